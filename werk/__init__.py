@@ -1,0 +1,1 @@
+"""Background jobs by name, on RQ and Redis."""

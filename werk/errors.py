@@ -1,0 +1,77 @@
+"""Everything that werk raises on purpose, and the exit code that each becomes on the command line.
+
+One base, so that a caller can write `except werk.WerkError`. A message says what happened and what to do.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # the job failed, was cancelled or stopped
+EXIT_USAGE = 2  # what was typed is wrong; nothing was enqueued
+EXIT_NO_JOB = 66  # EX_NOINPUT of sysexits.h
+EXIT_TRY_LATER = 75  # EX_TEMPFAIL
+EXIT_CONFIG = 78  # EX_CONFIG
+EXIT_TIMEOUT = 124  # as timeout(1)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells
+
+
+class WerkError(Exception):
+    """Base of all errors raised by werk."""
+
+    exit_code = EXIT_FAILED
+
+
+class ArgumentError(WerkError):
+    """Raised when arguments, or an option of an enqueue, do not fit; nothing was enqueued."""
+
+    exit_code = EXIT_USAGE
+
+
+class UnknownTask(WerkError):
+    """Raised when no table of tasks has the name."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(WerkError):
+    """Raised when the registry, a setting or the Redis credentials are wrong; trying again does not help."""
+
+    exit_code = EXIT_CONFIG
+
+
+class RedisUnavailable(WerkError):
+    """Raised when Redis was not reached within the time budget, is loading or is full; try again later."""
+
+    exit_code = EXIT_TRY_LATER
+
+
+class NoSuchJob(WerkError):
+    """Raised when Redis has no job of this id: never enqueued, or expired."""
+
+    exit_code = EXIT_NO_JOB
+
+
+class JobFailed(WerkError):
+    """Raised when a result is asked for and the job failed; `.traceback` is what the worker recorded."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class JobCancelled(JobFailed):
+    """Raised when a result is asked for and the job was cancelled or stopped."""
+
+
+class ResultTimeout(WerkError):
+    """Raised when the time to wait ran out; the job goes on."""
+
+    exit_code = EXIT_TIMEOUT
+
+
+class Unreadable(WerkError):
+    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or a pickle that would run code."""
+
+
+class WerkWarning(UserWarning):
+    """Said of an enqueue that was accepted but deserves a look."""

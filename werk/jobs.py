@@ -1,0 +1,21 @@
+"""The tasks. Plain functions: write yours here, or anywhere, and name it in registry.py."""
+
+from __future__ import annotations
+
+import time
+
+
+def sleep(seconds: float) -> bool:
+    """Sleep that many seconds."""
+    time.sleep(seconds)
+    return True
+
+
+def hello(name: str) -> str:
+    """Greet somebody."""
+    return f"Hello {name}"
+
+
+def panic(message: str = "panic! as asked") -> None:
+    """Fail, to see what a failure looks like."""
+    raise RuntimeError(message)

@@ -1,0 +1,111 @@
+"""The table of tasks: a name that callers use -> the dotted path of the function that workers run.
+
+To add a task, write the function and add one line to TASKS. Nothing here imports a task.
+More tables can be named without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.reports:TASKS
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from werk.errors import ConfigError, UnknownTask
+from werk.settings import Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and how its jobs are treated; times in seconds. Options of an enqueue go before these."""
+
+    path: str
+    queue: str = "default"
+    timeout: int = 180  # of one execution; -1: none
+    result_ttl: int = 3600  # how long a result is kept; -1: for ever, 0: not at all
+    failure_ttl: int = 30 * 24 * 3600  # how long a failed job is kept
+    retry: int = 0  # how often a failed job is tried again
+    retry_delay: int = 10  # before the first retry; doubled each time, at most an hour
+    max_crashes: int = 2  # how often a job that killed its worker is run again
+    secret: tuple[str, ...] = ()  # parameters shown as ***
+
+
+TASKS: dict[str, str | Task] = {
+    "sleep": "werk.jobs.sleep",
+    "hello": "werk.jobs.hello",
+    "panic": "werk.jobs.panic",
+}
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+@cache
+def tasks() -> Mapping[str, Task]:
+    """Return every task by name: TASKS and the tables of WERK_REGISTRY. Raises ConfigError if one is broken."""
+    table = {name: _checked(name, entry, "werk.registry:TASKS") for name, entry in TASKS.items()}
+    for place in Settings.read().registry:
+        for name, entry in _load(place).items():
+            task = _checked(name, entry, place)
+            if table.setdefault(name, task) != task:
+                raise ConfigError(f"WERK_REGISTRY: {place} defines the task {name!r} a second time; rename one")
+    return table
+
+
+def find(name: str) -> Task:
+    """Return the task of this name. Raises UnknownTask, with the nearest name."""
+    try:
+        return tasks()[name]
+    except KeyError:
+        raise UnknownTask(unknown(name)) from None
+
+
+def unknown(name: str) -> str:
+    """Return what to say of a name that is in no table."""
+    import difflib  # only on the way to an error
+
+    near = difflib.get_close_matches(name, tasks(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(tasks()))}"
+    return f"no task is called {name!r}; {hint}"
+
+
+def _load(place: str) -> Mapping[str, str | Task]:
+    import importlib
+
+    module_name, _, attribute = place.partition(":")
+    try:
+        table = getattr(importlib.import_module(module_name), attribute or "TASKS")
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(f"WERK_REGISTRY: cannot load {place}: {type(error).__name__}: {error}") from error
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"WERK_REGISTRY: {place} is not a dict of name -> path or Task(...)")
+    return table
+
+
+def _checked(name: object, entry: object, place: str) -> Task:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{place}: {name!r} is no task name; use letters, digits and _ . : -")
+    task = Task(entry) if isinstance(entry, str) else entry
+    if not isinstance(task, Task):
+        raise ConfigError(f"{place}: {name}: want a dotted path or Task(...), not {type(entry).__name__}")
+    problem = _problem(task)
+    if problem:
+        raise ConfigError(f"{place}: {name}: {problem}")
+    return task
+
+
+def _problem(task: Task) -> str | None:
+    numbers = (task.timeout, task.result_ttl, task.failure_ttl, task.retry, task.retry_delay, task.max_crashes)
+    if not isinstance(task.path, str) or not _PATH.fullmatch(task.path):
+        return f"path {task.path!r} is not of the form package.module.function"
+    if not isinstance(task.queue, str) or not task.queue:
+        return "queue is empty"
+    if not all(type(number) is int for number in numbers):
+        return "timeout, result_ttl, failure_ttl, retry, retry_delay and max_crashes are whole numbers"
+    if task.timeout == 0 or min(task.timeout, task.result_ttl, task.failure_ttl) < -1:
+        return "timeout is in seconds, or -1 for none; result_ttl and failure_ttl likewise, 0 for not kept"
+    if min(task.retry, task.retry_delay, task.max_crashes) < 0:
+        return "retry, retry_delay and max_crashes cannot be negative"
+    if isinstance(task.secret, str) or not all(isinstance(name, str) for name in task.secret):
+        return 'secret is a tuple of parameter names: ("token",)'
+    return None
