@@ -1,4 +1,7 @@
-"""The environment, read in one place. RQ's own names where it has one; no other module reads os.environ."""
+"""The environment, read in one place. RQ's own names where it has one.
+
+No other module reads os.environ.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 
 from werk.errors import ConfigError
 
-DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 PREFIX_PATTERN = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 
 
@@ -18,8 +20,9 @@ PREFIX_PATTERN = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 class Settings:
     """What the environment says. An empty variable counts as not set."""
 
-    redis_url: str | None  # None: not set; RQ_CONFIG may name the server instead
-    rq_config: str | None
+    redis_url: str | None = field(repr=False)
+    rq_config: str | None  # a module that names the server, where no URL does
+    rq_redis: Mapping[str, str] = field(repr=False)  # REDIS_HOST and the like, where neither does
     key_prefix: str
     registry: tuple[str, ...]
     state_dir: Path
@@ -33,7 +36,7 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Return the settings of this process. Raises ConfigError for a value that cannot be meant."""
+        """Return the settings of this process. Raises ConfigError."""
         env = os.environ if environ is None else environ
 
         def get(name: str) -> str | None:
@@ -41,12 +44,15 @@ class Settings:
 
         prefix = get("RQ_KEY_PREFIX") or "rq"
         if not re.fullmatch(PREFIX_PATTERN, prefix):
-            raise ConfigError(f"RQ_KEY_PREFIX {prefix!r}: only letters, digits and _ . : - {{ }} are allowed")
+            raise ConfigError(f"RQ_KEY_PREFIX {prefix!r}: use letters, digits and _ . : - {{ }}")
+        rq_config = get("RQ_CONFIG")
+        redis_url = get("RQ_REDIS_URL") or (None if rq_config else get("REDIS_URL"))
         return cls(
-            redis_url=get("RQ_REDIS_URL"),
-            rq_config=get("RQ_CONFIG"),
+            redis_url=redis_url,
+            rq_config=rq_config,
+            rq_redis={} if redis_url or rq_config else _starting_with("REDIS_", env),
             key_prefix=prefix,
-            registry=tuple(part.strip() for part in (get("WERK_REGISTRY") or "").split(",") if part.strip()),
+            registry=tuple((get("WERK_REGISTRY") or "").replace(",", " ").split()),
             state_dir=_state_dir(get("WERK_STATE_DIR"), get("XDG_STATE_HOME"), get("HOME")),
             server=get("WERK_SERVER"),
             dashboard_username=get("RQ_DASHBOARD_USERNAME"),
@@ -56,6 +62,13 @@ class Settings:
             hooks_error=get("WERK_HOOKS_ERROR"),
             allow_unregistered=_is_true("WERK_ALLOW_UNREGISTERED", get("WERK_ALLOW_UNREGISTERED")),
         )
+
+
+def _starting_with(start: str, env: Mapping[str, str]) -> dict[str, str]:
+    """What `rq worker` takes from the environment (rq.cli.helpers.get_redis_from_config)."""
+    names = ("HOST", "PORT", "DB", "PASSWORD", "SSL")
+    found = {name: value for name, value in env.items() if name.startswith(start) and value}
+    return found if any(start + name in found for name in names) else {}
 
 
 def _state_dir(own: str | None, xdg: str | None, home: str | None) -> Path:

@@ -1,0 +1,263 @@
+"""RQ's keys and fields, and plain data <-> bytes: the one place that reads or writes a job.
+
+The bytes are a pickle, because a stock `rq worker` unpickles; but of plain data only, and all of
+ours read it with a reader that can call nothing but the constructors of that plain data.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any, ClassVar
+from uuid import UUID
+
+from werk.errors import ArgumentError, Unreadable
+from werk.settings import Settings
+
+PREFIX = Settings.read().key_prefix  # read at import, as rq.defaults does
+
+MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
+MAX_DEPTH = 100  # far below Python's and C's recursion limits
+MAX_PARTS = 5_000_000  # a few shared references can stand for more parts than memory holds
+
+UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
+
+_SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
+_SEQUENCES = frozenset((list, tuple, set, frozenset))
+_TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
+_OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
+
+
+def key(*parts: str) -> str:
+    """Return a Redis key under RQ's prefix: key("job", id)."""
+    return ":".join((PREFIX, *parts))
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """Return a time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
+    return (moment or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# --- what is plain
+
+
+def plain_problem(value: object) -> str | None:
+    """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
+    parts_left = [MAX_PARTS]
+    try:
+        return _problem(value, MAX_DEPTH, parts_left)
+    except RecursionError:
+        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+
+
+def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
+    kind = type(value)
+    parts_left[0] -= 1
+    if kind in _SCALARS:
+        return None
+    if parts_left[0] < 0:
+        return f"has more than {MAX_PARTS:,} parts; store it elsewhere and send where"
+    if kind is dict:
+        inner: Iterable[object] = (part for pair in value.items() for part in pair)  # type: ignore[attr-defined]
+    elif kind in _SEQUENCES:
+        inner = value  # type: ignore[assignment]
+    else:
+        return _leaf_problem(value)
+    if depth == 0:
+        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+    for part in inner:
+        if problem := _problem(part, depth - 1, parts_left):
+            return problem if problem.startswith(_OF_THE_WHOLE) else f"contains what {problem}"
+    return None
+
+
+def _leaf_problem(value: object) -> str | None:
+    """Say what is wrong with a value that is neither a simple one nor a container."""
+    kind = type(value)
+    if kind is datetime or kind is time:
+        zone = value.tzinfo  # type: ignore[attr-defined]
+        if zone is None or type(zone) is timezone:
+            return None
+        convert = ".astimezone(timezone.utc)" if kind is datetime else ".replace(tzinfo=None)"
+        return f"is a {kind.__name__} of a {type(zone).__name__} time zone; send {convert}"
+    if kind is UUID:
+        number = value.int  # type: ignore[attr-defined]
+        whole = type(number) is int and 0 <= number < 1 << 128
+        return None if whole else "is a broken UUID; send another"
+    for plain in (*_TO_CONVERT, Decimal):
+        if isinstance(value, plain):
+            base = plain.__name__
+            return f"is a {_name(kind)}, a kind of {base}; send {base}(...) or its .value"
+    if kind is bytearray or kind is memoryview:
+        return f"is a {kind.__name__}; send bytes(...)"
+    return f"is a {_name(kind)}; send plain data (numbers, text, bytes, dates, lists, dicts)"
+
+
+def _name(kind: type) -> str:
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+# --- plain data -> bytes
+
+
+def dumps(value: object) -> bytes:
+    """Return the pickle of plain data. Raises ArgumentError if it is not plain, or is too large."""
+    if problem := plain_problem(value):
+        raise ArgumentError(f"the value {problem}")
+    data = pickle.dumps(value, protocol=5)
+    if len(data) > MAX_BYTES:
+        raise ArgumentError(
+            f"{len(data):,} bytes, more than the {MAX_BYTES:,} of a job; store it and send where"
+        )
+    return data
+
+
+def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
+    """Return the `data` field of a job (rq.job.Job.data). Raises ArgumentError as dumps()."""
+    return zlib.compress(dumps((path, None, args, kwargs)))
+
+
+# --- bytes -> plain data
+
+
+def loads(data: bytes) -> Any:
+    """Return the plain data in a pickle or in JSON, as RQ's two serializers write it; run nothing.
+
+    Raises Unreadable for anything else: broken, too large, too deep, or naming what is not plain.
+    """
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"larger than {MAX_BYTES:,} bytes")
+    try:
+        value = _Reader(io.BytesIO(data)).load() if data[:1] == b"\x80" else json.loads(data)
+    except Unreadable:
+        raise
+    except Exception as error:  # a hostile pickle can make a constructor raise anything
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise Unreadable(f"not plain data: {why}") from None
+    if problem := plain_problem(value):
+        raise Unreadable(f"not plain data: it {problem}")
+    return value
+
+
+def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """Return path, args and kwargs of a job's `data` field. Raises Unreadable."""
+    call = loads(decompress(data))
+    if not isinstance(call, (tuple, list)) or len(call) != 4:
+        raise Unreadable("not a call")
+    path, instance, args, kwargs = call
+    if instance is not None:
+        raise Unreadable("a call of an object's method; only functions are run")
+    if type(path) is not str or not isinstance(args, (tuple, list)) or type(kwargs) is not dict:
+        raise Unreadable("not a call")
+    if not all(type(name) is str for name in kwargs):
+        raise Unreadable("not a call")
+    return path, tuple(args), kwargs
+
+
+def decompress(data: bytes) -> bytes:
+    """Return the bytes of a field that RQ may have compressed. Raises Unreadable if too many."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data, MAX_BYTES + 1)
+    except zlib.error:
+        return data  # older RQ did not compress (rq.job.Job.restore)
+    if len(plain) > MAX_BYTES:
+        raise Unreadable(f"larger than {MAX_BYTES:,} bytes")
+    return plain
+
+
+def read_result(fields: dict[bytes, bytes]) -> Any:
+    """Return the value in an entry of a job's results (rq.results.Result). Raises Unreadable."""
+    value = fields.get(b"return_value")
+    return None if value is None else loads(_unbase64(value))
+
+
+def read_exception(fields: dict[bytes, bytes]) -> str:
+    """Return the traceback in an entry of a job's results, or ''. Raises Unreadable."""
+    text = fields.get(b"exc_string")
+    return decompress(_unbase64(text)).decode("utf-8", "replace") if text else ""
+
+
+def _unbase64(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Unreadable("not base64") from None
+
+
+_CONSTRUCTORS: dict[tuple[str, str], type] = {
+    (kind.__module__, kind.__name__): kind
+    for kind in (date, time, timedelta, datetime, timezone, Decimal, UUID)
+}
+
+_OPCODES = """
+    PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE
+    BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET
+    GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
+""".split()
+
+_BASE: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+class _Reader(pickle._Unpickler):
+    """A reader of pickles of plain data: the opcodes of protocol 2+ that it needs, no more.
+
+    On the one in Python, not the one in C: ten bytes make that one allocate 64 GB (LONG_BINPUT).
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: _BASE[code] for code in (getattr(pickle, name)[0] for name in _OPCODES)
+    }
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.heights: dict[int, int] = {}  # of tuples and frozensets, by id
+
+    def find_class(self, module: str, name: str) -> type:
+        try:
+            return _CONSTRUCTORS[module, name]
+        except KeyError:
+            raise Unreadable(f"not plain data: it names {module}.{name}"[:200]) from None
+
+    def check_height(self) -> None:
+        """Refuse a deep tuple before it is hashed: hashing it recurses in C without a limit."""
+        top = self.stack[-1]  # type: ignore[attr-defined]
+        inner = (part for part in top if type(part) is tuple or type(part) is frozenset)
+        height = 1 + max((self.heights.get(id(part), 0) for part in inner), default=0)
+        if height > MAX_DEPTH:
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels")
+        self.heights[id(top)] = height
+
+    def load_newobj(self) -> None:
+        if self.stack[-2] is not UUID:  # type: ignore[attr-defined]
+            raise Unreadable("not plain data: it makes an object")
+        _BASE[pickle.NEWOBJ[0]](self)
+
+    def load_build(self) -> None:
+        target, state = self.stack[-2:]  # type: ignore[attr-defined]
+        if type(target) is not UUID or type(state) is not dict:  # else it could change class UUID
+            raise Unreadable("not plain data: it sets an object's state")
+        _BASE[pickle.BUILD[0]](self)
+
+
+def _with_height(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_and_check(reader: _Reader) -> None:
+        load(reader)
+        reader.check_height()
+
+    return load_and_check
+
+
+_Reader.dispatch[pickle.NEWOBJ[0]] = _Reader.load_newobj
+_Reader.dispatch[pickle.BUILD[0]] = _Reader.load_build
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
+    _Reader.dispatch[_code[0]] = _with_height(_BASE[_code[0]])
