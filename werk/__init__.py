@@ -1,1 +1,61 @@
-"""Background jobs by name, on RQ and Redis."""
+"""Background jobs by name, on RQ and Redis.
+
+import werk
+job = werk.enqueue("sleep", 1)
+job.result(timeout=60)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from werk.client import Handle, Options, enqueue, enqueue_many, result
+    from werk.errors import (
+        ArgumentError,
+        ConfigError,
+        JobCancelled,
+        JobFailed,
+        NoSuchJob,
+        RedisUnavailable,
+        ResultTimeout,
+        UnknownTask,
+        Unreadable,
+        WerkError,
+        WerkWarning,
+    )
+    from werk.registry import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ConfigError",
+    "Handle",
+    "JobCancelled",
+    "JobFailed",
+    "NoSuchJob",
+    "Options",
+    "RedisUnavailable",
+    "ResultTimeout",
+    "Task",
+    "UnknownTask",
+    "Unreadable",
+    "WerkError",
+    "WerkWarning",
+    "enqueue",
+    "enqueue_many",
+    "result",
+]
+
+_CLIENT = {"Handle", "Options", "enqueue", "enqueue_many", "result"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a worker needs no client, a task needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module 'werk' has no attribute {name!r}")
+    import importlib
+
+    module = "client" if name in _CLIENT else "registry" if name == "Task" else "errors"
+    return getattr(importlib.import_module(f"werk.{module}"), name)

@@ -1,6 +1,7 @@
 """Everything that werk raises on purpose, and the exit code that each becomes on the command line.
 
-One base, so that a caller can write `except werk.WerkError`. A message says what happened and what to do.
+One base, so that a caller can write `except werk.WerkError`. A message says what happened and
+what to do.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class UnknownTask(WerkError):
 
 
 class ConfigError(WerkError):
-    """Raised when the registry, a setting or the Redis credentials are wrong; trying again does not help."""
+    """Raised when the registry, a setting or the credentials are wrong; do not try again."""
 
     exit_code = EXIT_CONFIG
 
 
 class RedisUnavailable(WerkError):
-    """Raised when Redis was not reached within the time budget, is loading or is full; try again later."""
+    """Raised when Redis was not reached in the time budget, is loading or full; try again."""
 
     exit_code = EXIT_TRY_LATER
 
@@ -52,7 +53,7 @@ class NoSuchJob(WerkError):
 
 
 class JobFailed(WerkError):
-    """Raised when a result is asked for and the job failed; `.traceback` is what the worker recorded."""
+    """Raised when a result is asked for and the job failed; `.traceback` is the worker's."""
 
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
@@ -70,7 +71,7 @@ class ResultTimeout(WerkError):
 
 
 class Unreadable(WerkError):
-    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or a pickle that would run code."""
+    """Raised when bytes in Redis are no plain data: broken, too large or deep, or with code."""
 
 
 class WerkWarning(UserWarning):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +137,9 @@ class Link:
             self._socket.close()
         self._socket = self._owner = None
 
+    def __del__(self) -> None:
+        self.close()  # of a thread that has ended
+
     def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         if self._pid != os.getpid():  # after a fork the socket is the parent's
             self.close()
@@ -145,8 +149,10 @@ class Link:
             self._reader = hiredis.Reader()
         try:
             return exchange(self._socket, self._reader, commands, deadline)
-        except hiredis.ProtocolError:
-            self.close()
+        except BaseException as error:
+            self.close()  # or the next call would read this one's replies
+            if not isinstance(error, hiredis.ProtocolError):
+                raise
             raise ConfigError(
                 f"what answers at {self.where} is not Redis; see RQ_REDIS_URL"
             ) from None
@@ -365,8 +371,14 @@ def _database(parts: SplitResult, options: Mapping[str, str]) -> int:
         raise ConfigError(f"RQ_REDIS_URL: {text!r} is not the number of a database") from None
 
 
-def _code(reply: object) -> str:
-    return str(reply).split(" ", 1)[0] if isinstance(reply, hiredis.ReplyError) else ""
+def _code(reply: Any) -> str:
+    """Return the word that says what an error reply is about; '' if it is no error."""
+    if not isinstance(reply, hiredis.ReplyError):
+        return ""
+    first, *others = re.findall(r"[A-Z]+", str(reply)) or ["ERR"]
+    known = _TRY_AGAIN | _FULL  # 6.2 says them inside its report of a script's failure
+    inner = next((word for word in others if word in known), first)
+    return str(inner if first == "ERR" else first)
 
 
 def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:

@@ -1,7 +1,7 @@
 """The table of tasks: a name that callers use -> the dotted path of the function that workers run.
 
 To add a task, write the function and add one line to TASKS. Nothing here imports a task.
-More tables can be named without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.reports:TASKS
+More tables, without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.reports:TASKS
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from werk.settings import Settings
 
 @dataclass(frozen=True)
 class Task:
-    """A task and how its jobs are treated; times in seconds. Options of an enqueue go before these."""
+    """A task and how its jobs are treated; times in seconds. An enqueue's options go first."""
 
     path: str
     queue: str = "default"
@@ -42,13 +42,15 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 @cache
 def tasks() -> Mapping[str, Task]:
-    """Return every task by name: TASKS and the tables of WERK_REGISTRY. Raises ConfigError if one is broken."""
+    """Return every task by name: TASKS and the tables of WERK_REGISTRY. Raises ConfigError."""
     table = {name: _checked(name, entry, "werk.registry:TASKS") for name, entry in TASKS.items()}
     for place in Settings.read().registry:
         for name, entry in _load(place).items():
             task = _checked(name, entry, place)
             if table.setdefault(name, task) != task:
-                raise ConfigError(f"WERK_REGISTRY: {place} defines the task {name!r} a second time; rename one")
+                raise ConfigError(
+                    f"WERK_REGISTRY: {place} defines {name!r} a second time; rename one"
+                )
     return table
 
 
@@ -76,7 +78,8 @@ def _load(place: str) -> Mapping[str, str | Task]:
     try:
         table = getattr(importlib.import_module(module_name), attribute or "TASKS")
     except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(f"WERK_REGISTRY: cannot load {place}: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"WERK_REGISTRY: cannot load {place}: {why}") from error
     if not isinstance(table, Mapping):
         raise ConfigError(f"WERK_REGISTRY: {place} is not a dict of name -> path or Task(...)")
     return table
@@ -87,7 +90,8 @@ def _checked(name: object, entry: object, place: str) -> Task:
         raise ConfigError(f"{place}: {name!r} is no task name; use letters, digits and _ . : -")
     task = Task(entry) if isinstance(entry, str) else entry
     if not isinstance(task, Task):
-        raise ConfigError(f"{place}: {name}: want a dotted path or Task(...), not {type(entry).__name__}")
+        kind = type(entry).__name__
+        raise ConfigError(f"{place}: {name}: want a dotted path or Task(...), not {kind}")
     problem = _problem(task)
     if problem:
         raise ConfigError(f"{place}: {name}: {problem}")
@@ -95,16 +99,17 @@ def _checked(name: object, entry: object, place: str) -> Task:
 
 
 def _problem(task: Task) -> str | None:
-    numbers = (task.timeout, task.result_ttl, task.failure_ttl, task.retry, task.retry_delay, task.max_crashes)
+    times = (task.timeout, task.result_ttl, task.failure_ttl)
+    counts = (task.retry, task.retry_delay, task.max_crashes)
     if not isinstance(task.path, str) or not _PATH.fullmatch(task.path):
         return f"path {task.path!r} is not of the form package.module.function"
     if not isinstance(task.queue, str) or not task.queue:
         return "queue is empty"
-    if not all(type(number) is int for number in numbers):
-        return "timeout, result_ttl, failure_ttl, retry, retry_delay and max_crashes are whole numbers"
-    if task.timeout == 0 or min(task.timeout, task.result_ttl, task.failure_ttl) < -1:
-        return "timeout is in seconds, or -1 for none; result_ttl and failure_ttl likewise, 0 for not kept"
-    if min(task.retry, task.retry_delay, task.max_crashes) < 0:
+    if not all(type(number) is int for number in times + counts):
+        return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: whole numbers"
+    if task.timeout == 0 or min(times) < -1:
+        return "timeout, result_ttl, failure_ttl: seconds, or -1 for no limit; a timeout is not 0"
+    if min(counts) < 0:
         return "retry, retry_delay and max_crashes cannot be negative"
     if isinstance(task.secret, str) or not all(isinstance(name, str) for name in task.secret):
         return 'secret is a tuple of parameter names: ("token",)'

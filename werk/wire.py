@@ -24,7 +24,7 @@ PREFIX = Settings.read().key_prefix  # read at import, as rq.defaults does
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
-MAX_PARTS = 5_000_000  # a few shared references can stand for more parts than memory holds
+MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
@@ -42,6 +42,11 @@ def key(*parts: str) -> str:
 def timestamp(moment: datetime | None = None) -> str:
     """Return a time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
     return (moment or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def pairs(reply: Any) -> dict[Any, Any]:
+    """Return the dict in a flat reply of names and values."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 # --- what is plain

@@ -1,0 +1,117 @@
+"""One server for the whole run, an empty database for each test, and nothing left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import redis
+from support import Process, children, command, wait_until
+
+from werk import registry
+from werk.settings import Settings
+from werk.stack import Server, find_binary, free_port
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server of this run. A test that ends it may leave it so: `redis_url` starts it again."""
+    binary = find_binary(Settings.read())
+    with tempfile.TemporaryDirectory(prefix="werk-") as folder:
+        own = Server(Path(folder), free_port(), binary=binary)
+        own.start()
+        yield own
+        own.stop()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing of the developer's own settings, and a state folder of the test's."""
+    for name in [name for name in os.environ if name.startswith(("RQ_", "WERK_", "REDIS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WERK_STATE_DIR", str(tmp_path / "state"))
+    registry.tasks.cache_clear()
+    yield
+    registry.tasks.cache_clear()
+
+
+@pytest.fixture
+def redis_url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database, also in RQ_REDIS_URL."""
+    if not server.is_running():
+        server.start()
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    monkeypatch.setenv("RQ_REDIS_URL", server.url)
+    return server.url
+
+
+@pytest.fixture
+def connection(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to an empty database."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start a long-running command of the venv, which ends with the test: spawn("rq", "worker")."""
+    _adopt_orphans()
+    before = set(children(os.getpid()))
+    number = count()
+
+    def start(*args: object, env: dict[str, str] | None = None) -> Process:
+        log = tmp_path / f"spawned-{next(number)}.log"
+        with log.open("wb") as output:
+            process = Process(
+                command(*args),
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        process.log = log
+        started.append(process)
+        return process
+
+    started: list[Process] = []
+    yield start
+    for process in started:
+        _kill_group(process.pid)
+        process.wait()
+    # An orphan becomes our child, and its children too when it ends: so this finds all of them.
+    wait_until(
+        lambda: not [pid for pid in set(children(os.getpid())) - before if _kill_and_reap(pid)]
+    )
+
+
+def _adopt_orphans() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _kill_and_reap(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    return True

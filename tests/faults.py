@@ -1,0 +1,114 @@
+"""What stands between a caller and Redis, and misbehaves."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+
+@contextmanager
+def listening(handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Serve each connection with `handle` in a thread of its own; yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            open_sockets.append(connection)
+            thread = threading.Thread(target=_quietly, args=(handle, connection))
+            threads.append(thread)
+            thread.start()
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # close() alone would not wake accept()
+        listener.close()
+        acceptor.join(10)
+        for connection in open_sockets:
+            _hang_up(connection)
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def losing_replies(url: str, count: int) -> Iterator[str]:
+    """A proxy that passes requests on, and hangs up instead of the first `count` replies."""
+    left = [count]
+
+    def handle(client: socket.socket) -> None:
+        with socket.create_connection(_place(url), timeout=10) as server:
+            while request := client.recv(65536):
+                server.sendall(request)
+                reply = server.recv(65536)
+                if left[0] > 0:
+                    left[0] -= 1
+                    return
+                client.sendall(reply)
+
+    with listening(handle) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def speaking_tls(url: str, certificate: str, key: str) -> Iterator[int]:
+    """A proxy with TLS on its near side; yield its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def handle(client: socket.socket) -> None:
+        with (
+            context.wrap_socket(client, server_side=True) as near,
+            socket.create_connection(_place(url), timeout=10) as server,
+        ):
+            while request := near.recv(65536):
+                server.sendall(request)
+                near.sendall(server.recv(65536))
+
+    with listening(handle) as port:
+        yield port
+
+
+def say_nothing(client: socket.socket) -> None:
+    """Accept, and never answer."""
+    while client.recv(65536):
+        pass
+
+
+def speak_http(client: socket.socket) -> None:
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return str(parts.hostname), int(parts.port or 6379)
+
+
+def _quietly(handle: Callable[[socket.socket], None], client: socket.socket) -> None:
+    try:
+        handle(client)
+    except OSError:  # the other side has left: what these tests are about
+        pass
+    finally:
+        _hang_up(client)
+
+
+def _hang_up(client: socket.socket) -> None:
+    try:
+        client.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    client.close()

@@ -1,0 +1,310 @@
+"""The connection: where it goes, how long it takes, what it says when it fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+import redis
+from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
+from support import wait_until
+
+from werk.errors import ConfigError, RedisUnavailable, WerkError
+from werk.link import Address, Link, Script, link, link_over, parse_url, shown
+from werk.settings import Settings
+from werk.stack import Server, free_port
+
+
+def to(url: str, budget_s: float = 2) -> Link:
+    return link(Settings.read({"RQ_REDIS_URL": url}), budget_s)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://", Address()),
+        ("redis://h:1/2", Address("h", 1, db=2)),
+        ("redis://h?db=3", Address("h", db=3)),
+        ("redis://:p%40ss@h", Address("h", password="p@ss")),
+        ("redis://ann:p@h", Address("h", username="ann", password="p")),
+        ("redis://h?username=ann&password=p", Address("h", username="ann", password="p")),
+        ("redis://[::1]:7/0", Address("::1", 7)),
+        ("unix:///run/r.sock?db=1", Address(path="/run/r.sock", db=1)),
+        ("rediss://h", Address("h", tls={})),
+        ("rediss://h?ssl_cert_reqs=none", Address("h", tls={"ssl_cert_reqs": "none"})),
+        ("redis://h?socket_timeout=3", None),
+    ],
+)
+def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -> None:
+    assert parse_url(url) == address
+    if address is not None and address.tls is None:
+        own = redis.Redis.from_url(url).connection_pool.connection_kwargs
+        assert own.get("host", "localhost") == address.host
+        assert own.get("port", 6379) == address.port
+        assert own.get("db", 0) == address.db
+        assert own.get("path") == address.path
+        assert (own.get("username"), own.get("password")) == (address.username, address.password)
+
+
+@pytest.mark.parametrize("url", ["http://h", "localhost:6379", "redis://h:port", "redis://h/x"])
+def test_what_is_no_url_is_said(url: str) -> None:
+    with pytest.raises(ConfigError, match="RQ_REDIS_URL"):
+        parse_url(url)
+
+
+def test_no_password_is_shown() -> None:
+    for url in (
+        "redis://ann:secret@h:1/0",
+        "redis://h:1/0?password=secret",
+        "unix:///s?password=secret",
+    ):
+        assert "secret" not in shown(url)
+        address = parse_url(url)
+        assert "secret" not in f"{address} {address!r}"
+    assert "secret" not in repr(Settings.read({"RQ_REDIS_URL": "redis://:secret@h"}))
+
+
+def test_settings_find_redis_as_rq_does() -> None:
+    def read(**env: str) -> Settings:
+        return Settings.read(env)
+
+    assert read(RQ_REDIS_URL="redis://a", REDIS_URL="redis://b").redis_url == "redis://a"
+    assert read(REDIS_URL="redis://b").redis_url == "redis://b"
+    assert read(REDIS_URL="redis://b", RQ_CONFIG="m").redis_url is None
+    assert read(REDIS_HOST="h").rq_redis == {"REDIS_HOST": "h"}
+    assert read(RQ_REDIS_URL="redis://a", REDIS_HOST="h").rq_redis == {}
+
+
+def test_commands_and_scripts(redis_url: str, connection: redis.Redis) -> None:
+    near = to(redis_url)
+    near.call("SET", "k", b"\x00")
+    assert near.call("GET", "k") == b"\x00"
+    text = "return {KEYS[1], ARGV[1]}"
+    script = Script(text, sha1(text.encode()).hexdigest())
+    connection.script_flush()
+    assert near.run_many(script, [(["a"], ["1"]), (["b"], ["2"])]) == [[b"a", b"1"], [b"b", b"2"]]
+    near.close()
+
+
+def test_the_database_of_the_url_is_used(redis_url: str, connection: redis.Redis) -> None:
+    near = to(redis_url.replace("/0", "/3"))
+    near.call("SET", "k", "v")
+    assert not connection.exists("k")
+    near.close()
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    server = Server(tmp_path, url=f"unix://{tmp_path}/s.sock")
+    server.start()
+    near = to(server.url)
+    assert near.call("PING") in (b"PONG", "PONG")
+    near.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "cert.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        [*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    return certificate, key
+
+
+def test_tls(redis_url: str, certificate: tuple[str, str]) -> None:
+    with speaking_tls(redis_url, *certificate) as port:
+        good = to(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate[0]}")
+        assert good.call("ECHO", "x" * 1000) == b"x" * 1000
+        good.close()
+        lax = to(f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none")
+        assert lax.call("ECHO", "x") == b"x"
+        lax.close()
+        for url in (
+            f"rediss://localhost:{port}",
+            f"rediss://localhost:{port}?ssl_ca_certs=/no/file",
+        ):
+            begun = time.monotonic()
+            with pytest.raises(ConfigError):
+                to(url).call("PING")
+            assert time.monotonic() - begun < 1
+
+
+def test_tls_with_a_server_that_has_none(redis_url: str) -> None:
+    with pytest.raises(WerkError):
+        to(redis_url.replace("redis:", "rediss:"), budget_s=0.5).call("PING")
+
+
+def test_a_client_of_the_callers_own(redis_url: str, connection: redis.Redis) -> None:
+    near = link_over(connection)
+    assert near.call("ECHO", "x") == b"x"
+    assert near.where.endswith("/0")
+    near.close()
+    with pytest.raises(ConfigError, match="decode_responses"):
+        link_over(redis.Redis.from_url(redis_url, decode_responses=True))
+    with pytest.raises(ConfigError, match=r"redis\.Redis"):
+        link_over(object())  # type: ignore[arg-type]
+
+
+def test_options_that_only_redis_py_knows(redis_url: str) -> None:
+    near = to(f"{redis_url}?health_check_interval=3")
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+
+
+def test_rq_config_and_redis_host(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf_of_rq.py").write_text(f"REDIS_URL = {redis_url!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    near = link(Settings.read({"RQ_CONFIG": "conf_of_rq"}))
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    port = redis_url.split(":")[2].split("/")[0]
+    near = link(Settings.read({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": port}))
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    with pytest.raises(ConfigError, match="RQ_CONFIG=no_such_module"):
+        link(Settings.read({"RQ_CONFIG": "no_such_module"}))
+
+
+@pytest.fixture
+def password(connection: redis.Redis) -> Iterator[str]:
+    connection.config_set("requirepass", "sesame")
+    connection.execute_command("AUTH", "sesame")
+    yield "sesame"
+    connection.config_set("requirepass", "")
+
+
+def test_passwords(redis_url: str, password: str) -> None:
+    host = redis_url.removeprefix("redis://")
+    near = to(f"redis://:{password}@{host}")
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    for url in (f"redis://:open%20secret@{host}", f"redis://{host}", f"redis://x:open@{host}"):
+        begun = time.monotonic()
+        for near in (to(url, 10), link_over(redis.Redis.from_url(url), 10)):
+            with pytest.raises(ConfigError) as refusal:
+                near.call("PING")
+            near.close()
+            assert "open" not in str(refusal.value)
+            assert "\n" not in str(refusal.value)
+        assert time.monotonic() - begun < 2
+
+
+def test_a_password_where_none_is_wanted(redis_url: str) -> None:
+    with pytest.raises(ConfigError, match="credentials"):
+        to(redis_url.replace("//", "//:sesame@")).call("PING")
+
+
+def test_no_permission(redis_url: str, connection: redis.Redis) -> None:
+    connection.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "+ping")
+    near = to(redis_url.replace("//", "//guest:pw@"), 10)
+    with pytest.raises(ConfigError, match="NOPERM"):
+        near.call("SET", "k", "v")
+    near.close()
+    connection.execute_command("ACL", "DELUSER", "guest")
+
+
+def test_nobody_answers() -> None:
+    with listening(say_nothing) as port:
+        for url in (f"redis://127.0.0.1:{port}", f"redis://127.0.0.1:{free_port()}"):
+            for near in (to(url, 0.5), link_over(redis.Redis.from_url(url), 0.5)):
+                begun = time.monotonic()
+                with pytest.raises(RedisUnavailable, match=r"not reached within 0\.5 s"):
+                    near.call("PING")
+                assert time.monotonic() - begun < 0.8
+
+
+def test_no_such_host() -> None:
+    with pytest.raises(RedisUnavailable, match=r"host\.invalid:6379"):
+        to("redis://host.invalid", 0.3).call("PING")
+
+
+def test_something_else_answers() -> None:
+    with listening(speak_http) as port, pytest.raises(ConfigError, match="is not Redis"):
+        to(f"redis://127.0.0.1:{port}", 10).call("PING")
+
+
+def test_a_lost_reply_is_asked_for_again(redis_url: str) -> None:
+    with losing_replies(redis_url, 3) as url:
+        near = to(url)
+        assert near.call("ECHO", "x") == b"x"
+        near.close()
+
+
+def test_an_interrupted_call_leaves_no_reply_behind(redis_url: str) -> None:
+    near = to(redis_url)
+    near.call("ECHO", "first")
+    with pytest.raises(UnicodeEncodeError):
+        near.calls([("ECHO", "second"), ("ECHO", "\udc80")])
+    assert near.call("ECHO", "third") == b"third"
+    near.close()
+
+
+def test_the_server_restarts(server: Server, redis_url: str) -> None:
+    near = to(redis_url, 10)
+    near.call("ECHO", "x")
+    server.kill()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(near.call, "ECHO", "y")
+        wait_until(answer.running)
+        server.start()
+        assert answer.result(10) == b"y"
+    near.close()
+
+
+def test_a_replica_that_becomes_the_master(redis_url: str, connection: redis.Redis) -> None:
+    connection.replicaof("127.0.0.1", free_port())
+    promote = threading.Timer(0.3, lambda: connection.replicaof("no", "one"))
+    promote.start()
+    near = to(redis_url, 10)
+    assert near.call("SET", "k", "v") in ("OK", b"OK")
+    promote.join()
+    near.close()
+
+
+def test_memory_is_full(redis_url: str, connection: redis.Redis) -> None:
+    connection.config_set("maxmemory", 1)
+    near = to(redis_url, 10)
+    begun = time.monotonic()
+    with pytest.raises(RedisUnavailable, match="takes no more data: OOM"):
+        near.call("SET", "k", "v")
+    assert time.monotonic() - begun < 1
+    connection.config_set("maxmemory", 0)
+    near.close()
+
+
+def test_a_link_is_not_shared_with_a_forked_child(redis_url: str) -> None:
+    near = to(redis_url)
+    number = near.call("CLIENT", "ID")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if near.call("CLIENT", "ID") != number else 1)
+    assert wait_until(lambda: os.waitpid(child, os.WNOHANG)[0])
+    assert near.call("CLIENT", "ID") == number
+    near.close()
+
+
+def test_a_silent_address_leaves_time_for_the_next(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(redis_url.split(":")[2].split("/")[0])
+    with listening(say_nothing) as silent, socket.socket() as full:
+        full.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+        places = [("127.0.0.1", full.getsockname()[1]), ("127.0.0.1", port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        near = to(f"redis://many.invalid:{silent}")
+        assert near.call("ECHO", "x") == b"x"
+        near.close()

