@@ -627,11 +627,10 @@ class Horse:
         """Fail an execution whose horse is dead, as RQ's worker would: its callbacks, retries and dependents."""
         worker = self.worker
         job_id, _, execution_id = order.run.rpartition(":")
-        fields = [job_id.encode(), b"", *(None,) * 11, None, 0, b""]
-        claim = Claim(fields, execution_id, time.time())
+        origin = worker.connection.hget(wire.key("job", job_id), "origin")
+        claim = Claim([job_id.encode(), b"", origin, *(None,) * 11, 0, b""], execution_id, time.time())
 
         def record(job: Job, queue: Any, execution: Execution) -> None:
-            claim.origin = queue.name.encode()
             if not self.ask_fence(order.run, queue.name, records.RECORDING_S):
                 raise Late(order.run)
             job.ended_at = datetime.now(timezone.utc)
