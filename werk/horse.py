@@ -41,7 +41,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
 
 from werk import records, registry, wire
-from werk.errors import Unreadable, UnknownTask
+from werk.errors import UnknownTask, Unreadable
 from werk.page import LONGEST_RUN, Page
 from werk.records import Late, Refused
 from werk.scripts import script
@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while it is busy
-BLOCK_S = 60  # one idle wait; a connection whose other end has gone is noticed after it, and by keepalive
+BLOCK_S = (
+    60  # one idle wait; a connection whose other end has gone is noticed after it, and by keepalive
+)
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
 LONGEST_PAUSE_S = 1.0  # between two tries to reach Redis
@@ -101,7 +103,10 @@ class Order(NamedTuple):
     run: str
     reason: str
     is_stopped: bool = False  # on request: RQ's 'stopped' instead of 'failed'
-    death: tuple[int, int, Any] | None = None  # process id, wait status and resources of the horse that died
+    death: tuple[int, int, Any] | None = (
+        None  # process id, wait status and resources of the horse that died
+    )
+    is_raw: bool = False  # a horse has died of this order: without RQ's way and users' code
 
 
 class Plan(NamedTuple):
@@ -127,11 +132,13 @@ class Claim:
         self.run = f"{self.id}:{execution}"
         self.claimed_at = claimed_at
         self.callbacks = special[:3]
-        self.is_plain = not any(special)  # '' counts as none: RQ stores it for callbacks that are not used
+        self.is_plain = not any(
+            special
+        )  # '' counts as none: RQ stores it for callbacks that are not used
         self.attempt = int(attempt)
         self.task = ""
         self.timeout = DEFAULT_TIMEOUT_S
-        self.result_ttl: int | None = None
+        self.result_ttl = 0
 
 
 class Finish(NamedTuple):
@@ -139,7 +146,7 @@ class Finish(NamedTuple):
 
     words: tuple[Any, ...]
     claim: Claim
-    job: Job | None = None
+    job: Any = None
     result: Any = None
 
 
@@ -166,7 +173,11 @@ class Channel:
         self.socket.settimeout(None)
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_USER_TIMEOUT", 30_000)):
+            for option, value in (
+                ("TCP_KEEPIDLE", 15),
+                ("TCP_KEEPINTVL", 5),
+                ("TCP_USER_TIMEOUT", 30_000),
+            ):
                 if hasattr(socket, option):
                     self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -203,7 +214,7 @@ class Patience(AbstractBackoff):
         horse = self.horse
         if horse.page.deadline and not horse.is_running:
             horse.page.deadline = time.monotonic() + FINISH_S
-        return min(LONGEST_PAUSE_S, 0.02 * 2 ** min(failures, 10))
+        return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
 
 
 def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
@@ -232,8 +243,8 @@ class Horse:
         self.hooks: dict[str, Callable[..., Any]] = {}
         self.lazy_class = records.lazy(worker.job_class)
         self.goes_through_perform_job = worker.has_own_way_of_performing()
-        self.script = script("step", worker.get_redis_server_version())
-        self.fence = script("fence", worker.get_redis_server_version())
+        self.script = script("step", worker.server_version())
+        self.fence = script("fence", worker.server_version())
         self.channel = Channel(worker)
         self.channels: dict[str, Channel] = {}  # for the idle wait, one a queue
         self.listening: dict[str, Channel] = {}  # those that were asked and have not answered
@@ -282,7 +293,9 @@ class Horse:
         if not root.handlers:
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter(TASK_LOG_FORMAT))
-            handler.addFilter(lambda made: not made.name.startswith("rq."))  # RQ's have a handler of their own
+            handler.addFilter(
+                lambda made: not made.name.startswith("rq.")
+            )  # RQ's have a handler of their own
             root.addHandler(handler)
             root.setLevel(self.log.getEffectiveLevel())
         if not self.log.isEnabledFor(logging.DEBUG):
@@ -362,7 +375,9 @@ class Horse:
         pause_s = 0.0
         while True:
             try:
-                self.channel.send("EVALSHA", self.script.sha, len(self.keys), *self.keys, *head, *finish.words)
+                self.channel.send(
+                    "EVALSHA", self.script.sha, len(self.keys), *self.keys, *head, *finish.words
+                )
                 reply = self.channel.receive()
                 if not isinstance(reply, hiredis.ReplyError):
                     return reply
@@ -370,7 +385,9 @@ class Horse:
                     self.channel.send("SCRIPT", "LOAD", self.script.text)
                     self.channel.receive()
                     continue
-                raise ConnectionError(str(reply))  # LOADING, READONLY, ...: a new connection may find a better one
+                raise ConnectionError(
+                    str(reply)
+                )  # LOADING, READONLY, ...: a new connection may find a better one
             except AWAY as error:
                 self.channel.close()
                 head[6] = "1"
@@ -404,7 +421,9 @@ class Horse:
         for key in keys:
             if key not in self.listening:
                 channel = self.channels.setdefault(key, Channel(self.worker))
-                channel.send("BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S)  # moves the first job to where it is
+                channel.send(
+                    "BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S
+                )  # moves the first job to where it is
                 self.listening[key] = channel
         sockets = {channel.socket: key for key, channel in self.listening.items() if key in keys}
         for found in select.select([self.bell, *sockets], [], [], left)[0]:
@@ -412,7 +431,9 @@ class Horse:
                 self.answer_bell()
                 continue
             reply = self.listening.pop(sockets[found]).receive()
-            if isinstance(reply, hiredis.ReplyError):  # OOM: it counts as a write. Ask again and again instead
+            if isinstance(
+                reply, hiredis.ReplyError
+            ):  # OOM: it counts as a write. Ask again and again instead
                 self.channels.pop(sockets[found]).close()
                 self.sleep(FENCED_S)
 
@@ -433,8 +454,8 @@ class Horse:
         job = records.begin(self.lazy_class, claim.id, self.worker)
         try:
             call = self.read(claim)
-        except (Refused, Unreadable) as error:
-            return self.refuse(claim, job, error)
+        except (Refused, Unreadable, Unknown) as reason:
+            return self.refuse(claim, job, reason)
         if self.goes_through_perform_job:
             return self.perform_by_rq(claim, job)
         self.begin(claim, job)
@@ -445,7 +466,12 @@ class Horse:
         self.end(claim, job, result, error, ended - started)
         if error:
             return self.fail_by_rq(claim, job, error)
-        plain = claim.is_plain and claim.result_ttl > 0 and type(job) is self.lazy_class and type(result) is not Retry
+        plain = (
+            claim.is_plain
+            and claim.result_ttl > 0
+            and type(job) is self.lazy_class
+            and type(result) is not Retry
+        )
         value = self.dump(result) if plain else None
         if value is None:
             return self.succeed_by_rq(claim, job, result)
@@ -485,7 +511,9 @@ class Horse:
     def read_anything(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """WERK_ALLOW_UNREGISTERED: whatever RQ would run. An error of reading is the job's own, as in RQ."""
         try:
-            name, instance, args, kwargs = self.worker.serializer.loads(wire.decompress(claim.data or b""))
+            name, instance, args, kwargs = self.worker.serializer.loads(
+                wire.decompress(claim.data or b"")
+            )
         except Exception:
             return _unreadable, (), {}
         claim.task = self.names.get(name, str(name))
@@ -525,7 +553,9 @@ class Horse:
     def alarm(self, signum: int, frame: FrameType | None) -> None:
         if self.is_running:
             self.is_running = False
-            raise JobTimeoutException(f"Task exceeded maximum timeout value ({self.limit_s} seconds)")
+            raise JobTimeoutException(
+                f"Task exceeded maximum timeout value ({self.limit_s} seconds)"
+            )
 
     def dump(self, result: Any) -> bytes | None:
         """Return a result as RQ stores it, None for what needs RQ's own way."""
@@ -551,19 +581,33 @@ class Horse:
 
     def fail_by_rq(self, claim: Claim, job: Job, error: ExcInfo) -> Finish | None:
         kind, value, trace = error
-        shown = (kind, value, trace and trace.tb_next or trace)  # without our own line
-        return self.record_by_rq(claim, job, lambda *its: self.worker._finalize_failure(*its, shown))
+        shown = (kind, value, (trace and trace.tb_next) or trace)  # without our own line
+        return self.record_by_rq(
+            claim, job, lambda *its: self.worker._finalize_failure(*its, shown)
+        )
 
     def perform_by_rq(self, claim: Claim, job: Job) -> Finish | None:
         """A subclass has replaced a piece of RQ's perform_job, or of the job's: all of it runs."""
-        self.page.deadline = time.monotonic() + claim.timeout + FINISH_S if claim.timeout > 0 else 0.0
+        self.page.deadline = (
+            time.monotonic() + claim.timeout + FINISH_S if claim.timeout > 0 else 0.0
+        )
         return self.record_by_rq(claim, job, self.worker.perform_job)
 
     def refuse(self, claim: Claim, job: Job, error: Exception) -> Finish | None:
         """Fail a job at once, or put it off: this worker may only be older than the job."""
         if isinstance(error, Unknown) and (due := self.put_off_until(claim)):
             self.say("put-off", claim)
-            words = (claim.raw_id, claim.origin, claim.execution, "scheduled", "", repr(due), "", "", "")
+            words = (
+                claim.raw_id,
+                claim.origin,
+                claim.execution,
+                "scheduled",
+                "",
+                repr(due),
+                "",
+                "",
+                "",
+            )
             return Finish(words, claim)
         self.say("refused", claim, logging.WARNING, reason=error)
 
@@ -583,21 +627,30 @@ class Horse:
         return time.time() + PUT_OFF_S if time.time() < created + UNKNOWN_S else None
 
     def record_by_rq(
-        self, claim: Claim, job: Job, record: Callable[[Job, Any, Execution], object], why: Exception | None = None
+        self,
+        claim: Claim,
+        job: Job,
+        record: Callable[[Job, Any, Execution], object],
+        why: BaseException | None = None,
     ) -> Finish | None:
         """Let RQ's own methods record an outcome. What they cannot record, step.lua will fail, or discard as late."""
-        worker, trouble = self.worker, why
+        worker = self.worker
+        trouble: BaseException | None = why
         execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
         execution.created_at = datetime.fromtimestamp(claim.claimed_at, timezone.utc)
         try:
             job = execution._job = records.load(job)
-            job.redis_server_version = worker.get_redis_server_version()
+            job.redis_server_version = worker.server_version()
             if not self.goes_through_perform_job:
                 self.page.deadline = time.monotonic() + self.finish_limit(job)
             worker.executions = {execution.id: execution}
             record(job, worker.queue_of(job), execution)
-            is_open = worker.connection.zscore(wire.key("wip", text(claim.origin)), claim.run) is not None
-            trouble = (trouble or RuntimeError("RQ did not record its outcome")) if is_open else None
+            is_open = (
+                worker.connection.zscore(wire.key("wip", text(claim.origin)), claim.run) is not None
+            )
+            trouble = (
+                (trouble or RuntimeError("RQ did not record its outcome")) if is_open else None
+            )
         except BaseException as error:
             self.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
             trouble = trouble or error
@@ -605,7 +658,9 @@ class Horse:
             worker.executions = {}
             worker._stopped_job_id = None
             self.is_running = False
-            signal.signal(signal.SIGALRM, self.alarm)  # RQ's death penalty leaves the default, which kills
+            signal.signal(
+                signal.SIGALRM, self.alarm
+            )  # RQ's death penalty leaves the default, which kills
             self.page.deadline = 0.0
         return self.failed(claim, trouble) if trouble else None
 
@@ -628,7 +683,9 @@ class Horse:
         worker = self.worker
         job_id, _, execution_id = order.run.rpartition(":")
         origin = worker.connection.hget(wire.key("job", job_id), "origin")
-        claim = Claim([job_id.encode(), b"", origin, *(None,) * 11, 0, b""], execution_id, time.time())
+        claim = Claim(
+            [job_id.encode(), b"", origin, *(None,) * 11, 0, b""], execution_id, time.time()
+        )
 
         def record(job: Job, queue: Any, execution: Execution) -> None:
             if not self.ask_fence(order.run, queue.name, records.RECORDING_S):
@@ -639,23 +696,31 @@ class Horse:
                 worker._handle_stopped_job(job, queue, execution)
                 return
             if order.death:
-                worker.handle_work_horse_killed(job, *order.death)
-            worker.handle_job_failure(job, queue=queue, exc_string=order.reason, execution=execution)
+                worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
+            worker.handle_job_failure(
+                job, queue=queue, exc_string=order.reason, execution=execution
+            )
 
         job = records.begin(self.lazy_class, job_id, worker)
-        finish = self.record_by_rq(claim, job, record)
+        why = RuntimeError(order.reason)
+        finish = (
+            self.failed(claim, why) if order.is_raw else self.record_by_rq(claim, job, record, why)
+        )
         self.say("failed", claim, logging.WARNING, reason=order.reason)
         if finish:
             self.step(finish, False)
 
     def is_cleaning_due(self) -> bool:
-        return time.monotonic() - self.page.cleaned_at > self.worker.maintenance_interval or not self.page.cleaned_at
+        return (
+            time.monotonic() - self.page.cleaned_at > self.worker.maintenance_interval
+            or not self.page.cleaned_at
+        )
 
     def clean(self) -> None:
         """RQ's clean-up of what stock workers left. Noted first: a record that kills us must not do so again at once."""
         self.page.cleaned_at = time.monotonic()
         try:
-            self.worker.run_maintenance_tasks()
+            self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception:
             self.log.exception("event=clean-up-failed worker=%s", self.worker.name)
         signal.signal(signal.SIGALRM, self.alarm)
@@ -697,7 +762,9 @@ class Horse:
         if self.hooks:
             self.hook("before", job)
 
-    def end(self, claim: Claim, job: Job, result: Any, error: ExcInfo | None, elapsed_s: float) -> None:
+    def end(
+        self, claim: Claim, job: Job, result: Any, error: ExcInfo | None, elapsed_s: float
+    ) -> None:
         if self.hooks:
             self.hook("error", job, error[1]) if error else self.hook("after", job, result)
         self.current = None
@@ -709,8 +776,19 @@ class Horse:
 
     def say(self, event: str, claim: Claim, level: int = logging.INFO, **more: object) -> None:
         """One line an event. Never arguments."""
-        facts = {"job": claim.id, "task": claim.task or "-", "queue": text(claim.origin), "attempt": claim.attempt, **more}
-        self.log.log(level, "event=%s %s", event, " ".join(f"{name}={value}" for name, value in facts.items()))
+        facts = {
+            "job": claim.id,
+            "task": claim.task or "-",
+            "queue": text(claim.origin),
+            "attempt": claim.attempt,
+            **more,
+        }
+        self.log.log(
+            level,
+            "event=%s %s",
+            event,
+            " ".join(f"{name}={value}" for name, value in facts.items()),
+        )
 
     def say_dropped(self, dropped: list[bytes]) -> None:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
@@ -718,7 +796,9 @@ class Horse:
 
     def reorder(self, claim: Claim) -> None:
         worker, name = self.worker, text(claim.queue)
-        worker.reorder_queues(next((q for q in worker._ordered_queues if q.name == name), worker._ordered_queues[0]))
+        worker.reorder_queues(
+            next((q for q in worker._ordered_queues if q.name == name), worker._ordered_queues[0])
+        )
         self.keys = worker.ordered_queue_keys()
 
 

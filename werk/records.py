@@ -22,7 +22,9 @@ from werk import registry, wire
 from werk.errors import WerkError
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
-RECORDING_S = 10  # a rescue leaves RQ's own finish alone for so long, and for its callback's time besides
+RECORDING_S = (
+    10  # a rescue leaves RQ's own finish alone for so long, and for its callback's time besides
+)
 
 
 class Refused(WerkError):
@@ -59,8 +61,10 @@ class _RegisteredJob(Job):
     """A job that looks up nothing but registered functions, and cannot be made to unpack without end."""
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
-        wire.decompress(raw_data.get(b"data", b""))  # raises Unreadable where RQ would fill the memory
-        return super().restore(raw_data)  # type: ignore[no-untyped-call]
+        wire.decompress(
+            raw_data.get(b"data", b"")
+        )  # raises Unreadable where RQ would fill the memory
+        return super().restore(raw_data)
 
     @property
     def func(self) -> Any:
@@ -123,18 +127,24 @@ def load(job: Job) -> Job:
 class RecordingWorker(StockWorker):
     """RQ's worker, whose ways of finishing a job are fenced and tell more. The horse sets `ask_fence`."""
 
-    ask_fence: Callable[[str, str, int], bool] | None = None  # run, queue, seconds -> is it still the job's?
+    ask_fence: Callable[[str, str, int], bool] | None = (
+        None  # run, queue, seconds -> is it still the job's?
+    )
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """Called first by all of RQ's ways of finishing. Raises Late if the execution is no longer the job's."""
         if self.ask_fence and self.executions:
             run = next(iter(self.executions.values())).composite_key
             has_callback = job._success_callback_name or job._failure_callback_name
-            if not self.ask_fence(run, job.origin, RECORDING_S + (heartbeat_ttl if has_callback else 0)):
+            if not self.ask_fence(
+                run, job.origin, RECORDING_S + (heartbeat_ttl if has_callback else 0)
+            ):
                 raise Late(run)
         super().handle_execution_ended(job, queue, heartbeat_ttl)
 
-    def _finalize_success(self, job: Job, queue: Queue, execution: Execution, return_value: Any) -> None:
+    def _finalize_success(
+        self, job: Job, queue: Queue, execution: Execution, return_value: Any
+    ) -> None:
         if self.ask_fence and type(return_value) is not Retry:
             note_result(self, job, return_value)
         super()._finalize_success(job, queue, execution, return_value)
@@ -144,7 +154,9 @@ class RecordingWorker(StockWorker):
             _note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
         super().handle_job_failure(job, queue, *args, **kwargs)
 
-    def handle_job_retry(self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any) -> None:
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any
+    ) -> None:
         if self.ask_fence:
             delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
             _note_attempt(job, "asked to be tried again", delay)
@@ -157,7 +169,10 @@ def note_result(worker: StockWorker, job: Job, value: object) -> None:
         worker.serializer.dumps(value)
     except Exception as error:
         worker.log.warning("event=unstored job=%s reason=%s", job.id, error)
-        note(job, result=f"{type(value).__module__}.{type(value).__qualname__}: {error}"[:ERROR_LENGTH])
+        note(
+            job,
+            result=f"{type(value).__module__}.{type(value).__qualname__}: {error}"[:ERROR_LENGTH],
+        )
         job.save_meta()  # type: ignore[no-untyped-call]
 
 

@@ -15,12 +15,13 @@ _SINCE = (7, 0)
 
 _SMALL = {
     "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}",
+    "cut": "call('HSET', P .. ':worker:' .. ARGV[1], 'werk_horse', ARGV[2]); return call('SMEMBERS', runs_of(ARGV[1]))",
     "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))",
 }
 
 
 def script(name: str, server_version: tuple[int, ...]) -> Script:
-    """Return step or tick (see their headers), back (give_back: run, worker, '1' counted, now) or fence."""
+    """Return step or tick (see their headers), back, cut or fence."""
     folder = Path(__file__).parent / "lua"
     body = _SMALL.get(name) or (folder / f"{name}.lua").read_text("utf-8")
     lib = (folder / "lib.lua").read_text("utf-8")
