@@ -124,8 +124,8 @@ class Claim:
     """A job in hand, from step.lua's reply."""
 
     def __init__(self, fields: list[Any], execution: str, claimed_at: float) -> None:
-        (job_id, self.queue, self.origin, self.data, self.timeout_text, self.result_ttl_text, self.created_at,
-         *special, self.task_name, attempt, self.status) = fields  # fmt: skip
+        job_id, self.queue, self.origin, self.status, attempt, self.data, *rest = fields
+        self.timeout_text, self.result_ttl_text, self.task_name, *special = rest
         self.raw_id = job_id
         self.id = job_id.decode("utf-8", "replace")
         self.execution = execution
