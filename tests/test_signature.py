@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import importlib
 import importlib.util
 import json
@@ -166,6 +167,7 @@ def test_every_kind_of_parameter(define: Define) -> None:
     [
         ("str", "str"),
         ('"float"', "float"),
+        ('" float"', "float"),
         ("Optional['int']", "int | None"),
         ("None | int", "int | None"),
         ("Union[int, None]", "int | None"),
@@ -290,6 +292,7 @@ def test_names_that_enqueue_has_itself_are_said(define: Define) -> None:
         ("x = " + "(" * 5000 + ")" * 5000, "unread", "shop.py"),
         ("x = " + "-" * 100_000 + "1\ndef task(): ...", "unread", "shop.py"),
         ("#" * (1024 * 1024) + "\ndef task(): ...", "unread", "larger than 1,048,576 bytes"),
+        ("def task(a=0" + " + 1" * 2000 + "): ...", "unread", "nested too deeply"),
         ("try:\n  from fast import task\nexcept E:\n  def task(): ...", "unread", "several ways"),
     ],
 )
@@ -605,6 +608,7 @@ def test_a_text_becomes_a_value(define: Define, annotation: str, text: str, valu
         ("Any", "NaN", "x: 'NaN' is not JSON"),
         ("Any", "[-Infinity]", "x: '[-Infinity]' is not JSON"),
         ("Any", "1e999", "x: '1e999' is too large for a float"),
+        ("Any", "9" * 4301, "has more than 4300 digits"),
         ("Any", '{"a": 1, "a": 2}', "x: the object has a key twice"),
         ("Any", "[" * 100_000, "is not JSON"),
         ("Any", "[" * 150 + "]" * 150, "is nested deeper than 100 levels"),
@@ -626,6 +630,12 @@ def test_a_text_is_refused(define: Define, annotation: str, text: str, message: 
     said = refused(lambda: shape.parse([text], task="task", secret=("x",)))
     assert said.startswith("task: x: the value ")
     assert len(text) < 6 or text not in said
+
+
+def test_a_decimal_is_finite_whatever_the_context_lets_pass(define: Define) -> None:
+    shape = parameter(define, "Decimal")
+    with decimal.localcontext(decimal.Context(traps=[])):
+        assert "is not a decimal" in refused(lambda: shape.parse(["1e9999999999999999999"]))
 
 
 # --- words to arguments
@@ -718,6 +728,7 @@ class MyFloat(float):
             datetime(2026, 1, 1),
             "sleep: x: datetime.datetime(2026, 1, 1, 0, 0) is not a date",
         ),
+        ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
         ("Any", object(), "sleep: x: the value is a object; send plain data"),
         (
