@@ -27,8 +27,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from werk.arguments import Signature
 from werk.errors import ArgumentError
-from werk.signature import Signature, read
+from werk.signature import read
 from werk.wire import plain_problem
 
 Define = Callable[[str], Signature]
