@@ -217,7 +217,7 @@ def test_up_runs_jobs_and_stops_in_order(up: Callable[..., Process], own_url: st
 
 def _outcome(url: str, job_id: str) -> tuple[JobStatus, object]:
     """Look into the data that `werk up` left."""
-    server = Server(Settings.read().state_dir, url=url)
+    server = Server(Path(Settings.read().state_dir), url=url)
     server.start()
     try:
         with client(url) as connection:
@@ -307,7 +307,7 @@ def test_up_refuses_a_taken_port_before_anything_starts(own_url: str) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.count("\n") == 1
     assert f"port {port}" in done.stderr
-    assert not Settings.read().state_dir.exists()
+    assert not Path(Settings.read().state_dir).exists()
 
 
 def test_up_starts_no_server_for_another_machine() -> None:

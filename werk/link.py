@@ -341,7 +341,9 @@ def _plain_socket(address: Address, deadline: float) -> socket.socket:
         sock.settimeout(_left(deadline))
         sock.connect(address.path)
         return sock
-    places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    # as bytes: for text Python loads a codec, a fiftieth of a whole enqueue
+    host = address.host.encode() if address.host.isascii() else address.host
+    places = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
     for left, (family, kind, protocol, _, place) in zip(
         range(len(places), 0, -1), places, strict=True
     ):
