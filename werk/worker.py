@@ -47,7 +47,7 @@ from werk.link import Script, link_over
 from werk.page import Page, State
 from werk.records import RecordingWorker
 from werk.scripts import script
-from werk.settings import Settings
+from werk.settings import KEY_PREFIX, Settings
 
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
@@ -667,7 +667,7 @@ class Worker(RecordingWorker):
         where = pool.get("path") or f"{pool.get('host', 'localhost')}:{pool.get('port', 6379)}"
         self.log.info(
             "event=begins worker=%s server=%s at=%s db=%s prefix=%s queues=%s tasks=%s werk=%s rq=%s python=%s%s",
-            self.name, server, where, pool.get("db") or 0, wire.PREFIX, ",".join(self.queue_names()),
+            self.name, server, where, pool.get("db") or 0, KEY_PREFIX, ",".join(self.queue_names()),
             ",".join(registry.tasks()), version("werk"), rq.__version__, sys.version.split()[0],
             " warning=WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle" if Settings.read().allow_unregistered else "",
         )  # fmt: skip
