@@ -8,4 +8,4 @@ RUN pip install --no-cache-dir --constraint /build/constraints.txt /build \
 # by number, so that a cluster can see that it is not root
 USER 10001
 WORKDIR /home/werk
-CMD ["rq", "worker", "default"]
+CMD ["werk", "worker", "default"]

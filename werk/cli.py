@@ -332,10 +332,11 @@ def tasks(check: bool, as_json: bool) -> int | None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
-    """Run a worker: `rq worker` with its options, e.g. werk worker default."""
+    """Run a worker: `rq worker` with its options and our class, e.g. werk worker default."""
     from rq.cli.cli import main as rq
 
-    code: int | None = rq.main(["worker", *arguments], prog_name="werk", standalone_mode=False)
+    words = ["worker", "--worker-class", "werk.worker.Worker", *arguments]
+    code: int | None = rq.main(words, prog_name="werk", standalone_mode=False)
     return code
 
 
@@ -405,3 +406,7 @@ def _task_as_json(task: registry.Task, shape: Signature) -> dict[str, Any]:
 
 def _link() -> Link:
     return link(Settings.read(), COMMAND_BUDGET_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,6 +64,14 @@ def read(path: str) -> Signature:
         return Signature(notes=(Note("unread", f"{path}: its source is nested too deeply"),))
 
 
+def source(path: str) -> str | None:
+    """Return the file that holds the function at a dotted path, None if it cannot be found."""
+    try:
+        return _locate(path.split("."))[0].origin
+    except _Unread:
+        return None
+
+
 def _read(names: list[str]) -> Signature:
     spec, depth = _locate(names)
     module = _Module(spec, ".".join(names[:depth]))

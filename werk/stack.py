@@ -31,6 +31,7 @@ from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
 from werk.link import Address, parse_url, shown
 from werk.settings import Settings
+from werk.signature import source
 
 DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own
 DASHBOARD_PORT = 9181
@@ -38,22 +39,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OLDEST_SERVER = (6, 2)  # LMOVE, `bind -::1`
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
+LOOK_S = 1.0  # between two looks at the files of the tasks
 STOP_S = 10.0
 PIPE_SIZE = 65536  # one read takes all that a pipe holds
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _guards: list[subprocess.Popen[bytes]] = []
-
-# A stock worker that is killed leaves its horse behind: have the kernel end the horse with it.
-_STOCK_WORKER = """
-import os
-from werk.stack import die_with
-worker = os.getpid()
-os.register_at_fork(after_in_child=lambda: os.getppid() == worker and die_with(worker))
-from rq.cli import main
-main(prog_name="rq")
-"""
 
 
 def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
@@ -72,7 +64,7 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         front.start("worker", worker, url)
         front.start("dashboard", _dashboard_command(port), url)
         front.say("server", _about_server(url, server, answering))
-        front.say("worker", f"rq {' '.join(worker[worker.index('worker') :])}")
+        front.say("worker", f"werk {' '.join(worker[worker.index('worker') :])}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
         front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
@@ -288,8 +280,9 @@ def find_binary(settings: Settings) -> Binary:
 class _Child:
     """A process of ours, and what it writes."""
 
-    def __init__(self, name: str, command: list[str], environ: dict[str, str]) -> None:
+    def __init__(self, name: str, command: list[str], url: str, environ: dict[str, str]) -> None:
         self.name = name
+        self.begun_with = name, command, url
         self.process = _spawn(
             command,
             stdin=subprocess.DEVNULL,
@@ -352,7 +345,7 @@ class _Front:
             "RQ_DASHBOARD_REDIS_URL": url,
             "PYTHONUNBUFFERED": "1",
         }
-        child = _Child(name, command, environ)
+        child = _Child(name, command, url, environ)
         self.children.append(child)
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
 
@@ -368,7 +361,10 @@ class _Front:
 
     def watch(self) -> int:
         """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
+        sources = _Sources()
         while not self.stops_asked:
+            if sources.have_changed():
+                self._renew_worker()
             for child in self.children:
                 if not child.is_running():
                     self._print(child)
@@ -378,8 +374,18 @@ class _Front:
             if self.server and not self.server.is_running():
                 self.say("server", f"ended by itself ({self.server.last_words()}): stopping all")
                 return 1
-            self._pass_on()
+            self._pass_on(LOOK_S)
         return 0
+
+    def _renew_worker(self) -> None:
+        """Let the worker finish its job, and start another, which reads tasks and tables anew."""
+        self.say("worker", "a task or a table has changed: starting anew")
+        worker = self.children[0]
+        self._end(worker)
+        if not self.stops_asked:
+            self.children.pop(0)
+            self.start(*worker.begun_with)
+            self.children.insert(0, self.children.pop())
 
     def stop(self) -> None:
         """Stop the dashboard, then the worker, which finishes its job, and the server last."""
@@ -404,9 +410,9 @@ class _Front:
         self._print(child)
         self.say(child.name, "stopped")
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, timeout_s: float | None = None) -> None:
         """Wait for output, a signal or the end of a child; print the output."""
-        for key, _ in self._selector.select():
+        for key, _ in self._selector.select(timeout_s):
             if key.data is None:
                 os.read(key.fd, 4096)
             else:
@@ -421,7 +427,28 @@ class _Front:
 
 def _worker_command() -> list[str]:
     queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
-    return [sys.executable, "-c", _STOCK_WORKER, "worker", "--with-scheduler", "default", *queues]
+    return [sys.executable, "-m", "werk.cli", "worker", "default", *queues]
+
+
+class _Sources:
+    """The files that hold the tasks and their tables: a worker that runs knows them as they were."""
+
+    def __init__(self) -> None:
+        tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
+        files = [source(task.path) for task in registry.tasks().values()]
+        files += [getattr(sys.modules.get(name), "__file__", None) for name in tables]
+        self._times = dict.fromkeys(filter(None, files), 0.0)
+        self.have_changed()
+
+    def have_changed(self) -> bool:
+        """Tell whether one has changed since the last call."""
+        before = dict(self._times)
+        for file in before:
+            try:
+                self._times[file] = os.stat(file).st_mtime
+            except OSError:
+                pass  # an editor is about to put the new one there
+        return self._times != before
 
 
 def _dashboard_command(port: int) -> list[str]:
