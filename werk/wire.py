@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from werk.errors import ArgumentError, Unreadable
-from werk.settings import KEY_PREFIX as PREFIX
+from werk.settings import KEY_PREFIX as KEY_PREFIX
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
@@ -34,12 +34,13 @@ _OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it hold
 
 def key(*parts: str) -> str:
     """Return a Redis key under RQ's prefix: key("job", id)."""
-    return ":".join((PREFIX, *parts))
+    return ":".join((KEY_PREFIX, *parts))
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """Return a time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
-    return (moment or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
+    moment = moment or datetime.now(timezone.utc)
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
