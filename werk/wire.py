@@ -115,6 +115,10 @@ def dumps(value: object) -> bytes:
     """Return the pickle of plain data. Raises ArgumentError if it is not plain, or is too large."""
     if problem := plain_problem(value):
         raise ArgumentError(f"the value {problem}")
+    return _pickled(value)
+
+
+def _pickled(value: object) -> bytes:
     data = pickle.dumps(value, protocol=5)
     if len(data) > MAX_BYTES:
         raise ArgumentError(
@@ -124,8 +128,11 @@ def dumps(value: object) -> bytes:
 
 
 def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
-    """Return the `data` field of a job (rq.job.Job.data). Raises ArgumentError as dumps()."""
-    return zlib.compress(dumps((path, None, args, kwargs)))
+    """Return the `data` field of a job (rq.job.Job.data) with arguments known to be plain.
+
+    Raises ArgumentError if they are too large.
+    """
+    return zlib.compress(_pickled((path, None, args, kwargs)))
 
 
 # --- bytes -> plain data
