@@ -41,10 +41,12 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
+from werk.channel import AWAY, FULL
+from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
-from werk.horse import AWAY, FULL, Leave, Order, Plan, iso, ride
+from werk.horse import ride
 from werk.link import Script, link_over
-from werk.page import Page, State
+from werk.page import Leave, Order, Page, Plan, State
 from werk.records import RecordingWorker
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
@@ -118,6 +120,10 @@ class Worker(RecordingWorker):
         """Tell whether the order of the queues changes from job to job."""
         is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
         return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
+
+    def reorder_after(self, queue_name: str) -> None:
+        queues = self._ordered_queues
+        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
 
     def has_own_way_of_performing(self) -> bool:
         perform = (self.job_class.perform, self.job_class._execute)
