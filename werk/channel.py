@@ -1,4 +1,4 @@
-"""The horse's connections: opened as redis-py does, spoken to directly. They wait for Redis as long as it takes."""
+"""The horse's connections. They wait for Redis as long as it takes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FULL = redis.exceptions.OutOfMemoryError
 
 
 class Channel:
-    """One connection: packing and parsing in C, and nothing between."""
+    """One connection, opened as redis-py does and spoken to directly: C packs and parses."""
 
     def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
@@ -78,7 +78,7 @@ class Channel:
 
 
 class _Backoff(AbstractBackoff):
-    """Waits, and pushes on the deadline of a finish: that it cannot be recorded yet is not its fault."""
+    """Waits, and pushes on the deadline of a finish: Redis being away is not its fault."""
 
     def __init__(self, page: Page) -> None:
         self._page = page

@@ -1,4 +1,4 @@
-"""A job in the horse's hand, and the outcome of one on its way to Redis: what step.lua gives and takes."""
+"""What step.lua gives and takes: a job in the horse's hand, and an outcome on its way to Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the horse tells: one line an event, key=value, never an argument; and whose a task's own records are."""
+"""What the horse tells: one line an event, key=value, never an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TASK_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(me
 
 
 class Diary:
-    """The log of a horse. `says` is asked before a line is made: a job takes less time than two lines."""
+    """The log of a horse. Ask `says` before making a line: it takes as long as a job."""
 
     def __init__(self) -> None:
         self.log = logging.getLogger("rq.worker")

@@ -1,4 +1,4 @@
-"""Every outcome that is not a plain success: recorded by RQ's own methods, with users' callbacks, and fenced.
+"""Every outcome but a plain success: recorded by RQ's own methods, callbacks and all, and fenced.
 
 What RQ cannot record comes back as a Finish, for step.lua to fail, or to discard as late.
 """
