@@ -180,12 +180,12 @@ def test_a_finish_writes_what_rq_writes(
     scripts.step("one", "e1")
     if outcome == "failed":
         connection.sadd("rq:job:a:dependents", "b")
-    connection.sadd("rq:job:a:dependencies", "c")
+    connection.sadd("rq:job::a:dependencies", "c")
     finish = scripts.finish("a", "e1", outcome)
     assert scripts.step("one", "e2", finish, flush=True, done=1)[:2] == [b"done", b"empty"]
     job = text(connection.hgetall("rq:job:a"))
     assert job["status"] == outcome and job["ended_at"] == job["last_heartbeat"] == finish[4]
-    kept = ["rq:job:a", "rq:results:a", "rq:job:a:dependencies"] + ["rq:job:a:dependents"] * (
+    kept = ["rq:job:a", "rq:results:a", "rq:job::a:dependencies"] + ["rq:job:a:dependents"] * (
         outcome == "failed"
     )
     assert all(KEEP_S - 10 < connection.ttl(key) <= KEEP_S for key in kept)

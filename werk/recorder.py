@@ -68,7 +68,10 @@ class Recorder:
         shown = (kind, value, (trace and trace.tb_next) or trace)  # without our own line
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
-            self.worker._finalize_failure(job, queue, execution, shown)
+            try:  # as in RQ, it is being handled: so what a failing callback raises shows it too
+                raise value.with_traceback(shown[2])
+            except type(value):
+                self.worker._finalize_failure(job, queue, execution, shown)
 
         return self._record(claim, job, record)
 
