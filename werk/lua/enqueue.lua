@@ -33,9 +33,8 @@ if not wrong and not is_scheduled then wrong = misfit(queue, type_of(queue), 'li
 if not wrong and remember_s > 0 then wrong = misfit(sent, type_of(sent), 'string') end
 if wrong then return wrong end
 
-local before = found == 'hash' and (redis.call('HGET', job, 'created_at') or '')
-if not before and remember_s > 0 then before = redis.call('GET', sent) end
-if before then return before == created_at and 1 or 0 end
+if found == 'hash' then return redis.call('HGET', job, 'created_at') == created_at and 1 or 0 end
+if remember_s > 0 and redis.call('GET', sent) == created_at then return 1 end
 
 redis.call('HSET', job, 'created_at', created_at, 'data', ARGV[7], 'origin', ARGV[8],
   'description', ARGV[9], 'timeout', ARGV[10], 'result_ttl', ARGV[11], 'failure_ttl', ARGV[12],
