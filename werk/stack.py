@@ -247,6 +247,7 @@ class Server:
     def _answers(self) -> bool:
         try:
             with _client(self.url, timeout_s=0.2) as client:
+                client.ping()  # refused while it loads; INFO is not
                 return int(client.info("server")["process_id"]) == self.pid
         except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
             return False
