@@ -98,9 +98,9 @@ class Fleet:
     def stop_callers(self) -> None:
         """Let the callers finish what they are about to say."""
         for caller in self.callers:
-            caller.process.terminate()  # type: ignore[union-attr]
+            caller.process.terminate()
         for caller in self.callers:
-            caller.process.wait(LEAVE_S)  # type: ignore[union-attr]
+            caller.process.wait(LEAVE_S)
         self.callers = []
 
     def stop_workers(self) -> None:
@@ -108,11 +108,11 @@ class Fleet:
         for worker in self.workers:
             if worker.is_alive():
                 worker.end_expected = True
-                worker.process.terminate()  # type: ignore[union-attr]
+                worker.process.terminate()
         deadline = time.monotonic() + LEAVE_S
         for worker in self.workers:
             try:
-                worker.process.wait(max(0, deadline - time.monotonic()))  # type: ignore[union-attr]
+                worker.process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self.surprises.append(f"{worker.name} did not stop in {LEAVE_S:g} s")
             else:
@@ -150,7 +150,7 @@ class Fleet:
         return time.monotonic() >= member.back_at
 
     def _note_end(self, member: Member) -> None:
-        code = member.process.returncode  # type: ignore[union-attr]
+        code = member.process.returncode
         if not member.end_expected or code not in (0, -signal.SIGKILL):
             how = "when asked to stop" if member.end_expected else "by itself"
             self.surprises.append(f"{member.name} ended {how}, exit code {code}; see {member.log}")

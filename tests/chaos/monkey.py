@@ -58,7 +58,10 @@ class Monkey:
         deadline = time.monotonic() + seconds
         first = True
         while first or time.monotonic() < deadline:
-            kinds = [*KINDS, *(kind for kind in KINDS if not kind.endswith("long"))]  # while they last
+            kinds = [
+                *KINDS,
+                *(kind for kind in KINDS if not kind.endswith("long")),
+            ]  # while they last
             self.order.shuffle(kinds)
             for kind in kinds:
                 if first or time.monotonic() < deadline:
@@ -100,7 +103,7 @@ class Monkey:
     def _note(self, kind: str, target: Member | str, **more: object) -> Fault:
         """Write a fault down just before it is injected."""
         name = target if isinstance(target, str) else target.name
-        fault = Fault(kind, name, time.monotonic(), **more)  # type: ignore[arg-type]
+        fault = Fault(kind, name, time.monotonic(), **more)
         self.faults.append(fault)
         return fault
 

@@ -100,7 +100,7 @@ def read_jobs(connection: redis.Redis) -> list[Job]:
     places = _places(connection)
     jobs = []
     for key in connection.scan_iter("rq:job:*", count=1000, _type="hash"):
-        status, shown = connection.hmget(key, "status", "description")  # type: ignore[misc]
+        status, shown = connection.hmget(key, "status", "description")
         token = re.search(r"\bc\d+-\d+\b", (shown or b"").decode())
         job_id = key.decode().removeprefix("rq:job:")
         jobs.append(
@@ -138,5 +138,5 @@ def _places(connection: redis.Redis) -> dict[str, list[str]]:
 
 def _members(connection: redis.Redis, key: str) -> list[bytes]:
     if connection.type(key) == b"list":
-        return connection.lrange(key, 0, -1)  # type: ignore[return-value]
-    return connection.zrange(key, 0, -1)  # type: ignore[return-value]
+        return connection.lrange(key, 0, -1)
+    return connection.zrange(key, 0, -1)

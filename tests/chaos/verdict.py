@@ -120,7 +120,8 @@ class Verdict:
         known = {job.id: job for job in self.jobs}
         self.untrue += self.diary.impossible
         for token, reason in self.diary.failures.items():
-            if known[self.diary.accepted[token]].status != "failed":
+            job = known.get(self.diary.accepted[token])
+            if job is None or job.status != "failed":
                 self.untrue.append(f"{token}: {reason}")
         for token, job_id in self.diary.accepted.items():
             if job_id not in known:
