@@ -33,6 +33,8 @@ class Settings:
     hooks_after: str | None
     hooks_error: str | None
     allow_unregistered: bool
+    horse_jobs: int  # a horse is replaced after so many jobs
+    horse_mb: int  # or above so much memory; 0: no limit
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -61,6 +63,8 @@ class Settings:
             hooks_after=get("WERK_HOOKS_AFTER"),
             hooks_error=get("WERK_HOOKS_ERROR"),
             allow_unregistered=_is_true("WERK_ALLOW_UNREGISTERED", get("WERK_ALLOW_UNREGISTERED")),
+            horse_jobs=_whole("WERK_HORSE_JOBS", get("WERK_HORSE_JOBS") or "10000"),
+            horse_mb=_whole("WERK_HORSE_MB", get("WERK_HORSE_MB") or "0"),
         )
 
 
@@ -84,3 +88,9 @@ def _is_true(name: str, value: str | None) -> bool:
     if text not in ("1", "true", "yes", "0", "false", "no"):
         raise ConfigError(f"{name}={value!r}: say yes or no")
     return text in ("1", "true", "yes")
+
+
+def _whole(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ConfigError(f"{name}={value!r}: say a whole number")
+    return int(value)

@@ -1,0 +1,36 @@
+"""What workers say they serve, so that a caller can tell, or even has no table of its own: the writing side.
+
+<prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat (Redis's clock)
+<prefix>:werk:catalog         hash of task -> JSON of its Task, parameters and fingerprint
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from hashlib import sha1
+
+from werk import registry, signature
+from werk.registry import Task
+
+
+def fingerprint(task: Task) -> str:
+    """Return a short hash of what a caller and a worker must agree on: the path and the parameters."""
+    return sha1(repr((task.path, signature.read(task.path).parameters)).encode()).hexdigest()[:10]
+
+
+def serves() -> list[str]:
+    """Return a member of serves:<queue> for each task."""
+    return [f"{name} {fingerprint(task)}" for name, task in registry.tasks().items()]
+
+
+def pages() -> list[str]:
+    """Return the catalog, flat: task, JSON, task, JSON, ..."""
+    return [word for name, task in registry.tasks().items() for word in (name, _page(task))]
+
+
+def _page(task: Task) -> str:
+    parameters = [asdict(own) for own in signature.read(task.path).parameters]
+    return json.dumps(
+        {**asdict(task), "parameters": parameters, "fingerprint": fingerprint(task)}, default=str
+    )

@@ -1,0 +1,191 @@
+"""RQ's own way, made safe: whatever is not a plain success is recorded by RQ's methods, and these stand around them.
+
+- Only plain data is read, only registered functions are looked up, callbacks included.
+- The finish of an execution that is no longer the job's is discarded (the fence).
+- meta['werk'] tells what an operator asks of a job that is tried again.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from rq.executions import Execution
+from rq.job import Job, Retry
+from rq.queue import Queue
+from rq.utils import now
+from rq.worker import Worker as StockWorker
+
+from werk import registry, wire
+from werk.errors import WerkError
+
+ERROR_LENGTH = 200  # of an error in meta['werk']
+RECORDING_S = (
+    10  # a rescue leaves RQ's own finish alone for so long, and for its callback's time besides
+)
+
+
+class Refused(WerkError):
+    """Raised when a job is not run: what it names is not registered, or its record is not what it should be."""
+
+
+class Late(WerkError):
+    """Raised when an execution is no longer the job's, and what it would record is discarded."""
+
+
+class PlainSerializer:
+    """RQ's pickle, for plain data only. Retry is RQ's own and stored as RQ does; it is never read here."""
+
+    @staticmethod
+    def dumps(value: object) -> bytes:
+        return pickle.dumps(value, 5) if type(value) is Retry else wire.dumps(value)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return wire.loads(data)
+
+
+def permit(path: str | None) -> None:
+    """Raise Refused unless a task of this path is registered. Imports nothing."""
+    if path and path not in registered_paths():
+        raise Refused(f"{path[:200]!r} is not registered: no task has this path")
+
+
+def registered_paths() -> frozenset[str]:
+    return frozenset(task.path for task in registry.tasks().values())
+
+
+class _RegisteredJob(Job):
+    """A job that looks up nothing but registered functions, and cannot be made to unpack without end."""
+
+    def restore(self, raw_data: dict[bytes, bytes]) -> Any:
+        wire.decompress(
+            raw_data.get(b"data", b"")
+        )  # raises Unreadable where RQ would fill the memory
+        return super().restore(raw_data)
+
+    @property
+    def func(self) -> Any:
+        permit(self.func_name)
+        return super().func
+
+    @property
+    def success_callback(self) -> Any:
+        permit(self._success_callback_name)
+        return super().success_callback
+
+    @property
+    def failure_callback(self) -> Any:
+        permit(self._failure_callback_name)
+        return super().failure_callback
+
+    @property
+    def stopped_callback(self) -> Any:
+        permit(self._stopped_callback_name)
+        return super().stopped_callback
+
+
+def registered_only(job_class: type[Job]) -> type[Job]:
+    """Return that class of jobs with only registered functions in reach."""
+    if issubclass(job_class, _RegisteredJob):
+        return job_class
+    return type(f"Registered{job_class.__name__}", (_RegisteredJob, job_class), {})
+
+
+def lazy(job_class: type[Job]) -> type[Job]:
+    """Return the class of what get_current_job() returns: it knows its id, and becomes a job of `job_class`, read
+    from Redis, when anything else of it is touched. Make one with `begin(class, id, worker)`.
+    """
+
+    def __getattr__(self: Job, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        touched = dict(self.__dict__)
+        self.__class__ = job_class
+        job_class.__init__(self, touched["_id"], touched["connection"], touched["serializer"])
+        self.refresh()  # type: ignore[no-untyped-call]
+        self.__dict__.update(touched)
+        return getattr(self, name)
+
+    return type(f"Lazy{job_class.__name__}", (job_class,), {"__getattr__": __getattr__})
+
+
+def begin(lazy_class: type[Job], job_id: str, worker: StockWorker) -> Job:
+    job = lazy_class.__new__(lazy_class)
+    job.__dict__.update(_id=job_id, connection=worker.connection, serializer=worker.serializer)
+    return job
+
+
+def load(job: Job) -> Job:
+    """Return the job, read from Redis if it was not yet. Raises whatever RQ raises for a record it cannot read."""
+    job.created_at  # noqa: B018
+    return job
+
+
+class RecordingWorker(StockWorker):
+    """RQ's worker, whose ways of finishing a job are fenced and tell more. The horse sets `ask_fence`."""
+
+    ask_fence: Callable[[str, str, int], bool] | None = (
+        None  # run, queue, seconds -> is it still the job's?
+    )
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """Called first by all of RQ's ways of finishing. Raises Late if the execution is no longer the job's."""
+        if self.ask_fence and self.executions:
+            run = next(iter(self.executions.values())).composite_key
+            has_callback = job._success_callback_name or job._failure_callback_name
+            if not self.ask_fence(
+                run, job.origin, RECORDING_S + (heartbeat_ttl if has_callback else 0)
+            ):
+                raise Late(run)
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
+
+    def _finalize_success(
+        self, job: Job, queue: Queue, execution: Execution, return_value: Any
+    ) -> None:
+        if self.ask_fence and type(return_value) is not Retry:
+            note_result(self, job, return_value)
+        super()._finalize_success(job, queue, execution, return_value)
+
+    def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
+        if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
+            _note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
+        super().handle_job_failure(job, queue, *args, **kwargs)
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.ask_fence:
+            delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
+            _note_attempt(job, "asked to be tried again", delay)
+        super().handle_job_retry(job, queue, retry, *args, **kwargs)
+
+
+def note_result(worker: StockWorker, job: Job, value: object) -> None:
+    """A result that cannot be stored harms no job: RQ stores a text instead, and meta['werk'] names the type."""
+    try:
+        worker.serializer.dumps(value)
+    except Exception as error:
+        worker.log.warning("event=unstored job=%s reason=%s", job.id, error)
+        note(
+            job,
+            result=f"{type(value).__module__}.{type(value).__qualname__}: {error}"[:ERROR_LENGTH],
+        )
+        job.save_meta()  # type: ignore[no-untyped-call]
+
+
+def _note_attempt(job: Job, error: str, delay_s: int) -> None:
+    """RQ saves the job with its meta when it puts it back, so this is stored in the same transaction."""
+    attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
+    lines = error.strip().splitlines() or [""]
+    next_try = wire.timestamp(now() + timedelta(seconds=delay_s))
+    note(job, attempt=attempt, error=lines[-1][:ERROR_LENGTH], next_try=next_try)
+
+
+def note(job: Job, **facts: object) -> None:
+    """Write into meta['werk'], beside whatever the task keeps in meta. A meta that cannot be read stays as it is."""
+    if type(job.meta) is dict and job._unreadable_meta is None:
+        before = job.meta.get("werk")
+        job.meta["werk"] = {**(before if type(before) is dict else {}), **facts}

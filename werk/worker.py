@@ -1,0 +1,700 @@
+"""Worker(rq.Worker): the supervisor. `werk worker`, `rq worker` with RQ_WORKER_CLASS, rq worker-pool.
+
+1. start a horse (horse.py), which claims, runs and finishes jobs over a connection of its own
+2. watch it: once a second a tick (lease, rescue, due jobs); time limits, commands and signals at once
+3. when it is gone, cut it off in Redis and settle what it had in hand; then the next horse, or the end
+
+The supervisor runs no code of users' and none of RQ's clean-up: either can take longer than a lease.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import rq
+import rq.command
+import rq.scheduler
+import rq.worker_registration
+from redis.backoff import NoBackoff
+from redis.retry import Retry as RetryPolicy
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
+from rq.job import Job
+from rq.logutils import setup_loghandlers
+from rq.queue import Queue
+from rq.worker import DequeueStrategy
+from rq.worker.base import BaseWorker
+
+from werk import catalog, records, registry, wire
+from werk.errors import ConfigError, RedisUnavailable
+from werk.horse import AWAY, FULL, Leave, Order, Plan, iso, ride
+from werk.link import Script, link_over
+from werk.page import Page, State
+from werk.records import RecordingWorker
+from werk.scripts import script
+from werk.settings import Settings
+
+F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
+QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
+SOCKET_S = 5.0  # the supervisor's own commands wait no longer
+TICK_BUDGET_S = 1.0  # nor does a tick: limits and signals are looked at between two
+CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
+CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
+LONGEST_PAUSE_S = 5.0  # between two horses that die at once
+RAN_S = 1.0  # a horse that lived for longer did not die at once
+
+# Pieces of RQ's own loop, and of its way of performing a job. Where one is replaced, RQ's own runs.
+LOOP = ("perform_job", "execute_job", "dequeue_job_and_maintain_ttl", "fork_work_horse", "monitor_work_horse",
+        "wait_for_horse", "main_work_horse", "setup_work_horse_signals", "heartbeat", "maintain_heartbeats",
+        "check_for_suspension")  # fmt: skip
+PERFORMING = ("prepare_execution", "prepare_job_execution", "handle_job_success", "handle_execution_ended",
+              "_finalize_success", "_finalize_failure", "cleanup_execution")  # fmt: skip
+
+LEASES = wire.key("werk", "leases")
+PEAK_PER_MIB = (
+    1024 if sys.platform == "linux" else 1024 * 1024
+)  # ru_maxrss is in kB there, in bytes on macOS
+
+
+class _GivenUp(Exception):
+    """Raised when we are to leave, and Redis does not answer: what is open there is for others to rescue."""
+
+
+class Killed(NamedTuple):
+    """Why we killed the horse, and which execution was meant; any other that it had in hand is not at fault."""
+
+    why: str  # timeout, command, stop, lost, cold
+    run: str = ""
+
+
+class Worker(RecordingWorker):
+    """A worker that loses nothing. Its parts in time are class attributes, in seconds, so that tests can be short."""
+
+    lease_s = 15.0  # a worker that is silent for longer is taken for dead
+    tick_s = 1.0
+    grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
+
+    _is_live = False  # our own loop is running, in this process
+
+    def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        is_own = kwargs.get("prepare_for_work", True)
+        if is_own and not name:  # a restarted container has the same host and process id
+            name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
+        super().__init__(queues, name, *args, **kwargs)
+        if not Settings.read().allow_unregistered:
+            self.serializer = records.PlainSerializer
+            self.job_class = records.registered_only(self.job_class)
+            self.queues = [self._queue(queue.name) for queue in self.queues]
+            self._ordered_queues = self.queues[:]
+
+    # --- what the horse asks of its worker
+
+    def queue_of(self, job: Job) -> Queue:
+        return self._queue(job.origin)
+
+    def ordered_queue_keys(self) -> list[str]:
+        return [queue.key for queue in self._ordered_queues]
+
+    def server_version(self) -> tuple[int, int, int]:
+        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        return version
+
+    def has_strategy(self) -> bool:
+        """Tell whether the order of the queues changes from job to job."""
+        is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
+        return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
+
+    def has_own_way_of_performing(self) -> bool:
+        perform = (self.job_class.perform, self.job_class._execute)
+        return self._replaces(PERFORMING) or perform != (Job.perform, Job._execute)
+
+    def restore_connection(self, retry: RetryPolicy) -> None:
+        """Make the connection what RQ had made it, for the horse: jobs may use it for commands that block."""
+        self.connection.connection_pool.reset()
+        self.connection.connection_pool.connection_kwargs["socket_timeout"] = (
+            self.connection_timeout
+        )
+        self.connection.set_retry(retry)
+
+    # --- the supervisor
+
+    def work(
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Work until there is a reason to leave. Options and result are RQ's (rq.worker.BaseWorker.work)."""
+        if self._is_not_ours():
+            return super().work(
+                burst,
+                logging_level,
+                date_format,
+                log_format,
+                max_jobs,
+                max_idle_time,
+                with_scheduler,
+                dequeue_strategy,
+            )
+        self._tame_connection()
+        self._say_who_we_are(logging_level, date_format, log_format)
+        self.bootstrap(logging_level, date_format, log_format)
+        self._dequeue_strategy = dequeue_strategy
+        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler)
+        try:
+            while not self._is_leaving:
+                self._start_horse()
+                self._watch()
+                self._settle()
+        except _GivenUp:
+            self.log.warning(
+                "event=given-up worker=%s: Redis is away; others will rescue what is open",
+                self.name,
+            )
+        finally:
+            self._tear_down()
+        if self._is_cold:
+            raise SystemExit
+        return self._jobs > 0
+
+    def _set_up(self, plan: Plan, with_scheduler: bool) -> None:
+        self._plan, self._page, self._jobs = plan, Page(), 0
+        self._orders: list[Order] = []
+        self._commands: deque[dict[str, Any]] = deque()
+        self._is_leaving = self._is_draining = self._is_cold = self._is_away = False
+        self._killed: Killed | None = None
+        self._lost_run, self._pause_s = "", 0.0
+        self._served_at = self._catalog_at = -CATALOG_WHOLE_S
+        self._moves_due = with_scheduler or not plan.is_burst
+        if with_scheduler:  # the tick does its work; RQ and its users look at whether there is one
+            self.scheduler = rq.scheduler.RQScheduler(
+                self.queues, connection=self.connection, serializer=self.serializer
+            )
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        self._old_wake = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._is_live = True
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        server = self.server_version()
+        self._tick_script, self._back_script, self._cut_script = (
+            script(name, server) for name in ("tick", "back", "cut")
+        )
+        self._link = link_over(self.connection, TICK_BUDGET_S)
+        self._generation = uuid4().hex[:20]
+        self._tick()
+        if plan.is_burst:
+            self._moves_due = False  # one pass, as RQ's scheduler does
+
+    def _start_horse(self) -> None:
+        self._generation, self._killed = uuid4().hex[:20], None
+        self._cut_off()
+        left = None if self._plan.max_jobs is None else self._plan.max_jobs - self._jobs
+        plan = self._plan._replace(
+            generation=self._generation,
+            orders=tuple(self._orders),
+            max_jobs=left,
+            only_orders=self._is_draining or (left is not None and left <= 0),
+        )
+        self._page.stop, self._page.orders_begun, self._ordered = 0, 0, len(self._orders)
+        self._page.show(0.0, 0, False, "", "")
+        bell, self._bell = os.pipe()
+        life, self._life = os.pipe()
+        trim_memory()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent, self._started_at = os.getpid(), time.monotonic()
+        self._horse_pid = os.fork()
+        if self._horse_pid == 0:
+            self._be_horse(plan, bell, life, parent)
+        os.close(bell)
+        os.close(life)
+        try:
+            os.setpgid(
+                self._horse_pid, self._horse_pid
+            )  # both do it, so that it is done whoever comes first
+        except OSError:
+            pass
+        if self._is_draining and not plan.only_orders:
+            self._ask_to_stop()
+
+    def _be_horse(self, plan: Plan, bell: int, life: int, parent: int) -> None:
+        code = 1
+        try:
+            self._is_live = False
+            signal.set_wakeup_fd(-1)
+            for descriptor in (self._bell, self._life, self._wake_r, self._wake_w):
+                os.close(descriptor)
+            os.setpgid(0, 0)
+            die_with_supervisor(life, parent)
+            code = ride(self, self._page, plan, bell)
+        except BaseException:
+            self.log.exception("event=horse-failed worker=%s", self.name)
+        finally:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+
+    def _watch(self) -> None:
+        """Tick, keep limits and obey, until the horse is gone."""
+        tick_at = time.monotonic() + self.tick_s
+        while not self._reap(os.WNOHANG):
+            deadline = self._page.deadline
+            until = min(tick_at, deadline + self.grace_s) if deadline else tick_at
+            self._doze(until - time.monotonic())
+            self._obey_commands()
+            self._keep_limits()
+            if time.monotonic() >= tick_at:
+                tick_at = time.monotonic() + self.tick_s
+                self._tick()
+
+    def _doze(self, seconds: float) -> None:
+        """Sleep until a signal, a command or the horse's end."""
+        if select.select([self._wake_r], [], [], max(0.0, seconds))[0]:
+            try:
+                os.read(self._wake_r, 4096)
+            except BlockingIOError:
+                pass
+
+    def _keep_limits(self) -> None:
+        if self._is_cold:
+            self._kill(Killed("cold"))
+        state, clock = self._page.state(), time.monotonic()
+        if state.deadline and clock > state.deadline + self.grace_s:
+            self._kill(Killed("timeout", state.run))
+        elif self._is_draining and not state.is_busy and clock > self._drained_at + self.grace_s:
+            self._kill(Killed("cold"))  # idle, but it does not answer: Redis is frozen
+
+    # --- the tick
+
+    def _tick(self) -> None:
+        """One script: see tick.lua. While Redis is away nothing is lost: the horse keeps its outcome, and asks again."""
+        state = self._page.state()
+        run = state.run if state.is_busy else ""
+        head = [self.name, iso(time.time()), repr(time.time()), self._generation, run, state.last, self.lease_s,
+                self.worker_ttl + 60, int(self._moves_due)]  # fmt: skip
+        try:
+            words: list[Any] = [*head, *self._catalog()]
+            events = self._link.run(self._tick_script, self.queue_keys(), words)
+        except (RedisUnavailable, ConfigError) as error:
+            self._say_away(error)
+            return
+        if self._is_away:
+            self.log.warning("event=redis-back worker=%s", self.name)
+        self._is_away = False
+        lost = ""
+        for what, *facts in events:
+            if what == b"lost":
+                lost = facts[0].decode()
+            else:
+                self._handle(what.decode(), facts)
+        if lost and lost == self._lost_run and self._page.state().run == lost:
+            self._kill(
+                Killed("lost", lost)
+            )  # twice: the first time it may have ended between our look and the script
+        self._lost_run = lost
+
+    def _handle(self, what: str, facts: list[Any]) -> None:
+        if what == "unborn":  # it expired, or Redis is back without its memory
+            self._served_at = self._catalog_at = -CATALOG_WHOLE_S
+            self._write_birth()
+        elif what == "more":
+            self._tick()
+        elif what == "limited":
+            self._enqueue_limited(facts[0].decode(), facts[1].decode())
+        else:
+            run, crashes, worker = (
+                facts[0].decode("utf-8", "replace"),
+                facts[1],
+                (facts[2:] or [b"itself"])[0].decode(),
+            )
+            self.log.warning(
+                "event=rescued run=%s became=%s crashes=%s worker=%s", run, what, crashes, worker
+            )
+            if what == "fail":
+                self._orders.append(Order(run, killed_text(crashes, "its worker or host died")))
+                self._ask_to_stop()  # the next horse fails it
+
+    def _say_away(self, error: Exception) -> None:
+        if not self._is_away:
+            self.log.error("event=redis-away worker=%s reason=%s", self.name, error)
+        self._is_away = True
+
+    def _write_birth(self) -> None:
+        """Write our hash anew; the next tick does the rest. (RQ forgets the set of workers.)"""
+        with self.connection.pipeline() as pipeline:
+            pipeline.hset(
+                self.key,
+                mapping={**self.serialize(), "werk_horse": self._generation, "state": self._state},
+            )
+            pipeline.expire(self.key, self.worker_ttl + 60)
+            rq.worker_registration.register(self, pipeline)
+            pipeline.execute()
+
+    def _enqueue_limited(self, job_id: str, queue_name: str) -> None:
+        """A due job of a rate limit, moved as RQ's scheduler moves it."""
+        try:
+            job = self.job_class.fetch(job_id, self.connection, self.serializer)
+            queue = self._queue(queue_name)
+            with self.connection.pipeline() as pipeline:
+                queue.scheduled_job_registry.remove(job_id, pipeline=pipeline)
+                queue._enqueue_rate_limited_job(
+                    job, pipeline=pipeline, at_front=job.should_enqueue_at_front()
+                )
+                pipeline.execute()
+        except Exception as error:
+            self.log.error(
+                "event=not-enqueued job=%s reason=%s: %s", job_id, type(error).__name__, error
+            )
+
+    def _catalog(self) -> list[Any]:
+        """What tick.lua writes of the tasks that we serve: names and fingerprints often, the rest once an hour."""
+        clock = time.monotonic()
+        if clock < self._served_at + CATALOG_S:
+            return [0]
+        self._served_at = clock
+        served, pages = catalog.serves(), []
+        if clock >= self._catalog_at + CATALOG_WHOLE_S:
+            self._catalog_at = clock
+            pages = catalog.pages()
+        return [len(served), *served, *pages]
+
+    # --- the end of a horse
+
+    def _reap(self, options: int = 0) -> bool:
+        """Tell whether the horse has ended. By its signal, not by a pipe: its own children may hold that open."""
+        pid, self._status, self._usage = os.wait4(self._horse_pid, options)
+        if pid == 0:
+            return False
+        self._kill_group()  # what it left behind
+        self._dead_pid, self._horse_pid = pid, 0
+        os.close(self._bell)
+        os.close(self._life)
+        return True
+
+    def _settle(self) -> None:
+        """Cut the dead horse off in Redis, and decide about each execution that it had in hand."""
+        state, leave = self._page.state(), self._left()
+        if begun := self._page.orders_begun:
+            del self._orders[: begun - 1]
+            if (
+                self._orders and begun <= self._ordered
+            ):  # it died of its order: this time without users' code
+                self._orders[0] = self._orders[0]._replace(is_raw=True)
+        self._generation = uuid4().hex[:20]
+        ordered = {order.run for order in self._orders}
+        for run in self._cut_off():
+            if run not in ordered:
+                self._decide(run, state, leave)
+        self._jobs += state.jobs
+        died_at_once = (
+            leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S
+        )
+        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1) if died_at_once else 0.0
+        self._doze(self._pause_s)
+        self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
+
+    def _is_done(self, leave: Leave | None) -> bool:
+        is_over = leave in (Leave.EMPTY, Leave.SUSPENDED, Leave.IDLE)
+        return (
+            is_over
+            or self._is_draining
+            or (self._plan.max_jobs is not None and self._jobs >= self._plan.max_jobs)
+        )
+
+    def _left(self) -> Leave | None:
+        """Return why the horse left of its own accord; None if it died."""
+        code = os.waitstatus_to_exitcode(self._status)
+        return Leave(code) if code in list(Leave) and not self._page.state().is_busy else None
+
+    def _cut_off(self) -> list[str]:
+        """Let our generation alone claim, and return what was in hand until now. An earlier horse's last request may
+        still be on its way: it is refused from here on."""
+        found = self._insist(self._cut_script, self.name, self._generation)
+        return [run.decode("utf-8", "replace") for run in found]
+
+    def _insist(self, script: Script, *words: Any) -> Any:
+        """Run a script, if need be when Redis is back. Raises _GivenUp when we are to leave before that."""
+        while True:
+            try:
+                return self._link.run(script, [], words)
+            except (RedisUnavailable, ConfigError) as error:
+                if self._is_draining or self._is_cold:
+                    raise _GivenUp from None
+                self._say_away(error)
+                self._doze(self.tick_s)
+
+    def _decide(self, run: str, state: State, leave: Leave | None) -> None:
+        killed = self._killed
+        if killed and killed.run == run and killed.why in ("timeout", "command", "stop"):
+            self._orders.append(self._order(run, killed.why))
+            return
+        is_crash = leave is None and killed is None and state.is_busy and state.run == run
+        what, crashes = self._insist(
+            self._back_script, run, self.name, int(is_crash), repr(time.time())
+        )
+        self.log.warning(
+            "event=given-back run=%s became=%s crashes=%s: %s",
+            run,
+            what.decode(),
+            crashes,
+            self._death(),
+        )
+        if what == b"fail":
+            text = killed_text(crashes, self._death())
+            self._orders.append(Order(run, text, death=(self._dead_pid, self._status, self._usage)))
+
+    def _order(self, run: str, why: str) -> Order:
+        death = (self._dead_pid, self._status, self._usage)
+        if why == "timeout":
+            text = f"rq.timeouts.JobTimeoutException: Task exceeded its time limit and ignored that for {self.grace_s:g} s; killed"
+            return Order(run, text, death=death)
+        return Order(
+            run, self._death(), is_stopped=why == "stop", death=None if why == "stop" else death
+        )
+
+    def _death(self) -> str:
+        """Say how the horse died; begins with RQ's own words."""
+        words = f"Work-horse terminated unexpectedly; waitpid returned {self._status}"
+        if os.WIFSIGNALED(self._status):
+            number = os.WTERMSIG(self._status)
+            words += f" (signal {number}); "
+            words += "out of memory? " if number == signal.SIGKILL else ""
+        else:
+            words += "; "
+        return words + f"its peak memory was {self._usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+    def _tear_down(self) -> None:
+        """Leave Redis and the process as we found them. What is open in Redis keeps our lease, for others to rescue."""
+        if self._horse_pid:
+            self._kill_group()
+            self._reap()
+        self._is_live = False
+        signal.set_wakeup_fd(self._old_wake)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        try:
+            if not self.connection.exists(self.executions_key):
+                self.connection.zrem(LEASES, self.name)
+                self.teardown()  # type: ignore[no-untyped-call]
+            else:
+                self.unsubscribe()  # type: ignore[no-untyped-call]
+        except (*AWAY, FULL) as error:
+            self.log.warning("event=not-deregistered worker=%s reason=%s", self.name, error)
+        finally:
+            self._link.close()
+            self.connection.connection_pool.connection_kwargs.update(self._untamed)
+
+    # --- signals and commands: those who bring them only leave a note, the main loop acts
+
+    def _shutdown(self) -> None:
+        if not self._is_live:
+            super()._shutdown()  # type: ignore[no-untyped-call]
+            return
+        self._is_draining, self._drained_at = True, time.monotonic()
+        self._stop_requested = self._page.state().is_busy
+        self._ask_to_stop()
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        if not self._is_live:
+            super().request_force_stop(signum, frame)
+        elif time.monotonic() >= self._drained_at + QUIET_S:
+            self._is_cold = True
+
+    def _ask_to_stop(self) -> None:
+        """The horse leaves after the job that it is at."""
+        self._page.stop = 1
+        if self._horse_pid:
+            try:
+                os.write(self._bell, b"!")
+            except OSError:
+                pass
+
+    def handle_payload(self, message: dict[str, Any]) -> None:
+        """Called in RQ's pubsub thread. The main thread alone knows the horse's process id, and may signal it."""
+        if not self._is_live:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+            return
+        try:
+            self._commands.append(rq.command.parse_payload(message))
+        except ValueError as error:
+            self.log.warning("event=bad-command worker=%s reason=%s", self.name, error)
+        os.write(self._wake_w, b"c")
+
+    def _obey_commands(self) -> None:
+        while self._commands:
+            command = self._commands.popleft()
+            try:
+                rq.command.handle_command(self, command)
+            except (LookupError, TypeError) as error:
+                self.log.warning("event=bad-command worker=%s reason=%r", self.name, error)
+
+    def get_current_job_id(self) -> str | None:
+        if not self._is_live:
+            return super().get_current_job_id()
+        return self._page.state().run.rpartition(":")[0] or None
+
+    def request_stop_execution(self, execution_id: str) -> None:
+        if not self._is_live:
+            super().request_stop_execution(execution_id)
+            return
+        run = self._page.state().run
+        if run.rpartition(":")[2] != execution_id:
+            self.log.warning("Not running execution %s, command ignored.", execution_id)
+            return
+        self._kill_if("stop", lambda current: current == run)
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """RQ's stop-job and kill-horse come here; stop-job has set _stopped_job_id."""
+        if not self._is_live:
+            super().kill_horse(sig)
+            return
+        job_id, self._stopped_job_id = self._stopped_job_id, None
+        if job_id is None:
+            self._kill_if("command", lambda current: True)
+        else:
+            self._kill_if("stop", lambda current: current.rpartition(":")[0] == job_id)
+
+    def _kill_if(self, why: str, is_meant: Callable[[str], bool]) -> None:
+        """Kill the horse if it is at what is meant: it is frozen while we look, so nothing can begin or end."""
+        if not self._horse_pid:
+            return
+        self._signal_group(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._horse_pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        state = self._page.state()
+        if state.is_busy and is_meant(state.run):
+            self._kill(Killed(why, state.run))
+        else:
+            self.log.warning(
+                "event=ignored-command worker=%s command=%s: it is not at that job", self.name, why
+            )
+            self._signal_group(signal.SIGCONT)
+
+    def _kill(self, killed: Killed) -> None:
+        if self._killed is None and self._horse_pid:
+            self._killed = killed
+            self.log.warning(
+                "event=kill worker=%s reason=%s run=%s", self.name, killed.why, killed.run or "-"
+            )
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._horse_pid, number)
+        except ProcessLookupError:
+            pass
+
+    # --- around the loop
+
+    def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
+        """RQ's thread for commands would end at a time-out, and the worker would be deaf from then on."""
+        if self._is_live and isinstance(exc, AWAY):
+            time.sleep(self.tick_s)
+            return
+        super()._pubsub_exception_handler(exc, *args)
+
+    def _tame_connection(self) -> None:
+        """The supervisor does not wait long for Redis; RQ's connection waits minutes, and tries ten times."""
+        pool = self.connection.connection_pool
+        self._untamed = {
+            name: pool.connection_kwargs.get(name) for name in ("socket_timeout", "retry")
+        }
+        pool.connection_kwargs["socket_timeout"] = SOCKET_S
+        pool.disconnect()
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))
+
+    def _is_not_ours(self) -> bool:
+        """Tell whether RQ's own loop must run, because a subclass or a test has replaced a piece of it."""
+        has_own_keys = (
+            self.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix
+            or self.queue_class.redis_queue_namespace_prefix != Queue.redis_queue_namespace_prefix
+        )
+        return has_own_keys or self._replaces(LOOP)
+
+    def _replaces(self, names: tuple[str, ...]) -> bool:
+        return any(
+            getattr(type(self), name) is not getattr(Worker, name) or name in self.__dict__
+            for name in names
+        )
+
+    def _queue(self, name: str) -> Queue:
+        return self.queue_class(
+            name,
+            connection=self.connection,
+            job_class=self.job_class,
+            serializer=self.serializer,
+            death_penalty_class=self.death_penalty_class,
+        )
+
+    def _say_who_we_are(self, logging_level: str | None, date_format: str, log_format: str) -> None:
+        setup_loghandlers(logging_level, date_format, log_format, name="rq.worker")
+        if not self.log.isEnabledFor(logging.INFO):
+            return
+        info, pool = (
+            self.connection.info("server"),
+            self.connection.connection_pool.connection_kwargs,
+        )
+        server = f"{info.get('server_name', 'redis')}-{info.get('valkey_version', info['redis_version'])}"
+        where = pool.get("path") or f"{pool.get('host', 'localhost')}:{pool.get('port', 6379)}"
+        self.log.info(
+            "event=begins worker=%s server=%s at=%s db=%s prefix=%s queues=%s tasks=%s werk=%s rq=%s python=%s%s",
+            self.name, server, where, pool.get("db") or 0, wire.PREFIX, ",".join(self.queue_names()),
+            ",".join(registry.tasks()), version("werk"), rq.__version__, sys.version.split()[0],
+            " warning=WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle" if Settings.read().allow_unregistered else "",
+        )  # fmt: skip
+
+
+def killed_text(crashes: int, how: str) -> str:
+    return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
+
+
+def die_with_supervisor(life: int, parent: int) -> None:
+    """Have the kernel kill our process group when the other end of the pipe `life` closes: the supervisor alone holds
+    it. With prctl the jobs' own children would live on. Elsewhere than on Linux a thread waits for it."""
+    if sys.platform == "linux":
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    else:
+        threading.Thread(
+            target=lambda: os.read(life, 1) or os.killpg(0, signal.SIGKILL), daemon=True
+        ).start()
+    if os.getppid() != parent:  # it ended before this was armed
+        os._exit(1)
+
+
+def trim_memory() -> None:
+    """Before a fork: what is collected and given back now is not copied later, page by page."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # not glibc
+    gc.freeze()
