@@ -16,5 +16,7 @@ def noop(number: int) -> int:
 
 
 if __name__ == "__main__":
+    import huey_app  # the consumer knows the task as this module's, not as __main__'s
+
     for index in range(int(sys.argv[1])):
-        noop(index)
+        huey_app.noop(index)

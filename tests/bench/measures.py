@@ -113,12 +113,10 @@ def trip(stand: Stand) -> list[Row]:
         replaced = _ms(stand.load("trips_werk", count))
     named = (("", ours), (", 5 horses replaced meanwhile", replaced))
     for name, times in named:
-        rows += [
-            Row(
-                f"idle round trip p50{name}", f"{_p(times, 50):.2f} ms", _p(times, 50), at_most=0.9
-            ),
-            Row(f"idle round trip p99{name}", f"{_p(times, 99):.2f} ms", _p(times, 99), at_most=2),
-        ]
+        for percent, most in ((50, 0.9), (99, 2)):
+            value = _p(times, percent)
+            what = f"idle round trip p{percent}{name}"
+            rows.append(Row(what, f"{value:.2f} ms", value, at_most=most, unit="ms"))
     both = f"{_p(stock, 50):.2f} / {_p(stock, 99):.2f} ms"
     return [*rows, Row("idle round trip p50 / p99, `rq worker`", both)]
 
@@ -161,15 +159,15 @@ def idle(stand: Stand) -> list[Row]:
         used, memory = cpu_seconds(pair_of(pid)) - before, pss_mib(pair_of(pid))
         begin = time.perf_counter()
         werk.enqueue("noop", 0).result(30)
-        first_ms = (time.perf_counter() - begin) * 1000
+        trip_ms = (time.perf_counter() - begin) * 1000
     with stand.idle_worker("stock") as pid:
         stock = pss_mib(pair_of(pid))
     figures = f"{memory:.1f} MiB (`rq worker`: {stock:.1f})"
     return [
-        Row("idle worker, supervisor and horse: memory (PSS)", figures, memory, at_most=38),
+        Row("idle worker and its horse: PSS", figures, memory, at_most=38, unit="MiB"),
         Row("idle worker: commands/s", f"{commands:.1f}", commands, at_most=2),
-        Row(f"idle worker: CPU in {seconds} s", f"{used:.2f} s", used, at_most=0.3 * seconds / 60),
-        Row(f"first round trip after {seconds} s", f"{first_ms:.2f} ms", first_ms, at_most=2),
+        _seconds(f"idle worker: CPU in {seconds} s", used, 0.3 * seconds / 60),
+        Row(f"round trip after {seconds} s", f"{trip_ms:.2f} ms", trip_ms, at_most=2, unit="ms"),
     ]
 
 
@@ -204,22 +202,12 @@ def kill(stand: Stand) -> list[Row]:
     times = stand.runs(5)
     horse = [_killed(stand, "horse", 1)[0] for _ in range(times)]
     worker = _killed(stand, "worker", times)  # all at once: each takes as long as a lease
-    p50, most = statistics.median(horse), max(horse)
-    slow_p50, slowest = statistics.median(worker), max(worker)
+    middle, most = statistics.median(worker), max(worker)
+    what = f"kill -9 of the {{}} to the next run, {{}} of {times}"
     return [
-        Row(
-            f"kill -9 of the horse to the next run, max of {times}",
-            f"{most:.3f} s (p50 {p50:.3f})",
-            most,
-            at_most=0.1,
-        ),
-        Row(
-            f"kill -9 of the worker to the next run, p50 of {times}",
-            f"{slow_p50:.1f} s",
-            slow_p50,
-            at_most=16,
-        ),
-        Row("the same, max", f"{slowest:.1f} s", slowest, at_most=30),
+        _seconds(what.format("horse", "max"), max(horse), 0.1),
+        _seconds(what.format("worker", "p50"), middle, 16),
+        _seconds(what.format("worker", "max"), most, 30),
     ]
 
 
@@ -250,7 +238,7 @@ def _drain_huey(stand: Stand, python: str, count: int) -> float:
     app = Path(__file__).with_name("huey_app.py")
     stand.spawn([python, app, count]).communicate()
     consumer = stand.spawn(
-        [Path(python).with_name("huey_consumer.py"), "huey_app.huey", "-q", "-w1", "-kthread"],
+        [Path(python).with_name("huey_consumer"), "huey_app.huey", "-q", "-w1", "-kthread"],
         PYTHONPATH=str(app.parent),
     )
     try:
@@ -338,6 +326,10 @@ def _commands_per_s(stand: Stand, seconds: float) -> float:
 def _ratio(what: str, ours: float, theirs: float, at_least: float) -> Row:
     figures = f"{ours:,.0f} / {theirs:,.0f} jobs/s = {ours / theirs:.2f}"
     return Row(what, figures, ours / theirs, at_least=at_least, unit="x")
+
+
+def _seconds(what: str, value: float, at_most: float) -> Row:
+    return Row(what, f"{value:.2f} s", value, at_most=at_most, unit="s")
 
 
 def _ms(seconds: Sequence[float]) -> list[float]:

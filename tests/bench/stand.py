@@ -1,4 +1,4 @@
-"""What `bin/bench` measures on: one server without persistence, workers beside it, pinned or free."""
+"""What `bin/bench` measures on: a server without persistence, workers beside it, pinned or not."""
 
 from __future__ import annotations
 

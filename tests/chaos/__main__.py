@@ -62,6 +62,7 @@ def _run(fleet: Fleet, seconds: float, seed: int) -> Verdict:
         jobs,
         monkey.faults,
         fleet.surprises,
+        fleet.gave_up,
         monkey.doubles,
     )
     print(f"bin/chaos --worker {fleet.kind} --seconds {seconds:g} --seed {seed}: ", end="")

@@ -15,7 +15,7 @@ from itertools import count
 import werk
 
 QUEUES = ("high", "default", "low")
-WINDOW = 50  # jobs that it has under way before it waits for the oldest
+WINDOW = 100  # jobs that it has under way before it waits for the oldest
 WAIT_S = 1.0  # for the oldest; then it goes on without
 
 
@@ -71,7 +71,7 @@ class Caller:
 def some_seconds(chance: random.Random) -> float:
     """Return how long a job takes: most are short, few are long enough to be stopped twice in."""
     dice = chance.random()
-    if dice < 0.8:
+    if dice < 0.85:
         return chance.uniform(0, 0.01)
     return chance.uniform(0.05, 0.3) if dice < 0.98 else chance.uniform(1, 4)
 

@@ -39,6 +39,7 @@ class Member:
         self.end_expected = False
         self.is_busy = False  # under a fault that lasts: no other is put on top
         self.back_at = 0.0  # when to start it again
+        self.has_begun = False  # to work: it has had a horse
 
     @property
     def pid(self) -> int:
@@ -51,6 +52,13 @@ class Member:
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def has_children(self) -> bool:
+        """Tell whether it has any: cheaper than `horse`."""
+        try:
+            return bool(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text())
+        except (AssertionError, OSError):
+            return False
 
     def horse(self) -> int | None:
         """Return the pid of its only child, if it has one now."""
@@ -70,6 +78,7 @@ class Fleet:
         self.gates: Gates | None = None
         self.workers: list[Member] = []
         self.callers: list[Member] = []
+        self.gave_up = 0  # workers that ended with an error before they had begun
         self.surprises: list[str] = []  # processes that ended, or did not, against the rules
         self._numbers = count()
 
@@ -87,6 +96,7 @@ class Fleet:
     def tend(self) -> None:
         """Start what is not running and should be."""
         for number, worker in enumerate(self.workers):
+            worker.has_begun = worker.has_begun or worker.has_children()
             if self._has_to_start(worker):
                 self._spawn(worker, [*COMMANDS[self.kind], *_rotated(QUEUES, number)])
         for caller in self.callers:
@@ -151,7 +161,9 @@ class Fleet:
 
     def _note_end(self, member: Member) -> None:
         code = member.process.returncode
-        if not member.end_expected or code not in (0, -signal.SIGKILL):
+        if code > 0 and not member.has_begun and not member.end_expected:
+            self.gave_up += 1  # it was started while Redis was away; whoever runs it tries again
+        elif not member.end_expected or code not in (0, -signal.SIGKILL):
             how = "when asked to stop" if member.end_expected else "by itself"
             self.surprises.append(f"{member.name} ended {how}, exit code {code}; see {member.log}")
 
@@ -167,7 +179,7 @@ class Fleet:
                 start_new_session=True,  # Ctrl-C is for us
                 preexec_fn=lambda: die_with(parent),
             )
-        member.end_expected, member.back_at = False, 0.0
+        member.end_expected, member.back_at, member.has_begun = False, 0.0, False
 
     def _environment(self, member: Member) -> dict[str, str]:
         return {

@@ -58,10 +58,8 @@ class Monkey:
         deadline = time.monotonic() + seconds
         first = True
         while first or time.monotonic() < deadline:
-            kinds = [
-                *KINDS,
-                *(kind for kind in KINDS if not kind.endswith("long")),
-            ]  # while they last
+            brief = [kind for kind in KINDS if not kind.endswith("long")]  # twice: the others last
+            kinds = [*KINDS, *brief]
             self.order.shuffle(kinds)
             for kind in kinds:
                 if first or time.monotonic() < deadline:

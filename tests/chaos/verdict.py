@@ -6,15 +6,16 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from chaos.causes import Causes
+from chaos.causes import LEASE_S, Causes
 from chaos.monkey import KINDS, Fault
 from chaos.records import ENDED, Diary, Execution, Job
 
 FEWEST_JOBS = 1000
 DETAILS = 20
 
-UNEXPLAINED = "unexplained"
+HORSE, WORKER, WORKER_AND_REDIS = "a horse", "a worker", "a worker, Redis away as well"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Verdict:
     jobs: Sequence[Job]
     faults: Sequence[Fault]
     surprises: Sequence[str]
+    gave_up: int
     doubles: set[str]  # ids seen twice in the queues
     lost: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
@@ -89,6 +91,7 @@ class Verdict:
             ("**enqueued twice**", len(self.twice)),
             ("untrue answers to callers", len(self.untrue)),
             ("processes that ended against the rules", len(self.surprises)),
+            ("workers that gave up before they had begun", self.gave_up),
             *self._recovery_rows(),
         ]
         counts = [(kind, self.injected[kind]) for kind in KINDS]
@@ -135,14 +138,23 @@ class Verdict:
                 self.unexplained.append(self._story(runs, again))
                 continue
             self.reruns[cause.kind] += 1
-            if cause in self.causes.crashes:
-                whose = "the horse" if cause.kind == "kill -9 horse" else "the worker"
-                self.recoveries[whose].append(again.start - cause.begin)
+            if cause.kind.startswith("kill"):
+                self.recoveries[self._whose(cause, again)].append(again.start - cause.begin)
         for first, second, absence in self.causes.of_overlaps(runs):
             if absence:
                 self.absent_overlaps += 1
             else:
                 self.overlaps.append(self._story((first, second), second))
+
+    def _whose(self, kill: Fault, again: Execution) -> str:
+        if kill.kind == "kill -9 horse":
+            return HORSE
+        since = kill.begin - LEASE_S  # when Redis was away, nobody is taken for dead for a lease
+        away = any(
+            fault.target == "server" and fault.begin < again.start and (fault.end or inf) > since
+            for fault in self.faults
+        )
+        return WORKER_AND_REDIS if away else WORKER
 
     def _story(self, runs: Sequence[Execution], again: Execution) -> str:
         """Return an execution's history, to find out why; times are from the first fault on."""
@@ -169,10 +181,10 @@ class Verdict:
     def _recovery_rows(self) -> list[tuple[str, str]]:
         return [
             (
-                f"from a kill of {whose} to the next run, s: p50 / max",
+                f"from kill -9 of {whose} to the next run, s: p50 / max",
                 f"{statistics.median(times):.2f} / {max(times):.2f}" if times else "-",
             )
-            for whose in ("the horse", "the worker")
+            for whose in (HORSE, WORKER, WORKER_AND_REDIS)
             for times in [self.recoveries[whose]]
         ]
 
