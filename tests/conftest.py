@@ -36,9 +36,10 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nothing of the developer's own settings, and a state folder of the test's."""
+    """Nothing of the developer's own settings but the server program, and a state folder each."""
     for name in [name for name in os.environ if name.startswith(("RQ_", "WERK_", "REDIS_"))]:
-        monkeypatch.delenv(name)
+        if name != "WERK_SERVER":
+            monkeypatch.delenv(name)
     monkeypatch.setenv("WERK_STATE_DIR", str(tmp_path / "state"))
     registry.tasks.cache_clear()
     yield

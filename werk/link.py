@@ -8,16 +8,12 @@ through a link is safe to send twice, so after a lost reply it is sent again, wi
 from __future__ import annotations
 
 import os
-import random
 import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha1
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import hiredis
@@ -46,8 +42,7 @@ _TLS_OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where Redis is, from a URL; printed without what is secret."""
 
     host: str = "localhost"
@@ -55,27 +50,36 @@ class Address:
     path: str | None = None  # of a unix socket
     db: int = 0
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     tls: Mapping[str, str] | None = None  # options of the URL; None: no TLS
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.path or f'{host}:{self.port}'}/{self.db}"
 
+    def __repr__(self) -> str:
+        return str(self)
 
-@dataclass(frozen=True)
+
 class Script:
     """A Lua script of ours."""
 
-    text: str
-    sha: str
+    def __init__(self, text: str) -> None:
+        self.text = text
 
     @classmethod
     @cache
     def named(cls, name: str) -> Script:
         """Return lua/NAME.lua."""
-        text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text("utf-8")
-        return cls(text, sha1(text.encode()).hexdigest())  # Redis names scripts by it
+        with open(os.path.join(os.path.dirname(__file__), "lua", f"{name}.lua")) as file:
+            return cls(file.read())
+
+    @cached_property
+    def sha(self) -> str:
+        """The name that Redis gives it."""
+        from hashlib import sha1  # loads OpenSSL, and one enqueue does without
+
+        return sha1(self.text.encode()).hexdigest()
 
 
 class Link:
@@ -90,6 +94,7 @@ class Link:
         self._socket: socket.socket | None = None
         self._owner: object = None  # whatever must live as long as the socket
         self._reader = hiredis.Reader()
+        self._loaded: set[Script] = set()
         self._pid = 0
 
     def call(self, *command: Word) -> Any:
@@ -103,11 +108,21 @@ class Link:
     def run_many(
         self, script: Script, uses: Sequence[tuple[Sequence[str], Sequence[Word]]]
     ) -> list[Any]:
-        """Run a script once for each (keys, arguments), all in one round trip."""
-        commands = [("EVALSHA", script.sha, len(keys), *keys, *words) for keys, words in uses]
-        return self.calls(commands, script)
+        """Run a script for each (keys, arguments), all in one round trip. Raises as calls()."""
+        tails = [(len(keys), *keys, *words) for keys, words in uses]
+        first: Command = ("EVAL", script.text)  # Redis keeps it
+        if script in self._loaded:
+            first = ("EVALSHA", script.sha)
+        commands = [(*first, *tails[0]), *(("EVALSHA", script.sha, *tail) for tail in tails[1:])]
+        try:
+            replies = self.calls(commands)
+        except _NoScript:  # Redis was restarted, or emptied
+            self._loaded.discard(script)
+            return self.run_many(script, uses)
+        self._loaded.add(script)
+        return replies
 
-    def calls(self, commands: Sequence[Command], script: Script | None = None) -> list[Any]:
+    def calls(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip, return their replies.
 
         Sends all of them again after a fault that may pass, until the budget is used up. Raises
@@ -118,15 +133,12 @@ class Link:
         while True:
             try:
                 replies = self._exchange(commands, deadline)
-                if script and any(_code(reply) == "NOSCRIPT" for reply in replies):
-                    self._exchange([("SCRIPT", "LOAD", script.text)], deadline)
-                    replies = self._exchange(commands, deadline)
                 self._raise_for(replies)
                 return replies
             except (OSError, _TryAgain) as error:
                 self.close()
                 self._raise_for_tls(error)
-                pause_s = min(1.0, pause_s * 2 or 0.02) * random.uniform(0.5, 1.0)
+                pause_s = min(1.0, pause_s * 2 or 0.02) * _jitter()
                 if time.monotonic() + pause_s >= deadline:
                     raise RedisUnavailable(self._unreachable(error)) from None
                 time.sleep(pause_s)
@@ -299,6 +311,10 @@ class _TryAgain(WerkError):
     """A reply that says: not now."""
 
 
+class _NoScript(WerkError):
+    """A reply that says: which script?"""
+
+
 def _open(address: Address, deadline: float) -> tuple[socket.socket, None]:
     sock = _plain_socket(address, deadline)
     try:
@@ -325,7 +341,9 @@ def _plain_socket(address: Address, deadline: float) -> socket.socket:
         sock.settimeout(_left(deadline))
         sock.connect(address.path)
         return sock
-    places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    # as bytes: for text Python loads a codec, a fiftieth of a whole enqueue
+    host = address.host.encode() if address.host.isascii() else address.host
+    places = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
     for left, (family, kind, protocol, _, place) in zip(
         range(len(places), 0, -1), places, strict=True
     ):
@@ -383,6 +401,8 @@ def _code(reply: Any) -> str:
 
 def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
     code, text = _code(reply), str(reply)
+    if code == "NOSCRIPT":
+        return _NoScript(text)
     if code in _TRY_AGAIN or "max number of clients" in text:
         return _TryAgain(text)
     if code in _FULL:
@@ -390,6 +410,13 @@ def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
     if code in ("WRONGPASS", "NOAUTH", "NOPERM", "DENIED") or "AUTH" in text:
         return ConfigError(f"Redis at {where} refused the credentials or the command: {text}")
     return ConfigError(f"Redis at {where} answered: {text}")
+
+
+def _jitter() -> float:
+    """Return a factor, so that callers who failed together do not try again together."""
+    import random
+
+    return random.uniform(0.5, 1.0)
 
 
 def _left(deadline: float) -> float:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from werk.errors import ConfigError, UnknownTask
 from werk.settings import Settings
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A task and how its jobs are treated; times in seconds. An enqueue's options go first."""
 
     path: str

@@ -8,33 +8,34 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 from werk.errors import ConfigError
 
 PREFIX_PATTERN = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What the environment says. An empty variable counts as not set."""
 
-    redis_url: str | None = field(repr=False)
+    redis_url: str | None
     rq_config: str | None  # a module that names the server, where no URL does
-    rq_redis: Mapping[str, str] = field(repr=False)  # REDIS_HOST and the like, where neither does
+    rq_redis: Mapping[str, str]  # REDIS_HOST and the like, where neither does
     key_prefix: str
     registry: tuple[str, ...]
-    state_dir: Path
+    state_dir: str
     server: str | None
     dashboard_username: str | None
-    dashboard_password: str | None = field(repr=False)
+    dashboard_password: str | None
     hooks_before: str | None
     hooks_after: str | None
     hooks_error: str | None
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after so many jobs
     horse_mb: int  # or above so much memory; 0: no limit
+
+    def __repr__(self) -> str:
+        return "Settings(...)"  # there are passwords among them
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -75,12 +76,8 @@ def _starting_with(start: str, env: Mapping[str, str]) -> dict[str, str]:
     return found if any(start + name in found for name in names) else {}
 
 
-def _state_dir(own: str | None, xdg: str | None, home: str | None) -> Path:
-    if own:
-        return Path(own)
-    if xdg:
-        return Path(xdg) / "werk"
-    return Path(home or "/tmp") / ".local" / "state" / "werk"
+def _state_dir(own: str | None, xdg: str | None, home: str | None) -> str:
+    return own or os.path.join(xdg or os.path.join(home or "/tmp", ".local", "state"), "werk")
 
 
 def _is_true(name: str, value: str | None) -> bool:

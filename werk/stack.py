@@ -247,7 +247,7 @@ class Server:
     def _answers(self) -> bool:
         try:
             with _client(self.url, timeout_s=0.2) as client:
-                client.ping()  # refused while it loads; INFO is not
+                client.ping()  # INFO is answered while it is loading
                 return int(client.info("server")["process_id"]) == self.pid
         except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
             return False
@@ -306,7 +306,7 @@ class _Child:
         return self.process.poll() is None
 
     def lines(self) -> list[str]:
-        """Return the lines that it has written since the last call; an unfinished one at its end."""
+        """Return the lines that it wrote since the last call; an unfinished one if it has ended."""
         *lines, self._rest = (self._rest + self._read()).split(b"\n")
         if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
             lines.append(self._rest)
@@ -451,6 +451,7 @@ def _who_answers(url: str) -> str | None:
     """Return what answers there, None if nothing listens. Raises ConfigError, RedisUnavailable."""
     try:
         with _client(url) as client:
+            client.ping()  # INFO is answered while it is loading
             info = client.info("server")
         version = info.get("valkey_version") or info["redis_version"]
         return f"{info.get('server_name', 'redis')} {version}"
@@ -474,7 +475,7 @@ def _start_server(url: str, settings: Settings) -> Server:
     address = parse_url(url)
     if address is not None and address.path is None and address.host not in LOOPBACK:
         raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
-    server = Server(settings.state_dir, url=url, binary=find_binary(settings))
+    server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
     server.start()
     return server
 

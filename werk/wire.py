@@ -6,11 +6,11 @@ ours read it with a reader that can call nothing but the constructors of that pl
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import pickle
 import zlib
+from binascii import a2b_base64
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -192,7 +192,7 @@ def read_exception(fields: dict[bytes, bytes]) -> str:
 
 def _unbase64(text: bytes) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return a2b_base64(text, strict_mode=True)
     except ValueError:
         raise Unreadable("not base64") from None
 

@@ -204,6 +204,7 @@ class Worker(RecordingWorker):
         self._link = link_over(self.connection, TICK_BUDGET_S)
         self._generation = uuid4().hex[:20]
         self._tick()
+        self._tick_at = time.monotonic() + self.tick_s
         if plan.is_burst:
             self._moves_due = False  # one pass, as RQ's scheduler does
 
@@ -260,16 +261,13 @@ class Worker(RecordingWorker):
 
     def _watch(self) -> None:
         """Tick, keep limits and obey, until the horse is gone."""
-        tick_at = time.monotonic() + self.tick_s
         while not self._reap(os.WNOHANG):
             deadline = self._page.deadline
-            until = min(tick_at, deadline + self.grace_s) if deadline else tick_at
+            until = min(self._tick_at, deadline + self.grace_s) if deadline else self._tick_at
             self._doze(until - time.monotonic())
             self._obey_commands()
             self._keep_limits()
-            if time.monotonic() >= tick_at:
-                tick_at = time.monotonic() + self.tick_s
-                self._tick()
+            self._tick_if_due()
 
     def _doze(self, seconds: float) -> None:
         """Sleep until a signal, a command or the horse's end."""
@@ -289,6 +287,11 @@ class Worker(RecordingWorker):
             self._kill(Killed("cold"))  # idle, but it does not answer: Redis is frozen
 
     # --- the tick
+
+    def _tick_if_due(self) -> None:
+        if time.monotonic() >= self._tick_at:
+            self._tick_at = time.monotonic() + self.tick_s
+            self._tick()
 
     def _tick(self) -> None:
         """One script: see tick.lua. While Redis is away nothing is lost: the horse keeps its outcome, and asks again."""
@@ -415,6 +418,7 @@ class Worker(RecordingWorker):
         )
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1) if died_at_once else 0.0
         self._doze(self._pause_s)
+        self._tick_if_due()
         self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
 
     def _is_done(self, leave: Leave | None) -> bool:

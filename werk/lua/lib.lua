@@ -3,10 +3,12 @@
 -- A waiting job is in its queue (a list), a running one in wip:<queue>, others in scheduled:, finished:
 -- or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here `run`; its place
 -- in wip is what makes it the job's own: whoever removes that first decides what becomes of the job.
--- All of it reads and checks before it writes, and the first write is a removal, which Redis 6.2 lets
--- pass at maxmemory together with all that follows (7.0 and newer: flags=allow-oom).
+-- All of it reads and checks before it writes. What may be of another type is asked first where that decides,
+-- and written with `try` where it does not: then Redis refuses that one write, and nothing else.
+-- The first write is a removal: Redis 6.2 lets that pass at maxmemory, and then all that follows (7.0 and
+-- newer: flags=allow-oom).
 
-local call = redis.call
+local call, try = redis.call, redis.pcall
 
 local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
 local COUNTED, UNCOUNTED = true, false
@@ -28,10 +30,10 @@ local function redis_time()
 end
 
 -- Remove what RQ keeps about one execution, but for its place in wip.
-local function forget(run, worker)
-  local id, execution = split(run)
+local function forget(id, execution, worker)
+  local run = id .. ':' .. execution
   call('UNLINK', P .. ':execution:' .. run)
-  if fits(P .. ':executions:' .. id, 'zset') then call('ZREM', P .. ':executions:' .. id, execution) end
+  try('ZREM', P .. ':executions:' .. id, execution)
   call('SREM', runs_of(worker), run)
 end
 
@@ -49,7 +51,7 @@ end
 local function give_back(run, worker, counted, heir, now)
   local id, execution = split(run)
   local job, execution_key = job_key(id), P .. ':execution:' .. run
-  if not fits(job, 'hash') then forget(run, worker); return 'gone', 0 end
+  if not fits(job, 'hash') then forget(id, execution, worker); return 'gone', 0 end
   local h = call('HMGET', job, 'origin', 'status', 'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl')
   local queue, status, enqueued_at, max, ttl = h[1] or '', h[2], h[3] or '', tonumber(h[5] or 0) or 0, tonumber(h[6] or 0) or 0
   local wip, list = wip_key(queue), P .. ':queue:' .. queue
@@ -57,7 +59,7 @@ local function give_back(run, worker, counted, heir, now)
   local mine = call('ZSCORE', wip, run)
   if not mine or status ~= 'started' then
     if mine then call('ZREM', wip, run) end
-    forget(run, worker)
+    forget(id, execution, worker)
     return 'gone', 0
   end
 
@@ -73,7 +75,7 @@ local function give_back(run, worker, counted, heir, now)
     return 'fail', crashes
   end
   call('ZREM', wip, run)
-  forget(run, worker)
+  forget(id, execution, worker)
   call('HSET', job, 'status', 'queued', 'worker_name', '')
   if counted then call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes) end
   if ttl > 0 then call('EXPIRE', job, ttl) end

@@ -22,16 +22,16 @@ local worker, generation, execution, now_text = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local now, wanted, resent, flush = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1', ARGV[8] == '1'
 local done, worked = ARGV[9], ARGV[10]
 
-local FIELDS = {'origin', 'data', 'timeout', 'result_ttl', 'created_at', 'success_callback_name', 'failure_callback_name',
-  'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks', 'werk_task', 'werk_attempt', 'status'}
-local ORIGIN, ATTEMPT, STATUS = 1, 13, 14
-local TO_RUN = {queued = true, created = true}
-local KNOWN = {started = true, finished = true, failed = true, deferred = true, scheduled = true, stopped = true,
-  canceled = true, rate_limited = true, ready_to_enqueue = true}
-local RESULT_TYPE = {finished = 1, failed = 2} -- rq.results.Result.Type
+local KNOWN = ' started finished failed deferred scheduled stopped canceled rate_limited ready_to_enqueue '
 local DROPS_AT_ONCE = 100
 
 local worker_key, runs = P .. ':worker:' .. worker, runs_of(worker)
+
+-- FIELDS: origin and status first, then what the horse decides by.
+local function fields_of(job)
+  return try('HMGET', job, 'origin', 'status', 'werk_attempt', 'data', 'timeout', 'result_ttl', 'werk_task',
+    'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks')
+end
 
 local function was_recorded(results, finished)
   if not fits(results, 'stream') then return false end
@@ -42,108 +42,118 @@ local function was_recorded(results, finished)
   return false
 end
 
-local function record(job, id, queue, outcome, ended_text, keep, value, finished, claimed, ended)
-  local set, results = P .. ':' .. outcome .. ':' .. queue, P .. ':results:' .. id
-  if outcome == 'scheduled' then
-    call('HSET', job, 'status', outcome, 'worker_name', '')
-    if fits(set, 'zset') then call('ZADD', set, keep, id) end
-    return
+local function put_off(job, id, queue, due)
+  try('HSET', job, 'status', 'scheduled', 'worker_name', '')
+  try('ZADD', P .. ':scheduled:' .. queue, due, id)
+end
+
+local function record(job, id, queue, finished, outcome, ended_text, keep, value, claimed, ended)
+  local results, is_success = P .. ':results:' .. id, outcome == 'finished'
+  try('HSET', job, 'status', outcome, 'ended_at', ended_text, 'last_heartbeat', ended_text)
+  local entry = {'XADD', results, 'MAXLEN', '~', 10, '*', 'type', is_success and 1 or 2, 'worker_name', worker,
+    'execution_id', finished, 'execution_started_at', claimed, 'execution_ended_at', ended}
+  if value ~= '' then
+    entry[#entry + 1] = is_success and 'return_value' or 'exc_string'
+    entry[#entry + 1] = value
   end
-  call('HSET', job, 'status', outcome, 'ended_at', ended_text, 'last_heartbeat', ended_text)
-  if fits(set, 'zset') then call('ZADD', set, keep < 0 and '+inf' or now + keep, id) end
-  if fits(results, 'stream') then
-    local entry = {'type', RESULT_TYPE[outcome], 'worker_name', worker, 'execution_id', finished,
-      'execution_started_at', claimed, 'execution_ended_at', ended}
-    if value ~= '' then
-      entry[#entry + 1] = outcome == 'failed' and 'exc_string' or 'return_value'
-      entry[#entry + 1] = value
-    end
-    call('XADD', results, 'MAXLEN', '~', 10, '*', unpack(entry))
-  end
+  try(unpack(entry))
+  try('ZADD', P .. ':' .. outcome .. ':' .. queue, keep < 0 and '+inf' or now + keep, id)
   if keep > 0 then
-    for _, key in ipairs({job, results, job .. ':dependents', job .. ':dependencies'}) do call('EXPIRE', key, keep) end
+    call('EXPIRE', job, keep)
+    call('EXPIRE', results, keep)
   end
-  if outcome == 'failed' then call('HINCRBY', worker_key, 'failed_job_count', 1) end
+  if not is_success then call('HINCRBY', worker_key, 'failed_job_count', 1) end
 end
 
 local function finish(id, queue, finished, outcome, ended_text, keep, value, claimed, ended)
   local job, run, wip = job_key(id), id .. ':' .. finished, wip_key(queue)
-  local is_job = call('TYPE', job).ok == 'hash'
-  local mine = is_job and fits(wip, 'zset') and call('ZSCORE', wip, run)
-  if mine and outcome == 'finished' and call('EXISTS', job .. ':dependents') == 1 then return 'dependents' end
+  local dependents, dependencies = job .. ':dependents', job .. ':dependencies'
+  local there = call('EXISTS', job, dependents, dependents, dependencies, dependencies, dependencies, dependencies)
+  local is_job, has_dependents, has_dependencies = there % 2 == 1, there % 4 >= 2, there >= 4
+  if has_dependents and is_job and outcome == 'finished' and tonumber(try('ZSCORE', wip, run)) then return 'dependents' end
+
+  local mine = try('ZREM', wip, run) == 1 and is_job
   if is_job and not mine then
     if was_recorded(P .. ':results:' .. id, finished) then return 'again' end
-    mine = call('HGET', job, 'status') == 'canceled' and call('EXISTS', P .. ':execution:' .. run) == 1
+    mine = try('HGET', job, 'status') == 'canceled' and call('EXISTS', P .. ':execution:' .. run) == 1
   end
-  if fits(wip, 'zset') then call('ZREM', wip, run) end
-  forget(run, worker)
+  forget(id, finished, worker)
   if not mine then return 'late' end
-  record(job, id, queue, outcome, ended_text, tonumber(keep), value, finished, claimed, ended)
+  if outcome == 'scheduled' then
+    put_off(job, id, queue, keep)
+  else
+    record(job, id, queue, finished, outcome, ended_text, tonumber(keep), value, claimed, ended)
+    if has_dependents then call('EXPIRE', dependents, keep) end
+    if has_dependencies then call('EXPIRE', dependencies, keep) end
+  end
   return 'done'
 end
 
+-- Returns the claim, or nothing and why this one is dropped.
 local function claim(id, queue)
-  local job, executions = job_key(id), P .. ':executions:' .. id
-  local kind = call('TYPE', job).ok
-  if kind ~= 'hash' then return nil, kind ~= 'none' and 'its key is a ' .. kind or nil end
-  local fields = call('HMGET', job, unpack(FIELDS))
-  local status, origin = fields[STATUS] or '', fields[ORIGIN] or ''
-  if KNOWN[status] then return nil, 'it is ' .. status end
+  local job = job_key(id)
+  local fields = fields_of(job)
+  if fields.err then return nil, 'its key is no hash' end
+  local origin, status = fields[1] or '', fields[2] or ''
+  if status == 'queued' or status == 'created' then
+    status = ''
+  elseif status == '' then
+    if call('EXISTS', job) == 0 then return end -- expired or deleted
+  elseif string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
+    return nil, 'it is ' .. status
+  end
   if origin == '' then origin = queue end
-  local wip, run = wip_key(origin), id .. ':' .. execution
-  if not fits(wip, 'zset') then return nil, wip .. ' is no sorted set' end
+  local wip, run, attempt = wip_key(origin), id .. ':' .. execution, (tonumber(fields[3] or 0) or 0) + 1
+  if type(try('ZADD', wip, now + OWNED_S, run)) == 'table' then return nil, wip .. ' is no sorted set' end
 
-  local attempt = (tonumber(fields[ATTEMPT] or 0) or 0) + 1
   call('HSET', job, 'status', 'started', 'started_at', now_text, 'worker_name', worker, 'last_heartbeat', now_text,
     'origin', origin, 'werk_attempt', attempt)
   call('PERSIST', job)
-  local key = P .. ':execution:' .. run
-  call('HSET', key, 'id', execution, 'job_id', id, 'created_at', ARGV[5], 'last_heartbeat', ARGV[5], 'worker_name', worker)
-  call('EXPIRE', key, OWNED_S)
-  if fits(executions, 'zset') then
-    call('ZADD', executions, now + OWNED_S + 60, execution)
-    call('EXPIRE', executions, OWNED_S + 60)
-  end
-  call('ZADD', wip, now + OWNED_S, run)
-  call('SADD', runs, run)
-  call('EXPIRE', runs, 3600)
-  fields[ORIGIN], fields[ATTEMPT] = origin, attempt
-  fields[STATUS] = (status == '' or TO_RUN[status]) and '' or status
-  return {id, queue, unpack(fields)}
+  local execution_key, executions = P .. ':execution:' .. run, P .. ':executions:' .. id
+  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', ARGV[5], 'last_heartbeat', ARGV[5],
+    'worker_name', worker)
+  call('EXPIRE', execution_key, OWNED_S)
+  try('ZADD', executions, now + OWNED_S + 60, execution)
+  call('EXPIRE', executions, OWNED_S + 60)
+  call('SADD', runs, run) -- the tick sees to it that this expires
+  fields[1], fields[2], fields[3] = origin, status, attempt
+  return {id, queue, unpack(fields, 1, 13)}
 end
 
 -- The claim that this very request made when it was sent before.
 local function claimed_before()
   for _, run in ipairs(call('SMEMBERS', runs)) do
     local id, made_by = split(run)
-    if made_by == execution then return {id, '', unpack(call('HMGET', job_key(id), unpack(FIELDS)))} end
+    if made_by == execution then
+      local fields = fields_of(job_key(id))
+      fields[2] = ''
+      return {id, '', unpack(fields, 1, 13)}
+    end
   end
 end
 
 local dropped, paused = {}, {}
 
 local function next_job()
-  if resent then
-    local claimed = claimed_before()
-    if claimed then claimed[2 + STATUS] = ''; return claimed end
-  end
+  local claimed = resent and claimed_before()
+  if claimed then return claimed end
   if not wanted then return 'unasked' end
   if call('HGET', worker_key, 'werk_horse') ~= generation then return 'fenced' end
-  local pauses = P .. ':werk:paused'
-  local held = call('EXISTS', P .. ':suspended', pauses) > 0
-  if held and call('EXISTS', P .. ':suspended') == 1 then return 'suspended' end
+  local suspended, pauses = P .. ':suspended', P .. ':werk:paused'
+  local is_held = call('EXISTS', suspended, pauses) > 0
+  if is_held and call('EXISTS', suspended) == 1 then return 'suspended' end
   for _, list in ipairs(KEYS) do
     local queue = string.sub(list, #P + 8)
-    if held and call('SISMEMBER', pauses, queue) == 1 then
+    if is_held and call('SISMEMBER', pauses, queue) == 1 then
       paused[#paused + 1] = list
-    elseif fits(list, 'list') then
-      local id = call('LPOP', list)
-      while id do
-        local claimed, why_not = claim(id, queue)
-        if claimed then return claimed end
+    else
+      local id = try('LPOP', list)
+      while type(id) == 'string' do
+        local got, why_not = claim(id, queue)
+        if got then return got end
         if why_not then dropped[#dropped + 1] = id; dropped[#dropped + 1] = why_not end
         if #dropped >= 2 * DROPS_AT_ONCE then return 'more' end
-        id = call('LPOP', list)
+        id = try('LPOP', list)
       end
     end
   end

@@ -1,0 +1,61 @@
+"""The README says all there is to say, and what it shows is what happens."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from support import Process, run
+
+from werk import cli, errors, settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+CONSOLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def shown(start: str) -> list[tuple[str, str]]:
+    """Return the commands of the README that start so, each with the output under it."""
+    pairs = [part.partition("\n")[::2] for text in CONSOLES for part in text.split("$ ")[1:]]
+    return [(command, output) for command, output in pairs if command.startswith(start)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *cli.werk.commands,
+        *(o for p in cli.enqueue.params if isinstance(p, click.Option) for o in p.opts),
+    ],
+)
+def test_every_command_and_option_is_in_it(name: str) -> None:
+    assert name == "--version" or re.search(rf"`[^`\n]*{name}\b", README)
+
+
+def test_every_exit_code_and_variable_is_in_it() -> None:
+    codes = {str(v) for n, v in vars(errors).items() if n.startswith("EXIT_")}
+    assert codes <= set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
+    for name in set(re.findall(r'get\("(\w+)"\)', inspect.getsource(settings))) - later:
+        assert f"`{name}`" in README or name in {"HOME", "XDG_STATE_HOME"}
+
+
+later = {
+    *("RQ_DASHBOARD_USERNAME", "RQ_DASHBOARD_PASSWORD", "WERK_ALLOW_UNREGISTERED"),
+    *("WERK_HOOKS_BEFORE", "WERK_HOOKS_AFTER", "WERK_HOOKS_ERROR"),
+}  # settings of what is not built yet
+
+
+def test_its_commands_print_what_it_shows(spawn: Callable[..., Process], redis_url: str) -> None:
+    spawn("rq", "worker", "default")
+    examples = [*shown("werk-enqueue"), *shown("werk tasks")]
+    assert len(examples) >= 5
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for command, output in examples:
+        printed = run("/bin/bash", "-c", f"({command}) 2>&1", env={"PATH": path}).stdout
+        parts = ID.sub("ID", output).split("...\n")
+        wanted = r"(.*\n)*".join(re.escape(part) for part in parts)
+        assert re.fullmatch(wanted, ID.sub("ID", printed)), printed
