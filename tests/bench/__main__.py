@@ -18,7 +18,8 @@ def main() -> int:
     """Run `bin/bench`. Return 1 if a target was not met."""
     options = _options()
     stand = Stand(options.quick)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     rows: list[Row] = []
     load = os.getloadavg()
     try:
@@ -29,7 +30,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # not in the middle of this
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # not in the middle of this
         stand.stop()
     print(f"{_machine(stand)}; load {load[0]:.1f} before.")
     if options.quick:

@@ -24,7 +24,7 @@ def main() -> int:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="werk-chaos-", dir=_memory()))
     fleet = Fleet(options.worker, options.seed, folder)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     is_well = True
     try:
