@@ -32,7 +32,6 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
         self._cut: Cut | None = None
-        self._pairs: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -53,20 +52,18 @@ class Gate:
 
     async def listen(self) -> None:
         """Start to take connections, on a free port."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._server = server
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there = await asyncio.open_connection("127.0.0.1", self._upstream)
-        except OSError:
+            await asyncio.gather(
+                self._pump("request", reader, there[1], writer),
+                self._pump("reply", there[0], writer, there[1]),
+            )
+        except (OSError, asyncio.CancelledError):  # no server; or all is over
             writer.transport.abort()
-            return
-        await asyncio.gather(
-            self._pump("request", reader, there[1], writer),
-            self._pump("reply", there[0], writer, there[1]),
-        )
 
     async def _pump(
         self,
@@ -110,14 +107,26 @@ class Gates:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._gates: list[Gate] = []
 
     def add(self) -> Gate:
         """Return a new gate, open and listening."""
         gate = Gate(self._loop, self.upstream)
         asyncio.run_coroutine_threadsafe(gate.listen(), self._loop).result()
+        self._gates.append(gate)
         return gate
 
     def close(self) -> None:
         """Stop the proxy; it is part of this process, nothing of it remains."""
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end_all(self) -> None:
+        for gate in self._gates:
+            gate.server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
