@@ -17,7 +17,7 @@ from chaos.gates import Cut, Gates
 from chaos.monkey import KINDS, Fault
 from chaos.records import Diary, Execution, Job
 from chaos.verdict import Verdict
-from support import descendants, wait_until
+from support import descendants, is_gone, wait_until
 
 HORSE, SUPERVISOR = 11, 10
 OTHERS = (21, 20)
@@ -204,7 +204,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1] == "interrupted\n"
     assert process.returncode == 130
-    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert [pid for pid in started if not is_gone(pid)] == []
 
 
 class _Echo(socketserver.BaseRequestHandler):
