@@ -23,7 +23,7 @@ from werk.stack import Server, die_with, free_port
 PR_SET_CHILD_SUBREAPER = 36
 WORKERS = 5
 CALLERS = 3
-LEAVE_S = 30.0  # for a worker that was asked to stop
+LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
 
 COMMANDS = {"werk": ["werk", "worker", "--quiet"], "stock": ["rq", "worker", "--quiet"]}
 

@@ -157,10 +157,12 @@ class Monkey:
             return False
         worker, horse = found
         worker.end_expected = True
+        fault = self._note("TERM supervisor", worker, horse=horse, supervisor=worker.pid)
         os.kill(worker.pid, signal.SIGTERM)
         self.wait(1.1)
         if worker.horse() != horse:
-            return False  # it had little left to do
+            return False  # it had little left to do: once was enough
+        self.faults.remove(fault)
         self._note(kind, worker, horse=horse, supervisor=worker.pid)
         os.kill(worker.pid, signal.SIGTERM)
         return True
