@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from hashlib import sha1
 
 from werk import registry, signature
@@ -30,7 +29,6 @@ def pages() -> list[str]:
 
 
 def _page(task: Task) -> str:
-    parameters = [asdict(own) for own in signature.read(task.path).parameters]
-    return json.dumps(
-        {**asdict(task), "parameters": parameters, "fingerprint": fingerprint(task)}, default=str
-    )
+    parameters = [own._asdict() for own in signature.read(task.path).parameters]
+    facts = {**task._asdict(), "parameters": parameters, "fingerprint": fingerprint(task)}
+    return json.dumps(facts, default=str)  # a choice may be any constant

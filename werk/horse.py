@@ -685,10 +685,7 @@ class Horse:
         """Fail an execution whose horse is dead, as RQ's worker would: its callbacks, retries and dependents."""
         worker = self.worker
         job_id, _, execution_id = order.run.rpartition(":")
-        origin = worker.connection.hget(wire.key("job", job_id), "origin")
-        claim = Claim(
-            [job_id.encode(), b"", origin, *(None,) * 11, 0, b""], execution_id, time.time()
-        )
+        claim = self.claim_of(job_id, execution_id)
 
         def record(job: Job, queue: Any, execution: Execution) -> None:
             if not self.ask_fence(order.run, queue.name, records.RECORDING_S):
@@ -712,6 +709,19 @@ class Horse:
         self.say("failed", claim, logging.WARNING, reason=order.reason)
         if finish:
             self.step(finish, False)
+
+    def claim_of(self, job_id: str, execution_id: str) -> Claim:
+        facts: list[bytes | str | None] = [None, None, None]
+        try:
+            key = wire.key("job", job_id)
+            facts = self.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
+        except redis.exceptions.ResponseError:
+            pass  # no hash: it will be found late
+        origin, attempt, task = facts
+        fields = [job_id.encode(), b"", origin, b"", attempt or 0, *(None,) * 9]
+        claim = Claim(fields, execution_id, time.time())
+        claim.task = text(task)
+        return claim
 
     def is_cleaning_due(self) -> bool:
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha1
 from pathlib import Path
 
 from werk.link import Script
@@ -28,4 +27,4 @@ def script(name: str, server_version: tuple[int, ...]) -> Script:
     text = f"local P = '{PREFIX}'\n{lib}\n{body}"
     if server_version >= _SINCE:
         text = _FLAGS + text
-    return Script(text, sha1(text.encode()).hexdigest())
+    return Script(text)

@@ -1,0 +1,604 @@
+"""The worker, whole: real processes, a real server, real signals. Its lease here is 1 s, its tick 0.2 s."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq import Callback, Queue
+from rq.command import send_kill_horse_command, send_shutdown_command, send_stop_job_command
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.suspension import resume, suspend
+from support import Process, children, is_gone, run, wait_until
+
+import werk
+
+TESTS = Path(__file__).parent
+ENV = {
+    "RQ_WORKER_CLASS": "fast_worker.Worker",
+    "PYTHONPATH": str(TESTS),
+    "WERK_REGISTRY": "worker_tasks:TASKS",
+}
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def work(spawn: Start, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Start `rq worker` with our class, and wait until it is there: work("default", "--burst")."""
+    monkeypatch.setenv("WERK_REGISTRY", ENV["WERK_REGISTRY"])
+    monkeypatch.syspath_prepend(TESTS)
+
+    def start(*arguments: str, env: dict[str, str] | None = None) -> Process:
+        process = spawn("rq", "worker", *(arguments or ("default",)), env={**ENV, **(env or {})})
+        wait_until(lambda: horse(process) or process.poll() is not None)
+        return process
+
+    return start
+
+
+def horse(worker: Process) -> int:
+    return next(children(worker.pid), 0)
+
+
+def runs(folder: Path, word: str = "") -> list[list[str]]:
+    file = folder / "runs"
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return [line for line in lines if line[3] == word or not word]
+
+
+def begun(folder: Path, count: int = 1) -> list[list[str]]:
+    return wait_until(lambda: (found := runs(folder, "begins"))[count - 1 :] and found)
+
+
+def go(folder: Path) -> None:
+    (folder / "go").touch()
+
+
+def finished(job: werk.Handle, timeout: float = 10) -> Job:
+    return ended(job, "finished", timeout)
+
+
+def ended(job: werk.Handle, status: str, timeout: float = 10) -> Job:
+    wait_until(lambda: job.status() == status, timeout)
+    return job.job
+
+
+def reason(job: Job) -> str:
+    result = job.latest_result()
+    assert result is not None
+    return result.exc_string or ""
+
+
+def places(connection: redis.Redis, job_id: str, queue: str = "default") -> list[str]:
+    """Where a job is: exactly one, always."""
+    found = ["queue"] * [i.decode() for i in connection.lrange(f"rq:queue:{queue}", 0, -1)].count(
+        job_id
+    )
+    for name in ("finished", "failed", "scheduled", "deferred", "canceled"):
+        found += [name] * (connection.zscore(f"rq:{name}:{queue}", job_id) is not None)
+    wip = connection.zrange(f"rq:wip:{queue}", 0, -1)
+    return found + ["wip"] * [i.decode().partition(":")[0] for i in wip].count(job_id)
+
+
+def crash_count(connection: redis.Redis, job: werk.Handle) -> int:
+    return int((connection.hget(f"rq:job:{job.id}", "werk_crashes") or b"|0").rpartition(b"|")[2])
+
+
+# --- what is recorded
+
+
+def test_a_job_runs_and_is_recorded_as_rq_does(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    worker = work("default", "--burst")
+    assert worker.wait(10) == 0
+    record = job.job
+    assert record.return_value() == "ran"
+    assert record.is_finished
+    assert record.started_at and record.ended_at and record.worker_name
+    result = record.latest_result()
+    assert result.type is Result.Type.SUCCESSFUL
+    assert result.execution_id and result.execution_started_at <= result.execution_ended_at
+    assert places(connection, job.id) == ["finished"]
+    assert 0 < connection.ttl(f"rq:job:{job.id}") <= 3600
+    assert not connection.keys("rq:execution*") and not connection.keys("rq:wip:*")
+
+
+def test_a_failure_a_stored_retry_and_what_is_not_plain(work: Start, tmp_path: Path) -> None:
+    failing = werk.enqueue("fail", str(tmp_path))
+    again = werk.enqueue("again", str(tmp_path))
+    odd = werk.enqueue("odd")
+    leaving = werk.enqueue("leave", str(tmp_path))
+    worker = work("default", "--burst")
+    assert worker.wait(10) == 0
+    assert "ValueError: as asked" in reason(failing.job)
+    assert again.job.latest_result().type is Result.Type.MAX_RETRIES_EXCEEDED
+    assert odd.job.return_value() == "Unserializable return value"
+    assert odd.job.meta["werk"]["result"].startswith("builtins.object")
+    assert "SystemExit" in reason(leaving.job)
+
+
+def test_a_retried_job_tells_of_it_in_meta_beside_what_the_task_keeps(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("retried_meta", str(tmp_path))
+    work()
+    wait_until(lambda: job.status() == "scheduled")
+    meta = job.job.meta
+    assert meta["own"] == 1
+    assert meta["werk"]["attempt"] == 1
+    assert meta["werk"]["error"] == "ValueError: as asked"
+    assert meta["werk"]["next_try"].endswith("Z")
+    ended(job, "failed")
+    assert places(connection, job.id) == ["failed"]
+
+
+def test_dependents_and_callbacks_go_rqs_way(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    queue = Queue(connection=connection)
+    first = queue.enqueue("worker_tasks.note", str(tmp_path))
+    second = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=first)
+    called = queue.enqueue("worker_tasks.note", folder=str(tmp_path), on_success=Callback("worker_tasks.saw"))
+    broken = queue.enqueue("worker_tasks.fail", folder=str(tmp_path), on_failure=Callback("worker_tasks.saw"))
+    gone = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=0)
+    kept = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=-1)
+    assert work("default", "--burst").wait(10) == 0
+    assert [job.get_status() for job in (first, second, called, broken, kept)] == [
+        JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FAILED, JobStatus.FINISHED
+    ]  # fmt: skip
+    assert (tmp_path / "callbacks").read_text().split() == [called.id, broken.id]
+    assert not connection.exists(gone.key)
+    assert connection.ttl(kept.key) == -1
+
+
+def test_hooks_logs_and_the_current_job(work: Start, tmp_path: Path) -> None:
+    jobs = [werk.enqueue("keep", str(tmp_path)), werk.enqueue("fail", str(tmp_path))]
+    hooks = {
+        f"WERK_HOOKS_{when.upper()}": f"worker_tasks.hook_{when}"
+        for when in ("before", "after", "error")
+    }
+    worker = work("default", "--burst", env={**hooks, "HOOKED": str(tmp_path / "hooked")})
+    assert worker.wait(10) == 0
+    good, bad = (job.id for job in jobs)
+    assert (tmp_path / "hooked").read_text().splitlines() == [
+        f"before {good}", f"after {good}", f"before {bad}", f"error ValueError {bad}"
+    ]  # fmt: skip
+    assert jobs[0].job.return_value()["own"] == 1
+    out = worker.output()
+    assert f"job={good} task=keep a word of the task's own" in out
+    assert f"event=started job={good} task=keep queue=default attempt=1" in out
+    assert f"event=failed error=ValueError job={bad}" in out
+    assert "event=hook-failed hook=after" in out
+    first = out.splitlines()[0]
+    for fact in ("server=", "db=0", "prefix=rq", "queues=default", "tasks=", "rq=3."):
+        assert fact in first
+    assert str(tmp_path) not in out.replace(f"HOOKED={tmp_path}", "")  # arguments are never logged
+
+
+# --- crashes
+
+
+def test_a_horse_killed_in_a_job_runs_it_again_at_once(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    begun(tmp_path)
+    os.kill(horse(worker), signal.SIGKILL)
+    begun(tmp_path, 2)
+    assert crash_count(connection, job) == 1
+    go(tmp_path)
+    finished(job)
+    assert worker.poll() is None
+    assert len(runs(tmp_path, "ends")) == 1
+
+
+def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("poison", str(tmp_path))
+    after = werk.enqueue("note", str(tmp_path), "after")
+    worker = work()
+    record = ended(job, "failed")
+    assert len(runs(tmp_path, "ran")) == 3
+    assert "killed its worker 3 times" in reason(record) and "out of memory?" in reason(record)
+    assert places(connection, job.id) == ["failed"]
+    finished(after)
+    record.requeue()
+    wait_until(lambda: len(runs(tmp_path, "ran")) == 6)
+    ended(job, "failed")
+    assert worker.poll() is None
+
+
+def test_a_crash_of_a_job_that_plain_rq_enqueued_fails_it(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = Queue(connection=connection).enqueue("worker_tasks.poison", str(tmp_path))
+    work()
+    wait_until(lambda: job.get_status() == "failed")
+    assert len(runs(tmp_path)) == 1
+    assert "Work-horse terminated unexpectedly" in reason(job)
+
+
+@pytest.mark.parametrize("queues", [("default",), ("high", "default", "low")])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_killed_supervisor_takes_its_horse_along_and_another_worker_takes_over(
+    work: Start, connection: redis.Redis, tmp_path: Path, both: bool, queues: tuple[str, ...]
+) -> None:
+    job = werk.enqueue("block", str(tmp_path), options=werk.Options(queue=queues[-1]))
+    first = work(*queues)
+    begun(tmp_path)
+    pid = horse(first)
+    first.kill()
+    if both:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), 1)
+    second = work(*queues)
+    begun(tmp_path, 2)
+    assert crash_count(connection, job) == 1
+    go(tmp_path)
+    assert finished(job).worker_name.split(":")[1] == str(second.pid)
+    assert places(connection, job.id, queues[-1]) == ["finished"]
+
+
+def test_children_of_a_job_die_with_it(work: Start, tmp_path: Path) -> None:
+    werk.enqueue("forever", str(tmp_path))
+    worker = work()
+    child = int(wait_until(lambda: runs(tmp_path))[0][3])
+    worker.kill()
+    wait_until(lambda: is_gone(child), 2)
+
+
+# --- stopping
+
+
+def test_sigterm_finishes_the_job_and_takes_no_other(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job, other = werk.enqueue("block", str(tmp_path)), werk.enqueue("note", str(tmp_path))
+    worker = work()
+    begun(tmp_path)
+    os.kill(horse(worker), signal.SIGTERM)  # as systemd does
+    worker.terminate()
+    wait_until(lambda: connection.keys("rq:worker:*") and "warm shut down" in worker.output())
+    go(tmp_path)
+    assert worker.wait(5) == 0
+    assert job.status() == "finished"
+    assert places(connection, other.id) == ["queue"]
+    assert not connection.smembers("rq:workers") and not connection.zcard("rq:werk:leases")
+
+
+def test_sigterm_ends_an_idle_worker(work: Start) -> None:
+    worker = work()
+    worker.terminate()
+    assert worker.wait(5) == 0
+
+
+def test_a_second_sigterm_puts_the_job_back_uncounted(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    begun(tmp_path)
+    worker.terminate()
+    wait_until(lambda: "warm shut down" in worker.output())
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() > since + 1)  # a second within 1 s counts as the first
+    worker.terminate()
+    worker.wait(5)
+    assert worker.returncode == 0
+    assert places(connection, job.id) == ["queue"]
+    assert job.status() == "queued"
+    assert crash_count(connection, job) == 0
+    go(tmp_path)
+    work()
+    finished(job)
+
+
+# --- freezing
+
+
+def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    work()
+    begun(tmp_path)
+    pid = int(begun(tmp_path)[0][1])
+    os.kill(pid, signal.SIGSTOP)
+    seen = after_leases(job, 2)
+    os.kill(pid, signal.SIGCONT)
+    go(tmp_path)
+    finished(job)
+    assert seen and len(runs(tmp_path, "begins")) == 1
+    assert worker.poll() is None
+
+
+def after_leases(job: werk.Handle, count: int) -> bool:
+    """Let so many leases pass, as Redis counts them."""
+    client = redis.Redis.from_url(os.environ["RQ_REDIS_URL"])
+    with client:
+        since = client.time()[0]
+        return wait_until(lambda: client.time()[0] > since + count)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_frozen_supervisor_loses_its_job_and_the_late_finish_is_dropped(
+    work: Start, connection: redis.Redis, tmp_path: Path, both: bool
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    workers = [work(), work()]
+    pid = int(begun(tmp_path)[0][1])
+    frozen, other = workers if horse(workers[0]) == pid else workers[::-1]
+    os.kill(frozen.pid, signal.SIGSTOP)
+    if both:
+        os.kill(pid, signal.SIGSTOP)
+    begun(tmp_path, 2)
+    go(tmp_path)
+    record = finished(job)
+    if both:
+        os.kill(pid, signal.SIGCONT)
+    os.kill(frozen.pid, signal.SIGCONT)
+    after = werk.enqueue("note", str(tmp_path))
+    finished(after)
+    assert record.worker_name.split(":")[1] == str(other.pid)
+    assert len(job.job.results()) == 1
+    assert places(connection, job.id) == ["finished"]
+    other.terminate()
+    assert other.wait(5) == 0
+    finished(werk.enqueue("note", str(tmp_path)))  # the frozen one works on
+
+
+# --- time limits and commands
+
+
+def test_a_swallowed_timeout_is_one_all_the_same(work: Start, tmp_path: Path) -> None:
+    job = werk.enqueue("swallow", str(tmp_path))
+    after = werk.enqueue("note", str(tmp_path), "after")
+    work()
+    record = ended(job, "failed")
+    assert "JobTimeoutException" in reason(record)
+    finished(after)
+    assert len(runs(tmp_path, "ran")) == 1
+    assert (record.ended_at - record.started_at).total_seconds() < 1 + 5
+
+
+def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    begun(tmp_path)
+    send_stop_job_command(connection, job.id)
+    assert "stopped by user" in reason(ended(job, "stopped"))
+    assert places(connection, job.id) == ["failed"]
+    other = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path, 2)
+    send_kill_horse_command(connection, other.job.worker_name)
+    assert "Work-horse terminated unexpectedly" in reason(ended(other, "failed"))
+    assert crash_count(connection, other) == 0
+    send_shutdown_command(connection, other.job.worker_name)
+    assert worker.wait(5) == 0
+
+
+def test_stop_commands_for_other_jobs_harm_none(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(200)]
+    worker = work()
+    for job in jobs[:100]:
+        if name := job.job.worker_name:
+            connection.publish(
+                f"rq:pubsub:{name}", json.dumps({"command": "stop-job", "job_id": job.id})
+            )
+    connection.publish(f"rq:pubsub:{name or ''}", json.dumps({"command": "stop-job"}))
+    connection.publish(f"rq:pubsub:{name or ''}", "no json")
+    for job in jobs:
+        wait_until(lambda job=job: job.status() in ("finished", "stopped"))
+    assert worker.poll() is None
+
+
+def test_suspend_and_pause(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
+    work("high", "default")
+    suspend(connection)
+    wait_until(
+        lambda: (
+            b"suspended"
+            in [connection.hget(key, "state") for key in connection.smembers("rq:workers")]
+        )
+    )
+    held = werk.enqueue("note", str(tmp_path))
+    paused = werk.enqueue("note", str(tmp_path), options=werk.Options(queue="high"))
+    connection.sadd("rq:werk:paused", "high")
+    assert places(connection, held.id) == ["queue"]
+    resume(connection)
+    finished(held)
+    assert places(connection, paused.id, "high") == ["queue"]
+    connection.srem("rq:werk:paused", "high")
+    finished(paused)
+
+
+def test_burst_max_jobs_and_max_idle_time(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    for _ in range(5):
+        werk.enqueue("note", str(tmp_path))
+    assert work("default", "--max-jobs", "2").wait(10) == 0
+    assert len(runs(tmp_path)) == 2
+    assert work("default", "--max-idle-time", "1").wait(10) == 0
+    assert len(runs(tmp_path)) == 5
+    late = werk.enqueue("note", str(tmp_path), options=werk.Options(delay=0.001))
+    assert work("default", "--burst").wait(10) == 0
+    assert late.status() == "scheduled"
+    assert work("default", "--burst", "--with-scheduler").wait(10) == 0
+    assert late.status() == "finished"
+
+
+# --- the tick
+
+
+def test_due_jobs_are_moved_unless_a_stock_scheduler_does_it(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    connection.set("rq:scheduler-lock:low", "somebody")
+    work("default", "low")
+    job = werk.enqueue("note", str(tmp_path), options=werk.Options(delay=0.3))
+    theirs = werk.enqueue("note", str(tmp_path), options=werk.Options(delay=0.1, queue="low"))
+    finished(job)
+    assert theirs.status() == "scheduled"
+    assert connection.get("rq:scheduler-lock:low") == b"somebody"
+    connection.delete("rq:scheduler-lock:low")
+    finished(theirs)
+
+
+def test_the_catalog_names_what_is_served(work: Start, connection: redis.Redis) -> None:
+    work("default", "low")
+    page = json.loads(wait_until(lambda: connection.hget("rq:werk:catalog", "sleep")))
+    assert page["path"] == "werk.jobs.sleep"
+    assert page["parameters"][0]["name"] == "seconds"
+    members = connection.zrange("rq:werk:serves:low", 0, -1)
+    assert f"sleep {page['fingerprint']}".encode() in members
+
+
+def test_a_worker_forgotten_by_redis_registers_again(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    work()
+    begun(tmp_path)
+    connection.flushall()
+    wait_until(lambda: connection.smembers("rq:workers"))
+    go(tmp_path)
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert not connection.exists(f"rq:job:{job.id}")  # a late finish recreates nothing
+
+
+# --- what may run
+
+
+def test_a_task_that_this_worker_does_not_know_is_put_off(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    connection.hset(f"rq:job:{job.id}", "werk_task", "newer")
+    assert work("default", "--burst").wait(10) == 0
+    assert places(connection, job.id) == ["scheduled"]
+    assert job.status() == "scheduled"
+    connection.zadd("rq:scheduled:default", {job.id: 0})
+    connection.hset(f"rq:job:{job.id}", "created_at", "2020-01-01T00:00:00.000000Z")
+    assert work("default", "--burst", "--with-scheduler").wait(10) == 0
+    assert "Unknown" in reason(job.job) and "newer" in reason(job.job)
+    assert not runs(tmp_path)
+
+
+def test_a_known_name_runs_our_own_path(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = Queue(connection=connection).enqueue("os.mkdir", str(tmp_path))
+    connection.hset(job.key, "werk_task", "note")
+    assert work("default", "--burst").wait(10) == 0
+    assert job.return_value() == "ran"
+
+
+EVIL = b"cposix\nsystem\n(S'touch %s'\ntR."
+
+
+@pytest.mark.parametrize(
+    "path", ["os.getcwd", "exec", "worker_tasks.subprocess.run", "no.such.module"]
+)
+def test_what_is_not_registered_fails_at_once(
+    work: Start, connection: redis.Redis, path: str, tmp_path: Path
+) -> None:
+    job = Queue(connection=connection).enqueue(path, str(tmp_path))
+    assert work("default", "--burst").wait(10) == 0
+    assert job.get_status() == "failed"
+    assert "not registered" in reason(job)
+
+
+def test_a_callback_that_is_not_registered_refuses_the_job(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = Queue(connection=connection).enqueue(
+        "worker_tasks.note", str(tmp_path), on_failure=Callback("os.getcwd")
+    )
+    assert work("default", "--burst").wait(10) == 0
+    assert "os.getcwd" in reason(job)
+    assert not runs(tmp_path)
+
+
+FIELDS = "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left failure_ttl".split()
+FIELDS += [
+    "success_callback_name",
+    "webhooks",
+    "rate_limit_key",
+    "dependency_ids",
+    "ttl",
+    "werk_crashes",
+]
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe rubbish", EVIL, b""])
+def test_hostile_fields_fail_their_job_and_nobody_else(
+    work: Start, connection: redis.Redis, tmp_path: Path, value: bytes
+) -> None:
+    if b"%s" in value:
+        value %= str(tmp_path / "owned").encode()
+    hostile = [werk.enqueue("note", str(tmp_path)) for _ in FIELDS]
+    for job, field in zip(hostile, FIELDS, strict=True):
+        connection.hset(f"rq:job:{job.id}", field, value)
+    good = werk.enqueue("note", str(tmp_path), "good")
+    worker = work("default", "--burst")
+    assert worker.wait(20) == 0
+    assert good.status() == "finished", worker.output()
+    assert not (tmp_path / "owned").exists()
+    left = {job.id: field for job, field in zip(hostile, FIELDS, strict=True)}
+    for job_id, field in left.items():
+        status = connection.hget(f"rq:job:{job_id}", "status")
+        assert status in (b"finished", b"failed"), (field, status, worker.output())
+    assert not connection.zcard("rq:wip:default")
+
+
+KEYS = ["rq:job:{}", "rq:executions:{}", "rq:results:{}", "rq:job:{}:dependents", "rq:finished:default",
+        "rq:failed:default", "rq:wip:default", "rq:scheduled:default", "rq:queue:low", "rq:executions:{}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_of_another_type_stop_nothing(
+    work: Start, connection: redis.Redis, tmp_path: Path, key: str
+) -> None:
+    hostile = [werk.enqueue(name, str(tmp_path)) for name in ("note", "fail")]
+    for job in hostile:
+        connection.delete(key.format(job.id))
+        connection.set(key.format(job.id), "something else's")
+    good = werk.enqueue("note", str(tmp_path), "good", options=werk.Options(queue="other"))
+    worker = work("default", "low", "other")
+    assert finished(good)
+    wait_until(lambda: not connection.llen("rq:queue:default"))
+    worker.terminate()
+    assert worker.wait(5) == 0, worker.output()
+
+
+# --- beside stock
+
+
+def test_a_stock_worker_and_a_pool_beside_ours(
+    work: Start, spawn: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    jobs = [werk.enqueue("note", str(tmp_path), str(n)) for n in range(60)]
+    delayed = [
+        werk.enqueue("note", str(tmp_path), options=werk.Options(delay=0.5)) for n in range(20)
+    ]
+    spawn("rq", "worker", "default", "--with-scheduler", env={"PYTHONPATH": str(TESTS)})
+    spawn("rq", "worker-pool", "default", "-n", "2", env=ENV)
+    for job in jobs + delayed:
+        finished(job, 20)
+    ran = [line[0] for line in runs(tmp_path)]
+    assert len(ran) == len(set(ran)) == 80

@@ -1,0 +1,129 @@
+"""Tasks that the tests of the worker run. Files stand for what a test must see from outside Redis."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from rq import get_current_job
+from rq.job import Retry
+
+from werk import Task
+
+
+def note(folder: str, word: str = "ran") -> str:
+    """Leave a line in the folder: which job, which process, when."""
+    job = get_current_job()
+    with open(Path(folder) / "runs", "a") as file:
+        file.write(f"{job.id if job else '-'} {os.getpid()} {time.monotonic()} {word}\n")
+    return word
+
+
+def block(folder: str) -> str:
+    """Say so, and wait until the test lets go."""
+    note(folder, "begins")
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.005)
+    return note(folder, "ends")
+
+
+def poison(folder: str) -> None:
+    """Kill the own process."""
+    note(folder)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def swallow(folder: str) -> None:
+    """Take no notice of a time limit."""
+    note(folder)
+    while True:
+        try:
+            time.sleep(10)
+        except Exception:
+            pass
+
+
+def fail(folder: str) -> None:
+    """Raise."""
+    note(folder)
+    raise ValueError("as asked")
+
+
+def odd() -> object:
+    """Return what is not plain data."""
+    return object()
+
+
+def again(folder: str) -> object:
+    """Ask to be tried again, once."""
+    note(folder)
+    return Retry(max=1)
+
+
+def leave(folder: str) -> None:
+    """Leave by sys.exit."""
+    note(folder)
+    raise SystemExit(3)
+
+
+def forever(folder: str) -> None:
+    """Start a child that would live for long, and wait for it."""
+    child = subprocess.Popen(["sleep", "60"])
+    note(folder, str(child.pid))
+    child.wait()
+
+
+def keep(folder: str) -> dict[str, Any]:
+    """Keep something in the job's meta, and log."""
+    job = get_current_job()
+    job.meta["own"] = 1
+    job.save_meta()
+    logging.getLogger("shop").warning("a word of the task's own")
+    return dict(job.meta)
+
+
+def keep_and_fail(folder: str) -> None:
+    keep(folder)
+    raise ValueError("as asked")
+
+
+def saw(job: Any, connection: Any, *rest: Any) -> None:
+    """Called back with what became of a job."""
+    with open(Path(job.kwargs["folder"]) / "callbacks", "a") as file:
+        file.write(f"{job.id}\n")
+
+
+def hook_before(job: Any) -> None:
+    _hooked("before", job)
+
+
+def hook_after(job: Any, result: Any) -> None:
+    _hooked("after", job)
+    raise RuntimeError("a broken hook")
+
+
+def hook_error(job: Any, error: BaseException) -> None:
+    _hooked(f"error {type(error).__name__}", job)
+
+
+def _hooked(when: str, job: Any) -> None:
+    with open(os.environ["HOOKED"], "a") as file:
+        file.write(f"{when} {job.id}\n")
+
+
+_PATH = "worker_tasks."
+TASKS = {
+    name: Task(_PATH + name)
+    for name in ("note block fail odd again leave forever keep keep_and_fail saw".split())
+} | {
+    "poison": Task(_PATH + "poison", max_crashes=2),
+    "swallow": Task(_PATH + "swallow", timeout=1),
+    "retried": Task(_PATH + "fail", retry=2, retry_delay=1),
+    "retried_meta": Task(_PATH + "keep_and_fail", retry=1, retry_delay=1),
+    "missing": Task("worker_tasks.not_there"),
+}
