@@ -21,7 +21,8 @@ from support import command, descendants
 import werk
 from werk.stack import Server, die_with, free_port
 
-COMMANDS = {"werk": ["werk", "worker", "--quiet"], "stock": ["rq", "worker", "--quiet"]}
+STOCK = ["rq", "worker", "--quiet"]
+COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
 ROOT = Path(__file__).parents[2]
 ONE_CORE = {0}
 POLL_S = 0.005

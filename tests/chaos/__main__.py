@@ -26,12 +26,13 @@ def main() -> int:
     fleet = Fleet(options.worker, options.seed, folder)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    is_well = True
+    is_well = False
     try:
         verdict = _run(fleet, options.seconds, options.seed)
         is_well = not verdict.wrong
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        is_well = True  # nothing to look into
         return 130
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

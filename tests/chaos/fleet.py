@@ -23,9 +23,11 @@ from werk.stack import Server, die_with, free_port
 PR_SET_CHILD_SUBREAPER = 36
 WORKERS = 5
 CALLERS = 3
+START_S = 30.0  # for the first job to run
 LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
 
-COMMANDS = {"werk": ["werk", "worker", "--quiet"], "stock": ["rq", "worker", "--quiet"]}
+STOCK = ["rq", "worker", "--quiet"]
+COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
 
 
 class Member:
@@ -83,7 +85,7 @@ class Fleet:
         self._numbers = count()
 
     def start(self) -> None:
-        """Start the server, then all others."""
+        """Start the server, then all others; jobs run."""
         adopt_orphans()
         self.server.start()
         self.gates = Gates(int(self.server.url.rpartition(":")[2].partition("/")[0]))
@@ -91,7 +93,11 @@ class Fleet:
             self.workers.append(self._member(f"worker{number}"))
         for _ in range(CALLERS):
             self.callers.append(self._member("caller"))
-        self.tend()
+        deadline = time.monotonic() + START_S
+        while not self.traces.stat().st_size:
+            self.tend()
+            assert time.monotonic() < deadline, f"no job runs; see {self.workers[0].log}"
+            time.sleep(0.02)
 
     def tend(self) -> None:
         """Start what is not running and should be."""
