@@ -149,12 +149,8 @@ def test_dependents_and_callbacks_go_rqs_way(
     queue = Queue(connection=connection)
     first = queue.enqueue("worker_tasks.note", str(tmp_path))
     second = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=first)
-    called = queue.enqueue(
-        "worker_tasks.note", folder=str(tmp_path), on_success=Callback("worker_tasks.saw")
-    )
-    broken = queue.enqueue(
-        "worker_tasks.fail", folder=str(tmp_path), on_failure=Callback("worker_tasks.saw")
-    )
+    called = queue.enqueue("worker_tasks.note", folder=str(tmp_path), on_success=Callback("worker_tasks.saw"))
+    broken = queue.enqueue("worker_tasks.fail", folder=str(tmp_path), on_failure=Callback("worker_tasks.saw"))
     gone = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=0)
     kept = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=-1)
     assert work("default", "--burst").wait(10) == 0
