@@ -185,8 +185,27 @@ def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:
     refused(attempt("http://x")[0], 78, "RQ_REDIS_URL")
 
 
+def test_after_two_dashes_all_is_the_tasks(connection: redis.Redis) -> None:
+    done = run("werk-enqueue", "--dry-run", "hello", "--", "--wait")
+    assert done.stdout.startswith("hello('--wait') ")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [(">&-", 0), ("2>&-", 0), (">/dev/full", 1), (">&- 2>&-", 0)],
+)
+def test_nowhere_to_print(redis_url: str, redirection: str, code: int) -> None:
+    line = f"{' '.join(command('werk-enqueue', 'sleep', '0'))} {redirection}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    line = line.replace("sleep 0", "slep").replace(">/dev/full", "2>/dev/full")
+    assert subprocess.run(line, shell=True, capture_output=True, check=False).returncode == 2
+
+
 def test_a_broken_registry(redis_url: str) -> None:
     refused(run("werk-enqueue", "sleep", "1", env={"WERK_REGISTRY": "nope:X"}), 78, "nope:X")
+    refused(run("werk-enqueue", "sleep", "1", env={"RQ_KEY_PREFIX": "a b"}), 78, "RQ_KEY_PREFIX")
 
 
 def test_what_cron_gives_it(redis_url: str, connection: redis.Redis) -> None:

@@ -7,14 +7,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
 from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
-from support import wait_until
+from support import Process, wait_until
 
 from werk.errors import ConfigError, RedisUnavailable, WerkError
 from werk.link import Address, Link, Script, link, link_over, parse_url, shown
@@ -308,3 +308,23 @@ def test_a_silent_address_leaves_time_for_the_next(
         near = to(f"redis://many.invalid:{silent}")
         assert near.call("ECHO", "x") == b"x"
         near.close()
+
+
+def test_sentinel(
+    server: Server,
+    redis_url: str,
+    spawn: Callable[..., Process],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, master_port = free_port(), redis_url.split(":")[2].split("/")[0]
+    conf = tmp_path / "sentinel.conf"
+    conf.write_text(f"port {port}\nsentinel monitor mymaster 127.0.0.1 {master_port} 1\n")
+    spawn(server.binary.path, conf, "--sentinel")
+    (tmp_path / "conf_with_sentinel.py").write_text(
+        f"SENTINEL = {{'INSTANCES': [('127.0.0.1', {port})], 'MASTER_NAME': 'mymaster'}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    near = link(Settings.read({"RQ_CONFIG": "conf_with_sentinel"}), 10)
+    assert near.call("ECHO", "x") == b"x"
+    near.close()

@@ -75,8 +75,8 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", queue=""), "queue"),
         ("a", Task("x.y", timeout=0), "timeout"),
         ("a", Task("x.y", timeout=-2), "timeout"),
-        ("a", Task("x.y", result_ttl=1.5), "whole numbers"),  # type: ignore[arg-type]
-        ("a", Task("x.y", retry=-1), "negative"),
+        ("a", Task("x.y", result_ttl=1.5), "max_crashes: int"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
     ],
 )

@@ -6,8 +6,10 @@ exit code that the error names; only results and ids go to stdout.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -55,9 +57,7 @@ def enqueue_main() -> NoReturn:
 def _run(command: click.Command, name: str) -> NoReturn:
     if "" not in sys.path:
         sys.path.append("")  # tables and tasks in the current folder, as `rq worker` finds them
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # LANG=C, or half a character in a result
+    sys.stdout, sys.stderr = _stream(sys.stdout), _stream(sys.stderr)
     try:
         code = command.main(prog_name=name, standalone_mode=False) or 0
         sys.stdout.flush()
@@ -70,14 +70,26 @@ def _run(command: click.Command, name: str) -> NoReturn:
         code = _complain(name, error.format_message(), EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
         code = _complain(name, "interrupted", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stdout = None  # whoever read it has left; there is nothing to flush
-        code = EXIT_FAILED
+    except OSError as error:
+        sys.stdout = _stream(None)  # a full disk, a reader that has left: do not flush it again
+        code = _complain(name, f"cannot print: {error.strerror}", EXIT_FAILED)
     sys.exit(code)
 
 
+def _stream(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes any text: with LANG=C, half a character in a result, `>&-`."""
+    if stream is None:
+        return open(os.devnull, "w")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
 def _complain(name: str, message: str, code: int) -> int:
-    click.echo(_printable(f"{name}: {message}", sys.stderr), err=True)
+    try:
+        click.echo(_printable(f"{name}: {message}", sys.stderr), err=True)
+    except OSError:
+        sys.stderr = _stream(None)
     return code
 
 
@@ -142,11 +154,18 @@ class TaskCommand(click.Command):
         super().__init__(
             name,
             callback=self.run,
-            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
             help=self.shape.summary or None,
             epilog=" ".join(note.text for note in self.shape.notes) or None,
-            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
         )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take all words as they are; only --help is click's."""
+        ours = args[: args.index("--")] if "--" in args else args
+        if "--help" in ours and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        ctx.params["words"] = tuple(args)
+        return []
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [self.shape.usage()]

@@ -24,8 +24,8 @@ from werk.errors import (
     ResultTimeout,
 )
 from werk.link import Link, Script, link, link_over, redis_client
-from werk.registry import Task
 from werk.settings import Settings
+from werk.task import LONGEST_S, Task
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -39,8 +39,6 @@ LONGEST_RETRY_DELAY_S = 3600
 SENT_MEMORY_S = 60  # far longer than any budget: within it a job may be sent again
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
 CHUNK = 1000  # jobs in one round trip
-
-_WHOLE_NUMBERS = ("timeout", "ttl", "result_ttl", "failure_ttl", "retry")
 
 
 class Options(NamedTuple):
@@ -167,8 +165,7 @@ def prepare(
     name: str, args: Sequence[object], kwargs: Mapping[str, object], options: Options
 ) -> Request:
     """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
-    task = registry.find(name)
-    _check(options)
+    task = _treated(registry.find(name), options)
     shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     shown = f"{name}({shape.call(bound, named, task.secret)})"
@@ -216,8 +213,6 @@ def status(job_id: str, *, connection: Connection | None = None) -> str:
 def _request(name: str, task: Task, data: bytes, shown: str, options: Options) -> Request:
     now = datetime.now(timezone.utc)
     due = _due(options, now)
-    queue = options.queue or task.queue
-    retry = task.retry if options.retry is None else options.retry
     fields: dict[str, str | bytes | int] = {  # in rq.job.Job.to_dict's order
         "created_at": wire.timestamp(now),
         "data": data,
@@ -229,36 +224,32 @@ def _request(name: str, task: Task, data: bytes, shown: str, options: Options) -
         "last_heartbeat": "",
         "worker_name": "",
         "group_id": "",
-        "origin": queue,
+        "origin": task.queue,
         "description": shown[:DESCRIPTION_LENGTH],
-        "timeout": _first(options.timeout, task.timeout),
-        "result_ttl": _first(options.result_ttl, task.result_ttl),
-        "failure_ttl": _first(options.failure_ttl, task.failure_ttl),
+        "timeout": task.timeout,
+        "result_ttl": task.result_ttl,
+        "failure_ttl": task.failure_ttl,
         "status": "queued" if due is None else "scheduled",
         "werk_task": name,
         "werk_max_crashes": task.max_crashes,
     }
-    if retry:
-        fields["retries_left"] = retry
-        fields["retry_intervals"] = json.dumps(_retry_intervals(retry, task.retry_delay))
+    if task.retry:
+        fields["retries_left"] = task.retry
+        fields["retry_intervals"] = json.dumps(_retry_intervals(task.retry, task.retry_delay))
     if due is None:
         fields["enqueued_at"] = wire.timestamp(now)
     elif options.front:
         fields["enqueue_at_front"] = 1
     if options.ttl:
         fields["ttl"] = options.ttl
-    return Request(options.job_id or str(uuid4()), name, queue, fields, due, options.front)
-
-
-def _first(option: int | None, default: int) -> int:
-    return default if option is None else option
+    return Request(options.job_id or str(uuid4()), name, task.queue, fields, due, options.front)
 
 
 def _retry_intervals(retry: int, delay: int) -> list[int]:
     """Return seconds before each retry: doubled each time, and 10 % either way, not all at once."""
     import random  # most tasks are not retried
 
-    exact = (min(delay * 2**n, LONGEST_RETRY_DELAY_S) for n in range(retry))
+    exact = (min(delay * 2 ** min(n, 12), LONGEST_RETRY_DELAY_S) for n in range(retry))
     return [round(seconds * random.uniform(0.9, 1.1)) for seconds in exact]
 
 
@@ -268,31 +259,30 @@ def _due(options: Options, now: datetime) -> float | None:
     return options.at.timestamp() if options.at else None
 
 
-def _check(options: Options) -> None:
-    if problem := _problem(options):
+def _treated(task: Task, options: Options) -> Task:
+    """Return the task as these options have it. Raises ArgumentError."""
+    names = ("queue", "timeout", "result_ttl", "failure_ttl", "retry")
+    given = {name: getattr(options, name) for name in names}
+    own = task._replace(**{name: value for name, value in given.items() if value is not None})
+    if problem := own.problem() or _problem(options):
         raise ArgumentError(problem)
+    return own
 
 
 def _problem(options: Options) -> str | None:
-    """Return what is wrong with options, or None."""
-    numbers = (*(getattr(options, name) for name in _WHOLE_NUMBERS),)
-    lives = (options.timeout, options.result_ttl, options.failure_ttl)
+    """Return what is wrong with the options that no task has, or None."""
     if options.job_id is not None and not JOB_ID.fullmatch(options.job_id):
         return f"job_id {options.job_id!r}: use letters, digits, - and _"
-    if any(number is not None and type(number) is not int for number in numbers):
-        return f"{', '.join(_WHOLE_NUMBERS)} are whole numbers"
-    if options.queue is not None and not (options.queue and options.queue.isprintable()):
-        return f"queue {options.queue!r} is no name of a queue"
     if options.delay is not None and options.at is not None:
         return "delay and at exclude each other"
-    if options.delay is not None and not 0 <= options.delay < 1e10:
-        return f"delay {options.delay!r}: want seconds from now, 0 or more"
-    if options.timeout == 0 or any(life is not None and life < -1 for life in lives):
-        return "timeout, result_ttl and failure_ttl are seconds, or -1; and a timeout is not 0"
-    if options.ttl is not None and options.ttl <= 0:
-        return f"ttl {options.ttl}: want seconds, more than 0"
-    if options.retry is not None and options.retry < 0:
-        return f"retry {options.retry}: want how often, 0 or more"
+    if options.delay is not None and not 0 <= options.delay <= LONGEST_S:
+        return f"delay {options.delay!r}: want seconds from now, 0 to {LONGEST_S}"
+    if options.at is not None and not 1 < options.at.year < 9999:
+        return f"at {options.at}: that is out of reach"
+    if options.ttl is not None and (
+        type(options.ttl) is not int or not 0 < options.ttl <= LONGEST_S
+    ):
+        return f"ttl {options.ttl!r}: want whole seconds, 1 to {LONGEST_S}"
     return None
 
 

@@ -9,25 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
 
 from werk.errors import ConfigError, UnknownTask
 from werk.settings import Settings
-
-
-class Task(NamedTuple):
-    """A task and how its jobs are treated; times in seconds. An enqueue's options go first."""
-
-    path: str
-    queue: str = "default"
-    timeout: int = 180  # of one execution; -1: none
-    result_ttl: int = 3600  # how long a result is kept; -1: for ever, 0: not at all
-    failure_ttl: int = 30 * 24 * 3600  # how long a failed job is kept
-    retry: int = 0  # how often a failed job is tried again
-    retry_delay: int = 10  # before the first retry; doubled each time, at most an hour
-    max_crashes: int = 2  # how often a job that killed its worker is run again
-    secret: tuple[str, ...] = ()  # parameters shown as ***
-
+from werk.task import Task as Task
 
 TASKS: dict[str, str | Task] = {
     "sleep": "werk.jobs.sleep",
@@ -35,8 +20,8 @@ TASKS: dict[str, str | Task] = {
     "panic": "werk.jobs.panic",
 }
 
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 @cache
@@ -91,25 +76,6 @@ def _checked(name: object, entry: object, place: str) -> Task:
     if not isinstance(task, Task):
         kind = type(entry).__name__
         raise ConfigError(f"{place}: {name}: want a dotted path or Task(...), not {kind}")
-    problem = _problem(task)
-    if problem:
+    if problem := task.problem():
         raise ConfigError(f"{place}: {name}: {problem}")
     return task
-
-
-def _problem(task: Task) -> str | None:
-    times = (task.timeout, task.result_ttl, task.failure_ttl)
-    counts = (task.retry, task.retry_delay, task.max_crashes)
-    if not isinstance(task.path, str) or not _PATH.fullmatch(task.path):
-        return f"path {task.path!r} is not of the form package.module.function"
-    if not isinstance(task.queue, str) or not task.queue:
-        return "queue is empty"
-    if not all(type(number) is int for number in times + counts):
-        return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: whole numbers"
-    if task.timeout == 0 or min(times) < -1:
-        return "timeout, result_ttl, failure_ttl: seconds, or -1 for no limit; a timeout is not 0"
-    if min(counts) < 0:
-        return "retry, retry_delay and max_crashes cannot be negative"
-    if isinstance(task.secret, str) or not all(isinstance(name, str) for name in task.secret):
-        return 'secret is a tuple of parameter names: ("token",)'
-    return None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from werk.errors import ConfigError
 
+KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 PREFIX_PATTERN = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 
 

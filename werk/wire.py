@@ -18,9 +18,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from werk.errors import ArgumentError, Unreadable
-from werk.settings import Settings
-
-PREFIX = Settings.read().key_prefix  # read at import, as rq.defaults does
+from werk.settings import KEY_PREFIX as PREFIX
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits

@@ -643,10 +643,8 @@ class Worker(RecordingWorker):
         return has_own_keys or self._replaces(LOOP)
 
     def _replaces(self, names: tuple[str, ...]) -> bool:
-        return any(
-            getattr(type(self), name) is not getattr(Worker, name) or name in self.__dict__
-            for name in names
-        )
+        is_own = (getattr(type(self), name) is _OWN[name] for name in names)
+        return not all(is_own) or any(name in self.__dict__ for name in names)
 
     def _queue(self, name: str) -> Queue:
         return self.queue_class(
@@ -673,6 +671,9 @@ class Worker(RecordingWorker):
             ",".join(registry.tasks()), version("werk"), rq.__version__, sys.version.split()[0],
             " warning=WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle" if Settings.read().allow_unregistered else "",
         )  # fmt: skip
+
+
+_OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
 
 
 def killed_text(crashes: int, how: str) -> str:

@@ -1,0 +1,224 @@
+"""The horse and Redis when they do not reach each other: nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from faults import listening
+from rq import Queue
+from rq.suspension import resume, suspend
+from support import wait_until
+from test_worker import (
+    Start,
+    begun,
+    crash_count,
+    ended,
+    finished,
+    go,
+    runs,
+    work,  # noqa: F401  the fixture
+)
+
+import werk
+from werk.horse import iso
+from werk.scripts import script
+from werk.stack import Server
+from werk.wire import timestamp
+
+
+def test_iso_is_rqs_own_text() -> None:
+    from datetime import datetime, timezone
+
+    for moment in (1700000000.0, 1700000000.999999, 1732434567.123456):
+        assert iso(moment) == timestamp(datetime.fromtimestamp(moment, timezone.utc))
+
+
+def after(seconds: float) -> None:
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() > since + seconds)
+
+
+# --- Redis goes and comes back
+
+
+@pytest.mark.parametrize("ends_meanwhile", [False, True])
+def test_a_restart_of_redis_in_a_job_or_in_its_finish(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path, ends_meanwhile: bool
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    workers = [work(), work()]
+    begun(tmp_path)
+    server.kill()
+    if ends_meanwhile:
+        go(tmp_path)
+        wait_until(lambda: runs(tmp_path, "ends"))
+    after(1.5)  # longer than a lease
+    server.start()
+    go(tmp_path)
+    finished(job)
+    assert len(runs(tmp_path, "begins")) == 1
+    assert crash_count(connection, job) == 0
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_a_pause_of_redis_shorter_and_longer_than_the_lease(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path, seconds: float
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    workers = [work(), work()]
+    begun(tmp_path)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        go(tmp_path)
+        after(seconds)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    finished(job)
+    assert len(runs(tmp_path, "begins")) == 1
+    assert [worker.poll() for worker in workers] == [None, None]
+    for worker in workers:
+        worker.terminate()
+        assert worker.wait(5) == 0
+
+
+def test_an_idle_worker_leaves_though_redis_is_away(
+    work: Start, server: Server, tmp_path: Path
+) -> None:
+    worker = work()
+    server.kill()
+    wait_until(lambda: "event=redis-away" in worker.output())
+    worker.terminate()
+    assert worker.wait(8) == 0
+
+
+def test_what_goes_rqs_way_waits_for_redis_too(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path
+) -> None:
+    first = werk.enqueue("block", str(tmp_path))
+    second = Queue(connection=connection).enqueue(
+        "worker_tasks.note", str(tmp_path), depends_on=first.id
+    )
+    work()
+    begun(tmp_path)
+    server.kill()
+    go(tmp_path)
+    wait_until(lambda: runs(tmp_path, "ends"))
+    after(0.5)
+    server.start()
+    finished(first)
+    wait_until(lambda: second.get_status() == "finished")
+    assert len(runs(tmp_path, "begins")) == 1
+
+
+def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
+    work()
+    suspend(connection)
+    jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(20)]
+    failing = werk.enqueue("fail", str(tmp_path))
+    later = werk.enqueue("note", str(tmp_path))
+    connection.config_set("maxmemory", 1)
+    try:
+        resume(connection)
+        for job in jobs:
+            finished(job)
+        wait_until(lambda: len(runs(tmp_path)) == 21)
+    finally:
+        connection.config_set("maxmemory", 0)
+    ended(failing, "failed")
+    finished(later)
+    assert len(runs(tmp_path)) == 22
+
+
+# --- a connection is cut
+
+
+class Cutter:
+    """A proxy that hangs up after byte n of every second exchange of step.lua: of its request, then of its reply."""
+
+    def __init__(self, url: str, sha: str) -> None:
+        parts = urlsplit(url)
+        self.place = (str(parts.hostname), int(parts.port or 6379))
+        self.sha = sha.encode()
+        self.side, self.byte, self.cuts, self.is_armed = "request", 0, 0, False
+        self.is_on = True
+        self.url = ""
+
+    def handle(self, client: socket.socket) -> None:
+        with socket.create_connection(self.place) as server:
+            while True:
+                for sock in select.select([client, server], [], [])[0]:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    if sock is server:
+                        client.sendall(data)
+                        continue
+                    is_whole = self.sha in data and b"finished" in data  # finish and claim
+                    side = self.next_cut() if is_whole and self.is_on else ""
+                    if side == "request":
+                        server.sendall(data[: self.take(data)])
+                        return
+                    server.sendall(data)
+                    if side == "reply":
+                        reply = server.recv(65536)
+                        if b"note" not in reply:  # no claim
+                            client.sendall(reply)
+                            continue
+                        client.sendall(reply[: self.take(reply)])
+                        return
+
+    def next_cut(self) -> str:
+        self.is_armed = not self.is_armed
+        return self.side if self.is_armed else ""
+
+    def take(self, data: bytes) -> int:
+        """Return how many bytes pass, and go on to the next number, or to the other side."""
+        cut = min(self.byte, len(data) - 1)
+        self.byte, self.cuts = self.byte + 1, self.cuts + 1
+        if self.byte >= len(data):
+            self.byte = 0
+            self.side = "reply" if self.side == "request" else ""
+        return cut
+
+
+@pytest.fixture
+def cutter(connection: redis.Redis, redis_url: str) -> Iterator[Cutter]:
+    version = tuple(map(int, connection.info("server")["redis_version"].split(".")))
+    cutter = Cutter(redis_url, script("step", version).sha)
+    with listening(cutter.handle) as port:
+        cutter.url = f"redis://127.0.0.1:{port}/0"
+        yield cutter
+        connection.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_connection_cut_at_every_byte_of_an_exchange(
+    work: Start, connection: redis.Redis, cutter: Cutter, tmp_path: Path
+) -> None:
+    worker = work("default", "low", "--quiet", env={"RQ_REDIS_URL": cutter.url})
+    jobs: list[werk.Handle] = []
+    while cutter.side:
+        jobs += werk.enqueue_many("note", [(str(tmp_path),)] * 100)
+        wait_until(lambda: not connection.llen("rq:queue:default"), 30)
+    cutter.is_on = False
+    wait_until(lambda: connection.zcard("rq:finished:default") == len(jobs), 30)
+    assert cutter.cuts > 500
+    ran = [line[0] for line in runs(tmp_path)]
+    assert sorted(ran) == sorted(job.id for job in jobs)  # each once
+    for job in jobs:
+        attempt, crashes = connection.hmget(f"rq:job:{job.id}", "werk_attempt", "werk_crashes")
+        assert (attempt, crashes) == (b"1", None)
+    assert worker.poll() is None
+    counted = connection.hget(connection.srandmember("rq:workers"), "successful_job_count")
+    wait_until(lambda: connection.hget(connection.srandmember("rq:workers"), "state") == b"idle")
+    assert abs(int(counted) - len(jobs)) <= len(jobs) // 100
