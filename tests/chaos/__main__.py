@@ -90,11 +90,7 @@ def _options() -> argparse.Namespace:
 
 
 def _memory() -> str | None:
-    """Return a folder in memory, if there is one: what we kill is processes, not the machine.
-
-    While a disk is slow with an fsync, an `everysec` server keeps what it writes to itself, for up
-    to 2 s (redis.conf, appendfsync): killed in that moment it loses what it has acknowledged.
-    """
+    """Return a folder in memory, if there is one: what ends here is processes, not the machine."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 

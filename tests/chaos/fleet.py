@@ -42,6 +42,7 @@ class Member:
         self.is_busy = False  # under a fault that lasts: no other is put on top
         self.back_at = 0.0  # when to start it again
         self.has_begun = False  # to work: it has had a horse
+        self._seen: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -55,12 +56,18 @@ class Member:
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def has_children(self) -> bool:
-        """Tell whether it has any: cheaper than `horse`."""
+    def look(self) -> None:
+        """Find out whether it has begun: a fork of it lives, and not only to become a command."""
+        if self.has_begun or not self.is_alive():
+            return
         try:
-            return bool(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text())
-        except (AssertionError, OSError):
-            return False
+            forks = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            own = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+            seen = {pid for pid in forks if Path(f"/proc/{pid}/cmdline").read_bytes() == own}
+        except OSError:
+            return
+        self.has_begun = bool(seen & self._seen)
+        self._seen = seen
 
     def horse(self) -> int | None:
         """Return the pid of its only child, if it has one now."""
@@ -87,7 +94,7 @@ class Fleet:
     def start(self) -> None:
         """Start the server, then all others; jobs run."""
         adopt_orphans()
-        self.server.start()
+        self.start_server()
         self.gates = Gates(int(self.server.url.rpartition(":")[2].partition("/")[0]))
         for number in range(WORKERS):
             self.workers.append(self._member(f"worker{number}"))
@@ -99,10 +106,21 @@ class Fleet:
             assert time.monotonic() < deadline, f"no job runs; see {self.workers[0].log}"
             time.sleep(0.02)
 
+    def start_server(self) -> None:
+        """Start the server, or start it again.
+
+        With `everysec` a server may keep to itself what it has acknowledged, for as long as an
+        fsync is under way (redis.conf, appendfsync): killed in that moment it loses that. Here it
+        is the others that are put to the test.
+        """
+        self.server.start()
+        with self.connection() as connection:
+            connection.config_set("appendfsync", "always")
+
     def tend(self) -> None:
         """Start what is not running and should be."""
         for number, worker in enumerate(self.workers):
-            worker.has_begun = worker.has_begun or worker.has_children()
+            worker.look()
             if self._has_to_start(worker):
                 self._spawn(worker, [*COMMANDS[self.kind], *_rotated(QUEUES, number)])
         for caller in self.callers:

@@ -116,7 +116,7 @@ class Monkey:
 
     def _some_worker(self) -> tuple[Member, int] | None:
         """Return a worker that is well, and its horse."""
-        well = [worker for worker in self.fleet.workers if worker.is_up()]
+        well = [worker for worker in self.fleet.workers if worker.is_up() and worker.has_begun]
         if not well:
             return None
         worker = self.chance.choice(well)
@@ -250,7 +250,7 @@ class Monkey:
         return True
 
     def _start_server(self) -> None:
-        self.fleet.server.start()
+        self.fleet.start_server()
         self.server_is_well = True
 
     def pause_server(self, kind: str) -> bool:

@@ -173,7 +173,7 @@ class Verdict:
             )
         ]
         head = f"{again.token} at {self._at(again.start)} (horse {again.horse})"
-        return f"{head} after {'; '.join(earlier)}; faults near: {', '.join(near) or 'none'}"
+        return f"{head} after {'; '.join(earlier)}; faults near: {', '.join(near[-8:]) or 'none'}"
 
     def _at(self, moment: float) -> str:
         return f"{moment - self.origin:.2f}"
