@@ -149,12 +149,16 @@ class Verdict:
     def _whose(self, kill: Fault, again: Execution) -> str:
         if kill.kind == "kill -9 horse":
             return HORSE
-        since = kill.begin - LEASE_S  # when Redis was away, nobody is taken for dead for a lease
-        away = any(
-            fault.target == "server" and fault.begin < again.start and (fault.end or inf) > since
-            for fault in self.faults
-        )
+        away = any(self._delays(fault, kill.begin, again.start) for fault in self.faults)
         return WORKER_AND_REDIS if away else WORKER
+
+    def _delays(self, fault: Fault, since: float, until: float) -> bool:
+        """Tell whether Redis was away meanwhile; or so long before that nobody was taken for dead."""
+        if fault.target != "server":
+            return False
+        end = fault.end or inf
+        grace = LEASE_S if end - fault.begin > LEASE_S / 2 else 0
+        return fault.begin < until and end + grace > since
 
     def _story(self, runs: Sequence[Execution], again: Execution) -> str:
         """Return an execution's history, to find out why; times are from the first fault on."""
