@@ -185,7 +185,8 @@ class Fleet:
 
     def _note_end(self, member: Member) -> None:
         code = member.process.returncode
-        if code > 0 and not member.has_begun and not member.end_expected:
+        has_begun = member.has_begun or member in self.callers
+        if code > 0 and not has_begun and not member.end_expected:
             self.gave_up += 1  # it was started while Redis was away; whoever runs it tries again
         elif not member.end_expected or code not in (0, -signal.SIGKILL):
             how = "when asked to stop" if member.end_expected else "by itself"

@@ -153,7 +153,7 @@ class Verdict:
         return WORKER_AND_REDIS if away else WORKER
 
     def _delays(self, fault: Fault, since: float, until: float) -> bool:
-        """Tell whether Redis was away meanwhile; or so long before that nobody was taken for dead."""
+        """Tell whether Redis was away then, or so long before that nobody was taken for dead."""
         if fault.target != "server":
             return False
         end = fault.end or inf
