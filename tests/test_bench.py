@@ -30,7 +30,7 @@ def test_a_quick_run_prints_a_table():
         timeout=60,
     )
     assert done.returncode in (0, 1), done.stderr  # how fast it is says nothing here
-    head, note, _, *table = done.stdout.splitlines()
+    head, _, note, _, *table = done.stdout.splitlines()
     assert f"{len(os.sched_getaffinity(0))} cores" in head
     assert "mean nothing" in note
     assert [line.split(" | ")[0] for line in table[2:]] == [

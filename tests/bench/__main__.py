@@ -34,6 +34,7 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)  # not in the middle of this
         stand.stop()
     print(f"{_machine(stand)}; load {load[0]:.1f} before.")
+    print("Server, worker and caller share one core, unless it says free. Medians of 5 turns.")
     if options.quick:
         print("A quick run, to see that it works: its figures mean nothing.")
     print(f"\n{_table(rows)}")

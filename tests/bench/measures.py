@@ -1,7 +1,7 @@
 """Each measure of `bin/bench`: a function of its own that returns rows of the table.
 
-What is compared is measured in turns, several times; a figure is the median, a ratio that of the
-medians. Targets are what we set out to reach.
+What is compared is measured in turns, several times: figures are medians, and a ratio is the median
+of the turns' ratios. Targets are what we set out to reach.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bench.stand import (
 )
 
 Figure = Callable[[], float]
+Turns = list[tuple[float, float]]
 
 DEEP, SHALLOW = 0, 1  # databases
 
@@ -62,29 +63,29 @@ class Row:
 
 
 def drain(stand: Stand) -> list[Row]:
-    """No-ops that are there before the worker is: ours against stock, pinned and free."""
+    """No-ops that are there before the worker is: ours against stock, on one core and free."""
     rows = []
     for is_pinned, at_least in ((True, 100), (False, 65)):
         stand.pin(is_pinned)
-        ours, stock = _in_turns(
+        turns = _in_turns(
             stand,
-            lambda: _drain(stand, "werk", stand.jobs(20_000)),
+            lambda: _drain(stand, "werk", stand.jobs(30_000)),
             lambda: _drain(stand, "stock", stand.jobs(300)),
         )
         where = "all on one core" if is_pinned else "free"
-        rows.append(_ratio(f"drain, {where}: werk / `rq worker`", ours, stock, at_least))
+        rows.append(_ratio(f"drain, {where}: werk / `rq worker`", turns, at_least))
     stand.pin(True)
     return rows
 
 
 def floor(stand: Stand) -> list[Row]:
     """The same drain against the least that redis-py can do: LPOP and SET."""
-    ours, bare = _in_turns(
+    turns = _in_turns(
         stand,
-        lambda: _drain(stand, "werk", stand.jobs(20_000)),
+        lambda: _drain(stand, "werk", stand.jobs(30_000)),
         lambda: stand.load("floor", stand.jobs(20_000)),
     )
-    return [_ratio("drain, one core: werk / a bare LPOP + SET EX of redis-py", ours, bare, 0.9)]
+    return [_ratio("drain, one core: werk / a bare LPOP + SET EX of redis-py", turns, 0.9)]
 
 
 def huey(stand: Stand) -> list[Row]:
@@ -93,12 +94,12 @@ def huey(stand: Stand) -> list[Row]:
     python = peers_python("huey")
     if python is None:
         return [Row(what, "huey could not be installed", at_least=2, unit="x")]
-    ours, theirs = _in_turns(
+    turns = _in_turns(
         stand,
-        lambda: _drain(stand, "werk", stand.jobs(20_000)),
-        lambda: _drain_huey(stand, python, stand.jobs(10_000)),
+        lambda: _drain(stand, "werk", stand.jobs(30_000)),
+        lambda: _drain_huey(stand, python, stand.jobs(20_000)),
     )
-    return [_ratio(what, ours, theirs, 2)]
+    return [_ratio(what, turns, 2)]
 
 
 def trip(stand: Stand) -> list[Row]:
@@ -128,26 +129,27 @@ def enqueue(stand: Stand) -> list[Row]:
         ("enqueue one by one: werk / rq", "enqueue", stand.jobs(4_000)),
         ("enqueue_many: werk / rq", "batch", stand.jobs(20_000)),
     ):
-        ours, theirs = _in_turns(
+        turns = _in_turns(
             stand,
             lambda: _loaded(stand, f"{call}_werk", count),  # noqa: B023  called before the next
             lambda: _loaded(stand, f"{call}_rq", count),  # noqa: B023
         )
-        rows.append(_ratio(name, ours, theirs, 2.5))
+        rows.append(_ratio(name, turns, 2.5))
     return rows
 
 
 def process(stand: Stand) -> list[Row]:
     """CPU time of one enqueue from the shell, the whole process."""
-    ours, theirs = _in_turns(
+    turns = _in_turns(
         stand,
         lambda: stand.cpu_of("werk-enqueue", "noop", "1"),
         lambda: stand.cpu_of("rq", "enqueue", "bench.tasks.noop", ":1"),
         times=15,
     )
-    figures = f"{ours * 1000:.0f} / {theirs * 1000:.0f} ms = {ours / theirs:.2f}"
+    ours, theirs, ratio = _medians(turns)
+    figures = f"{ours * 1000:.0f} / {theirs * 1000:.0f} ms, {ratio:.2f} x"
     what = "CPU of one enqueue from the shell: `werk-enqueue` / `rq enqueue`"
-    return [Row(what, figures, ours / theirs, at_most=0.33)]
+    return [Row(what, figures, ratio, at_most=0.33, unit="x")]
 
 
 def idle(stand: Stand) -> list[Row]:
@@ -175,26 +177,26 @@ def backlog(stand: Stand) -> list[Row]:
     """The same thousand jobs with a million behind them, and with none."""
     deep = stand.jobs(1_000_000)
     stand.fill(deep)
-    many, few = _in_turns(
+    turns = _in_turns(
         stand,
         lambda: _thousand(stand, DEEP),
         lambda: _thousand(stand, SHALLOW),
     )
     stand.client.flushall()
-    return [_ratio(f"drain with {deep:,} waiting / with 1,000", many, few, 0.85)]
+    return [_ratio(f"drain with {deep:,} waiting / with 1,000", turns, 0.85)]
 
 
 def pair(stand: Stand) -> list[Row]:
     """Two workers against one, on all cores."""
     stand.pin(False)
     count = stand.jobs(30_000)
-    two, one = _in_turns(
+    turns = _in_turns(
         stand,
         lambda: _drain(stand, "werk", count, workers=2),
         lambda: _drain(stand, "werk", count),
     )
     stand.pin(True)
-    return [_ratio(f"drain, free on {len(stand.cores)} cores: two workers / one", two, one, 1.6)]
+    return [_ratio(f"drain, free on {len(stand.cores)} cores: two workers / one", turns, 1.6)]
 
 
 def kill(stand: Stand) -> list[Row]:
@@ -220,11 +222,16 @@ MEASURES: dict[str, Callable[[Stand], list[Row]]] = {
 # --- how it is measured
 
 
-def _in_turns(stand: Stand, ours: Figure, theirs: Figure, times: int = 5) -> tuple[float, float]:
-    """Return the medians of two figures, measured in turns: what disturbs one disturbs both."""
-    both = [(ours(), theirs()) for _ in range(stand.runs(times))]
-    mine, other = zip(*both, strict=True)
-    return statistics.median(mine), statistics.median(other)
+def _in_turns(stand: Stand, ours: Figure, theirs: Figure, times: int = 5) -> Turns:
+    """Return pairs of two figures, measured in turns: what disturbs one disturbs both."""
+    return [(ours(), theirs()) for _ in range(stand.runs(times))]
+
+
+def _medians(turns: Turns) -> tuple[float, float, float]:
+    """Return ours, theirs, and the ratio."""
+    ours, theirs = zip(*turns, strict=True)
+    ratio = statistics.median(mine / other for mine, other in turns)
+    return statistics.median(ours), statistics.median(theirs), ratio
 
 
 def _drain(stand: Stand, kind: str, count: int, workers: int = 1) -> float:
@@ -323,9 +330,10 @@ def _commands_per_s(stand: Stand, seconds: float) -> float:
     return sum(b" lua]" not in line for line in lines) / seconds
 
 
-def _ratio(what: str, ours: float, theirs: float, at_least: float) -> Row:
-    figures = f"{ours:,.0f} / {theirs:,.0f} jobs/s = {ours / theirs:.2f}"
-    return Row(what, figures, ours / theirs, at_least=at_least, unit="x")
+def _ratio(what: str, turns: Turns, at_least: float) -> Row:
+    ours, theirs, ratio = _medians(turns)
+    figures = f"{ours:,.0f} / {theirs:,.0f} jobs/s, {ratio:.3g} x"
+    return Row(what, figures, ratio, at_least=at_least, unit="x")
 
 
 def _seconds(what: str, value: float, at_most: float) -> Row:

@@ -141,8 +141,8 @@ class Stand:
             return json.loads(process.communicate()[0])
 
     def drained(self, length: Callable[[], int], count: int) -> float:
-        """Return jobs/s, from when a tenth of a queue is gone to when all is."""
-        wait_until_fast(lambda: length() <= count * 0.9)
+        """Return jobs/s of the second half of a queue: by then all workers are at it."""
+        wait_until_fast(lambda: length() <= count / 2)
         left, begin = length(), time.perf_counter()
         wait_until_fast(lambda: length() == 0)
         return left / (time.perf_counter() - begin)
