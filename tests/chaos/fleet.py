@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import redis
-from support import children, command, descendants
+from support import command, descendants
 
 from chaos.caller import QUEUES
 from chaos.gates import Gate, Gates
@@ -42,7 +42,6 @@ class Member:
         self.is_busy = False  # under a fault that lasts: no other is put on top
         self.back_at = 0.0  # when to start it again
         self.has_begun = False  # to work: it has had a horse
-        self._seen: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -57,21 +56,16 @@ class Member:
         return self.process is not None and self.process.poll() is None
 
     def look(self) -> None:
-        """Find out whether it has begun: a fork of it lives, and not only to become a command."""
-        if self.has_begun or not self.is_alive():
-            return
-        try:
-            forks = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            own = Path(f"/proc/{self.pid}/cmdline").read_bytes()
-            seen = {pid for pid in forks if Path(f"/proc/{pid}/cmdline").read_bytes() == own}
-        except OSError:
-            return
-        self.has_begun = bool(seen & self._seen)
-        self._seen = seen
+        """Find out whether it has begun."""
+        self.has_begun = self.has_begun or bool(self.is_alive() and self.horse())
 
     def horse(self) -> int | None:
-        """Return the pid of its only child, if it has one now."""
-        return next(children(self.pid), None)
+        """Return the child that leads a group of its own, as RQ's horses and ours do, if any."""
+        try:
+            found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return next((pid for pid in map(int, found) if os.getpgid(pid) == pid), None)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
 
 
 class Fleet:
