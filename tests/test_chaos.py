@@ -116,6 +116,7 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     absence = fault("cut off from Redis, long", 101, 120)
     assert cause([absence], run(117, 118, by=OTHERS), run(120.1, 121)) is absence
     assert cause([absence], run(117, 118, by=OTHERS), run(130, 131)) is None
+    assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
 
 
 def verdict(*, jobs=(), runs=(), faults=(), **diary):

@@ -82,18 +82,21 @@ class Causes:
         for fault in self.absences:
             rescue = fault.begin + LEASE_S - SLACK_S  # not before
             back = (fault.end or inf) + SLACK_S
-            if fault.hits(first.horse, first.supervisor) and again.start >= rescue:
-                if fault.kind.startswith("freeze supervisor"):  # its horse goes on
-                    if first.start <= back and (first.end is None or first.end >= rescue - SLACK_S):
-                        return fault
-                elif self._in_hand(first, fault.begin) or (
-                    fault.begin <= first.start <= fault.begin + SLACK_S
-                ):
-                    return fault
+            may_be = fault.hits(first.horse, first.supervisor) and again.start >= rescue
+            if may_be and self._was_rescued(first, fault, rescue, back):
+                return fault
             # It had claimed the job, but began it only when it was back and another had done it.
-            if fault.hits(again.horse, again.supervisor) and fault.begin <= again.start <= back:
+            is_late = (fault.end or inf) - SLACK_S <= again.start <= back
+            if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
                 return fault
         return None
+
+    def _was_rescued(self, run: Execution, fault: Fault, rescue: float, back: float) -> bool:
+        """Tell whether this is what others found with the worker that was absent."""
+        if fault.kind.startswith("freeze supervisor"):  # its horse goes on
+            return run.start <= back and (run.end is None or run.end >= rescue - SLACK_S)
+        is_claimed_before = fault.begin <= run.start <= fault.begin + SLACK_S
+        return is_claimed_before or self._in_hand(run, fault.begin)
 
     def _in_hand(self, run: Execution, at: float) -> bool:
         """Tell whether a horse had this execution to do, or its outcome to record."""

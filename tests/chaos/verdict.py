@@ -82,7 +82,7 @@ class Verdict:
             ("jobs that ran", len(self.by_token)),
             ("executions", len(self.executions)),
             ("**lost**", len(self.lost)),
-            ("**stuck**", len(self.stuck)),
+            ("**stuck**, after 60 s without faults", len(self.stuck)),
             ("failed, with a reason", len(self.failed)),
             ("run again, and why", f"{self.reruns.total()}{again}"),
             ("**run again, unexplained**", len(self.unexplained)),
