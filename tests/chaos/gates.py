@@ -38,8 +38,8 @@ class Gate:
         """The address of Redis, for the process behind this gate."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def cut(self, cut: Cut) -> None:
-        """Have the next bytes that go that way cut their connection."""
+    def cut(self, cut: Cut | None) -> None:
+        """Have the next bytes that go that way cut their connection. None: not any more."""
         self._cut = cut
 
     def hold(self) -> None:

@@ -213,21 +213,26 @@ class Monkey:
 
     def cut(self, kind: str) -> bool:
         """Cut connections of a worker or a caller, a few in a row, each at some byte."""
-        members = self.fleet.callers if "caller" in kind else self.fleet.workers
-        member = self.chance.choice(members)
+        everyone = self.fleet.callers if "caller" in kind else self.fleet.workers
+        well = [member for member in everyone if member.is_up()]
+        if not well:
+            return False
+        member = self.chance.choice(well)
         direction = "reply" if "reply" in kind else "request"
-        done = 0
-        for _ in range(CUTS_AT_ONCE):
-            cut = Cut(direction, self.chance.random())
-            member.gate.cut(cut)
-            deadline = time.monotonic() + 2
-            while cut.at is None and time.monotonic() < deadline and member.is_up():
-                self.wait(0.01)
-            if cut.at is not None:
-                done += 1
-                fault = self._note(kind, member, supervisor=member.pid, note=cut.note)
-                fault.begin = fault.end = cut.at
-        return done > 0
+        return any([self._cut_once(kind, member, direction) for _ in range(CUTS_AT_ONCE)])
+
+    def _cut_once(self, kind: str, member: Member, direction: str) -> bool:
+        cut = Cut(direction, self.chance.random())
+        member.gate.cut(cut)
+        deadline = time.monotonic() + 2
+        while cut.at is None and time.monotonic() < deadline and member.is_up():
+            self.wait(0.01)
+        if cut.at is None:
+            member.gate.cut(None)
+            return False
+        fault = self._note(kind, member, supervisor=member.pid, note=cut.note)
+        fault.begin = fault.end = cut.at
+        return True
 
     def kill_caller(self, kind: str) -> bool:
         """SIGKILL to a caller, wherever it is."""
