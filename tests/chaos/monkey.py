@@ -219,7 +219,7 @@ class Monkey:
             return False
         member = self.chance.choice(well)
         direction = "reply" if "reply" in kind else "request"
-        return any([self._cut_once(kind, member, direction) for _ in range(CUTS_AT_ONCE)])
+        return sum(self._cut_once(kind, member, direction) for _ in range(CUTS_AT_ONCE)) > 0
 
     def _cut_once(self, kind: str, member: Member, direction: str) -> bool:
         cut = Cut(direction, self.chance.random())
