@@ -169,7 +169,7 @@ def peers_python(package: str) -> str | None:
     """Return the Python of a venv with another library in it, made now; None if it cannot be."""
     folder = Path(sys.prefix) / f"peer-{package}"
     python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", package, "redis", "hiredis"]
+    install = [str(python), "-m", "pip", "install", "-qq", package, "redis", "hiredis"]
     try:
         if not (folder / "made").exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
