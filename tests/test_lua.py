@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from werk.horse import iso
+from werk.claim import iso
 from werk.scripts import script
 
 QUEUE = "default"
@@ -336,6 +336,7 @@ def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     assert scripts.places("a") == ["wip"]
     _die(scripts, "one")
     assert scripts.tick("two")[0][:3] == [b"requeued", b"a:e1", 1]
+    assert connection.hget("rq:job:a", "werk_crashes") == f"{iso(1)}|1".encode()
     assert not connection.hexists("rq:worker:one", "werk_horse")
     assert connection.zscore("rq:werk:leases", "one") is None
     assert not connection.exists("rq:execution:a:e1") and not connection.exists(
@@ -356,6 +357,16 @@ def test_what_a_horse_is_past_goes_back_uncounted(
     )
     assert scripts.places("a") == ["queue"]
     assert not connection.hexists("rq:job:a", "werk_crashes")
+
+
+def test_an_execution_of_a_job_that_has_gone_on_is_forgotten(
+    scripts: Scripts, connection: redis.Redis
+) -> None:
+    scripts.enqueue("a")
+    scripts.step("one", "e1")
+    connection.hset("rq:job:a", "status", "canceled")
+    assert scripts.back("a:e1", "one", True) == [b"gone", 0]
+    assert not connection.keys("rq:wip:*") and not connection.keys("rq:*execution*")
 
 
 def test_too_many_crashes_hand_the_execution_over(

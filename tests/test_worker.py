@@ -178,7 +178,7 @@ def test_hooks_logs_and_the_current_job(work: Start, tmp_path: Path) -> None:
     out = worker.output()
     assert f"job={good} task=keep a word of the task's own" in out
     assert f"event=started job={good} task=keep queue=default attempt=1" in out
-    assert f"event=failed error=ValueError job={bad}" in out
+    assert f"event=failed job={bad} task=fail queue=default attempt=1 error=ValueError" in out
     assert "event=hook-failed hook=after" in out
     first = out.splitlines()[0]
     for fact in ("server=", "db=0", "prefix=rq", "queues=default", "tasks=", "rq=3."):
@@ -409,14 +409,14 @@ def test_stop_commands_for_other_jobs_harm_none(
 def test_suspend_and_pause(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
     work("high", "default")
     suspend(connection)
+    held = werk.enqueue("note", str(tmp_path))
+    paused = werk.enqueue("note", str(tmp_path), options=werk.Options(queue="high"))
     wait_until(
         lambda: (
             b"suspended"
             in [connection.hget(key, "state") for key in connection.smembers("rq:workers")]
         )
     )
-    held = werk.enqueue("note", str(tmp_path))
-    paused = werk.enqueue("note", str(tmp_path), options=werk.Options(queue="high"))
     connection.sadd("rq:werk:paused", "high")
     assert places(connection, held.id) == ["queue"]
     resume(connection)

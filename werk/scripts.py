@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from werk.link import Script
-from werk.wire import PREFIX
+from werk.settings import KEY_PREFIX
 
 # 7.0 and newer: our records are small and must be written also when memory is full. 6.2 lets a script finish that
 # begins with a removal, and ours do.
@@ -24,7 +24,7 @@ def script(name: str, server_version: tuple[int, ...]) -> Script:
     folder = Path(__file__).parent / "lua"
     body = _SMALL.get(name) or (folder / f"{name}.lua").read_text("utf-8")
     lib = (folder / "lib.lua").read_text("utf-8")
-    text = f"local P = '{PREFIX}'\n{lib}\n{body}"
+    text = f"local P = '{KEY_PREFIX}'\n{lib}\n{body}"
     if server_version >= _SINCE:
         text = _FLAGS + text
     return Script(text)

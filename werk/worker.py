@@ -41,13 +41,15 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
+from werk.channel import AWAY, FULL
+from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
-from werk.horse import AWAY, FULL, Leave, Order, Plan, iso, ride
+from werk.horse import ride
 from werk.link import Script, link_over
-from werk.page import Page, State
+from werk.page import Leave, Order, Page, Plan, State
 from werk.records import RecordingWorker
 from werk.scripts import script
-from werk.settings import Settings
+from werk.settings import KEY_PREFIX, Settings
 
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
@@ -118,6 +120,10 @@ class Worker(RecordingWorker):
         """Tell whether the order of the queues changes from job to job."""
         is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
         return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
+
+    def reorder_after(self, queue_name: str) -> None:
+        queues = self._ordered_queues
+        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
 
     def has_own_way_of_performing(self) -> bool:
         perform = (self.job_class.perform, self.job_class._execute)
@@ -667,7 +673,7 @@ class Worker(RecordingWorker):
         where = pool.get("path") or f"{pool.get('host', 'localhost')}:{pool.get('port', 6379)}"
         self.log.info(
             "event=begins worker=%s server=%s at=%s db=%s prefix=%s queues=%s tasks=%s werk=%s rq=%s python=%s%s",
-            self.name, server, where, pool.get("db") or 0, wire.PREFIX, ",".join(self.queue_names()),
+            self.name, server, where, pool.get("db") or 0, KEY_PREFIX, ",".join(self.queue_names()),
             ",".join(registry.tasks()), version("werk"), rq.__version__, sys.version.split()[0],
             " warning=WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle" if Settings.read().allow_unregistered else "",
         )  # fmt: skip
