@@ -1,0 +1,115 @@
+"""Why a job of `bin/chaos` ran again: the fault that explains it, or none."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from math import inf
+
+from chaos.monkey import Fault
+from chaos.records import Execution
+
+LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
+SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
+FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
+
+CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
+LONG_ABSENCES = ("freeze supervisor, long", "freeze both, long", "cut off from Redis, long")
+DISTURBANCES = ("kill -9 server", "pause Redis, short", "pause Redis, long")
+
+
+class Causes:
+    """Knows all faults and all executions.
+
+    Only these explain a second run: a crash of the process that had the first run in hand, and
+    the absence of that worker for longer than its lease. A horse that is frozen, however long, a
+    worker that is away for less, a server that is restarted or silent, a connection that is cut
+    at whatever byte, and a polite stop explain none.
+    """
+
+    def __init__(self, faults: Sequence[Fault], executions: Sequence[Execution]) -> None:
+        self.crashes = [fault for fault in faults if fault.kind in CRASHES]
+        self.absences = [fault for fault in faults if fault.kind in LONG_ABSENCES]
+        self.disturbances = [
+            fault
+            for fault in faults
+            if fault.kind in DISTURBANCES or fault.kind.startswith(("cut", "freeze"))
+        ]
+        self._starts: dict[int, list[float]] = defaultdict(list)  # of a horse's executions
+        for run in sorted(executions, key=lambda run: run.start):
+            self._starts[run.horse].append(run.start)
+
+    def of_reruns(self, runs: Sequence[Execution]) -> list[tuple[Execution, Fault | None]]:
+        """Return each execution of a job but the first, by start, with what explains it.
+
+        What befell one execution explains one more, not two.
+        """
+        unused = list(runs)
+        found = []
+        for again in runs[1:]:
+            earlier = [run for run in unused if run.start < again.start]
+            causes = ((run, self.cause(run, again)) for run in earlier)
+            run, cause = next(((run, cause) for run, cause in causes if cause), (None, None))
+            if run:
+                unused.remove(run)
+            found.append((again, cause))
+        return found
+
+    def of_overlaps(
+        self, runs: Sequence[Execution]
+    ) -> list[tuple[Execution, Execution, Fault | None]]:
+        """Return the executions of a job that overlap, with the absence that explains it."""
+        return [
+            (first, second, self._absence(first, second))
+            for first, second in combinations(runs, 2)
+            if first.overlaps(second)
+        ]
+
+    def cause(self, first: Execution, again: Execution) -> Fault | None:
+        """Return the fault because of which an execution was followed by another."""
+        return self._crash(first, again) or self._absence(first, again)
+
+    def _crash(self, first: Execution, again: Execution) -> Fault | None:
+        for fault in self.crashes:
+            hit = fault.hits(first.horse, first.supervisor)
+            if hit and fault.begin <= again.start and self._in_hand(first, fault.begin):
+                return fault
+        return None
+
+    def _absence(self, first: Execution, again: Execution) -> Fault | None:
+        for fault in self.absences:
+            rescue = fault.begin + LEASE_S - SLACK_S  # not before
+            back = (fault.end or inf) + SLACK_S
+            may_be = fault.hits(first.horse, first.supervisor) and again.start >= rescue
+            if may_be and self._was_rescued(first, fault, rescue, back):
+                return fault
+            # It had claimed the job, but began it only when it was back and another had done it.
+            is_late = (fault.end or inf) - SLACK_S <= again.start <= back
+            if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
+                return fault
+        return None
+
+    def _was_rescued(self, run: Execution, fault: Fault, rescue: float, back: float) -> bool:
+        """Tell whether this is what others found with the worker that was absent."""
+        if fault.kind.startswith("freeze supervisor"):  # its horse goes on
+            return run.start <= back and (run.end is None or run.end >= rescue - SLACK_S)
+        is_claimed_before = fault.begin <= run.start <= fault.begin + SLACK_S
+        return is_claimed_before or self._in_hand(run, fault.begin)
+
+    def _in_hand(self, run: Execution, at: float) -> bool:
+        """Tell whether a horse had this execution to do, or its outcome to record."""
+        starts = self._starts[run.horse]
+        if run.start > at or starts[bisect_right(starts, at) - 1] != run.start:
+            return False  # it had gone on to the next: so this one was recorded
+        return run.end is None or run.end >= at - FINISH_S or self._was_disturbed(run.end, at, run)
+
+    def _was_disturbed(self, since: float, until: float, run: Execution) -> bool:
+        """Tell whether something kept a horse from recording an outcome."""
+        return any(
+            fault.begin <= until
+            and (fault.end or inf) >= since - FINISH_S
+            and (fault.target == "server" or fault.hits(run.horse, run.supervisor))
+            for fault in self.disturbances
+        )
