@@ -38,7 +38,7 @@ DESCRIPTION_LENGTH = 200
 LONGEST_RETRY_DELAY_S = 3600
 SENT_MEMORY_S = 60  # far longer than any budget: within it a job may be sent again
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
-CHUNK = 1000  # jobs in one round trip
+CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
 
 
 class Options(NamedTuple):
@@ -71,38 +71,6 @@ class Request(NamedTuple):
     due: float | None  # Unix time, of a job that is scheduled
     front: bool
     ttl: int
-
-    def script_call(self) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-        """Return KEYS and ARGV of enqueue.lua."""
-        id, task, queue = self.id, self.task, self.task.queue
-        keys = (
-            f"{wire.KEY_PREFIX}:job:{id}",
-            f"{wire.KEY_PREFIX}:queues",
-            f"{wire.KEY_PREFIX}:queue:{queue}",
-            f"{wire.KEY_PREFIX}:scheduled:{queue}",
-            f"{wire.KEY_PREFIX}:werk:sent:{id}",
-        )
-        place = "at" if self.due is not None else "front" if self.front else "back"
-        short_lived = 0 < self.ttl < SENT_MEMORY_S or 0 <= task.result_ttl < SENT_MEMORY_S
-        remember_s = SENT_MEMORY_S if short_lived else 0
-        words = (
-            *(id, place, self.due or 0, self.ttl, remember_s, self.created_at),
-            *(self.data, queue, self.call[:DESCRIPTION_LENGTH]),
-            *(task.timeout, task.result_ttl, task.failure_ttl, self.name, task.max_crashes),
-        )
-        return keys, words + self._more_fields()
-
-    def _more_fields(self) -> tuple[Any, ...]:
-        """Return the fields that not every job has."""
-        more: tuple[Any, ...] = () if self.due is not None else ("enqueued_at", self.created_at)
-        if self.task.retry:
-            intervals = json.dumps(_retry_intervals(self.task.retry, self.task.retry_delay))
-            more += ("retries_left", self.task.retry, "retry_intervals", intervals)
-        if self.due is not None and self.front:
-            more += ("enqueue_at_front", 1)
-        if self.ttl:
-            more += ("ttl", self.ttl)
-        return more
 
 
 class Handle(NamedTuple):
@@ -162,15 +130,16 @@ def enqueue_many(
 ) -> list[Handle]:
     """Enqueue a task once for each element: a sequence of arguments, or a dict of named ones.
 
-    All are checked before the first is sent. Raises as enqueue().
+    All are checked before the first is sent; they go 250 at a time. Raises as enqueue().
     """
     options = options or NO_OPTIONS
     if options.job_id is not None:
         raise ArgumentError("job_id is of one job; leave it out for many")
+    now = datetime.now(timezone.utc)
     requests = [
-        prepare(name, (), call, options)
+        prepare(name, (), call, options, now)
         if isinstance(call, Mapping)
-        else prepare(name, call, {}, options)
+        else prepare(name, call, {}, options, now)
         for call in calls
     ]
     handles: list[Handle] = []
@@ -180,7 +149,11 @@ def enqueue_many(
 
 
 def prepare(
-    name: str, args: Sequence[object], kwargs: Mapping[str, object], options: Options = NO_OPTIONS
+    name: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options = NO_OPTIONS,
+    now: datetime | None = None,
 ) -> Request:
     """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
     task = registry.find(name)
@@ -188,7 +161,7 @@ def prepare(
         task = _treated(task, options)
     shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
-    now = datetime.now(timezone.utc)
+    now = now or datetime.now(timezone.utc)
     return Request(
         id=options.job_id or _new_id(),
         name=name,
@@ -203,9 +176,8 @@ def prepare(
 
 
 def send(requests: Sequence[Request], connection: Connection | None = None) -> list[Handle]:
-    """Enqueue what was prepared, in one round trip."""
-    calls = [request.script_call() for request in requests]
-    replies = _link(connection).run_many(Script.named("enqueue"), calls)
+    """Enqueue what was prepared, in one script: jobs of one task and with the same options."""
+    replies = _link(connection).run(Script.named("enqueue"), *_script_call(requests))
     return [
         Handle(
             request.id,
@@ -240,12 +212,38 @@ def status(job_id: str, *, connection: Connection | None = None) -> str:
 # --- building the job
 
 
-def _retry_intervals(retry: int, delay: int) -> list[int]:
+def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any]]:
+    """Return KEYS and ARGV of enqueue.lua."""
+    first = requests[0]
+    task, queue = first.task, first.task.queue
+    keys = (wire.key("queues"), wire.key("queue", queue), wire.key("scheduled", queue))
+    front = "front" if first.front else "back"
+    place = front if first.due is None else "at front" if first.front else "at"
+    short_lived = 0 < first.ttl < SENT_MEMORY_S or 0 <= task.result_ttl < SENT_MEMORY_S
+    remember_s = SENT_MEMORY_S if short_lived else 0
+    words: list[Any] = [
+        wire.KEY_PREFIX,
+        place,
+        first.due or 0,
+        first.ttl,
+        remember_s,
+        first.created_at,
+        queue,
+    ]
+    words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
+    words += [task.retry]
+    for one in requests:
+        intervals = _retry_intervals(task.retry, task.retry_delay) if task.retry else ""
+        words += (one.id, one.data, one.call[:DESCRIPTION_LENGTH], intervals)
+    return keys, words
+
+
+def _retry_intervals(retry: int, delay: int) -> str:
     """Return seconds before each retry: doubled each time, and 10 % either way, not all at once."""
     import random  # most tasks are not retried
 
     exact = (min(delay * 2 ** min(n, 12), LONGEST_RETRY_DELAY_S) for n in range(retry))
-    return [round(seconds * random.uniform(0.9, 1.1)) for seconds in exact]
+    return json.dumps([round(seconds * random.uniform(0.9, 1.1)) for seconds in exact])
 
 
 def _new_id() -> str:
