@@ -420,7 +420,7 @@ class Worker(RecordingWorker):
         for run in self._cut_off():
             if run not in ordered:
                 self._decide(run, state, leave)
-        self._jobs += state.jobs
+        self._jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
         self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
         if leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S:
             self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1)
