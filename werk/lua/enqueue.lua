@@ -22,8 +22,9 @@ for key, wanted in pairs({[job] = 'hash', [queues] = 'set', [queue] = 'list', [s
   end
 end
 
-local before = redis.call('HGET', job, 'created_at') or redis.call('GET', sent)
+local before = redis.call('HGET', job, 'created_at')
 if before then return before == created_at and 1 or 0 end
+if redis.call('GET', sent) == created_at then return 1 end
 if redis.call('EXISTS', job) == 1 then return 0 end
 
 redis.call('HSET', job, unpack(ARGV, 7))
