@@ -57,7 +57,9 @@ local function give_back(run, worker, counted, heir, now)
   local wip, list = wip_key(queue), P .. ':queue:' .. queue
   if not fits(wip, 'zset') or not fits(list, 'list') then return 'later', 0 end
   local mine = call('ZSCORE', wip, run)
-  if not mine or status ~= 'started' then
+  -- RQ writes 'scheduled' before the transaction that puts a job off. Its horse may have died between the two.
+  local is_at_hand = status == 'started' or status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
+  if not mine or not is_at_hand then
     if mine then call('ZREM', wip, run) end
     forget(id, execution, worker)
     return 'gone', 0
