@@ -1,0 +1,151 @@
+"""What is in Redis, in a form in which two runs of the same jobs are equal.
+
+Left out or made alike is only what must differ: beats, the worker's own keys, what is werk's own,
+the ids of executions and of stream entries, frames of RQ and werk in tracebacks, and times. A time
+becomes seconds after its job's end, or its place in the order of the job's times.
+"""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import re
+import zlib
+from datetime import datetime
+from typing import Any
+
+import redis
+
+Form = dict[str, Any]
+
+TIMES = {"created_at", "enqueued_at", "started_at", "ended_at"}
+OF_STREAM = {"execution_id", "execution_started_at", "execution_ended_at"}
+KILLED = "Work-horse terminated unexpectedly; waitpid returned "
+
+
+def snapshot(client: redis.Redis, prefix: str, worker: str) -> Form:
+    """Return every key of a database in its normal form, but for the worker's own."""
+    taken = Snapshot(client, prefix, worker)
+    keys = sorted(key.decode() for key in client.keys("*"))
+    return {key.removeprefix(prefix): taken.form(key) for key in keys if not taken.is_own(key)}
+
+
+def differences(ours: Any, stock: Any, tolerance_s: float, where: str = "") -> list[str]:
+    """Return a line for each thing that is not equal; numbers with a fraction are seconds."""
+    if isinstance(ours, dict) and isinstance(stock, dict):
+        return [
+            line
+            for key in sorted({*ours, *stock})
+            for line in differences(
+                ours.get(key, "(not there)"),
+                stock.get(key, "(not there)"),
+                tolerance_s,
+                f"{where} {key}",
+            )
+        ]
+    if isinstance(ours, float) and isinstance(stock, float) and abs(ours - stock) <= tolerance_s:
+        return []
+    return [] if ours == stock else [f"{where.strip()}: ours {ours!r}, stock {stock!r}"]
+
+
+class Snapshot:
+    def __init__(self, client: redis.Redis, prefix: str, worker: str) -> None:
+        self.client, self.prefix, self.worker = client, prefix, worker
+        seconds, micros = client.time()
+        self.now = seconds + micros / 1e6
+        created = (client.hget(f"{prefix}:job:{name}", "created_at") for name in ("plain", "last"))
+        self.began = min(moment(text) for text in created if text)
+
+    def is_own(self, key: str) -> bool:
+        """Tell whether it is the worker's own: its hash, its sets, and all that is werk's."""
+        return key.startswith(
+            tuple(self.prefix + word for word in (":worker:", ":workers", ":werk:"))
+        )
+
+    def form(self, key: str) -> Form:
+        kind = self.client.type(key).decode()
+        ttl_ms = self.client.pttl(key)
+        expires = None if ttl_ms == -1 else self.now + ttl_ms / 1000 - self.end_of(key)
+        return {"kind": kind, "expires": expires, "value": getattr(self, kind)(key)}
+
+    def end_of(self, name: str) -> float:
+        """Return when the job that this names has ended; or else was made; or the first was."""
+        for part in name.removeprefix(self.prefix).split(":"):
+            ended, created = self.client.hmget(
+                f"{self.prefix}:job:{part}", "ended_at", "created_at"
+            )
+            if ended or created:
+                return moment(ended or created)
+        return self.began
+
+    def hash(self, key: str) -> Form:
+        fields = {name.decode(): value for name, value in self.client.hgetall(key).items()}
+        times = {name: moment(fields[name]) for name in TIMES & fields.keys() if fields[name]}
+        found = {
+            name: self.value_of(name, value)
+            for name, value in fields.items()
+            if name not in times and name != "last_heartbeat" and not name.startswith("werk_")
+        }
+        found = {name: value for name, value in found.items() if value is not None}
+        return found | {"times": sorted(times, key=lambda name: (times[name], name))}
+
+    def value_of(self, name: str, value: bytes) -> Any:
+        if name == "meta":
+            meta = pickle.loads(value)
+            meta.pop("werk", None)
+            return meta or None
+        if name == "webhooks":
+            return re.sub(rb"127.0.0.1:\d{2,}/", b"site/", value)
+        return value.replace(self.worker.encode(), b"the worker")
+
+    def zset(self, key: str) -> Form:
+        scores = self.client.zrange(key, 0, -1, withscores=True)
+        found = {}
+        for member, score in scores:
+            name = member.decode()
+            found[name] = score - self.end_of(name) if score != float("inf") else score
+        return found
+
+    def stream(self, key: str) -> Form:
+        return {
+            str(number): {
+                name.decode(): self.entry_value(name.decode(), value)
+                for name, value in entry.items()
+            }
+            for number, (_, entry) in enumerate(self.client.xrange(key))
+        }
+
+    def entry_value(self, name: str, value: bytes) -> Any:
+        if name in OF_STREAM:
+            return bool(value)
+        if name == "exc_string":
+            return reason(zlib.decompress(base64.b64decode(value)).decode())
+        return self.value_of(name, value)
+
+    def list(self, key: str) -> Any:
+        return self.client.lrange(key, 0, -1)
+
+    def set(self, key: str) -> Any:
+        return self.client.smembers(key)
+
+    def string(self, key: str) -> Any:
+        return self.client.get(key)
+
+
+def moment(text: bytes) -> float:
+    return datetime.fromisoformat(text.decode()).timestamp()
+
+
+def reason(text: str) -> list[str]:
+    """Return the lines of a failure's text, without the frames that are RQ's or ours."""
+    if text.startswith(KILLED):
+        return [text.partition("; ")[0] + "; " + text.partition("; ")[2].partition(";")[0]]
+    kept, keeps = [], True
+    for line in text.splitlines():
+        if line.startswith("  File "):
+            keeps = "compat_tasks.py" in line
+        elif not line.startswith(" "):
+            keeps = True
+        if keeps:
+            kept.append(line)
+    return kept
