@@ -144,7 +144,10 @@ def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> No
 
 
 class Cutter:
-    """A proxy that hangs up after byte n of every second exchange of step.lua: of its request, then of its reply."""
+    """A proxy that hangs up after byte n of every second exchange of step.lua.
+
+    First of its request, then of its reply.
+    """
 
     def __init__(self, url: str, sha: str) -> None:
         parts = urlsplit(url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -27,8 +26,12 @@ WORKERS = ("one", "two")
 LEASE_S = 15
 KEEP_S = 500
 PLACE_OF = {
-    "queued": "queue", "started": "wip", "finished": "finished", "failed": "failed", "scheduled": "scheduled"
-}  # fmt: skip
+    "queued": "queue",
+    "started": "wip",
+    "finished": "finished",
+    "failed": "failed",
+    "scheduled": "scheduled",
+}
 
 
 class Scripts:
@@ -124,11 +127,11 @@ class Scripts:
 
 
 @pytest.fixture
-def scripts(connection: redis.Redis) -> Iterator[Scripts]:
+def scripts(connection: redis.Redis) -> Scripts:
     scripts = Scripts(connection)
     for worker in WORKERS:
         scripts.hire(worker)
-    yield scripts
+    return scripts
 
 
 def text(mapping: dict[bytes, bytes]) -> dict[str, str]:
@@ -331,7 +334,7 @@ def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     connection.set("rq:werk:ticked", time.time() - 60)
     assert scripts.tick("two") == []
     assert float(connection.get("rq:werk:ticked")) > time.time() - 10
-    assert 0 < connection.ttl("rq:werk:grace")
+    assert connection.ttl("rq:werk:grace") > 0
     connection.zadd("rq:werk:leases", {"one": 1})
     assert scripts.tick("two") == []
     assert scripts.places("a") == ["wip"]

@@ -1,4 +1,4 @@
-"""The worker, whole: real processes, a real server, real signals. Its lease here is 1 s, its tick 0.2 s."""
+"""The worker, whole: real processes and signals, a real server. A lease of 1 s, a tick of 0.2 s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -17,7 +16,7 @@ from rq.command import send_kill_horse_command, send_shutdown_command, send_stop
 from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.suspension import resume, suspend
-from support import Process, children, is_gone, run, wait_until
+from support import Process, children, is_gone, wait_until
 
 import werk
 
@@ -167,8 +166,9 @@ def test_dependents_and_callbacks_go_rqs_way(
     kept = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=-1)
     assert work("default", "--burst").wait(10) == 0
     assert [job.get_status() for job in (first, second, called, broken, kept)] == [
-        JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FAILED, JobStatus.FINISHED
-    ]  # fmt: skip
+        *(JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FINISHED),
+        *(JobStatus.FAILED, JobStatus.FINISHED),
+    ]
     assert (tmp_path / "callbacks").read_text().split() == [called.id, broken.id]
     assert not connection.exists(gone.key)
     assert connection.ttl(kept.key) == -1
@@ -546,7 +546,10 @@ def test_a_callback_that_is_not_registered_refuses_the_job(
     assert not runs(tmp_path)
 
 
-FIELDS = "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left failure_ttl".split()
+FIELDS = (
+    "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left"
+    " failure_ttl"
+).split()
 FIELDS += [
     "success_callback_name",
     "webhooks",
@@ -578,8 +581,10 @@ def test_hostile_fields_fail_their_job_and_nobody_else(
     assert not connection.zcard("rq:wip:default")
 
 
-KEYS = ["rq:job:{}", "rq:executions:{}", "rq:results:{}", "rq:job:{}:dependents", "rq:finished:default",
-        "rq:failed:default", "rq:wip:default", "rq:scheduled:default", "rq:queue:low", "rq:executions:{}"]  # fmt: skip
+KEYS = (
+    "rq:job:{} rq:executions:{} rq:results:{} rq:job:{}:dependents rq:finished:default"
+    " rq:failed:default rq:wip:default rq:scheduled:default rq:queue:low rq:executions:{}"
+).split()
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -1,4 +1,4 @@
-"""Tasks that the tests of the worker run. Files stand for what a test must see from outside Redis."""
+"""Tasks that the tests of the worker run; a file stands for what a test sees from outside Redis."""
 
 from __future__ import annotations
 

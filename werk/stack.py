@@ -431,7 +431,7 @@ def _worker_command() -> list[str]:
 
 
 class _Sources:
-    """The files that hold the tasks and their tables: a worker that runs knows them as they were."""
+    """The files of the tasks and their tables; a worker that runs knows them as they were."""
 
     def __init__(self) -> None:
         tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
