@@ -1,5 +1,7 @@
 """The horse and Redis when they do not reach each other: nothing is lost, nothing runs twice."""
 
+# ruff: noqa: F811  (a fixture that is imported)
+
 from __future__ import annotations
 
 import os
@@ -144,7 +146,10 @@ def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> No
 
 
 class Cutter:
-    """A proxy that hangs up after byte n of every second exchange of step.lua: of its request, then of its reply."""
+    """A proxy that hangs up after byte n of every second exchange of step.lua.
+
+    First of its request, then, when that was cut at each byte, of its reply.
+    """
 
     def __init__(self, url: str, sha: str) -> None:
         parts = urlsplit(url)
