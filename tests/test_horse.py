@@ -26,6 +26,7 @@ from test_worker import (
     ended,
     finished,
     go,
+    horse,
     runs,
     work,  # noqa: F401  the fixture
 )
@@ -140,6 +141,21 @@ def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> No
     ended(failing, "failed")
     finished(later)
     assert len(runs(tmp_path)) == 22
+
+
+def test_memory_that_is_full_when_a_horse_begins(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    suspend(connection)
+    job = werk.enqueue("note", str(tmp_path))
+    connection.config_set("maxmemory", 1)
+    try:
+        os.kill(horse(worker), signal.SIGKILL)
+        resume(connection)
+        finished(job)
+    finally:
+        connection.config_set("maxmemory", 0)
 
 
 # --- a connection is cut
