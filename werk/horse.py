@@ -23,14 +23,14 @@ from rq.exceptions import DeserializationError
 from rq.job import Job, Retry
 
 from werk import registry, wire
-from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, patience
+from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
 from werk.claim import NO_FINISH, Claim, Finish, Unknown, iso, success
 from werk.diary import Diary, text
 from werk.errors import Unreadable
 from werk.page import Leave, Page, Plan
 from werk.recorder import Recorder
 from werk.records import Refused
-from werk.runner import ExcInfo, Runner
+from werk.runner import Runner
 from werk.scripts import script
 from werk.settings import Settings
 
@@ -153,7 +153,7 @@ class Horse:
 
     # --- claim
 
-    def step(self, finish: Finish, wants_job: bool) -> tuple[Any, Any, Any, Any]:
+    def step(self, finish: Finish, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
         self.asked_at = now = time.time()
         self.count += 1
@@ -162,11 +162,13 @@ class Horse:
         head = [self.worker.name, self.plan.generation, self.execution, iso(now), repr(now),
                 int(wants_job), 0, int(flush), self.done, self.worked]  # fmt: skip
         reply = self.ask(head, finish)
-        self.is_busy = len(reply) > 1 and type(reply[1]) is list
+        if len(reply) == 1:
+            return reply[0], b"", (), ()  # 'dependents': nothing was written
+        self.is_busy = type(reply[1]) is list
         if flush or not self.is_busy:
             self.done, self.worked, self.flushed_at = 0, 0.0, now
             self.is_too_large = 0 < self.settings.horse_mb < resident_mb()
-        return reply if len(reply) == 4 else (reply[0], b"", (), ())
+        return reply
 
     def ask(self, head: list[Any], finish: Finish) -> Any:
         """Send it until it is answered.
@@ -288,14 +290,16 @@ class Horse:
         if self.runner.hooks:
             self.runner.hook("before", job)
 
-    def end(self, claim: Claim, job: Job, result: Any, error: ExcInfo | None, took: float) -> None:
+    def end(
+        self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float
+    ) -> None:
         if self.runner.hooks and error:
-            self.runner.hook("error", job, error[1])
+            self.runner.hook("error", job, error)
         elif self.runner.hooks:
             self.runner.hook("after", job, result)
         self.diary.current = None
-        if self.diary.says and error and error[0]:
-            self.diary.tell("failed", claim, error=error[0].__name__, elapsed=f"{took:.3f}")
+        if self.diary.says and error:
+            self.diary.tell("failed", claim, error=type(error).__name__, elapsed=f"{took:.3f}")
         elif self.diary.says:
             self.diary.tell("done", claim, elapsed=f"{took:.3f}")
         self.idle_since = time.monotonic()
@@ -322,11 +326,15 @@ class Horse:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
+        """Not patiently: while memory is full it would wait for ever, and no job would run."""
         self.page.cleaned_at = time.monotonic()  # first: what kills us must not do so again at once
+        connection = self.worker.connection
+        connection.set_retry(impatience())
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except Exception:
-            self.diary.log.exception("event=clean-up-failed worker=%s", self.worker.name)
+        except Exception as error:
+            self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
+        connection.set_retry(patience(self.page))
         self.runner.arm()
 
 

@@ -24,7 +24,7 @@ from werk.claim import Claim, Finish, Unknown, failure, put_off
 from werk.diary import Diary, text
 from werk.page import Order, Page
 from werk.records import RECORDING_S, Late
-from werk.runner import ExcInfo, Runner
+from werk.runner import Runner
 from werk.scripts import script
 
 if TYPE_CHECKING:
@@ -63,14 +63,15 @@ class Recorder:
 
         return self._record(claim, job, record)
 
-    def fail(self, claim: Claim, job: Job, error: ExcInfo) -> Finish | None:
-        kind, value, trace = error
-        shown = (kind, value, (trace and trace.tb_next) or trace)  # without our own line
+    def fail(self, claim: Claim, job: Job, error: BaseException) -> Finish | None:
+        trace = error.__traceback__
+        trace = (trace and trace.tb_next) or trace  # without our own line
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             try:  # as in RQ, it is being handled: so what a failing callback raises shows it too
-                raise value.with_traceback(shown[2])
-            except type(value):
+                raise error.with_traceback(trace)
+            except BaseException:
+                shown = (type(error), error, trace)
                 self.worker._finalize_failure(job, queue, execution, shown)
 
         return self._record(claim, job, record)
@@ -114,7 +115,8 @@ class Recorder:
                 worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
             worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
 
-        self.diary.tell("failed", claim, logging.WARNING, reason=order.reason)
+        event = "stopped" if order.is_stopped else "failed"
+        self.diary.tell(event, claim, logging.WARNING, reason=order.reason)
         why = RuntimeError(order.reason)
         if order.is_raw:
             return failure(claim, why)

@@ -7,13 +7,11 @@ the deadline in the page.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from rq.job import Job, _current_job
@@ -27,8 +25,6 @@ from werk.settings import Settings
 
 HOOK_S = 10  # time limit of a hook
 LONGEST_TIMEOUT_S = 10**8  # setitimer takes no more on some systems
-
-ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
 
 class Runner:
@@ -61,9 +57,10 @@ class Runner:
         function: str | Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> tuple[Any, ExcInfo | None]:
+    ) -> tuple[Any, BaseException | None]:
         """Call a function under its job's limit. Returns its result, and what it raised."""
-        result, error = None, None
+        result: Any = None
+        error: BaseException | None = None
         token = _current_job.set(job)
         os.environ["RQ_JOB_ID"] = claim.id  # as in RQ
         try:
@@ -71,12 +68,12 @@ class Runner:
             if isinstance(function, str):
                 function = self.functions.get(function) or self._look_up(function)
             result = function(*args, **kwargs)
-            if inspect.iscoroutine(result):
+            if asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
             self.is_running = False
-        except BaseException:  # SystemExit too: as in RQ, it fails the job and not the worker
+        except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
             self.is_running = False
-            error = sys.exc_info()
+            error = raised
         self._end()
         _current_job.reset(token)
         return result, error

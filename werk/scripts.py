@@ -14,8 +14,7 @@ _SINCE = (7, 0)
 
 _SMALL = {
     "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}",
-    "cut": "call('HSET', P .. ':worker:' .. ARGV[1], 'werk_horse', ARGV[2]) "
-    "return call('SMEMBERS', runs_of(ARGV[1]))",
+    "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]))",
     "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))",
 }
 

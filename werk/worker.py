@@ -334,7 +334,7 @@ class Worker(RecordingWorker):
         if lost and lost == self._lost_run and self._page.state().run == lost:
             self._kill(Killed("lost", lost))
         self._lost_run = lost
-        return [b"more"] in events
+        return not self._is_away and any(what in (b"more", b"unborn") for what, *_ in events)
 
     def _handle(self, what: str, facts: list[Any]) -> None:
         if what == "unborn":  # it expired, or Redis is back without its memory
@@ -355,11 +355,11 @@ class Worker(RecordingWorker):
         self._is_away = True
 
     def _write_birth(self) -> None:
-        """Write our hash anew; the next tick does the rest. (RQ forgets the set of workers.)"""
+        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
         with self.connection.pipeline() as pipeline:
             pipeline.hset(
                 self.key,
-                mapping={**self.serialize(), "werk_horse": self._generation, "state": self._state},
+                mapping={**self.serialize(), "state": self._state},
             )
             pipeline.expire(self.key, self.worker_ttl + 60)
             rq.worker_registration.register(self, pipeline)
@@ -444,7 +444,7 @@ class Worker(RecordingWorker):
 
         An earlier horse's last request may still be on its way: it is refused from here on.
         """
-        found = self._insist(self._cut_script, self.name, self._generation)
+        found = self._insist(self._cut_script, self.name, self._generation, self.lease_s)
         return [run.decode("utf-8", "replace") for run in found]
 
     def _insist(self, script: Script, *words: Any) -> Any:
@@ -476,7 +476,7 @@ class Worker(RecordingWorker):
 
     def _order(self, run: str, why: str) -> Order:
         if why == "stop":
-            return Order(run, self._death(), is_stopped=True)
+            return Order(run, "stopped on request", is_stopped=True)
         reason = self._death()
         if why == "timeout":
             reason = (

@@ -100,3 +100,10 @@ local function fence(run, queue, now, seconds)
   call('EXPIRE', execution_key, OWNED_S + seconds)
   return 1
 end
+
+-- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
+local function cut(worker, generation, lease_s)
+  call('HSET', P .. ':worker:' .. worker, 'werk_horse', generation)
+  call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
+  return call('SMEMBERS', runs_of(worker))
+end

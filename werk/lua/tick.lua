@@ -122,8 +122,10 @@ local function move_due(list)
   local scheduled = P .. ':scheduled:' .. queue
   if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 or not fits(scheduled, 'zset') or not fits(list, 'list') then return end
   local due = call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, DUE_AT_ONCE)
+  local before = #events
   for _, id in ipairs(due) do enqueue(id, queue, scheduled) end
-  if #due == DUE_AT_ONCE then event('more') end
+  local for_rq = #events - before
+  if #due == DUE_AT_ONCE and for_rq < #due then event('more') end
 end
 
 local function serve(list)
