@@ -69,7 +69,10 @@ end
 local function check_own()
   if current ~= '' then renew(current) end
   for _, run in ipairs(call('SMEMBERS', runs)) do
-    if is_past(run) then event(give_back(run, worker, UNCOUNTED, worker, now)) end
+    if is_past(run) then
+      local what, crashes = give_back(run, worker, UNCOUNTED, worker, now)
+      event(what, run, crashes, worker)
+    end
   end
 end
 
