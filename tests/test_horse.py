@@ -1,7 +1,5 @@
 """The horse and Redis when they do not reach each other: nothing is lost, nothing runs twice."""
 
-# ruff: noqa: F811  (a fixture that is imported)
-
 from __future__ import annotations
 
 import os
