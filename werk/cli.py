@@ -234,7 +234,11 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
         _print_request(request, how)
         return None
     connected = _link()
-    handle = client.send([request], connected)[0]
+    try:
+        handle = client.send([request], connected)[0]
+    except KeyboardInterrupt:  # it may have arrived, or not
+        _note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+        return EXIT_INTERRUPTED
     for warning in handle.warnings:
         _note(warning)
     said = {
