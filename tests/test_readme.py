@@ -44,7 +44,7 @@ def test_every_exit_code_and_variable_is_in_it() -> None:
 
 
 later = {
-    *("RQ_DASHBOARD_USERNAME", "RQ_DASHBOARD_PASSWORD", "WERK_ALLOW_UNREGISTERED"),
+    "WERK_ALLOW_UNREGISTERED",
     *("WERK_HOOKS_BEFORE", "WERK_HOOKS_AFTER", "WERK_HOOKS_ERROR"),
 }  # settings of what is not built yet
 

@@ -55,6 +55,8 @@ from rq.cli import main
 main(prog_name="rq")
 """
 
+_DASHBOARD = "from werk.cli import main; main()"
+
 
 def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     """Run worker, dashboard and, where none answers, a server, until Ctrl-C. Return the exit code.
@@ -347,11 +349,7 @@ class _Front:
 
     def start(self, name: str, command: list[str], url: str) -> None:
         """Start a child. It gets the address by its environment: passwords do not show in `ps`."""
-        environ = os.environ | {  # handed on, not read
-            "RQ_REDIS_URL": url,
-            "RQ_DASHBOARD_REDIS_URL": url,
-            "PYTHONUNBUFFERED": "1",
-        }
+        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
         child = _Child(name, command, environ)
         self.children.append(child)
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
@@ -425,7 +423,7 @@ def _worker_command() -> list[str]:
 
 
 def _dashboard_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "rq_dashboard", "--bind", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-c", _DASHBOARD, "dashboard", "--port", str(port)]
 
 
 def _refuse_taken(port: int) -> None:
