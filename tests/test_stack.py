@@ -57,7 +57,7 @@ def up(spawn: Callable[..., Process]) -> Callable[..., Process]:
         settings = {"RQ_REDIS_URL": url, **(env or {})}
         process = spawn("werk", "up", "--port", free_port(), env=settings)
         wait_until(lambda: "*** Listening" in process.output())
-        wait_until(lambda: "* Running on" in process.output())
+        wait_until(lambda: "event=serving" in process.output())
         return process
 
     return up
@@ -297,7 +297,7 @@ def test_up_runs_what_is_in_a_file_now(
 def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_url: str) -> None:
     process = up(redis_url)
     everything = descendants(process.pid)
-    dashboard = next(pid for pid in everything if b"rq_dashboard" in _command_line(pid))
+    dashboard = next(pid for pid in everything if b"\0dashboard\0" in _command_line(pid))
     os.kill(dashboard, signal.SIGKILL)
     assert process.wait(10) == 1
     assert "dashboard | ended by itself (exit code -9)" in process.output()

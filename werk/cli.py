@@ -351,6 +351,18 @@ def up(port: int) -> int | None:
     return stack.up(Settings.read(), port=port)
 
 
+@werk.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9181, show_default=True)
+@click.option("--bind", default="127.0.0.1", help="Address to listen on; another needs a password.")
+@click.option("--host", "hosts", multiple=True, help="A name that browsers may know it by.")
+@click.option("--read-only", is_flag=True, help="Show all, change nothing.")
+def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> int:
+    """Serve the dashboard, until Ctrl-C."""
+    from werk.dashboard import serve
+
+    return serve(Settings.read(), bind=bind, port=port, hosts=hosts, read_only=read_only)
+
+
 # --- printing
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from werk import registry, signature, wire
+from werk.arguments import Signature
 from werk.errors import NoSuchJob, Unreadable
 from werk.link import Link
 
@@ -26,7 +28,7 @@ def show(job_id: str, link: Link) -> dict[str, Any]:
     return {
         "id": job_id,
         "task": text.get("werk_task"),
-        "call": _call(fields, text),
+        "call": call(fields),
         "status": text.get("status"),
         "queue": text.get("origin"),
         **{name: text.get(name) or None for name in _TIMES},
@@ -38,10 +40,13 @@ def show(job_id: str, link: Link) -> dict[str, Any]:
     }
 
 
-def _call(fields: dict[bytes, bytes], text: dict[str, str]) -> str | None:
-    """Return the call, with secrets masked; only werk's own callers mask them when they enqueue."""
-    if "werk_task" in text:
-        return text.get("description")
+def call(fields: Mapping[bytes, bytes]) -> str | None:
+    """Return the call in a job's hash, with secrets masked, or why it cannot be read.
+
+    Only werk's own callers mask them when they enqueue.
+    """
+    if b"werk_task" in fields:
+        return fields.get(b"description", b"").decode("utf-8", "replace") or None
     try:
         path, args, kwargs = wire.read_call(fields[b"data"])
     except (KeyError, Unreadable) as error:
@@ -49,7 +54,8 @@ def _call(fields: dict[bytes, bytes], text: dict[str, str]) -> str | None:
     secret = {
         name for task in registry.tasks().values() if task.path == path for name in task.secret
     }
-    return f"{path}({signature.read(path).call(args, kwargs, secret)})"
+    shape = signature.read(path) if secret else Signature()  # its source is found by its path
+    return f"{path}({shape.call(args, kwargs, secret)})"
 
 
 def _ending(status: str | None, entry: dict[bytes, bytes]) -> dict[str, Any]:

@@ -340,11 +340,7 @@ class _Front:
 
     def start(self, name: str, command: list[str], url: str) -> None:
         """Start a child. It gets the address by its environment: passwords do not show in `ps`."""
-        environ = os.environ | {  # handed on, not read
-            "RQ_REDIS_URL": url,
-            "RQ_DASHBOARD_REDIS_URL": url,
-            "PYTHONUNBUFFERED": "1",
-        }
+        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
         child = _Child(name, command, url, environ)
         self.children.append(child)
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
@@ -452,7 +448,7 @@ class _Sources:
 
 
 def _dashboard_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "rq_dashboard", "--bind", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "werk.cli", "dashboard", "--port", str(port)]
 
 
 def _refuse_taken(port: int) -> None:

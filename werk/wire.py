@@ -196,15 +196,15 @@ def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     return path, tuple(args), kwargs
 
 
-def decompress(data: bytes) -> bytes:
+def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of a field that RQ may have compressed. Raises Unreadable if too many."""
     stream = zlib.decompressobj()
     try:
-        plain = stream.decompress(data, MAX_BYTES + 1)
+        plain = stream.decompress(data, most + 1)
     except zlib.error:
         return data  # older RQ did not compress (rq.job.Job.restore)
-    if len(plain) > MAX_BYTES:
-        raise Unreadable(f"larger than {MAX_BYTES:,} bytes")
+    if len(plain) > most:
+        raise Unreadable(f"larger than {most:,} bytes")
     return plain
 
 
@@ -214,10 +214,10 @@ def read_result(fields: dict[bytes, bytes]) -> Any:
     return None if value is None else loads(_unbase64(value))
 
 
-def read_exception(fields: dict[bytes, bytes]) -> str:
+def read_exception(fields: dict[bytes, bytes], most: int = MAX_BYTES) -> str:
     """Return the traceback in an entry of a job's results, or ''. Raises Unreadable."""
     text = fields.get(b"exc_string")
-    return decompress(_unbase64(text)).decode("utf-8", "replace") if text else ""
+    return decompress(_unbase64(text), most).decode("utf-8", "replace") if text else ""
 
 
 def _unbase64(text: bytes) -> bytes:

@@ -1,0 +1,260 @@
+"""The dashboard in a real Chromium: what a person sees and clicks, and that nothing on it is run.
+
+WERK_SCREENSHOTS=FOLDER keeps a picture of each page, to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from playwright.sync_api import BrowserContext, Dialog, Page, expect, sync_playwright
+from rq import Queue
+from support import Process, wait_until
+
+import werk
+from werk.stack import free_port
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("WERK_SCREENSHOTS")  # read before the tests clear it
+FLAGS = """
+    --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync
+""".split()
+XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'><svg onload=alert(3)>"
+LISTS = ["queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"]
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on PATH")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """A browser whose clock is in New York: times on a page do not depend on where one is."""
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            timezone_id="America/New_York",
+            viewport={"width": 1280, "height": 900},
+        )
+        context.set_default_timeout(10_000)
+        yield context
+        context.close()
+
+
+class Browser:
+    """A tab that remembers what no page may do: complain, or open a dialog."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.complaints: list[str] = []
+        page.on("console", lambda said: self._note(said.type in ("error", "warning"), said.text))
+        page.on("pageerror", lambda error: self._note(True, str(error)))
+        page.on("dialog", self._dismiss)
+
+    def open(self, path: str, wanted: str = "") -> Page:
+        """Open a page and wait until it has loaded what it shows."""
+        self.page.goto(self.address + path)
+        expect(self.page.locator("body")).not_to_contain_text("Loading...", use_inner_text=True)
+        if wanted:
+            expect(self.page.locator(".section")).to_contain_text(wanted, use_inner_text=True)
+        return self.page
+
+    def look(self, name: str) -> None:
+        if SCREENSHOTS:
+            self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
+
+    def _note(self, is_bad: bool, text: str) -> None:
+        if is_bad:
+            self.complaints.append(f"{self.page.url}: {text}")
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"{self.page.url}: a dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+@pytest.fixture
+def browser(
+    chromium: BrowserContext, spawn: Callable[..., Process], redis_url: str
+) -> Iterator[Browser]:
+    port = free_port()
+    process = spawn("werk", "dashboard", "--port", port)
+    wait_until(lambda: "event=serving" in process.output())
+    tab = Browser(chromium.new_page(), f"http://127.0.0.1:{port}")
+    yield tab
+    tab.page.close()
+    assert not tab.complaints
+
+
+def test_a_failed_job_is_seen_and_requeued(
+    browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
+) -> None:
+    job = werk.enqueue("panic")
+    spawn("rq", "worker", "default")
+    wait_until(lambda: job.status() == "failed")
+
+    page = browser.open("/", "default")
+    expect(page.locator("td.failed a").first).to_have_text("1")
+    browser.look("queues")
+    page.locator("td.failed a").first.click()
+    row = page.locator(f"tr[data-job-id='{job.id}']")
+    expect(row).to_contain_text("RuntimeError: panic! as asked")
+    expect(row.locator(".creation_date")).to_contain_text("second")  # not: 5 hours ago
+    browser.look("failed")
+    before = connection.xlen(f"rq:results:{job.id}")
+    row.locator("[data-role=requeue-job-btn]").click()
+    wait_until(lambda: connection.xlen(f"rq:results:{job.id}") > before)
+    wait_until(lambda: job.status() == "failed")
+
+    page = browser.open(f"/0/view/job/{job.id}", "RuntimeError: panic! as asked")
+    expect(page.locator("#job-data")).to_contain_text("Duration")
+    browser.look("job")
+    before = connection.xlen(f"rq:results:{job.id}")
+    page.click("#requeue-job-btn")
+    wait_until(lambda: connection.xlen(f"rq:results:{job.id}") > before)
+    wait_until(lambda: job.status() == "failed")
+    page.click("#delete-job-btn")
+    page.click("#confirmation-modal-yes")
+    page.wait_for_url(f"{browser.address}/")
+    assert not connection.exists(f"rq:job:{job.id}")
+
+
+def test_all_failed_jobs_are_requeued_and_emptied(
+    browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
+) -> None:
+    werk.enqueue_many("panic", [()] * 3)
+    spawn("rq", "worker", "default")
+    wait_until(lambda: connection.zcard("rq:failed:default") == 3)
+    page = browser.open("/0/view/jobs/default/failed/8/asc/1", "panic()")
+    first = connection.zrange("rq:failed:default", 0, 0)[0].decode()
+    page.click("#requeue-all-btn")
+    page.click("#confirmation-modal-yes")
+    wait_until(lambda: connection.xlen(f"rq:results:{first}") == 2)
+    wait_until(lambda: connection.zcard("rq:failed:default") == 3)
+    expect(page.locator("#confirmation-modal")).to_be_hidden()
+    page.click("#empty-btn")
+    page.click("#confirmation-modal-yes")
+    expect(page.locator("#jobs")).to_contain_text("No jobs.")
+    assert connection.zcard("rq:failed:default") == 0
+
+
+def test_a_busy_and_a_stale_worker(
+    browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
+) -> None:
+    job = werk.enqueue("sleep", 60)
+    spawn("rq", "worker", "--name", "one-at-work", "default")
+    dead = spawn("rq", "worker", "--name", "one-killed", "other")
+    wait_until(lambda: job.status() == "started" and connection.exists("rq:worker:one-killed"))
+    dead.kill()
+    dead.wait()
+    connection.expire("rq:worker:one-killed", 50)  # as it is some minutes later
+    page = browser.open("/0/view/workers", "one-at-work")
+    busy = page.locator("tr[data-role=worker]", has_text="one-at-work")
+    for text in (os.uname().nodename, "busy", "sleep(60.0)", "s ago", "default"):
+        expect(busy).to_contain_text(text)
+    stale = page.locator("tr[data-role=worker]", has_text="one-killed")
+    expect(stale).to_contain_text("stale")
+    expect(stale).to_contain_text(str(dead.pid))
+    assert "table-danger" in (stale.get_attribute("class") or "")
+    assert "table-danger" not in (busy.get_attribute("class") or "")
+    browser.look("workers")
+    busy.locator("a").click()
+    expect(page.locator("#job-data")).to_contain_text("started")
+
+
+def test_pages_have_their_rows_and_dependencies_open(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    queue = Queue(connection=connection)
+    jobs = [queue.enqueue("werk.jobs.hello", f"number {n}") for n in range(20)]
+    child = queue.enqueue("werk.jobs.hello", "the child", depends_on=jobs[0])
+    page = browser.open("/0/view/jobs/default/queued/8/asc/1", "number 0")
+    page.locator(".page-link", has_text="2").click()
+    expect(page.locator("tr[data-role=job]")).to_have_count(8)
+    ids = page.locator("tr[data-role=job]").evaluate_all("rows => rows.map(r => r.dataset.jobId)")
+    assert ids == [job.id for job in jobs[8:16]]
+    browser.look("page-2")
+    page = browser.open(f"/0/view/job/{child.id}", "the child")
+    browser.look("child")
+    page.locator("#job-data a").click()
+    expect(page.locator("#job-data")).to_contain_text("number 0")
+
+
+def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.Redis) -> None:
+    queue = Queue(XSS.replace("/", ""), connection=connection)
+    stock = queue.enqueue("werk.jobs.hello", XSS, description=XSS, meta={XSS: XSS}, result_ttl=-1)
+    ours = werk.enqueue("hello", XSS, options=werk.Options(queue=queue.name))
+    noted = pickle.dumps({XSS: XSS, "werk": {"error": XSS, "next_try": XSS, "attempt": XSS}})
+    bad = dict.fromkeys(["worker_name", "dependency_id", "timeout", "werk_attempt"], XSS)
+    for job_id, registry in ((stock.id, "failed"), (ours.id, "finished")):
+        fields: dict[Any, Any] = {**bad, "status": registry, "meta": noted}
+        connection.hset(f"rq:job:{job_id}", mapping=fields)
+        connection.zadd(f"rq:{registry}:{queue.name}", {job_id: 1e10, f"{XSS}{job_id}": 2e10})
+    connection.hset(f"rq:job:{ours.id}", mapping={"created_at": XSS, "description": XSS})
+    text, value = b64encode(XSS.encode()), b64encode(pickle.dumps(XSS))
+    connection.xadd(f"rq:results:{stock.id}", {"type": 2, "exc_string": text})
+    connection.xadd(f"rq:results:{ours.id}", {"type": 1, "return_value": value})
+    worker: dict[Any, Any] = dict.fromkeys(["hostname", "pid", "state", "queues", "version"], XSS)
+    connection.hset(f"rq:worker:{XSS}", mapping=worker)
+    connection.sadd(f"rq:worker:{XSS}:executions", f"{stock.id}:e1")
+    connection.sadd("rq:workers", f"rq:worker:{XSS}")
+
+    browser.open("/", "<img src=x onerror=alert(1)>")
+    browser.look("xss-queues")
+    page = browser.open("/0/view/workers", XSS)
+    expect(page.locator("tr[data-role=worker]")).to_contain_text("werk.jobs.hello('<img")
+    browser.look("xss-workers")
+    place = page.evaluate("name => encodeURIComponent(name)", queue.name)
+    for name in LISTS:
+        browser.open(f"/0/view/jobs/{place}/{name}/8/asc/1")
+        assert page.locator("img, svg").count() == 0
+    browser.open(f"/0/view/jobs/{place}/failed/8/asc/1", "werk.jobs.hello('<img")
+    browser.look("xss-failed")
+    expect(page.locator("pre.exc_info").first).to_have_text(XSS)
+    for name in ("');alert(4);//", "</script><script>alert(5)//", "{{ 7 * 7 }}<%= alert(6) %>"):
+        place = page.evaluate("name => encodeURIComponent(name)", name.replace("/", "%2F"))
+        browser.open(f"/0/view/jobs/{place}/queued/8/asc/1", "No jobs.")
+    for job_id in (stock.id, ours.id):
+        browser.open(f"/0/view/job/{job_id}", XSS)
+        browser.look(f"xss-job-{'ours' if job_id == ours.id else 'stock'}")
+        assert page.locator("img, svg").count() == 0
+    result = page.locator("tr", has=page.locator("th", has_text="Result")).locator("td")
+    expect(result).to_have_text(XSS)
+
+
+def test_errors_are_said(browser: Browser, connection: redis.Redis) -> None:
+    job = werk.enqueue("sleep", 1)
+    page = browser.open("/0/view/jobs/default/queued/8/asc/1", "sleep(1.0)")
+    connection.hset(f"rq:job:{job.id}", "status", "started")
+    page.click("[data-role=delete-job-btn]")
+    page.click("#confirmation-modal-yes")
+    expect(page.locator("#werk-error")).to_contain_text("is running, and would go on")
+    browser.look("error")
+    assert "409" in browser.complaints.pop()  # the browser's own
+
+
+def test_read_only_has_no_buttons(
+    browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
+) -> None:
+    job = werk.enqueue("panic")
+    assert spawn("rq", "worker", "--burst", "default").wait(20) == 0
+    port = free_port()
+    process = spawn("werk", "dashboard", "--port", port, "--read-only")
+    wait_until(lambda: "event=serving" in process.output())
+    browser.address = f"http://127.0.0.1:{port}"
+    for path in ("/0/view/jobs/default/failed/8/asc/1", f"/0/view/job/{job.id}"):
+        page = browser.open(path, "RuntimeError: panic! as asked")
+        for button in page.locator(".btn-outline-warning, .btn-outline-danger").all():
+            expect(button).to_be_hidden()
+    page = browser.open("/0/view/jobs/default/queued/8/asc/1")
+    expect(page.locator("#compact-btn")).to_be_hidden()
+    browser.look("read-only")
