@@ -24,6 +24,7 @@ import time
 import traceback
 import zlib
 from binascii import b2a_base64
+from bisect import bisect_left
 from collections.abc import Callable
 from datetime import datetime, timezone
 from enum import IntEnum
@@ -50,6 +51,7 @@ from werk.settings import Settings
 if TYPE_CHECKING:
     from werk.worker import Worker
 
+TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)  # of how long executions take
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while it is busy
 BLOCK_S = (
     60  # one idle wait; a connection whose other end has gone is noticed after it, and by keepalive
@@ -66,6 +68,8 @@ LONGEST_TIMEOUT_S = 10**8  # setitimer takes no more on some systems
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
 TASK_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(message)s"
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
+
+TALLY_FIELDS = ("done", "failed", "seconds", *map(str, TALLY_BOUNDS_S), "+Inf")
 
 # What can be wrong with a connection, or with Redis for a while.
 AWAY = (
@@ -142,7 +146,7 @@ class Claim:
 
 
 class Finish(NamedTuple):
-    """An outcome on its way to Redis: ARGV 11.. of step.lua, and what RQ needs if it must do it after all."""
+    """An outcome on its way to Redis: ARGV 12.. of step.lua, and what RQ needs if it must do it after all."""
 
     words: tuple[Any, ...]
     claim: Claim
@@ -237,7 +241,7 @@ class Horse:
         self.says = self.log.isEnabledFor(logging.INFO)
         self.settings = Settings.read()
         self.is_free = self.settings.allow_unregistered
-        self.tasks = registry.tasks()
+        self.tasks = {**registry.BUILT_IN, **registry.tasks()}
         self.names = {task.path: name for name, task in self.tasks.items()}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
@@ -253,6 +257,7 @@ class Horse:
         self.count = 0  # of requests; makes the execution ids
         self.execution, self.asked_at = "", 0.0  # of the last request
         self.done, self.worked, self.flushed_at = 0, 0.0, 0.0  # not yet written
+        self.tallies: dict[str, list[float]] = {}  # nor these, by task: see tally()
         self.is_busy = self.is_too_large = False  # what Redis believes; above WERK_HORSE_MB
         self.idle_since = time.monotonic()
         self.is_running = False  # user code that the alarm may interrupt
@@ -326,6 +331,8 @@ class Horse:
                 finish = self.perform(Claim(claimed, self.execution, self.asked_at)) or NO_FINISH
                 continue
             page.show(0.0, self.jobs, False, "", self.execution)
+            if self.tallies:
+                continue  # write them before the wait; no job waits for this round trip
             if cleans:
                 self.clean()
                 continue
@@ -362,11 +369,13 @@ class Horse:
         self.execution = f"{self.plan.generation}{self.count:012x}"
         flush = not self.is_busy or now - self.flushed_at > FLUSH_S
         head = [self.worker.name, self.plan.generation, self.execution, iso(now), repr(now), "1" if wants_job else "0",
-                "0", "1" if flush else "0", self.done, self.worked]  # fmt: skip
+                "0", "1" if flush else "0", self.done, self.worked, self.tally_text() if flush else ""]  # fmt: skip
         reply = self.ask(head, finish)
         self.is_busy = len(reply) > 1 and type(reply[1]) is list
         if flush or not self.is_busy:
             self.done, self.worked, self.flushed_at = 0, 0.0, now
+            if flush and len(reply) == 4:  # a reply of 'dependents' has written nothing
+                self.tallies.clear()
             self.is_too_large = 0 < self.settings.horse_mb < resident_mb()
         return (*reply, b"", (), ())[:4] if len(reply) < 4 else reply
 
@@ -463,6 +472,7 @@ class Horse:
         result, error = self.run(claim, job, *call)
         ended = time.time()
         self.idle_since = time.monotonic()
+        self.tally(claim, error is None, ended - started)
         self.end(claim, job, result, error, ended - started)
         if error:
             return self.fail_by_rq(claim, job, error)
@@ -612,6 +622,7 @@ class Horse:
             )
             return Finish(words, claim)
         self.say("refused", claim, logging.WARNING, reason=error)
+        self.tally(claim, False)
 
         def record(job: Job, queue: Any, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
@@ -706,6 +717,7 @@ class Horse:
         finish = (
             self.failed(claim, why) if order.is_raw else self.record_by_rq(claim, job, record, why)
         )
+        self.tally(claim, False)
         self.say("failed", claim, logging.WARNING, reason=order.reason)
         if finish:
             self.step(finish, False)
@@ -741,6 +753,29 @@ class Horse:
     def ask_fence(self, run: str, queue: str, seconds: int) -> bool:
         words = (run, queue, repr(time.time()), seconds)
         return bool(self.worker.connection.eval(self.fence.text, 0, *words))
+
+    # --- counts for the metrics
+
+    def tally(self, claim: Claim, is_success: bool, seconds: float | None = None) -> None:
+        """Count an execution of its task: done or failed, and if it began here, how long it took."""
+        # few names, whatever is enqueued
+        name = claim.task if claim.task in self.tasks else "other"
+        counts = self.tallies.get(name)
+        if counts is None:
+            counts = self.tallies[name] = [0] * (4 + len(TALLY_BOUNDS_S))
+        counts[0 if is_success else 1] += 1
+        if seconds is not None:
+            counts[2] += seconds
+            counts[3 + bisect_left(TALLY_BOUNDS_S, seconds)] += 1
+
+    def tally_text(self) -> str:
+        """Return ARGV 11 of step.lua."""
+        return " ".join(
+            f"{name}|{field} {amount:.9g}"
+            for name, counts in self.tallies.items()
+            for field, amount in zip(TALLY_FIELDS, counts, strict=True)
+            if amount
+        )
 
     # --- hooks and logs
 

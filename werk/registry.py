@@ -20,6 +20,7 @@ TASKS: dict[str, str | Task] = {
     "panic": "werk.jobs.panic",
 }
 
+BUILT_IN = {"werk.ping": Task("werk.ping")}  # what workers run besides; nobody enqueues it by name
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
