@@ -265,7 +265,23 @@ def _print_request(request: client.Request, how: EnqueueOptions) -> None:
         click.echo(_printable(f"{call} would go to queue {request.queue}", sys.stdout))
 
 
-@click.group(help="Background jobs by name, on RQ and Redis.")
+class Commands(click.Group):
+    """The commands here, and those of cli_ops.py, which is read when one of them is used."""
+
+    OF_OPERATORS = "status failed retry stop cancel pause resume drain repair ping".split()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.OF_OPERATORS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.OF_OPERATORS:
+            from werk import cli_ops
+
+            return getattr(cli_ops, cmd_name)  # type: ignore[no-any-return]
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, help="Background jobs by name, on RQ and Redis.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 def werk() -> None:
     pass

@@ -51,7 +51,6 @@ from werk.settings import Settings
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)  # of how long executions take
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while it is busy
 BLOCK_S = (
     60  # one idle wait; a connection whose other end has gone is noticed after it, and by keepalive
@@ -69,7 +68,7 @@ FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
 TASK_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(message)s"
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 
-TALLY_FIELDS = ("done", "failed", "seconds", *map(str, TALLY_BOUNDS_S), "+Inf")
+TALLY_FIELDS = ("done", "failed", "seconds", *map(str, wire.TALLY_BOUNDS_S), "+Inf")
 
 # What can be wrong with a connection, or with Redis for a while.
 AWAY = (
@@ -762,11 +761,11 @@ class Horse:
         name = claim.task if claim.task in self.tasks else "other"
         counts = self.tallies.get(name)
         if counts is None:
-            counts = self.tallies[name] = [0] * (4 + len(TALLY_BOUNDS_S))
+            counts = self.tallies[name] = [0] * (4 + len(wire.TALLY_BOUNDS_S))
         counts[0 if is_success else 1] += 1
         if seconds is not None:
             counts[2] += seconds
-            counts[3 + bisect_left(TALLY_BOUNDS_S, seconds)] += 1
+            counts[3 + bisect_left(wire.TALLY_BOUNDS_S, seconds)] += 1
 
     def tally_text(self) -> str:
         """Return ARGV 11 of step.lua."""
