@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from werk import client, wire
+from werk import wire
 from werk.errors import ArgumentError, NoSuchJob, ResultTimeout, Unreadable, WerkError
 from werk.link import Link
 from werk.scripts import script
@@ -26,6 +26,7 @@ SETTLE_S = 5.0  # a stock worker holds a job in no known place for some millisec
 POLL_S = 0.02
 PING = "werk.ping"
 
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 _VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")
 
 
@@ -151,7 +152,7 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
 
     Raises NoSuchJob, ResultTimeout, WerkError if it does not run.
     """
-    if not client.JOB_ID.fullmatch(job_id):
+    if not _JOB_ID.fullmatch(job_id):
         raise ArgumentError(f"{job_id!r} is no id of a job")
     outcome, *rest = _act(link, "stop", [(job_id,)])[0]
     if outcome == "gone":
@@ -214,6 +215,8 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
 def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
     """Send a job that does nothing through queues, or all there are. Yields each queue with '' when
     a worker has run it, 'paused', or what is wrong, and the seconds that it took."""
+    from werk import client  # nothing else here needs it
+
     snapshot = Snapshot.read(link)
     wanted = names or [*snapshot.queues]
     held = {queue.name for queue in snapshot.queues.values() if queue.paused or snapshot.suspended}
@@ -283,7 +286,7 @@ def _suspects(link: Link) -> Iterator[str]:
     or are due, which are fewer."""
     waiting, start = _waiting(link), len(wire.key("job", ""))
     for keys in _scan(link, wire.key("job", "*")):
-        ids = [key[start:] for key in map(_text, keys) if client.JOB_ID.fullmatch(key[start:])]
+        ids = [key[start:] for key in map(_text, keys) if _JOB_ID.fullmatch(key[start:])]
         replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
