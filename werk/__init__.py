@@ -62,4 +62,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     module = "client" if name in _CLIENT else "registry" if name == "Task" else "errors"
-    return getattr(importlib.import_module(f"werk.{module}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"werk.{module}"), name)
+    return value

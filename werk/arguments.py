@@ -135,12 +135,25 @@ class Note(NamedTuple):
     text: str
 
 
-class Signature(NamedTuple):
+class Signature:
     """The parameters of a task. What could not be read is *args, **kwargs of JSON, and a note."""
 
-    parameters: tuple[Parameter, ...] = (_ARGS, _KWARGS)
-    summary: str = ""  # the docstring's first line
-    notes: tuple[Note, ...] = ()
+    def __init__(
+        self,
+        parameters: tuple[Parameter, ...] = (_ARGS, _KWARGS),
+        summary: str = "",  # the docstring's first line
+        notes: tuple[Note, ...] = (),
+    ) -> None:
+        self.parameters, self.summary, self.notes = parameters, summary, notes
+        self._places = [own for own in parameters if own.kind == "positional"]
+        self._required = {own.name for own in parameters if own.required}
+        self._named = {  # those that can be given by name
+            own.name: own
+            for own in parameters
+            if own.kind in ("positional", "keyword") and not own.positional_only
+        }
+        by_kind = {own.kind: own for own in parameters}
+        self._rest, self._rest_named = by_kind.get("var_positional"), by_kind.get("var_keyword")
 
     def bind(
         self, args: _Args, kwargs: _Kwargs, task: str = "the task", secret: Collection[str] = ()
@@ -187,7 +200,7 @@ class Signature(NamedTuple):
 
     def _name_of(self, option: str, task: str, secret: Collection[str]) -> str:
         name = option[2:].replace("-", "_")
-        if name in self._named or (self._find("var_keyword") and name.isidentifier()):
+        if name in self._named or (self._rest_named and name.isidentifier()):
             return name
         if option in OUR_OPTIONS:
             raise ArgumentError(f"put {option} before {task}")
@@ -226,45 +239,36 @@ class Signature(NamedTuple):
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:
         """Say which argument has no parameter, or which parameter has no argument or two."""
-        places = [own for own in self.parameters if own.kind == "positional"]
-        if count > len(places) and not self._find("var_positional"):
-            least, most = sum(own.required for own in places), len(places)
+        if count > len(self._places) and not self._rest:
+            least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
             return f"takes {takes} argument{'' if most == 1 else 's'}, {count} given"
-        filled = {own.name for own in places[:count]}
+        filled = {own.name for own in self._places[:count]}
         for name in kwargs:
             if name in filled and name in self._named:
                 return f"{name} is given twice"
-            if name not in self._named and not self._find("var_keyword"):
+            if name not in self._named and not self._rest_named:
                 return self._unknown(name, _word(name))
-        filled |= self._named.keys() & kwargs.keys()
-        missing = [own.usage for own in self.parameters if own.required and own.name not in filled]
-        return f"missing {' and '.join(missing)}" if missing else None
+        if missing := self._required - filled - (self._named.keys() & kwargs.keys()):
+            usages = [own.usage for own in self.parameters if own.name in missing]
+            return f"missing {' and '.join(usages)}"
+        return None
 
     def _owned(
         self, args: _Args, kwargs: _Kwargs
     ) -> Iterator[tuple[str | None, Parameter, object]]:
         """Yield of each argument the name, if it came with one, the parameter and the value."""
-        places = (own for own in self.parameters if own.kind == "positional")
-        more = repeat(self._find("var_positional") or _ARGS)
-        for own, value in zip(chain(places, more), args, strict=False):
+        for own, value in zip(chain(self._places, repeat(self._rest or _ARGS)), args, strict=False):
             yield None, own, value
         for name, value in kwargs.items():
-            yield name, self._named.get(name) or self._find("var_keyword") or _KWARGS, value
+            yield name, self._named.get(name) or self._rest_named or _KWARGS, value
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
+        if not secret:
+            return False
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
         return own.name in secret or name in secret
-
-    def _find(self, kind: str) -> Parameter | None:
-        return next((own for own in self.parameters if own.kind == kind), None)
-
-    @property
-    def _named(self) -> dict[str, Parameter]:
-        """Return the parameters that can be given by name."""
-        own = (own for own in self.parameters if own.kind in ("positional", "keyword"))
-        return {own.name: own for own in own if not own.positional_only}
 
 
 def _check(wanted: Type, value: object) -> object:

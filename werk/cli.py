@@ -267,13 +267,11 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
 
 
 def _print_request(request: client.Request, how: EnqueueOptions) -> None:
-    call = str(request.fields["description"])
+    call, queue = request.call, request.task.queue
     if how.as_json:
-        _print_json(
-            {"call": call, "queue": request.queue, "task": request.task, "due": request.due}
-        )
+        _print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
     elif not how.quiet:
-        click.echo(_printable(f"{call} would go to queue {request.queue}", sys.stdout))
+        click.echo(_printable(f"{call} would go to queue {queue}", sys.stdout))
 
 
 class Commands(click.Group):

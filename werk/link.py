@@ -103,24 +103,16 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """Run a script, return its reply. Raises as calls()."""
-        return self.run_many(script, [(keys, arguments)])[0]
-
-    def run_many(
-        self, script: Script, uses: Sequence[tuple[Sequence[str], Sequence[Word]]]
-    ) -> list[Any]:
-        """Run a script for each (keys, arguments), all in one round trip. Raises as calls()."""
-        tails = [(len(keys), *keys, *words) for keys, words in uses]
-        first: Command = ("EVAL", script.text)  # Redis keeps it
+        start: Command = ("EVAL", script.text)  # Redis keeps it
         if script in self._loaded:
-            first = ("EVALSHA", script.sha)
-        commands = [(*first, *tails[0]), *(("EVALSHA", script.sha, *tail) for tail in tails[1:])]
+            start = ("EVALSHA", script.sha)
         try:
-            replies = self.calls(commands)
+            reply = self.call(*start, len(keys), *keys, *arguments)
         except _NoScript:  # Redis was restarted, or emptied
             self._loaded.discard(script)
-            return self.run_many(script, uses)
+            return self.run(script, keys, arguments)
         self._loaded.add(script)
-        return replies
+        return reply
 
     def calls(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one round trip, return their replies.

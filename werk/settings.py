@@ -38,6 +38,11 @@ class Settings(NamedTuple):
     def __repr__(self) -> str:
         return "Settings(...)"  # there are passwords among them
 
+    @staticmethod
+    def url() -> str | None:
+        """Return RQ_REDIS_URL alone, quickly."""
+        return os.environ.get("RQ_REDIS_URL")
+
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Return the settings of this process. Raises ConfigError."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from werk.errors import ArgumentError, Unreadable
-from werk.settings import KEY_PREFIX as PREFIX
+from werk.settings import KEY_PREFIX as KEY_PREFIX
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
@@ -37,12 +37,13 @@ _OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it hold
 
 def key(*parts: str) -> str:
     """Return a Redis key under RQ's prefix: key("job", id)."""
-    return ":".join((PREFIX, *parts))
+    return ":".join((KEY_PREFIX, *parts))
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """Return a time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
-    return (moment or datetime.now(timezone.utc)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
+    moment = moment or datetime.now(timezone.utc)
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
@@ -117,6 +118,10 @@ def dumps(value: object) -> bytes:
     """Return the pickle of plain data. Raises ArgumentError if it is not plain, or is too large."""
     if problem := plain_problem(value):
         raise ArgumentError(f"the value {problem}")
+    return _pickled(value)
+
+
+def _pickled(value: object) -> bytes:
     data = pickle.dumps(value, protocol=5)
     if len(data) > MAX_BYTES:
         raise ArgumentError(
@@ -126,8 +131,11 @@ def dumps(value: object) -> bytes:
 
 
 def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
-    """Return the `data` field of a job (rq.job.Job.data). Raises ArgumentError as dumps()."""
-    return zlib.compress(dumps((path, None, args, kwargs)))
+    """Return the `data` field of a job (rq.job.Job.data) with arguments known to be plain.
+
+    Raises ArgumentError if they are too large.
+    """
+    return zlib.compress(_pickled((path, None, args, kwargs)))
 
 
 # --- bytes -> plain data
