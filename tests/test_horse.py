@@ -29,7 +29,7 @@ from test_worker import (
 )
 
 import werk
-from werk.horse import iso
+from werk.claim import iso
 from werk.scripts import script
 from werk.stack import Server
 from werk.wire import timestamp

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from werk.horse import iso
+from werk.claim import iso
 from werk.scripts import script
 
 QUEUE = "default"
@@ -199,12 +199,12 @@ def test_a_finish_writes_what_rq_writes(
     scripts.step("one", "e1")
     if outcome == "failed":
         connection.sadd("rq:job:a:dependents", "b")
-    connection.sadd("rq:job:a:dependencies", "c")
+    connection.sadd("rq:job::a:dependencies", "c")
     finish = scripts.finish("a", "e1", outcome)
     assert scripts.step("one", "e2", finish, flush=True, done=1)[:2] == [b"done", b"empty"]
     job = text(connection.hgetall("rq:job:a"))
     assert job["status"] == outcome and job["ended_at"] == job["last_heartbeat"] == finish[4]
-    kept = ["rq:job:a", "rq:results:a", "rq:job:a:dependencies"] + ["rq:job:a:dependents"] * (
+    kept = ["rq:job:a", "rq:results:a", "rq:job::a:dependencies"] + ["rq:job:a:dependents"] * (
         outcome == "failed"
     )
     assert all(KEEP_S - 10 < connection.ttl(key) <= KEEP_S for key in kept)
@@ -258,7 +258,8 @@ def test_nobody_claims_but_the_horse_in_charge_nor_what_is_held(
     assert scripts.step("one", "e1")[1:] == [b"empty", [], [b"rq:queue:default"]]
     connection.delete("rq:werk:paused")
     assert scripts.step("one", "e1", claims=False)[1] == b"unasked"
-    assert scripts("cut", [], "one", "horse-new") == []
+    assert scripts("cut", [], "one", "horse-new", LEASE_S) == []
+    assert connection.zscore("rq:werk:leases", "one") > time.time() + LEASE_S - 5
     assert scripts.step("one", "e1")[1] == b"fenced"
     assert scripts.places("a") == ["queue"]
 
@@ -355,6 +356,7 @@ def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     assert scripts.places("a") == ["wip"]
     _die(scripts, "one")
     assert scripts.tick("two")[0][:3] == [b"requeued", b"a:e1", 1]
+    assert connection.hget("rq:job:a", "werk_crashes") == f"{iso(1)}|1".encode()
     assert not connection.hexists("rq:worker:one", "werk_horse")
     assert connection.zscore("rq:werk:leases", "one") is None
     assert not connection.exists("rq:execution:a:e1") and not connection.exists(
@@ -375,6 +377,16 @@ def test_what_a_horse_is_past_goes_back_uncounted(
     )
     assert scripts.places("a") == ["queue"]
     assert not connection.hexists("rq:job:a", "werk_crashes")
+
+
+def test_an_execution_of_a_job_that_has_gone_on_is_forgotten(
+    scripts: Scripts, connection: redis.Redis
+) -> None:
+    scripts.enqueue("a")
+    scripts.step("one", "e1")
+    connection.hset("rq:job:a", "status", "canceled")
+    assert scripts.back("a:e1", "one", True) == [b"gone", 0]
+    assert not connection.keys("rq:wip:*") and not connection.keys("rq:*execution*")
 
 
 def test_too_many_crashes_hand_the_execution_over(

@@ -136,10 +136,10 @@ def retry_all(link: Link, filters: Filters, progress: Callable[[int], object]) -
     return total
 
 
-def retry(link: Link, ids: Iterable[str], *, front: bool = False) -> Iterator[tuple[str, str]]:
+def retry(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Put failed jobs back in their queues; yield each with what became of it: retried, limited,
     gone, or its status if it has not failed."""
-    return _each(link, "retry", ids, int(front))
+    return _each(link, "retry", ids)
 
 
 def cancel(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -154,7 +154,7 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     """
     if not _JOB_ID.fullmatch(job_id):
         raise ArgumentError(f"{job_id!r} is no id of a job")
-    outcome, *rest = _act(link, "stop", [(job_id,)])[0]
+    outcome, *rest = _act(link, "stop", [job_id])[0]
     if outcome == "gone":
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if outcome == "is":
@@ -170,21 +170,22 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     return worker
 
 
-def pause(link: Link, names: Sequence[str]) -> list[str]:
-    """Have werk workers take nothing from queues; return for each yes, already or unknown."""
-    return _act(link, "pause", [names])[0]
+def pause(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Have werk workers take nothing from queues; return each with yes, already or unknown."""
+    return [*_each(link, "pause", names)]
 
 
-def resume(link: Link, names: Sequence[str]) -> list[str]:
-    """End the pause of queues; return for each yes or already."""
-    return _act(link, "resume", [names])[0]
+def resume(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
+    """End the pause of queues; return each with yes or already."""
+    return [*_each(link, "resume", names)]
 
 
 def drain(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Tell workers, or all there are, to finish their job and leave. Once: doing it again does not
-    hurry them. Returns each with told, already, deaf (it does not listen) or gone."""
-    words = _act(link, "drain", [names])[0]
-    return list(zip(words[::2], words[1::2], strict=True))
+    """Tell workers to finish their job and leave. Once: doing it again does not hurry them.
+
+    Returns each with told, already, deaf (it does not listen) or gone.
+    """
+    return [*_each(link, "drain", names)]
 
 
 def wait_gone(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
@@ -231,7 +232,8 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     }
     if not requests:
         return
-    client.send([*requests.values()], link)
+    for request in requests.values():
+        client.send([request], link)
     yield from _answers(link, {name: request.id for name, request in requests.items()}, timeout_s)
 
 
@@ -321,9 +323,7 @@ def _probe(link: Link, what: str, ids: Iterable[str]) -> Iterator[tuple[str, str
     """Yield each job with lost, restored, fine or later, and its status."""
     left = iter(ids)
     while page := list(islice(left, PAGE)):
-        for job_id, (found, status) in zip(
-            page, _act(link, what, [(i,) for i in page]), strict=True
-        ):
+        for job_id, (found, status) in zip(page, _act(link, what, page), strict=True):
             yield job_id, found, status
 
 
@@ -333,7 +333,7 @@ def _buried(link: Link, dry_run: bool) -> list[str]:
     there = link.calls([("EXISTS", key) for key in keys])
     gone = [key for key, found in zip(keys, there, strict=True) if not found]
     if not dry_run:
-        _act(link, "bury", [(key,) for key in gone])
+        _act(link, "bury", gone)
     return gone
 
 
@@ -373,22 +373,18 @@ def _verdict(link: Link, queue: str, job_id: str, state: bytes | None) -> str:
 # --- act.lua
 
 
-def _act(link: Link, what: str, calls: Sequence[Sequence[Any]]) -> list[list[str]]:
-    """Run act.lua for each, in one round trip; return the words of each reply."""
-    if not calls:
-        return []
-    head = [what, wire.timestamp(), repr(time.time())]
-    replies = link.run_many(script("act"), [((), [*head, *words]) for words in calls])
-    return [[_text(word) for word in reply] for reply in replies]
+def _act(link: Link, what: str, names: Sequence[str]) -> list[list[str]]:
+    """Run act.lua for these; return the words of its reply for each."""
+    words = [what, wire.timestamp(), repr(time.time()), *names]
+    return [[_text(word) for word in reply] for reply in link.run(script("act"), (), words)]
 
 
-def _each(link: Link, what: str, ids: Iterable[str], *more: Any) -> Iterator[tuple[str, str]]:
-    """Do it to each job, a page at a time."""
-    left = iter(ids)
+def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Do it to each, a page at a time."""
+    left = iter(names)
     while page := list(islice(left, PAGE)):
-        replies = _act(link, what, [(job_id, *more) for job_id in page])
-        for job_id, (outcome, *rest) in zip(page, replies, strict=True):
-            yield job_id, rest[0] if outcome == "is" else outcome
+        for name, (outcome, *rest) in zip(page, _act(link, what, page), strict=True):
+            yield name, rest[0] if outcome == "is" else outcome
 
 
 def _text(word: bytes | str | int) -> str:

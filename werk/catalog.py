@@ -1,6 +1,9 @@
-"""What workers say they serve, so that a caller can tell, or even has no table of its own: the writing side.
+"""What workers say they serve, for callers to compare, or to have no table of their own.
 
-<prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat (Redis's clock)
+This is the writing side; the tick sends it.
+
+<prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat
+                              (Redis's clock)
 <prefix>:werk:catalog         hash of task -> JSON of its Task, parameters and fingerprint
 """
 
@@ -14,7 +17,7 @@ from werk.registry import Task
 
 
 def fingerprint(task: Task) -> str:
-    """Return a short hash of what a caller and a worker must agree on: the path and the parameters."""
+    """Return a short hash of what caller and worker must agree on: path and parameters."""
     return sha1(repr((task.path, signature.read(task.path).parameters)).encode()).hexdigest()[:10]
 
 

@@ -237,19 +237,19 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
 @_json
-def pause(queue: Sequence[str], as_json: bool) -> None:
+def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
-    outcomes = actions.pause(_link(), queue)
-    _print_queues(queue, outcomes, {"yes": "paused", "already": "was paused already"}, as_json)
+    words = {"yes": "is paused", "already": "was paused already"}
+    return _print_queues(actions.pause(_link(), queue), words, as_json)
 
 
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
 @_json
-def resume(queue: Sequence[str], as_json: bool) -> None:
+def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """End the pause of queues."""
-    outcomes = actions.resume(_link(), queue)
-    _print_queues(queue, outcomes, {"yes": "resumed", "already": "was not paused"}, as_json)
+    words = {"yes": "goes on", "already": "was not paused"}
+    return _print_queues(actions.resume(_link(), queue), words, as_json)
 
 
 @click.command()
@@ -338,15 +338,16 @@ def _report(
 
 
 def _print_queues(
-    names: Sequence[str], outcomes: Sequence[str], words: dict[str, str], as_json: bool
-) -> None:
-    if unknown := [n for n, out in zip(names, outcomes, strict=True) if out == "unknown"]:
-        raise WerkError(f"no queue is called {', '.join(unknown)}: werk status")
+    outcomes: Sequence[tuple[str, str]], words: dict[str, str], as_json: bool
+) -> int | None:
     if as_json:
-        _print_json(dict(zip(names, outcomes, strict=True)))
-        return
-    for name, outcome in zip(names, outcomes, strict=True):
-        click.echo(_printable(f"queue {name} {words[outcome]}", sys.stdout))
+        _print_json(dict(outcomes))
+    for name, outcome in outcomes:
+        if outcome == "unknown":
+            _note(f"no queue is called {name}: werk status")
+        elif not as_json:
+            click.echo(_printable(f"queue {name} {words[outcome]}", sys.stdout))
+    return EXIT_FAILED if "unknown" in dict(outcomes).values() else None
 
 
 def _print_failures(jobs: Sequence[Failure], as_json: bool) -> int:

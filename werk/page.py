@@ -1,10 +1,14 @@
-"""One page of memory that supervisor and horse share. It works while Redis is away, and outlives a killed horse."""
+"""What supervisor and horse say to each other: a plan at the start, a page of memory, an exit code.
+
+The page works while Redis is away, and outlives a killed horse.
+"""
 
 from __future__ import annotations
 
 import mmap
+from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
 
@@ -14,8 +18,41 @@ _CLEANED_AT = 8
 _ORDERS = Struct("<Q")
 _ORDERS_AT = 16
 _DEADLINE = Struct("<d")
-_STATE = Struct(f"<dQBH{LONGEST_RUN + 40}s")
+_STATE = Struct(f"<dQBH{LONGEST_RUN + 40}s")  # begins with the deadline
 _STATE_AT = 24
+
+
+class Leave(IntEnum):
+    """Why a horse left of its own accord: its exit code. Any other is a crash."""
+
+    EMPTY = 100  # --burst
+    SUSPENDED = 101  # --burst
+    STOPPED = 102
+    MAX_JOBS = 103
+    IDLE = 104  # --max-idle-time
+    RECYCLED = 105  # a new horse takes over
+    OBEYED = 106  # it was only there for orders
+
+
+class Order(NamedTuple):
+    """Fail this execution, whose horse is dead: for the next horse, as it may run users' code."""
+
+    run: str
+    reason: str
+    is_stopped: bool = False  # on request: RQ's 'stopped' instead of 'failed'
+    death: tuple[int, int, Any] | None = None  # of that horse: process id, wait status, resources
+    is_raw: bool = False  # a horse has died of this order: no users' code this time
+
+
+class Plan(NamedTuple):
+    """What a horse is for."""
+
+    generation: str
+    orders: tuple[Order, ...] = ()
+    is_burst: bool = False
+    max_jobs: int | None = None
+    max_idle_s: float | None = None
+    only_orders: bool = False
 
 
 class State(NamedTuple):
@@ -29,10 +66,11 @@ class State(NamedTuple):
 
 
 class Page:
-    """The page. The horse writes its state in one piece; the supervisor reads it, and asks it to stop."""
+    """The page. The horse writes its state in one piece; the supervisor asks it to stop."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 4096)
+        self.is_finishing = False  # RQ's own finish is at work; the horse's own
 
     @property
     def stop(self) -> int:

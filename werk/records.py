@@ -1,4 +1,4 @@
-"""RQ's own way, made safe: whatever is not a plain success is recorded by RQ's methods, and these stand around them.
+"""RQ's own way, made safe: what stands around the methods of RQ that record a job's outcome.
 
 - Only plain data is read, only registered functions are looked up, callbacks included.
 - The finish of an execution that is no longer the job's is discarded (the fence).
@@ -28,15 +28,15 @@ RECORDING_S = (
 
 
 class Refused(WerkError):
-    """Raised when a job is not run: what it names is not registered, or its record is not what it should be."""
+    """Raised when a job is not run: it names what is not registered, or its record is broken."""
 
 
 class Late(WerkError):
-    """Raised when an execution is no longer the job's, and what it would record is discarded."""
+    """Raised when an execution is no longer its job's: what it would record is discarded."""
 
 
 class PlainSerializer:
-    """RQ's pickle, for plain data only. Retry is RQ's own and stored as RQ does; it is never read here."""
+    """RQ's pickle, for plain data only. A Retry is stored as RQ does, and not read here."""
 
     @staticmethod
     def dumps(value: object) -> bytes:
@@ -59,7 +59,7 @@ def registered_paths() -> frozenset[str]:
 
 
 class _RegisteredJob(Job):
-    """A job that looks up nothing but registered functions, and cannot be made to unpack without end."""
+    """A job that looks up registered functions only, and does not unpack without end."""
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         wire.decompress(
@@ -96,8 +96,9 @@ def registered_only(job_class: type[Job]) -> type[Job]:
 
 
 def lazy(job_class: type[Job]) -> type[Job]:
-    """Return the class of what get_current_job() returns: it knows its id, and becomes a job of `job_class`, read
-    from Redis, when anything else of it is touched. Make one with `begin(class, id, worker)`.
+    """Return the class of what get_current_job() returns.
+
+    It knows its id, and becomes a job of `job_class`, read from Redis, when more of it is touched.
     """
 
     def __getattr__(self: Job, name: str) -> Any:
@@ -114,26 +115,25 @@ def lazy(job_class: type[Job]) -> type[Job]:
 
 
 def begin(lazy_class: type[Job], job_id: str, worker: StockWorker) -> Job:
+    """Return a job of that class."""
     job = lazy_class.__new__(lazy_class)
     job.__dict__.update(_id=job_id, connection=worker.connection, serializer=worker.serializer)
     return job
 
 
 def load(job: Job) -> Job:
-    """Return the job, read from Redis if it was not yet. Raises whatever RQ raises for a record it cannot read."""
+    """Return the job, read from Redis by now. Raises what RQ raises where it cannot read it."""
     job.created_at  # noqa: B018
     return job
 
 
 class RecordingWorker(StockWorker):
-    """RQ's worker, whose ways of finishing a job are fenced and tell more. The horse sets `ask_fence`."""
+    """RQ's worker, whose ways of finishing a job are fenced and tell more."""
 
-    ask_fence: Callable[[str, str, int], bool] | None = (
-        None  # run, queue, seconds -> is it still the job's?
-    )
+    ask_fence: Callable[[str, str, int], bool] | None = None  # set by the horse: see Recorder
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """Called first by all of RQ's ways of finishing. Raises Late if the execution is no longer the job's."""
+        """RQ calls this first, whatever the outcome. Raises Late."""
         if self.ask_fence and self.executions:
             run = next(iter(self.executions.values())).composite_key
             has_callback = job._success_callback_name or job._failure_callback_name
@@ -165,7 +165,7 @@ class RecordingWorker(StockWorker):
 
 
 def note_result(worker: StockWorker, job: Job, value: object) -> None:
-    """A result that cannot be stored harms no job: RQ stores a text instead, and meta['werk'] names the type."""
+    """For a result that cannot be stored RQ stores a text; meta['werk'] names its type."""
     try:
         worker.serializer.dumps(value)
     except Exception as error:
@@ -178,7 +178,7 @@ def note_result(worker: StockWorker, job: Job, value: object) -> None:
 
 
 def _note_attempt(job: Job, error: str, delay_s: int) -> None:
-    """RQ saves the job with its meta when it puts it back, so this is stored in the same transaction."""
+    """RQ saves the job with its meta when it puts it back: this goes with it."""
     attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
     lines = error.strip().splitlines() or [""]
     next_try = wire.timestamp(now() + timedelta(seconds=delay_s))
@@ -186,7 +186,7 @@ def _note_attempt(job: Job, error: str, delay_s: int) -> None:
 
 
 def note(job: Job, **facts: object) -> None:
-    """Write into meta['werk'], beside whatever the task keeps in meta. A meta that cannot be read stays as it is."""
+    """Write into meta['werk'], beside what the task keeps. A meta that is unreadable stays."""
     if type(job.meta) is dict and job._unreadable_meta is None:
         before = job.meta.get("werk")
         job.meta["werk"] = {**(before if type(before) is dict else {}), **facts}

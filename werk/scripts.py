@@ -1,4 +1,4 @@
-"""The Lua scripts on top of lib.lua, made ready for one server."""
+"""The Lua scripts that stand on lib.lua, made ready for one server: prefix in front, its flags."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 from werk.link import Script
 from werk.settings import KEY_PREFIX
 
-# 7.0 and newer: our records are small and must be written also when memory is full. 6.2 lets a script finish that
-# begins with a removal, and ours do.
+# Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
+# a script that begins with a removal, as ours do, write on.)
 _FLAGS = "#!lua flags=allow-oom\n"
 _SINCE = (7, 0)
 
 _SMALL = {
     "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}",
-    "cut": "call('HSET', P .. ':worker:' .. ARGV[1], 'werk_horse', ARGV[2]); return call('SMEMBERS', runs_of(ARGV[1]))",
+    "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]))",
     "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))",
 }
 

@@ -166,8 +166,9 @@ def loads(data: bytes) -> Any:
 
 
 def is_simple(data: bytes) -> bool:
-    """Tell whether a pickle is short and has only opcodes that name nothing, so that even the reader in C, ten times
-    as fast, can do no more than build plain data: a walk over the opcodes, which looks at none of their arguments.
+    """Tell whether a pickle is short and has only opcodes that name nothing.
+
+    Then even the reader in C, ten times as fast, can do no more than build plain data.
     """
     length, at = len(data), 0
     if length > SHORT:

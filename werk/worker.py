@@ -1,10 +1,10 @@
-"""Worker(rq.Worker): the supervisor. `werk worker`, `rq worker` with RQ_WORKER_CLASS, rq worker-pool.
+"""Worker(rq.Worker), the supervisor: for `werk worker`, `rq worker` and `rq worker-pool`.
 
-1. start a horse (horse.py), which claims, runs and finishes jobs over a connection of its own
-2. watch it: once a second a tick (lease, rescue, due jobs); time limits, commands and signals at once
-3. when it is gone, cut it off in Redis and settle what it had in hand; then the next horse, or the end
+1. start a horse (horse.py), which claims, runs and finishes jobs over its own connection
+2. watch it: a tick a second (lease, rescue, due jobs); limits, commands and signals at once
+3. when it is gone, cut it off in Redis and settle what it had in hand; then the next, or the end
 
-The supervisor runs no code of users' and none of RQ's clean-up: either can take longer than a lease.
+The supervisor runs no users' code and none of RQ's clean-up: they can take longer than a lease.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import redis.exceptions
 import rq
 import rq.command
 import rq.scheduler
@@ -41,10 +42,12 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
+from werk.channel import AWAY, FULL
+from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
-from werk.horse import AWAY, FULL, Leave, Order, Plan, iso, ride
+from werk.horse import ride
 from werk.link import Script, link_over
-from werk.page import Page, State
+from werk.page import Leave, Order, Page, Plan, State
 from werk.records import RecordingWorker
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
@@ -59,31 +62,33 @@ LONGEST_PAUSE_S = 5.0  # between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
 
 # Pieces of RQ's own loop, and of its way of performing a job. Where one is replaced, RQ's own runs.
-LOOP = ("perform_job", "execute_job", "dequeue_job_and_maintain_ttl", "fork_work_horse", "monitor_work_horse",
-        "wait_for_horse", "main_work_horse", "setup_work_horse_signals", "heartbeat", "maintain_heartbeats",
-        "check_for_suspension")  # fmt: skip
-PERFORMING = ("prepare_execution", "prepare_job_execution", "handle_job_success", "handle_execution_ended",
-              "_finalize_success", "_finalize_failure", "cleanup_execution")  # fmt: skip
+LOOP = tuple(
+    "perform_job execute_job dequeue_job_and_maintain_ttl fork_work_horse monitor_work_horse"
+    " wait_for_horse main_work_horse setup_work_horse_signals heartbeat maintain_heartbeats"
+    " check_for_suspension".split()
+)
+PERFORMING = tuple(
+    "prepare_execution prepare_job_execution handle_job_success handle_execution_ended"
+    " _finalize_success _finalize_failure cleanup_execution".split()
+)
 
 LEASES = wire.key("werk", "leases")
-PEAK_PER_MIB = (
-    1024 if sys.platform == "linux" else 1024 * 1024
-)  # ru_maxrss is in kB there, in bytes on macOS
+PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
 
 
 class _GivenUp(Exception):
-    """Raised when we are to leave, and Redis does not answer: what is open there is for others to rescue."""
+    """Raised when we are to leave and Redis does not answer: others will rescue what is open."""
 
 
 class Killed(NamedTuple):
-    """Why we killed the horse, and which execution was meant; any other that it had in hand is not at fault."""
+    """Why we killed the horse, and which execution was meant: no other in its hand is at fault."""
 
     why: str  # timeout, command, stop, lost, cold
     run: str = ""
 
 
 class Worker(RecordingWorker):
-    """A worker that loses nothing. Its parts in time are class attributes, in seconds, so that tests can be short."""
+    """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
 
     lease_s = 15.0  # a worker that is silent for longer is taken for dead
     tick_s = 1.0
@@ -124,16 +129,19 @@ class Worker(RecordingWorker):
         is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
         return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
 
+    def reorder_after(self, queue_name: str) -> None:
+        queues = self._ordered_queues
+        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
+
     def has_own_way_of_performing(self) -> bool:
         perform = (self.job_class.perform, self.job_class._execute)
         return self._replaces(PERFORMING) or perform != (Job.perform, Job._execute)
 
     def restore_connection(self, retry: RetryPolicy) -> None:
-        """Make the connection what RQ had made it, for the horse: jobs may use it for commands that block."""
-        self.connection.connection_pool.reset()
-        self.connection.connection_pool.connection_kwargs["socket_timeout"] = (
-            self.connection_timeout
-        )
+        """In the horse: make it RQ's again, because a job may use it for a command that blocks."""
+        pool = self.connection.connection_pool
+        pool.reset()
+        pool.connection_kwargs["socket_timeout"] = self.connection_timeout
         self.connection.set_retry(retry)
 
     # --- the supervisor
@@ -149,7 +157,7 @@ class Worker(RecordingWorker):
         with_scheduler: bool = False,
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
-        """Work until there is a reason to leave. Options and result are RQ's (rq.worker.BaseWorker.work)."""
+        """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
         if self._is_not_ours():
             return super().work(
                 burst,
@@ -172,10 +180,7 @@ class Worker(RecordingWorker):
                 self._watch()
                 self._settle()
         except _GivenUp:
-            self.log.warning(
-                "event=given-up worker=%s: Redis is away; others will rescue what is open",
-                self.name,
-            )
+            self.log.warning("event=given-up worker=%s: Redis is away", self.name)
         finally:
             self._tear_down()
         if self._is_cold:
@@ -187,6 +192,7 @@ class Worker(RecordingWorker):
         self._orders: list[Order] = []
         self._commands: deque[dict[str, Any]] = deque()
         self._is_leaving = self._is_draining = self._is_cold = self._is_away = False
+        self._is_undated = False  # a request to shut down is not yet in Redis
         self._killed: Killed | None = None
         self._lost_run, self._pause_s = "", 0.0
         self._served_at = self._catalog_at = -CATALOG_WHOLE_S
@@ -208,8 +214,9 @@ class Worker(RecordingWorker):
         )
         self._link = link_over(self.connection, TICK_BUDGET_S)
         self._generation = uuid4().hex[:20]
-        self._tick()
         self._tick_at = time.monotonic() + self.tick_s
+        while self._tick():
+            pass
         if plan.is_burst:
             self._moves_due = False  # one pass, as RQ's scheduler does
 
@@ -237,9 +244,7 @@ class Worker(RecordingWorker):
         os.close(bell)
         os.close(life)
         try:
-            os.setpgid(
-                self._horse_pid, self._horse_pid
-            )  # both do it, so that it is done whoever comes first
+            os.setpgid(self._horse_pid, self._horse_pid)  # both do it: whoever comes first
         except OSError:
             pass
         if self._is_draining and not plan.only_orders:
@@ -272,7 +277,16 @@ class Worker(RecordingWorker):
             self._doze(until - time.monotonic())
             self._obey_commands()
             self._keep_limits()
+            self._date_shutdown()
             self._tick_if_due()
+
+    def _date_shutdown(self) -> None:
+        if self._is_undated:
+            self._is_undated = False
+            try:
+                self.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+            except redis.exceptions.RedisError as error:
+                self._say_away(error)
 
     def _doze(self, seconds: float) -> None:
         """Sleep until a signal, a command or the horse's end."""
@@ -296,20 +310,22 @@ class Worker(RecordingWorker):
     def _tick_if_due(self) -> None:
         if time.monotonic() >= self._tick_at:
             self._tick_at = time.monotonic() + self.tick_s
-            self._tick()
+            if self._tick():
+                self._tick_at = 0.0
 
-    def _tick(self) -> None:
-        """One script: see tick.lua. While Redis is away nothing is lost: the horse keeps its outcome, and asks again."""
+    def _tick(self) -> bool:
+        """Run tick.lua. Returns whether there is more to do for it."""
         state = self._page.state()
         run = state.run if state.is_busy else ""
-        head = [self.name, iso(time.time()), repr(time.time()), self._generation, run, state.last, self.lease_s,
-                self.worker_ttl + 60, int(self._moves_due)]  # fmt: skip
+        now = time.time()
+        head = [self.name, iso(now), repr(now), self._generation, run, state.last,
+                self.lease_s, self.worker_ttl + 60, int(self._moves_due)]  # fmt: skip
         try:
             words: list[Any] = [*head, *self._catalog()]
             events = self._link.run(self._tick_script, self.queue_keys(), words)
         except (RedisUnavailable, ConfigError) as error:
             self._say_away(error)
-            return
+            return False
         if self._is_away:
             self.log.warning("event=redis-back worker=%s", self.name)
         self._is_away = False
@@ -319,31 +335,23 @@ class Worker(RecordingWorker):
                 lost = facts[0].decode()
             else:
                 self._handle(what.decode(), facts)
+        # Twice: the first time it may have ended between our look and the script.
         if lost and lost == self._lost_run and self._page.state().run == lost:
-            self._kill(
-                Killed("lost", lost)
-            )  # twice: the first time it may have ended between our look and the script
+            self._kill(Killed("lost", lost))
         self._lost_run = lost
+        return not self._is_away and any(what in (b"more", b"unborn") for what, *_ in events)
 
     def _handle(self, what: str, facts: list[Any]) -> None:
         if what == "unborn":  # it expired, or Redis is back without its memory
             self._served_at = self._catalog_at = -CATALOG_WHOLE_S
             self._write_birth()
-        elif what == "more":
-            self._tick()
         elif what == "limited":
             self._enqueue_limited(facts[0].decode(), facts[1].decode())
-        else:
-            run, crashes, worker = (
-                facts[0].decode("utf-8", "replace"),
-                facts[1],
-                (facts[2:] or [b"itself"])[0].decode(),
-            )
-            self.log.warning(
-                "event=rescued run=%s became=%s crashes=%s worker=%s", run, what, crashes, worker
-            )
+        elif what != "more":
+            run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
+            self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
             if what == "fail":
-                self._orders.append(Order(run, killed_text(crashes, "its worker or host died")))
+                self._orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
                 self._ask_to_stop()  # the next horse fails it
 
     def _say_away(self, error: Exception) -> None:
@@ -352,15 +360,18 @@ class Worker(RecordingWorker):
         self._is_away = True
 
     def _write_birth(self) -> None:
-        """Write our hash anew; the next tick does the rest. (RQ forgets the set of workers.)"""
+        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
         with self.connection.pipeline() as pipeline:
             pipeline.hset(
                 self.key,
-                mapping={**self.serialize(), "werk_horse": self._generation, "state": self._state},
+                mapping={**self.serialize(), "state": self._state},
             )
             pipeline.expire(self.key, self.worker_ttl + 60)
             rq.worker_registration.register(self, pipeline)
-            pipeline.execute()
+            try:
+                pipeline.execute()
+            except redis.exceptions.RedisError as error:
+                self._say_away(error)
 
     def _enqueue_limited(self, job_id: str, queue_name: str) -> None:
         """A due job of a rate limit, moved as RQ's scheduler moves it."""
@@ -374,12 +385,11 @@ class Worker(RecordingWorker):
                 )
                 pipeline.execute()
         except Exception as error:
-            self.log.error(
-                "event=not-enqueued job=%s reason=%s: %s", job_id, type(error).__name__, error
-            )
+            name = type(error).__name__
+            self.log.error("event=not-enqueued job=%s reason=%s: %s", job_id, name, error)
 
     def _catalog(self) -> list[Any]:
-        """What tick.lua writes of the tasks that we serve: names and fingerprints often, the rest once an hour."""
+        """What tick.lua writes of our tasks: what we serve often, all of it once an hour."""
         clock = time.monotonic()
         if clock < self._served_at + CATALOG_S:
             return [0]
@@ -393,7 +403,7 @@ class Worker(RecordingWorker):
     # --- the end of a horse
 
     def _reap(self, options: int = 0) -> bool:
-        """Tell whether the horse has ended. By its signal, not by a pipe: its own children may hold that open."""
+        """Tell whether the horse has ended. (Its own children may hold a pipe of its open.)"""
         pid, self._status, self._usage = os.wait4(self._horse_pid, options)
         if pid == 0:
             return False
@@ -408,31 +418,26 @@ class Worker(RecordingWorker):
         state, leave = self._page.state(), self._left()
         if begun := self._page.orders_begun:
             del self._orders[: begun - 1]
-            if (
-                self._orders and begun <= self._ordered
-            ):  # it died of its order: this time without users' code
+            if self._orders and begun <= self._ordered:  # it died of this one
                 self._orders[0] = self._orders[0]._replace(is_raw=True)
         self._generation = uuid4().hex[:20]
         ordered = {order.run for order in self._orders}
         for run in self._cut_off():
             if run not in ordered:
                 self._decide(run, state, leave)
-        self._jobs += state.jobs
-        died_at_once = (
-            leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S
-        )
-        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1) if died_at_once else 0.0
-        self._doze(self._pause_s)
-        self._tick_if_due()
+        self._jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
         self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
+        if leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S:
+            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1)
+            self._doze(self._pause_s)
+            self._tick_if_due()
+        else:
+            self._pause_s = 0.0
 
     def _is_done(self, leave: Leave | None) -> bool:
+        limit = self._plan.max_jobs
         is_over = leave in (Leave.EMPTY, Leave.SUSPENDED, Leave.IDLE)
-        return (
-            is_over
-            or self._is_draining
-            or (self._plan.max_jobs is not None and self._jobs >= self._plan.max_jobs)
-        )
+        return is_over or self._is_draining or (limit is not None and self._jobs >= limit)
 
     def _left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
@@ -440,13 +445,15 @@ class Worker(RecordingWorker):
         return Leave(code) if code in list(Leave) and not self._page.state().is_busy else None
 
     def _cut_off(self) -> list[str]:
-        """Let our generation alone claim, and return what was in hand until now. An earlier horse's last request may
-        still be on its way: it is refused from here on."""
-        found = self._insist(self._cut_script, self.name, self._generation)
+        """Let our generation alone claim, and return what was in hand until now.
+
+        An earlier horse's last request may still be on its way: it is refused from here on.
+        """
+        found = self._insist(self._cut_script, self.name, self._generation, self.lease_s)
         return [run.decode("utf-8", "replace") for run in found]
 
     def _insist(self, script: Script, *words: Any) -> Any:
-        """Run a script, if need be when Redis is back. Raises _GivenUp when we are to leave before that."""
+        """Run a script, when Redis is back. Raises _GivenUp if we are to leave before that."""
         while True:
             try:
                 return self._link.run(script, [], words)
@@ -462,28 +469,26 @@ class Worker(RecordingWorker):
             self._orders.append(self._order(run, killed.why))
             return
         is_crash = leave is None and killed is None and state.is_busy and state.run == run
-        what, crashes = self._insist(
-            self._back_script, run, self.name, int(is_crash), repr(time.time())
-        )
-        self.log.warning(
-            "event=given-back run=%s became=%s crashes=%s: %s",
-            run,
-            what.decode(),
-            crashes,
-            self._death(),
-        )
-        if what == b"fail":
-            text = killed_text(crashes, self._death())
-            self._orders.append(Order(run, text, death=(self._dead_pid, self._status, self._usage)))
+        words = (run, self.name, int(is_crash), repr(time.time()))
+        reply = self._insist(self._back_script, *words)
+        what, crashes = reply[0].decode(), reply[1]
+        how = self._death()
+        self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
+        if what == "fail":
+            self._orders.append(
+                self._order(run, "crash")._replace(reason=killed_text(crashes, how))
+            )
 
     def _order(self, run: str, why: str) -> Order:
-        death = (self._dead_pid, self._status, self._usage)
+        if why == "stop":
+            return Order(run, "stopped on request", is_stopped=True)
+        reason = self._death()
         if why == "timeout":
-            text = f"rq.timeouts.JobTimeoutException: Task exceeded its time limit and ignored that for {self.grace_s:g} s; killed"
-            return Order(run, text, death=death)
-        return Order(
-            run, self._death(), is_stopped=why == "stop", death=None if why == "stop" else death
-        )
+            reason = (
+                "rq.timeouts.JobTimeoutException: Task exceeded its time limit, "
+                f"and took no notice for {self.grace_s:g} s: killed"
+            )
+        return Order(run, reason, death=(self._dead_pid, self._status, self._usage))
 
     def _death(self) -> str:
         """Say how the horse died; begins with RQ's own words."""
@@ -497,7 +502,7 @@ class Worker(RecordingWorker):
         return words + f"its peak memory was {self._usage.ru_maxrss // PEAK_PER_MIB} MiB"
 
     def _tear_down(self) -> None:
-        """Leave Redis and the process as we found them. What is open in Redis keeps our lease, for others to rescue."""
+        """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
         if self._horse_pid:
             self._kill_group()
             self._reap()
@@ -525,7 +530,7 @@ class Worker(RecordingWorker):
             super()._shutdown()  # type: ignore[no-untyped-call]
             return
         self._is_draining, self._drained_at = True, time.monotonic()
-        self._stop_requested = self._page.state().is_busy
+        self._stop_requested = self._is_undated = self._page.state().is_busy
         self._ask_to_stop()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -544,7 +549,7 @@ class Worker(RecordingWorker):
                 pass
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        """Called in RQ's pubsub thread. The main thread alone knows the horse's process id, and may signal it."""
+        """Called in RQ's pubsub thread. The main thread alone may signal the horse."""
         if not self._is_live:
             super().handle_payload(message)  # type: ignore[no-untyped-call]
             return
@@ -589,7 +594,7 @@ class Worker(RecordingWorker):
             self._kill_if("stop", lambda current: current.rpartition(":")[0] == job_id)
 
     def _kill_if(self, why: str, is_meant: Callable[[str], bool]) -> None:
-        """Kill the horse if it is at what is meant: it is frozen while we look, so nothing can begin or end."""
+        """Kill the horse if it is at what is meant. It is frozen while we look."""
         if not self._horse_pid:
             return
         self._signal_group(signal.SIGSTOP)
@@ -598,17 +603,13 @@ class Worker(RecordingWorker):
         if state.is_busy and is_meant(state.run):
             self._kill(Killed(why, state.run))
         else:
-            self.log.warning(
-                "event=ignored-command worker=%s command=%s: it is not at that job", self.name, why
-            )
+            self.log.warning("event=ignored worker=%s command=%s: not at it", self.name, why)
             self._signal_group(signal.SIGCONT)
 
     def _kill(self, killed: Killed) -> None:
         if self._killed is None and self._horse_pid:
             self._killed = killed
-            self.log.warning(
-                "event=kill worker=%s reason=%s run=%s", self.name, killed.why, killed.run or "-"
-            )
+            self.log.warning("event=kill worker=%s reason=%s run=%s", self.name, *killed)
             self._kill_group()
 
     def _kill_group(self) -> None:
@@ -623,24 +624,23 @@ class Worker(RecordingWorker):
     # --- around the loop
 
     def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
-        """RQ's thread for commands would end at a time-out, and the worker would be deaf from then on."""
+        """RQ's thread for commands would end at a time-out, and we be deaf from then on."""
         if self._is_live and isinstance(exc, AWAY):
             time.sleep(self.tick_s)
             return
         super()._pubsub_exception_handler(exc, *args)
 
     def _tame_connection(self) -> None:
-        """The supervisor does not wait long for Redis; RQ's connection waits minutes, and tries ten times."""
+        """The supervisor does not wait for Redis as RQ's worker does: minutes, and ten times."""
         pool = self.connection.connection_pool
-        self._untamed = {
-            name: pool.connection_kwargs.get(name) for name in ("socket_timeout", "retry")
-        }
+        kwargs = pool.connection_kwargs
+        self._untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
         pool.connection_kwargs["socket_timeout"] = SOCKET_S
         pool.disconnect()
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))
 
     def _is_not_ours(self) -> bool:
-        """Tell whether RQ's own loop must run, because a subclass or a test has replaced a piece of it."""
+        """Tell whether RQ's own loop must run, because somebody has replaced a piece of it."""
         has_own_keys = (
             self.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix
             or self.queue_class.redis_queue_namespace_prefix != Queue.redis_queue_namespace_prefix
@@ -664,18 +664,25 @@ class Worker(RecordingWorker):
         setup_loghandlers(logging_level, date_format, log_format, name="rq.worker")
         if not self.log.isEnabledFor(logging.INFO):
             return
-        info, pool = (
-            self.connection.info("server"),
-            self.connection.connection_pool.connection_kwargs,
-        )
-        server = f"{info.get('server_name', 'redis')}-{info.get('valkey_version', info['redis_version'])}"
-        where = pool.get("path") or f"{pool.get('host', 'localhost')}:{pool.get('port', 6379)}"
-        self.log.info(
-            "event=begins worker=%s server=%s at=%s db=%s prefix=%s queues=%s tasks=%s werk=%s rq=%s python=%s%s",
-            self.name, server, where, pool.get("db") or 0, KEY_PREFIX, ",".join(self.queue_names()),
-            ",".join(registry.tasks()), version("werk"), rq.__version__, sys.version.split()[0],
-            " warning=WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle" if Settings.read().allow_unregistered else "",
-        )  # fmt: skip
+        info = self.connection.info("server")
+        kwargs = self.connection.connection_pool.connection_kwargs
+        number = info.get("valkey_version", info["redis_version"])
+        facts = {
+            "worker": self.name,
+            "server": f"{info.get('server_name', 'redis')}-{number}",
+            "at": kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port')}",
+            "db": kwargs.get("db") or 0,
+            "prefix": KEY_PREFIX,
+            "queues": ",".join(self.queue_names()),
+            "tasks": ",".join(registry.tasks()),
+            "werk": version("werk"),
+            "rq": rq.__version__,
+            "python": sys.version.split()[0],
+        }
+        if Settings.read().allow_unregistered:
+            facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
+        shown = " ".join(f"{name}={value}" for name, value in facts.items())
+        self.log.info("event=begins %s", shown)
 
 
 _OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
@@ -686,16 +693,18 @@ def killed_text(crashes: int, how: str) -> str:
 
 
 def die_with_supervisor(life: int, parent: int) -> None:
-    """Have the kernel kill our process group when the other end of the pipe `life` closes: the supervisor alone holds
-    it. With prctl the jobs' own children would live on. Elsewhere than on Linux a thread waits for it."""
+    """Have the kernel kill our process group when the other end of the pipe `life` closes.
+
+    The supervisor alone holds that. (With prctl the jobs' own children would live on.)
+    """
     if sys.platform == "linux":
         fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     else:
-        threading.Thread(
-            target=lambda: os.read(life, 1) or os.killpg(0, signal.SIGKILL), daemon=True
-        ).start()
+        wait = threading.Thread(target=lambda: os.read(life, 1) or os.killpg(0, signal.SIGKILL))
+        wait.daemon = True
+        wait.start()
     if os.getppid() != parent:  # it ended before this was armed
         os._exit(1)
 

@@ -1,23 +1,24 @@
--- What an operator does to jobs, queues and workers (actions.py). Each call does one thing, whole or not at all, and
--- doing it again changes nothing.
+-- What an operator does to jobs, queues and workers (actions.py). Doing it again changes nothing.
 --
--- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. its words:
---       retry    job, '1' to put it at the front    a failed or stopped job goes back to its queue, as RQ's requeue
---       cancel   job                                a job that waits, is scheduled or deferred ends as RQ's cancel
---       stop     job                                its worker is told to end it
---       pause    queue ...                          werk workers take nothing from it
---       resume   queue ...
---       drain    worker ..., none: all              they are told to finish their job and leave
---       probe    job                                is it lost: waiting, due or running by its record, and nowhere?
---       restore  job                                then back to the front of its queue
---       bury     worker key                         out of the sets of workers, if it is gone
--- Returns {outcome, ...}:
---       retry    'retried' | 'limited' (waits for a slot of its rate limit)     cancel   'cancelled', its dependents
---       stop     'told' | 'deaf', worker   pause, resume   a queue each: 'yes' | 'already' | 'unknown'
---       drain    worker, 'told' | 'already' | 'deaf' | 'gone', ...
---       probe    'lost' | 'fine' | 'later' (RQ's clean-up is at it), status     restore  'restored' or as probe
---       bury     'buried' | 'fine'
---       for a job that it does not fit: 'gone', or 'is' and the status
+-- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. the jobs, queues or workers that it is for:
+--       retry    jobs      failed or stopped ones go back to their queue, as RQ's requeue
+--       cancel   jobs      that wait, are scheduled or deferred, as RQ's cancel
+--       stop     jobs      their worker is told to end them
+--       pause    queues    werk workers take nothing from them
+--       resume   queues
+--       drain    workers   they are told to finish their job and leave
+--       probe    jobs      is it lost: waiting, due or running by its record, and nowhere?
+--       restore  jobs      then back to the front of their queue
+--       bury     workers, their keys: out of the sets of workers, if they are gone
+-- Returns for each {outcome, ...}:
+--       retry    'retried', or 'limited': it waits for a slot of its rate limit
+--       cancel   'cancelled', and how many jobs depend on it
+--       stop     'told' or 'deaf', and its worker
+--       pause and resume   'yes', 'already', 'unknown'
+--       drain    'told', 'already', 'deaf', 'gone'
+--       probe    'lost', 'fine', 'later' (RQ's clean-up is at it), and its status   restore  'restored', or as probe
+--       bury     'buried', 'fine'
+--       and for a job that it does not fit: 'gone', or 'is' and its status
 --
 -- Invariant: a job is in one place before and after. The first write to a job's place is a removal, so all of it also
 -- passes when memory is full.
@@ -32,9 +33,9 @@ local function load(id, ...)
   return job, unpack(fields)
 end
 
-local function expire(job, ttl)
+local function expire(job, id, ttl)
   if (tonumber(ttl) or 0) <= 0 then call('PERSIST', job); return end
-  for _, key in ipairs({job, job .. ':dependents', job .. ':dependencies'}) do call('EXPIRE', key, ttl) end
+  for _, key in ipairs({job, job .. ':dependents', job_key(':' .. id) .. ':dependencies'}) do call('EXPIRE', key, ttl) end
 end
 
 local function push(job, id, queue, at_front)
@@ -59,7 +60,7 @@ local function fill_slots(limit)
   end
 end
 
-local function retry(id, at_front)
+local function retry(id)
   local job, queue, status, ttl, timeout, limit, slots =
     load(id, 'ttl', 'timeout', 'rate_limit_key', 'rate_limit_concurrency')
   if not job then return {'gone'} end
@@ -67,13 +68,13 @@ local function retry(id, at_front)
   call('HDEL', job, 'exc_info')
   call('HSET', job, 'started_at', '', 'ended_at', '')
   if timeout == '' then call('HSET', job, 'timeout', 180) end
-  expire(job, ttl)
+  expire(job, id, ttl)
   if limit == '' then
-    push(job, id, queue, at_front == '1')
+    push(job, id, queue)
     return {'retried'}
   end
   local key = P .. ':rl:' .. limit
-  call('HSET', job, 'status', 'rate_limited', 'enqueue_at_front', at_front)
+  call('HSET', job, 'status', 'rate_limited')
   call('SADD', P .. ':rl-keys', limit)
   call('HSET', key, 'concurrency', slots)
   call('ZADD', key .. ':rate_limited', now, id)
@@ -107,39 +108,27 @@ local function stop(id)
   return {heard > 0 and 'told' or 'deaf', worker}
 end
 
-local function pause(...)
-  local outcome, paused = {}, P .. ':werk:paused'
-  for i, queue in ipairs({...}) do
-    local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
-    outcome[i] = not is_known and 'unknown' or call('SADD', paused, queue) == 1 and 'yes' or 'already'
-  end
-  return outcome
+local paused = P .. ':werk:paused'
+
+local function pause(queue)
+  local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+  if not is_known then return {'unknown'} end
+  return {call('SADD', paused, queue) == 1 and 'yes' or 'already'}
 end
 
-local function resume(...)
-  local outcome = {}
-  for i, queue in ipairs({...}) do outcome[i] = call('SREM', P .. ':werk:paused', queue) == 1 and 'yes' or 'already' end
-  return outcome
+local function resume(queue)
+  return {call('SREM', paused, queue) == 1 and 'yes' or 'already'}
 end
 
 -- Told once: a second time would make it break off its job.
-local function tell(name)
+local function drain(name)
   local worker = P .. ':worker:' .. name
   local birth, told, asked = unpack(call('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
-  if not birth then return 'gone' end
-  if told or asked then return 'already' end
-  if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return 'deaf' end
+  if not birth then return {'gone'} end
+  if told or asked then return {'already'} end
+  if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return {'deaf'} end
   try('HSET', worker, 'werk_draining', now_text)
-  return 'told'
-end
-
-local function drain(...)
-  local names, outcome = {...}, {}
-  if #names == 0 then
-    for i, key in ipairs(call('SMEMBERS', P .. ':workers')) do names[i] = string.sub(key, #P + 9) end
-  end
-  for _, name in ipairs(names) do outcome[#outcome + 1] = name; outcome[#outcome + 1] = tell(name) end
-  return outcome
+  return {'told'}
 end
 
 -- Executions of a job that are in wip: how many are alive, and those whose time is over.
@@ -177,7 +166,7 @@ local function restore(id)
     forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
   end
   call('HSET', job, 'worker_name', '')
-  expire(job, ttl)
+  expire(job, id, ttl)
   push(job, id, queue, true)
   return {'restored', status}
 end
@@ -188,6 +177,8 @@ local function bury(key)
   return {'buried'}
 end
 
-local acts = {retry = retry, cancel = cancel, stop = stop, pause = pause, resume = resume, drain = drain, restore = restore,
-  bury = bury, probe = function(id) local found, status = probe(id); return {found, status} end}
-return acts[what](unpack(ARGV, 4))
+local acts = {retry = retry, cancel = cancel, stop = stop, pause = pause, resume = resume, drain = drain,
+  probe = function(id) local found, status = probe(id); return {found, status} end, restore = restore, bury = bury}
+local replies = {}
+for i = 4, #ARGV do replies[i - 3] = acts[what](ARGV[i]) end
+return replies

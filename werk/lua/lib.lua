@@ -57,7 +57,9 @@ local function give_back(run, worker, counted, heir, now)
   local wip, list = wip_key(queue), P .. ':queue:' .. queue
   if not fits(wip, 'zset') or not fits(list, 'list') then return 'later', 0 end
   local mine = call('ZSCORE', wip, run)
-  if not mine or status ~= 'started' then
+  -- RQ writes 'scheduled' before the transaction that puts a job off. Its horse may have died between the two.
+  local is_at_hand = status == 'started' or status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
+  if not mine or not is_at_hand then
     if mine then call('ZREM', wip, run) end
     forget(id, execution, worker)
     return 'gone', 0
@@ -97,4 +99,11 @@ local function fence(run, queue, now, seconds)
   call('HSET', execution_key, 'werk_ending', redis_time() + seconds)
   call('EXPIRE', execution_key, OWNED_S + seconds)
   return 1
+end
+
+-- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
+local function cut(worker, generation, lease_s)
+  call('HSET', P .. ':worker:' .. worker, 'werk_horse', generation)
+  call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
+  return call('SMEMBERS', runs_of(worker))
 end

@@ -68,7 +68,7 @@ end
 
 local function finish(id, queue, finished, outcome, ended_text, keep, value, claimed, ended)
   local job, run, wip = job_key(id), id .. ':' .. finished, wip_key(queue)
-  local dependents, dependencies = job .. ':dependents', job .. ':dependencies'
+  local dependents, dependencies = job .. ':dependents', job_key(':' .. id) .. ':dependencies' -- RQ's own second colon
   local there = call('EXISTS', job, dependents, dependents, dependencies, dependencies, dependencies, dependencies)
   local is_job, has_dependents, has_dependencies = there % 2 == 1, there % 4 >= 2, there >= 4
   if has_dependents and is_job and outcome == 'finished' and tonumber(try('ZSCORE', wip, run)) then return 'dependents' end

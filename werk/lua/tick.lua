@@ -22,6 +22,7 @@ local moves_due, tasks = ARGV[9] == '1', tonumber(ARGV[10])
 local DUE_AT_ONCE = 500
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
+local ELSEWHERE = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue '
 local CATALOG_S = 30 * 24 * 3600
 
 local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
@@ -93,11 +94,14 @@ local function rescue()
   end
 end
 
--- Move one due job to its queue, as RQ's scheduler does.
+-- Move one due job to its queue, as RQ's scheduler does; but one that is somewhere else stays there: its id stood
+-- here for a job that has expired before it was due.
 local function enqueue(id, queue, scheduled)
   local job, list = job_key(id), P .. ':queue:' .. queue
   if call('TYPE', job).ok ~= 'hash' then call('ZREM', scheduled, id); return end
-  local h = call('HMGET', job, 'rate_limit_key', 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout')
+  local h = call('HMGET', job, 'rate_limit_key', 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
+    'status')
+  if h[7] and string.find(ELSEWHERE, ' ' .. h[7] .. ' ', 1, true) then call('ZREM', scheduled, id); return end
   if h[1] and h[1] ~= '' then event('limited', id, queue); return end
   local at_front = h[2] == '1' or (h[3] == '1' and h[4] and h[4] ~= '')
   call('ZREM', scheduled, id)
@@ -115,8 +119,10 @@ local function move_due(list)
   local scheduled = P .. ':scheduled:' .. queue
   if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 or not fits(scheduled, 'zset') or not fits(list, 'list') then return end
   local due = call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, DUE_AT_ONCE)
+  local before = #events
   for _, id in ipairs(due) do enqueue(id, queue, scheduled) end
-  if #due == DUE_AT_ONCE then event('more') end
+  local for_rq = #events - before
+  if #due == DUE_AT_ONCE and for_rq < #due then event('more') end
 end
 
 local function serve(list)

@@ -1,0 +1,121 @@
+"""What step.lua gives and takes: a job in the horse's hand, and an outcome on its way to Redis."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+import traceback
+import zlib
+from typing import Any, NamedTuple
+
+from werk import records, registry, wire
+from werk.diary import text
+from werk.errors import UnknownTask
+from werk.page import LONGEST_RUN
+from werk.records import Refused
+
+DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
+FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
+JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+class Unknown(UnknownTask):
+    """Raised for a task that this worker does not know; another may, or this one after a deploy."""
+
+
+class Claim:
+    """One execution, from step.lua's reply: {job, queue, then its FIELDS}."""
+
+    def __init__(self, fields: list[Any], execution: str, claimed_at: float) -> None:
+        self.raw_id, self.queue, self.origin, self.status, attempt, self.data, *rest = fields
+        self.timeout_text, self.result_ttl_text, self.task_name, *special = rest
+        self.id = self.raw_id.decode("utf-8", "replace")
+        self.execution = execution
+        self.run = f"{self.id}:{execution}"
+        self.claimed_at = claimed_at
+        self.callbacks = special[:3]
+        self.is_plain = not any(special)  # RQ stores '' for callbacks that are not used
+        self.attempt = int(attempt)
+        self.task = ""
+        self.timeout = DEFAULT_TIMEOUT_S
+        self.result_ttl = 0
+
+    def check(self, default_result_ttl: int) -> None:
+        """Read the numbers. Raises Refused for a record that no enqueue of RQ's or ours writes."""
+        if self.status:
+            raise Refused(f"its status was {text(self.status)[:100]!r}, which RQ does not know")
+        if len(self.run) > LONGEST_RUN or not JOB_ID.fullmatch(self.id):
+            raise Refused("its id is none: letters, digits, - and _, not too many")
+        try:
+            self.timeout = int(self.timeout_text or 0) or DEFAULT_TIMEOUT_S
+            ttl = self.result_ttl_text
+            self.result_ttl = int(ttl) if ttl else default_result_ttl
+        except ValueError:
+            raise Refused("its timeout or result_ttl is no whole number") from None
+
+    def call(self) -> Call:
+        """Return path, args and kwargs, if the task is registered. Imports nothing.
+
+        Raises Refused, Unreadable, or Unknown where only the name of the task is unknown.
+        """
+        path, args, kwargs = wire.read_call(self.data or b"")
+        if self.task_name:
+            self.task = text(self.task_name)
+            task = registry.BUILT_IN.get(self.task) or registry.tasks().get(self.task)
+            if task is None:
+                raise Unknown(f"no task is called {self.task[:100]!r} here")
+            path = task.path
+        else:
+            records.permit(path)
+        for name in self.callbacks:
+            records.permit(text(name))
+        return path, args, kwargs
+
+
+class Finish(NamedTuple):
+    """An outcome: ARGV 12.. of step.lua, and what RQ needs if it must record it after all."""
+
+    words: tuple[Any, ...]
+    claim: Claim
+    job: Any = None
+    result: Any = None
+
+
+NO_FINISH = Finish((), None)  # type: ignore[arg-type]
+
+
+def success(claim: Claim, value: bytes, ended: float, job: Any, result: Any) -> Finish:
+    words = (claim.raw_id, claim.origin, claim.execution, "finished", iso(ended),
+             claim.result_ttl, value, repr(claim.claimed_at), repr(ended))  # fmt: skip
+    return Finish(words, claim, job, result)
+
+
+def failure(claim: Claim, error: BaseException) -> Finish:
+    """A failure without RQ's help: for a record that RQ cannot even read."""
+    reason = "".join(traceback.format_exception_only(error)).strip()
+    value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
+    now = time.time()
+    words = (claim.raw_id, claim.origin, claim.execution, "failed", iso(now),
+             FAILURE_TTL_S, value, repr(claim.claimed_at), repr(now))  # fmt: skip
+    return Finish(words, claim)
+
+
+def put_off(claim: Claim, due: float) -> Finish:
+    words = (claim.raw_id, claim.origin, claim.execution, "scheduled", "", repr(due), "", "", "")
+    return Finish(words, claim)
+
+
+_second, _second_text = 0, ""
+
+
+def iso(moment: float) -> str:
+    """Return a Unix time as RQ writes it (rq.utils.utcformat). A second's text is made once."""
+    global _second, _second_text
+    second = int(moment)
+    if second != _second:
+        _second = second
+        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    return f"{_second_text}.{int((moment - second) * 1e6):06d}Z"

@@ -1,0 +1,193 @@
+"""Every outcome but a plain success: recorded by RQ's own methods, callbacks and all, and fenced.
+
+What RQ cannot record comes back as a Finish, for step.lua to fail, or to discard as late.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import redis.exceptions
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+
+from werk import records, wire
+from werk.channel import FINISH_S
+from werk.claim import Claim, Finish, Unknown, failure, put_off
+from werk.diary import Diary, text
+from werk.page import Order, Page
+from werk.records import RECORDING_S, Late
+from werk.runner import Runner
+from werk.scripts import script
+from werk.tally import Tally
+
+if TYPE_CHECKING:
+    from werk.worker import Worker
+
+PUT_OFF_S = 10  # of a task that this worker does not know
+UNKNOWN_S = 600  # after the job was created, it fails
+
+Record = Callable[[Job, Queue, Execution], object]
+
+
+class Recorder:
+    """RQ's own way."""
+
+    def __init__(
+        self, worker: Worker, page: Page, diary: Diary, runner: Runner, tally: Tally
+    ) -> None:
+        self.worker, self.page, self.diary, self.runner = worker, page, diary, runner
+        self.tally = tally
+        self.lazy_class = records.lazy(worker.job_class)
+        self.fence = script("fence", worker.server_version())
+        worker.ask_fence = self.ask_fence
+
+    def job(self, job_id: str) -> Job:
+        """Return what get_current_job() gives: read from Redis only if it is touched."""
+        return records.begin(self.lazy_class, job_id, self.worker)
+
+    def is_untouched(self, job: Job) -> bool:
+        return type(job) is self.lazy_class
+
+    def succeed(self, claim: Claim, job: Job, result: Any) -> Finish | None:
+        def record(job: Job, queue: Queue, execution: Execution) -> None:
+            try:
+                self.worker._finalize_success(job, queue, execution, result)
+            except Late:
+                raise
+            except BaseException:  # a success callback that fails: the job fails, as in RQ
+                self.worker._finalize_failure(job, queue, execution, sys.exc_info())
+
+        return self._record(claim, job, record)
+
+    def fail(self, claim: Claim, job: Job, error: BaseException) -> Finish | None:
+        trace = error.__traceback__
+        trace = (trace and trace.tb_next) or trace  # without our own line
+
+        def record(job: Job, queue: Queue, execution: Execution) -> None:
+            try:  # as in RQ, it is being handled: so what a failing callback raises shows it too
+                raise error.with_traceback(trace)
+            except BaseException:
+                shown = (type(error), error, trace)
+                self.worker._finalize_failure(job, queue, execution, shown)
+
+        return self._record(claim, job, record)
+
+    def perform(self, claim: Claim, job: Job) -> Finish | None:
+        """A subclass has replaced a piece of RQ's perform_job, or of the job's: all of it runs."""
+        limit = claim.timeout + FINISH_S
+        self.page.deadline = time.monotonic() + limit if claim.timeout > 0 else 0.0
+        return self._record(claim, job, self.worker.perform_job)
+
+    def refuse(self, claim: Claim, job: Job, why: Exception) -> Finish | None:
+        """Fail a job at once; or put it off, where this worker may only be older than the job."""
+        if isinstance(why, Unknown) and self._may_be_known_soon(claim):
+            self.diary.tell("put-off", claim)
+            return put_off(claim, time.time() + PUT_OFF_S)
+        self.diary.tell("refused", claim, logging.WARNING, reason=why)
+        self.tally.add(claim.task, False)
+
+        def record(job: Job, queue: Queue, execution: Execution) -> None:
+            job.retries_left = None  # it would be refused again
+            job.ended_at = datetime.now(timezone.utc)
+            name = type(why).__name__
+            self.worker.handle_job_failure(
+                job, queue, exc_string=f"{name}: {why}", execution=execution
+            )
+
+        return self._record(claim, job, record, why)
+
+    def obey(self, order: Order) -> Finish | None:
+        """Fail an execution whose horse is dead, as RQ's worker does: handlers, retries and all."""
+        worker, claim = self.worker, self._claim_of(order.run)
+
+        def record(job: Job, queue: Queue, execution: Execution) -> None:
+            if not self.ask_fence(order.run, queue.name, RECORDING_S):
+                raise Late(order.run)
+            job.ended_at = datetime.now(timezone.utc)
+            if order.is_stopped:
+                worker._stopped_job_id = job.id
+                worker._handle_stopped_job(job, queue, execution)
+                return
+            if order.death:
+                worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
+            worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
+
+        event = "stopped" if order.is_stopped else "failed"
+        self.diary.tell(event, claim, logging.WARNING, reason=order.reason)
+        self.tally.add(claim.task, False)
+        why = RuntimeError(order.reason)
+        if order.is_raw:
+            return failure(claim, why)
+        return self._record(claim, self.job(claim.id), record, why)
+
+    def ask_fence(self, run: str, queue: str, seconds: int) -> bool:
+        """Tell whether the execution is still its job's, and keep a rescue away for so long."""
+        words = (run, queue, repr(time.time()), seconds)
+        return bool(self.worker.connection.eval(self.fence.text, 0, *words))
+
+    def _record(
+        self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
+    ) -> Finish | None:
+        worker, trouble = self.worker, why
+        execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
+        execution.created_at = datetime.fromtimestamp(claim.claimed_at, timezone.utc)
+        try:
+            job = execution._job = records.load(job)
+            job.redis_server_version = worker.server_version()
+            if not worker.has_own_way_of_performing():
+                self._begin_finish(job)
+            worker.executions = {execution.id: execution}
+            record(job, worker.queue_of(job), execution)
+            if self._is_closed(claim):
+                return None
+            trouble = trouble or RuntimeError("RQ did not record the outcome")
+        except BaseException as error:
+            self.diary.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
+            trouble = trouble or error
+        finally:
+            worker.executions, worker._stopped_job_id = {}, None
+            self.page.is_finishing, self.page.deadline = False, 0.0
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.runner.arm()
+        return failure(claim, trouble)
+
+    def _begin_finish(self, job: Job) -> None:
+        callbacks_s = float(job.success_callback_timeout) + float(job.failure_callback_timeout)
+        self.page.is_finishing = True
+        self.page.deadline = time.monotonic() + FINISH_S + callbacks_s
+
+    def _is_closed(self, claim: Claim) -> bool:
+        wip = wire.key("wip", text(claim.origin))
+        return self.worker.connection.zscore(wip, claim.run) is None
+
+    def _may_be_known_soon(self, claim: Claim) -> bool:
+        created_at = self.worker.connection.hget(wire.key("job", claim.id), "created_at")
+        try:
+            return time.time() < datetime.fromisoformat(text(created_at)).timestamp() + UNKNOWN_S
+        except (ValueError, OverflowError):
+            return False
+
+    def _claim_of(self, run: str) -> Claim:
+        """Return the claim that a dead horse had, as far as it is needed."""
+        job_id, _, execution = run.rpartition(":")
+        facts: list[Any] = [None, None, None]
+        try:
+            key = wire.key("job", job_id)
+            facts = self.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
+        except redis.exceptions.ResponseError:
+            pass  # no hash: it will be found late
+        origin, attempt, task = facts
+        nothing: list[Any] = [None] * 9
+        claim = Claim(
+            [job_id.encode(), b"", origin, b"", attempt or 0, *nothing], execution, time.time()
+        )
+        claim.task = text(task)
+        return claim
