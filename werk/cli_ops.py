@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from werk import status as looking
 from werk.actions import Failure, Filters, Group
 from werk.cli import Seconds, _link, _note, _print_json, _printable
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
+from werk.link import LIBRARY_BUDGET_S, link
+from werk.settings import Settings
 from werk.status import Limit, Limits, Snapshot
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -102,6 +105,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 @click.command(cls=CheckCommand)
 @click.option("--check", is_flag=True, help="One line and exit 0, 1, 2 or 3, for monitoring.")
+@click.option("--here", is_flag=True, help="Only whether this host's workers beat; exit 0 or 2.")
 @click.option(
     "--max-age", type=LimitType(), default=":300", help="Of the oldest that waits, in seconds."
 )
@@ -111,6 +115,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @_json
 def status(
     check: bool,
+    here: bool,
     max_age: Limit,
     max_waiting: Limit,
     max_failed: Limit,
@@ -119,8 +124,12 @@ def status(
 ) -> int | None:
     """Show queues, workers and what is wrong."""
     limits = Limits(max_age, max_waiting, max_failed, min_workers)
-    if check:
-        code, line = looking.check_at(_link(), limits)
+    if check or here:
+        code, line = (
+            looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
+            if here
+            else looking.check_at(_link(), limits)
+        )
         click.echo(_printable(line, sys.stdout))
         return code
     snapshot = Snapshot.read(_link())

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from werk import wire
-from werk.errors import ArgumentError, ConfigError, WerkError
+from werk.errors import ArgumentError, ConfigError, RedisUnavailable, WerkError
 from werk.link import Link
 from werk.scripts import script
 
@@ -174,6 +174,22 @@ def check_at(link: Link, limits: Limits) -> tuple[int, str]:
         return check(Snapshot.read(link), limits)
     except WerkError as error:
         return CHECK_EXITS[CRITICAL], f"WERK CRITICAL - {error}"
+
+
+def check_here(link: Link, host: str) -> tuple[int, str]:
+    """Return exit code and line of `werk status --here`: is there a worker of this host, and well?
+
+    A Redis that is away is no fault of theirs: nobody should restart them for it.
+    """
+    try:
+        workers = [own for own in Snapshot.read(link).workers if own.host == host]
+    except RedisUnavailable as error:
+        return CHECK_EXITS[OK], f"WERK OK - not known: {error}"
+    bad = [own for own in workers if own.state in ("stale", "hung")]
+    if bad or not workers:
+        said = "; ".join(f"worker {own.name} is {own.state}" for own in bad)
+        return CHECK_EXITS[CRITICAL], f"WERK CRITICAL - {said or f'no worker on {host}'}"
+    return CHECK_EXITS[OK], f"WERK OK - {len(workers)} workers on {host}"
 
 
 def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
