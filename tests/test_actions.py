@@ -445,6 +445,17 @@ def test_what_is_in_no_place_is_put_back(
     assert actions.repair(light, dry_run=False) == []
 
 
+def test_what_rqs_clean_up_is_at_is_left_to_it(
+    lost: dict[str, Job], connection: redis.Redis, light: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "SETTLE_S", 0.1)
+    connection.set("rq:clean_registries:default", 1)
+    assert "abandoned" not in dict(actions.repair(light, dry_run=False))
+    assert lost["abandoned"].get_status() == "started"
+    connection.delete("rq:clean_registries:default")
+    assert dict(actions.repair(light, dry_run=False)) == {"abandoned": "started"}
+
+
 def test_what_a_killed_stock_worker_left_runs(
     spawn: Start,
     work: Start,  # noqa: F811

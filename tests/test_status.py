@@ -369,6 +369,28 @@ def test_what_stock_workers_left(light: Link, connection: redis.Redis) -> None:
     assert problems(light) == [(WARNING, "queue default: 2 jobs left by workers that are gone")]
 
 
+def test_what_a_stock_worker_has_just_taken_is_not_left(
+    spawn: Start, light: Link, connection: redis.Redis
+) -> None:
+    spawn("rq", "worker", "default")
+    wait_until(lambda: Snapshot.read(light).workers)
+    connection.sadd("rq:queues", "rq:queue:default")
+    connection.rpush("rq:queue:default:intermediate", "b")
+    assert problems(light) == []
+    connection.rpush("rq:queue:default:intermediate", "c")
+    assert says(light, WARNING, "jobs left by workers that are gone")
+
+
+def test_a_worker_whose_rescue_is_not_over_is_stale(light: Link, connection: redis.Redis) -> None:
+    facts = {"birth": "2026-01-01T00:00:00.000000Z", "werk_lease": 15, "werk_moved": time.time()}
+    connection.sadd("rq:workers", "rq:worker:a")
+    connection.hset("rq:worker:a", mapping={**facts, "werk_horse": "x"})
+    connection.zadd("rq:werk:leases", {"a": time.time() + 5})
+    assert problems(light) == []
+    connection.hdel("rq:worker:a", "werk_horse")  # by the rescue
+    assert says(light, WARNING, "worker a is stale")
+
+
 def test_a_worker_that_runs_anything(work: Start, light: Link) -> None:  # noqa: F811
     work(env={"WERK_ALLOW_UNREGISTERED": "yes"})
     assert says(light, WARNING, "WERK_ALLOW_UNREGISTERED")
