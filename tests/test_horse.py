@@ -1,5 +1,7 @@
 """The horse and Redis when they do not reach each other: nothing is lost, nothing runs twice."""
 
+# ruff: noqa: F811  (a fixture that is imported)
+
 from __future__ import annotations
 
 import os
@@ -24,6 +26,7 @@ from test_worker import (
     ended,
     finished,
     go,
+    horse,
     runs,
     work,  # noqa: F401  the fixture
 )
@@ -140,11 +143,29 @@ def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> No
     assert len(runs(tmp_path)) == 22
 
 
+def test_memory_that_is_full_when_a_horse_begins(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    suspend(connection)
+    job = werk.enqueue("note", str(tmp_path))
+    connection.config_set("maxmemory", 1)
+    try:
+        os.kill(horse(worker), signal.SIGKILL)
+        resume(connection)
+        finished(job)
+    finally:
+        connection.config_set("maxmemory", 0)
+
+
 # --- a connection is cut
 
 
 class Cutter:
-    """A proxy that hangs up after byte n of every second exchange of step.lua: of its request, then of its reply."""
+    """A proxy that hangs up after byte n of every second exchange of step.lua.
+
+    First of its request, then, when that was cut at each byte, of its reply.
+    """
 
     def __init__(self, url: str, sha: str) -> None:
         parts = urlsplit(url)

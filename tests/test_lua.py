@@ -26,9 +26,8 @@ QUEUE = "default"
 WORKERS = ("one", "two")
 LEASE_S = 15
 KEEP_S = 500
-PLACE_OF = {
-    "queued": "queue", "started": "wip", "finished": "finished", "failed": "failed", "scheduled": "scheduled"
-}  # fmt: skip
+SETS = ("finished", "failed", "scheduled")
+PLACE_OF = {"queued": "queue", "started": "wip", **{name: name for name in SETS}}
 
 
 class Scripts:
@@ -129,7 +128,7 @@ def scripts(connection: redis.Redis) -> Iterator[Scripts]:
     scripts = Scripts(connection)
     for worker in WORKERS:
         scripts.hire(worker)
-    yield scripts
+    return scripts
 
 
 def text(mapping: dict[bytes, bytes]) -> dict[str, str]:
@@ -203,7 +202,8 @@ def test_a_finish_writes_what_rq_writes(
     finish = scripts.finish("a", "e1", outcome)
     assert scripts.step("one", "e2", finish, flush=True, done=1)[:2] == [b"done", b"empty"]
     job = text(connection.hgetall("rq:job:a"))
-    assert job["status"] == outcome and job["ended_at"] == job["last_heartbeat"] == finish[4]
+    assert job["status"] == outcome
+    assert job["ended_at"] == job["last_heartbeat"] == finish[4]
     kept = ["rq:job:a", "rq:results:a", "rq:job::a:dependencies"] + ["rq:job:a:dependents"] * (
         outcome == "failed"
     )
@@ -217,11 +217,9 @@ def test_a_finish_writes_what_rq_writes(
     left = {key.decode() for key in connection.scan_iter("*")}
     assert not [key for key in left if "execution" in key or "wip" in key]
     worker = text(connection.hgetall("rq:worker:one"))
-    assert (
-        worker["state"] == "idle"
-        and worker["successful_job_count"] == "1"
-        and worker["total_working_time"] == "1.5"
-    )
+    assert worker["state"] == "idle"
+    assert worker["successful_job_count"] == "1"
+    assert worker["total_working_time"] == "1.5"
     assert worker.get("failed_job_count") == ("1" if outcome == "failed" else None)
 
 
@@ -231,7 +229,8 @@ def test_a_job_with_dependents_is_left_to_rq(scripts: Scripts, connection: redis
     scripts.step("one", "e1")
     connection.sadd("rq:job:a:dependents", "c")
     assert scripts.step("one", "e2", scripts.finish("a", "e1")) == [b"dependents"]
-    assert scripts.places("a") == ["wip"] and scripts.places("b") == ["queue"]
+    assert scripts.places("a") == ["wip"]
+    assert scripts.places("b") == ["queue"]
 
 
 def test_a_cancelled_running_job_is_recorded_as_rq_does(
@@ -270,7 +269,8 @@ def test_an_id_that_is_somewhere_else_is_dropped(scripts: Scripts, status: str) 
     scripts.enqueue("b", "weird")
     _, claim, dropped, _ = scripts.step("one", "e1")
     assert dropped == [b"a", f"it is {status}".encode()]
-    assert claim[0] == b"b" and claim[3] == b"weird"
+    assert claim[0] == b"b"
+    assert claim[3] == b"weird"
 
 
 def test_the_fence_keeps_a_rescue_away_for_a_while(
@@ -311,24 +311,21 @@ def test_a_tick_beats_renews_serves_and_says_what_is_lost(
     connection.hset("rq:execution:a:e1", "last_heartbeat", 1)
     assert scripts.tick("one", "a:e1", "e1", 1, 1, "sleep f00", "sleep", "{}") == []
     worker = text(connection.hgetall("rq:worker:one"))
-    assert worker["werk_horse"] == "horse-one" and worker["last_heartbeat"] > iso(1)
+    assert worker["werk_horse"] == "horse-one"
+    assert worker["last_heartbeat"] > iso(1)
     assert connection.hget("rq:job:a", "last_heartbeat").decode() == worker["last_heartbeat"]
     assert float(connection.hget("rq:execution:a:e1", "last_heartbeat")) > 1
     assert connection.zscore(f"rq:wip:{QUEUE}", "a:e1") > time.time() + 80
     assert connection.zscore("rq:executions:a", "e1") > time.time() + 140
-    assert connection.ttl("rq:execution:a:e1") > 80 and connection.ttl("rq:executions:a") > 140
-    assert (
-        connection.ttl("rq:worker:one") > 400 and connection.ttl("rq:worker:one:executions") > 400
-    )
+    assert connection.ttl("rq:execution:a:e1") > 80
+    assert connection.ttl("rq:executions:a") > 140
+    assert connection.ttl("rq:worker:one") > 400
+    assert connection.ttl("rq:worker:one:executions") > 400
     assert 10 < connection.zscore("rq:werk:leases", "one") - time.time() <= LEASE_S + 1
-    assert (
-        connection.zscore(f"rq:werk:serves:{QUEUE}", "sleep f00")
-        and connection.ttl(f"rq:werk:serves:{QUEUE}") > 0
-    )
-    assert (
-        connection.hget("rq:werk:catalog", "sleep") == b"{}"
-        and connection.ttl("rq:werk:catalog") > 0
-    )
+    assert connection.zscore(f"rq:werk:serves:{QUEUE}", "sleep f00")
+    assert connection.ttl(f"rq:werk:serves:{QUEUE}") > 0
+    assert connection.hget("rq:werk:catalog", "sleep") == b"{}"
+    assert connection.ttl("rq:werk:catalog") > 0
     connection.zadd(f"rq:werk:serves:{QUEUE}", {"old": 1})
     scripts.tick("one", "a:e1", "e1", 1, 1, "sleep f00")
     assert connection.zrange(f"rq:werk:serves:{QUEUE}", 0, -1) == [b"sleep f00"]
@@ -350,7 +347,7 @@ def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     connection.set("rq:werk:ticked", time.time() - 60)
     assert scripts.tick("two") == []
     assert float(connection.get("rq:werk:ticked")) > time.time() - 10
-    assert 0 < connection.ttl("rq:werk:grace")
+    assert connection.ttl("rq:werk:grace") > 0
     connection.zadd("rq:werk:leases", {"one": 1})
     assert scripts.tick("two") == []
     assert scripts.places("a") == ["wip"]
@@ -359,9 +356,8 @@ def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     assert connection.hget("rq:job:a", "werk_crashes") == f"{iso(1)}|1".encode()
     assert not connection.hexists("rq:worker:one", "werk_horse")
     assert connection.zscore("rq:werk:leases", "one") is None
-    assert not connection.exists("rq:execution:a:e1") and not connection.exists(
-        "rq:worker:one:executions"
-    )
+    assert not connection.exists("rq:execution:a:e1")
+    assert not connection.exists("rq:worker:one:executions")
 
 
 def test_what_a_horse_is_past_goes_back_uncounted(
@@ -386,7 +382,8 @@ def test_an_execution_of_a_job_that_has_gone_on_is_forgotten(
     scripts.step("one", "e1")
     connection.hset("rq:job:a", "status", "canceled")
     assert scripts.back("a:e1", "one", True) == [b"gone", 0]
-    assert not connection.keys("rq:wip:*") and not connection.keys("rq:*execution*")
+    assert not connection.keys("rq:wip:*")
+    assert not connection.keys("rq:*execution*")
 
 
 def test_too_many_crashes_hand_the_execution_over(
@@ -425,14 +422,18 @@ def test_due_jobs_move_as_rqs_scheduler_moves_them(
     connection.hdel("rq:job:a", "timeout")
     connection.zadd(f"rq:scheduled:{QUEUE}", {"gone": 0, "later": time.time() + 100})
     connection.set(f"rq:scheduler-lock:{QUEUE}", 1)
-    assert scripts.tick("one") == [] and scripts.places("a") == ["scheduled"]
+    assert scripts.tick("one") == []
+    assert scripts.places("a") == ["scheduled"]
     connection.delete(f"rq:scheduler-lock:{QUEUE}")
-    assert scripts.tick("one", due=0) == [] and scripts.places("a") == ["scheduled"]
+    assert scripts.tick("one", due=0) == []
+    assert scripts.places("a") == ["scheduled"]
     assert scripts.tick("one") == [[b"limited", b"c", b"default"]]
     assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [b"b", b"x", b"a"]
     assert connection.zrange(f"rq:scheduled:{QUEUE}", 0, -1) == [b"c", b"later"]
     job = text(connection.hgetall("rq:job:a"))
-    assert job["status"] == "queued" and job["timeout"] == "180" and job["enqueued_at"] > iso(1)
+    assert job["status"] == "queued"
+    assert job["timeout"] == "180"
+    assert job["enqueued_at"] > iso(1)
     assert 0 < connection.ttl("rq:job:a") <= 50
     assert connection.sismember("rq:queues", f"rq:queue:{QUEUE}")
 

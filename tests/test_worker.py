@@ -1,4 +1,4 @@
-"""The worker, whole: real processes, a real server, real signals. Its lease here is 1 s, its tick 0.2 s."""
+"""The worker, whole: real processes, a real server, real signals. Its lease here is 1 s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -113,13 +112,17 @@ def test_a_job_runs_and_is_recorded_as_rq_does(
     record = job.job
     assert record.return_value() == "ran"
     assert record.is_finished
-    assert record.started_at and record.ended_at and record.worker_name
+    assert record.started_at
+    assert record.ended_at
+    assert record.worker_name
     result = record.latest_result()
     assert result.type is Result.Type.SUCCESSFUL
-    assert result.execution_id and result.execution_started_at <= result.execution_ended_at
+    assert result.execution_id
+    assert result.execution_started_at <= result.execution_ended_at
     assert places(connection, job.id) == ["finished"]
     assert 0 < connection.ttl(f"rq:job:{job.id}") <= 3600
-    assert not connection.keys("rq:execution*") and not connection.keys("rq:wip:*")
+    assert not connection.keys("rq:execution*")
+    assert not connection.keys("rq:wip:*")
 
 
 def test_a_failure_a_stored_retry_and_what_is_not_plain(work: Start, tmp_path: Path) -> None:
@@ -166,9 +169,9 @@ def test_dependents_and_callbacks_go_rqs_way(
     gone = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=0)
     kept = queue.enqueue("worker_tasks.note", str(tmp_path), result_ttl=-1)
     assert work("default", "--burst").wait(10) == 0
-    assert [job.get_status() for job in (first, second, called, broken, kept)] == [
-        JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FINISHED, JobStatus.FAILED, JobStatus.FINISHED
-    ]  # fmt: skip
+    assert broken.get_status() == JobStatus.FAILED
+    for job in (first, second, called, kept):
+        assert job.get_status() == JobStatus.FINISHED
     assert (tmp_path / "callbacks").read_text().split() == [called.id, broken.id]
     assert not connection.exists(gone.key)
     assert connection.ttl(kept.key) == -1
@@ -224,7 +227,8 @@ def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     worker = work()
     record = ended(job, "failed")
     assert len(runs(tmp_path, "ran")) == 3
-    assert "killed its worker 3 times" in reason(record) and "out of memory?" in reason(record)
+    assert "killed its worker 3 times" in reason(record)
+    assert "out of memory?" in reason(record)
     assert places(connection, job.id) == ["failed"]
     finished(after)
     record.requeue()
@@ -288,7 +292,8 @@ def test_sigterm_finishes_the_job_and_takes_no_other(
     assert worker.wait(5) == 0
     assert job.status() == "finished"
     assert places(connection, other.id) == ["queue"]
-    assert not connection.smembers("rq:workers") and not connection.zcard("rq:werk:leases")
+    assert not connection.smembers("rq:workers")
+    assert not connection.zcard("rq:werk:leases")
 
 
 def test_sigterm_ends_an_idle_worker(work: Start) -> None:
@@ -332,7 +337,8 @@ def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
     os.kill(pid, signal.SIGCONT)
     go(tmp_path)
     finished(job)
-    assert seen and len(runs(tmp_path, "begins")) == 1
+    assert seen
+    assert len(runs(tmp_path, "begins")) == 1
     assert worker.poll() is None
 
 
@@ -507,7 +513,8 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     connection.zadd("rq:scheduled:default", {job.id: 0})
     connection.hset(f"rq:job:{job.id}", "created_at", "2020-01-01T00:00:00.000000Z")
     assert work("default", "--burst", "--with-scheduler").wait(10) == 0
-    assert "Unknown" in reason(job.job) and "newer" in reason(job.job)
+    assert "Unknown" in reason(job.job)
+    assert "newer" in reason(job.job)
     assert not runs(tmp_path)
 
 
@@ -546,15 +553,11 @@ def test_a_callback_that_is_not_registered_refuses_the_job(
     assert not runs(tmp_path)
 
 
-FIELDS = "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left failure_ttl".split()
-FIELDS += [
-    "success_callback_name",
-    "webhooks",
-    "rate_limit_key",
-    "dependency_ids",
-    "ttl",
-    "werk_crashes",
-]
+FIELDS = (
+    "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left"
+    " failure_ttl success_callback_name webhooks rate_limit_key dependency_ids ttl"
+    " werk_crashes".split()
+)
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe rubbish", EVIL, b""])
@@ -578,8 +581,10 @@ def test_hostile_fields_fail_their_job_and_nobody_else(
     assert not connection.zcard("rq:wip:default")
 
 
-KEYS = ["rq:job:{}", "rq:executions:{}", "rq:results:{}", "rq:job:{}:dependents", "rq:finished:default",
-        "rq:failed:default", "rq:wip:default", "rq:scheduled:default", "rq:queue:low", "rq:executions:{}"]  # fmt: skip
+KEYS = (
+    "rq:job:{} rq:executions:{} rq:results:{} rq:job:{}:dependents rq:finished:default"
+    " rq:failed:default rq:wip:default rq:scheduled:default rq:queue:low".split()
+)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -614,3 +619,14 @@ def test_a_stock_worker_and_a_pool_beside_ours(
         finished(job, 20)
     ran = [line[0] for line in runs(tmp_path)]
     assert len(ran) == len(set(ran)) == 80
+
+
+def test_all_keys_stand_under_the_prefix(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    env = {**ENV, "RQ_KEY_PREFIX": "shop"}
+    sent = run("werk-enqueue", "note", tmp_path, env=env)
+    assert sent.returncode == 0, sent.stderr
+    assert work("default", "--burst", env=env).wait(10) == 0
+    assert connection.zrange("shop:finished:default", 0, -1) == [sent.stdout.strip().encode()]
+    assert all(key.startswith(b"shop:") for key in connection.scan_iter())

@@ -45,7 +45,7 @@ class Channel:
     def open(self) -> None:
         # RESP2, or Redis may push messages between the replies.
         connection = self._pool.connection_class(**{**self._pool.connection_kwargs, "protocol": 2})
-        connection.retry = Retry(NoBackoff(), 0)
+        connection.retry = impatience()
         connection.socket_connect_timeout = connection.socket_timeout = CONNECT_S
         connection.connect()
         self._owner, self.socket, self._reader = connection, connection._sock, hiredis.Reader()
@@ -75,6 +75,11 @@ class Channel:
                 raise EOFError("Redis closed the connection")
             reader.feed(data)
         return reply
+
+
+def impatience() -> Retry:
+    """Return how often what can be done another time is tried again: not at all."""
+    return Retry(NoBackoff(), 0)
 
 
 class _Backoff(AbstractBackoff):

@@ -23,7 +23,7 @@ from rq.exceptions import DeserializationError
 from rq.job import Job, Retry
 
 from werk import registry, wire
-from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, patience
+from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
 from werk.claim import NO_FINISH, Claim, Finish, Unknown, iso, success
 from werk.diary import Diary, text
 from werk.errors import Unreadable
@@ -334,11 +334,15 @@ class Horse:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
+        """Not patiently: while memory is full it would wait for ever, and no job would run."""
         self.page.cleaned_at = time.monotonic()  # first: what kills us must not do so again at once
+        connection = self.worker.connection
+        connection.set_retry(impatience())
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except Exception:
-            self.diary.log.exception("event=clean-up-failed worker=%s", self.worker.name)
+        except Exception as error:
+            self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
+        connection.set_retry(patience(self.page))
         self.runner.arm()
 
 
