@@ -49,3 +49,7 @@ def test_workers_can_be_scaled_and_may_finish_their_jobs(services: Any) -> None:
     assert int(minutes) * 60 + int(seconds) > max(
         task.timeout for task in registry.tasks().values()
     )
+
+
+def test_a_worker_is_asked_for_its_own_beat(services: Any) -> None:
+    assert services["worker"]["healthcheck"]["test"] == ["CMD", "werk", "status", "--here"]

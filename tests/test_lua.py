@@ -43,7 +43,7 @@ class Scripts:
     def __call__(self, name: str, keys: list[str], *words: Any) -> Any:
         return self.redis.eval(self.texts[name], len(keys), *keys, *words)
 
-    def step(self, worker: str, execution: str, finish: tuple[Any, ...] = (), **how: bool) -> Any:
+    def step(self, worker: str, execution: str, finish: tuple[Any, ...] = (), **how: Any) -> Any:
         now = time.time()
         flags = [
             str(int(how.get(name, default)))
@@ -58,6 +58,7 @@ class Scripts:
             *flags,
             how.get("done", 0),
             1.5,
+            how.get("tallies", ""),
         ]
         return self("step", [f"rq:queue:{QUEUE}"], *head, *finish)
 
@@ -135,6 +136,24 @@ def text(mapping: dict[bytes, bytes]) -> dict[str, str]:
 
 
 # --- each record, field by field
+
+
+def test_tallies_are_counted_with_the_state_and_once(
+    scripts: Scripts, connection: redis.Redis
+) -> None:
+    scripts.enqueue("a")
+    scripts.enqueue("b")
+    scripts.step("one", "e1", flush=True)
+    scripts.step("one", "e2", scripts.finish("a", "e1"), tallies="sleep|done 1")
+    assert not connection.exists("rq:werk:tallies")
+    for resent in (False, True):
+        tallies = "sleep|done 2 sleep|seconds 0.5"
+        scripts.step("one", "e3", scripts.finish("b", "e2"), resent=resent, tallies=tallies)
+    assert text(connection.hgetall("rq:werk:tallies")) == {
+        "sleep|done": "2",
+        "sleep|seconds": "0.5",
+    }
+    assert float(connection.hget("rq:worker:one", "werk_moved")) > time.time() - 10
 
 
 def test_a_claim_writes_what_rq_writes(scripts: Scripts, connection: redis.Redis) -> None:

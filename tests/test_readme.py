@@ -12,7 +12,7 @@ import click
 import pytest
 from support import Process, run
 
-from werk import cli, errors, settings
+from werk import cli, cli_ops, errors, settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 CONSOLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
@@ -28,7 +28,14 @@ def shown(start: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *cli.werk.commands,
+        *cli.werk.list_commands(click.Context(cli.werk)),
+        *(
+            o
+            for name in cli.Commands.OF_OPERATORS
+            for p in getattr(cli_ops, name).params
+            if isinstance(p, click.Option)
+            for o in p.opts
+        ),
         *(o for p in cli.enqueue.params if isinstance(p, click.Option) for o in p.opts),
     ],
 )
@@ -53,3 +60,16 @@ def test_its_commands_print_what_it_shows(spawn: Callable[..., Process], redis_u
         parts = ID.sub("ID", output).split("...\n")
         wanted = r"(.*\n)*".join(re.escape(part) for part in parts)
         assert re.fullmatch(wanted, ID.sub("ID", printed)), printed
+
+
+def test_what_it_shows_of_failed_jobs(spawn: Callable[..., Process], redis_url: str) -> None:
+    spawn("rq", "worker", "default")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for _ in range(3):
+        run("werk-enqueue", "--wait", "panic")
+    examples = [*shown("werk failed"), *shown("werk retry")]
+    assert len(examples) == 2
+    for command, output in examples:
+        printed = run("/bin/bash", "-c", f"({command}) 2>&1", env={"PATH": path}).stdout
+        time = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d")
+        assert time.sub("TIME", printed) == time.sub("TIME", output)

@@ -51,6 +51,10 @@ __all__ = [
 _CLIENT = {"Handle", "Options", "enqueue", "enqueue_many", "result"}
 
 
+def ping() -> None:
+    """Do nothing. `werk ping` has workers run it, stock ones too."""
+
+
 def __getattr__(name: str) -> Any:
     """Import on first use: a worker needs no client, a task needs neither."""
     if name not in __all__:

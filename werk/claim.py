@@ -64,7 +64,7 @@ class Claim:
         path, args, kwargs = wire.read_call(self.data or b"")
         if self.task_name:
             self.task = text(self.task_name)
-            task = registry.tasks().get(self.task)
+            task = registry.BUILT_IN.get(self.task) or registry.tasks().get(self.task)
             if task is None:
                 raise Unknown(f"no task is called {self.task[:100]!r} here")
             path = task.path
@@ -76,7 +76,7 @@ class Claim:
 
 
 class Finish(NamedTuple):
-    """An outcome: ARGV 11.. of step.lua, and what RQ needs if it must record it after all."""
+    """An outcome: ARGV 12.. of step.lua, and what RQ needs if it must record it after all."""
 
     words: tuple[Any, ...]
     claim: Claim

@@ -13,12 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from werk import __version__, client, registry, signature
-from werk.arguments import Signature
+from werk import __version__, registry
 from werk.errors import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -31,6 +30,10 @@ from werk.errors import (
 )
 from werk.link import COMMAND_BUDGET_S, Link, link
 from werk.settings import Settings
+
+if TYPE_CHECKING:  # a third of the time of `werk status`, which needs neither
+    from werk import client
+    from werk.arguments import Signature
 
 ENQUEUE_EPILOG = """\b
 Examples:
@@ -149,6 +152,8 @@ class TaskCommand(click.Command):
     """A task as a command: all words after its name are its arguments."""
 
     def __init__(self, name: str, task: registry.Task) -> None:
+        from werk import signature
+
         self.task = task
         self.shape = signature.read(task.path)
         super().__init__(
@@ -172,6 +177,8 @@ class TaskCommand(click.Command):
 
     def run(self, words: Sequence[str]) -> int | None:
         """Enqueue the task with the options that stood before it."""
+        from werk import client
+
         assert self.name is not None
         args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
         options = click.get_current_context().find_object(EnqueueOptions)
@@ -193,6 +200,8 @@ class EnqueueOptions:
         dry_run: bool,
         **job: Any,
     ) -> None:
+        from werk import client
+
         self.wait, self.timeout, self.as_json = wait, timeout, as_json
         self.quiet, self.dry_run = quiet, dry_run
         self.options = client.Options(timeout=job.pop("job_timeout"), **job)
@@ -230,6 +239,8 @@ def enqueue(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
+    from werk import client
+
     if how.dry_run:
         _print_request(request, how)
         return None
@@ -267,7 +278,23 @@ def _print_request(request: client.Request, how: EnqueueOptions) -> None:
         click.echo(_printable(f"{call} would go to queue {queue}", sys.stdout))
 
 
-@click.group(help="Background jobs by name, on RQ and Redis.")
+class Commands(click.Group):
+    """The commands here, and those of cli_ops.py, which is read when one of them is used."""
+
+    OF_OPERATORS = "status failed retry stop cancel pause resume drain repair ping".split()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.OF_OPERATORS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.OF_OPERATORS:
+            from werk import cli_ops
+
+            return getattr(cli_ops, cmd_name)  # type: ignore[no-any-return]
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, help="Background jobs by name, on RQ and Redis.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 def werk() -> None:
     pass
@@ -282,6 +309,8 @@ werk.add_command(enqueue, "enqueue")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
+    from werk import client
+
     connected = _link()
     return _print_outcome(
         lambda: client.result(job_id, timeout, connection=connected),
@@ -313,6 +342,8 @@ def show(job_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def tasks(check: bool, as_json: bool) -> int | None:
     """List the tasks, with their parameters."""
+    from werk import signature
+
     found = {name: (task, signature.read(task.path)) for name, task in registry.tasks().items()}
     if as_json:
         _print_json({name: _task_as_json(task, shape) for name, (task, shape) in found.items()})

@@ -33,6 +33,7 @@ from werk.records import Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.settings import Settings
+from werk.tally import Tally
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -62,7 +63,8 @@ class Horse:
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
-        self.recorder = Recorder(worker, page, self.diary, self.runner)
+        self.tally = Tally()
+        self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         self.names = {task.path: name for name, task in registry.tasks().items()}
         self.is_free = self.settings.allow_unregistered
         self.performs_as_rq = worker.has_own_way_of_performing()
@@ -126,6 +128,8 @@ class Horse:
                 finish = self.perform(Claim(claimed, self.execution, self.asked_at)) or NO_FINISH
                 continue
             page.show(0.0, self.jobs, False, "", self.execution)
+            if self.tally:
+                continue  # write it before the wait; no job waits for this round trip
             if cleans:
                 self.clean()
                 continue
@@ -160,13 +164,16 @@ class Horse:
         self.execution = f"{self.plan.generation}{self.count:012x}"
         flush = not self.is_busy or now - self.flushed_at > FLUSH_S
         head = [self.worker.name, self.plan.generation, self.execution, iso(now), repr(now),
-                int(wants_job), 0, int(flush), self.done, self.worked]  # fmt: skip
+                int(wants_job), 0, int(flush), self.done, self.worked,
+                self.tally.text() if flush else ""]  # fmt: skip
         reply = self.ask(head, finish)
         if len(reply) == 1:
             return reply[0], b"", (), ()  # 'dependents': nothing was written
         self.is_busy = type(reply[1]) is list
         if flush or not self.is_busy:
             self.done, self.worked, self.flushed_at = 0, 0.0, now
+            if flush:
+                self.tally.clear()
             self.is_too_large = 0 < self.settings.horse_mb < resident_mb()
         return reply
 
@@ -264,6 +271,7 @@ class Horse:
         started = time.time()
         result, error = self.runner.run(claim, job, *call)
         ended = time.time()
+        self.tally.add(claim.task, error is None, ended - started)
         self.end(claim, job, result, error, ended - started)
         if error:
             return self.recorder.fail(claim, job, error)

@@ -26,6 +26,7 @@ from werk.page import Order, Page
 from werk.records import RECORDING_S, Late
 from werk.runner import Runner
 from werk.scripts import script
+from werk.tally import Tally
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -39,8 +40,11 @@ Record = Callable[[Job, Queue, Execution], object]
 class Recorder:
     """RQ's own way."""
 
-    def __init__(self, worker: Worker, page: Page, diary: Diary, runner: Runner) -> None:
+    def __init__(
+        self, worker: Worker, page: Page, diary: Diary, runner: Runner, tally: Tally
+    ) -> None:
         self.worker, self.page, self.diary, self.runner = worker, page, diary, runner
+        self.tally = tally
         self.lazy_class = records.lazy(worker.job_class)
         self.fence = script("fence", worker.server_version())
         worker.ask_fence = self.ask_fence
@@ -88,6 +92,7 @@ class Recorder:
             self.diary.tell("put-off", claim)
             return put_off(claim, time.time() + PUT_OFF_S)
         self.diary.tell("refused", claim, logging.WARNING, reason=why)
+        self.tally.add(claim.task, False)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
@@ -117,6 +122,7 @@ class Recorder:
 
         event = "stopped" if order.is_stopped else "failed"
         self.diary.tell(event, claim, logging.WARNING, reason=order.reason)
+        self.tally.add(claim.task, False)
         why = RuntimeError(order.reason)
         if order.is_raw:
             return failure(claim, why)

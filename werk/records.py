@@ -54,7 +54,8 @@ def permit(path: str | None) -> None:
 
 
 def registered_paths() -> frozenset[str]:
-    return frozenset(task.path for task in registry.tasks().values())
+    tables = (registry.BUILT_IN, registry.tasks())
+    return frozenset(task.path for table in tables for task in table.values())
 
 
 class _RegisteredJob(Job):

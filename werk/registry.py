@@ -20,6 +20,7 @@ TASKS: dict[str, str | Task] = {
     "panic": "werk.jobs.panic",
 }
 
+BUILT_IN = {"werk.ping": Task("werk.ping")}  # what workers run besides, for `werk ping`
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
@@ -40,10 +41,10 @@ def tasks() -> Mapping[str, Task]:
 
 def find(name: str) -> Task:
     """Return the task of this name. Raises UnknownTask, with the nearest name."""
-    try:
-        return tasks()[name]
-    except KeyError:
-        raise UnknownTask(unknown(name)) from None
+    task = BUILT_IN.get(name) or tasks().get(name)
+    if task is None:
+        raise UnknownTask(unknown(name))
+    return task
 
 
 def unknown(name: str) -> str:

@@ -1,8 +1,8 @@
-"""The worker's Lua scripts, made ready for one server: prefix and lib.lua in front, its flags."""
+"""The Lua scripts that stand on lib.lua, made ready for one server: prefix in front, its flags."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import cache
 
 from werk.link import Script
 from werk.settings import KEY_PREFIX
@@ -19,12 +19,11 @@ _SMALL = {
 }
 
 
-def script(name: str, server_version: tuple[int, ...]) -> Script:
-    """Return step or tick (see their headers), back, cut or fence."""
-    folder = Path(__file__).parent / "lua"
-    body = _SMALL.get(name) or (folder / f"{name}.lua").read_text("utf-8")
-    lib = (folder / "lib.lua").read_text("utf-8")
-    text = f"local P = '{KEY_PREFIX}'\n{lib}\n{body}"
+@cache
+def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
+    """Return step, tick, act or look (see their headers), back, cut or fence."""
+    body = _SMALL.get(name) or Script.named(name).text
+    text = f"local P = '{KEY_PREFIX}'\n{Script.named('lib').text}\n{body}"
     if server_version >= _SINCE:
         text = _FLAGS + text
     return Script(text)

@@ -24,6 +24,9 @@ MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
 MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
 
+# Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
+TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
+
 UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))

@@ -107,6 +107,11 @@ class Worker(RecordingWorker):
             self.queues = [self._queue(queue.name) for queue in self.queues]
             self._ordered_queues = self.queues[:]
 
+    def serialize(self) -> dict[Any, Any]:
+        """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
+        own = {"werk_lease": self.lease_s, "werk_free": int(Settings.read().allow_unregistered)}
+        return {**super().serialize(), **({} if self._is_not_ours() else own)}
+
     # --- what the horse asks of its worker
 
     def queue_of(self, job: Job) -> Queue:

@@ -4,10 +4,11 @@
 -- ARGV  1 worker   2 generation of the horse   3 id of the execution that a claim begins   4 now, as RQ writes it
 --       5 now, Unix seconds   6 '1' to claim   7 '1' if this may have been sent before   8 '1' to write the state
 --       9 jobs done and 10 seconds worked since the state was last written
+--       11 what else is to be counted with the state, for werk:tallies: 'field amount field amount ...'
 --       of the finish, all left out when there is none:
---       11 job   12 its queue   13 execution   14 'finished', 'failed', or 'scheduled' (put off)
---       15 when it ended, as RQ writes it   16 seconds to keep the job, or with 'scheduled' the time it is due
---       17 base64 of the result or of the traceback, '' for none   18 and 19 when it was claimed and ended, Unix seconds
+--       12 job   13 its queue   14 execution   15 'finished', 'failed', or 'scheduled' (put off)
+--       16 when it ended, as RQ writes it   17 seconds to keep the job, or with 'scheduled' the time it is due
+--       18 base64 of the result or of the traceback, '' for none   19 and 20 when it was claimed and ended, Unix seconds
 -- Returns {what became of the finish, the claim, dropped jobs, paused queues}:
 --       finish  'none', 'done', 'again' (this very one is recorded already), 'late' (the execution is no longer the
 --               job's: discarded), or 'dependents' (RQ must finish it; nothing was changed and nothing claimed)
@@ -20,7 +21,7 @@
 
 local worker, generation, execution, now_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local now, wanted, resent, flush = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1', ARGV[8] == '1'
-local done, worked = ARGV[9], ARGV[10]
+local done, worked, tallies = ARGV[9], ARGV[10], ARGV[11]
 
 local KNOWN = ' started finished failed deferred scheduled stopped canceled rate_limited ready_to_enqueue '
 local DROPS_AT_ONCE = 100
@@ -164,13 +165,15 @@ local function write_state(got)
   if call('HEXISTS', worker_key, 'birth') == 0 then return end
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = resent and call('HGET', worker_key, 'werk_step') == execution
-  call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution)
-  if is_repeat or done == '0' then return end
+  call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution, 'werk_moved', redis_time())
+  if is_repeat then return end
+  for field, amount in string.gmatch(tallies, '(%S+) (%S+)') do try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+  if done == '0' then return end
   call('HINCRBY', worker_key, 'successful_job_count', done)
   call('HINCRBYFLOAT', worker_key, 'total_working_time', worked)
 end
 
-local outcome = ARGV[11] and finish(unpack(ARGV, 11, 19)) or 'none'
+local outcome = ARGV[12] and finish(unpack(ARGV, 12, 20)) or 'none'
 if outcome == 'dependents' then return {outcome} end
 local got = next_job()
 if flush or type(got) ~= 'table' then write_state(got) end

@@ -1,0 +1,116 @@
+"""deploy/: what is shipped there is what systemd, cron and Prometheus take, and it works."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from croniter import croniter
+from prometheus_client import parser
+from ruamel.yaml import YAML
+from support import run
+
+from werk import registry, status
+from werk.link import link
+from werk.settings import Settings
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))
+BIN = "/opt/werk/.venv/bin"  # in all of them
+HERE = str(Path(sys.executable).parent)
+
+
+def unit(name: str) -> ConfigParser:
+    found = ConfigParser(interpolation=None, strict=False)
+    found.optionxform = str  # type: ignore[assignment,method-assign]
+    found.read(DEPLOY / name)
+    return found
+
+
+def yaml(name: str) -> Any:
+    return YAML(typ="safe").load(DEPLOY / name)
+
+
+def cron_lines() -> list[tuple[str, str, str]]:
+    lines = (DEPLOY / "crontab").read_text().splitlines()
+    found = (re.fullmatch(r"((?:\S+ +){5})(\S+) +(.*)", line) for line in lines)
+    return [(one[1], one[2], one[3]) for one in found if one and not one[0].startswith("#")]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    assert UNITS == ["werk-sleep.service", "werk-sleep.timer", "werk-worker@.service"]
+    for name in UNITS:
+        (tmp_path / name).write_text((DEPLOY / name).read_text().replace(BIN, HERE))
+    paths = [str(tmp_path / name.replace("@", "@1")) for name in UNITS]
+    (tmp_path / "werk-worker@1.service").symlink_to(tmp_path / "werk-worker@.service")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_worker_may_finish_its_longest_job() -> None:
+    service = unit("werk-worker@.service")["Service"]
+    longest = max(task.timeout for task in registry.tasks().values())
+    assert int(service["TimeoutStopSec"]) > longest
+    assert (service["KillMode"], service["OOMPolicy"]) == ("mixed", "continue")
+    assert service["Restart"] == "always"  # also when it was drained
+
+
+def test_what_the_timer_starts_is_there() -> None:
+    assert unit("werk-sleep.timer")["Timer"]["Persistent"] == "true"
+    assert unit("werk-sleep.service")["Service"]["Type"] == "oneshot"
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_has_no_secret_on_a_command_line(name: str) -> None:
+    command = unit(name).get("Service", "ExecStart", fallback="")
+    assert "redis://" not in command
+
+
+def test_what_cron_runs_is_quiet_and_works(redis_url: str, connection: redis.Redis) -> None:
+    lines = cron_lines()
+    assert len(lines) == 3
+    for when, user, command in lines:
+        assert croniter.is_valid(when.strip())
+        assert user == "werk"
+        assert "%" not in command  # cron would cut it there
+    poor = {"PATH": "/usr/bin:/bin", "LANG": "C"}
+    for _, _, command in lines[:2]:
+        done = run("/bin/sh", "-c", command.replace(BIN, HERE), env=poor)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert connection.llen("rq:queue:default") == 2
+    check = lines[2][2].replace(BIN, HERE)
+    done = run("/bin/sh", "-c", check, env=poor)
+    assert done.stdout.startswith("WERK CRITICAL - queue default: 2 waiting and no worker")
+    connection.flushall()
+    assert run("/bin/sh", "-c", check, env=poor).stdout == ""
+
+
+def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
+    connection.sadd("rq:queues", "rq:queue:default")
+    connection.hset("rq:werk:tallies", "sleep|failed", 1)
+    page = status.metrics(link(Settings.read()))
+    families = {own.name: own for own in parser.text_string_to_metric_families(page)}
+    samples = {own.name for family in families.values() for own in family.samples}
+    rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]
+    assert len(rules) == 4
+    for rule in rules:
+        names = set(re.findall(r"werk_\w+", rule["expr"]))
+        assert names <= samples
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+    assert any("werk_executions_total" in rule["expr"] for rule in rules)
+
+
+def test_prometheus_scrapes_the_dashboard() -> None:
+    config = yaml("prometheus.yml")
+    assert config["scrape_configs"][0]["static_configs"] == [{"targets": ["localhost:9181"]}]
+    assert [(DEPLOY / name).exists() for name in config["rule_files"]] == [True]
