@@ -198,7 +198,7 @@ class Supervisor(Worker):
     def close(self) -> None:
         self._link.close()
         self.horse.channel.close()
-        self.connection.close()
+        self.connection.connection_pool.disconnect()
         os.close(self._wake_r)
         os.close(self._wake_w)
 
