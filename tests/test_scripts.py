@@ -244,20 +244,23 @@ class Pair:
     def record(self, finish: Finish, claims: bool) -> tuple[bytes, Any, Any]:
         """A step, and RQ's part of it. Raises Died."""
         claims = claims and not self.horse.page.stop
-        outcome, *rest = self.step(finish, claims)
-        if outcome == b"dependents":
-            finish = (
-                self.horse.recorder.succeed(finish.claim, finish.job, finish.result) or NO_FINISH
-            )
-            outcome, *rest = self.step(finish, claims)
-        return outcome, rest[0], rest[1]
+        return self.and_rqs_part(self.step(finish, claims), finish, claims)
 
     def go_on(self) -> tuple[bytes, Any, Any]:
         """Thawed in the middle of a request, which may have been answered."""
         head, finish = cast(Any, self.horse.pending)
         self.horse.channel.close()
         reply = self.horse.ask([*head[:6], 1, *head[7:]], finish)
-        return self.note(*(reply if len(reply) == 4 else (reply[0], b"", [], []))[:3])
+        reply = self.note(*(reply if len(reply) == 4 else (reply[0], b"", [], []))[:3])
+        return self.and_rqs_part(reply, finish, bool(head[5]))
+
+    def and_rqs_part(
+        self, reply: tuple[bytes, Any, Any], finish: Finish, claims: bool
+    ) -> tuple[bytes, Any, Any]:
+        if reply[0] != b"dependents":
+            return reply
+        rest = self.horse.recorder.succeed(finish.claim, finish.job, finish.result)
+        return self.step(rest or NO_FINISH, claims)
 
     def note(self, outcome: bytes, claimed: Any, dropped: Any) -> tuple[bytes, Any, Any]:
         page, self.claim = self.horse.page, None
@@ -430,7 +433,13 @@ class Life(RuleBasedStateMachine):
         return [p for p in self.awake() if p.is_asking]
 
     def with_status(self, *statuses: str) -> list[str]:
-        return [job for job in sorted(self.alive) if self.now.status(job) in statuses]
+        return [job for job in self.in_place() if self.now.status(job) in statuses]
+
+    def in_place(self) -> list[str]:
+        """Return the jobs that RQ can find: not those whose worker died within RQ's putting off."""
+        now = self.now
+        found = {job for queue in QUEUES for job in now.get("scheduled", queue)}
+        return [job for job in sorted(self.alive) if now.status(job) != "scheduled" or job in found]
 
     def fetch(self, job_id: str) -> Job:
         return Job.fetch(job_id, connection=self.connection)
@@ -732,10 +741,10 @@ class Life(RuleBasedStateMachine):
             self.loosen(job_id, "canceled")  # RQ leaves it there when the execution ends
         self.fetch(job_id).cancel()
 
-    @precondition(lambda self: self.alive)
+    @precondition(lambda self: self.in_place())
     @rule(n=NUMBER)
     def delete(self, n: int) -> None:
-        job_id = choose(sorted(self.alive), n)
+        job_id = choose(self.in_place(), n)
         self.fetch(job_id).delete()
         self.alive.discard(job_id)
 
@@ -1196,6 +1205,29 @@ def test_an_enqueue_writes_all_of_a_job(
     assert redis_.waiting("high") == queue
     assert redis_.get("queues") == ["rq:queue:high"]
     assert lives(redis_.ttl("job", "a"), TTL_S)
+
+
+def test_the_delays_of_retries_are_fixed_at_enqueue(connection: redis.Redis) -> None:
+    options = Options(job_id="a", queue="high")
+    client.enqueue("patient", options=options, connection=connection)
+    job = Job.fetch("a", connection=connection)
+    assert job.retries_left == 2
+    first, second = job.retry_intervals
+    assert 90 <= first <= 110
+    assert 180 <= second <= 220
+
+
+def test_tallies_are_counted_once(worker: Pair, connection: redis.Redis) -> None:
+    begin(worker, connection)
+    finish = worker.perform("returns", None)
+    words = worker.horse.tally.text().split()
+    worker.record(finish, True)
+    cast(Line, worker.horse.channel).fault = "reply lost"
+    worker.record(NO_FINISH, True)  # as the loop does before it waits
+    counted = Snapshot(connection).get("werk", "tallies")
+    assert words
+    assert sorted(counted) == sorted(words[::2])
+    assert [float(counted[field]) for field in words[::2]] == [float(n) for n in words[1::2]]
 
 
 def test_what_a_horse_is_past_goes_back(worker: Pair, connection: redis.Redis) -> None:
