@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import threading
@@ -289,6 +290,16 @@ def test_a_client_of_the_callers_own(connection: redis.Redis) -> None:
     assert isinstance(handle.job, Job)
     with pytest.raises(ConfigError, match="decode_responses"):
         werk.enqueue("hello", "x", connection=redis.Redis(decode_responses=True))
+
+
+def test_a_client_that_is_gone_leaves_no_connection_behind(redis_url: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with redis.Redis.from_url(redis_url) as own:
+            werk.enqueue("hello", "Ada", connection=own)
+        del own
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
 def test_threads_and_forks_have_their_own_links(connection: redis.Redis) -> None:

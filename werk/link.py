@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from weakref import ref
 
 import hiredis
 
@@ -92,6 +93,7 @@ class Link:
         self.budget_s = budget_s
         self._connect = connect
         self._socket: socket.socket | None = None
+        self.client: object = None  # one of our own making, which the link keeps alive
         self._owner: object = None  # whatever must live as long as the socket
         self._reader = hiredis.Reader()
         self._loaded: set[Script] = set()
@@ -186,7 +188,10 @@ def link(settings: Settings, budget_s: float = LIBRARY_BUDGET_S) -> Link:
     """Return a link to the Redis that the environment names, found as RQ does. Opens nothing."""
     address = parse_url(settings.redis_url) if settings.redis_url else None
     if address is None and (settings.redis_url or settings.rq_config or settings.rq_redis):
-        return link_over(redis_client(settings), budget_s)
+        client = redis_client(settings)
+        found = link_over(client, budget_s)
+        found.client = client
+        return found
     address = address or Address()
     return Link(lambda deadline: _open(address, deadline), str(address), budget_s)
 
@@ -224,9 +229,18 @@ def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
     if pool.connection_kwargs.get("decode_responses"):
         raise ConfigError("connection= was made with decode_responses=True; RQ needs one without")
 
+    pool_of_caller = ref(pool)  # or the link, kept by pool, would keep it for ever
+
     def connect(deadline: float) -> tuple[socket.socket, object]:
-        # RESP2, or Redis may push messages between the replies.
-        connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 2})
+        pool = pool_of_caller()
+        if pool is None:
+            raise ConfigError("the client given as connection= is gone; keep it while it is used")
+        # RESP2, or Redis may push messages between the replies; and nothing that handles those,
+        # because it holds on to the pool.
+        options = {**pool.connection_kwargs, "protocol": 2}
+        for name in [name for name in options if name.startswith("maint_notifications_")]:
+            options[name] = None
+        connection = pool.connection_class(**options)
         connection.retry = Retry(NoBackoff(), 0)
         connection.socket_timeout = connection.socket_connect_timeout = _left(deadline)
         try:
