@@ -14,14 +14,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 10) -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 10, pause_s: float = 0.01) -> T:
     """Return the predicate's first true value; fail after `timeout` s. Nothing else pauses."""
     deadline = time.monotonic() + timeout
     while True:
         if value := predicate():
             return value
         assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.01)
+        time.sleep(pause_s)
 
 
 def run(

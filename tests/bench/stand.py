@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from support import command, descendants
+from support import command, descendants, wait_until
 
 import werk
 from werk.stack import Server, die_with, free_port
@@ -25,6 +25,7 @@ STOCK = ["rq", "worker", "--quiet"]
 COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
 ROOT = Path(__file__).parents[2]
 ONE_CORE = {0}
+DRAIN_S = 300.0  # the longest drain
 POLL_S = 0.005
 CHUNK = 50_000
 
@@ -142,9 +143,9 @@ class Stand:
 
     def drained(self, length: Callable[[], int], count: int) -> float:
         """Return jobs/s of the second half of a queue: by then all workers are at it."""
-        wait_until_fast(lambda: length() <= count / 2)
+        wait_until(lambda: length() <= count / 2, DRAIN_S, POLL_S)
         left, begin = length(), time.perf_counter()
-        wait_until_fast(lambda: length() == 0)
+        wait_until(lambda: length() == 0, DRAIN_S, POLL_S)
         return left / (time.perf_counter() - begin)
 
     def cpu_of(self, *arguments: object) -> float:
@@ -155,14 +156,6 @@ class Stand:
         assert process.returncode == 0, arguments
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def wait_until_fast(is_so: Callable[[], bool], timeout_s: float = 300) -> None:
-    """Wait as support.wait_until does, but look more often: a drain takes a second or two."""
-    deadline = time.perf_counter() + timeout_s
-    while not is_so():
-        assert time.perf_counter() < deadline, f"not within {timeout_s} s"
-        time.sleep(POLL_S)
 
 
 def peers_python(package: str) -> str | None:
