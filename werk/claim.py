@@ -27,12 +27,20 @@ class Unknown(UnknownTask):
 
 
 class Claim:
-    """One execution, from step.lua's reply: {job, queue, then its FIELDS}."""
+    """One execution, from step.lua's reply: {job, the queue it waited in, its fields}."""
 
-    def __init__(self, fields: list[Any], execution: str, claimed_at: float) -> None:
-        self.raw_id, self.queue, self.origin, self.status, attempt, self.data, *rest = fields
+    __slots__ = (
+        "attempt", "callbacks", "claimed_at", "data", "execution", "id", "is_plain", "origin",
+        "queue", "raw_id", "result_ttl", "result_ttl_text", "run", "status", "task", "task_name",
+        "timeout", "timeout_text",
+    )  # fmt: skip
+
+    def __init__(self, claimed: list[Any], execution: str, claimed_at: float) -> None:
+        job_id, self.queue, fields = claimed
+        self.raw_id = job_id
+        self.origin, self.status, attempt, self.data, *rest = fields
         self.timeout_text, self.result_ttl_text, self.task_name, *special = rest
-        self.id = self.raw_id.decode("utf-8", "replace")
+        self.id = job_id.decode("utf-8", "replace")
         self.execution = execution
         self.run = f"{self.id}:{execution}"
         self.claimed_at = claimed_at
@@ -70,13 +78,14 @@ class Claim:
             path = task.path
         else:
             records.permit(path)
-        for name in self.callbacks:
-            records.permit(text(name))
+        if not self.is_plain:
+            for name in self.callbacks:
+                records.permit(text(name))
         return path, args, kwargs
 
 
 class Finish(NamedTuple):
-    """An outcome: ARGV 12.. of step.lua, and what RQ needs if it must record it after all."""
+    """An outcome: ARGV 14.. of step.lua, and what RQ needs if it must record it after all."""
 
     words: tuple[Any, ...]
     claim: Claim
@@ -87,25 +96,26 @@ class Finish(NamedTuple):
 NO_FINISH = Finish((), None)  # type: ignore[arg-type]
 
 
-def success(claim: Claim, value: bytes, ended: float, job: Any, result: Any) -> Finish:
-    words = (claim.raw_id, claim.origin, claim.execution, "finished", iso(ended),
-             claim.result_ttl, value, repr(claim.claimed_at), repr(ended))  # fmt: skip
-    return Finish(words, claim, job, result)
+def success(claim: Claim, value: bytes, job: Any, result: Any) -> Finish:
+    return Finish(_words(claim, "finished", claim.result_ttl, value), claim, job, result)
 
 
 def failure(claim: Claim, error: BaseException) -> Finish:
     """A failure without RQ's help: for a record that RQ cannot even read."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    now = time.time()
-    words = (claim.raw_id, claim.origin, claim.execution, "failed", iso(now),
-             FAILURE_TTL_S, value, repr(claim.claimed_at), repr(now))  # fmt: skip
-    return Finish(words, claim)
+    return Finish(_words(claim, "failed", FAILURE_TTL_S, value), claim)
 
 
 def put_off(claim: Claim, due: float) -> Finish:
-    words = (claim.raw_id, claim.origin, claim.execution, "scheduled", "", repr(due), "", "", "")
+    words = (claim.raw_id, claim.origin, claim.execution, "scheduled", 0, repr(due), b"", "")
     return Finish(words, claim)
+
+
+def _words(claim: Claim, outcome: str, keep_s: int, value: bytes) -> tuple[Any, ...]:
+    until = int(time.time()) + keep_s
+    return (claim.raw_id, claim.origin, claim.execution, outcome, keep_s, until, value,
+            repr(claim.claimed_at))  # fmt: skip
 
 
 _second, _second_text = 0, ""

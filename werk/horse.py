@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while it is busy
+OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
+WANTS_JOB, RESENT = 7, 8  # in the head of a request: see step.lua
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
 
@@ -75,10 +77,14 @@ class Horse:
         self.asked: set[str] = set()  # those of them that have not answered
         self.keys = worker.ordered_queue_keys()
         self.jobs = 0  # begun by this horse
+        max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
+        self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
         self.count = 0  # of requests; makes the execution ids
         self.execution, self.asked_at = "", 0.0  # of the last request
-        self.done, self.worked, self.flushed_at = 0, 0.0, 0.0  # not yet written
-        self.is_busy = self.is_too_large = False  # what Redis believes; above WERK_HORSE_MB
+        self.flushed_at = 0.0
+        self.is_busy = False  # what Redis believes
+        self.cleans = self.is_cleaning_due()
+        self.is_watched = bool(self.diary.says or self.follows_strategy)
         self.idle_since = time.monotonic()
 
     def settle(self) -> None:
@@ -96,6 +102,7 @@ class Horse:
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
         self.runner.add_hooks(self.settings)
+        self.is_watched = self.is_watched or bool(self.runner.hooks)
 
     def obey(self) -> None:
         """Carry out what the supervisor left to us. It reads in the page how far we came."""
@@ -111,8 +118,9 @@ class Horse:
         """Claim, run, finish, until there is a reason to leave."""
         page, finish = self.page, NO_FINISH
         while True:
-            leave, cleans = self.reason_to_leave(), self.is_cleaning_due()
-            outcome, claimed, dropped, paused = self.step(finish, leave is None and not cleans)
+            leave = self.reason_to_leave()
+            wants_job = leave is None and not self.cleans
+            outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if outcome == b"dependents":
                 finish = self.recorder.succeed(finish.claim, finish.job, finish.result) or NO_FINISH
                 continue
@@ -128,12 +136,12 @@ class Horse:
                 finish = self.perform(Claim(claimed, self.execution, self.asked_at)) or NO_FINISH
                 continue
             page.show(0.0, self.jobs, False, "", self.execution)
-            if self.tally:
-                continue  # write it before the wait; no job waits for this round trip
-            if cleans:
+            if self.cleans:
                 self.clean()
                 continue
             leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
+            if leave and self.tally:
+                continue  # to write it
             if leave:
                 return leave
             self.wait(claimed, paused)
@@ -141,10 +149,8 @@ class Horse:
     def reason_to_leave(self) -> Leave | None:
         if self.page.stop:
             return Leave.STOPPED
-        if self.plan.max_jobs is not None and self.jobs >= self.plan.max_jobs:
-            return Leave.MAX_JOBS
-        if self.jobs >= self.settings.horse_jobs or self.is_too_large:
-            return Leave.RECYCLED
+        if self.jobs >= self.last_job:
+            return Leave.MAX_JOBS if self.jobs == self.plan.max_jobs else Leave.RECYCLED
         return None
 
     def reason_not_to_wait(self, why: bytes) -> Leave | None:
@@ -162,19 +168,23 @@ class Horse:
         self.asked_at = now = time.time()
         self.count += 1
         self.execution = f"{self.plan.generation}{self.count:012x}"
-        flush = not self.is_busy or now - self.flushed_at > FLUSH_S
+        was_busy, owned_until = self.is_busy, int(now) + OWNED_S
+        flush = not was_busy or now - self.flushed_at > FLUSH_S
         head = [self.worker.name, self.plan.generation, self.execution, iso(now), repr(now),
-                int(wants_job), 0, int(flush), self.done, self.worked,
+                owned_until, owned_until + 60, int(wants_job), 0,
                 self.tally.text() if flush else ""]  # fmt: skip
         reply = self.ask(head, finish)
         if len(reply) == 1:
             return reply[0], b"", (), ()  # 'dependents': nothing was written
         self.is_busy = type(reply[1]) is list
-        if flush or not self.is_busy:
-            self.done, self.worked, self.flushed_at = 0, 0.0, now
-            if flush:
-                self.tally.clear()
-            self.is_too_large = 0 < self.settings.horse_mb < resident_mb()
+        if was_busy and not self.is_busy:
+            self.idle_since = time.monotonic()
+        if flush:
+            self.flushed_at = now
+            self.tally.clear()
+            self.cleans = self.is_cleaning_due()
+            if 0 < self.settings.horse_mb < resident_mb():
+                self.last_job = self.jobs
         return reply
 
     def ask(self, head: list[Any], finish: Finish) -> Any:
@@ -188,7 +198,7 @@ class Horse:
                 return self.exchange(head, finish)
             except AWAY as error:
                 self.channel.close()
-                head[6] = 1
+                head[RESENT] = 1
                 if self.page.stop and finish is NO_FINISH:
                     return [b"none", b"unasked", (), ()]
                 if pause_s:
@@ -220,6 +230,8 @@ class Horse:
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
         if paused:
             left = HELD_S if left is None else min(HELD_S, left)
+        if self.tally:  # it is written soon, but no result waits for that
+            left = FLUSH_S if left is None else min(FLUSH_S, left)
         try:
             self.listen([key for key in self.keys if key.encode() not in paused], left)
         except AWAY:
@@ -267,20 +279,24 @@ class Horse:
         if self.performs_as_rq:
             return self.recorder.perform(claim, job)
         claim.task = claim.task or self.names.get(call[0], "-")
-        self.begin(claim, job)
+        self.diary.current = claim
+        if self.is_watched:
+            self.begin(claim, job)
         started = time.time()
         result, error = self.runner.run(claim, job, *call)
-        ended = time.time()
-        self.tally.add(claim.task, error is None, ended - started)
-        self.end(claim, job, result, error, ended - started)
+        took = time.time() - started
+        if self.is_watched:
+            self.end(claim, job, result, error, took)
+        self.diary.current = None
+        self.tally.add(claim.task, error is None, took)
         if error:
             return self.recorder.fail(claim, job, error)
         value = self.plain_value(claim, job, result)
         if value is None:
             return self.recorder.succeed(claim, job, result)
-        self.done += 1
-        self.worked += ended - started
-        return success(claim, value, ended, job, result)
+        self.tally.done += 1
+        self.tally.worked += took
+        return success(claim, value, job, result)
 
     def any_call(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """WERK_ALLOW_UNREGISTERED: whatever RQ would run. What cannot be read fails as in RQ."""
@@ -292,7 +308,6 @@ class Horse:
         return (getattr(instance, name) if instance else name), args, kwargs
 
     def begin(self, claim: Claim, job: Job) -> None:
-        self.diary.current = claim
         if self.diary.says:
             self.diary.tell("started", claim)
         if self.runner.hooks:
@@ -305,12 +320,10 @@ class Horse:
             self.runner.hook("error", job, error)
         elif self.runner.hooks:
             self.runner.hook("after", job, result)
-        self.diary.current = None
         if self.diary.says and error:
             self.diary.tell("failed", claim, error=type(error).__name__, elapsed=f"{took:.3f}")
         elif self.diary.says:
             self.diary.tell("done", claim, elapsed=f"{took:.3f}")
-        self.idle_since = time.monotonic()
         if self.follows_strategy:
             self.worker.reorder_after(text(claim.queue))
             self.keys = self.worker.ordered_queue_keys()
@@ -318,7 +331,7 @@ class Horse:
     def plain_value(self, claim: Claim, job: Job, result: Any) -> bytes | None:
         """Return a result as RQ stores it; None if this success is RQ's own to record."""
         is_plain = claim.is_plain and claim.result_ttl > 0 and type(result) is not Retry
-        if not is_plain or not self.recorder.is_untouched(job):
+        if not is_plain or type(job) is not self.recorder.lazy_class:
             return None
         if result is None:
             return b""
@@ -336,6 +349,7 @@ class Horse:
     def clean(self) -> None:
         """Not patiently: while memory is full it would wait for ever, and no job would run."""
         self.page.cleaned_at = time.monotonic()  # first: what kills us must not do so again at once
+        self.cleans = False
         connection = self.worker.connection
         connection.set_retry(impatience())
         try:

@@ -53,9 +53,6 @@ class Recorder:
         """Return what get_current_job() gives: read from Redis only if it is touched."""
         return records.begin(self.lazy_class, job_id, self.worker)
 
-    def is_untouched(self, job: Job) -> bool:
-        return type(job) is self.lazy_class
-
     def succeed(self, claim: Claim, job: Job, result: Any) -> Finish | None:
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             try:
@@ -187,7 +184,7 @@ class Recorder:
         origin, attempt, task = facts
         nothing: list[Any] = [None] * 9
         claim = Claim(
-            [job_id.encode(), b"", origin, b"", attempt or 0, *nothing], execution, time.time()
+            [job_id.encode(), b"", [origin, b"", attempt or 0, *nothing]], execution, time.time()
         )
         claim.task = text(task)
         return claim

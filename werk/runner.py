@@ -97,11 +97,10 @@ class Runner:
             signal.setitimer(signal.ITIMER_REAL, min(limit_s, LONGEST_TIMEOUT_S))
 
     def _end(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        self.page.deadline = 0.0
+        self.page.deadline = 0.0  # the alarm stays set: it will find nothing, or be set anew
 
     def _alarm(self, signum: int, frame: FrameType | None) -> None:
-        if self.is_running:
+        if self.is_running and self.limit_s > 0:
             self.is_running = False  # once
             raise JobTimeoutException(
                 f"Task exceeded maximum timeout value ({self.limit_s} seconds)"

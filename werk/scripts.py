@@ -1,4 +1,4 @@
-"""The Lua scripts that stand on lib.lua, made ready for one server: prefix in front, its flags."""
+"""The workers' Lua scripts, made ready for one server: prefix and lib.lua in front, its flags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _SMALL = {
 def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
     """Return step, tick, act or look (see their headers), back, cut or fence."""
     body = _SMALL.get(name) or Script.named(name).text
-    text = f"local P = '{KEY_PREFIX}'\n{Script.named('lib').text}\n{body}"
+    lib = "" if name == "step" else Script.named("lib").text + "\n"
+    text = f"local P = '{KEY_PREFIX}'\n{lib}{body}"
     if server_version >= _SINCE:
         text = _FLAGS + text
     return Script(text)

@@ -1,4 +1,4 @@
-"""What a horse counts for the metrics: executions of each task, and how long they took.
+"""What a horse counts: successes as RQ does; for the metrics executions of each task, and how long.
 
 Kept in numbers and written with the worker's state, so a job costs no command of its own.
 """
@@ -18,7 +18,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._known = frozenset((*registry.tasks(), *registry.BUILT_IN))
-        self._counts: dict[str, list[float]] = {}
+        self.clear()
 
     def __bool__(self) -> bool:
         return bool(self._counts)
@@ -35,8 +35,8 @@ class Tally:
             counts[3 + bisect_left(_BOUNDS, seconds)] += 1
 
     def text(self) -> str:
-        """Return ARGV 11 of step.lua."""
-        return " ".join(
+        """Return ARGV 10 of step.lua."""
+        return f"done {self.done} worked {self.worked:.9g} " + " ".join(
             f"{name}|{field} {amount:.9g}"
             for name, counts in self._counts.items()
             for field, amount in zip(_FIELDS, counts, strict=True)
@@ -44,4 +44,5 @@ class Tally:
         )
 
     def clear(self) -> None:
-        self._counts.clear()
+        self.done, self.worked = 0, 0.0  # successes that RQ's own finish has not counted
+        self._counts: dict[str, list[float]] = {}

@@ -153,6 +153,8 @@ def loads(data: bytes) -> Any:
             value = json.loads(data)
         elif is_simple(data):
             value = pickle.loads(data)
+            if len(data) <= MAX_DEPTH:  # bytes: each level takes one
+                return value
         else:
             value = _Reader(io.BytesIO(data)).load()
     except Unreadable:
@@ -194,16 +196,17 @@ def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         raise Unreadable("a call of an object's method; only functions are run")
     if type(path) is not str or not isinstance(args, (tuple, list)) or type(kwargs) is not dict:
         raise Unreadable("not a call")
-    if not all(type(name) is str for name in kwargs):
+    if kwargs and not all(type(name) is str for name in kwargs):
         raise Unreadable("not a call")
     return path, tuple(args), kwargs
 
 
 def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of a field that RQ may have compressed. Raises Unreadable if too many."""
-    stream = zlib.decompressobj()
     try:
-        plain = stream.decompress(data, most + 1)
+        if len(data) * _ZLIB_MOST <= most:
+            return zlib.decompress(data)
+        plain = zlib.decompressobj().decompress(data, most + 1)
     except zlib.error:
         return data  # older RQ did not compress (rq.job.Job.restore)
     if len(plain) > most:
@@ -243,6 +246,7 @@ _OPCODES = """
     GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
 """.split()
 
+_ZLIB_MOST = 1032  # times smaller a stream of zlib can be than its content
 SHORT = 4096  # bytes: no nesting in so few can exhaust the stack
 _COUNTED, _REFUSED = -1, -2
 

@@ -2,100 +2,101 @@
 --
 -- KEYS  the queues, in the order in which they are served
 -- ARGV  1 worker   2 generation of the horse   3 id of the execution that a claim begins   4 now, as RQ writes it
---       5 now, Unix seconds   6 '1' to claim   7 '1' if this may have been sent before   8 '1' to write the state
---       9 jobs done and 10 seconds worked since the state was last written
---       11 what else is to be counted with the state, for werk:tallies: 'field amount field amount ...'
---       of the finish, all left out when there is none:
---       12 job   13 its queue   14 execution   15 'finished', 'failed', or 'scheduled' (put off)
---       16 when it ended, as RQ writes it   17 seconds to keep the job, or with 'scheduled' the time it is due
---       18 base64 of the result or of the traceback, '' for none   19 and 20 when it was claimed and ended, Unix seconds
+--       5 now, Unix seconds   6 until when RQ is to leave an execution alone, and 7 its name: whole Unix seconds
+--       8 '1' to claim   9 '1' if this may have been sent before   10 '' or, to write the state, what has been counted
+--       since it was last written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
+--       of the finish, which ended just now; all left out when there is none:
+--       11 job   12 its queue   13 execution   14 'finished', 'failed', or 'scheduled' (put off)
+--       15 seconds to keep the job   16 until when that is, or with 'scheduled' when it is due, Unix seconds
+--       17 base64 of the result or of the traceback, '' for none   18 when it was claimed, Unix seconds
 -- Returns {what became of the finish, the claim, dropped jobs, paused queues}:
 --       finish  'none', 'done', 'again' (this very one is recorded already), 'late' (the execution is no longer the
 --               job's: discarded), or 'dependents' (RQ must finish it; nothing was changed and nothing claimed)
---       claim   {job, queue it waited in, then FIELDS}, or why there is none: 'empty', 'more' (ask again),
+--       claim   {job, queue it waited in, {see fields_of}}, or why there is none: 'empty', 'more' (ask again),
 --               'unasked', 'fenced' (another horse has taken over), 'suspended'
 --       dropped {id, why, ...} of what was in a queue and must not run
 --
 -- Invariant: after it the job of the finish is where its outcome belongs, or untouched; and each popped job is in
 -- wip under this execution, or is dropped because it is somewhere else already or no job at all.
+--
+-- Run once a job, it stands without lib.lua and is made to be short: a call of Redis's costs 3 us, and so do three
+-- functions made or two numbers turned to text. What is true of lib.lua's writes holds here too. What an execution
+-- leaves behind expires as soon as the tick has seen it running.
 
-local worker, generation, execution, now_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local now, wanted, resent, flush = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1', ARGV[8] == '1'
-local done, worked, tallies = ARGV[9], ARGV[10], ARGV[11]
+local call, try = redis.call, redis.pcall
+local worker, generation, execution, now_text, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local resent, counts = ARGV[9] == '1', ARGV[10]
 
 local KNOWN = ' started finished failed deferred scheduled stopped canceled rate_limited ready_to_enqueue '
 local DROPS_AT_ONCE = 100
 
-local worker_key, runs = P .. ':worker:' .. worker, runs_of(worker)
+local worker_key, suspended, pauses = P .. ':worker:' .. worker, P .. ':suspended', P .. ':werk:paused'
+local runs = worker_key .. ':executions'
+local outcome, is_special, dropped, paused = 'none', false, {}, {}
 
--- FIELDS: origin and status first, then what the horse decides by.
+if not ARGV[11] then
+  is_special = call('EXISTS', suspended, pauses) > 0
+else
+  local id, queue, finished, ended_as, keep, value = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15], ARGV[17]
+  local job, run, wip, results = P .. ':job:' .. id, id .. ':' .. finished, P .. ':wip:' .. queue, P .. ':results:' .. id
+  local execution_key = P .. ':execution:' .. run
+  local dependents, dependencies = job .. ':dependents', P .. ':job::' .. id .. ':dependencies' -- RQ's own second colon
+  is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
+  if is_special and ended_as == 'finished' and call('EXISTS', dependents) == 1 and call('EXISTS', job) == 1
+    and tonumber(try('ZSCORE', wip, run)) then return {'dependents'} end
+
+  outcome = 'late'
+  local is_ours = try('ZREM', wip, run) == 1
+  if not is_ours then
+    local last = call('TYPE', results).ok == 'stream' and call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
+    for i = 1, last and #last[2] or 0, 2 do
+      if last[2][i] == 'execution_id' and last[2][i + 1] == finished then outcome = 'again' end
+    end
+    is_ours = outcome == 'late' and try('HGET', job, 'status') == 'canceled' and call('EXISTS', execution_key) == 1
+  end
+  if outcome == 'late' then
+    call('UNLINK', execution_key)
+    try('ZREM', P .. ':executions:' .. id, finished)
+    call('SREM', runs, run)
+    if not is_ours then -- discarded
+    elseif ended_as == 'scheduled' then
+      if call('EXISTS', job) == 1 then
+        outcome = 'done'
+        try('HSET', job, 'status', 'scheduled', 'worker_name', '')
+        try('ZADD', P .. ':scheduled:' .. queue, ARGV[16], id)
+      end
+    elseif call('EXPIRE', job, keep) == 1 then -- there is such a job
+      outcome = 'done'
+      local is_success = ended_as == 'finished'
+      try('HSET', job, 'status', ended_as, 'ended_at', now_text, 'last_heartbeat', now_text)
+      try('ZADD', P .. ':' .. ended_as .. ':' .. queue, ARGV[16], id)
+      if value == '' then
+        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', is_success and '1' or '2', 'worker_name', worker,
+          'execution_id', finished, 'execution_started_at', ARGV[18], 'execution_ended_at', now)
+      else
+        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', is_success and '1' or '2', 'worker_name', worker,
+          'execution_id', finished, 'execution_started_at', ARGV[18], 'execution_ended_at', now,
+          is_success and 'return_value' or 'exc_string', value)
+      end
+      call('EXPIRE', results, keep)
+      if is_special then call('EXPIRE', dependents, keep); call('EXPIRE', dependencies, keep) end
+      if not is_success then call('HINCRBY', worker_key, 'failed_job_count', 1) end
+    end
+  end
+end
+
+-- Origin and status first, then what the horse decides by.
 local function fields_of(job)
   return try('HMGET', job, 'origin', 'status', 'werk_attempt', 'data', 'timeout', 'result_ttl', 'werk_task',
     'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks')
 end
 
-local function was_recorded(results, finished)
-  if not fits(results, 'stream') then return false end
-  local last = call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
-  for i = 1, last and #last[2] or 0, 2 do
-    if last[2][i] == 'execution_id' then return last[2][i + 1] == finished end
-  end
-  return false
-end
-
-local function put_off(job, id, queue, due)
-  try('HSET', job, 'status', 'scheduled', 'worker_name', '')
-  try('ZADD', P .. ':scheduled:' .. queue, due, id)
-end
-
-local function record(job, id, queue, finished, outcome, ended_text, keep, value, claimed, ended)
-  local results, is_success = P .. ':results:' .. id, outcome == 'finished'
-  try('HSET', job, 'status', outcome, 'ended_at', ended_text, 'last_heartbeat', ended_text)
-  local entry = {'XADD', results, 'MAXLEN', '~', 10, '*', 'type', is_success and 1 or 2, 'worker_name', worker,
-    'execution_id', finished, 'execution_started_at', claimed, 'execution_ended_at', ended}
-  if value ~= '' then
-    entry[#entry + 1] = is_success and 'return_value' or 'exc_string'
-    entry[#entry + 1] = value
-  end
-  try(unpack(entry))
-  try('ZADD', P .. ':' .. outcome .. ':' .. queue, keep < 0 and '+inf' or now + keep, id)
-  if keep > 0 then
-    call('EXPIRE', job, keep)
-    call('EXPIRE', results, keep)
-  end
-  if not is_success then call('HINCRBY', worker_key, 'failed_job_count', 1) end
-end
-
-local function finish(id, queue, finished, outcome, ended_text, keep, value, claimed, ended)
-  local job, run, wip = job_key(id), id .. ':' .. finished, wip_key(queue)
-  local dependents, dependencies = job .. ':dependents', job_key(':' .. id) .. ':dependencies' -- RQ's own second colon
-  local there = call('EXISTS', job, dependents, dependents, dependencies, dependencies, dependencies, dependencies)
-  local is_job, has_dependents, has_dependencies = there % 2 == 1, there % 4 >= 2, there >= 4
-  if has_dependents and is_job and outcome == 'finished' and tonumber(try('ZSCORE', wip, run)) then return 'dependents' end
-
-  local mine = try('ZREM', wip, run) == 1 and is_job
-  if is_job and not mine then
-    if was_recorded(P .. ':results:' .. id, finished) then return 'again' end
-    mine = try('HGET', job, 'status') == 'canceled' and call('EXISTS', P .. ':execution:' .. run) == 1
-  end
-  forget(id, finished, worker)
-  if not mine then return 'late' end
-  if outcome == 'scheduled' then
-    put_off(job, id, queue, keep)
-  else
-    record(job, id, queue, finished, outcome, ended_text, tonumber(keep), value, claimed, ended)
-    if has_dependents then call('EXPIRE', dependents, keep) end
-    if has_dependencies then call('EXPIRE', dependencies, keep) end
-  end
-  return 'done'
-end
-
--- Returns the claim, or nothing and why this one is dropped.
+-- Returns the fields of the claimed job, or nothing and why it is dropped, if there is anything to say.
 local function claim(id, queue)
-  local job = job_key(id)
+  local job = P .. ':job:' .. id
   local fields = fields_of(job)
   if fields.err then return nil, 'its key is no hash' end
-  local origin, status = fields[1] or '', fields[2] or ''
+  local origin, status, attempt = fields[1] or '', fields[2] or '', fields[3] and (tonumber(fields[3]) or 0) + 1 or '1'
   if status == 'queued' or status == 'created' then
     status = ''
   elseif status == '' then
@@ -104,54 +105,43 @@ local function claim(id, queue)
     return nil, 'it is ' .. status
   end
   if origin == '' then origin = queue end
-  local wip, run, attempt = wip_key(origin), id .. ':' .. execution, (tonumber(fields[3] or 0) or 0) + 1
-  if type(try('ZADD', wip, now + OWNED_S, run)) == 'table' then return nil, wip .. ' is no sorted set' end
+  local wip, run = P .. ':wip:' .. origin, id .. ':' .. execution
+  if type(try('ZADD', wip, ARGV[6], run)) == 'table' then return nil, wip .. ' is no sorted set' end
 
   call('HSET', job, 'status', 'started', 'started_at', now_text, 'worker_name', worker, 'last_heartbeat', now_text,
     'origin', origin, 'werk_attempt', attempt)
   call('PERSIST', job)
-  local execution_key, executions = P .. ':execution:' .. run, P .. ':executions:' .. id
-  call('HSET', execution_key, 'id', execution, 'job_id', id, 'created_at', ARGV[5], 'last_heartbeat', ARGV[5],
+  call('HSET', P .. ':execution:' .. run, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
     'worker_name', worker)
-  call('EXPIRE', execution_key, OWNED_S)
-  try('ZADD', executions, now + OWNED_S + 60, execution)
-  call('EXPIRE', executions, OWNED_S + 60)
-  call('SADD', runs, run) -- the tick sees to it that this expires
+  try('ZADD', P .. ':executions:' .. id, ARGV[7], execution)
+  call('SADD', runs, run)
   fields[1], fields[2], fields[3] = origin, status, attempt
-  return {id, queue, unpack(fields, 1, 13)}
+  return fields
 end
-
--- The claim that this very request made when it was sent before.
-local function claimed_before()
-  for _, run in ipairs(call('SMEMBERS', runs)) do
-    local id, made_by = split(run)
-    if made_by == execution then
-      local fields = fields_of(job_key(id))
-      fields[2] = ''
-      return {id, '', unpack(fields, 1, 13)}
-    end
-  end
-end
-
-local dropped, paused = {}, {}
 
 local function next_job()
-  local claimed = resent and claimed_before()
-  if claimed then return claimed end
-  if not wanted then return 'unasked' end
+  if resent then -- the claim that this very request made when it was sent before
+    for _, run in ipairs(call('SMEMBERS', runs)) do
+      local id, made_by = string.match(run, '^(.*):([^:]*)$')
+      if made_by == execution then
+        local fields = fields_of(P .. ':job:' .. id)
+        fields[2] = ''
+        return {id, '', fields}
+      end
+    end
+  end
+  if ARGV[8] ~= '1' then return 'unasked' end
   if call('HGET', worker_key, 'werk_horse') ~= generation then return 'fenced' end
-  local suspended, pauses = P .. ':suspended', P .. ':werk:paused'
-  local is_held = call('EXISTS', suspended, pauses) > 0
-  if is_held and call('EXISTS', suspended) == 1 then return 'suspended' end
+  if is_special and call('EXISTS', suspended) == 1 then return 'suspended' end
   for _, list in ipairs(KEYS) do
     local queue = string.sub(list, #P + 8)
-    if is_held and call('SISMEMBER', pauses, queue) == 1 then
+    if is_special and try('SISMEMBER', pauses, queue) == 1 then
       paused[#paused + 1] = list
     else
       local id = try('LPOP', list)
       while type(id) == 'string' do
-        local got, why_not = claim(id, queue)
-        if got then return got end
+        local fields, why_not = claim(id, queue)
+        if fields then return {id, queue, fields} end
         if why_not then dropped[#dropped + 1] = id; dropped[#dropped + 1] = why_not end
         if #dropped >= 2 * DROPS_AT_ONCE then return 'more' end
         id = try('LPOP', list)
@@ -161,20 +151,18 @@ local function next_job()
   return 'empty'
 end
 
-local function write_state(got)
-  if call('HEXISTS', worker_key, 'birth') == 0 then return end
+local got = next_job()
+if (counts ~= '' or type(got) ~= 'table') and call('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = resent and call('HGET', worker_key, 'werk_step') == execution
-  call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution, 'werk_moved', redis_time())
-  if is_repeat then return end
-  for field, amount in string.gmatch(tallies, '(%S+) (%S+)') do try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
-  if done == '0' then return end
-  call('HINCRBY', worker_key, 'successful_job_count', done)
-  call('HINCRBYFLOAT', worker_key, 'total_working_time', worked)
+  local clock = call('TIME')
+  call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution,
+    'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
+  if is_repeat then counts = '' end
+  for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
+    if field == 'done' then call('HINCRBY', worker_key, 'successful_job_count', amount)
+    elseif field == 'worked' then call('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
+    else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+  end
 end
-
-local outcome = ARGV[12] and finish(unpack(ARGV, 12, 20)) or 'none'
-if outcome == 'dependents' then return {outcome} end
-local got = next_job()
-if flush or type(got) ~= 'table' then write_state(got) end
 return {outcome, got, dropped, paused}
