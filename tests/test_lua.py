@@ -46,8 +46,7 @@ class Scripts:
     def step(self, worker: str, execution: str, finish: tuple[Any, ...] = (), **how: Any) -> Any:
         now = time.time()
         flags = [
-            str(int(how.get(name, default)))
-            for name, default in (("claims", 1), ("resent", 0))
+            str(int(how.get(name, default))) for name, default in (("claims", 1), ("resent", 0))
         ]
         counts = f"done {how['done']} worked 1.5 " if "done" in how else "done 0 worked 0 "
         head = [
