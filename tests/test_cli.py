@@ -101,6 +101,11 @@ def test_waiting_no_longer_than_told() -> None:
         (["--job-timeout", "0", "sleep", "1"], ["timeout"]),
         (["--job-id", "a b", "sleep", "1"], ["job_id"]),
         (["--retry", "x", "sleep", "1"], ["'x'"]),
+        (["--once-per", "5 minutes", "sleep", "1"], ["--once-per", "'5 minutes'", "5m"]),
+        (["--once-per", "0", "sleep", "1"], ["once_per", "1 to"]),
+        (["--once-per", "-5m", "sleep", "1"], ["once_per", "1 to"]),
+        (["--slot", "", "sleep", "1"], ["slot"]),
+        (["sleep", "1", "--once-per", "5m"], ["put --once-per before sleep"]),
     ],
 )
 def test_wrong_usage_enqueues_nothing(
@@ -160,6 +165,44 @@ def test_json_quiet_and_dry_run(connection: redis.Redis) -> None:
     dry = run("werk-enqueue", "--dry-run", "--json", "--delay", "5", "sleep", "1")
     assert json.loads(dry.stdout)["call"] == "sleep(1.0)"
     assert waiting(connection) == 1
+
+
+@pytest.mark.parametrize(
+    ("period", "seconds"), [("90", 90), ("5m", 300), ("1h", 3600), ("1d", 86400), ("1h30m", 5400)]
+)
+def test_once_per(connection: redis.Redis, period: str, seconds: int) -> None:
+    first = run("werk-enqueue", "--once-per", period, "sleep", "1").stdout
+    [key] = connection.keys("rq:werk:period:*")
+    assert 0.9 * seconds - 15 < connection.ttl(key) <= 0.9 * seconds
+    again = run("werk-enqueue", "--once-per", period, "sleep", "1")
+    assert (again.returncode, again.stdout) == (0, first)
+    wanted = f"job {first.strip()} was enqueued for this period; not enqueued again\n"
+    assert again.stderr == wanted
+    again = run("werk-enqueue", "--once-per", period, "--json", "sleep", "1")
+    said = json.loads(again.stdout)
+    assert (again.returncode, said["id"], said["duplicate"]) == (0, first.strip(), True)
+    quiet = run("werk-enqueue", "--once-per", period, "--quiet", "sleep", "1")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert waiting(connection) == 1
+
+
+def test_slot_and_unless_active(connection: redis.Redis) -> None:
+    for flags in (["--slot", "noon"], ["--unless-active"]):
+        assert run("werk-enqueue", *flags, "sleep", "1").stderr == ""
+        assert "not enqueued again" in run("werk-enqueue", *flags, "sleep", "1").stderr
+    assert waiting(connection) == 2
+    connection.expire(connection.keys("rq:werk:last:*")[0], 29 * 86400 - 1)
+    done = run("werk-enqueue", "--unless-active", "--quiet", "sleep", "1")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "queued for more than a day" in done.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_duplicate_waits_for_the_job_that_stands() -> None:
+    once = ["--once-per", "1h", "--wait", "hello", "Ada"]
+    assert run("werk-enqueue", *once).stdout == "Hello Ada\n"
+    assert run("werk-enqueue", *once).stdout == "Hello Ada\n"
 
 
 def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:

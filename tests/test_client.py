@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
+import random
+import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -39,7 +43,7 @@ Spawn = Callable[..., Process]
 
 TABLE = {
     "plain": registry.Task("werk.jobs.hello", result_ttl=500, failure_ttl=600, timeout=20),
-    "retried": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
+    "panics_again": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
     "secretive": registry.Task("werk.jobs.hello", secret=("name",)),
     "anything": registry.Task("somewhere.else.entirely"),
 }
@@ -142,11 +146,11 @@ def test_the_scheduled_time(connection: redis.Redis) -> None:
 
 
 def test_retries_are_doubled_and_spread(connection: redis.Redis) -> None:
-    job = werk.enqueue("retried").job
+    job = werk.enqueue("panics_again").job
     assert (job.retries_left, job.origin) == (3, "low")
     for seconds, exact in zip(job.retry_intervals, [100, 200, 400], strict=True):
         assert 0.9 * exact <= seconds <= 1.1 * exact
-    long = werk.enqueue("retried", options=werk.Options(retry=10)).job
+    long = werk.enqueue("panics_again", options=werk.Options(retry=10)).job
     assert max(long.retry_intervals) <= 3600 * 1.1
 
 
@@ -261,6 +265,9 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(result_ttl=2**63)), ["result_ttl"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(at=datetime.max)), ["at"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="5")), ["timeout", "int"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per=0)), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
         (lambda: werk.enqueue_many("sleep", [(1,), ("x",)]), ["seconds", "'x'"]),
         (lambda: werk.enqueue_many("sleep", [(1,)], options=werk.Options(job_id="x")), ["job_id"]),
     ],
@@ -319,6 +326,259 @@ def test_threads_and_forks_have_their_own_links(connection: redis.Redis) -> None
     assert wait_until(lambda: os.waitpid(child, os.WNOHANG))[1] == 0
     werk.enqueue("hello", "Ada")
     wait_until(lambda: connection.llen("rq:queue:default") == 203)
+
+
+# --- once per period, once per slot, not while the last one is active
+
+
+HOURLY = werk.Options(once_per=3600)
+ALONE = werk.Options(unless_active=True)
+
+
+def only_key(connection: redis.Redis, kind: str) -> str:
+    [key] = connection.keys(f"rq:werk:{kind}:*")
+    return key.decode()
+
+
+def test_once_per_period(connection: redis.Redis) -> None:
+    first = werk.enqueue("sleep", 1, options=HOURLY)
+    assert not first.duplicate
+    left_s = connection.pttl(only_key(connection, "period")) / 1000
+    assert left_s == pytest.approx(0.9 * 3600, abs=10)
+    before = snapshot(connection)
+    again = werk.enqueue("sleep", seconds=1.0, options=werk.Options(once_per=60))
+    assert (again.duplicate, again.id) == (True, first.id)
+    assert again.reason == f"job {first.id} was enqueued for this period"
+    assert again.status() == "queued"
+    assert snapshot(connection) == before
+    connection.delete(only_key(connection, "period"))
+    assert not werk.enqueue("sleep", 1, options=HOURLY).duplicate
+
+
+def test_what_ends_a_period_is_time_and_nothing_else(connection: redis.Redis) -> None:
+    short = werk.Options(once_per=1, result_ttl=0)
+    begun = time.monotonic()
+    werk.enqueue("sleep", 0, options=short)
+    work(connection)
+    assert werk.enqueue("sleep", 0, options=short).duplicate  # though the job itself is gone
+    wait_until(lambda: not werk.enqueue("sleep", 0, options=short).duplicate)
+    assert time.monotonic() - begun > 0.85
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="12:05"), ALONE])
+def test_other_arguments_tasks_and_queues_are_other_jobs(
+    connection: redis.Redis, options: werk.Options
+) -> None:
+    calls = [("plain", "Ada"), ("plain", "Bob"), ("secretive", "Ada")]
+    assert not any(werk.enqueue(*call, options=options).duplicate for call in calls)
+    assert all(werk.enqueue(*call, options=options).duplicate for call in calls)
+    elsewhere = werk.enqueue("plain", "Ada", options=options._replace(queue="low"))
+    assert elsewhere.duplicate == options.unless_active  # which looks at the job, wherever it is
+
+
+def test_arguments_in_another_order_are_the_same(connection: redis.Redis) -> None:
+    werk.enqueue("anything", {"a": 1, "b": {3, "x"}}, options=HOURLY, y=1, z=2)
+    again = werk.enqueue("anything", {"b": {"x", 3}, "a": 1}, options=HOURLY, z=2, y=1)
+    assert again.duplicate
+    assert not werk.enqueue("anything", {"b": {"x"}, "a": 1}, options=HOURLY, z=2, y=1).duplicate
+
+
+def test_once_per_slot(connection: redis.Redis) -> None:
+    def enqueue(slot: str) -> werk.Handle:
+        return werk.enqueue("sleep", 1, options=werk.Options(slot=slot, once_per=3600))
+
+    first = enqueue("12:05")
+    assert connection.ttl(only_key(connection, "slot")) == pytest.approx(48 * 3600, abs=10)
+    again = enqueue("12:05")
+    assert (again.id, again.reason) == (first.id, f"job {first.id} was enqueued for this slot")
+    assert not enqueue("12:10").duplicate  # the slot alone decides
+
+
+def test_eight_processes_at_the_same_instant(redis_url: str, connection: redis.Redis) -> None:
+    context = multiprocessing.get_context("fork")
+    options = werk.Options(once_per=300, slot=None)
+    start, replies = context.Barrier(8), context.SimpleQueue()
+
+    def enqueue() -> None:
+        client.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
+        start.wait(20)
+        handle = werk.enqueue("sleep", 1, options=options)
+        replies.put((handle.duplicate, handle.id))
+
+    processes = [context.Process(target=enqueue) for _ in range(8)]
+    for process in processes:
+        process.start()
+    found = sorted(replies.get() for _ in processes)
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    assert [duplicate for duplicate, _ in found] == [False] + [True] * 7
+    assert len({job_id for _, job_id in found}) == 1
+    assert connection.llen("rq:queue:default") == 8 + 1
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="x"), ALONE])
+def test_a_lost_reply_is_no_duplicate(
+    redis_url: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, options: werk.Options
+) -> None:
+    werk.enqueue("plain", "Ada")  # loads the script
+    with losing_replies(redis_url, 3) as url:
+        monkeypatch.setenv("RQ_REDIS_URL", url)
+        handle = werk.enqueue("sleep", 0, options=options)
+    assert not handle.duplicate
+    assert connection.llen("rq:queue:default") == 2
+
+
+def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:
+    request = client.prepare("sleep", (0,), {}, HOURLY)
+    assert not client.send([request])[0].duplicate
+    connection.delete(wire.key("job", request.id), "rq:queue:default")
+    assert not client.send([request])[0].duplicate
+    assert not connection.exists("rq:queue:default")
+    later = request._replace(created_at=wire.timestamp())  # the same id of one's own, another tick
+    assert client.send([later])[0].duplicate
+
+
+def test_unless_active(connection: redis.Redis) -> None:
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    assert 0 < connection.ttl(only_key(connection, "last")) <= 30 * 24 * 3600
+    for status in ("queued", "scheduled", "deferred", "started"):
+        connection.hset(wire.key("job", first.id), "status", status)
+        before = snapshot(connection)
+        again = werk.enqueue("sleep", 0, options=ALONE)
+        assert (again.duplicate, again.id) == (True, first.id)
+        assert again.reason == f"job {first.id} is still {status}"
+        assert snapshot(connection) == before
+    for status in ("finished", "failed", "stopped", "canceled"):
+        connection.hset(wire.key("job", first.id), "status", status)
+        first = werk.enqueue("sleep", 0, options=ALONE)
+        assert not first.duplicate
+    connection.delete(wire.key("job", first.id))
+    assert not werk.enqueue("sleep", 0, options=ALONE).duplicate
+
+
+def test_one_enqueued_without_the_flag_is_in_nobodys_way(connection: redis.Redis) -> None:
+    werk.enqueue("sleep", 0)
+    assert not werk.enqueue("sleep", 0, options=ALONE).duplicate
+    assert not werk.enqueue("sleep", 0).duplicate
+
+
+def test_one_that_is_active_for_a_day_is_reported_and_no_longer_holds(
+    connection: redis.Redis,
+) -> None:
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    pointer = only_key(connection, "last")
+    connection.expire(pointer, 29 * 24 * 3600 + 60)
+    assert werk.enqueue("sleep", 0, options=ALONE).duplicate
+    connection.expire(pointer, 29 * 24 * 3600 - 1)
+    with pytest.warns(werk.WerkWarning, match=f"{first.id} has been queued for more than a day"):
+        second = werk.enqueue("sleep", 0, options=ALONE)
+    assert not second.duplicate
+    assert len(second.warnings) == 1
+    assert connection.get(pointer) == second.id.encode()
+
+
+def test_both_must_pass_and_what_fails_one_takes_neither(connection: redis.Redis) -> None:
+    both = werk.Options(once_per=3600, unless_active=True)
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    assert "still queued" in werk.enqueue("sleep", 0, options=both).reason
+    assert not connection.keys("rq:werk:period:*")
+    connection.hset(wire.key("job", first.id), "status", "finished")
+    second = werk.enqueue("sleep", 0, options=both)
+    assert not second.duplicate
+    connection.hset(wire.key("job", second.id), "status", "finished")
+    assert "this period" in werk.enqueue("sleep", 0, options=both).reason
+    assert connection.get(only_key(connection, "last")) == second.id.encode()
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="x"), ALONE])
+def test_in_one_batch(connection: redis.Redis, options: werk.Options) -> None:
+    handles = werk.enqueue_many("plain", [("Ada",), ("Bob",), ("Ada",)], options=options)
+    assert [handle.duplicate for handle in handles] == [False, False, True]
+    assert handles[2].id == handles[0].id
+    assert connection.llen("rq:queue:default") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("period", HOURLY), ("slot", werk.Options(slot="x")), ("last", ALONE)],
+)
+def test_a_hold_of_the_wrong_type_or_a_full_memory_changes_nothing(
+    connection: redis.Redis, kind: str, options: werk.Options
+) -> None:
+    werk.enqueue("sleep", 1, options=options)
+    key = only_key(connection, kind)
+    connection.flushall()
+    connection.config_set("maxmemory", 1)
+    with pytest.raises(RedisUnavailable):
+        werk.enqueue("sleep", 1, options=options)
+    connection.config_set("maxmemory", 0)
+    assert connection.keys() == []
+    connection.rpush(key, "x")
+    with pytest.raises(ConfigError, match=key):
+        werk.enqueue("sleep", 1, options=options)
+    assert connection.keys() == [key.encode()]
+
+
+@pytest.mark.parametrize("off_s", [0.0, 90.0, -90.0])
+def test_simulated_cron(connection: redis.Redis, off_s: float) -> None:
+    """2,000 ticks on three hosts; where one is off, another misses one tick in ten.
+
+    Time is injected: between two enqueues the hold is made shorter by what would have passed.
+    """
+    chance = random.Random(off_s)
+    ticks, period_s = 2000, 300.0
+    hosts = [(0.0, 0.0), (off_s, 0.0), (0.0, 0.1 if off_s else 0.0)]  # off by, misses
+    events = sorted(
+        (tick * period_s + off + chance.uniform(-0.5, 0.5), tick)
+        for tick in range(ticks)
+        for off, misses in hosts
+        if chance.random() >= misses
+    )
+    accepted, now, key = [], events[0][0], ""
+    for at, tick in events:
+        left_ms = connection.pttl(key) - int((at - now) * 1000) if key else 0
+        if key and left_ms > 0:
+            connection.pexpire(key, left_ms)
+        elif key:
+            connection.delete(key)
+        if not werk.enqueue("sleep", 1, options=werk.Options(once_per=period_s)).duplicate:
+            accepted.append(tick)
+            key = only_key(connection, "period")
+        now = at
+    assert len(set(accepted)) == len(accepted)
+    assert ticks - len(accepted) <= (ticks // 100 if off_s else 0)
+
+
+def test_unless_active_and_a_worker_that_was_killed(
+    connection: redis.Redis, spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = str(Path(__file__).parent)
+    monkeypatch.setenv("WERK_REGISTRY", "worker_tasks:TASKS")
+    monkeypatch.setenv("PYTHONPATH", tests)
+    monkeypatch.syspath_prepend(tests)
+    registry.tasks.cache_clear()
+
+    def begun(count: int) -> bool:
+        runs = tmp_path / "runs"
+        return runs.exists() and runs.read_text().count("begins") == count
+
+    def enqueue() -> werk.Handle:
+        return werk.enqueue("block", str(tmp_path), options=ALONE)
+
+    worker = ("rq", "worker", "--worker-class", "fast_worker.Worker", "default")
+    first = enqueue()
+    killed = spawn(*worker)
+    wait_until(lambda: begun(1))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert enqueue().id == first.id
+    spawn(*worker)
+    wait_until(lambda: begun(2))
+    assert enqueue().id == first.id
+    (tmp_path / "go").touch()
+    assert first.result(10) == "ends"
+    assert not enqueue().duplicate
 
 
 # --- results

@@ -198,6 +198,14 @@ class Signature:
             for name, own, value in self._owned(args, kwargs)
         )
 
+    def named(self, args: _Args, kwargs: _Kwargs) -> list[tuple[str, object]]:
+        """Return a bound call by names, the same whether arguments came in order or by name."""
+        owned = self._owned(args, kwargs)
+        return sorted(
+            ((own.name if name is None else name, value) for name, own, value in owned),
+            key=lambda pair: pair[0],
+        )
+
     def _name_of(self, option: str, task: str, secret: Collection[str]) -> str:
         name = option[2:].replace("-", "_")
         if name in self._named or (self._rest_named and name.isidentifier()):

@@ -16,8 +16,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 import click
 
@@ -46,7 +46,7 @@ Examples:
   werk-enqueue sleep 1                  print the id of the job
   werk-enqueue --wait hello Ada         wait, print the result
   werk-enqueue --delay 60 hello Ada     in a minute
-  */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet sleep 1
+  */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
 
 \b
 Exit codes: 0 queued; 1 the job failed (--wait); 2 wrong usage; 75 Redis away, try later;
@@ -118,6 +118,22 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click
         if not math.isfinite(number) or number < 0:
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return number
+
+
+class Period(click.ParamType):  # type: ignore[type-arg]
+    """A length of time in words; seconds."""
+
+    name = "period"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from werk.arguments import Type, Unfit
+
+        try:
+            return cast(timedelta, Type("duration").parse(value)).total_seconds()
+        except Unfit:
+            self.fail(f"{value!r} is not a length of time; say 90 (seconds), 5m, 1h or 1d")
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
@@ -236,6 +252,9 @@ class EnqueueOptions:
 @click.option("--result-ttl", type=int, help="Seconds that the result is kept; -1: for ever.")
 @click.option("--failure-ttl", type=int, help="Seconds that a failed job is kept; -1: for ever.")
 @click.option("--retry", type=int, help="How often a failed job is tried again.")
+@click.option("--once-per", type=Period(), help="Once in 5m, 1h, 1d, however many hosts say so.")
+@click.option("--slot", help="Once for what this names, such as a tick; instead of --once-per.")
+@click.option("--unless-active", is_flag=True, help="Not while the last one waits or runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
@@ -269,7 +288,7 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
     if handle.duplicate and not how.quiet:
-        _note(f"job {handle.id} was there before; not enqueued again")
+        _note(f"{handle.reason}; not enqueued again")
     if how.as_json:
         _print_json(said)
     elif not how.quiet:

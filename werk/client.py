@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ from werk.errors import (
     JobFailed,
     NoSuchJob,
     ResultTimeout,
+    WerkWarning,
 )
 from werk.link import Link, Script, link, link_over, redis_client
 from werk.settings import Settings
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 DESCRIPTION_LENGTH = 200
 LONGEST_RETRY_DELAY_S = 3600
+HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
+SLOT_MEMORY_S = 48 * 3600
 SENT_MEMORY_S = 60  # far longer than any budget: within it a job may be sent again
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
@@ -54,9 +58,13 @@ class Options(NamedTuple):
     result_ttl: int | None = None
     failure_ttl: int | None = None
     retry: int | None = None
+    once_per: float | None = None  # one enqueue in 0.9 of it, of the same task, arguments, queue
+    slot: str | None = None  # instead of once_per: names what one enqueue is for, such as a tick
+    unless_active: bool = False  # not while the last one so enqueued waits or runs
 
 
 NO_OPTIONS = Options()
+NO_GUARDS = ("", 0, "")
 
 
 class Request(NamedTuple):
@@ -71,15 +79,19 @@ class Request(NamedTuple):
     due: float | None  # Unix time, of a job that is scheduled
     front: bool
     ttl: int
+    hold: str  # key that keeps off others of the same; '': none
+    hold_ms: int
+    pointer: str  # key that names the last of the same; '': none
 
 
 class Handle(NamedTuple):
-    """A job that was enqueued."""
+    """A job that was enqueued; or, of a duplicate, the one that stands in its place."""
 
     id: str
     task: str
     queue: str
-    duplicate: bool = False  # a job of this id was there before
+    duplicate: bool = False
+    reason: str = ""  # why it is a duplicate
     warnings: tuple[str, ...] = ()
     result_ttl: int = 1
     connection: Connection | None = None
@@ -118,7 +130,9 @@ def enqueue(
     Raises UnknownTask, ArgumentError (nothing was sent), RedisUnavailable, ConfigError.
     """
     request = prepare(name, args, kwargs, options or NO_OPTIONS)
-    return send([request], connection)[0]
+    [handle] = send([request], connection)
+    _warn([handle])
+    return handle
 
 
 def enqueue_many(
@@ -145,6 +159,7 @@ def enqueue_many(
     handles: list[Handle] = []
     for start in range(0, len(requests), CHUNK):
         handles += send(requests[start : start + CHUNK], connection)
+    _warn(handles)
     return handles
 
 
@@ -162,6 +177,9 @@ def prepare(
     shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or datetime.now(timezone.utc)
+    hold, hold_ms, pointer = NO_GUARDS
+    if options is not NO_OPTIONS:
+        hold, hold_ms, pointer = _guards(name, shape.named(bound, named), task.queue, options)
     return Request(
         id=options.job_id or _new_id(),
         name=name,
@@ -172,6 +190,9 @@ def prepare(
         due=_due(options, now),
         front=options.front,
         ttl=options.ttl or 0,
+        hold=hold,
+        hold_ms=hold_ms,
+        pointer=pointer,
     )
 
 
@@ -179,14 +200,7 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
     """Enqueue what was prepared, in one script: jobs of one task and with the same options."""
     replies = _link(connection).run(Script.named("enqueue"), *_script_call(requests))
     return [
-        Handle(
-            request.id,
-            request.name,
-            request.task.queue,
-            duplicate=reply == 0,
-            result_ttl=request.task.result_ttl,
-            connection=connection,
-        )
+        _handle(request, reply, connection)
         for request, reply in zip(requests, replies, strict=True)
     ]
 
@@ -231,11 +245,34 @@ def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any
         queue,
     ]
     words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
-    words += [task.retry]
+    words += [task.retry, first.hold_ms]
     for one in requests:
         intervals = _retry_intervals(task.retry, task.retry_delay) if task.retry else ""
-        words += (one.id, one.data, one.call[:DESCRIPTION_LENGTH], intervals)
+        call = one.call[:DESCRIPTION_LENGTH]
+        words += (one.id, one.data, call, intervals, one.hold, one.pointer)
     return keys, words
+
+
+def _handle(request: Request, reply: Any, connection: Connection | None) -> Handle:
+    """Return what enqueue.lua replied for a job (see its header)."""
+    own = Handle(
+        request.id,
+        request.name,
+        request.task.queue,
+        result_ttl=request.task.result_ttl,
+        connection=connection,
+    )
+    if reply == 1:
+        return own
+    why, job_id, status = [word.decode() for word in (*reply, b"")][:3]
+    if why == "overdue":
+        text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
+        return own._replace(warnings=(text,))
+    if why == "hold":
+        said = f"was enqueued for this {request.hold.split(':')[-2]}"
+    else:
+        said = f"is still {status}" if why == "active" else "was there before"
+    return own._replace(id=job_id, duplicate=True, reason=f"job {job_id} {said}")
 
 
 def _retry_intervals(retry: int, delay: int) -> str:
@@ -251,6 +288,22 @@ def _new_id() -> str:
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def _guards(
+    name: str, call: Sequence[tuple[str, object]], queue: str, options: Options
+) -> tuple[str, int, str]:
+    """Return the hold of a job, its milliseconds, and the pointer (see enqueue.lua)."""
+    hold, hold_ms, pointer = NO_GUARDS
+    if options.slot is not None:
+        hold = wire.key("werk", "slot", wire.digest((name, call, queue, options.slot)))
+        hold_ms = SLOT_MEMORY_S * 1000
+    elif options.once_per is not None:
+        hold = wire.key("werk", "period", wire.digest((name, call, queue)))
+        hold_ms = int(options.once_per * HOLD_SHARE * 1000)
+    if options.unless_active:
+        pointer = wire.key("werk", "last", wire.digest((name, call)))
+    return hold, hold_ms, pointer
 
 
 def _due(options: Options, now: datetime) -> float | None:
@@ -283,7 +336,19 @@ def _problem(options: Options) -> str | None:
         type(options.ttl) is not int or not 0 < options.ttl <= LONGEST_S
     ):
         return f"ttl {options.ttl!r}: want whole seconds, 1 to {LONGEST_S}"
+    if options.once_per is not None and (
+        type(options.once_per) not in (int, float) or not 1 <= options.once_per <= LONGEST_S
+    ):
+        return f"once_per {options.once_per!r}: want seconds, 1 to {LONGEST_S}"
+    if options.slot is not None and (type(options.slot) is not str or not options.slot):
+        return f"slot {options.slot!r}: want a text that names the tick"
     return None
+
+
+def _warn(handles: Sequence[Handle]) -> None:
+    for handle in handles:
+        for text in handle.warnings:
+            warnings.warn(text, WerkWarning, stacklevel=3)
 
 
 # --- waiting for its result

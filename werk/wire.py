@@ -138,6 +138,26 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
     return zlib.compress(_pickled((path, None, args, kwargs)))
 
 
+def digest(value: object) -> str:
+    """Return a short name of plain data, the same in every process."""
+    from hashlib import blake2b  # loads OpenSSL, and most enqueues do without
+
+    return blake2b(_one_form(value).encode(), digest_size=16).hexdigest()
+
+
+def _one_form(value: object) -> str:
+    """Return plain data as text, however a set or a dict happens to be ordered."""
+    if type(value) is int:
+        return hex(value)  # of any length
+    if type(value) is dict:
+        return f"dict{sorted(map(_one_form, value.items()))}"
+    if type(value) in _SEQUENCES:
+        parts = [_one_form(part) for part in value]  # type: ignore[attr-defined]
+        is_set = type(value) in (set, frozenset)
+        return f"{type(value).__name__}{sorted(parts) if is_set else parts}"
+    return repr(value)
+
+
 # --- bytes -> plain data
 
 
