@@ -186,6 +186,44 @@ def test_once_per(connection: redis.Redis, period: str, seconds: int) -> None:
     assert waiting(connection) == 1
 
 
+@pytest.mark.parametrize("text", ['["Ada"]', '{"name": "Ada"}'])
+def test_arguments_as_json(connection: redis.Redis, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "arguments"
+    file.write_text(text)
+    for source in (text, f"@{file}", "-"):
+        done = run("werk-enqueue", "--dry-run", "--args-json", source, "hello", input=text)
+        assert "Ada" in done.stdout, done
+        assert done.stdout.endswith("would go to queue default\n")
+    assert run("werk-enqueue", "--args-json", text, "hello").returncode == 0
+    assert waiting(connection) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "hints"),
+    [
+        ("[1", "sleep", ["JSON"]),
+        ("1", "sleep", ["array", "object"]),
+        ('["abc"]', "sleep", ["seconds", "'abc'"]),
+        ("[]", "sleep", ["SECONDS"]),
+        ("@/no/such/file", "sleep", ["/no/such/file", "No such file"]),
+        ("-", "sleep", ["JSON"]),  # nothing on stdin
+    ],
+)
+def test_wrong_json(redis_url: str, source: str, task: str, hints: list[str]) -> None:
+    refused(run("werk-enqueue", "--args-json", source, task), 2, *hints)
+
+
+def test_json_and_words(redis_url: str) -> None:
+    refused(run("werk-enqueue", "--args-json", "[1]", "sleep", "1"), 2, "--args-json")
+
+
+def test_expires_and_ping(connection: redis.Redis) -> None:
+    words = ["--expires", "10m", "--ping", "https://x.org/1", "sleep", "1"]
+    job = f"rq:job:{run('werk-enqueue', *words).stdout.strip()}"
+    assert 590 <= connection.ttl(job) <= 600
+    assert b"https://x.org/1" in (connection.hget(job, "webhooks") or b"")
+
+
 def test_slot_and_unless_active(connection: redis.Redis) -> None:
     for flags in (["--slot", "noon"], ["--unless-active"]):
         assert run("werk-enqueue", *flags, "sleep", "1").stderr == ""

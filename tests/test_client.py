@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -19,11 +20,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import redis
-from faults import losing_replies
+from faults import listening, losing_replies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
+from rq.webhook import Webhook
 from support import Process, wait_until
 
 import werk
@@ -92,6 +94,8 @@ def in_an_hour() -> datetime:
             {"job_timeout": -1, "result_ttl": 77, "failure_ttl": 88},
         ),
         ({"retry": 2}, {"retry": Retry(2, [10, 20])}),
+        ({"expires": 89.5}, {"ttl": 90}),
+        ({"ping": "https://x.org/a"}, {"webhooks": [Webhook("https://x.org/a", "finished")]}),
         ({"at": in_an_hour()}, {"at": True}),
         (
             {"at": in_an_hour(), "front": True, "ttl": 7200},
@@ -143,6 +147,37 @@ def test_the_scheduled_time(connection: redis.Redis) -> None:
     score = connection.zscore("rq:scheduled:default", handle.id)
     assert score == pytest.approx(time.time() + 60.5, abs=5)
     assert handle.status() == "scheduled"
+
+
+def test_what_expires_is_counted_from_when_it_was_to_run(connection: redis.Redis) -> None:
+    at_hand = werk.enqueue("plain", "Ada", options=werk.Options(expires=600))
+    later = werk.enqueue("plain", "Ada", options=werk.Options(expires=600, at=in_an_hour()))
+    overdue = werk.Options(expires=600, at=in_an_hour() - timedelta(hours=2))
+    for handle, wanted_s in (
+        (at_hand, 600),
+        (later, 4200),
+        (werk.enqueue("plain", "Ada", options=overdue), 600),
+    ):
+        assert handle.job.ttl == pytest.approx(wanted_s, abs=5)
+        assert connection.ttl(wire.key("job", handle.id)) == pytest.approx(wanted_s, abs=10)
+
+
+@pytest.mark.parametrize("worker", ["rq.worker.Worker", "werk.worker.Worker"])
+def test_success_alone_is_pinged(redis_url: str, spawn: Spawn, worker: str) -> None:
+    spawn("rq", "worker", "--worker-class", worker, "default")
+    asked: list[bytes] = []
+
+    def answer(client: socket.socket) -> None:
+        asked.append(client.recv(65536).partition(b"\r\n")[0])
+        client.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+
+    with listening(answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        with pytest.raises(JobFailed):
+            werk.enqueue("panic", options=werk.Options(ping=f"{url}/panic")).result(20)
+        assert werk.enqueue("hello", "Ada", options=werk.Options(ping=f"{url}/hello")).result(20)
+        wait_until(lambda: asked)
+    assert [line.split()[:2] for line in asked] == [[b"GET", b"/hello"]]
 
 
 def test_retries_are_doubled_and_spread(connection: redis.Redis) -> None:
@@ -268,6 +303,10 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per=0)), ["once_per"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["exclude"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="ftp://x")), ["ping", "http"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="http://")), ["ping", "http"]),
         (lambda: werk.enqueue_many("sleep", [(1,), ("x",)]), ["seconds", "'x'"]),
         (lambda: werk.enqueue_many("sleep", [(1,)], options=werk.Options(job_id="x")), ["job_id"]),
     ],

@@ -26,7 +26,7 @@ MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_i
 OUR_OPTIONS = frozenset(
     "--wait --timeout --queue --front --delay --at --job-id --ttl --result-ttl --failure-ttl"
     " --retry --job-timeout --json --quiet --dry-run --once-per --slot --unless-active"
-    " --require-worker".split()
+    " --expires --ping --args-json --batch --require-worker".split()
 )
 
 _Args = Sequence[object]
@@ -186,6 +186,23 @@ class Signature:
                 kwargs[name] = value if has_value else _next_value(rest, option, task)
         return self._fit(args, kwargs, Type.parse, task, secret)
 
+    def from_json(self, text: str, task: str = "the task", secret: Collection[str] = ()) -> _Call:
+        """Return the typed arguments in a JSON array, or in an object of named ones.
+
+        Raises as bind(). A text stands for what JSON lacks, such as a date.
+        """
+        try:
+            value = _json(text)
+        except Unfit as error:
+            shown, problem = error.args
+            shown = "the text" if secret else shown
+            raise ArgumentError(f"{task}: {shown} {problem}") from None
+        if type(value) is list:
+            return self._fit(value, {}, _check_json, task, secret)
+        if type(value) is dict:
+            return self._fit((), value, _check_json, task, secret)
+        raise ArgumentError(f"{task}: want a JSON array of arguments, or an object of named ones")
+
     def usage(self) -> str:
         """Return a line for help: 'SECONDS [FACTOR] [ARGS...] [--name TEXT]'."""
         return " ".join(own.usage if own.required else f"[{own.usage}]" for own in self.parameters)
@@ -283,6 +300,10 @@ def _check(wanted: Type, value: object) -> object:
     if problem := plain_problem(value):
         raise Unfit("the value", problem)  # not shown: its repr may be anybody's code
     return wanted.check(value)
+
+
+def _check_json(wanted: Type, value: object) -> object:
+    return wanted.check(value, is_json=True)
 
 
 def _next_value(rest: Iterator[str], option: str, task: str) -> str:

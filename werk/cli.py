@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
 
 import click
 
@@ -203,9 +203,15 @@ class TaskCommand(click.Command):
         from werk import client
 
         assert self.name is not None
-        args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
         options = click.get_current_context().find_object(EnqueueOptions)
         assert options is not None
+        if options.args_json is None:
+            args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
+        elif words:
+            raise ArgumentError(f"--args-json has the arguments; {self.name} is the last word")
+        else:
+            text = _text_of(options.args_json)
+            args, kwargs = self.shape.from_json(text, task=self.name, secret=self.task.secret)
         request = client.prepare(self.name, args, kwargs, options.options)
         return _enqueue(request, options)
 
@@ -221,12 +227,13 @@ class EnqueueOptions:
         as_json: bool,
         quiet: bool,
         dry_run: bool,
+        args_json: str | None,
         **job: Any,
     ) -> None:
         from werk import client
 
         self.wait, self.timeout, self.as_json = wait, timeout, as_json
-        self.quiet, self.dry_run = quiet, dry_run
+        self.quiet, self.dry_run, self.args_json = quiet, dry_run, args_json
         self.options = client.Options(timeout=job.pop("job_timeout"), **job)
         if timeout is not None and not wait:
             raise ArgumentError(
@@ -255,6 +262,9 @@ class EnqueueOptions:
 @click.option("--once-per", type=Period(), help="Once in 5m, 1h, 1d, however many hosts say so.")
 @click.option("--slot", help="Once for what this names, such as a tick; instead of --once-per.")
 @click.option("--unless-active", is_flag=True, help="Not while the last one waits or runs.")
+@click.option("--expires", type=Period(), help="Drop it if it waits so much longer: 10m, 1h.")
+@click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
+@click.option("--args-json", metavar="TEXT|@FILE|-", help="All arguments: a JSON array or object.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
@@ -262,6 +272,25 @@ class EnqueueOptions:
 @click.pass_context
 def enqueue(ctx: click.Context, /, **options: Any) -> None:
     ctx.obj = EnqueueOptions(**options)
+
+
+def _text_of(source: str) -> str:
+    """Return a text, or that of @FILE, or what is on stdin for -. Raises ArgumentError."""
+    if source != "-" and not source.startswith("@"):
+        return source
+    try:
+        with _opened(source if source == "-" else source[1:]) as file:
+            return file.read().decode()
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{source} is not valid UTF-8") from None
+
+
+def _opened(path: str) -> BinaryIO:
+    """Open a file, or stdin for -. Raises ArgumentError."""
+    try:
+        return open(0 if path == "-" else path, "rb")
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror}") from None
 
 
 def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:

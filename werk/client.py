@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     Connection = Redis | Link  # a client of the caller's own, or a link with another budget
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
+PING_URL = re.compile(r"https?://[^\s/?#][!-~]*")
 DESCRIPTION_LENGTH = 200
 LONGEST_RETRY_DELAY_S = 3600
 HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
@@ -61,6 +63,8 @@ class Options(NamedTuple):
     once_per: float | None = None  # one enqueue in 0.9 of it, of the same task, arguments, queue
     slot: str | None = None  # instead of once_per: names what one enqueue is for, such as a tick
     unless_active: bool = False  # not while the last one so enqueued waits or runs
+    expires: float | None = None  # dropped if it still waits so long after it was to run
+    ping: str | None = None  # an http(s) address that the worker GETs when the job has succeeded
 
 
 NO_OPTIONS = Options()
@@ -82,6 +86,7 @@ class Request(NamedTuple):
     hold: str  # key that keeps off others of the same; '': none
     hold_ms: int
     pointer: str  # key that names the last of the same; '': none
+    webhooks: str  # as RQ writes them; '': none
 
 
 class Handle(NamedTuple):
@@ -180,6 +185,7 @@ def prepare(
     hold, hold_ms, pointer = NO_GUARDS
     if options is not NO_OPTIONS:
         hold, hold_ms, pointer = _guards(name, shape.named(bound, named), task.queue, options)
+    due = _due(options, now)
     return Request(
         id=options.job_id or _new_id(),
         name=name,
@@ -187,12 +193,13 @@ def prepare(
         call=f"{name}({shape.call(bound, named, task.secret)})",
         data=wire.write_call(task.path, bound, named),
         created_at=wire.timestamp(now),
-        due=_due(options, now),
+        due=due,
         front=options.front,
-        ttl=options.ttl or 0,
+        ttl=_ttl(options, due, now),
         hold=hold,
         hold_ms=hold_ms,
         pointer=pointer,
+        webhooks=_webhook(options.ping) if options.ping else "",
     )
 
 
@@ -245,7 +252,7 @@ def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any
         queue,
     ]
     words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
-    words += [task.retry, first.hold_ms]
+    words += [task.retry, first.hold_ms, first.webhooks]
     for one in requests:
         intervals = _retry_intervals(task.retry, task.retry_delay) if task.retry else ""
         call = one.call[:DESCRIPTION_LENGTH]
@@ -312,6 +319,20 @@ def _due(options: Options, now: datetime) -> float | None:
     return options.at.timestamp() if options.at else None
 
 
+def _ttl(options: Options, due: float | None, now: datetime) -> int:
+    """Return the seconds from now after which a job that waits is dropped; 0: never."""
+    if options.expires is None:
+        return options.ttl or 0
+    delay = max(0.0, due - now.timestamp()) if due else 0.0
+    return max(1, ceil(delay + options.expires))
+
+
+def _webhook(url: str) -> str:
+    """Return what RQ keeps of a Webhook(url, "finished") (rq.job.Job.to_dict)."""
+    hook = {"url": url, "job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
+    return json.dumps([hook])
+
+
 def _treated(task: Task, options: Options) -> Task:
     """Return the task as these options have it. Raises ArgumentError."""
     names = ("queue", "timeout", "result_ttl", "failure_ttl", "retry")
@@ -336,10 +357,15 @@ def _problem(options: Options) -> str | None:
         type(options.ttl) is not int or not 0 < options.ttl <= LONGEST_S
     ):
         return f"ttl {options.ttl!r}: want whole seconds, 1 to {LONGEST_S}"
-    if options.once_per is not None and (
-        type(options.once_per) not in (int, float) or not 1 <= options.once_per <= LONGEST_S
-    ):
-        return f"once_per {options.once_per!r}: want seconds, 1 to {LONGEST_S}"
+    for name, seconds in (("once_per", options.once_per), ("expires", options.expires)):
+        if seconds is not None and (
+            type(seconds) not in (int, float) or not 1 <= seconds <= LONGEST_S
+        ):
+            return f"{name} {seconds!r}: want seconds, 1 to {LONGEST_S}"
+    if options.ttl is not None and options.expires is not None:
+        return "ttl and expires exclude each other"
+    if options.ping is not None and not PING_URL.fullmatch(options.ping):
+        return f"ping {options.ping!r}: want an address that starts with http:// or https://"
     if options.slot is not None and (type(options.slot) is not str or not options.slot):
         return f"slot {options.slot!r}: want a text that names the tick"
     return None

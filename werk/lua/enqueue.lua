@@ -5,7 +5,7 @@
 --       4 seconds until a job expires, 0 never   5 seconds to remember that it was sent, 0 not
 --       6 created_at, which tells this sending from another's with the same id   7 name of the queue
 --       8 timeout   9 result_ttl   10 failure_ttl   11 task   12 max_crashes   13 retries, 0 none
---       14 milliseconds that a hold lasts
+--       14 milliseconds that a hold lasts   15 webhooks, as RQ's JSON, or ''
 --       then of each job: id, data, description, retry_intervals, and two keys or '':
 --         hold: whoever is enqueued takes it, and until it ends nothing else with the same hold is
 --         pointer: to the last job enqueued with it; while that is active nothing else with it is
@@ -20,7 +20,7 @@
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local P, place, time, ttl, remember_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local created_at, retries, hold_ms, FIRST, WORDS = ARGV[6], tonumber(ARGV[13]), ARGV[14], 15, 6
+local created_at, retries, hold_ms, FIRST, WORDS = ARGV[6], tonumber(ARGV[13]), ARGV[14], 16, 6
 local is_scheduled = place == 'at' or place == 'at front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
@@ -83,6 +83,7 @@ if not is_scheduled then also('enqueued_at', created_at) end
 if place == 'at front' then also('enqueue_at_front', 1) end
 if ttl > 0 then also('ttl', ttl) end
 if retries > 0 then also('retries_left', retries) end
+if ARGV[15] ~= '' then also('webhooks', ARGV[15]) end
 
 local function write(id, data, description, retry_intervals, hold, pointer)
   local job = job_key(id)
