@@ -52,8 +52,8 @@ def test_every_exit_code_and_variable_is_in_it() -> None:
 
 def test_its_commands_print_what_it_shows(spawn: Callable[..., Process], redis_url: str) -> None:
     spawn("werk", "worker", "default")
-    examples = [*shown("werk-enqueue"), *shown("werk tasks")]
-    assert len(examples) >= 5
+    examples = [*shown("werk-enqueue"), *shown("printf"), *shown("werk tasks")]
+    assert len(examples) >= 6
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for command, output in examples:
         printed = run("/bin/bash", "-c", f"({command}) 2>&1", env={"PATH": path}).stdout

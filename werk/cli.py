@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
 
 import click
@@ -205,6 +206,16 @@ class TaskCommand(click.Command):
         assert self.name is not None
         options = click.get_current_context().find_object(EnqueueOptions)
         assert options is not None
+        if options.batch is not None:
+            if words:
+                raise ArgumentError(f"--batch has the arguments; {self.name} is the last word")
+            from werk import cli_batch
+
+            client.treated(
+                self.task, options.options
+            )  # what is wrong with all of them is said once
+            prepare = partial(self.prepare_line, options=options.options)
+            return cli_batch.run(prepare, options.batch, options)
         if options.args_json is None:
             args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
         elif words:
@@ -214,6 +225,14 @@ class TaskCommand(click.Command):
             args, kwargs = self.shape.from_json(text, task=self.name, secret=self.task.secret)
         request = client.prepare(self.name, args, kwargs, options.options)
         return _enqueue(request, options)
+
+    def prepare_line(self, text: str, now: datetime, options: client.Options) -> client.Request:
+        """Return the job that a line of a batch asks for. Raises ArgumentError."""
+        from werk import client
+
+        assert self.name is not None
+        args, kwargs = self.shape.from_json(text, task=self.name, secret=self.task.secret)
+        return client.prepare(self.name, args, kwargs, options, now)
 
 
 class EnqueueOptions:
@@ -228,13 +247,19 @@ class EnqueueOptions:
         quiet: bool,
         dry_run: bool,
         args_json: str | None,
+        batch: str | None,
         **job: Any,
     ) -> None:
         from werk import client
 
         self.wait, self.timeout, self.as_json = wait, timeout, as_json
         self.quiet, self.dry_run, self.args_json = quiet, dry_run, args_json
+        self.batch = batch
         self.options = client.Options(timeout=job.pop("job_timeout"), **job)
+        if self.options == client.NO_OPTIONS:
+            self.options = client.NO_OPTIONS  # which are not looked at line by line
+        if batch is not None and (args_json is not None or self.options.job_id is not None):
+            raise ArgumentError("--batch excludes --args-json and --job-id")
         if timeout is not None and not wait:
             raise ArgumentError(
                 "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
@@ -265,6 +290,7 @@ class EnqueueOptions:
 @click.option("--expires", type=Period(), help="Drop it if it waits so much longer: 10m, 1h.")
 @click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
 @click.option("--args-json", metavar="TEXT|@FILE|-", help="All arguments: a JSON array or object.")
+@click.option("--batch", metavar="FILE|-", help="A job for each line, which is as --args-json.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
@@ -307,13 +333,7 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
         return EXIT_INTERRUPTED
     for warning in handle.warnings:
         _note(warning)
-    said = {
-        "id": handle.id,
-        "queue": handle.queue,
-        "task": handle.task,
-        "duplicate": handle.duplicate,
-        "warnings": list(handle.warnings),
-    }
+    said = _handle_as_json(handle)
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
     if handle.duplicate and not how.quiet:
@@ -323,6 +343,16 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     elif not how.quiet:
         click.echo(handle.id)
     return None
+
+
+def _handle_as_json(handle: client.Handle) -> dict[str, Any]:
+    return {
+        "id": handle.id,
+        "queue": handle.queue,
+        "task": handle.task,
+        "duplicate": handle.duplicate,
+        "warnings": list(handle.warnings),
+    }
 
 
 def _print_request(request: client.Request, how: EnqueueOptions) -> None:

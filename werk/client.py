@@ -178,7 +178,7 @@ def prepare(
     """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
     task = registry.find(name)
     if options is not NO_OPTIONS:
-        task = _treated(task, options)
+        task = treated(task, options)
     shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or datetime.now(timezone.utc)
@@ -333,7 +333,7 @@ def _webhook(url: str) -> str:
     return json.dumps([hook])
 
 
-def _treated(task: Task, options: Options) -> Task:
+def treated(task: Task, options: Options) -> Task:
     """Return the task as these options have it. Raises ArgumentError."""
     names = ("queue", "timeout", "result_ttl", "failure_ttl", "retry")
     given = {name: getattr(options, name) for name in names}

@@ -9,7 +9,8 @@ from __future__ import annotations
 EXIT_OK = 0
 EXIT_FAILED = 1  # the job failed, was cancelled or stopped
 EXIT_USAGE = 2  # what was typed is wrong; nothing was enqueued
-EXIT_NO_JOB = 66  # EX_NOINPUT of sysexits.h
+EXIT_BAD_LINES = 65  # EX_DATAERR of sysexits.h: some lines of a batch; the others were enqueued
+EXIT_NO_JOB = 66  # EX_NOINPUT
 EXIT_TRY_LATER = 75  # EX_TEMPFAIL
 EXIT_CONFIG = 78  # EX_CONFIG
 EXIT_TIMEOUT = 124  # as timeout(1)
