@@ -83,6 +83,17 @@ class Script:
         return sha1(self.text.encode()).hexdigest()
 
 
+_fork = 0  # this process is a child of so many
+
+
+def _count_fork() -> None:
+    global _fork
+    _fork += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
 class Link:
     """One connection, opened when first used and anew after a fork or a fault. Not for threads."""
 
@@ -97,7 +108,7 @@ class Link:
         self._owner: object = None  # whatever must live as long as the socket
         self._reader = hiredis.Reader()
         self._loaded: set[Script] = set()
-        self._pid = 0
+        self._fork = _fork
 
     def call(self, *command: Word) -> Any:
         """Send one command, return its reply. Raises as calls()."""
@@ -147,9 +158,9 @@ class Link:
         self.close()  # of a thread that has ended
 
     def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        if self._pid != os.getpid():  # after a fork the socket is the parent's
+        if self._fork != _fork:  # the socket is the parent's
             self.close()
-            self._pid = os.getpid()
+            self._fork = _fork
         if self._socket is None:
             self._socket, self._owner = self._connect(deadline)
             self._reader = hiredis.Reader()
@@ -297,19 +308,17 @@ def exchange(
     sock: socket.socket, reader: hiredis.Reader, commands: Sequence[Command], deadline: float
 ) -> list[Any]:
     """Send commands and return as many replies, errors among them as values. Raises OSError."""
-    sock.settimeout(_left(deadline))
-    sock.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+    _limit(sock, deadline)
+    sock.sendall(b"".join([hiredis.pack_command(command) for command in commands]))
     replies: list[Any] = []
     while len(replies) < len(commands):
-        reply = reader.gets()
-        if reply is not False:
-            replies.append(reply)
-            continue
-        sock.settimeout(_left(deadline))
+        _limit(sock, deadline)
         data = sock.recv(65536)
         if not data:
             raise ConnectionError("the connection was closed")
         reader.feed(data)
+        while (reply := reader.gets()) is not False:
+            replies.append(reply)
     return replies
 
 
@@ -423,6 +432,13 @@ def _jitter() -> float:
     import random
 
     return random.uniform(0.5, 1.0)
+
+
+def _limit(sock: socket.socket, deadline: float) -> None:
+    """Have a socket raise TimeoutError about when the deadline is; each change costs a call."""
+    left, limit = _left(deadline), sock.gettimeout()
+    if limit is None or not 0.95 * left < limit < 1.05 * left:
+        sock.settimeout(left)
 
 
 def _left(deadline: float) -> float:
