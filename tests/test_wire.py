@@ -265,3 +265,9 @@ def test_too_large_is_refused() -> None:
         wire.dumps(b"x" * wire.MAX_BYTES)
     with pytest.raises(Unreadable, match="larger than"):
         wire.loads(b"x" * (wire.MAX_BYTES + 1))
+
+
+@given(st.lists(st.one_of(st.integers(), st.text(max_size=60), st.floats(), st.none())))
+def test_a_short_call_is_the_bytes_that_rq_writes(args: list[object]) -> None:
+    whole = pickle.dumps(("shop.reports.build", None, tuple(args), {}), protocol=5)
+    assert wire.write_call("shop.reports.build", tuple(args), {}) == zlib.compress(whole)

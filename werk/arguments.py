@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from werk.errors import ArgumentError
-from werk.wire import plain_problem
+from werk.wire import SCALARS, plain_problem
 
 MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_info)
 
@@ -147,6 +147,7 @@ class Signature:
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}
+        self._is_full = self._required <= {own.name for own in self._places}  # with those alone
         self._named = {  # those that can be given by name
             own.name: own
             for own in parameters
@@ -264,6 +265,8 @@ class Signature:
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:
         """Say which argument has no parameter, or which parameter has no argument or two."""
+        if count == len(self._places) and not kwargs and self._is_full:
+            return None  # as most calls are
         if count > len(self._places) and not self._rest:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
@@ -297,7 +300,7 @@ class Signature:
 
 
 def _check(wanted: Type, value: object) -> object:
-    if problem := plain_problem(value):
+    if type(value) not in SCALARS and (problem := plain_problem(value)):
         raise Unfit("the value", problem)  # not shown: its repr may be anybody's code
     return wanted.check(value)
 

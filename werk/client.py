@@ -110,7 +110,8 @@ class Handle(NamedTuple):
 
         Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob.
         """
-        return _wait(self.id, timeout, self.connection, keeps_result=self.result_ttl != 0)
+        keeps_result = self.result_ttl != 0
+        return _wait(self.id, timeout, self.connection, keeps_result, is_ours=not self.duplicate)
 
     @property
     def job(self) -> Job:
@@ -136,7 +137,8 @@ def enqueue(
     """
     request = prepare(name, args, kwargs, options or NO_OPTIONS)
     [handle] = send([request], connection)
-    _warn([handle])
+    if handle.warnings:
+        _warn([handle])
     return handle
 
 
@@ -381,34 +383,44 @@ def _warn(handles: Sequence[Handle]) -> None:
 
 
 def _wait(
-    job_id: str, timeout: float | None, connection: Connection | None, keeps_result: bool
+    job_id: str,
+    timeout: float | None,
+    connection: Connection | None,
+    keeps_result: bool,
+    is_ours: bool = False,
 ) -> Any:
+    """Look at a job until it has ended, and in between wait for an entry in its results.
+
+    A job of our own enqueue is there: so that wait comes first, and mostly nothing after it.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
+    look = ("HMGET", wire.key("job", job_id), "status", "result_ttl")
     results = wire.key("results", job_id)
     connected = _link(connection)
-    seen = False
+    entry: Any = (b"0-0", [])  # the newest; what an earlier run of the job left is no news
+    waits, seen = is_ours, False
     while True:
-        (state, result_ttl), entries = connected.calls(
-            [
-                ("HMGET", wire.key("job", job_id), "status", "result_ttl"),
-                ("XREVRANGE", results, "+", "-", "COUNT", 1),
-            ]
-        )
+        left = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
+        if waits and left > 0:
+            block = ("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, entry[0])
+            streams, (state, result_ttl) = connected.calls([block, look])
+            entries = streams[0][1] if streams else []
+        else:
+            latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
+            entries, (state, result_ttl) = connected.calls([latest, look])
+        entry = entries[-1] if entries else entry
         if state is None:
             if keeps_result:
                 raise NoSuchJob(_no_such(job_id, seen))
             return None  # done, and its result was not to be kept
-        seen, keeps_result = True, keeps_result and result_ttl != b"0"
+        waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
         if state in (b"finished", b"failed", b"stopped", b"canceled"):
-            return _outcome(job_id, state.decode(), wire.pairs(entries[0][1]) if entries else {})
-        left = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
-        if left <= 0:
+            return _outcome(job_id, state.decode(), wire.pairs(entry[1]))
+        if deadline is not None and time.monotonic() >= deadline:
             raise ResultTimeout(
                 f"job {job_id} is still {state.decode('utf-8', 'replace')} after {timeout:g} s; "
                 f"it goes on: werk result {job_id}"
             )
-        last = entries[0][0] if entries else "0-0"  # what an earlier run of it left is no news
-        connected.call("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, last)
 
 
 def _outcome(job_id: str, state: str, entry: dict[bytes, bytes]) -> Any:

@@ -27,9 +27,14 @@ MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than m
 # Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 
+# zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
+# With a small window it makes the same of so few, but for the header, which names the window.
+FEW = 128
+ZLIB_HEADER = b"\x78\x9c"
+
 UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
-_SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
+SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
 _SEQUENCES = frozenset((list, tuple, set, frozenset))
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
 _OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
@@ -66,7 +71,7 @@ def plain_problem(value: object) -> str | None:
 def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
     kind = type(value)
     parts_left[0] -= 1
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return None
     if parts_left[0] < 0:
         return f"has more than {MAX_PARTS:,} parts; store it elsewhere and send where"
@@ -135,7 +140,11 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
 
     Raises ArgumentError if they are too large.
     """
-    return zlib.compress(_pickled((path, None, args, kwargs)))
+    data = _pickled((path, None, args, kwargs))
+    if len(data) >= FEW:
+        return zlib.compress(data)
+    small = zlib.compressobj(wbits=9, memLevel=1)
+    return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
 
 
 def digest(value: object) -> str:
