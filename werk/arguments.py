@@ -210,6 +210,8 @@ class Signature:
 
     def call(self, args: _Args, kwargs: _Kwargs, secret: Collection[str] = ()) -> str:
         """Return the arguments of a bound call as people see them: "1.0, name='x', token=***"."""
+        if not secret and not kwargs:
+            return ", ".join([shown_repr(value) for value in args])
         return ", ".join(
             ("" if name is None else f"{_word(name)}=")
             + ("***" if self._is_secret(name, own, secret) else shown_repr(value))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timezone
 from itertools import islice
 from typing import NamedTuple
 
@@ -32,14 +31,14 @@ class Line(NamedTuple):
     handle: Handle | None = None
 
 
-Prepare = Callable[[str, datetime], Request]  # of a line and the time
+Prepare = Callable[[str, float], Request]  # of a line and the time
 
 
 def check(lines: Iterable[bytes], prepare: Prepare) -> Iterator[list[Line]]:
     """Yield what lines ask for, in pieces, each of requests that were made at one time."""
     numbered = enumerate(lines, 1)
     while piece := list(islice(numbered, CHUNK)):
-        now = datetime.now(timezone.utc)
+        now = time.time()
         yield [_checked(number, line, prepare, now) for number, line in piece if line.strip()]
 
 
@@ -78,7 +77,7 @@ def wait(
         time.sleep(max(POLL_S, now - looked))  # many jobs: Redis has other things to do as well
 
 
-def _checked(number: int, line: bytes, prepare: Prepare, now: datetime) -> Line:
+def _checked(number: int, line: bytes, prepare: Prepare, now: float) -> Line:
     try:
         return Line(number, prepare(line.strip().decode(), now))
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ from werk.diary import text
 from werk.errors import UnknownTask
 from werk.page import LONGEST_RUN
 from werk.records import Refused
+from werk.wire import iso as iso
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
@@ -116,16 +117,3 @@ def _words(claim: Claim, outcome: str, keep_s: int, value: bytes) -> tuple[Any, 
     until = int(time.time()) + keep_s
     return (claim.raw_id, claim.origin, claim.execution, outcome, keep_s, until, value,
             repr(claim.claimed_at))  # fmt: skip
-
-
-_second, _second_text = 0, ""
-
-
-def iso(moment: float) -> str:
-    """Return a Unix time as RQ writes it (rq.utils.utcformat). A second's text is made once."""
-    global _second, _second_text
-    second = int(moment)
-    if second != _second:
-        _second = second
-        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-    return f"{_second_text}.{int((moment - second) * 1e6):06d}Z"

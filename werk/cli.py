@@ -226,7 +226,7 @@ class TaskCommand(click.Command):
         request = client.prepare(self.name, args, kwargs, options.options)
         return _enqueue(request, options)
 
-    def prepare_line(self, text: str, now: datetime, options: client.Options) -> client.Request:
+    def prepare_line(self, text: str, now: float, options: client.Options) -> client.Request:
         """Return the job that a line of a batch asks for. Raises ArgumentError."""
         from werk import client
 

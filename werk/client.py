@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -156,7 +156,7 @@ def enqueue_many(
     options = options or NO_OPTIONS
     if options.job_id is not None:
         raise ArgumentError("job_id is of one job; leave it out for many")
-    now = datetime.now(timezone.utc)
+    now = time.time()
     requests = [
         prepare(name, (), call, options, now)
         if isinstance(call, Mapping)
@@ -175,7 +175,7 @@ def prepare(
     args: Sequence[object],
     kwargs: Mapping[str, object],
     options: Options = NO_OPTIONS,
-    now: datetime | None = None,
+    now: float | None = None,
 ) -> Request:
     """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
     task = registry.find(name)
@@ -183,25 +183,25 @@ def prepare(
         task = treated(task, options)
     shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
-    now = now or datetime.now(timezone.utc)
+    now = now or time.time()
     hold, hold_ms, pointer = NO_GUARDS
     if options is not NO_OPTIONS:
         hold, hold_ms, pointer = _guards(name, shape.named(bound, named), task.queue, options)
     due = _due(options, now)
-    return Request(
-        id=options.job_id or _new_id(),
-        name=name,
-        task=task,
-        call=f"{name}({shape.call(bound, named, task.secret)})",
-        data=wire.write_call(task.path, bound, named),
-        created_at=wire.timestamp(now),
-        due=due,
-        front=options.front,
-        ttl=_ttl(options, due, now),
-        hold=hold,
-        hold_ms=hold_ms,
-        pointer=pointer,
-        webhooks=_webhook(options.ping) if options.ping else "",
+    return Request(  # in order, which is faster
+        options.job_id or _new_id(),
+        name,
+        task,
+        f"{name}({shape.call(bound, named, task.secret)})",
+        wire.write_call(task.path, bound, named),
+        wire.iso(now),
+        due,
+        options.front,
+        _ttl(options, due, now),
+        hold,
+        hold_ms,
+        pointer,
+        _webhook(options.ping) if options.ping else "",
     )
 
 
@@ -315,17 +315,17 @@ def _guards(
     return hold, hold_ms, pointer
 
 
-def _due(options: Options, now: datetime) -> float | None:
+def _due(options: Options, now: float) -> float | None:
     if options.delay:
-        return round(now.timestamp() + options.delay, 3)
+        return round(now + options.delay, 3)
     return options.at.timestamp() if options.at else None
 
 
-def _ttl(options: Options, due: float | None, now: datetime) -> int:
+def _ttl(options: Options, due: float | None, now: float) -> int:
     """Return the seconds from now after which a job that waits is dropped; 0: never."""
     if options.expires is None:
         return options.ttl or 0
-    delay = max(0.0, due - now.timestamp()) if due else 0.0
+    delay = max(0.0, due - now) if due else 0.0
     return max(1, ceil(delay + options.expires))
 
 

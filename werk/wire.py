@@ -14,6 +14,7 @@ from binascii import a2b_base64
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from time import gmtime, strftime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -49,6 +50,20 @@ def timestamp(moment: datetime | None = None) -> str:
     """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
     moment = moment or datetime.now(timezone.utc)
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+_second = (0, "")  # one value: threads may be here at once
+
+
+def iso(moment: float) -> str:
+    """Return a Unix time as RQ writes it (rq.utils.utcformat). A second's text is made once."""
+    global _second
+    second = int(moment)
+    known, text = _second
+    if second != known:
+        text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+        _second = second, text
+    return f"{text}.{int((moment - second) * 1e6):06d}Z"
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
