@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from support import Process, command, run, wait_until
+from support import Process, command, run
 
 Spawn = Callable[..., Process]
 
@@ -112,14 +112,15 @@ def test_interrupted(redis_url: str, connection: redis.Redis) -> None:
     process = subprocess.Popen(
         command("werk-enqueue", "--batch", "-", "sleep"),
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     with process:
         assert process.stdin
+        assert process.stdout
         process.stdin.write(b"[1]\n" * 251)
         process.stdin.flush()
-        wait_until(lambda: queued(connection))
+        assert all(process.stdout.readline() for _ in range(250))
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr
