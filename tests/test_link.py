@@ -31,6 +31,8 @@ def to(url: str, budget_s: float = 2) -> Link:
     [
         ("redis://", Address()),
         ("redis://h:1/2", Address("h", 1, db=2)),
+        ("redis://a.b-c:65535/", Address("a.b-c", 65535)),
+        ("redis://h:0", Address("h")),
         ("redis://h?db=3", Address("h", db=3)),
         ("redis://:p%40ss@h", Address("h", password="p@ss")),
         ("redis://ann:p@h", Address("h", username="ann", password="p")),
@@ -53,7 +55,9 @@ def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -
         assert (own.get("username"), own.get("password")) == (address.username, address.password)
 
 
-@pytest.mark.parametrize("url", ["http://h", "localhost:6379", "redis://h:port", "redis://h/x"])
+@pytest.mark.parametrize(
+    "url", ["http://h", "localhost:6379", "redis://h:port", "redis://h:65536", "redis://h/x"]
+)
 def test_what_is_no_url_is_said(url: str) -> None:
     with pytest.raises(ConfigError, match="RQ_REDIS_URL"):
         parse_url(url)
