@@ -147,12 +147,12 @@ class Signature:
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}
-        self._is_full = self._required <= {own.name for own in self._places}  # with those alone
         self._named = {  # those that can be given by name
             own.name: own
             for own in parameters
             if own.kind in ("positional", "keyword") and not own.positional_only
         }
+        self._classes = self._plain_classes()
         by_kind = {own.kind: own for own in parameters}
         self._rest, self._rest_named = by_kind.get("var_positional"), by_kind.get("var_keyword")
 
@@ -163,6 +163,8 @@ class Signature:
 
         Raises ArgumentError, without the value of a parameter in `secret`.
         """
+        if not kwargs and tuple(map(type, args)) == self._classes:
+            return tuple(args), {}  # as most calls are: nothing to convert
         if not all(type(name) is str for name in kwargs):  # a StrEnum's: it would be sent as such
             raise ArgumentError(f"{task}: the names of arguments have to be plain str")
         return self._fit(args, kwargs, _check, task, secret)
@@ -226,6 +228,14 @@ class Signature:
             key=lambda pair: pair[0],
         )
 
+    def _plain_classes(self) -> tuple[type | None, ...] | None:
+        """Return the classes of all positionals, if a call of just those fits as it stands."""
+        if not self._required <= {own.name for own in self._places}:
+            return None
+        kinds = [_KINDS.get(own.type.name) for own in self._places]
+        classes = tuple(kind.cls if kind else None for kind in kinds)
+        return classes if SCALARS.issuperset(classes) else None
+
     def _name_of(self, option: str, task: str, secret: Collection[str]) -> str:
         name = option[2:].replace("-", "_")
         if name in self._named or (self._rest_named and name.isidentifier()):
@@ -267,8 +277,6 @@ class Signature:
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:
         """Say which argument has no parameter, or which parameter has no argument or two."""
-        if count == len(self._places) and not kwargs and self._is_full:
-            return None  # as most calls are
         if count > len(self._places) and not self._rest:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"

@@ -239,13 +239,14 @@ def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any
     """Return KEYS and ARGV of enqueue.lua."""
     first = requests[0]
     task, queue = first.task, first.task.queue
-    keys = (wire.key("queues"), wire.key("queue", queue), wire.key("scheduled", queue))
+    prefix = wire.KEY_PREFIX
+    keys = (f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}")
     front = "front" if first.front else "back"
     place = front if first.due is None else "at front" if first.front else "at"
     short_lived = 0 < first.ttl < SENT_MEMORY_S or 0 <= task.result_ttl < SENT_MEMORY_S
     remember_s = SENT_MEMORY_S if short_lived else 0
     words: list[Any] = [
-        wire.KEY_PREFIX,
+        prefix,
         place,
         first.due or 0,
         first.ttl,

@@ -124,7 +124,7 @@ class Link:
         if script in self._loaded:
             start = ("EVALSHA", script.sha)
         try:
-            reply = self.call(*start, len(keys), *keys, *arguments)
+            [reply] = self.calls([(*start, len(keys), *keys, *arguments)])
         except _NoScript:  # Redis was restarted, or emptied
             self._loaded.discard(script)
             return self.run(script, keys, arguments)
@@ -446,7 +446,9 @@ def _jitter() -> float:
 
 def _limit(sock: socket.socket, deadline: float) -> None:
     """Have a socket raise TimeoutError about when the deadline is; each change costs a call."""
-    left, limit = _left(deadline), sock.gettimeout()
+    left, limit = deadline - time.monotonic(), sock.gettimeout()
+    if left <= 0:
+        raise TimeoutError("no answer")
     if limit is None or not 0.95 * left < limit < 1.05 * left:
         sock.settimeout(left)
 
