@@ -22,11 +22,15 @@ from werk.stack import free_port
 
 Spawn = Callable[..., Process]
 
+UNHEARD = "no worker listens on queue default: werk worker default"
+
 
 @pytest.fixture
-def worker(spawn: Spawn, redis_url: str) -> Process:
-    """A stock worker, as its users start it."""
-    return spawn("rq", "worker", "default")
+def worker(spawn: Spawn, connection: redis.Redis) -> Process:
+    """A stock worker, as its users start it; it listens."""
+    process = spawn("rq", "worker", "default")
+    wait_until(lambda: connection.exists("rq:workers:default"))
+    return process
 
 
 def refused(done: CompletedProcess[str], code: int, *words: str) -> None:
@@ -46,7 +50,7 @@ def waiting(connection: redis.Redis) -> int:
 
 def test_the_id_alone_on_stdout(connection: redis.Redis) -> None:
     done = run("werk-enqueue", "sleep", "1")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"{UNHEARD}\n")
     assert connection.lrange("rq:queue:default", 0, -1) == [done.stdout.strip().encode()]
 
 
@@ -152,8 +156,8 @@ def test_options_of_the_job(connection: redis.Redis) -> None:
 
 def test_json_quiet_and_dry_run(connection: redis.Redis) -> None:
     done = run("werk-enqueue", "--json", "--job-id", "one", "sleep", "1")
-    wanted = {"id": "one", "queue": "default", "task": "sleep", "duplicate": False, "warnings": []}
-    assert json.loads(done.stdout) == wanted
+    wanted = {"id": "one", "queue": "default", "task": "sleep", "duplicate": False}
+    assert json.loads(done.stdout) == {**wanted, "warnings": [UNHEARD]}
     again = run("werk-enqueue", "--job-id", "one", "sleep", "1")
     assert (again.returncode, again.stdout) == (0, "one\n")
     assert "not enqueued again" in again.stderr
@@ -226,7 +230,7 @@ def test_expires_and_ping(connection: redis.Redis) -> None:
 
 def test_slot_and_unless_active(connection: redis.Redis) -> None:
     for flags in (["--slot", "noon"], ["--unless-active"]):
-        assert run("werk-enqueue", *flags, "sleep", "1").stderr == ""
+        assert run("werk-enqueue", *flags, "--quiet", "sleep", "1").stderr == ""
         assert "not enqueued again" in run("werk-enqueue", *flags, "sleep", "1").stderr
     assert waiting(connection) == 2
     connection.expire(connection.keys("rq:werk:last:*")[0], 29 * 86400 - 1)
@@ -291,7 +295,12 @@ def test_a_broken_registry(redis_url: str) -> None:
 
 def test_what_cron_gives_it(redis_url: str, connection: redis.Redis) -> None:
     done = subprocess.run(
-        ["env", "-i", f"RQ_REDIS_URL={redis_url}", *command("werk-enqueue", "sleep", "0")],
+        [
+            "env",
+            "-i",
+            f"RQ_REDIS_URL={redis_url}",
+            *command("werk-enqueue", "--quiet", "sleep", "0"),
+        ],
         cwd="/",
         capture_output=True,
         text=True,
@@ -330,7 +339,7 @@ def test_a_caller_is_light(redis_url: str) -> None:
 
 
 def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Redis) -> None:
-    process = spawn("werk-enqueue", "--wait", "sleep", "1")
+    process = spawn("werk-enqueue", "--quiet", "--wait", "sleep", "1")
     wait_until(lambda: waiting(connection))
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from werk import registry
-from werk.errors import ConfigError, UnknownTask
+from werk.errors import ConfigError
 from werk.registry import Task
 
 
 def test_a_path_is_a_task_with_the_defaults() -> None:
-    assert registry.find("sleep") == Task("werk.jobs.sleep")
+    assert registry.tasks()["sleep"] == Task("werk.jobs.sleep")
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ def test_a_path_is_a_task_with_the_defaults() -> None:
     [("slep", "did you mean sleep?"), ("xyzzy", "known: hello, panic, sleep"), ("", "known:")],
 )
 def test_an_unknown_name_brings_the_nearest(name: str, hint: str) -> None:
-    with pytest.raises(UnknownTask, match="no task is called") as error:
-        registry.find(name)
-    assert hint in str(error.value)
+    said = registry.unknown(name)
+    assert said.startswith("no task is called")
+    assert hint in said
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_tables_of_the_environment(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WERK_REGISTRY", f"{shop}:TASKS, {shop}:SAME,{shop}")
-    assert registry.find("report").queue == "low"
-    assert registry.find("sleep").path == "werk.jobs.sleep"
+    assert registry.tasks()["report"].queue == "low"
+    assert registry.tasks()["sleep"].path == "werk.jobs.sleep"
 
 
 @pytest.mark.parametrize(

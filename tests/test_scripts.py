@@ -463,7 +463,7 @@ class Life(RuleBasedStateMachine):
     ) -> None:
         delay = 1000 if how == "later" else None
         options = Options(queue=queue, job_id=job_id, front=how == "front", delay=delay, ttl=ttl)
-        request = client.prepare(task, (), {}, options)
+        request = client.prepare(client.find(task), (), {}, options)
         is_there = job_id in self.alive
         [handle] = client.send([request], self.connection)
         after = self.look()
@@ -1282,13 +1282,13 @@ def test_a_tick_says_what_is_served(worker: Pair, connection: redis.Redis) -> No
 
 
 def test_a_short_lived_job_is_remembered_for_its_resend(connection: redis.Redis) -> None:
-    request = client.prepare("brief", (), {}, Options(job_id="a", queue="high"))
+    request = client.prepare(client.find("brief"), (), {}, Options(job_id="a", queue="high"))
     client.send([request], connection)
     assert 50 < connection.ttl("rq:werk:sent:a") <= 60
     job = Job.fetch("a", connection=connection)
     job.delete()
     assert not client.send([request], connection)[0].duplicate
     assert not connection.exists("rq:job:a")  # it is known to have been there
-    again = client.prepare("brief", (), {}, Options(job_id="a", queue="high"))
+    again = client.prepare(client.find("brief"), (), {}, Options(job_id="a", queue="high"))
     assert not client.send([again], connection)[0].duplicate
     assert connection.exists("rq:job:a")  # the id is free for others

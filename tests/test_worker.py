@@ -19,6 +19,7 @@ from rq.suspension import resume, suspend
 from support import Process, children, is_gone, run, wait_until
 
 import werk
+from werk import wire
 
 TESTS = Path(__file__).parent
 ENV = {
@@ -516,6 +517,32 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     assert "Unknown" in reason(job.job)
     assert "newer" in reason(job.job)
     assert not runs(tmp_path)
+
+
+def test_arguments_of_another_version_are_put_off(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    newer = wire.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
+    connection.hset(f"rq:job:{job.id}", "data", newer)
+    assert work("default", "--burst").wait(10) == 0
+    assert places(connection, job.id) == ["scheduled"]
+    connection.zadd("rq:scheduled:default", {job.id: 0})
+    connection.hset(f"rq:job:{job.id}", "created_at", "2020-01-01T00:00:00.000000Z")
+    assert work("default", "--burst", "--with-scheduler").wait(10) == 0
+    assert "another version of the task: note: takes 1 to 2 arguments, 3 given" in reason(job.job)
+    assert not runs(tmp_path)
+
+
+def test_an_error_in_the_call_is_no_other_version(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    wrong = werk.enqueue("mistaken")
+    unread = werk.enqueue("unread", 1, 2, 3)
+    assert work("default", "--burst").wait(10) == 0
+    for job in (wrong, unread):
+        assert job.status() == "failed"
+        assert "TypeError" in reason(job.job)
 
 
 def test_a_known_name_runs_our_own_path(

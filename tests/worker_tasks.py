@@ -92,6 +92,20 @@ def keep_and_fail(folder: str) -> None:
     raise ValueError("as asked")
 
 
+def mistaken() -> None:
+    """Call another function in a wrong way."""
+    note()  # type: ignore[call-arg]
+
+
+def _undone(function: Any) -> Any:
+    return function
+
+
+@_undone
+def unread() -> None:
+    """What is decorated is not read, so its arguments are not checked."""
+
+
 def saw(job: Any, connection: Any, *rest: Any) -> None:
     """Called back with what became of a job."""
     with open(Path(job.kwargs["folder"]) / "callbacks", "a") as file:
@@ -119,7 +133,9 @@ def _hooked(when: str, job: Any) -> None:
 _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
-    for name in ("note block fail odd again leave forever keep keep_and_fail saw".split())
+    for name in (
+        "note block fail odd again leave forever keep keep_and_fail saw mistaken unread".split()
+    )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),
     "swallow": Task(_PATH + "swallow", timeout=1),

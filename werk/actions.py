@@ -225,8 +225,9 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     options = client.Options(
         front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
+    own = client.find(PING, link)
     requests = {
-        name: client.prepare(PING, (), {}, options._replace(queue=name))
+        name: client.prepare(own, (), {}, options._replace(queue=name))
         for name in wanted
         if name not in held
     }

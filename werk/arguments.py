@@ -45,6 +45,11 @@ class Type(NamedTuple):
     of: Type | None = None  # in a list or an optional; None: anything
     choices: tuple[tuple[str, object], ...] = ()  # of a Literal or an Enum: text -> value
 
+    @classmethod
+    def checked(cls, name: str, of: Type | None, choices: tuple[tuple[str, object], ...]) -> Type:
+        """Return a type that another version of werk may have named; one not known takes JSON."""
+        return cls(name, of, choices) if name in _KINDS or name == "optional" else JSON
+
     def __str__(self) -> str:
         if self.name == "choice":
             return "|".join(printable(text) for text, _ in self.choices)
@@ -155,6 +160,11 @@ class Signature:
         self._classes = self._plain_classes()
         by_kind = {own.kind: own for own in parameters}
         self._rest, self._rest_named = by_kind.get("var_positional"), by_kind.get("var_keyword")
+
+    @property
+    def is_missing(self) -> bool:
+        """Tell whether there was no code to read."""
+        return any(note.kind in ("module", "function") for note in self.notes)
 
     def bind(
         self, args: _Args, kwargs: _Kwargs, task: str = "the task", secret: Collection[str] = ()

@@ -9,9 +9,9 @@ import traceback
 import zlib
 from typing import Any, NamedTuple
 
-from werk import records, registry, wire
+from werk import records, registry, signature, wire
 from werk.diary import text
-from werk.errors import UnknownTask
+from werk.errors import ArgumentError, UnknownTask
 from werk.page import LONGEST_RUN
 from werk.records import Refused
 from werk.wire import iso as iso
@@ -24,7 +24,8 @@ Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
 class Unknown(UnknownTask):
-    """Raised for a task that this worker does not know; another may, or this one after a deploy."""
+    """Raised for a task, or a version of it, that this worker does not know; another may, or this
+    one after a deploy."""
 
 
 class Claim:
@@ -83,6 +84,24 @@ class Claim:
             for name in self.callbacks:
                 records.permit(text(name))
         return path, args, kwargs
+
+    def misfit(
+        self, error: BaseException, path: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Unknown | None:
+        """Return why a call did not even begin: it was checked against other parameters than ours.
+
+        Where ours cannot be read, nobody has checked it: then it is an error like others.
+        """
+        trace = error.__traceback__
+        if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
+            return None
+        task = self.task_name and registry.tasks().get(self.task)
+        try:
+            if task:
+                signature.read(path).bind(args, kwargs, task=self.task, secret=task.secret)
+        except ArgumentError as other:
+            return Unknown(f"this worker has another version of the task: {other}")
+        return None
 
 
 class Finish(NamedTuple):

@@ -15,9 +15,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
 
 import click
@@ -30,7 +31,6 @@ from werk.errors import (
     EXIT_USAGE,
     ArgumentError,
     JobFailed,
-    UnknownTask,
     WerkError,
 )
 from werk.link import COMMAND_BUDGET_S, Link, link
@@ -40,7 +40,9 @@ gc.enable()
 
 if TYPE_CHECKING:  # a third of the time of `werk status`, which needs neither
     from werk import client
-    from werk.arguments import Signature
+    from werk.catalog import Entry
+
+HELP_BUDGET_S = 0.5  # for the names in the catalog
 
 ENQUEUE_EPILOG = """\b
 Examples:
@@ -152,21 +154,27 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
 
 class TaskGroup(click.Group):
-    """A group whose commands are the tasks, each made from its signature."""
+    """A group whose commands are the tasks, each made from its signature, or from the catalog."""
+
+    listed: Mapping[str, TaskCommand] = MappingProxyType({})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(registry.tasks())
+        """For --help and completion. A Redis that is away is no reason to do without them."""
+        from werk import catalog
+
+        try:
+            pages = catalog.everything(link(Settings.read(), HELP_BUDGET_S))
+        except WerkError:
+            pages = {}
+        own = {name: catalog.own_entry(name) for name in registry.tasks()}
+        here = {name: entry for name, entry in own.items() if not entry.shape.is_missing}
+        self.listed = {name: TaskCommand(entry) for name, entry in (own | pages | here).items()}
+        return sorted(self.listed)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        task = registry.tasks().get(cmd_name)
-        return TaskCommand(cmd_name, task) if task else None
+        from werk import client
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None:
-            raise UnknownTask(registry.unknown(args[0]))
-        return super().resolve_command(ctx, args)
+        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, _link()))
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS]", "TASK [ARGS]..."]
@@ -175,16 +183,13 @@ class TaskGroup(click.Group):
 class TaskCommand(click.Command):
     """A task as a command: all words after its name are its arguments."""
 
-    def __init__(self, name: str, task: registry.Task) -> None:
-        from werk import signature
-
-        self.task = task
-        self.shape = signature.read(task.path)
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
         super().__init__(
-            name,
+            entry.name,
             callback=self.run,
-            help=self.shape.summary or None,
-            epilog=" ".join(note.text for note in self.shape.notes) or None,
+            help=entry.shape.summary or None,
+            epilog=" ".join(note.text for note in entry.shape.notes) or None,
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -197,42 +202,40 @@ class TaskCommand(click.Command):
         return []
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [self.shape.usage()]
+        return [self.entry.shape.usage()]
 
     def run(self, words: Sequence[str]) -> int | None:
         """Enqueue the task with the options that stood before it."""
         from werk import client
 
-        assert self.name is not None
+        name, task, shape, _ = self.entry
         options = click.get_current_context().find_object(EnqueueOptions)
         assert options is not None
         if options.batch is not None:
             if words:
-                raise ArgumentError(f"--batch has the arguments; {self.name} is the last word")
+                raise ArgumentError(f"--batch has the arguments; {name} is the last word")
             from werk import cli_batch
 
-            client.treated(
-                self.task, options.options
-            )  # what is wrong with all of them is said once
+            client.treated(task, options.options)  # what is wrong with all of them is said once
             prepare = partial(self.prepare_line, options=options.options)
             return cli_batch.run(prepare, options.batch, options)
         if options.args_json is None:
-            args, kwargs = self.shape.parse(words, task=self.name, secret=self.task.secret)
+            args, kwargs = shape.parse(words, task=name, secret=task.secret)
         elif words:
-            raise ArgumentError(f"--args-json has the arguments; {self.name} is the last word")
+            raise ArgumentError(f"--args-json has the arguments; {name} is the last word")
         else:
             text = _text_of(options.args_json)
-            args, kwargs = self.shape.from_json(text, task=self.name, secret=self.task.secret)
-        request = client.prepare(self.name, args, kwargs, options.options)
+            args, kwargs = shape.from_json(text, task=name, secret=task.secret)
+        request = client.prepare(self.entry, args, kwargs, options.options)
         return _enqueue(request, options)
 
     def prepare_line(self, text: str, now: float, options: client.Options) -> client.Request:
         """Return the job that a line of a batch asks for. Raises ArgumentError."""
         from werk import client
 
-        assert self.name is not None
-        args, kwargs = self.shape.from_json(text, task=self.name, secret=self.task.secret)
-        return client.prepare(self.name, args, kwargs, options, now)
+        name, task, shape, _ = self.entry
+        args, kwargs = shape.from_json(text, task=name, secret=task.secret)
+        return client.prepare(self.entry, args, kwargs, options, now)
 
 
 class EnqueueOptions:
@@ -265,6 +268,12 @@ class EnqueueOptions:
                 "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
             )
 
+    def says(self, warning: str) -> bool:
+        """Tell whether a warning is printed: with --quiet not that there is no worker just now."""
+        from werk import client
+
+        return not (self.quiet and warning.startswith(client.UNHEARD))
+
 
 @click.command(
     cls=TaskGroup,
@@ -291,6 +300,7 @@ class EnqueueOptions:
 @click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
 @click.option("--args-json", metavar="TEXT|@FILE|-", help="All arguments: a JSON array or object.")
 @click.option("--batch", metavar="FILE|-", help="A job for each line, which is as --args-json.")
+@click.option("--require-worker", is_flag=True, help="Only if a worker would run it; or exit 75.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
@@ -332,7 +342,8 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
         _note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
         return EXIT_INTERRUPTED
     for warning in handle.warnings:
-        _note(warning)
+        if how.says(warning):
+            _note(warning)
     said = _handle_as_json(handle)
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
@@ -426,22 +437,18 @@ def show(job_id: str, as_json: bool) -> None:
 @click.option("--check", is_flag=True, help="Only what is wrong; exit 78 if a task is broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def tasks(check: bool, as_json: bool) -> int | None:
-    """List the tasks, with their parameters."""
-    from werk import signature
+    """List the tasks, with their parameters and the queues whose workers serve them."""
+    from werk import catalog
 
-    found = {name: (task, signature.read(task.path)) for name, task in registry.tasks().items()}
+    rows = catalog.survey(None if check else link(Settings.read()), _note)
+    shown = [(row.entry, note) for row in rows for note in row.entry.shape.notes]
     if as_json:
-        _print_json({name: _task_as_json(task, shape) for name, (task, shape) in found.items()})
-    elif not check:
-        for name, (task, shape) in sorted(found.items()):
-            click.echo(f"{name} {shape.usage()}".rstrip() + f"  -> {task.path}, queue {task.queue}")
-            if shape.summary:
-                click.echo(f"    {_printable(shape.summary, sys.stdout)}")
-    for name, (_, shape) in sorted(found.items()):
-        for note in shape.notes if check else ():
-            click.echo(f"{name}: {_printable(note.text, sys.stdout)}")
-    kinds = {note.kind for _, shape in found.values() for note in shape.notes}
-    broken = kinds & {"module", "function"}
+        _print_json({row.entry.name: row.as_json() for row in rows})
+    for line in [line for row in rows for line in row.lines()] if not (as_json or check) else ():
+        click.echo(_printable(line, sys.stdout))
+    for entry, note in shown if check else ():
+        click.echo(_printable(f"{entry.name}: {note.text}", sys.stdout))
+    broken = any(entry.shape.is_missing for entry, _ in shown)
     return EXIT_CONFIG if check and broken else None
 
 
@@ -527,11 +534,6 @@ def _printable(text: str, stream: TextIO) -> str:
     if not stream.isatty():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def _task_as_json(task: registry.Task, shape: Signature) -> dict[str, Any]:
-    notes = [note.text for note in shape.notes]
-    return {"path": task.path, "queue": task.queue, "usage": shape.usage(), "notes": notes}
 
 
 def _link() -> Link:

@@ -62,7 +62,8 @@ class Said:
             self.ids.append(line.handle.id)
         for text in set(line.handle.warnings) - self._warnings:
             self._warnings.add(text)
-            self.note(text)
+            if self.how.says(text):
+                self.note(text)
         if self.how.as_json:
             _print_json({"line": line.number, **_handle_as_json(line.handle)})
         elif self.prints_ids:

@@ -17,12 +17,14 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from werk import registry, signature, wire
+from werk import catalog, wire
+from werk.catalog import Entry
 from werk.errors import (
     ArgumentError,
     JobCancelled,
     JobFailed,
     NoSuchJob,
+    NoWorker,
     ResultTimeout,
     WerkWarning,
 )
@@ -65,10 +67,19 @@ class Options(NamedTuple):
     unless_active: bool = False  # not while the last one so enqueued waits or runs
     expires: float | None = None  # dropped if it still waits so long after it was to run
     ping: str | None = None  # an http(s) address that the worker GETs when the job has succeeded
+    require_worker: bool = False  # only if a live worker would run it
 
 
 NO_OPTIONS = Options()
 NO_GUARDS = ("", 0, "")
+UNHEARD = "no worker listens on queue"  # how the least of the warnings begins
+LOOK_S = 1.0  # how long a caller that enqueues all the time believes what it was told of that
+_DOUBTS = {  # what enqueue.lua has found out about a task and those who would run it
+    b"unheard": UNHEARD + " {queue}: werk worker {queue}",
+    b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does in 10 minutes:"
+    " werk tasks",
+    b"differs": "no worker on queue {queue} has this version of {task}, but another: werk tasks",
+}
 
 
 class Request(NamedTuple):
@@ -77,6 +88,7 @@ class Request(NamedTuple):
     id: str
     name: str
     task: Task  # with the options of this job
+    fingerprint: str
     call: str  # as people see it
     data: bytes
     created_at: str
@@ -87,6 +99,7 @@ class Request(NamedTuple):
     hold_ms: int
     pointer: str  # key that names the last of the same; '': none
     webhooks: str  # as RQ writes them; '': none
+    require_worker: bool
 
 
 class Handle(NamedTuple):
@@ -133,9 +146,9 @@ def enqueue(
 ) -> Handle:
     """Enqueue a task by its name. Sent again after a lost reply, it is enqueued once.
 
-    Raises UnknownTask, ArgumentError (nothing was sent), RedisUnavailable, ConfigError.
+    Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
     """
-    request = prepare(name, args, kwargs, options or NO_OPTIONS)
+    request = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
     [handle] = send([request], connection)
     if handle.warnings:
         _warn([handle])
@@ -157,10 +170,11 @@ def enqueue_many(
     if options.job_id is not None:
         raise ArgumentError("job_id is of one job; leave it out for many")
     now = time.time()
+    entry = find(name, connection)
     requests = [
-        prepare(name, (), call, options, now)
+        prepare(entry, (), call, options, now)
         if isinstance(call, Mapping)
-        else prepare(name, call, {}, options, now)
+        else prepare(entry, call, {}, options, now)
         for call in calls
     ]
     handles: list[Handle] = []
@@ -170,18 +184,25 @@ def enqueue_many(
     return handles
 
 
+def find(name: str, connection: Connection | None = None) -> Entry:
+    """Return a task; of the catalog, if its table or its code is not here.
+
+    Raises UnknownTask, RedisUnavailable, ConfigError.
+    """
+    return catalog.find(name, lambda: _link(connection))
+
+
 def prepare(
-    name: str,
+    entry: Entry,
     args: Sequence[object],
     kwargs: Mapping[str, object],
     options: Options = NO_OPTIONS,
     now: float | None = None,
 ) -> Request:
-    """Return the job that a call of a task becomes. Raises UnknownTask, ArgumentError."""
-    task = registry.find(name)
+    """Return the job that a call of a task becomes. Raises ArgumentError."""
+    name, task, shape, fingerprint = entry
     if options is not NO_OPTIONS:
         task = treated(task, options)
-    shape = signature.read(task.path)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or time.time()
     hold, hold_ms, pointer = NO_GUARDS
@@ -192,6 +213,7 @@ def prepare(
         options.job_id or _new_id(),
         name,
         task,
+        fingerprint,
         f"{name}({shape.call(bound, named, task.secret)})",
         wire.write_call(task.path, bound, named),
         wire.iso(now),
@@ -202,14 +224,28 @@ def prepare(
         hold_ms,
         pointer,
         _webhook(options.ping) if options.ping else "",
+        options.require_worker,
     )
 
 
 def send(requests: Sequence[Request], connection: Connection | None = None) -> list[Handle]:
-    """Enqueue what was prepared, in one script: jobs of one task and with the same options."""
-    replies = _link(connection).run(Script.named("enqueue"), *_script_call(requests))
+    """Enqueue what was prepared, in one script: jobs of one task and with the same options.
+
+    Raises NoWorker, RedisUnavailable, ConfigError.
+    """
+    first, connected = requests[0], _link(connection)
+    own, now = f"{first.name} {first.fingerprint}", time.monotonic()
+    until, warning = connected.beliefs.get((first.task.queue, own), (0.0, ""))
+    is_due = now >= until or first.require_worker
+    words = _script_call(requests, own if is_due else "")
+    *replies, doubt = connected.run(Script.named("enqueue"), *words)
+    if is_due:
+        warning = doubt and _DOUBTS[doubt].format(queue=first.task.queue, task=first.name)
+        connected.beliefs[first.task.queue, own] = now + LOOK_S, warning
+    if not replies:
+        raise NoWorker(f"{warning}; nothing was enqueued")
     return [
-        _handle(request, reply, connection)
+        _handle(request, reply, (warning,) if warning else (), connection)
         for request, reply in zip(requests, replies, strict=True)
     ]
 
@@ -235,8 +271,8 @@ def status(job_id: str, *, connection: Connection | None = None) -> str:
 # --- building the job
 
 
-def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any]]:
-    """Return KEYS and ARGV of enqueue.lua."""
+def _script_call(requests: Sequence[Request], own: str) -> tuple[tuple[str, ...], list[Any]]:
+    """Return KEYS and ARGV of enqueue.lua; `own` is its member of serves:<queue>, or ''."""
     first = requests[0]
     task, queue = first.task, first.task.queue
     prefix = wire.KEY_PREFIX
@@ -256,6 +292,7 @@ def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any
     ]
     words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
     words += [task.retry, first.hold_ms, first.webhooks]
+    words += [own, int(first.require_worker)]
     for one in requests:
         intervals = _retry_intervals(task.retry, task.retry_delay) if task.retry else ""
         call = one.call[:DESCRIPTION_LENGTH]
@@ -263,12 +300,15 @@ def _script_call(requests: Sequence[Request]) -> tuple[tuple[str, ...], list[Any
     return keys, words
 
 
-def _handle(request: Request, reply: Any, connection: Connection | None) -> Handle:
+def _handle(
+    request: Request, reply: Any, warnings: tuple[str, ...], connection: Connection | None
+) -> Handle:
     """Return what enqueue.lua replied for a job (see its header)."""
     own = Handle(
         request.id,
         request.name,
         request.task.queue,
+        warnings=warnings,
         result_ttl=request.task.result_ttl,
         connection=connection,
     )
@@ -277,12 +317,13 @@ def _handle(request: Request, reply: Any, connection: Connection | None) -> Hand
     why, job_id, status = [word.decode() for word in (*reply, b"")][:3]
     if why == "overdue":
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
-        return own._replace(warnings=(text,))
+        return own._replace(warnings=(text, *warnings))
     if why == "hold":
         said = f"was enqueued for this {request.hold.split(':')[-2]}"
     else:
         said = f"is still {status}" if why == "active" else "was there before"
-    return own._replace(id=job_id, duplicate=True, reason=f"job {job_id} {said}")
+    why = f"job {job_id} {said}"
+    return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
 
 
 def _retry_intervals(retry: int, delay: int) -> str:
@@ -375,9 +416,8 @@ def _problem(options: Options) -> str | None:
 
 
 def _warn(handles: Sequence[Handle]) -> None:
-    for handle in handles:
-        for text in handle.warnings:
-            warnings.warn(text, WerkWarning, stacklevel=3)
+    for text in dict.fromkeys(text for handle in handles for text in handle.warnings):
+        warnings.warn(text, WerkWarning, stacklevel=3)
 
 
 # --- waiting for its result

@@ -47,6 +47,12 @@ class RedisUnavailable(WerkError):
     exit_code = EXIT_TRY_LATER
 
 
+class NoWorker(WerkError):
+    """Raised with require_worker when nobody would run the job; nothing was enqueued."""
+
+    exit_code = EXIT_TRY_LATER
+
+
 class NoSuchJob(WerkError):
     """Raised when Redis has no job of this id: never enqueued, or expired."""
 

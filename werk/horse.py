@@ -285,6 +285,9 @@ class Horse:
         started = time.time()
         result, error = self.runner.run(claim, job, *call)
         took = time.time() - started
+        if error and (misfit := claim.misfit(error, *call)):
+            self.diary.current = None
+            return self.recorder.refuse(claim, job, misfit)
         if self.is_watched:
             self.end(claim, job, result, error, took)
         self.diary.current = None

@@ -106,6 +106,7 @@ class Link:
     ) -> None:
         self.where = where
         self.budget_s = budget_s
+        self.beliefs: dict[Any, Any] = {}  # what a caller was told a moment ago (client.send)
         self._connect = connect
         self._socket: socket.socket | None = None
         self.client: object = None  # one of our own making, which the link keeps alive

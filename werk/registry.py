@@ -7,10 +7,10 @@ More tables, without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.repo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
-from werk.errors import ConfigError, UnknownTask
+from werk.errors import ConfigError
 from werk.settings import Settings
 from werk.task import Task as Task
 
@@ -39,20 +39,13 @@ def tasks() -> Mapping[str, Task]:
     return table
 
 
-def find(name: str) -> Task:
-    """Return the task of this name. Raises UnknownTask, with the nearest name."""
-    task = BUILT_IN.get(name) or tasks().get(name)
-    if task is None:
-        raise UnknownTask(unknown(name))
-    return task
-
-
-def unknown(name: str) -> str:
-    """Return what to say of a name that is in no table."""
+def unknown(name: str, others: Iterable[str] = ()) -> str:
+    """Return what to say of a name that is in no table, nor among those of the catalog."""
     import difflib  # only on the way to an error
 
-    near = difflib.get_close_matches(name, tasks(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(tasks()))}"
+    known = sorted({*tasks(), *others})
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return f"no task is called {name!r}; {hint}"
 
 

@@ -6,6 +6,7 @@
 --       6 created_at, which tells this sending from another's with the same id   7 name of the queue
 --       8 timeout   9 result_ttl   10 failure_ttl   11 task   12 max_crashes   13 retries, 0 none
 --       14 milliseconds that a hold lasts   15 webhooks, as RQ's JSON, or ''
+--       16 "<task> <fingerprint>" as the caller has it, '' to ask nothing of it   17 '1': enqueue only if somebody serves that
 --       then of each job: id, data, description, retry_intervals, and two keys or '':
 --         hold: whoever is enqueued takes it, and until it ends nothing else with the same hold is
 --         pointer: to the last job enqueued with it; while that is active nothing else with it is
@@ -13,6 +14,7 @@
 --   {'id', id}: its id is another's    {'hold', id}: job `id` holds it off
 --   {'active', id, status}: so does the one that the pointer names
 --   {'overdue', id, status}: it is enqueued, though that one is active, and has been for a day
+--   and last what to warn of (see doubt), or ''; that alone, if because of it nothing is enqueued
 --
 -- Invariant: after it each job is in the queue or in the scheduled set, and its queue is in the set of
 -- queues; or nothing has changed. All checks come first, but that of the type of the queue, or of the
@@ -22,11 +24,12 @@
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local P, place, time, ttl, remember_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local created_at, retries, hold_ms, webhooks, FIRST, WORDS = ARGV[6], ARGV[13], ARGV[14], ARGV[15], 16, 6
+local created_at, retries, hold_ms, webhooks, FIRST, WORDS = ARGV[6], ARGV[13], ARGV[14], ARGV[15], 18, 6
 local is_scheduled = place == 'at' or place == 'at front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
+local LIVE_S = 15 -- catalog.py
 local call, try = redis.call, redis.pcall
 
 local function misfit(key, wanted)
@@ -73,6 +76,30 @@ end
 local is_listed = try('SISMEMBER', queues, queue)
 if type(is_listed) == 'table' then return misfit(queues, 'set') end
 
+local function members(...)
+  local reply = try(...)
+  return reply.err and {} or reply
+end
+
+-- Returns '' if a live worker serves the task as the caller has it, or a stock one listens, which serves anything;
+-- 'differs' if live workers serve another version, 'unknown' if they do not know it, 'unheard' if there is none.
+local function doubt()
+  local serves, own, task = P .. ':werk:serves:' .. ARGV[7], ARGV[16], ARGV[11] .. ' '
+  local since = call('TIME')[1] - LIVE_S
+  local beat = try('ZSCORE', serves, own)
+  if type(beat) == 'string' and tonumber(beat) >= since then return '' end
+  local live = members('ZRANGEBYSCORE', serves, since, '+inf')
+  for _, other in ipairs(live) do
+    if string.sub(other, 1, #task) == task then return 'differs' end
+  end
+  if #live > 0 then return 'unknown' end
+  for _, worker in ipairs(members('SMEMBERS', P .. ':workers:' .. ARGV[7])) do
+    local known = members('HMGET', worker, 'birth', 'werk_lease')
+    if known[1] and not known[2] then return '' end
+  end
+  return 'unheard'
+end
+
 local replies, new, ids = {}, {}, {}
 for i = FIRST, #ARGV, WORDS do
   local id, hold, pointer = ARGV[i], ARGV[i + 4], ARGV[i + 5]
@@ -88,6 +115,9 @@ for i = FIRST, #ARGV, WORDS do
     if pointer ~= '' then stands[pointer] = id end
   end
 end
+local warning = ARGV[16] ~= '' and doubt() or ''
+if warning ~= '' and #new > 0 and ARGV[17] == '1' then return {warning} end
+replies[#replies + 1] = warning
 if #new == 0 then return replies end
 
 local placed

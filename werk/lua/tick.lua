@@ -135,6 +135,17 @@ local function serve(list)
   call('EXPIRE', serves, CATALOG_S)
 end
 
+-- A task that no worker has had for so long is forgotten; `pages` is written after that, with the time of now.
+local function forget_old_pages()
+  local catalog = P .. ':werk:catalog'
+  local pages = fits(catalog, 'hash') and call('HGETALL', catalog) or {}
+  for i = 1, #pages, 2 do
+    local is_read, page = pcall(cjson.decode, pages[i + 1])
+    local seen = is_read and type(page) == 'table' and tonumber(page.seen) or 0
+    if seen < now - CATALOG_S then call('HDEL', catalog, pages[i]) end
+  end
+end
+
 if call('HEXISTS', worker_key, 'birth') == 0 then return {{'unborn'}} end
 beat()
 check_own()
@@ -142,6 +153,7 @@ rescue()
 if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
 if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
 if #ARGV > 10 + tasks then
+  forget_old_pages()
   call('HSET', P .. ':werk:catalog', unpack(ARGV, 11 + tasks))
   call('EXPIRE', P .. ':werk:catalog', CATALOG_S)
 end
