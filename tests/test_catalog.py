@@ -416,6 +416,7 @@ def test_workers_ahead_of_callers(
     connection.zadd("rq:scheduled:low", {"changed": 0})
     with pytest.raises(werk.JobFailed, match="another version of the task: report: missing COPIES"):
         werk.result("changed", timeout=10)
+    assert run("werk", "retry", "--error", "Unknown*", "--yes").stdout == "1 retried\n"
 
     listed = run("werk", "tasks", env=old).stdout
     assert "refund DAY COPIES" in listed

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 import pytest
-from support import Process, run
+import redis
+from support import Process, run, wait_until
 
 from werk import cli, cli_ops, errors, settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 CONSOLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -43,6 +45,29 @@ def test_every_command_and_option_is_in_it(name: str) -> None:
     assert name == "--version" or re.search(rf"`[^`\n]*{name}\b", README)
 
 
+PAGES = sorted(ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_command_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"(?:`|^\$ |\| )werk ([a-z]+)([^`\n]*)", text, re.MULTILINE)
+    assert named or page.name == "wire.md"
+    for name, rest in named:
+        command = cli.werk.get_command(click.Context(cli.werk), name)
+        assert command, f"werk {name}"
+        known = {o for p in command.params for o in p.opts} | {"--help"}
+        assert name in ("worker", "enqueue") or {*re.findall(r"--[a-z-]+", rest)} <= known, rest
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_command_has_its_use_at_night() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    for name in cli.werk.list_commands(click.Context(cli.werk)):
+        assert re.search(rf"^\| (`werk [^|]*`, )?`werk {name}\b", text, re.MULTILINE), name
+
+
 def test_every_exit_code_and_variable_is_in_it() -> None:
     codes = {str(v) for n, v in vars(errors).items() if n.startswith("EXIT_")}
     assert codes <= set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
@@ -50,8 +75,11 @@ def test_every_exit_code_and_variable_is_in_it() -> None:
         assert f"`{name}`" in README or name in {"HOME", "XDG_STATE_HOME"}
 
 
-def test_its_commands_print_what_it_shows(spawn: Callable[..., Process], redis_url: str) -> None:
+def test_its_commands_print_what_it_shows(
+    spawn: Callable[..., Process], connection: redis.Redis
+) -> None:
     spawn("werk", "worker", "default")
+    wait_until(lambda: connection.exists("rq:werk:serves:default"))
     examples = [*shown("werk-enqueue"), *shown("printf"), *shown("werk tasks")]
     assert len(examples) >= 6
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
