@@ -336,6 +336,26 @@ def test_a_tick_beats_renews_serves_and_says_what_is_lost(
     assert not connection.exists("rq:worker:one")
 
 
+def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(
+    scripts: Scripts, connection: redis.Redis
+) -> None:
+    day_s = 24 * 3600
+    pages = {name: f'{{"seen": {time.time() - days * day_s}}}' for name, days in
+             (("old", 31), ("resting", 29), ("sleep", 40))}  # fmt: skip
+    connection.hset("rq:werk:catalog", mapping={**pages, "broken": "{", "odd": "[1]"})
+    scripts.tick("one", "", "", 1, 0)  # most ticks write no page
+    assert connection.hlen("rq:werk:catalog") == 5
+    fresh = f'{{"seen": {time.time()}}}'
+    scripts.tick("one", "", "", 1, 1, "sleep f00", "sleep", fresh)
+    found = connection.hgetall("rq:werk:catalog")
+    assert found == {b"resting": pages["resting"].encode(), b"sleep": fresh.encode()}
+    connection.set("rq:werk:catalog", "x")
+    scripts.enqueue("a", "scheduled")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        scripts.tick("one", "", "", 1, 1, "sleep f00", "sleep", fresh)
+    assert scripts.places("a") == ["queue"]  # that is last, and stops nothing else
+
+
 def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
     scripts: Scripts, connection: redis.Redis
 ) -> None:

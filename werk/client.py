@@ -73,6 +73,7 @@ class Options(NamedTuple):
 NO_OPTIONS = Options()
 NO_GUARDS = ("", 0, "")
 UNHEARD = "no worker listens on queue"  # how the least of the warnings begins
+MOST_BELIEFS = 1000
 LOOK_S = 1.0  # how long a caller that enqueues all the time believes what it was told of that
 _DOUBTS = {  # what enqueue.lua has found out about a task and those who would run it
     b"unheard": UNHEARD + " {queue}: werk worker {queue}",
@@ -241,6 +242,8 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
     *replies, doubt = connected.run(Script.named("enqueue"), *words)
     if is_due:
         warning = doubt and _DOUBTS[doubt].format(queue=first.task.queue, task=first.name)
+        if len(connected.beliefs) > MOST_BELIEFS:  # queues may be named by the million
+            connected.beliefs.clear()
         connected.beliefs[first.task.queue, own] = now + LOOK_S, warning
     if not replies:
         raise NoWorker(f"{warning}; nothing was enqueued")
