@@ -224,6 +224,7 @@ def test_a_page_says_all_that_the_table_says(
         {"secret": "token"},
         {"parameters": [{"name": "x"}]},
         {"parameters": 1},
+        {"parameters": [{"name": "a\x1bb", "kind": "keyword", "type": ["str", None, []]}]},
     ],
 )
 def test_what_is_no_page_is_no_task(connection: redis.Redis, damage: object) -> None:
@@ -232,6 +233,15 @@ def test_what_is_no_page_is_no_task(connection: redis.Redis, damage: object) -> 
     connection.hset("rq:werk:catalog", "report", text)
     with pytest.raises(werk.UnknownTask, match="report"):
         client.find("report")
+
+
+def test_nothing_of_a_page_steers_a_terminal(connection: redis.Redis) -> None:
+    page = json.loads(catalog._page(werk.Task("shop.report")))
+    hostile = json.dumps({**page, "summary": "a\x1b[2Jb"})
+    connection.hset("rq:werk:catalog", mapping={"report": hostile, "re\x1bport": hostile})
+    text = run("werk-enqueue", "--help").stdout
+    assert "a [2Jb" in text
+    assert "\x1b" not in text
 
 
 def test_a_type_of_a_newer_werk_takes_json(connection: redis.Redis) -> None:

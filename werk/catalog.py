@@ -199,20 +199,25 @@ def _bytes_as_json(value: object) -> Any:
 def _entry(name: str, page: bytes) -> Entry | None:
     """Return what a page says; None if it is none that we write."""
     try:
+        if not registry.NAME.fullmatch(name):
+            return None
         facts = json.loads(page)
         task = Task(**{field: facts[field] for field in Task._fields})
         if task.problem():
             return None
         task = task._replace(secret=tuple(task.secret))
         parameters = tuple(_parameter(**own) for own in facts["parameters"])
-        shape = Signature(parameters, str(facts["summary"]))
+        summary = "".join(c if c.isprintable() else " " for c in facts["summary"])
+        shape = Signature(parameters, summary)
         return Entry(name, task, shape, str(facts["fingerprint"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _parameter(type: Any, **facts: Any) -> Parameter:
-    return Parameter(type=_type(type), **facts)
+def _parameter(name: str, type: Any, **facts: Any) -> Parameter:
+    if not name.isidentifier():  # it is printed, and nothing steers a terminal
+        raise ValueError(name)
+    return Parameter(name, type=_type(type), **facts)
 
 
 def _type(parts: Any) -> Type:

@@ -22,7 +22,7 @@ TASKS: dict[str, str | Task] = {
 
 BUILT_IN = {"werk.ping": Task("werk.ping")}  # what workers run besides, for `werk ping`
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
 @cache
@@ -64,7 +64,7 @@ def _load(place: str) -> Mapping[str, str | Task]:
 
 
 def _checked(name: object, entry: object, place: str) -> Task:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{place}: {name!r} is no task name; use letters, digits and _ . : -")
     task = Task(entry) if isinstance(entry, str) else entry
     if not isinstance(task, Task):
