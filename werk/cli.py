@@ -486,6 +486,30 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
     return serve(Settings.read(), bind=bind, port=port, hosts=hosts, read_only=read_only)
 
 
+@werk.command()
+@click.argument("file")
+@click.option("--check", is_flag=True, help="Print the next five times of each line; do no more.")
+@click.option(
+    "--catch-up", type=Seconds(), default=300, help="Enqueue what was missed for so long, no older."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --check, print objects.")
+def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
+    """Enqueue as FILE says, a crontab of task names: */5 * * * * sleep 1. Run any number of it."""
+    from werk import cron as own
+
+    lines = own.read(file)
+    if not check:
+        own.run(lines, _link(), catch_up)
+    shown = [line.as_json() for line in lines]
+    if as_json:
+        _print_json(shown)
+        return
+    for line in shown:
+        click.echo(_printable(f"{line['line']}: {line['when']}  {line['call']}", sys.stdout))
+        for moment in line["next"]:
+            click.echo(f"    {moment}")
+
+
 # --- printing
 
 

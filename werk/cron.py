@@ -1,0 +1,279 @@
+"""Crontab lines -> enqueues, each tick once however many run it. For `werk cron` and `werk up`.
+
+read the lines -> wait for the next tick -> enqueue it under a name that all share: its UTC time
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone, tzinfo
+from itertools import islice, takewhile
+from typing import Any, NamedTuple, NoReturn
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterBadDateError, CroniterError, croniter
+from dateutil.tz import gettz
+
+from werk import client, registry, signature, wire
+from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
+from werk.link import Link
+
+SHORTEST_CATCH_UP_S = 60  # a busy machine and a short absence of Redis lose no tick
+LONGEST_CATCH_UP_S = 47 * 3600  # a slot is remembered for 48 h, and clocks differ
+LONGEST_PAUSE_S = 60.0  # the clock may be set, the machine may sleep
+AGAIN_S = 1.0  # after a fault
+STAMPS_S = 30 * 24 * 3600  # a line that nobody ran for so long counts as new
+
+TICKS_SHOWN = 5
+
+log = logging.getLogger("werk.cron")
+
+
+class Line(NamedTuple):
+    """A line of a crontab: when to enqueue which call."""
+
+    number: int
+    when: str  # five fields, or @hourly and the like
+    zone: tzinfo
+    task: str
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+    call: str  # as people see it
+
+    def ticks(self, after: float) -> Iterator[datetime]:
+        """Yield its times after a Unix time, in its zone."""
+        return _ticks(self.when, self.zone, after)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what --check prints of it, with its next five times."""
+        soon = islice(self.ticks(time.time()), TICKS_SHOWN)
+        times = [tick.isoformat(timespec="minutes") for tick in soon]
+        return {"line": self.number, "when": self.when, "call": self.call, "next": times}
+
+
+def read(path: str) -> list[Line]:
+    """Return the lines of a crontab. Raises ArgumentError with each bad line, ConfigError."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            texts = file.read().splitlines()
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror}") from None
+    zone: tzinfo = gettz() or timezone.utc
+    lines, problems = [], []
+    for number, text in enumerate(map(str.strip, texts), 1):
+        try:
+            if setting := re.fullmatch(r"(\w+)\s*=\s*(.*)", text):
+                zone = _zone(*setting.groups())
+            elif text and not text.startswith("#"):
+                lines.append(_line(number, text, zone))
+        except (ArgumentError, UnknownTask) as error:
+            problems.append(f"{path}:{number}: {error}")
+    if problems:
+        raise ArgumentError("\n".join(problems))
+    return lines
+
+
+def run(
+    lines: Sequence[Line],
+    link: Link,
+    catch_up_s: float,
+    *,
+    clock: Callable[[], float] = time.time,
+    pause: Callable[[float], None] = time.sleep,
+) -> NoReturn:
+    """Enqueue what the lines say until SIGTERM, whatever becomes of Redis.
+
+    Raises ArgumentError, and ConfigError if Redis refuses us at the start.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # at any moment: a slot is taken or not
+    cron = Cron(lines, link, catch_up_s, clock())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    log.info("event=begins redis=%s lines=%d", link.where, len(lines))
+    try:
+        link.call("PING")
+    except RedisUnavailable:
+        pass  # said below
+    is_well = True
+    while True:
+        try:
+            cron.fire(clock())
+        except WerkError as error:
+            if is_well:
+                log.error("event=trouble reason=%s", error)
+            is_well = False
+            pause(AGAIN_S)
+            continue
+        if not is_well:
+            log.warning("event=well")
+        is_well = True
+        now = clock()
+        pause(min(LONGEST_PAUSE_S, max(0.0, cron.next_tick(now) - now)))
+
+
+class Cron:
+    """Lines, and up to when the ticks of each are done with. Times are Unix seconds.
+
+    What is done with also stands in Redis, a stamp a line: the next to start knows what was missed
+    while all were down, and takes nothing for missed of a line that is new.
+    """
+
+    def __init__(
+        self, lines: Sequence[Line], link: Link, catch_up_s: float, started: float
+    ) -> None:
+        """Raises ArgumentError."""
+        if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
+            raise ArgumentError(f"catch-up of {catch_up_s:g} s: want 60 s to 47 h")
+        self.lines, self.catch_up_s = lines, catch_up_s
+        self._link = link
+        self._done = {line.number: started for line in lines}
+        self._has_stamps = not lines
+        self._stamps = wire.key("werk", "cron")
+
+    def next_tick(self, now: float) -> float:
+        """Return when the next tick of any line is, or `now` plus the longest pause."""
+        times = (next(line.ticks(now), None) for line in self.lines)
+        soonest = min((found.timestamp() for found in times if found), default=None)
+        return now + LONGEST_PAUSE_S if soonest is None else soonest
+
+    def fire(self, now: float) -> None:
+        """Enqueue each tick up to `now`, unless it was or is too old.
+
+        Raises WerkError; what could not be enqueued is tried again by the next call.
+        """
+        if not self._has_stamps:
+            self._read_stamps()
+        trouble: WerkError | None = None
+        for line in self.lines:
+            try:
+                self._fire(line, now)
+            except RedisUnavailable:
+                raise
+            except WerkError as error:  # of this line alone: a key of the wrong type
+                trouble = error
+        self._write_stamps(now)
+        if trouble:
+            raise trouble
+
+    def _fire(self, line: Line, now: float) -> None:
+        done, oldest = self._done[line.number], now - self.catch_up_s
+        if done < oldest:
+            for tick in _between(line, done, oldest):
+                log.warning("event=missed %s, and what followed: too long ago", _facts(line, tick))
+                break
+            done = self._done[line.number] = oldest
+        for tick in _between(line, done, now):
+            options = client.Options(slot=_utc(tick))
+            request = client.prepare(line.task, line.args, line.kwargs, options)
+            [handle] = client.send([request], self._link)
+            self._done[line.number] = tick.timestamp()
+            if not handle.duplicate:
+                log.info("event=enqueued %s job=%s", _facts(line, tick), handle.id)
+        self._done[line.number] = max(now, self._done[line.number])
+
+    def _read_stamps(self) -> None:
+        names = [_stamp(line) for line in self.lines]
+        for line, stamp in zip(
+            self.lines, self._link.call("ZMSCORE", self._stamps, *names), strict=True
+        ):
+            if stamp is not None:
+                self._done[line.number] = min(float(stamp), self._done[line.number])
+        self._has_stamps = True
+
+    def _write_stamps(self, now: float) -> None:
+        if not self.lines:
+            return
+        words = [word for line in self.lines for word in (self._done[line.number], _stamp(line))]
+        self._link.calls(
+            [
+                ("ZADD", self._stamps, "GT", *words),
+                ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - STAMPS_S),
+            ]
+        )
+
+
+# --- a line
+
+
+def _line(number: int, text: str, zone: tzinfo) -> Line:
+    """Return what a line says. Raises ArgumentError, UnknownTask, ConfigError."""
+    found = re.fullmatch(r"(@\S+|(?:\S+\s+){4}\S+)\s+(.+)", text)
+    if found is None:
+        raise ArgumentError(f"{text[:80]!r} is no line of a crontab: m h dom mon dow TASK [ARGS]")
+    when, call = " ".join(found[1].split()), found[2]
+    _check_time(when, zone)
+    try:
+        name, *words = shlex.split(call)
+    except ValueError as error:
+        raise ArgumentError(f"{error}; quote arguments as in a shell") from None
+    if name.startswith("-"):
+        raise ArgumentError(f"{name}: a line takes no options; the table of tasks does")
+    task = registry.find(name)
+    args, kwargs = signature.read(task.path).parse(words, task=name, secret=task.secret)
+    request = client.prepare(name, args, kwargs)
+    return Line(number, when, zone, name, args, kwargs, request.call)
+
+
+def _check_time(when: str, zone: tzinfo) -> None:
+    """Raises ArgumentError."""
+    try:
+        if re.search(r"(^|[ ,])[hr]", when.lower()):
+            raise CroniterError  # croniter's own: a time by chance, another on each host
+        comes = next(_ticks(when, zone, time.time()), None)
+    except CroniterError:
+        raise ArgumentError(
+            f"{when!r} is no time: minute hour day month weekday, or "
+            "@hourly @daily @weekly @monthly @yearly"
+        ) from None
+    if comes is None:
+        raise ArgumentError(f"{when!r} never comes")
+
+
+def _ticks(when: str, zone: tzinfo, after: float) -> Iterator[datetime]:
+    """Yield the times after a Unix time.
+
+    A time that the clock skips is when the skip ends. One that it shows twice is the first of them,
+    unless minute or hour are *: then it is real time that counts. So does cron(8).
+    """
+    is_real_time = when.lower() == "@hourly" or any(part.startswith("*") for part in when.split()[:2])
+    times = croniter(when, datetime.fromtimestamp(after, zone))
+    try:
+        while True:
+            moment: datetime = times.get_next(datetime)
+            if is_real_time or not moment.fold:
+                yield moment
+    except CroniterBadDateError:  # none in fifty years
+        return
+
+
+def _zone(name: str, value: str) -> ZoneInfo:
+    """Return the zone that a setting names. Raises ArgumentError."""
+    if name not in ("TZ", "CRON_TZ"):
+        raise ArgumentError(f"{name}= is not for a crontab of tasks, which knows TZ= only")
+    try:
+        return ZoneInfo(value.strip("\"'"))
+    except (ValueError, OSError, KeyError):  # what it raises for bad names, folders, and no such
+        raise ArgumentError(
+            f"{name}={value}: no such time zone; say UTC, or Europe/Berlin"
+        ) from None
+
+
+def _between(line: Line, after: float, until: float) -> Iterator[datetime]:
+    return takewhile(lambda tick: tick.timestamp() <= until, line.ticks(after))
+
+
+def _utc(tick: datetime) -> str:
+    return tick.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _facts(line: Line, tick: datetime) -> str:
+    return f"line={line.number} task={line.task} tick={_utc(tick)}"
+
+
+def _stamp(line: Line) -> str:
+    return f"{line.when} {line.call}"
