@@ -490,7 +490,7 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 @click.argument("file")
 @click.option("--check", is_flag=True, help="Print the next five times of each line; do no more.")
 @click.option(
-    "--catch-up", type=Seconds(), default=300, help="Enqueue what was missed for so long, no older."
+    "--catch-up", type=Period(), default="5m", help="Enqueue what was missed for so long, no older."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check, print objects.")
 def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:

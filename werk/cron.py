@@ -240,7 +240,9 @@ def _ticks(when: str, zone: tzinfo, after: float) -> Iterator[datetime]:
     A time that the clock skips is when the skip ends. One that it shows twice is the first of them,
     unless minute or hour are *: then it is real time that counts. So does cron(8).
     """
-    is_real_time = when.lower() == "@hourly" or any(part.startswith("*") for part in when.split()[:2])
+    is_real_time = when.lower() == "@hourly" or any(
+        part.startswith("*") for part in when.split()[:2]
+    )
     times = croniter(when, datetime.fromtimestamp(after, zone))
     try:
         while True:
