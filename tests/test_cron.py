@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
-import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
@@ -458,7 +457,7 @@ def simulated(
 ) -> Counter[int]:
     """Return how many jobs came of each tick. `fire(host, tick)` says how many jobs it made;
     `keys(tick)` are those that expire as time goes by."""
-    jobs = Counter({tick: 0 for tick in range(1, TICKS + 1)})
+    jobs = Counter(dict.fromkeys(range(1, TICKS + 1), 0))
     age, aged, before = connection.register_script(AGE), 0.0, 0.0
     for moment, number, tick in firings(hosts):
         aged += moment - before
@@ -520,3 +519,105 @@ def test_hosts_that_run_werk_cron(
     twice, missed = outcome(simulated(hosts, connection, keys, fire))
     assert twice == 0
     assert missed <= never
+
+
+# --- processes
+
+FAST = """
+import sys, time
+from werk import cron
+from werk.link import link
+from werk.settings import Settings
+path, noon, begun, speed = sys.argv[1], *map(float, sys.argv[2:])
+cron.run(
+    cron.read(path),
+    link(Settings.read(), budget_s=0.5),
+    catch_up_s=3600,
+    clock=lambda: noon + (time.time() - begun) * speed,
+    pause=lambda seconds: time.sleep(seconds / speed),
+)
+"""
+MINUTE_S = 0.25
+
+
+def test_two_processes_for_sixty_ticks(
+    lines: Callable[[str], list[Line]], tmp_path: Path, spawn: Spawn, server: Server, redis_url: str
+) -> None:
+    """They begin while Redis is away; one is killed and comes back; Redis is restarted."""
+    [line] = lines("* * * * * sleep 1\n")
+    begun, speed = time.time(), 60 / MINUTE_S
+    ticks = [NOON + 60 * number for number in range(200)]
+
+    def start() -> Process:
+        return spawn("python", "-c", FAST, tmp_path / "crontab", NOON, begun, speed)
+
+    def wait_for(number: int) -> None:
+        """Wait for so many ticks, from the first there was."""
+        with redis.Redis.from_url(redis_url) as connection:
+            wait_until(lambda: len(ids(connection)) >= number, timeout=60)
+
+    server.stop()
+    one, other = start(), start()
+    wait_until(lambda: "event=not-enqueued" in one.output())
+    server.start()
+    wait_for(15)
+    one.kill()
+    one.wait()
+    wait_for(25)
+    again = start()
+    wait_until(lambda: "event=begins" in again.output())
+    wait_for(35)
+    server.stop()
+    wait_until(lambda: "event=not-enqueued" in again.output())
+    server.start()
+    wait_for(61)
+    for process in (other, again):
+        process.terminate()
+        assert process.wait(5) == 0
+    with redis.Redis.from_url(redis_url) as connection:
+        fired = [number for number, tick in enumerate(ticks) if job_of(connection, line, tick)]
+        found = ids(connection)
+        assert sorted(job_of(connection, line, ticks[n]) for n in fired) == sorted(found)
+    assert fired == list(range(fired[0], fired[-1] + 1))
+    assert len(fired) >= 60
+    assert "event=missed" not in one.output() + other.output() + again.output()
+
+
+def test_the_command_makes_up_for_what_was_missed(
+    file: Callable[[str], Path], spawn: Spawn, connection: redis.Redis
+) -> None:
+    path = file("*/5 * * * * sleep 1\n")
+    connection.zadd("rq:werk:cron", {"*/5 * * * * sleep(1.0)": time.time() - 3000})
+    process = spawn("werk", "cron", "--catch-up", "1h", path)
+    wait_until(lambda: len(ids(connection)) >= 10)
+    assert process.output().count("event=enqueued line=1 task=sleep tick=2") >= 10
+    process.terminate()
+    assert process.wait(5) == 0
+
+
+def test_it_ends_at_once_even_while_it_waits_for_redis(
+    file: Callable[[str], Path], spawn: Spawn
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        env = {"RQ_REDIS_URL": f"redis://127.0.0.1:{mute.getsockname()[1]}"}
+        process = spawn("werk", "cron", file("* * * * * sleep 1\n"), env=env)
+        mute.settimeout(10)
+        heard, _ = mute.accept()
+        with heard:
+            process.terminate()
+            assert process.wait(3) == 0
+
+
+def test_a_wrong_password_is_no_reason_to_try_again(
+    file: Callable[[str], Path], redis_url: str
+) -> None:
+    env = {"RQ_REDIS_URL": redis_url.replace("//", "//nobody:secret@")}
+    done = run("werk", "cron", file("* * * * * sleep 1\n"), env=env)
+    assert done.returncode == 78
+    assert "refused the credentials" in done.stderr.splitlines()[-1]
+    assert "secret" not in done.stderr
+
+
+def test_nothing_else_loads_croniter() -> None:
+    code = "import sys, werk.cli, werk.cli_ops, werk.client; print('croniter' in sys.modules)"
+    assert run("python", "-c", code).stdout == "False\n"

@@ -21,7 +21,7 @@ from croniter import CroniterBadDateError, CroniterError, croniter
 from dateutil.tz import gettz
 
 from werk import client, registry, signature, wire
-from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
+from werk.errors import ArgumentError, ConfigError, RedisUnavailable, UnknownTask, WerkError
 from werk.link import Link
 
 SHORTEST_CATCH_UP_S = 60  # a busy machine and a short absence of Redis lose no tick
@@ -95,22 +95,20 @@ def run(
     cron = Cron(lines, link, catch_up_s, clock())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     log.info("event=begins redis=%s lines=%d", link.where, len(lines))
-    try:
-        link.call("PING")
-    except RedisUnavailable:
-        pass  # said below
     is_well = True
     while True:
         try:
             cron.fire(clock())
         except WerkError as error:
+            if isinstance(error, ConfigError) and not cron.has_begun:
+                raise
             if is_well:
-                log.error("event=trouble reason=%s", error)
+                log.error("event=not-enqueued, trying again: %s", error)
             is_well = False
             pause(AGAIN_S)
             continue
         if not is_well:
-            log.warning("event=well")
+            log.warning("event=goes-on")
         is_well = True
         now = clock()
         pause(min(LONGEST_PAUSE_S, max(0.0, cron.next_tick(now) - now)))
@@ -132,7 +130,7 @@ class Cron:
         self.lines, self.catch_up_s = lines, catch_up_s
         self._link = link
         self._done = {line.number: started for line in lines}
-        self._has_stamps = not lines
+        self.has_begun = not lines  # stamps are read
         self._stamps = wire.key("werk", "cron")
 
     def next_tick(self, now: float) -> float:
@@ -146,7 +144,7 @@ class Cron:
 
         Raises WerkError; what could not be enqueued is tried again by the next call.
         """
-        if not self._has_stamps:
+        if not self.has_begun:
             self._read_stamps()
         trouble: WerkError | None = None
         for line in self.lines:
@@ -183,7 +181,7 @@ class Cron:
         ):
             if stamp is not None:
                 self._done[line.number] = min(float(stamp), self._done[line.number])
-        self._has_stamps = True
+        self.has_begun = True
 
     def _write_stamps(self, now: float) -> None:
         if not self.lines:
