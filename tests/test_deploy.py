@@ -65,9 +65,25 @@ def test_a_worker_may_finish_its_longest_job() -> None:
     assert service["Restart"] == "always"  # also when it was drained
 
 
-def test_what_the_timer_starts_is_there() -> None:
-    assert unit("werk-sleep.timer")["Timer"]["Persistent"] == "true"
-    assert unit("werk-sleep.service")["Service"]["Type"] == "oneshot"
+def in_a_bare_environment(home: Path, command: str, *settings: str) -> Any:
+    """Run a command as cron and systemd do: hardly a variable, and in the home of the user."""
+    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}", *settings)
+    command = f"cd && {command.replace(BIN, HERE)}"
+    return run("/usr/bin/env", "-i", *bare, "/bin/sh", "-c", command)
+
+
+def test_what_the_timer_starts_on_two_hosts_is_one_job(
+    tmp_path: Path, redis_url: str, connection: redis.Redis
+) -> None:
+    timer, service = unit("werk-sleep.timer")["Timer"], unit("werk-sleep.service")["Service"]
+    assert (timer["OnCalendar"], timer["Persistent"]) == ("*:0/5", "true")
+    assert "--once-per 5m" in service["ExecStart"]
+    assert timer["AccuracySec"] == "1s"  # by itself systemd is up to a minute late
+    assert service["Type"] == "oneshot"
+    for _ in range(2):
+        done = in_a_bare_environment(tmp_path, service["ExecStart"], f"RQ_REDIS_URL={redis_url}")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert connection.llen("rq:queue:default") == 1
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -76,23 +92,26 @@ def test_a_unit_has_no_secret_on_a_command_line(name: str) -> None:
     assert "redis://" not in command
 
 
-def test_what_cron_runs_is_quiet_and_works(redis_url: str, connection: redis.Redis) -> None:
+def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
+    tmp_path: Path, redis_url: str, connection: redis.Redis
+) -> None:
     lines = cron_lines()
     assert len(lines) == 3
     for when, user, command in lines:
         assert croniter.is_valid(when.strip())
         assert user == "werk"
         assert "%" not in command  # cron would cut it there
-    poor = {"PATH": "/usr/bin:/bin", "LANG": "C"}
-    for _, _, command in lines[:2]:
-        done = run("/bin/sh", "-c", command.replace(BIN, HERE), env=poor)
+    settings = f"RQ_REDIS_URL={redis_url}"
+    assert "\nRQ_REDIS_URL=redis://" in (DEPLOY / "crontab").read_text()
+    for _, _, command in lines[:2] * 2:
+        done = in_a_bare_environment(tmp_path, command, settings)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert connection.llen("rq:queue:default") == 2
-    check = lines[2][2].replace(BIN, HERE)
-    done = run("/bin/sh", "-c", check, env=poor)
+    check = lines[2][2]
+    done = in_a_bare_environment(tmp_path, check, settings)
     assert done.stdout.startswith("WERK CRITICAL - queue default: 2 waiting and no worker")
     connection.flushall()
-    assert run("/bin/sh", "-c", check, env=poor).stdout == ""
+    assert in_a_bare_environment(tmp_path, check, settings).stdout == ""
 
 
 def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:

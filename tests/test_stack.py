@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -292,6 +293,34 @@ def test_up_runs_what_is_in_a_file_now(
     with client(redis_url) as connection:
         Queue(connection=connection).enqueue("talk.talk")
         wait_until(lambda: "sung by a job" in process.output())
+
+
+def test_up_runs_a_crontab(
+    up: Callable[..., Process], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("crontab").write_text("*/5 * * * * hello Ada\n")
+    with client(redis_url) as connection:  # it last ran ten minutes ago: so a tick is due
+        connection.zadd("rq:werk:cron", {"*/5 * * * * hello('Ada')": time.time() - 600})
+        process = up(redis_url)
+        wait_until(lambda: "cron      | " in process.output())
+        wait_until(lambda: list(connection.scan_iter("rq:results:*")))
+    cron = next(pid for pid in descendants(process.pid) if b"\0cron\0" in _command_line(pid))
+    process.terminate()
+    assert process.wait(10) == 0
+    assert "cron      | stopped" in process.output()
+    assert is_gone(cron)
+
+
+def test_up_refuses_a_bad_crontab_before_anything_starts(
+    own_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("crontab").write_text("*/5 * * * * helo Ada\n")
+    done = run("werk", "up", "--port", free_port(), env={"RQ_REDIS_URL": own_url})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("werk: crontab:1: no task is called 'helo'")
+    assert not Path(Settings.read().state_dir).exists()
 
 
 def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_url: str) -> None:

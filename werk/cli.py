@@ -468,7 +468,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
 @werk.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=9181, help="Of the dashboard.")
 def up(port: int) -> int | None:
-    """Run server, worker and dashboard in this terminal, until Ctrl-C."""
+    """Run server, worker, dashboard and ./crontab in this terminal, until Ctrl-C."""
     from werk import stack
 
     return stack.up(Settings.read(), port=port)

@@ -172,6 +172,8 @@ class Cron:
             self._done[line.number] = tick.timestamp()
             if not handle.duplicate:
                 log.info("event=enqueued %s job=%s", _facts(line, tick), handle.id)
+                for warning in handle.warnings:
+                    log.warning("event=warned %s: %s", _facts(line, tick), warning)
         self._done[line.number] = max(now, self._done[line.number])
 
     def _read_stamps(self) -> None:

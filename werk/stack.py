@@ -1,4 +1,4 @@
-"""`werk up`: server, worker and dashboard in one foreground process. Also the server by itself.
+"""`werk up`: server, worker, dashboard and cron in one foreground process. Also the server alone.
 
 For a first run and for development. Where a server already answers, it is used and never stopped.
 Call it from the main thread: the kernel ends a child with the *thread* that started it.
@@ -35,6 +35,7 @@ from werk.signature import source
 
 DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own
 DASHBOARD_PORT = 9181
+CRONTAB = "crontab"  # in the current folder
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OLDEST_SERVER = (6, 2)  # LMOVE, `bind -::1`
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
@@ -51,9 +52,15 @@ _guards: list[subprocess.Popen[bytes]] = []
 def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     """Run worker, dashboard and, where none answers, a server, until Ctrl-C. Return the exit code.
 
-    Raises ConfigError or RedisUnavailable before anything of it is left running.
+    Where there is a ./crontab, run `werk cron` as well. Raises ArgumentError (a bad line in it),
+    ConfigError or RedisUnavailable before anything of it is left running.
     """
     worker = _worker_command()  # a broken registry is said before anything starts
+    has_cron = os.path.exists(CRONTAB)
+    if has_cron:
+        from werk import cron  # and so is a bad line; nothing else here needs croniter
+
+        cron.read(CRONTAB)
     _refuse_taken(port)
     url = _url(settings)
     answering = _who_answers(url)
@@ -63,6 +70,8 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         front.catch_signals()
         front.start("worker", worker, url)
         front.start("dashboard", _dashboard_command(port), url)
+        if has_cron:
+            front.start("cron", [sys.executable, "-m", "werk.cli", "cron", CRONTAB], url)
         front.say("server", _about_server(url, server, answering))
         front.say("worker", f"werk {' '.join(worker[worker.index('worker') :])}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
@@ -384,7 +393,7 @@ class _Front:
             self.children.insert(0, self.children.pop())
 
     def stop(self) -> None:
-        """Stop the dashboard, then the worker, which finishes its job, and the server last."""
+        """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
         for child in reversed(self.children):
             self._end(child)
         if self.server:
