@@ -13,7 +13,7 @@ import pytest
 import redis
 from support import Process, run, wait_until
 
-from werk import cli, cli_ops, errors, settings
+from werk import cli, cli_ops, cron, errors, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,7 +38,13 @@ def shown(start: str) -> list[tuple[str, str]]:
             if isinstance(p, click.Option)
             for o in p.opts
         ),
-        *(o for p in cli.enqueue.params if isinstance(p, click.Option) for o in p.opts),
+        *(
+            o
+            for own in (cli.enqueue, cli.cron)
+            for p in own.params
+            if isinstance(p, click.Option)
+            for o in p.opts
+        ),
     ],
 )
 def test_every_command_and_option_is_in_it(name: str) -> None:
@@ -88,6 +94,16 @@ def test_its_commands_print_what_it_shows(
         parts = ID.sub("ID", output).split("...\n")
         wanted = r"(.*\n)*".join(re.escape(part) for part in parts)
         assert re.fullmatch(wanted, ID.sub("ID", printed)), printed
+
+
+def test_its_crontab_is_one(tmp_path: Path) -> None:
+    [text] = re.findall(r"```\n(# crontab;.*?)```", README, re.DOTALL)
+    (tmp_path / "crontab").write_text(text)
+    assert [line.task for line in cron.read(str(tmp_path / "crontab"))] == [
+        "sleep",
+        "hello",
+        "hello",
+    ]
 
 
 def test_what_it_shows_of_failed_jobs(spawn: Callable[..., Process], redis_url: str) -> None:
