@@ -191,7 +191,7 @@ class Cron:
         words = [word for line in self.lines for word in (self._done[line.number], _stamp(line))]
         self._link.calls(
             [
-                ("ZADD", self._stamps, "GT", *words),
+                ("ZADD", self._stamps, *words),
                 ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - STAMPS_S),
             ]
         )
