@@ -95,23 +95,23 @@ def run(
     cron = Cron(lines, link, catch_up_s, clock())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     log.info("event=begins redis=%s lines=%d", link.where, len(lines))
-    is_well = True
+    trouble = ""
     while True:
+        now = clock()
         try:
-            cron.fire(clock())
+            cron.fire(now)
         except WerkError as error:
             if isinstance(error, ConfigError) and not cron.has_begun:
                 raise
-            if is_well:
+            if str(error) != trouble:
                 log.error("event=not-enqueued, trying again: %s", error)
-            is_well = False
+            trouble = str(error)
             pause(AGAIN_S)
             continue
-        if not is_well:
+        if trouble:
             log.warning("event=goes-on")
-        is_well = True
-        now = clock()
-        pause(min(LONGEST_PAUSE_S, max(0.0, cron.next_tick(now) - now)))
+        trouble = ""
+        pause(max(0.0, min(LONGEST_PAUSE_S, cron.next_tick(now) - clock())))
 
 
 class Cron:
@@ -161,9 +161,8 @@ class Cron:
     def _fire(self, line: Line, now: float) -> None:
         done, oldest = self._done[line.number], now - self.catch_up_s
         if done < oldest:
-            for tick in _between(line, done, oldest):
-                log.warning("event=missed %s, and what followed: too long ago", _facts(line, tick))
-                break
+            if missed := next(_between(line, done, oldest), None):
+                log.warning("event=missed %s and what followed, too long ago", _facts(line, missed))
             done = self._done[line.number] = oldest
         for tick in _between(line, done, now):
             options = client.Options(slot=_utc(tick))
