@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Process, run, wait_until
 
-from werk import client, cron
+from werk import catalog, client, cron
 from werk.cron import Cron, Line
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.link import Link, link
+from werk.registry import Task
 from werk.settings import Settings
 from werk.stack import Server, free_port
 
@@ -43,16 +44,16 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def lines(file: Callable[[str], Path]) -> Callable[[str], list[Line]]:
-    """Read a crontab; its times are UTC if it does not say otherwise."""
-    return lambda text: cron.read(str(file(f"TZ=UTC\n{text}")))
-
-
-@pytest.fixture
 def connected(redis_url: str) -> Iterator[Link]:
     own = link(Settings.read())
     yield own
     own.close()
+
+
+@pytest.fixture
+def lines(file: Callable[[str], Path], connected: Link) -> Callable[[str], list[Line]]:
+    """Read a crontab; its times are UTC if it does not say otherwise."""
+    return lambda text: cron.read(str(file(f"TZ=UTC\n{text}")), connected)
 
 
 def at(text: str) -> float:
@@ -62,12 +63,12 @@ def at(text: str) -> float:
 # --- lines
 
 
-def test_lines_say_when_and_what(file: Callable[[str], Path]) -> None:
+def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -> None:
     text = (
         "# every five minutes\n\n  */5 *\t* * *   sleep  1.5\r\n"
         "TZ = 'Europe/Berlin'\n@hourly hello 'Ada L.'\nCRON_TZ=Asia/Tokyo\n0 6 * * mon-fri panic\n"
     )
-    found = cron.read(str(file(text)))
+    found = cron.read(str(file(text)), connected)
     assert [(line.number, line.when, line.call) for line in found] == [
         (3, "*/5 * * * *", "sleep(1.5)"),
         (5, "@hourly", "hello('Ada L.')"),
@@ -101,10 +102,10 @@ def test_lines_say_when_and_what(file: Callable[[str], Path]) -> None:
     ],
 )
 def test_a_bad_line_is_said_with_its_number(
-    text: str, said: str, file: Callable[[str], Path]
+    text: str, said: str, file: Callable[[str], Path], connected: Link
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
-        cron.read(str(file(f"# one\n* * * * * sleep 1\n{text}\n")))
+        cron.read(str(file(f"# one\n* * * * * sleep 1\n{text}\n")), connected)
     path, number, reason = str(caught.value).split(":", 2)
     assert (Path(path).name, number) == ("crontab", "3")
     assert said in reason
@@ -314,7 +315,7 @@ def slot_of(line: Line, tick: float) -> str:
     """Return the key that names the job of a tick."""
     text = datetime.fromtimestamp(tick, timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
     options = client.Options(slot=text)
-    return client.prepare(line.task, line.args, line.kwargs, options).hold
+    return client.prepare(client.find(line.task), line.args, line.kwargs, options).hold
 
 
 def job_of(connection: redis.Redis, line: Line, tick: float) -> str:
@@ -404,6 +405,20 @@ def test_a_line_that_cannot_be_enqueued_keeps_no_other(
     assert len(ids(connection)) == 2
 
 
+def test_a_task_that_only_workers_know(
+    lines: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
+) -> None:
+    page = json.loads(catalog._page(Task("shop.report", queue="low")))
+    connection.hset("rq:werk:catalog", "report", json.dumps(page))
+    cron_ = Cron(lines("* * * * * report 7\n"), connected, 300, NOON)
+    cron_.fire(NOON + 61)
+    assert connection.llen("rq:queue:low") == 1
+    page["queue"] = "high"
+    connection.hset("rq:werk:catalog", "report", json.dumps(page))
+    cron_.fire(NOON + 121)  # after a deploy
+    assert connection.llen("rq:queue:high") == 1
+
+
 def test_a_clock_that_is_set(
     lines: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
 ) -> None:
@@ -481,7 +496,7 @@ def test_hosts_that_say_once_per(
     hosts: Sequence[Host], never: float, connected: Link, connection: redis.Redis
 ) -> None:
     options = client.Options(once_per=PERIOD_S)
-    hold = client.prepare("sleep", (1,), {}, options).hold
+    hold = client.prepare(client.find("sleep"), (1,), {}, options).hold
 
     def fire(number: int, tick: int) -> int:
         return not client.enqueue("sleep", 1, options=options, connection=connected).duplicate
@@ -530,9 +545,10 @@ from werk import cron
 from werk.link import link
 from werk.settings import Settings
 path, noon, begun, speed = sys.argv[1], *map(float, sys.argv[2:])
+connected = link(Settings.read(), budget_s=0.5)
 cron.run(
-    cron.read(path),
-    link(Settings.read(), budget_s=0.5),
+    cron.read(path, connected),
+    connected,
     catch_up_s=47 * 3600,  # twelve minutes of ours: a busy machine is no fault
     clock=lambda: noon + (time.time() - begun) * speed,
     pause=lambda seconds: time.sleep(seconds / speed),

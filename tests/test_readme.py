@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import redis
 from support import Process, run, wait_until
 
-from werk import cli, cli_ops, cron, errors, settings
+from werk import cli, cli_ops, errors, settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -99,11 +100,9 @@ def test_its_commands_print_what_it_shows(
 def test_its_crontab_is_one(tmp_path: Path) -> None:
     [text] = re.findall(r"```\n(# crontab;.*?)```", README, re.DOTALL)
     (tmp_path / "crontab").write_text(text)
-    assert [line.task for line in cron.read(str(tmp_path / "crontab"))] == [
-        "sleep",
-        "hello",
-        "hello",
-    ]
+    done = run("werk", "cron", "--check", "--json", tmp_path / "crontab")
+    calls = [line["call"] for line in json.loads(done.stdout)]
+    assert calls == ["sleep(1.0)", "hello('the night shift')", "hello('Ada')"]
 
 
 def test_what_it_shows_of_failed_jobs(spawn: Callable[..., Process], redis_url: str) -> None:

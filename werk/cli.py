@@ -497,9 +497,10 @@ def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
     """Enqueue as FILE says, a crontab of task names: */5 * * * * sleep 1. Run any number of it."""
     from werk import cron as own
 
-    lines = own.read(file)
+    connected = _link()
+    lines = own.read(file, connected)
     if not check:
-        own.run(lines, _link(), catch_up)
+        own.run(lines, connected, catch_up)
     shown = [line.as_json() for line in lines]
     if as_json:
         _print_json(shown)

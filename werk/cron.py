@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 from croniter import CroniterBadDateError, CroniterError, croniter
 from dateutil.tz import gettz
 
-from werk import client, registry, signature, wire
+from werk import client, wire
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable, UnknownTask, WerkError
 from werk.link import Link
 
@@ -57,8 +57,11 @@ class Line(NamedTuple):
         return {"line": self.number, "when": self.when, "call": self.call, "next": times}
 
 
-def read(path: str) -> list[Line]:
-    """Return the lines of a crontab. Raises ArgumentError with each bad line, ConfigError."""
+def read(path: str, link: Link) -> list[Line]:
+    """Return the lines of a crontab. Redis is asked about tasks that are not known here.
+
+    Raises ArgumentError with each bad line, ConfigError, RedisUnavailable.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             texts = file.read().splitlines()
@@ -71,7 +74,7 @@ def read(path: str) -> list[Line]:
             if setting := re.fullmatch(r"(\w+)\s*=\s*(.*)", text):
                 zone = _zone(*setting.groups())
             elif text and not text.startswith("#"):
-                lines.append(_line(number, text, zone))
+                lines.append(_line(number, text, zone, link))
         except (ArgumentError, UnknownTask) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
@@ -165,8 +168,9 @@ class Cron:
                 log.warning("event=missed %s and what followed, too long ago", _facts(line, missed))
             done = self._done[line.number] = oldest
         for tick in _between(line, done, now):
+            entry = client.find(line.task, self._link)  # as it is now: workers may have changed
             options = client.Options(slot=_utc(tick))
-            request = client.prepare(line.task, line.args, line.kwargs, options)
+            request = client.prepare(entry, line.args, line.kwargs, options)
             [handle] = client.send([request], self._link)
             self._done[line.number] = tick.timestamp()
             if not handle.duplicate:
@@ -199,8 +203,8 @@ class Cron:
 # --- a line
 
 
-def _line(number: int, text: str, zone: tzinfo) -> Line:
-    """Return what a line says. Raises ArgumentError, UnknownTask, ConfigError."""
+def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
+    """Return what a line says. Raises ArgumentError, UnknownTask, and as client.find."""
     found = re.fullmatch(r"(@\S+|(?:\S+\s+){4}\S+)\s+(.+)", text)
     if found is None:
         raise ArgumentError(f"{text[:80]!r} is no line of a crontab: m h dom mon dow TASK [ARGS]")
@@ -212,9 +216,9 @@ def _line(number: int, text: str, zone: tzinfo) -> Line:
         raise ArgumentError(f"{error}; quote arguments as in a shell") from None
     if name.startswith("-"):
         raise ArgumentError(f"{name}: a line takes no options; the table of tasks does")
-    task = registry.find(name)
-    args, kwargs = signature.read(task.path).parse(words, task=name, secret=task.secret)
-    request = client.prepare(name, args, kwargs)
+    entry = client.find(name, link)
+    args, kwargs = entry.shape.parse(words, task=name, secret=entry.task.secret)
+    request = client.prepare(entry, args, kwargs)
     return Line(number, when, zone, name, args, kwargs, request.call)
 
 

@@ -29,7 +29,7 @@ from redis.retry import Retry
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
-from werk.link import Address, parse_url, shown
+from werk.link import Address, link, parse_url, shown
 from werk.settings import Settings
 from werk.signature import source
 
@@ -56,11 +56,6 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     ConfigError or RedisUnavailable before anything of it is left running.
     """
     worker = _worker_command()  # a broken registry is said before anything starts
-    has_cron = os.path.exists(CRONTAB)
-    if has_cron:
-        from werk import cron  # and so is a bad line; nothing else here needs croniter
-
-        cron.read(CRONTAB)
     _refuse_taken(port)
     url = _url(settings)
     answering = _who_answers(url)
@@ -68,6 +63,11 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     front = _Front(server)
     try:
         front.catch_signals()
+        has_cron = os.path.exists(CRONTAB)
+        if has_cron:
+            from werk import cron  # nothing else here needs croniter
+
+            cron.read(CRONTAB, link(settings._replace(redis_url=url)))  # a bad line is said first
         front.start("worker", worker, url)
         front.start("dashboard", _dashboard_command(port), url)
         if has_cron:
