@@ -146,7 +146,6 @@ class Signature:
     ) -> None:
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self._places = [own for own in parameters if own.kind == "positional"]
-        self._required = {own.name for own in parameters if own.required}
         self._named = {  # those that can be given by name
             own.name: own
             for own in parameters
@@ -245,14 +244,13 @@ class Signature:
             return f"takes {takes} argument{'' if most == 1 else 's'}, {count} given"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:
-            if name in filled and name in self._named:
-                return f"{name} is given twice"
             if name not in self._named and not self._rest_named:
                 return self._unknown(name, _word(name))
-        if missing := self._required - filled - (self._named.keys() & kwargs.keys()):
-            usages = [own.usage for own in self.parameters if own.name in missing]
-            return f"missing {' and '.join(usages)}"
-        return None
+            if name in filled and name in self._named:
+                return f"{name} is given twice"
+        filled |= self._named.keys() & kwargs
+        missing = [own.usage for own in self.parameters if own.required and own.name not in filled]
+        return f"missing {' and '.join(missing)}" if missing else None
 
     def _owned(
         self, args: _Args, kwargs: _Kwargs
@@ -264,8 +262,6 @@ class Signature:
             yield name, self._named.get(name) or self._rest_named or _KWARGS, value
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
-        if not secret:
-            return False
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
         return own.name in secret or name in secret
@@ -313,7 +309,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-# --- text to values: each raises ValueError, ArithmeticError, or Unfit with a reason of its own
+# --- text to values: Unfit with a reason of its own, or LookupError, ValueError, ArithmeticError
 
 _INTEGER = r"[+-]?[0-9]+"
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -348,11 +344,6 @@ def _float(text: str) -> float:
     if abs(number) > sys.float_info.max:
         raise Unfit(_shown(text), "is too large for a float")
     return number
-
-
-def _bool(text: str) -> bool:
-    _match("|".join(_BOOLS), text.lower())
-    return _BOOLS[text.lower()]
 
 
 def _decimal(text: str) -> Decimal:
@@ -406,7 +397,7 @@ _KINDS = {
     "str": _Kind(str, _text, "text (str)"),
     "int": _Kind(int, _int, "a whole number (int)"),
     "float": _Kind(float, _float, "a number (float)"),
-    "bool": _Kind(bool, _bool, "true or false (bool)"),
+    "bool": _Kind(bool, lambda text: _BOOLS[text.lower()], "true or false (bool)"),
     "bytes": _Kind(bytes, os.fsencode, "bytes, or text in UTF-8"),
     "decimal": _Kind(Decimal, _decimal, "a decimal number (Decimal)"),
     "date": _Kind(date, date.fromisoformat, "a date: 2026-01-31"),
