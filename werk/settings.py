@@ -55,7 +55,8 @@ class Settings(NamedTuple):
         redis_url = env.get("RQ_REDIS_URL") or (None if rq_config else env.get("REDIS_URL"))
         # what `rq worker` takes from the environment (rq.cli.helpers.get_redis_from_config)
         is_rq_redis = not redis_url and not rq_config and not _RQ_REDIS.isdisjoint(env)
-        local = os.path.join(env.get("HOME", "/tmp"), ".local", "state")
+        home = env.get("HOME") or os.path.expanduser("~")
+        local = os.path.join(home, ".local", "state")
         return cls(
             redis_url=redis_url,
             rq_config=rq_config,

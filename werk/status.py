@@ -206,7 +206,8 @@ def check_here(link: Link, host: str) -> tuple[int, str]:
 
 
 def _verdict(level: str, said: str) -> tuple[int, str]:
-    return CHECK_EXITS[level], f"WERK {level.upper()} - {said}"
+    line = "".join(c if c.isprintable() and c != "|" else "?" for c in said)  # perfdata follows a |
+    return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
 
 
 # --- reading
@@ -360,7 +361,7 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     elif (level := limits.age_s.level(queue.oldest_s or 0)) != OK:
         what = f"{at}: the oldest has waited {_age(queue.oldest_s)}"
         yield Problem(level, what, "start more workers, or see what they are at")
-    if (level := limits.waiting.level(queue.waiting)) != OK:
+    if not queue.paused and (level := limits.waiting.level(queue.waiting)) != OK:
         yield Problem(level, waits, "start more workers")
     if (level := limits.failed.level(queue.failed)) != OK:
         yield Problem(level, f"{at}: {queue.failed} failed", f"werk failed --queue {queue.name}")
