@@ -98,15 +98,18 @@ def _read(names: list[str]) -> Signature:
 
 def _locate(names: list[str]) -> tuple[ModuleSpec, int]:
     """Return the module in a dotted path as an import finds it, and how many names are its own."""
-    spec, depth = _find_spec(names[0], None), 1
-    while spec and depth < len(names) - 1 and spec.submodule_search_locations is not None:
-        inner = _find_spec(".".join(names[: depth + 1]), [*spec.submodule_search_locations])
-        if not inner:
+    found, search = None, None
+    for depth in range(1, len(names)):
+        spec = _find_spec(".".join(names[:depth]), search)
+        if not spec:
             break
-        spec, depth = inner, depth + 1
-    if not spec or len(names) < 2:
+        found = spec, depth
+        if spec.submodule_search_locations is None:
+            break
+        search = [*spec.submodule_search_locations]
+    if not found:
         raise _Unread("module", f"no module {names[0]} on sys.path")
-    return spec, depth
+    return found
 
 
 def _find_spec(name: str, search: list[str] | None) -> ModuleSpec | None:
