@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
@@ -555,5 +553,5 @@ def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        retry=None,
     )
