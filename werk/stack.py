@@ -348,9 +348,9 @@ class _Front:
     def watch(self) -> int:
         """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
         files = _sources()
-        before = _changed(files)
+        before = _times_of(files)
         while not self.stops_asked:
-            if (now := before | _changed(files)) != before:
+            if (now := before | _times_of(files)) != before:
                 before = now
                 self._renew_worker()
             for child in self.children.values():
@@ -419,8 +419,8 @@ def _sources() -> list[str]:
     return [file for file in files if file]
 
 
-def _changed(files: Sequence[str]) -> dict[str, float]:
-    """Return when files were changed."""
+def _times_of(files: Sequence[str]) -> dict[str, float]:
+    """Return when each file was changed last."""
     times = {}
     for file in files:
         try:
