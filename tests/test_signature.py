@@ -732,11 +732,7 @@ class MyFloat(float):
         ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
         ("Any", object(), "sleep: x: the value is a object; send plain data"),
-        (
-            "Any",
-            {"a": {1: Path()}},
-            "sleep: x: the value contains ",
-        ),
+        ("Any", {"a": {1: Path()}}, "sleep: x: the value contains "),
         (
             "dt.datetime",
             datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")),

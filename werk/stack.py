@@ -550,8 +550,5 @@ def _guard(pid: int) -> None:
 
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
     return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=None,
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
     )
