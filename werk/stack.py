@@ -59,8 +59,8 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     front = _Front(server, url)
     try:
         front.catch_signals()
-        front.start("worker", *worker)
-        front.start("dashboard", "dashboard", "--port", str(port))
+        front.start(*worker)
+        front.start("dashboard", "--port", str(port))
         if server:
             front.say("server", f"{server.binary} at {shown(url)}, data in {server.data}")
         else:
@@ -273,10 +273,10 @@ def find_binary(settings: Settings) -> Binary:
 
 
 class _Child:
-    """A process of ours, and what it writes. Its words are those of `werk`."""
+    """A command of `werk` as a process of ours, and what it writes."""
 
-    def __init__(self, name: str, words: Sequence[str], url: str) -> None:
-        self.name, self.words = name, words
+    def __init__(self, words: Sequence[str], url: str) -> None:
+        self.name, self.words = words[0], words
         # It gets the address by its environment: passwords do not show in `ps`.
         environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
         self.process = _spawn(
@@ -330,9 +330,10 @@ class _Front:
     def _ask_to_stop(self, *_: object) -> None:
         self.stops_asked += 1
 
-    def start(self, name: str, *words: str) -> None:
-        """Start a child: a command of `werk`."""
-        child = self.children[name] = _Child(name, words, self.url)
+    def start(self, *words: str) -> None:
+        """Start a child: a command of `werk`, and its options."""
+        child = _Child(words, self.url)
+        self.children[child.name] = child
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
 
     def say(self, name: str, line: str) -> None:
@@ -371,7 +372,7 @@ class _Front:
         worker = self.children["worker"]
         self._end(worker)
         if not self.stops_asked:
-            self.start("worker", *worker.words)
+            self.start(*worker.words)
 
     def stop(self) -> None:
         """Stop the dashboard, then the worker, which finishes its job, and the server last."""
