@@ -244,17 +244,15 @@ def _queue(now: float, since: str | None = None, **facts: Any) -> Queue:
 
 def _worker(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> Worker:
     facts, job, since = seen["facts"], seen.get("job"), _number(seen.get("since"))
-    lease = float(seen.get("lease", 0))  # by Redis's clock, whatever its own says
     beat = moment(facts.get("last_heartbeat"), now)
-    if lease:
-        beat = lease - _number(facts.get("werk_lease"))
+    if "lease" in seen:  # by Redis's clock, whatever the worker's says
+        beat = float(seen["lease"]) - _number(facts.get("werk_lease"))
     served = facts.get("queues", "").split(",")
-    own = [queue for queue in queues if queue.name in served]
     return Worker(
         name=seen["name"],
         host=facts.get("hostname", "?"),
         pid=int(_number(facts.get("pid"))),
-        state=_state(facts, now, lease, bool(job), own),
+        state=_state(seen, now, [queue for queue in queues if queue.name in served]),
         job=job,
         job_s=_ago(since, now) if job and since else None,
         beat_s=_ago(beat, now),
@@ -266,17 +264,17 @@ def _worker(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> Wor
     )
 
 
-def _state(
-    facts: Mapping[str, str], now: float, lease: float, is_at_work: bool, queues: Sequence[Queue]
-) -> str:
+def _state(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> str:
     """Return RQ's state of a worker, or what is wrong with it."""
+    facts = seen["facts"]
     if "werk_lease" in facts:
         lease_s, born = _number(facts["werk_lease"]), moment(facts["birth"], now)
-        if now - born > lease_s and (lease < now or "werk_horse" not in facts):
+        is_silent = float(seen.get("lease", 0)) < now or "werk_horse" not in facts
+        if is_silent and now - born > lease_s:
             return "stale"
         waits = any((queue.oldest_s or 0) > lease_s and not queue.paused for queue in queues)
         still_s = now - (_number(facts.get("werk_moved")) or born)
-        if not is_at_work and still_s > (lease_s if waits else IDLE_S + lease_s):
+        if "job" not in seen and still_s > (lease_s if waits else IDLE_S + lease_s):
             return "hung"
     is_leaving = facts.get("werk_draining") or facts.get("shutdown_requested_date")
     return "draining" if is_leaving else facts.get("state") or "starting"
