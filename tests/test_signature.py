@@ -201,31 +201,14 @@ def test_annotations(define: Define, annotation: str, shown: str) -> None:
     assert str(parameter(define, annotation).parameters[0].type) == shown
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [
-        *(
-            "Path",
-            "int | str",
-            "Union[int, str]",
-            "list[Path]",
-            "Optional[Path]",
-            "tuple[int, int]",
-        ),
-        *("None", "float()", "1", "'not an expression !'", "'\\0'", "list[()]", "Literal[()]"),
-        *(
-            "Literal[Color.RED]",
-            "Literal[1.5]",
-            "Auto",
-            "Lying",
-            "Meta",
-            "Decorated",
-            "New",
-            "Base",
-        ),
-        *("Flag", "Computed", "Twice", "shadow.int", "int.real", "Local"),
-    ],
+UNREADABLE = (
+    "Path; int | str; Union[int, str]; list[Path]; Optional[Path]; tuple[int, int]; None; float(); "
+    "1; 'not an expression !'; '\\0'; list[()]; Literal[()]; Literal[Color.RED]; Literal[1.5]; "
+    "Auto; Lying; Meta; Decorated; New; Base; Flag; Computed; Twice; shadow.int; int.real; Local"
 )
+
+
+@pytest.mark.parametrize("annotation", UNREADABLE.split("; "))
 def test_an_annotation_that_cannot_be_read_is_json_and_said(
     define: Define, annotation: str
 ) -> None:
