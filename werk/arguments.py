@@ -146,6 +146,7 @@ class Signature:
     ) -> None:
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self._places = [own for own in parameters if own.kind == "positional"]
+        self._required = {own.name for own in parameters if own.required}
         self._named = {  # those that can be given by name
             own.name: own
             for own in parameters
@@ -244,13 +245,14 @@ class Signature:
             return f"takes {takes} argument{'' if most == 1 else 's'}, {count} given"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:
-            if name not in self._named and not self._rest_named:
-                return self._unknown(name, _word(name))
             if name in filled and name in self._named:
                 return f"{name} is given twice"
-        filled |= self._named.keys() & kwargs
-        missing = [own.usage for own in self.parameters if own.required and own.name not in filled]
-        return f"missing {' and '.join(missing)}" if missing else None
+            if name not in self._named and not self._rest_named:
+                return self._unknown(name, _word(name))
+        if missing := self._required - filled - (self._named.keys() & kwargs.keys()):
+            usages = [own.usage for own in self.parameters if own.name in missing]
+            return f"missing {' and '.join(usages)}"
+        return None
 
     def _owned(
         self, args: _Args, kwargs: _Kwargs
@@ -262,6 +264,8 @@ class Signature:
             yield name, self._named.get(name) or self._rest_named or _KWARGS, value
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
+        if not secret:
+            return False
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
         return own.name in secret or name in secret
