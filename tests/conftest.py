@@ -36,13 +36,19 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nothing of the developer's own settings but the server program, and a state folder each."""
+    """Nothing of the developer's own settings but the server program, and a state folder each.
+
+    A worker of RQ that runs in this process takes Ctrl-C for itself: it is given back.
+    """
     for name in [name for name in os.environ if name.startswith(("RQ_", "WERK_", "REDIS_"))]:
         if name != "WERK_SERVER":
             monkeypatch.delenv(name)
     monkeypatch.setenv("WERK_STATE_DIR", str(tmp_path / "state"))
     registry.tasks.cache_clear()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     registry.tasks.cache_clear()
 
 

@@ -201,31 +201,14 @@ def test_annotations(define: Define, annotation: str, shown: str) -> None:
     assert str(parameter(define, annotation).parameters[0].type) == shown
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [
-        *(
-            "Path",
-            "int | str",
-            "Union[int, str]",
-            "list[Path]",
-            "Optional[Path]",
-            "tuple[int, int]",
-        ),
-        *("None", "float()", "1", "'not an expression !'", "'\\0'", "list[()]", "Literal[()]"),
-        *(
-            "Literal[Color.RED]",
-            "Literal[1.5]",
-            "Auto",
-            "Lying",
-            "Meta",
-            "Decorated",
-            "New",
-            "Base",
-        ),
-        *("Flag", "Computed", "Twice", "shadow.int", "int.real", "Local"),
-    ],
+UNREADABLE = (
+    "Path; int | str; Union[int, str]; list[Path]; Optional[Path]; tuple[int, int]; None; float(); "
+    "1; 'not an expression !'; '\\0'; list[()]; Literal[()]; Literal[Color.RED]; Literal[1.5]; "
+    "Auto; Lying; Meta; Decorated; New; Base; Flag; Computed; Twice; shadow.int; int.real; Local"
 )
+
+
+@pytest.mark.parametrize("annotation", UNREADABLE.split("; "))
 def test_an_annotation_that_cannot_be_read_is_json_and_said(
     define: Define, annotation: str
 ) -> None:
@@ -732,11 +715,7 @@ class MyFloat(float):
         ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
         ("Any", object(), "sleep: x: the value is a object; send plain data"),
-        (
-            "Any",
-            {"a": {1: Path()}},
-            "sleep: x: the value contains ",
-        ),
+        ("Any", {"a": {1: Path()}}, "sleep: x: the value contains "),
         (
             "dt.datetime",
             datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")),

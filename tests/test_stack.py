@@ -353,6 +353,19 @@ def test_up_needs_little_of_the_environment(
     assert f"data in {tmp_path}/.local/state/werk" in process.output()
 
 
+@pytest.mark.parametrize(
+    ("env", "folder"),
+    [
+        ({"WERK_STATE_DIR": "/w", "XDG_STATE_HOME": "/x"}, "/w"),
+        ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/werk"),
+        ({"XDG_STATE_HOME": "", "HOME": "/h"}, "/h/.local/state/werk"),
+        ({}, f"{Path.home()}/.local/state/werk"),  # a service has no HOME
+    ],
+)
+def test_the_state_folder(env: dict[str, str], folder: str) -> None:
+    assert Settings.read(env).state_dir == folder
+
+
 def test_up_refuses_a_taken_port_before_anything_starts(own_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

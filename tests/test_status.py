@@ -266,7 +266,7 @@ def test_redis_that_keeps_nothing(light: Link, set_config: Callable[[str, object
 def test_redis_that_is_nearly_full(
     light: Link, connection: redis.Redis, set_config: Callable[[str, object], None]
 ) -> None:
-    connection.set("ballast", "x" * 20_000_000)
+    connection.setrange("ballast", 20_000_000, "x")  # no buffer of a client as large, for a while
     set_config("maxmemory", int(connection.info("memory")["used_memory"] / 0.9))
     what = next(what for _, what in problems(light) if "nearly full: " in what)
     assert 85 < int(re.findall(r"(\d+)%", what)[0]) < 95
@@ -301,6 +301,14 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     assert wait_until(lambda: says(light, WARNING, "is paused, but stock worker stocky goes on"))
 
 
+def test_a_paused_queue_is_no_more_than_a_warning(light: Link) -> None:
+    werk.enqueue("sleep", 1)
+    light.call("SADD", "rq:werk:paused", "default")
+    assert problems(light, waiting=Limit(None, 0), age_s=Limit(None, 0)) == [
+        (WARNING, "queue default: 1 waiting, paused")
+    ]
+
+
 def test_all_suspended(light: Link, connection: redis.Redis) -> None:
     werk.enqueue("sleep", 1)
     suspend(connection)
@@ -314,6 +322,14 @@ def test_redis_away(monkeypatch: pytest.MonkeyPatch) -> None:
     code, line = status.check_at(link(Settings.read(), 0.2), Limits())
     assert code == 2
     assert line.startswith("WERK CRITICAL - Redis at 127.0.0.1:1/0 was not reached within 0.2 s")
+
+
+def test_a_check_is_one_line_whatever_a_queue_is_called(light: Link) -> None:
+    light.call("RPUSH", "rq:queue:a|b\nc", "x")
+    light.call("SADD", "rq:queues", "rq:queue:a|b\nc")
+    code, line = status.check(Snapshot.read(light), Limits())
+    assert (code, line.count("|")) == (2, 1)
+    assert line.startswith("WERK CRITICAL - queue a?b?c: 1 waiting and no worker (")
 
 
 @pytest.mark.parametrize("arguments", [["--max-age", "old"], ["--typo"], ["x"]])

@@ -365,7 +365,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-# --- text to values: each raises ValueError, ArithmeticError, or Unfit with a reason of its own
+# --- text to values: Unfit with a reason of its own, or LookupError, ValueError, ArithmeticError
 
 _INTEGER = r"[+-]?[0-9]+"
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -400,11 +400,6 @@ def _float(text: str) -> float:
     if abs(number) > sys.float_info.max:
         raise Unfit(_shown(text), "is too large for a float")
     return number
-
-
-def _bool(text: str) -> bool:
-    _match("|".join(_BOOLS), text.lower())
-    return _BOOLS[text.lower()]
 
 
 def _decimal(text: str) -> Decimal:
@@ -458,7 +453,7 @@ _KINDS = {
     "str": _Kind(str, _text, "text (str)"),
     "int": _Kind(int, _int, "a whole number (int)"),
     "float": _Kind(float, _float, "a number (float)"),
-    "bool": _Kind(bool, _bool, "true or false (bool)"),
+    "bool": _Kind(bool, lambda text: _BOOLS[text.lower()], "true or false (bool)"),
     "bytes": _Kind(bytes, os.fsencode, "bytes, or text in UTF-8"),
     "decimal": _Kind(Decimal, _decimal, "a decimal number (Decimal)"),
     "date": _Kind(date, date.fromisoformat, "a date: 2026-01-31"),

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from werk.errors import ConfigError
 
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
-PREFIX_PATTERN = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
+_PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
+_RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
 class Settings(NamedTuple):
@@ -22,7 +24,6 @@ class Settings(NamedTuple):
     redis_url: str | None
     rq_config: str | None  # a module that names the server, where no URL does
     rq_redis: Mapping[str, str]  # REDIS_HOST and the like, where neither does
-    key_prefix: str
     registry: tuple[str, ...]
     state_dir: str
     server: str | None
@@ -44,56 +45,46 @@ class Settings(NamedTuple):
         return os.environ.get("RQ_REDIS_URL")
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings of this process. Raises ConfigError."""
-        env = os.environ if environ is None else environ
-
-        def get(name: str) -> str | None:
-            return env.get(name) or None
-
-        prefix = get("RQ_KEY_PREFIX") or "rq"
-        if not re.fullmatch(PREFIX_PATTERN, prefix):
+        env = {name: value for name, value in environ.items() if value}
+        prefix = env.get("RQ_KEY_PREFIX", "rq")
+        if not re.fullmatch(_PREFIX, prefix):
             raise ConfigError(f"RQ_KEY_PREFIX {prefix!r}: use letters, digits and _ . : - {{ }}")
-        rq_config = get("RQ_CONFIG")
-        redis_url = get("RQ_REDIS_URL") or (None if rq_config else get("REDIS_URL"))
+        rq_config = env.get("RQ_CONFIG")
+        redis_url = env.get("RQ_REDIS_URL") or (None if rq_config else env.get("REDIS_URL"))
+        # what `rq worker` takes from the environment (rq.cli.helpers.get_redis_from_config)
+        is_rq_redis = not redis_url and not rq_config and not _RQ_REDIS.isdisjoint(env)
+        home = env.get("HOME") or os.path.expanduser("~")
+        local = os.path.join(home, ".local", "state")
         return cls(
             redis_url=redis_url,
             rq_config=rq_config,
-            rq_redis={} if redis_url or rq_config else _starting_with("REDIS_", env),
-            key_prefix=prefix,
-            registry=tuple((get("WERK_REGISTRY") or "").replace(",", " ").split()),
-            state_dir=_state_dir(get("WERK_STATE_DIR"), get("XDG_STATE_HOME"), get("HOME")),
-            server=get("WERK_SERVER"),
-            dashboard_username=get("RQ_DASHBOARD_USERNAME"),
-            dashboard_password=get("RQ_DASHBOARD_PASSWORD"),
-            hooks_before=get("WERK_HOOKS_BEFORE"),
-            hooks_after=get("WERK_HOOKS_AFTER"),
-            hooks_error=get("WERK_HOOKS_ERROR"),
-            allow_unregistered=_is_true("WERK_ALLOW_UNREGISTERED", get("WERK_ALLOW_UNREGISTERED")),
-            horse_jobs=_whole("WERK_HORSE_JOBS", get("WERK_HORSE_JOBS") or "10000"),
-            horse_mb=_whole("WERK_HORSE_MB", get("WERK_HORSE_MB") or "0"),
+            rq_redis={name: env[name] for name in env if is_rq_redis and name.startswith("REDIS_")},
+            registry=tuple(env.get("WERK_REGISTRY", "").replace(",", " ").split()),
+            state_dir=env.get("WERK_STATE_DIR")
+            or os.path.join(env.get("XDG_STATE_HOME", local), "werk"),
+            server=env.get("WERK_SERVER"),
+            dashboard_username=env.get("RQ_DASHBOARD_USERNAME"),
+            dashboard_password=env.get("RQ_DASHBOARD_PASSWORD"),
+            hooks_before=env.get("WERK_HOOKS_BEFORE"),
+            hooks_after=env.get("WERK_HOOKS_AFTER"),
+            hooks_error=env.get("WERK_HOOKS_ERROR"),
+            allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
+            horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
+            horse_mb=_whole("WERK_HORSE_MB", env, "0"),
         )
 
 
-def _starting_with(start: str, env: Mapping[str, str]) -> dict[str, str]:
-    """What `rq worker` takes from the environment (rq.cli.helpers.get_redis_from_config)."""
-    names = ("HOST", "PORT", "DB", "PASSWORD", "SSL")
-    found = {name: value for name, value in env.items() if name.startswith(start) and value}
-    return found if any(start + name in found for name in names) else {}
+def _is_yes(name: str, env: Mapping[str, str]) -> bool:
+    value = env.get(name, "no").lower()
+    if value not in _YES + _NO:
+        raise ConfigError(f"{name}={env[name]!r}: say yes or no")
+    return value in _YES
 
 
-def _state_dir(own: str | None, xdg: str | None, home: str | None) -> str:
-    return own or os.path.join(xdg or os.path.join(home or "/tmp", ".local", "state"), "werk")
-
-
-def _is_true(name: str, value: str | None) -> bool:
-    text = (value or "no").lower()
-    if text not in ("1", "true", "yes", "0", "false", "no"):
-        raise ConfigError(f"{name}={value!r}: say yes or no")
-    return text in ("1", "true", "yes")
-
-
-def _whole(name: str, value: str) -> int:
+def _whole(name: str, env: Mapping[str, str], default: str) -> int:
+    value = env.get(name, default)
     if not value.isdecimal():
         raise ConfigError(f"{name}={value!r}: say a whole number")
     return int(value)

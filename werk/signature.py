@@ -21,10 +21,14 @@ MAX_SOURCE = 1024 * 1024  # bytes; its syntax tree takes a hundred times as much
 # What an annotation means, by the full name of what it names.
 _TYPES = {
     **{name: Type(name) for name in ("str", "int", "float", "bool", "bytes", "dict", "list")},
-    **{"typing.Dict": Type("dict"), "typing.List": Type("list")},
-    **{"typing.Any": JSON, "object": JSON},
-    **{"datetime.date": Type("date"), "datetime.datetime": Type("datetime")},
-    **{"datetime.timedelta": Type("duration"), "decimal.Decimal": Type("decimal")},
+    "typing.Dict": Type("dict"),
+    "typing.List": Type("list"),
+    "typing.Any": JSON,
+    "object": JSON,
+    "datetime.date": Type("date"),
+    "datetime.datetime": Type("datetime"),
+    "datetime.timedelta": Type("duration"),
+    "decimal.Decimal": Type("decimal"),
     "uuid.UUID": Type("uuid"),
 }
 _ENUMS: dict[object, tuple[type, ...]] = {  # and what values they may have
@@ -38,6 +42,7 @@ _HARMLESS = frozenset(
     " warnings.deprecated typing.deprecated rq.decorators.job enum.unique".split()
 )
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Import = ast.Import | ast.ImportFrom
 _SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
@@ -98,15 +103,18 @@ def _read(names: list[str]) -> Signature:
 
 def _locate(names: list[str]) -> tuple[ModuleSpec, int]:
     """Return the module in a dotted path as an import finds it, and how many names are its own."""
-    spec, depth = _find_spec(names[0], None), 1
-    while spec and depth < len(names) - 1 and spec.submodule_search_locations is not None:
-        inner = _find_spec(".".join(names[: depth + 1]), [*spec.submodule_search_locations])
-        if not inner:
+    found, search = None, None
+    for depth in range(1, len(names)):
+        spec = _find_spec(".".join(names[:depth]), search)
+        if not spec:
             break
-        spec, depth = inner, depth + 1
-    if not spec or len(names) < 2:
+        found = spec, depth
+        if spec.submodule_search_locations is None:
+            break
+        search = [*spec.submodule_search_locations]
+    if not found:
         raise _Unread("module", f"no module {names[0]} on sys.path")
-    return spec, depth
+    return found
 
 
 def _find_spec(name: str, search: list[str] | None) -> ModuleSpec | None:
@@ -167,32 +175,29 @@ class _Module:
 
     def function(self, names: list[str]) -> tuple[_Function, bool]:
         """Return a function, or a class's method, and whether its first argument is the class."""
-        owner, found = None, self._definition(self.tree, names[0])
-        if len(names) == 2 and isinstance(found, ast.ClassDef):
-            owner, found = found, self._definition(found, names[1])
-        elif len(names) > 1 and self.is_package and not found:
-            raise _Unread("module", f"no module {self.name}.{names[0]} on sys.path")
-        elif len(names) > 1 and not isinstance(found, ast.Import | ast.ImportFrom):
-            found = None
         dotted = ".".join(names)
+        found, is_method = self._definition(self.tree, names[0]), False
+        if len(names) == 2 and isinstance(found, ast.ClassDef):
+            found, is_method = self._definition(found, names[1]), True
+        elif len(names) > 1 and not isinstance(found, _Import):
+            if self.is_package and not found:
+                raise _Unread("module", f"no module {self.name}.{names[0]} on sys.path")
+            found = None
         if not found:
             raise _Unread("function", f"{self.file or self.name} has no function {dotted}")
-        return self._undecorated(found, dotted, is_method=owner is not None)
-
-    def _undecorated(self, node: ast.AST, dotted: str, is_method: bool) -> tuple[_Function, bool]:
-        place = f"{self.place(node)}: {dotted}"
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            real = _imported(node, dotted.partition(".")[0])
+        place = f"{self.place(found)}: {dotted}"
+        if isinstance(found, _Import):
+            real = _imported(found, names[0])
             raise _Unread("unread", f"{place} is imported there ({real}); name its own module")
-        if not isinstance(node, _Function):
+        if not isinstance(found, _Function):
             raise _Unread("unread", f"{place} is not made there by def")
-        decorators = self._decorators(node)
-        for name, written in zip(decorators, node.decorator_list, strict=True):
+        decorators = self._decorators(found)
+        for name, written in zip(decorators, found.decorator_list, strict=True):
             if name not in _HARMLESS:
                 raise _Unread("unread", f"{place}: @{_source(written)} may change its parameters")
         if is_method and not {"staticmethod", "classmethod"} & {*decorators}:
             raise _Unread("unread", f"{place} is called on an object; make it a staticmethod")
-        return node, "classmethod" in decorators
+        return found, "classmethod" in decorators
 
     def _definition(self, scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
         bound = self.bound if scope is self.tree else _bindings(scope)
@@ -217,7 +222,7 @@ class _Module:
         if node.id not in self.bound:
             return node.id
         binding = self.bound[node.id][-1]
-        if isinstance(binding, ast.Import | ast.ImportFrom):
+        if isinstance(binding, _Import):
             return _imported(binding, node.id).replace("typing_extensions", "typing")
         return binding if isinstance(binding, ast.ClassDef) else None
 
@@ -308,7 +313,7 @@ def _source(node: ast.AST | None) -> str:
         return "..."
 
 
-def _imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
+def _imported(node: _Import, name: str) -> str:
     """Return the full name of what an import binds a name to; a relative one begins with dots."""
     for alias in node.names:
         if isinstance(node, ast.ImportFrom) and name == (alias.asname or alias.name):

