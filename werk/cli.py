@@ -50,8 +50,9 @@ Examples:
   */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
 
 \b
-Exit codes: 0 queued; 1 the job failed (--wait); 2 wrong usage; 75 Redis away, try later;
-78 configuration wrong; 124 not done within --timeout, the job goes on; 130 interrupted."""
+Exit codes: 0 queued; 1 the job failed (--wait); 2 wrong usage; 65 bad lines (--batch);
+75 Redis away, try later; 78 configuration wrong;
+124 not done within --timeout, the job goes on; 130 interrupted."""
 
 
 def main() -> NoReturn:
