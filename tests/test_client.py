@@ -329,6 +329,39 @@ def test_many(connection: redis.Redis) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        werk.Options(),
+        werk.Options(ttl=50, result_ttl=5, retry=2, ping="http://x.org/"),
+        werk.Options(delay=9000, front=True),
+        werk.Options(once_per=60, unless_active=True),
+    ],
+)
+def test_each_of_many_is_as_one_alone(connection: redis.Redis, options: werk.Options) -> None:
+    def left(id_or_key: str) -> float:
+        return pytest.approx(connection.ttl(id_or_key), abs=2)
+
+    alone = werk.enqueue("panics_again", "c", options=options)
+    wanted, kept_s = connection.hgetall(f"rq:job:{alone.id}"), left(f"rq:job:{alone.id}")
+    sent_s = left(f"rq:werk:sent:{alone.id}")
+    connection.flushall()
+    handles = werk.enqueue_many("panics_again", [("a",), ("b",), ("c",)], options=options)
+    found = [connection.hgetall(f"rq:job:{handle.id}") for handle in handles]
+    assert len({job[b"data"] for job in found}) == len({job[b"description"] for job in found}) == 3
+    if options.retry:
+        assert len({job[b"retry_intervals"] for job in found}) > 1
+    times = {b"created_at", b"enqueued_at", b"retry_intervals"}
+    assert found[2].keys() == wanted.keys()
+    assert all(found[2][name] == wanted[name] for name in wanted.keys() - times)
+    for handle in handles:
+        assert connection.ttl(f"rq:job:{handle.id}") == kept_s
+        assert connection.ttl(f"rq:werk:sent:{handle.id}") == sent_s
+    guards = 3 if options.unless_active else 0
+    assert len(connection.keys("rq:werk:period:*")) == guards
+    assert len(connection.keys("rq:werk:last:*")) == guards
+
+
 def test_a_client_of_the_callers_own(connection: redis.Redis) -> None:
     handle = werk.enqueue("hello", "Ada", connection=connection)
     work(connection)

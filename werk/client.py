@@ -125,7 +125,8 @@ class Handle(NamedTuple):
         Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob.
         """
         keeps_result = self.result_ttl != 0
-        return _wait(self.id, timeout, self.connection, keeps_result, is_ours=not self.duplicate)
+        is_ours = keeps_result and not self.duplicate
+        return _wait(self.id, timeout, self.connection, keeps_result, is_ours)
 
     @property
     def job(self) -> Job:
@@ -435,7 +436,8 @@ def _wait(
 ) -> Any:
     """Look at a job until it has ended, and in between wait for an entry in its results.
 
-    A job of our own enqueue is there: so that wait comes first, and mostly nothing after it.
+    A job of our own enqueue is there, and will have one: so that wait comes first, and mostly
+    nothing after it.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     look = ("HMGET", wire.key("job", job_id), "status", "result_ttl")
