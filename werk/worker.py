@@ -21,7 +21,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, NamedTuple
@@ -42,11 +43,11 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
-from werk.channel import AWAY, FULL
+from werk.channel import AWAY, FULL, LONGEST_PAUSE_S, patience
 from werk.claim import iso
-from werk.errors import ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.horse import ride
-from werk.link import Script, link_over
+from werk.link import Link, Script, link_over
 from werk.page import Leave, Order, Page, Plan, State
 from werk.records import RecordingWorker
 from werk.scripts import script
@@ -58,7 +59,7 @@ SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 TICK_BUDGET_S = 1.0  # nor does a tick: limits and signals are looked at between two
 CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
 CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
-LONGEST_PAUSE_S = 5.0  # between two horses that die at once
+HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
 
 # Pieces of RQ's own loop, and of its way of performing a job. Where one is replaced, RQ's own runs.
@@ -170,10 +171,13 @@ class Worker(RecordingWorker):
                 dequeue_strategy,
             )
         self._tame_connection()
-        self._say_who_we_are(logging_level, date_format, log_format)
-        self.bootstrap(logging_level, date_format, log_format)
+        with stoppable():
+            self._say_who_we_are(logging_level, date_format, log_format)
+            self.bootstrap(logging_level, date_format, log_format)
+            server = self.server_version()
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
         self._dequeue_strategy = dequeue_strategy
-        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler)
+        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler, server)
         try:
             while not self._is_leaving:
                 self._start_horse()
@@ -187,7 +191,19 @@ class Worker(RecordingWorker):
             raise SystemExit
         return self._jobs > 0
 
-    def _set_up(self, plan: Plan, with_scheduler: bool) -> None:
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        """RQ's first word to Redis, in the constructor of a worker that is to work."""
+        try:
+            wait_for_redis(link_over(connection, TICK_BUDGET_S))
+        except ConfigError as error:
+            self.log.error("%s", error)
+            raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
+        before = connection.get_retry() or RetryPolicy(NoBackoff(), 0)
+        connection.set_retry(patience(Page()))
+        super()._set_ip_address(connection)
+        connection.set_retry(before)
+
+    def _set_up(self, plan: Plan, with_scheduler: bool, server: tuple[int, int, int]) -> None:
         self._plan, self._page, self._jobs = plan, Page(), 0
         self._orders: list[Order] = []
         self._commands: deque[dict[str, Any]] = deque()
@@ -208,7 +224,6 @@ class Worker(RecordingWorker):
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._is_live = True
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
-        server = self.server_version()
         self._tick_script, self._back_script, self._cut_script = (
             script(name, server) for name in ("tick", "back", "cut")
         )
@@ -428,7 +443,7 @@ class Worker(RecordingWorker):
         self._jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
         self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
         if leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S:
-            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1)
+            self._pause_s = min(HORSE_PAUSE_S, self._pause_s * 2 or 0.1)
             self._doze(self._pause_s)
             self._tick_if_due()
         else:
@@ -637,7 +652,7 @@ class Worker(RecordingWorker):
         self._untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
         pool.connection_kwargs["socket_timeout"] = SOCKET_S
         pool.disconnect()
-        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))
+        self.connection.set_retry(patience(Page()))  # until Redis knows us
 
     def _is_not_ours(self) -> bool:
         """Tell whether RQ's own loop must run, because somebody has replaced a piece of it."""
@@ -686,6 +701,45 @@ class Worker(RecordingWorker):
 
 
 _OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
+
+
+def wait_for_redis(link: Link) -> None:
+    """Return when Redis answers. A signal to stop ends the process meanwhile, with 0.
+
+    Raises ConfigError for what does not pass: a wrong password, no permission.
+    """
+    is_said = False
+    with stoppable():
+        while True:
+            try:
+                link.run(_HELLO, [wire.key("suspended")], [])
+                break
+            except RedisUnavailable as error:
+                if not is_said:
+                    logging.getLogger("rq.worker").error("event=redis-away reason=%s", error)
+                is_said = True
+                time.sleep(LONGEST_PAUSE_S)
+    link.close()
+
+
+_HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that must be ended."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def killed_text(crashes: int, how: str) -> str:
