@@ -238,6 +238,7 @@ def test_a_cancelled_running_job_is_recorded_as_rq_does(
     scripts.step("one", "e1")
     connection.zrem(f"rq:wip:{QUEUE}", "a:e1")
     connection.hset("rq:job:a", "status", "canceled")
+    connection.zadd(f"rq:canceled:{QUEUE}", {"a": 1})
     assert scripts("fence", [], "a:e1", QUEUE, repr(time.time()), 10) == 1
     assert scripts.tick("one", "a:e1", "e1") == []
     assert scripts.step("one", "e2", scripts.finish("a", "e1"))[0] == b"done"

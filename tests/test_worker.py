@@ -323,6 +323,50 @@ def test_a_second_sigterm_puts_the_job_back_uncounted(
     finished(job)
 
 
+# --- RQ's own finish
+
+
+def enqueue_with_callback(connection: redis.Redis, folder: Path) -> Job:
+    """Its time limit is RQ's own: 60 s."""
+    return Queue(connection=connection).enqueue(
+        "worker_tasks.note", folder=str(folder), on_success=Callback("worker_tasks.saw_and_waits")
+    )
+
+
+def test_a_worker_killed_in_a_callback_is_rescued_as_any_other(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = enqueue_with_callback(connection, tmp_path)
+    connection.hset(job.key, "werk_max_crashes", 1)
+    first = work()
+    begun(tmp_path)
+    first.kill()
+    work()
+    begun(tmp_path, 2)
+    go(tmp_path)
+    wait_until(lambda: job.get_status() == "finished")
+    assert places(connection, job.id) == ["finished"]
+
+
+def test_a_callback_that_outlasts_a_rescue_records_nothing(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = enqueue_with_callback(connection, tmp_path)
+    connection.hset(job.key, "werk_max_crashes", 1)
+    workers = [work(), work()]
+    pid = int(begun(tmp_path)[0][1])
+    frozen, other = workers if horse(workers[0]) == pid else workers[::-1]
+    os.kill(frozen.pid, signal.SIGSTOP)
+    begun(tmp_path, 2)
+    go(tmp_path)
+    wait_until(lambda: len(runs(tmp_path, "ends")) == 2)
+    wait_until(lambda: "event=late" in frozen.output())
+    os.kill(frozen.pid, signal.SIGCONT)
+    wait_until(lambda: job.get_status() == "finished")
+    assert len(job.results()) == 1
+    assert job.fetch(job.id, connection).worker_name.split(":")[1] == str(other.pid)
+
+
 # --- freezing
 
 
@@ -405,6 +449,24 @@ def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path:
     assert crash_count(connection, other) == 0
     send_shutdown_command(connection, other.job.worker_name)
     assert worker.wait(5) == 0
+
+
+def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    (_, pid, *_), *_ = begun(tmp_path)
+    job.job.cancel()
+    (execution,) = connection.keys(f"rq:execution:{job.id}:*")
+    for key in (execution, f"rq:executions:{job.id}"):
+        connection.expire(key, 5)
+    wait_until(lambda: connection.ttl(execution) > 60)
+    assert connection.ttl(f"rq:executions:{job.id}") > 60
+    go(tmp_path)
+    wait_until(lambda: job.status() == "finished")
+    assert job.job.return_value() == "ends"
+    assert horse(worker) == int(pid)
 
 
 def test_stop_commands_for_other_jobs_harm_none(

@@ -98,6 +98,11 @@ def saw(job: Any, connection: Any, *rest: Any) -> None:
         file.write(f"{job.id}\n")
 
 
+def saw_and_waits(job: Any, connection: Any, *rest: Any) -> None:
+    """A callback that ends when the test lets go."""
+    block(job.kwargs["folder"])
+
+
 def hook_before(job: Any) -> None:
     _hooked("before", job)
 
@@ -119,7 +124,7 @@ def _hooked(when: str, job: Any) -> None:
 _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
-    for name in ("note block fail odd again leave forever keep keep_and_fail saw".split())
+    for name in ("note block fail odd again leave forever keep keep_and_fail saw saw_and_waits".split())
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),
     "swallow": Task(_PATH + "swallow", timeout=1),

@@ -174,10 +174,10 @@ class Worker(RecordingWorker):
         with stoppable():
             self._say_who_we_are(logging_level, date_format, log_format)
             self.bootstrap(logging_level, date_format, log_format)
-            server = self.server_version()
+            self.server_version()  # it is kept
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
         self._dequeue_strategy = dequeue_strategy
-        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler, server)
+        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler)
         try:
             while not self._is_leaving:
                 self._start_horse()
@@ -203,7 +203,7 @@ class Worker(RecordingWorker):
         super()._set_ip_address(connection)
         connection.set_retry(before)
 
-    def _set_up(self, plan: Plan, with_scheduler: bool, server: tuple[int, int, int]) -> None:
+    def _set_up(self, plan: Plan, with_scheduler: bool) -> None:
         self._plan, self._page, self._jobs = plan, Page(), 0
         self._orders: list[Order] = []
         self._commands: deque[dict[str, Any]] = deque()
@@ -224,6 +224,7 @@ class Worker(RecordingWorker):
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._is_live = True
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        server = self.server_version()
         self._tick_script, self._back_script, self._cut_script = (
             script(name, server) for name in ("tick", "back", "cut")
         )
