@@ -444,10 +444,14 @@ def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path:
     assert places(connection, job.id) == ["failed"]
     other = werk.enqueue("block", str(tmp_path))
     begun(tmp_path, 2)
-    send_kill_horse_command(connection, other.job.worker_name)
+    assert f"event=stopped job={job.id}" in worker.output()
+    assert "out of memory?" not in worker.output()
+    name = other.job.worker_name
+    send_kill_horse_command(connection, name)
     assert "Work-horse terminated unexpectedly" in reason(ended(other, "failed"))
     assert crash_count(connection, other) == 0
-    send_shutdown_command(connection, other.job.worker_name)
+    assert "out of memory?" not in worker.output() + reason(other.job)  # it was us
+    send_shutdown_command(connection, name)
     assert worker.wait(5) == 0
 
 

@@ -108,11 +108,12 @@ class Recorder:
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             if not self.ask_fence(order.run, queue.name):
                 raise Late(order.run)
-            job.ended_at = datetime.now(timezone.utc)
+            job.worker_name = None  # as RQ's supervisor writes it, from a copy of before the start
             if order.is_stopped:
                 worker._stopped_job_id = job.id
                 worker._handle_stopped_job(job, queue, execution)
                 return
+            job.ended_at = datetime.now(timezone.utc)
             if order.death:
                 worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
             worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)

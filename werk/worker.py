@@ -512,7 +512,8 @@ class Worker(RecordingWorker):
         if os.WIFSIGNALED(self._status):
             number = os.WTERMSIG(self._status)
             words += f" (signal {number}); "
-            words += "out of memory? " if number == signal.SIGKILL else ""
+            is_unexplained = number == signal.SIGKILL and not self._killed
+            words += "out of memory? " if is_unexplained else ""
         else:
             words += "; "
         return words + f"its peak memory was {self._usage.ru_maxrss // PEAK_PER_MIB} MiB"
