@@ -256,7 +256,7 @@ def test_nobody_claims_but_the_horse_in_charge_nor_what_is_held(
     assert scripts.step("one", "e1")[1:] == [b"empty", [], [b"rq:queue:default"]]
     connection.delete("rq:werk:paused")
     assert scripts.step("one", "e1", claims=False)[1] == b"unasked"
-    assert scripts("cut", [], "one", "horse-new", LEASE_S) == []
+    assert scripts("cut", [], "one", "horse-new", LEASE_S, "", "", "", "", 0) == []
     assert connection.zscore("rq:werk:leases", "one") > time.time() + LEASE_S - 5
     assert scripts.step("one", "e1")[1] == b"fenced"
     assert scripts.places("a") == ["queue"]

@@ -110,6 +110,7 @@ class Mortal(Connection):
 
     left: int | None = None
     is_dead = False
+    is_closed = False
 
     def connect(self) -> None:
         left, Mortal.left = Mortal.left, None
@@ -119,12 +120,22 @@ class Mortal(Connection):
             Mortal.left = left
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self.is_closed:
+            raise redis.ConnectionError
         if Mortal.left is not None:
             Mortal.is_dead = Mortal.is_dead or Mortal.left == 0
             if Mortal.is_dead:
                 raise Died
             Mortal.left -= 1
         super().send_packed_command(command, check_health)
+
+
+def hang_up(pool: ConnectionPool) -> None:
+    """What a pipeline of the dead holds stays closed: its end comes later, and would open it."""
+    pool.disconnect()
+    for held in pool._in_use_connections:
+        held.is_closed = True
+    pool.reset()
 
 
 class Line(Channel):
@@ -199,7 +210,7 @@ class Supervisor(Worker):
     def close(self) -> None:
         self._link.close()
         self.horse.channel.close()
-        self.connection.connection_pool.disconnect()
+        hang_up(self.connection.connection_pool)
         os.close(self._wake_r)
         os.close(self._wake_w)
 
@@ -289,7 +300,7 @@ class Pair:
 
     def die(self, status: int = signal.SIGKILL) -> None:
         self.horse.channel.close()
-        self.worker.connection.connection_pool.disconnect()
+        hang_up(self.worker.connection.connection_pool)
         self.claim = None
         self.worker.reap(status)
 
@@ -981,7 +992,7 @@ def test_a_claim_writes_the_execution_and_the_state(worker: Pair, connection: re
 def test_counters_and_state_are_written_once(worker: Pair, connection: redis.Redis) -> None:
     begin(worker, connection)
     finish = worker.perform("returns", None)
-    worker.horse.tally.worked = 1.5
+    worker.horse.tally._counts[1] = 1.5
     assert worker.record(finish, True)[0] == b"done"
     cast(Line, worker.horse.channel).fault = "reply lost"
     worker.record(NO_FINISH, True)  # as the loop does before long

@@ -219,6 +219,37 @@ def test_a_horse_killed_in_a_job_runs_it_again_at_once(
     assert len(runs(tmp_path, "ends")) == 1
 
 
+def test_what_a_killed_horse_had_counted_is_written(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
+    suspend(connection)
+    folder, jobs = str(tmp_path), []
+    for _ in range(4):
+        jobs += werk.enqueue_many("note", [(folder,)] * 30)
+        werk.enqueue("poison", folder)
+    parent = werk.enqueue("note", folder)
+    jobs += [parent]
+    Queue(connection=connection).enqueue("worker_tasks.note", folder, depends_on=parent.id)
+    resume(connection)
+    wait_until(lambda: connection.zcard("rq:failed:default") == 4, 30)
+    wait_until(lambda: connection.zcard("rq:finished:default") == 122, 30)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    facts = connection.hgetall(f"rq:worker:{jobs[0].job.worker_name}")
+    assert facts[b"successful_job_count"] == b"122"
+    assert facts[b"failed_job_count"] == b"4"
+    tallies = connection.hgetall("rq:werk:tallies")
+    assert float(tallies[b"note|done"]) == 122
+    took = float(facts[b"total_working_time"])
+    assert took == pytest.approx(float(tallies[b"note|seconds"]), abs=0.5)
+
+
+def own_key(connection: redis.Redis) -> str:
+    return str(wait_until(lambda: connection.srandmember("rq:workers")).decode())
+
+
 def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

@@ -124,7 +124,9 @@ def _hooked(when: str, job: Any) -> None:
 _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
-    for name in ("note block fail odd again leave forever keep keep_and_fail saw saw_and_waits".split())
+    for name in (
+        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits".split()
+    )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),
     "swallow": Task(_PATH + "swallow", timeout=1),

@@ -33,7 +33,6 @@ from werk.records import Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.settings import Settings
-from werk.tally import Tally
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -65,7 +64,7 @@ class Horse:
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
-        self.tally = Tally()
+        self.tally = page.tally
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         self.names = {task.path: name for name, task in registry.tasks().items()}
         self.is_free = self.settings.allow_unregistered
@@ -122,6 +121,7 @@ class Horse:
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if outcome == b"dependents":
+                self.tally.take_back(self.jobs)  # RQ counts it
                 finish = self.recorder.succeed(finish.claim, finish.job, finish.result) or NO_FINISH
                 continue
             if outcome == b"late":
@@ -294,8 +294,7 @@ class Horse:
         value = self.plain_value(claim, job, result)
         if value is None:
             return self.recorder.succeed(claim, job, result)
-        self.tally.done += 1
-        self.tally.worked += took
+        self.tally.succeed(self.jobs, took)
         return success(claim, value, job, result)
 
     def any_call(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

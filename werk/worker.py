@@ -229,7 +229,7 @@ class Worker(RecordingWorker):
             script(name, server) for name in ("tick", "back", "cut")
         )
         self._link = link_over(self.connection, TICK_BUDGET_S)
-        self._generation = uuid4().hex[:20]
+        self._generation, self._dead = uuid4().hex[:20], ""
         self._tick_at = time.monotonic() + self.tick_s
         while self._tick():
             pass
@@ -436,7 +436,7 @@ class Worker(RecordingWorker):
             del self._orders[: begun - 1]
             if self._orders and begun <= self._ordered:  # it died of this one
                 self._orders[0] = self._orders[0]._replace(is_raw=True)
-        self._generation = uuid4().hex[:20]
+        self._dead, self._generation = self._generation, uuid4().hex[:20]
         ordered = {order.run for order in self._orders}
         for run in self._cut_off():
             if run not in ordered:
@@ -463,9 +463,16 @@ class Worker(RecordingWorker):
     def _cut_off(self) -> list[str]:
         """Let our generation alone claim, and return what was in hand until now.
 
-        An earlier horse's last request may still be on its way: it is refused from here on.
+        An earlier horse's last request may still be on its way: it is refused from here on, and
+        what that horse had counted is written now.
         """
-        found = self._insist(self._cut_script, self.name, self._generation, self.lease_s)
+        state, tally = self._page.state(), self._page.tally
+        tally.inherit()
+        took = tally.take_back(state.jobs + 1) if state.is_busy else None
+        claims = (self.name, self._generation, self.lease_s)
+        counts = (tally.text(), state.run if took is not None else "", took or 0.0)
+        found = self._insist(self._cut_script, *claims, self._dead, state.last, *counts)
+        tally.clear()
         return [run.decode("utf-8", "replace") for run in found]
 
     def _insist(self, script: Script, *words: Any) -> Any:

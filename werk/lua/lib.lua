@@ -106,8 +106,21 @@ local function fence(run, queue, now, seconds)
 end
 
 -- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
-local function cut(worker, generation, lease_s)
-  call('HSET', P .. ':worker:' .. worker, 'werk_horse', generation)
+-- What the dead one had counted and not written is written here, once: `last` is the last request that it had an
+-- answer to, and one after that has written all. Its success of `run` counts if it was recorded: it is in hand no more.
+local function cut(worker, generation, lease_s, dead, last, counts, run, took)
+  local key, runs = P .. ':worker:' .. worker, runs_of(worker)
+  local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
+  local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
+  call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
   call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
-  return call('SMEMBERS', runs_of(worker))
+  if h[1] and h[2] ~= dead and not has_written then
+    if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
+    for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
+      if field == 'done' then call('HINCRBY', key, 'successful_job_count', amount)
+      elseif field == 'worked' then call('HINCRBYFLOAT', key, 'total_working_time', amount)
+      else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+    end
+  end
+  return call('SMEMBERS', runs)
 end
