@@ -299,12 +299,31 @@ def test_a_killed_supervisor_takes_its_horse_along_and_another_worker_takes_over
     assert places(connection, job.id, queues[-1]) == ["finished"]
 
 
-def test_children_of_a_job_die_with_it(work: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["fast_worker", "other_worker"])
+def test_a_horse_and_the_children_of_its_job_die_with_it(
+    work: Start, tmp_path: Path, module: str
+) -> None:
     werk.enqueue("forever", str(tmp_path))
-    worker = work()
-    child = int(wait_until(lambda: runs(tmp_path))[0][3])
+    worker = work(env={"RQ_WORKER_CLASS": f"{module}.Worker"})
+    [[_, pid, _, child]] = wait_until(lambda: runs(tmp_path))
+    assert not is_gone(int(child))
     worker.kill()
-    wait_until(lambda: is_gone(child), 2)
+    wait_until(lambda: is_gone(int(pid)) and is_gone(int(child)), 2)
+
+
+def test_a_horse_that_holds_too_much_memory_is_replaced_after_a_job(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_HORSE_MB": "1"})
+    first = horse(worker)
+    wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert runs(tmp_path)[0][1] == str(first)  # one that has done nothing stays
+    wait_until(lambda: horse(worker) not in (0, first))
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert runs(tmp_path)[1][1] != str(first)
+    assert "event=back" not in worker.output()
+    assert worker.poll() is None
 
 
 # --- stopping

@@ -183,7 +183,7 @@ class Horse:
             self.flushed_at = now
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
-            if 0 < self.settings.horse_mb < resident_mb():
+            if self.jobs and 0 < self.settings.horse_mb < resident_mb():
                 self.last_job = self.jobs
         return reply
 

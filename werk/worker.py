@@ -53,6 +53,7 @@ from werk.records import RecordingWorker
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
 
+SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
@@ -760,16 +761,19 @@ def die_with_supervisor(life: int, parent: int) -> None:
 
     The supervisor alone holds that. (With prctl the jobs' own children would live on.)
     """
-    if sys.platform == "linux":
+    if SIGNALS_HANG_UP:
         fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     else:
-        wait = threading.Thread(target=lambda: os.read(life, 1) or os.killpg(0, signal.SIGKILL))
-        wait.daemon = True
-        wait.start()
+        threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
     if os.getppid() != parent:  # it ended before this was armed
         os._exit(1)
+
+
+def _die_at_the_end_of(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def trim_memory() -> None:
