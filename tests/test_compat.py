@@ -51,14 +51,20 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("prefix", ["rq", "shop.{1}"])
 def test_every_key_after_a_mixed_run_is_what_stock_rq_leaves(both: Both, prefix: str) -> None:
-    keys, seen = [], []
+    keys, seen, counts = [], [], []
     for folder, url, _ in both("compat_run.py", prefix):
         with redis.Redis.from_url(url) as client:
-            keys.append(snapshot(client, prefix, f"the-worker-{folder.name}"))
+            name = f"the-worker-{folder.name}"
+            keys.append(snapshot(client, prefix, name))
+            counts.append(
+                client.hmget(f"{prefix}:worker:{name}", "successful_job_count", "failed_job_count")
+            )
         seen.append(seen_outside(folder))
     assert len(keys[0]) > 200
     lines = differences(*keys, TOLERANCE_S) + differences(*seen, TOLERANCE_S)
     assert not lines, "\n".join(lines)
+    assert int(counts[0][0]) > 10
+    assert counts[0] == counts[1]
 
 
 def seen_outside(folder: Path) -> Form:
