@@ -143,7 +143,7 @@ class Recorder:
             if not worker.has_own_way_of_performing():
                 self._begin_finish(job)
             worker.executions = {execution.id: execution}
-            record(job, worker.queue_of(job), execution)
+            record(job, worker._queue(job.origin), execution)
             if self._is_closed(claim):
                 return None
             trouble = trouble or RuntimeError("RQ did not record the outcome")

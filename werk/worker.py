@@ -24,7 +24,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from types import FrameType
+from inspect import signature
+from types import FrameType, SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -35,7 +36,6 @@ import rq.scheduler
 import rq.worker_registration
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
-from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.job import Job
 from rq.logutils import setup_loghandlers
 from rq.queue import Queue
@@ -116,9 +116,6 @@ class Worker(RecordingWorker):
 
     # --- what the horse asks of its worker
 
-    def queue_of(self, job: Job) -> Queue:
-        return self._queue(job.origin)
-
     def ordered_queue_keys(self) -> list[str]:
         return [queue.key for queue in self._ordered_queues]
 
@@ -148,37 +145,23 @@ class Worker(RecordingWorker):
 
     # --- the supervisor
 
-    def work(
-        self,
-        burst: bool = False,
-        logging_level: str | None = None,
-        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
-        log_format: str = DEFAULT_LOGGING_FORMAT,
-        max_jobs: int | None = None,
-        max_idle_time: int | None = None,
-        with_scheduler: bool = False,
-        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
-    ) -> bool:
+    def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
         if self._is_not_ours():
-            return super().work(
-                burst,
-                logging_level,
-                date_format,
-                log_format,
-                max_jobs,
-                max_idle_time,
-                with_scheduler,
-                dequeue_strategy,
-            )
+            return super().work(*args, **kwargs)
+        given = signature(BaseWorker.work).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        options = SimpleNamespace(**given.arguments)
+        log_options = (options.logging_level, options.date_format, options.log_format)
         self._tame_connection()
         with stoppable():
-            self._say_who_we_are(logging_level, date_format, log_format)
-            self.bootstrap(logging_level, date_format, log_format)
+            self._say_who_we_are(*log_options)
+            self.bootstrap(*log_options)
             self.server_version()  # it is kept
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
-        self._dequeue_strategy = dequeue_strategy
-        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler)
+        self._dequeue_strategy = options.dequeue_strategy
+        plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
+        self._set_up(plan, options.with_scheduler)
         try:
             while not self._is_leaving:
                 self._start_horse()
@@ -379,10 +362,7 @@ class Worker(RecordingWorker):
     def _write_birth(self) -> None:
         """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
         with self.connection.pipeline() as pipeline:
-            pipeline.hset(
-                self.key,
-                mapping={**self.serialize(), "state": self._state},
-            )
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
             pipeline.expire(self.key, self.worker_ttl + 60)
             rq.worker_registration.register(self, pipeline)
             try:
@@ -424,7 +404,7 @@ class Worker(RecordingWorker):
         pid, self._status, self._usage = os.wait4(self._horse_pid, options)
         if pid == 0:
             return False
-        self._kill_group()  # what it left behind
+        self._signal_group(signal.SIGKILL)  # what it left behind
         self._dead_pid, self._horse_pid = pid, 0
         os.close(self._bell)
         os.close(self._life)
@@ -489,30 +469,30 @@ class Worker(RecordingWorker):
 
     def _decide(self, run: str, state: State, leave: Leave | None) -> None:
         killed = self._killed
-        if killed and killed.run == run and killed.why in ("timeout", "command", "stop"):
-            self._orders.append(self._order(run, killed.why))
-            return
-        is_crash = leave is None and killed is None and state.is_busy and state.run == run
+        why, how = killed.why if killed and killed.run == run else "", self._death()
+        if why == "stop":
+            self._orders.append(Order(run, "stopped on request", is_stopped=True))
+        elif why == "command":
+            self._order(run, how)
+        elif why == "timeout":
+            limit = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
+            self._order(run, f"{limit}, and took no notice for {self.grace_s:g} s: killed")
+        else:
+            self._give_back(run, state, leave, how)
+
+    def _give_back(self, run: str, state: State, leave: Leave | None, how: str) -> None:
+        is_crash = leave is None and not self._killed and state.is_busy and state.run == run
         words = (run, self.name, int(is_crash), repr(time.time()))
         reply = self._insist(self._back_script, *words)
         what, crashes = reply[0].decode(), reply[1]
-        how = self._death()
         self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
         if what == "fail":
-            self._orders.append(
-                self._order(run, "crash")._replace(reason=killed_text(crashes, how))
-            )
+            self._order(run, killed_text(crashes, how))
 
-    def _order(self, run: str, why: str) -> Order:
-        if why == "stop":
-            return Order(run, "stopped on request", is_stopped=True)
-        reason = self._death()
-        if why == "timeout":
-            reason = (
-                "rq.timeouts.JobTimeoutException: Task exceeded its time limit, "
-                f"and took no notice for {self.grace_s:g} s: killed"
-            )
-        return Order(run, reason, death=(self._dead_pid, self._status, self._usage))
+    def _order(self, run: str, reason: str) -> None:
+        """Have the next horse fail an execution of the dead one."""
+        death = (self._dead_pid, self._status, self._usage)
+        self._orders.append(Order(run, reason, death=death))
 
     def _death(self) -> str:
         """Say how the horse died; begins with RQ's own words."""
@@ -529,7 +509,7 @@ class Worker(RecordingWorker):
     def _tear_down(self) -> None:
         """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
         if self._horse_pid:
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
             self._reap()
         self._is_live = False
         signal.set_wakeup_fd(self._old_wake)
@@ -635,10 +615,7 @@ class Worker(RecordingWorker):
         if self._killed is None and self._horse_pid:
             self._killed = killed
             self.log.warning("event=kill worker=%s reason=%s run=%s", self.name, *killed)
-            self._kill_group()
-
-    def _kill_group(self) -> None:
-        self._signal_group(signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:
