@@ -140,10 +140,8 @@ class Horse:
                 self.clean()
                 continue
             leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
-            if leave and self.tally:
-                continue  # to write it
             if leave:
-                return leave
+                return leave  # the supervisor writes what is counted
             self.wait(claimed, paused)
 
     def reason_to_leave(self) -> Leave | None:
