@@ -95,6 +95,7 @@ end
 local function fence(run, queue, now, seconds)
   local id = split(run)
   local execution_key = P .. ':execution:' .. run
+  call('HDEL', execution_key, 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
     call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
   elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
@@ -112,6 +113,7 @@ local function cut(worker, generation, lease_s, dead, last, counts, run, took)
   local key, runs = P .. ':worker:' .. worker, runs_of(worker)
   local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
   local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
+  call('HDEL', key, 'werk_horse')
   call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
   call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
   if h[1] and h[2] ~= dead and not has_written then

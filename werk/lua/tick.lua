@@ -32,6 +32,7 @@ local function event(...) events[#events + 1] = {...} end
 
 -- After a gap in which nobody could tick, all leases look expired, and nobody is rescued for one more lease.
 local function beat()
+  call('HDEL', worker_key, 'werk_horse')
   call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation)
   call('EXPIRE', worker_key, worker_ttl)
   call('EXPIRE', runs, worker_ttl)
