@@ -146,12 +146,22 @@ def callbacks(add: Any) -> None:
 
 
 def again(add: Any) -> None:
+    both = {"on_success": call("succeeded"), "on_failure": call("failed")}
     add("retried", "flaky", 2, retry=Retry(max=3))
     add("retried-in-vain", "fail", retry=Retry(max=2))
     add("retried-at-front", "flaky", 1, retry=Retry(max=1, enqueue_at_front=True))
     add("retried-killed", "die", 9, retry=Retry(max=1))
     add("asks-again", "again", 2)
     add("asks-again-at-front", "again", 1, 0, True)
+    add("asks-until", "again_until", 3, [0, 0], **both)
+    add("child-of-asks-until", "echo", depends_on="asks-until")
+    add("asks-in-vain", "again", 1, **both, failure_ttl=60)
+    add(
+        "child-of-asks-in-vain",
+        "echo",
+        depends_on=Dependency(jobs=["asks-in-vain"], allow_failure=True),
+    )
+    add("asks-and-retried", "again_until", 2, [0], retry=Retry(max=2, interval=5))
     add("repeated", "echo", repeat=Repeat(times=2))
     add(
         "repeated-called",
@@ -185,6 +195,8 @@ def part_two(queue: Queue, url: str) -> None:
     add("delayed-retry-at-front", "flaky", 1, retry=Retry(max=1, interval=1, enqueue_at_front=True))
     add("delayed-repeat", "echo", repeat=Repeat(times=2, interval=[1, 1]))
     add("asks-again-later", "again", 1, 1)
+    add("asks-until-later", "again_until", 3, [1, 0], webhooks=hooks(url))
+    add("asks-limited", "again_until", 2, [0], rate_limit=RateLimit("five", 1))
     add(
         "limited-retry",
         "flaky",

@@ -66,6 +66,11 @@ def again(times: int, seconds: int = 0, at_front: bool = False) -> Retry:
     return Retry(max=times, interval=seconds, enqueue_at_front=at_front)
 
 
+def again_until(runs: int, intervals: list[int]) -> Retry | str:
+    """Ask to be tried again until it has run so many times."""
+    return Retry(max=3, interval=intervals) if ran() < runs else "at last"
+
+
 def keep(fails: bool = False) -> str:
     """Keep something in the job's meta."""
     job = current()
@@ -156,7 +161,7 @@ def called(*facts: Any) -> None:
 TASKS = {
     f"compat.{name}": f"compat_tasks.{name}"
     for name in (
-        "echo echo_later fail flaky nap leave die odd again keep enqueue block"
+        "echo echo_later fail flaky nap leave die odd again again_until keep enqueue block"
         " succeeded failed stopped broken"
     ).split()
 }

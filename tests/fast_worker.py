@@ -9,3 +9,4 @@ class Worker(werk.worker.Worker):
     lease_s = 1.0
     tick_s = 0.2
     grace_s = 0.4
+    recording_s = 0.7

@@ -83,6 +83,11 @@ class Scripts:
     def back(self, run: str, worker: str, counted: bool) -> Any:
         return self("back", [], run, worker, int(counted), repr(time.time()))
 
+    def cut(self, last: str, counts: str, run: str = "") -> Any:
+        """The horse of worker one is dead; `last` is the last request that it had an answer to."""
+        words = ("one", "horse-new", LEASE_S, "horse-one", last, counts, run, 0.25)
+        return self("cut", [], *words)
+
     def hire(self, worker: str) -> None:
         self.redis.hset(
             f"rq:worker:{worker}", mapping={"birth": "x", "werk_horse": f"horse-{worker}"}
@@ -154,6 +159,37 @@ def test_tallies_are_counted_with_the_state_and_once(
         "sleep|seconds": "0.5",
     }
     assert float(connection.hget("rq:worker:one", "werk_moved")) > time.time() - 10
+
+
+@pytest.mark.parametrize(
+    ("is_recorded", "is_flushed", "wanted"),
+    [(True, False, (4, 1.75)), (False, False, (3, 1.5)), (True, True, (2, 1.5))],
+)
+def test_what_a_dead_horse_had_counted_is_written_once(
+    scripts: Scripts,
+    connection: redis.Redis,
+    is_recorded: bool,
+    is_flushed: bool,
+    wanted: tuple[int, float],
+) -> None:
+    scripts.enqueue("a")
+    scripts.step("one", "horse-one1")
+    if is_recorded:
+        how = {"done": 2} if is_flushed else {}
+        scripts.step("one", "horse-one2", scripts.finish("a", "horse-one1"), **how)
+        if not is_flushed:  # an idle step always writes the state
+            connection.hset("rq:worker:one", "werk_step", "horse-one1")
+    in_hand = [] if is_recorded else [b"a:horse-one1"]
+    counts = "done 3 worked 1.5 sleep|done 3"
+    for _ in range(2):  # its reply may be lost
+        assert scripts.cut("horse-one1", counts, "a:horse-one1") == in_hand
+    late = scripts.step("one", "horse-one3", resent=True, done=5, tallies="sleep|done 5")
+    assert late[1] == b"fenced"
+    facts = text(connection.hgetall("rq:worker:one"))
+    written = (int(facts["successful_job_count"]), float(facts["total_working_time"]))
+    assert written == wanted
+    tallies = {} if is_flushed else {"sleep|done": "3"}
+    assert text(connection.hgetall("rq:werk:tallies")) == tallies
 
 
 def test_a_claim_writes_what_rq_writes(scripts: Scripts, connection: redis.Redis) -> None:
@@ -238,6 +274,7 @@ def test_a_cancelled_running_job_is_recorded_as_rq_does(
     scripts.step("one", "e1")
     connection.zrem(f"rq:wip:{QUEUE}", "a:e1")
     connection.hset("rq:job:a", "status", "canceled")
+    connection.zadd(f"rq:canceled:{QUEUE}", {"a": 1})
     assert scripts("fence", [], "a:e1", QUEUE, repr(time.time()), 10) == 1
     assert scripts.tick("one", "a:e1", "e1") == []
     assert scripts.step("one", "e2", scripts.finish("a", "e1"))[0] == b"done"
@@ -255,7 +292,7 @@ def test_nobody_claims_but_the_horse_in_charge_nor_what_is_held(
     assert scripts.step("one", "e1")[1:] == [b"empty", [], [b"rq:queue:default"]]
     connection.delete("rq:werk:paused")
     assert scripts.step("one", "e1", claims=False)[1] == b"unasked"
-    assert scripts("cut", [], "one", "horse-new", LEASE_S) == []
+    assert scripts("cut", [], "one", "horse-new", LEASE_S, "", "", "", "", 0) == []
     assert connection.zscore("rq:werk:leases", "one") > time.time() + LEASE_S - 5
     assert scripts.step("one", "e1")[1] == b"fenced"
     assert scripts.places("a") == ["queue"]

@@ -220,6 +220,37 @@ def test_a_horse_killed_in_a_job_runs_it_again_at_once(
     assert len(runs(tmp_path, "ends")) == 1
 
 
+def test_what_a_killed_horse_had_counted_is_written(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
+    suspend(connection)
+    folder, jobs = str(tmp_path), []
+    for _ in range(4):
+        jobs += werk.enqueue_many("note", [(folder,)] * 30)
+        werk.enqueue("poison", folder)
+    parent = werk.enqueue("note", folder)
+    jobs += [parent]
+    Queue(connection=connection).enqueue("worker_tasks.note", folder, depends_on=parent.id)
+    resume(connection)
+    wait_until(lambda: connection.zcard("rq:failed:default") == 4, 30)
+    wait_until(lambda: connection.zcard("rq:finished:default") == 122, 30)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    facts = connection.hgetall(f"rq:worker:{jobs[0].job.worker_name}")
+    assert facts[b"successful_job_count"] == b"122"
+    assert facts[b"failed_job_count"] == b"4"
+    tallies = connection.hgetall("rq:werk:tallies")
+    assert float(tallies[b"note|done"]) == 122
+    took = float(facts[b"total_working_time"])
+    assert took == pytest.approx(float(tallies[b"note|seconds"]), abs=0.5)
+
+
+def own_key(connection: redis.Redis) -> str:
+    return str(wait_until(lambda: connection.srandmember("rq:workers")).decode())
+
+
 def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
@@ -269,12 +300,31 @@ def test_a_killed_supervisor_takes_its_horse_along_and_another_worker_takes_over
     assert places(connection, job.id, queues[-1]) == ["finished"]
 
 
-def test_children_of_a_job_die_with_it(work: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["fast_worker", "other_worker"])
+def test_a_horse_and_the_children_of_its_job_die_with_it(
+    work: Start, tmp_path: Path, module: str
+) -> None:
     werk.enqueue("forever", str(tmp_path))
-    worker = work()
-    child = int(wait_until(lambda: runs(tmp_path))[0][3])
+    worker = work(env={"RQ_WORKER_CLASS": f"{module}.Worker"})
+    [[_, pid, _, child]] = wait_until(lambda: runs(tmp_path))
+    assert not is_gone(int(child))
     worker.kill()
-    wait_until(lambda: is_gone(child), 2)
+    wait_until(lambda: is_gone(int(pid)) and is_gone(int(child)), 2)
+
+
+def test_a_horse_that_holds_too_much_memory_is_replaced_after_a_job(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_HORSE_MB": "1"})
+    first = horse(worker)
+    wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert runs(tmp_path)[0][1] == str(first)  # one that has done nothing stays
+    wait_until(lambda: horse(worker) not in (0, first))
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert runs(tmp_path)[1][1] != str(first)
+    assert "event=back" not in worker.output()
+    assert worker.poll() is None
 
 
 # --- stopping
@@ -322,6 +372,50 @@ def test_a_second_sigterm_puts_the_job_back_uncounted(
     go(tmp_path)
     work()
     finished(job)
+
+
+# --- RQ's own finish
+
+
+def enqueue_with_callback(connection: redis.Redis, folder: Path) -> Job:
+    """Its time limit is RQ's own: 60 s."""
+    return Queue(connection=connection).enqueue(
+        "worker_tasks.note", folder=str(folder), on_success=Callback("worker_tasks.saw_and_waits")
+    )
+
+
+def test_a_worker_killed_in_a_callback_is_rescued_as_any_other(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = enqueue_with_callback(connection, tmp_path)
+    connection.hset(job.key, "werk_max_crashes", 1)
+    first = work()
+    begun(tmp_path)
+    first.kill()
+    work()
+    begun(tmp_path, 2)
+    go(tmp_path)
+    wait_until(lambda: job.get_status() == "finished")
+    assert places(connection, job.id) == ["finished"]
+
+
+def test_a_callback_that_outlasts_a_rescue_records_nothing(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = enqueue_with_callback(connection, tmp_path)
+    connection.hset(job.key, "werk_max_crashes", 1)
+    workers = [work(), work()]
+    pid = int(begun(tmp_path)[0][1])
+    frozen, other = workers if horse(workers[0]) == pid else workers[::-1]
+    os.kill(frozen.pid, signal.SIGSTOP)
+    begun(tmp_path, 2)
+    go(tmp_path)
+    wait_until(lambda: len(runs(tmp_path, "ends")) == 2)
+    wait_until(lambda: "event=late" in frozen.output())
+    os.kill(frozen.pid, signal.SIGCONT)
+    wait_until(lambda: job.get_status() == "finished")
+    assert len(job.results()) == 1
+    assert job.fetch(job.id, connection).worker_name.split(":")[1] == str(other.pid)
 
 
 # --- freezing
@@ -401,11 +495,33 @@ def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path:
     assert places(connection, job.id) == ["failed"]
     other = werk.enqueue("block", str(tmp_path))
     begun(tmp_path, 2)
-    send_kill_horse_command(connection, other.job.worker_name)
+    assert f"event=stopped job={job.id}" in worker.output()
+    assert "out of memory?" not in worker.output()
+    name = other.job.worker_name
+    send_kill_horse_command(connection, name)
     assert "Work-horse terminated unexpectedly" in reason(ended(other, "failed"))
     assert crash_count(connection, other) == 0
-    send_shutdown_command(connection, other.job.worker_name)
+    assert "out of memory?" not in worker.output() + reason(other.job)  # it was us
+    send_shutdown_command(connection, name)
     assert worker.wait(5) == 0
+
+
+def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    (_, pid, *_), *_ = begun(tmp_path)
+    job.job.cancel()
+    (execution,) = connection.keys(f"rq:execution:{job.id}:*")
+    for key in (execution, f"rq:executions:{job.id}"):
+        connection.expire(key, 5)
+    wait_until(lambda: connection.ttl(execution) > 60)
+    assert connection.ttl(f"rq:executions:{job.id}") > 60
+    go(tmp_path)
+    wait_until(lambda: job.status() == "finished")
+    assert job.job.return_value() == "ends"
+    assert horse(worker) == int(pid)
 
 
 def test_stop_commands_for_other_jobs_harm_none(

@@ -112,6 +112,11 @@ def saw(job: Any, connection: Any, *rest: Any) -> None:
         file.write(f"{job.id}\n")
 
 
+def saw_and_waits(job: Any, connection: Any, *rest: Any) -> None:
+    """A callback that ends when the test lets go."""
+    block(job.kwargs["folder"])
+
+
 def hook_before(job: Any) -> None:
     _hooked("before", job)
 
@@ -134,7 +139,8 @@ _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
     for name in (
-        "note block fail odd again leave forever keep keep_and_fail saw mistaken unread".split()
+        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
+        "unread".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

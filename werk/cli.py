@@ -467,11 +467,20 @@ def tasks(check: bool, as_json: bool) -> int | None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker: `rq worker` with its options and our class, e.g. werk worker default."""
-    from rq.cli.cli import main as rq
+    from rq.cli.workers import worker as rq_worker
 
-    words = ["worker", "--worker-class", "werk.worker.Worker", *arguments]
-    code: int | None = rq.main(words, prog_name="werk", standalone_mode=False)
-    return code
+    from werk.worker import TICK_BUDGET_S, wait_for_redis
+
+    words = ["--worker-class", "werk.worker.Worker", *arguments]
+    with rq_worker.make_context("werk worker", words) as context:
+        settings, given = Settings.read(), context.params
+        if given["url"]:
+            settings = settings._replace(redis_url=given["url"])
+        elif given["config"]:
+            settings = settings._replace(redis_url=None, rq_config=given["config"])
+        wait_for_redis(link(settings, TICK_BUDGET_S))
+        code: int | None = rq_worker.invoke(context)
+        return code
 
 
 @werk.command()

@@ -33,7 +33,6 @@ from werk.records import Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.settings import Settings
-from werk.tally import Tally
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -65,7 +64,7 @@ class Horse:
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
-        self.tally = Tally()
+        self.tally = page.tally
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         self.names = {task.path: name for name, task in registry.tasks().items()}
         self.is_free = self.settings.allow_unregistered
@@ -122,6 +121,7 @@ class Horse:
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if outcome == b"dependents":
+                self.tally.take_back(self.jobs)  # RQ counts it
                 finish = self.recorder.succeed(finish.claim, finish.job, finish.result) or NO_FINISH
                 continue
             if outcome == b"late":
@@ -140,10 +140,8 @@ class Horse:
                 self.clean()
                 continue
             leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
-            if leave and self.tally:
-                continue  # to write it
             if leave:
-                return leave
+                return leave  # the supervisor writes what is counted
             self.wait(claimed, paused)
 
     def reason_to_leave(self) -> Leave | None:
@@ -183,7 +181,7 @@ class Horse:
             self.flushed_at = now
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
-            if 0 < self.settings.horse_mb < resident_mb():
+            if self.jobs and 0 < self.settings.horse_mb < resident_mb():
                 self.last_job = self.jobs
         return reply
 
@@ -297,8 +295,7 @@ class Horse:
         value = self.plain_value(claim, job, result)
         if value is None:
             return self.recorder.succeed(claim, job, result)
-        self.tally.done += 1
-        self.tally.worked += took
+        self.tally.succeed(self.jobs, took)
         return success(claim, value, job, result)
 
     def any_call(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

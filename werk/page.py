@@ -1,6 +1,6 @@
 """What supervisor and horse say to each other: a plan at the start, a page of memory, an exit code.
 
-The page works while Redis is away, and outlives a killed horse.
+Page and tally work while Redis is away, and outlive a killed horse.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import mmap
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
+
+from werk.tally import Tally
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
 
@@ -70,6 +72,7 @@ class Page:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 4096)
+        self.tally = Tally()
         self.is_finishing = False  # RQ's own finish is at work; the horse's own
 
     @property

@@ -23,7 +23,7 @@ from werk.channel import FINISH_S
 from werk.claim import Claim, Finish, Unknown, failure, put_off
 from werk.diary import Diary, text
 from werk.page import Order, Page
-from werk.records import RECORDING_S, Late
+from werk.records import Late
 from werk.runner import Runner
 from werk.scripts import script
 from werk.tally import Tally
@@ -106,13 +106,14 @@ class Recorder:
         worker, claim = self.worker, self._claim_of(order.run)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
-            if not self.ask_fence(order.run, queue.name, RECORDING_S):
+            if not self.ask_fence(order.run, queue.name):
                 raise Late(order.run)
-            job.ended_at = datetime.now(timezone.utc)
+            job.worker_name = None  # as RQ's supervisor writes it, from a copy of before the start
             if order.is_stopped:
                 worker._stopped_job_id = job.id
                 worker._handle_stopped_job(job, queue, execution)
                 return
+            job.ended_at = datetime.now(timezone.utc)
             if order.death:
                 worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
             worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
@@ -125,9 +126,9 @@ class Recorder:
             return failure(claim, why)
         return self._record(claim, self.job(claim.id), record, why)
 
-    def ask_fence(self, run: str, queue: str, seconds: int) -> bool:
-        """Tell whether the execution is still its job's, and keep a rescue away for so long."""
-        words = (run, queue, repr(time.time()), seconds)
+    def ask_fence(self, run: str, queue: str) -> bool:
+        """Tell whether the execution is still its job's, and keep a rescue away for a while."""
+        words = (run, queue, repr(time.time()), self.worker.recording_s)
         return bool(self.worker.connection.eval(self.fence.text, 0, *words))
 
     def _record(
@@ -142,7 +143,7 @@ class Recorder:
             if not worker.has_own_way_of_performing():
                 self._begin_finish(job)
             worker.executions = {execution.id: execution}
-            record(job, worker.queue_of(job), execution)
+            record(job, worker._queue(job.origin), execution)
             if self._is_closed(claim):
                 return None
             trouble = trouble or RuntimeError("RQ did not record the outcome")

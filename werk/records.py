@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from redis.client import Pipeline
 from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.queue import Queue
@@ -22,9 +23,6 @@ from werk import registry, wire
 from werk.errors import WerkError
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
-RECORDING_S = (
-    10  # a rescue leaves RQ's own finish alone for so long, and for its callback's time besides
-)
 
 
 class Refused(WerkError):
@@ -130,18 +128,26 @@ def load(job: Job) -> Job:
 class RecordingWorker(StockWorker):
     """RQ's worker, whose ways of finishing a job are fenced and tell more."""
 
-    ask_fence: Callable[[str, str, int], bool] | None = None  # set by the horse: see Recorder
+    recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
+    ask_fence: Callable[[str, str], bool] | None = None  # set by the horse: see Recorder
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """RQ calls this first, whatever the outcome. Raises Late."""
+        self._check_fence(job)
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
+
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        """RQ calls this last, before it commits the outcome: a callback may have taken long."""
+        self._check_fence(job)
+        super().cleanup_execution(job, pipeline, execution)
+
+    def _check_fence(self, job: Job) -> None:
         if self.ask_fence and self.executions:
             run = next(iter(self.executions.values())).composite_key
-            has_callback = job._success_callback_name or job._failure_callback_name
-            if not self.ask_fence(
-                run, job.origin, RECORDING_S + (heartbeat_ttl if has_callback else 0)
-            ):
+            if not self.ask_fence(run, job.origin):
                 raise Late(run)
-        super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def _finalize_success(
         self, job: Job, queue: Queue, execution: Execution, return_value: Any

@@ -21,9 +21,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from types import FrameType
+from inspect import signature
+from types import FrameType, SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -34,7 +36,6 @@ import rq.scheduler
 import rq.worker_registration
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
-from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.job import Job
 from rq.logutils import setup_loghandlers
 from rq.queue import Queue
@@ -42,23 +43,24 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
-from werk.channel import AWAY, FULL
+from werk.channel import AWAY, FULL, LONGEST_PAUSE_S, patience
 from werk.claim import iso
-from werk.errors import ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.horse import ride
-from werk.link import Script, link_over
+from werk.link import Link, Script, link_over
 from werk.page import Leave, Order, Page, Plan, State
 from werk.records import RecordingWorker
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
 
+SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 TICK_BUDGET_S = 1.0  # nor does a tick: limits and signals are looked at between two
 CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
 CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
-LONGEST_PAUSE_S = 5.0  # between two horses that die at once
+HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
 
 # Pieces of RQ's own loop, and of its way of performing a job. Where one is replaced, RQ's own runs.
@@ -114,9 +116,6 @@ class Worker(RecordingWorker):
 
     # --- what the horse asks of its worker
 
-    def queue_of(self, job: Job) -> Queue:
-        return self._queue(job.origin)
-
     def ordered_queue_keys(self) -> list[str]:
         return [queue.key for queue in self._ordered_queues]
 
@@ -146,34 +145,23 @@ class Worker(RecordingWorker):
 
     # --- the supervisor
 
-    def work(
-        self,
-        burst: bool = False,
-        logging_level: str | None = None,
-        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
-        log_format: str = DEFAULT_LOGGING_FORMAT,
-        max_jobs: int | None = None,
-        max_idle_time: int | None = None,
-        with_scheduler: bool = False,
-        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
-    ) -> bool:
+    def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
         if self._is_not_ours():
-            return super().work(
-                burst,
-                logging_level,
-                date_format,
-                log_format,
-                max_jobs,
-                max_idle_time,
-                with_scheduler,
-                dequeue_strategy,
-            )
+            return super().work(*args, **kwargs)
+        given = signature(BaseWorker.work).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        options = SimpleNamespace(**given.arguments)
+        log_options = (options.logging_level, options.date_format, options.log_format)
         self._tame_connection()
-        self._say_who_we_are(logging_level, date_format, log_format)
-        self.bootstrap(logging_level, date_format, log_format)
-        self._dequeue_strategy = dequeue_strategy
-        self._set_up(Plan("", (), burst, max_jobs, max_idle_time), with_scheduler)
+        with stoppable():
+            self._say_who_we_are(*log_options)
+            self.bootstrap(*log_options)
+            self.server_version()  # it is kept
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
+        self._dequeue_strategy = options.dequeue_strategy
+        plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
+        self._set_up(plan, options.with_scheduler)
         try:
             while not self._is_leaving:
                 self._start_horse()
@@ -186,6 +174,18 @@ class Worker(RecordingWorker):
         if self._is_cold:
             raise SystemExit
         return self._jobs > 0
+
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        """RQ's first word to Redis, in the constructor of a worker that is to work."""
+        try:
+            wait_for_redis(link_over(connection, TICK_BUDGET_S))
+        except ConfigError as error:
+            self.log.error("%s", error)
+            raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
+        before = connection.get_retry() or RetryPolicy(NoBackoff(), 0)
+        connection.set_retry(patience(Page()))
+        super()._set_ip_address(connection)
+        connection.set_retry(before)
 
     def _set_up(self, plan: Plan, with_scheduler: bool) -> None:
         self._plan, self._page, self._jobs = plan, Page(), 0
@@ -213,7 +213,7 @@ class Worker(RecordingWorker):
             script(name, server) for name in ("tick", "back", "cut")
         )
         self._link = link_over(self.connection, TICK_BUDGET_S)
-        self._generation = uuid4().hex[:20]
+        self._generation, self._dead = uuid4().hex[:20], ""
         self._tick_at = time.monotonic() + self.tick_s
         while self._tick():
             pass
@@ -362,10 +362,7 @@ class Worker(RecordingWorker):
     def _write_birth(self) -> None:
         """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
         with self.connection.pipeline() as pipeline:
-            pipeline.hset(
-                self.key,
-                mapping={**self.serialize(), "state": self._state},
-            )
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
             pipeline.expire(self.key, self.worker_ttl + 60)
             rq.worker_registration.register(self, pipeline)
             try:
@@ -407,7 +404,7 @@ class Worker(RecordingWorker):
         pid, self._status, self._usage = os.wait4(self._horse_pid, options)
         if pid == 0:
             return False
-        self._kill_group()  # what it left behind
+        self._signal_group(signal.SIGKILL)  # what it left behind
         self._dead_pid, self._horse_pid = pid, 0
         os.close(self._bell)
         os.close(self._life)
@@ -420,7 +417,7 @@ class Worker(RecordingWorker):
             del self._orders[: begun - 1]
             if self._orders and begun <= self._ordered:  # it died of this one
                 self._orders[0] = self._orders[0]._replace(is_raw=True)
-        self._generation = uuid4().hex[:20]
+        self._dead, self._generation = self._generation, uuid4().hex[:20]
         ordered = {order.run for order in self._orders}
         for run in self._cut_off():
             if run not in ordered:
@@ -428,7 +425,7 @@ class Worker(RecordingWorker):
         self._jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
         self._is_leaving = self._is_cold or (not self._orders and self._is_done(leave))
         if leave is None and not state.is_busy and time.monotonic() < self._started_at + RAN_S:
-            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or 0.1)
+            self._pause_s = min(HORSE_PAUSE_S, self._pause_s * 2 or 0.1)
             self._doze(self._pause_s)
             self._tick_if_due()
         else:
@@ -447,9 +444,16 @@ class Worker(RecordingWorker):
     def _cut_off(self) -> list[str]:
         """Let our generation alone claim, and return what was in hand until now.
 
-        An earlier horse's last request may still be on its way: it is refused from here on.
+        An earlier horse's last request may still be on its way: it is refused from here on, and
+        what that horse had counted is written now.
         """
-        found = self._insist(self._cut_script, self.name, self._generation, self.lease_s)
+        state, tally = self._page.state(), self._page.tally
+        tally.inherit()
+        took = tally.take_back(state.jobs + 1) if state.is_busy else None
+        claims = (self.name, self._generation, self.lease_s)
+        counts = (tally.text(), state.run if took is not None else "", took or 0.0)
+        found = self._insist(self._cut_script, *claims, self._dead, state.last, *counts)
+        tally.clear()
         return [run.decode("utf-8", "replace") for run in found]
 
     def _insist(self, script: Script, *words: Any) -> Any:
@@ -465,30 +469,30 @@ class Worker(RecordingWorker):
 
     def _decide(self, run: str, state: State, leave: Leave | None) -> None:
         killed = self._killed
-        if killed and killed.run == run and killed.why in ("timeout", "command", "stop"):
-            self._orders.append(self._order(run, killed.why))
-            return
-        is_crash = leave is None and killed is None and state.is_busy and state.run == run
+        why, how = killed.why if killed and killed.run == run else "", self._death()
+        if why == "stop":
+            self._orders.append(Order(run, "stopped on request", is_stopped=True))
+        elif why == "command":
+            self._order(run, how)
+        elif why == "timeout":
+            limit = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
+            self._order(run, f"{limit}, and took no notice for {self.grace_s:g} s: killed")
+        else:
+            self._give_back(run, state, leave, how)
+
+    def _give_back(self, run: str, state: State, leave: Leave | None, how: str) -> None:
+        is_crash = leave is None and not self._killed and state.is_busy and state.run == run
         words = (run, self.name, int(is_crash), repr(time.time()))
         reply = self._insist(self._back_script, *words)
         what, crashes = reply[0].decode(), reply[1]
-        how = self._death()
         self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
         if what == "fail":
-            self._orders.append(
-                self._order(run, "crash")._replace(reason=killed_text(crashes, how))
-            )
+            self._order(run, killed_text(crashes, how))
 
-    def _order(self, run: str, why: str) -> Order:
-        if why == "stop":
-            return Order(run, "stopped on request", is_stopped=True)
-        reason = self._death()
-        if why == "timeout":
-            reason = (
-                "rq.timeouts.JobTimeoutException: Task exceeded its time limit, "
-                f"and took no notice for {self.grace_s:g} s: killed"
-            )
-        return Order(run, reason, death=(self._dead_pid, self._status, self._usage))
+    def _order(self, run: str, reason: str) -> None:
+        """Have the next horse fail an execution of the dead one."""
+        death = (self._dead_pid, self._status, self._usage)
+        self._orders.append(Order(run, reason, death=death))
 
     def _death(self) -> str:
         """Say how the horse died; begins with RQ's own words."""
@@ -496,7 +500,8 @@ class Worker(RecordingWorker):
         if os.WIFSIGNALED(self._status):
             number = os.WTERMSIG(self._status)
             words += f" (signal {number}); "
-            words += "out of memory? " if number == signal.SIGKILL else ""
+            is_unexplained = number == signal.SIGKILL and not self._killed
+            words += "out of memory? " if is_unexplained else ""
         else:
             words += "; "
         return words + f"its peak memory was {self._usage.ru_maxrss // PEAK_PER_MIB} MiB"
@@ -504,7 +509,7 @@ class Worker(RecordingWorker):
     def _tear_down(self) -> None:
         """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
         if self._horse_pid:
-            self._kill_group()
+            self._signal_group(signal.SIGKILL)
             self._reap()
         self._is_live = False
         signal.set_wakeup_fd(self._old_wake)
@@ -610,10 +615,7 @@ class Worker(RecordingWorker):
         if self._killed is None and self._horse_pid:
             self._killed = killed
             self.log.warning("event=kill worker=%s reason=%s run=%s", self.name, *killed)
-            self._kill_group()
-
-    def _kill_group(self) -> None:
-        self._signal_group(signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
         try:
@@ -637,7 +639,7 @@ class Worker(RecordingWorker):
         self._untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
         pool.connection_kwargs["socket_timeout"] = SOCKET_S
         pool.disconnect()
-        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))
+        self.connection.set_retry(patience(Page()))  # until Redis knows us
 
     def _is_not_ours(self) -> bool:
         """Tell whether RQ's own loop must run, because somebody has replaced a piece of it."""
@@ -688,6 +690,45 @@ class Worker(RecordingWorker):
 _OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
 
 
+def wait_for_redis(link: Link) -> None:
+    """Return when Redis answers. A signal to stop ends the process meanwhile, with 0.
+
+    Raises ConfigError for what does not pass: a wrong password, no permission.
+    """
+    is_said = False
+    with stoppable():
+        while True:
+            try:
+                link.run(_HELLO, [wire.key("suspended")], [])
+                break
+            except RedisUnavailable as error:
+                if not is_said:
+                    logging.getLogger("rq.worker").error("event=redis-away reason=%s", error)
+                is_said = True
+                time.sleep(LONGEST_PAUSE_S)
+    link.close()
+
+
+_HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that must be ended."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def killed_text(crashes: int, how: str) -> str:
     return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
 
@@ -697,16 +738,19 @@ def die_with_supervisor(life: int, parent: int) -> None:
 
     The supervisor alone holds that. (With prctl the jobs' own children would live on.)
     """
-    if sys.platform == "linux":
+    if SIGNALS_HANG_UP:
         fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     else:
-        wait = threading.Thread(target=lambda: os.read(life, 1) or os.killpg(0, signal.SIGKILL))
-        wait.daemon = True
-        wait.start()
+        threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
     if os.getppid() != parent:  # it ended before this was armed
         os._exit(1)
+
+
+def _die_at_the_end_of(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def trim_memory() -> None:

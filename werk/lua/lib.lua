@@ -29,6 +29,9 @@ local function redis_time()
   return time[1] + time[2] / 1000000
 end
 
+-- A job that is cancelled while it runs leaves wip at once; its status may be another when the execution ends.
+local function is_cancelled(id, queue) return tonumber(try('ZSCORE', P .. ':canceled:' .. queue, id)) end
+
 -- Remove what RQ keeps about one execution, but for its place in wip.
 local function forget(id, execution, worker)
   local run = id .. ':' .. execution
@@ -58,10 +61,11 @@ local function give_back(run, worker, counted, heir, now)
   if not fits(wip, 'zset') or not fits(list, 'list') then return 'later', 0 end
   local mine = call('ZSCORE', wip, run)
   -- RQ writes 'scheduled' before the transaction that puts a job off. Its horse may have died between the two.
-  local is_at_hand = status == 'started' or status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
-  if not mine or not is_at_hand then
+  local is_half_put_off = status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
+  if not mine or not (status == 'started' or is_half_put_off) then
     if mine then call('ZREM', wip, run) end
     forget(id, execution, worker)
+    if is_half_put_off and is_cancelled(id, queue) then call('HSET', job, 'status', 'canceled') end
     return 'gone', 0
   end
 
@@ -86,24 +90,39 @@ local function give_back(run, worker, counted, heir, now)
   return 'requeued', crashes
 end
 
--- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first,
--- and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
+-- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
+-- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
 local function fence(run, queue, now, seconds)
   local id = split(run)
   local execution_key = P .. ':execution:' .. run
+  call('HDEL', execution_key, 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
     call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
-  elseif call('HGET', job_key(id), 'status') ~= 'canceled' or call('EXISTS', execution_key) == 0 then
+  elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
     return 0
   end
   call('HSET', execution_key, 'werk_ending', redis_time() + seconds)
-  call('EXPIRE', execution_key, OWNED_S + seconds)
+  call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
   return 1
 end
 
 -- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
-local function cut(worker, generation, lease_s)
-  call('HSET', P .. ':worker:' .. worker, 'werk_horse', generation)
+-- What the dead one had counted and not written is written here, once: `last` is the last request that it had an
+-- answer to, and one after that has written all. Its success of `run` counts if it was recorded: it is in hand no more.
+local function cut(worker, generation, lease_s, dead, last, counts, run, took)
+  local key, runs = P .. ':worker:' .. worker, runs_of(worker)
+  local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
+  local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
+  call('HDEL', key, 'werk_horse')
+  call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
   call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
-  return call('SMEMBERS', runs_of(worker))
+  if h[1] and h[2] ~= dead and not has_written then
+    if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
+    for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
+      if field == 'done' then call('HINCRBY', key, 'successful_job_count', amount)
+      elseif field == 'worked' then call('HINCRBYFLOAT', key, 'total_working_time', amount)
+      else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+    end
+  end
+  return call('SMEMBERS', runs)
 end

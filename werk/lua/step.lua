@@ -155,7 +155,9 @@ local got = next_job()
 if (counts ~= '' or type(got) ~= 'table') and call('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = resent and call('HGET', worker_key, 'werk_step') == execution
+  if call('HGET', worker_key, 'werk_dead') == generation then counts = '' end -- its supervisor has written them
   local clock = call('TIME')
+  call('HDEL', worker_key, 'werk_moved') -- a removal first: see lib.lua
   call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution,
     'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
   if is_repeat then counts = '' end

@@ -32,6 +32,7 @@ local function event(...) events[#events + 1] = {...} end
 
 -- After a gap in which nobody could tick, all leases look expired, and nobody is rescued for one more lease.
 local function beat()
+  call('HDEL', worker_key, 'werk_horse')
   call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation)
   call('EXPIRE', worker_key, worker_ttl)
   call('EXPIRE', runs, worker_ttl)
@@ -45,12 +46,10 @@ local function renew(run)
   local id, execution = split(run)
   local key, executions = P .. ':execution:' .. run, P .. ':executions:' .. id
   local queue = fits(job_key(id), 'hash') and call('HGET', job_key(id), 'origin') or ''
-  if not fits(wip_key(queue), 'zset') or not call('ZSCORE', wip_key(queue), run) then
-    -- A job cancelled while it runs has left wip, and its execution is still ours.
-    if call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0 then event('lost', run) end
-    return
-  end
-  call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
+  local is_in_wip = fits(wip_key(queue), 'zset') and call('ZSCORE', wip_key(queue), run)
+  -- A job cancelled while it runs has left wip, and its execution is still ours.
+  if not is_in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
+  if is_in_wip then call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', ARGV[3])
   if call('TTL', key) < OWNED_S then call('EXPIRE', key, OWNED_S) end -- it is longer while RQ's own finish is at work
   if fits(executions, 'zset') then
