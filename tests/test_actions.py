@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from rq import Queue, Retry
+from rq.group import Group
 from rq.job import Job
 from rq.rate_limit import RateLimit
 from support import Process, run, wait_until
@@ -239,9 +240,7 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
     connection.eval(make, 0)
     connection.sadd("rq:queues", "rq:queue:default")
     assert actions.count(light, Filters(task="a")) == 5000
-    advanced: list[int] = []
-    assert actions.retry_all(light, Filters(task="a"), advanced.append) == 5000
-    assert sum(advanced) == 5000
+    assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
     ids = connection.lrange("rq:queue:default", 0, -1)
     assert len(ids) == len(set(ids)) == 5000
     assert actions.count(light, Filters()) == 5000
@@ -253,7 +252,7 @@ def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
     fail: Callable[..., list[werk.Handle]], light: Link
 ) -> None:
     jobs = fail("panic", *map(str, range(300)))
-    assert actions.retry_all(light, Filters(), lambda count: None) == 300
+    assert sum(actions.retry_all(light, Filters())) == 300
     for job in jobs:
         wait_until(lambda job=job: light.call("XLEN", f"rq:results:{job.id}") == 2)
 
@@ -335,6 +334,80 @@ def test_a_running_job_is_not_cancelled(
     assert places(connection, job.id) == ["wip"]
     go(tmp_path)
     ended(job, "finished")
+
+
+# --- delete
+
+
+@pytest.mark.parametrize("kind", ["queued", "scheduled", "deferred", "finished", "failed", "odd"])
+def test_a_deleted_job_leaves_what_it_leaves_with_rq(
+    connection: redis.Redis, light: Link, kind: str
+) -> None:
+    queue = Queue(connection=connection)
+    first = queue.enqueue("os.getcwd")
+    group = Group.create(connection, "g")
+
+    def make() -> Job:
+        if kind == "scheduled":
+            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+        data = Queue.prepare_data("os.getcwd", depends_on=first if kind == "deferred" else None)
+        (job,) = group.enqueue_many(queue, [data])
+        if kind in ("finished", "failed"):
+            queue.remove(job)
+            job.set_status(kind)
+            connection.zadd(f"rq:{kind}:default", {job.id: time.time() + 60})
+            connection.xadd(f"rq:results:{job.id}", {"type": 1})
+        return job
+
+    def left() -> dict[bytes, object]:
+        keys = connection.scan_iter(count=1000)
+        return {key.replace(job.id.encode(), b"ID"): connection.type(key) for key in keys}
+
+    job = make()
+    before = left()
+    job.delete()
+    wanted = left()
+    assert wanted != before
+    job = make()
+    if kind == "odd":
+        connection.hset(job.key, "status", "?")
+    assert [*actions.delete(light, [job.id, "nobody"])] == [(job.id, "deleted"), ("nobody", "gone")]
+    assert left() == wanted
+    assert places(connection, job.id) == []
+    assert not connection.sismember("rq:group:g", job.id)
+
+
+def test_a_deleted_job_gives_its_slot_to_the_next(connection: redis.Redis, light: Link) -> None:
+    limit = RateLimit("api", 1)
+    first, second = (
+        Queue(connection=connection).enqueue("os.getcwd", rate_limit=limit) for _ in range(2)
+    )
+    assert [*actions.delete(light, [first.id])] == [(first.id, "deleted")]
+    assert second.get_status() == "queued"
+    assert places(connection, second.id) == ["queue"]
+
+
+def test_a_running_job_is_not_deleted_whatever_its_status(
+    work: Start, connection: redis.Redis, tmp_path: Path, light: Link
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    assert [*actions.delete(light, [job.id])] == [(job.id, "started")]
+    connection.hset(f"rq:job:{job.id}", "status", "finished")
+    assert [*actions.delete(light, [job.id])] == [(job.id, "started")]
+    go(tmp_path)
+    ended(job, "finished")
+
+
+def test_an_old_entry_does_not_take_a_job_along(connection: redis.Redis, light: Link) -> None:
+    kept, gone = (Queue(connection=connection).enqueue("os.getcwd") for _ in range(2))
+    connection.zadd("rq:finished:default", {kept.id: 1e10, gone.id: 1e10, "expired": 1e10})
+    connection.hset(gone.key, "status", "finished")
+    assert actions.empty(light, "finished", "default") == 3
+    assert places(connection, kept.id) == ["queue"]
+    assert kept.get_status() == "queued"
+    assert not connection.exists(gone.key, "rq:finished:default")
 
 
 # --- pause and drain

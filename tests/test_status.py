@@ -11,6 +11,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from zlib import compress
 
@@ -29,7 +30,7 @@ from test_worker import (
 )
 
 import werk
-from werk import status
+from werk import status, wire
 from werk.link import Link, link
 from werk.settings import Settings
 from werk.status import CRITICAL, OK, WARNING, Limit, Limits, Snapshot
@@ -410,6 +411,29 @@ def test_a_worker_whose_rescue_is_not_over_is_stale(light: Link, connection: red
 def test_a_worker_that_runs_anything(work: Start, light: Link) -> None:
     work(env={"WERK_ALLOW_UNREGISTERED": "yes"})
     assert says(light, WARNING, "WERK_ALLOW_UNREGISTERED")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "beat_s_ago", "state"),
+    [
+        (300, 100, "idle"),  # it beats every 405 s
+        (55, 420, "idle"),  # the next is due
+        (45, 430, "stale"),
+        (None, 400, "idle"),
+        (None, 500, "stale"),
+    ],
+)
+def test_a_stock_worker_that_is_silent_is_stale(
+    light: Link, connection: redis.Redis, ttl: int | None, beat_s_ago: int, state: str
+) -> None:
+    beat = datetime.now(timezone.utc) - timedelta(seconds=beat_s_ago)
+    facts = {"birth": "2026-01-01T00:00:00.000000Z", "state": "idle", "queues": "default"}
+    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": wire.timestamp(beat)})
+    connection.sadd("rq:workers", "rq:worker:w")
+    if ttl:
+        connection.expire("rq:worker:w", ttl)
+    assert Snapshot.read(light).workers[0].state == state
+    assert says(light, WARNING, "worker w is stale") is (state == "stale")
 
 
 # --- what it costs

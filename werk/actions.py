@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from werk import wire
@@ -67,17 +67,24 @@ class Group(NamedTuple):
     last: float
 
 
-def walk(link: Link, filters: Filters, visit: Callable[[list[Failure]], int]) -> None:
-    """Show the failed jobs that are meant, page by page, the last to fail first.
+def queues(link: Link) -> list[str]:
+    """Return the names of all queues that RQ knows."""
+    start = wire.key("queue", "")
+    keys = map(_text, link.call("SMEMBERS", wire.key("queues")))
+    return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
 
-    `visit` returns how many of them are not failed any more.
+
+def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
+    """Yield the failed jobs that are meant, page by page, the last to fail first.
+
+    Whoever takes a page may retry its jobs before the next one is read.
     """
-    for queue in [filters.queue] if filters.queue else _queues(link):
+    for queue in [filters.queue] if filters.queue else queues(link):
         key, start = wire.key("failed", queue), 0
         while ids := link.call("ZREVRANGE", key, start, start + PAGE - 1):
             jobs = [job for job in _read(link, queue, ids) if filters.wants(job)]
-            gone = visit(sorted(jobs, key=lambda job: -job.at))  # Redis's order is to the second
-            start += len(ids) - gone
+            yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
+            start += sum(score is not None for score in link.call("ZMSCORE", key, *ids))
 
 
 def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
@@ -85,55 +92,34 @@ def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
     group because there are too many groups."""
     found: dict[tuple[str, str], Group] = {}
     others = 0
-
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal others
-        for job in jobs:
-            name = job.task, _VARIES.sub("#", job.error)
-            if name not in found and len(found) >= MOST_GROUPS:
-                others += 1
-                continue
-            own = found.get(name) or Group(job.task, job.error, 0, job.at, 0.0)
-            latest = job.error if job.at > own.last else own.error
-            first, last = min(own.first, job.at), max(own.last, job.at)
-            found[name] = own._replace(error=latest, jobs=own.jobs + 1, first=first, last=last)
-        return 0
-
-    walk(link, filters, visit)
+    for job in chain.from_iterable(walk(link, filters)):
+        name = job.task, _VARIES.sub("#", job.error)
+        if name not in found and len(found) >= MOST_GROUPS:
+            others += 1
+            continue
+        own = found.get(name) or Group(job.task, job.error, 0, job.at, 0.0)
+        latest = job.error if job.at > own.last else own.error
+        first, last = min(own.first, job.at), max(own.last, job.at)
+        found[name] = own._replace(error=latest, jobs=own.jobs + 1, first=first, last=last)
     return sorted(found.values(), key=lambda group: (-group.jobs, group.task)), others
 
 
 def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
-        names = [filters.queue] if filters.queue else _queues(link)
+        names = [filters.queue] if filters.queue else queues(link)
         return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names] or []))
-    total = 0
-
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal total
-        total += len(jobs)
-        return 0
-
-    walk(link, filters, visit)
-    return total
+    return sum(map(len, walk(link, filters)))
 
 
-def retry_all(link: Link, filters: Filters, progress: Callable[[int], object]) -> int:
-    """Put back the failed jobs that are meant, but none that fails from now on; return how many."""
+def retry_all(link: Link, filters: Filters) -> Iterator[int]:
+    """Put back the failed jobs that are meant, but none that fails from now on; yield how many,
+    page by page."""
     seconds, micros = link.call("TIME")
-    begun, total = int(seconds) + int(micros) / 1e6, 0
-
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal total
-        ids = [job.id for job in jobs if job.at <= begun]
-        done = sum(what in ("retried", "limited") for _, what in retry(link, ids))
-        progress(done)
-        total += done
-        return done
-
-    walk(link, filters, visit)
-    return total
+    begun = int(seconds) + int(micros) / 1e6
+    for page in walk(link, filters):
+        outcomes = retry(link, [job.id for job in page if job.at <= begun])
+        yield sum(what in ("retried", "limited") for _, what in outcomes)
 
 
 def retry(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -145,6 +131,30 @@ def retry(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
 def cancel(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Cancel jobs that wait; yield each with what became of it: cancelled, gone, or its status."""
     return _each(link, "cancel", ids)
+
+
+def delete(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Delete jobs; yield each with what became of it: deleted, gone, or its status if it runs."""
+    return _each(link, "delete", ids)
+
+
+def empty(link: Link, kind: str, queue: str) -> int:
+    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in its key.
+
+    Return how many entries it had.
+    """
+    total = 0
+    while found := int(_act(link, "empty", [f"{kind}:{queue}"])[0][1]):
+        total += found
+    return total
+
+
+def compact(link: Link, queue: str) -> None:
+    """Take the ids of jobs that are no more out of a queue."""
+    start, found = 0, 1
+    while found:
+        left, found = map(int, _act(link, "compact", [f"{start} {queue}"])[0][1:])
+        start += left
 
 
 def stop(link: Link, job_id: str, timeout_s: float) -> str:
@@ -240,11 +250,6 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
 # --- failed jobs
 
 
-def _queues(link: Link) -> list[str]:
-    start = len(wire.key("queue", ""))
-    return sorted(_text(key)[start:] for key in link.call("SMEMBERS", wire.key("queues")))
-
-
 def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
     """Read failed jobs; those that have expired are left out."""
     commands: list[tuple[Any, ...]] = []
@@ -299,7 +304,7 @@ def _suspects(link: Link) -> Iterator[str]:
 def _waiting(link: Link) -> set[int]:
     """Return what is in the queues: numbers, because they take less memory than ids."""
     found: set[int] = set()
-    for queue in _queues(link):
+    for queue in queues(link):
         start = 0
         while ids := link.call("LRANGE", wire.key("queue", queue), start, start + KEYS_AT_ONCE - 1):
             found.update(hash(_text(job_id)) for job_id in ids)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import click
@@ -171,7 +172,8 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
-        actions.walk(_link(), filters, lambda jobs: _print_failures(jobs, as_json))
+        for job in chain.from_iterable(actions.walk(_link(), filters)):
+            _print_failure(job, as_json)
         return
     groups, others = actions.groups(_link(), filters)
     if as_json:
@@ -203,8 +205,11 @@ def retry(
     jobs = actions.count(link, filters)
     if jobs:
         _ask(f"retry {jobs} failed jobs", yes)
+    done = 0
     with _progress(jobs) as advance:
-        done = actions.retry_all(link, filters, advance)
+        for more in actions.retry_all(link, filters):
+            advance(more)
+            done += more
     if as_json:
         _print_json({"retried": done})
     else:
@@ -359,14 +364,12 @@ def _print_queues(
     return EXIT_FAILED if "unknown" in dict(outcomes).values() else None
 
 
-def _print_failures(jobs: Sequence[Failure], as_json: bool) -> int:
-    for job in jobs:
-        if as_json:
-            _print_json({**job._asdict(), "at": _iso(job.at)})
-        else:
-            line = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
-            click.echo(_printable(line, sys.stdout))
-    return 0
+def _print_failure(job: Failure, as_json: bool) -> None:
+    if as_json:
+        _print_json({**job._asdict(), "at": _iso(job.at)})
+    else:
+        line = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
+        click.echo(_printable(line, sys.stdout))
 
 
 def _group_as_json(group: Group, filters: Filters) -> dict[str, Any]:

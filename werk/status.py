@@ -23,6 +23,8 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 CHECK_USAGE = 3  # of --check itself, as monitoring plugins have it
 
 MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
+RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worker.heartbeat)
+RQ_TTL_S = 480.0  # of a record that RQ forgot to give one: its default
 IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -276,6 +278,10 @@ def _state(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> str:
         still_s = now - (_number(facts.get("werk_moved")) or born)
         if "job" not in seen and still_s > (lease_s if waits else IDLE_S + lease_s):
             return "hung"
+    else:
+        ttl, silent_s = seen["ttl"], now - moment(facts.get("last_heartbeat"), now)
+        if ttl < RQ_SPARE_S if ttl >= 0 else silent_s > RQ_TTL_S:
+            return "stale"
     is_leaving = facts.get("werk_draining") or facts.get("shutdown_requested_date")
     return "draining" if is_leaving else facts.get("state") or "starting"
 
