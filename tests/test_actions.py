@@ -204,6 +204,30 @@ def test_retry_wants_to_be_told_which(redis_url: str) -> None:
     assert (done.returncode, done.stdout) == (0, "0 retried\n")
 
 
+def test_an_unset_variable_is_not_everything(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    (job,) = fail("panic", "a")
+    for option in ("--queue", "--task", "--error"):
+        done = run("werk", "retry", option, "", "--yes")
+        assert (done.returncode, done.stdout) == (2, ""), option
+    assert job.status() == "failed"
+
+
+@pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
+def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
+    done = run("werk", *command, "--queue", "defualt")
+    assert (done.returncode, done.stderr) == (1, "werk: no queue is called defualt: werk status\n")
+
+
+def test_a_job_that_is_said_twice_is_retried_once(
+    fail: Callable[..., list[werk.Handle]], light: Link
+) -> None:
+    (job,) = fail("panic", "a")
+    done = run("werk", "retry", job.id, job.id)
+    assert (done.returncode, done.stdout) == (0, f"{job.id} retried\n")
+
+
 def test_many_ask_first_and_say_how_many(
     fail: Callable[..., list[werk.Handle]], redis_url: str
 ) -> None:
@@ -330,7 +354,8 @@ def test_a_running_job_is_not_cancelled(
     work()
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
-    assert run("werk", "cancel", job.id, "--yes").returncode == 1
+    done = run("werk", "cancel", job.id, "--yes")
+    assert (done.returncode, f"werk stop {job.id}" in done.stderr) == (1, True)
     assert places(connection, job.id) == ["wip"]
     go(tmp_path)
     ended(job, "finished")
@@ -417,6 +442,8 @@ def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.
     done = run("werk", "pause", "defualt")
     assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
     assert not connection.exists("rq:werk:paused")
+    done = run("werk", "resume", "defualt")
+    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
 
 
 def test_workers_drain_and_a_second_word_does_not_hurry_them(
@@ -444,6 +471,15 @@ def test_workers_drain_and_a_second_word_does_not_hurry_them(
     assert run("werk", "drain", "--yes", "--wait", "--timeout", "10").returncode == 0
     assert worker.wait(10) == 0
     assert ended(job, "finished").return_value() == "ends"
+
+
+def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
+    done = run("werk", "drain", "wroker", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "worker wroker is unknown: werk status\n"
+    assert run("werk", "drain", "wroker", "--yes", "--wait").returncode == 0  # it has left
+    done = run("werk", "drain", "wroker", "--yes", "--timeout", "3")
+    assert (done.returncode, "--wait" in done.stderr) == (2, True)
 
 
 def test_a_redeploy_under_load(
@@ -568,6 +604,12 @@ def test_ping_asks_every_queue_and_names_the_silent(
     found = json.loads(run("werk", "ping", "default", "--json").stdout)
     assert [(own["queue"], own["trouble"]) for own in found] == [("default", "")]
     assert not connection.llen("rq:queue:nobody")
+
+
+def test_ping_makes_no_queue(connection: redis.Redis) -> None:
+    done = run("werk", "ping", "defualt")
+    assert (done.returncode, done.stdout) == (1, "defualt: no queue is called so: werk status\n")
+    assert not connection.keys()
 
 
 def test_ping_goes_before_what_waits(

@@ -318,11 +318,10 @@ def test_all_suspended(light: Link, connection: redis.Redis) -> None:
     resume(connection)
 
 
-def test_redis_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RQ_REDIS_URL", "redis://127.0.0.1:1/0")
-    code, line = status.check_at(link(Settings.read(), 0.2), Limits())
-    assert code == 2
-    assert line.startswith("WERK CRITICAL - Redis at 127.0.0.1:1/0 was not reached within 0.2 s")
+def test_redis_away() -> None:
+    done = run("werk", "status", "--check", env={"RQ_REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert done.returncode == 2
+    assert done.stdout.startswith("WERK CRITICAL - Redis at 127.0.0.1:1/0 was not reached within")
 
 
 def test_a_check_is_one_line_whatever_a_queue_is_called(light: Link) -> None:
@@ -333,10 +332,33 @@ def test_a_check_is_one_line_whatever_a_queue_is_called(light: Link) -> None:
     assert line.startswith("WERK CRITICAL - queue a?b?c: 1 waiting and no worker (")
 
 
-@pytest.mark.parametrize("arguments", [["--max-age", "old"], ["--typo"], ["x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--typo"],
+        ["x"],
+        *(["--max-age", limit] for limit in ("old", "nan", "inf", "-1", "5:1", "", "1:2:3")),
+    ],
+)
 def test_wrong_usage_of_a_check_is_3(redis_url: str, arguments: list[str]) -> None:
     assert run("werk", "status", "--check", *arguments).returncode == 3
     assert run("werk", "status", *arguments).returncode == 2
+
+
+def test_a_check_has_no_json(redis_url: str) -> None:
+    for option in ("--check", "--here"):
+        done = run("werk", "status", option, "--json")
+        assert (done.returncode, done.stdout) == (3, "")
+    assert run("werk", "status", "--check=1").returncode == 3
+
+
+@pytest.mark.parametrize("url", ["nonsense", "redis://:secret@127.0.0.1:{}/0"])
+def test_a_check_that_cannot_look_is_critical(redis_url: str, url: str) -> None:
+    env = {"RQ_REDIS_URL": url.format(redis_url.rpartition(":")[2].split("/")[0])}
+    for option in ("--check", "--here"):
+        done = run("werk", "status", option, env=env)
+        assert (done.returncode, done.stdout[:16]) == (2, "WERK CRITICAL - ")
+        assert "secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
 
     Whoever takes a page may retry its jobs before the next one is read.
     """
-    for queue in [filters.queue] if filters.queue else queues(link):
+    for queue in _queues(link, filters):
         key, start = wire.key("failed", queue), 0
         while ids := link.call("ZREVRANGE", key, start, start + PAGE - 1):
             jobs = [job for job in _read(link, queue, ids) if filters.wants(job)]
@@ -107,8 +107,8 @@ def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
 def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
-        names = [filters.queue] if filters.queue else queues(link)
-        return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names] or []))
+        keys = [wire.key("failed", name) for name in _queues(link, filters)]
+        return sum(link.calls([("ZCARD", key) for key in keys])) if keys else 0
     return sum(map(len, walk(link, filters)))
 
 
@@ -186,14 +186,14 @@ def pause(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def resume(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """End the pause of queues; return each with yes or already."""
+    """End the pause of queues; return each with yes, already or unknown."""
     return [*_each(link, "resume", names)]
 
 
 def drain(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
     """Tell workers to finish their job and leave. Once: doing it again does not hurry them.
 
-    Returns each with told, already, deaf (it does not listen) or gone.
+    Returns each with told, already, deaf (it does not listen) or unknown.
     """
     return [*_each(link, "drain", names)]
 
@@ -229,25 +229,31 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     from werk import client  # nothing else here needs it
 
     snapshot = Snapshot.read(link)
-    wanted = names or [*snapshot.queues]
-    held = {queue.name for queue in snapshot.queues.values() if queue.paused or snapshot.suspended}
-    yield from ((name, "paused", 0.0) for name in wanted if name in held)
     options = client.Options(
         front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
-    requests = {
-        name: client.prepare(PING, (), {}, options._replace(queue=name))
-        for name in wanted
-        if name not in held
-    }
-    if not requests:
-        return
-    for request in requests.values():
-        client.send([request], link)
-    yield from _answers(link, {name: request.id for name, request in requests.items()}, timeout_s)
+    jobs = {}
+    for name in dict.fromkeys(names or snapshot.queues):
+        queue = snapshot.queues.get(name)
+        if queue is None:
+            yield name, "no queue is called so: werk status", 0.0
+        elif queue.paused or snapshot.suspended:
+            yield name, "paused", 0.0
+        else:
+            request = client.prepare(PING, (), {}, options._replace(queue=name))
+            jobs[name] = client.send([request], link)[0].id
+    yield from _answers(link, jobs, timeout_s)
 
 
 # --- failed jobs
+
+
+def _queues(link: Link, filters: Filters) -> list[str]:
+    if filters.queue is None:
+        return queues(link)
+    if not link.call("SISMEMBER", wire.key("queues"), wire.key("queue", filters.queue)):
+        raise WerkError(f"no queue is called {filters.queue}: werk status")
+    return [filters.queue]
 
 
 def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
@@ -348,8 +354,7 @@ def _buried(link: Link, dry_run: bool) -> list[str]:
 def _answers(
     link: Link, jobs: dict[str, str], timeout_s: float
 ) -> Iterator[tuple[str, str, float]]:
-    begun = time.monotonic()
-    left = dict(jobs)
+    begun, left = time.monotonic(), dict(jobs)
     while left:
         passed = time.monotonic() - begun
         keys = [wire.key("job", job_id) for job_id in left.values()]
@@ -385,8 +390,8 @@ def _act(link: Link, what: str, names: Sequence[str]) -> list[list[str]]:
 
 
 def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Do it to each, a page at a time."""
-    left = iter(names)
+    """Do it to each, a page at a time; once to one that is named twice."""
+    left = iter(dict.fromkeys(names))
     while page := list(islice(left, PAGE)):
         for name, (outcome, *rest) in zip(page, _act(link, what, page), strict=True):
             yield name, rest[0] if outcome == "is" else outcome

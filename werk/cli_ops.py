@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
@@ -23,8 +23,10 @@ from werk.cli import Seconds, _link, _note, _print_json, _printable
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
 from werk.link import LIBRARY_BUDGET_S, link
 from werk.settings import Settings
-from werk.status import Limit, Limits, Snapshot
+from werk.status import CRITICAL, Limit, Limits, Snapshot
 
+NO_JOB = "no job {}: never enqueued here, or expired"
+NO_QUEUE = "no queue is called {}: werk status"
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -60,6 +62,17 @@ class Since(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is neither like 10m, 2h, 3d nor a time", param, ctx)
 
 
+class Text(click.ParamType):  # type: ignore[type-arg]
+    """Text, but not the nothing of a variable that is not set: it would not choose anything."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("it is empty", param, ctx)
+        return str(value)
+
+
 class CheckUsage(WerkError):
     """Raised when `status --check` was called wrongly; monitoring takes 2 for critical."""
 
@@ -69,16 +82,10 @@ class CheckUsage(WerkError):
 class CheckCommand(click.Command):
     """A command whose wrong usage has another exit code with --check."""
 
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        is_check = "--check" in args
+    def make_context(self, *names: Any, **extra: Any) -> click.Context:
+        is_check = any(word.startswith("--check") for word in names[1])
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(*names, **extra)
         except click.UsageError as error:
             if not is_check:
                 raise
@@ -88,10 +95,14 @@ class CheckCommand(click.Command):
 def _filters(command: Any) -> Any:
     """The options that say which of the failed jobs."""
     for option in (
-        click.option("--queue", help="Of this queue."),
+        click.option("--queue", type=Text(), help="Of this queue."),
         click.option("--since", type=Since(), help="Failed since 10m, 2h, 3d ago, or a time."),
-        click.option("--error", help="Last line of the error, whatever numbers; 'Text*': begins."),
-        click.option("--task", help="Of this task."),
+        click.option(
+            "--error",
+            type=Text(),
+            help="Last line of the error, whatever numbers; 'Text*': begins.",
+        ),
+        click.option("--task", type=Text(), help="Of this task."),
     ):
         command = option(command)
     return command
@@ -126,11 +137,16 @@ def status(
     """Show queues, workers and what is wrong."""
     limits = Limits(max_age, max_waiting, max_failed, min_workers)
     if check or here:
-        code, line = (
-            looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
-            if here
-            else looking.check_at(_link(), limits)
-        )
+        if as_json:
+            raise CheckUsage("--check and --here print one line; --json goes without them")
+        try:
+            code, line = (
+                looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
+                if here
+                else looking.check(Snapshot.read(_link()), limits)
+            )
+        except WerkError as error:  # who cannot look has to be seen to
+            code, line = looking.CHECK_EXITS[CRITICAL], f"WERK CRITICAL - {error}"
         click.echo(_printable(line, sys.stdout))
         return code
     snapshot = Snapshot.read(_link())
@@ -200,7 +216,9 @@ def retry(
     if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
         raise ArgumentError("say which: ids, or options as of `werk failed`, or --all")
     if job_id:
-        return _report(actions.retry(_link(), job_id), "retried", "failed", as_json)
+        good = {"retried": "{} retried", "limited": "{} retried"}
+        otherwise = "job {} is not failed: it is {}"
+        return _report(actions.retry(_link(), job_id), good, otherwise, as_json)
     link = _link()
     jobs = actions.count(link, filters)
     if jobs:
@@ -242,7 +260,9 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
 def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
     """Cancel jobs that wait. What depends on them goes on waiting."""
     _ask(f"cancel {len(job_id)} jobs", yes)
-    return _report(actions.cancel(_link(), job_id), "cancelled", "waiting", as_json)
+    good = {"cancelled": "{} cancelled"}
+    otherwise = "job {0} is not waiting: it is {1}; one that runs is stopped: werk stop {0}"
+    return _report(actions.cancel(_link(), job_id), good, otherwise, as_json)
 
 
 # --- queues and workers
@@ -253,8 +273,8 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 @_json
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
-    words = {"yes": "is paused", "already": "was paused already"}
-    return _print_queues(actions.pause(_link(), queue), words, as_json)
+    good = {"yes": "queue {} is paused", "already": "queue {} was paused already"}
+    return _report(actions.pause(_link(), queue), good, NO_QUEUE, as_json)
 
 
 @click.command()
@@ -262,8 +282,8 @@ def pause(queue: Sequence[str], as_json: bool) -> int | None:
 @_json
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """End the pause of queues."""
-    words = {"yes": "goes on", "already": "was not paused"}
-    return _print_queues(actions.resume(_link(), queue), words, as_json)
+    good = {"yes": "queue {} goes on", "already": "queue {} was not paused"}
+    return _report(actions.resume(_link(), queue), good, NO_QUEUE, as_json)
 
 
 @click.command()
@@ -274,22 +294,23 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
 @_json
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
-) -> None:
+) -> int | None:
     """Have workers, or all there are, finish their job and leave. Prints their names."""
+    if timeout is not None and not wait:
+        raise ArgumentError("--timeout is how long --wait waits: say --wait")
     link = _link()
-    names = worker or [own.name for own in Snapshot.read(link).workers]
+    names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
         _ask(f"end {len(names)} workers after their job", yes)
-    outcomes = actions.drain(link, names) if names else []
-    for name, outcome in outcomes:
-        if outcome == "deaf":
-            _note(f"worker {name} does not listen: werk status")
-        if not as_json:
-            click.echo(_printable(name, sys.stdout))
-    if as_json:
-        _print_json([{"worker": name, "outcome": outcome} for name, outcome in outcomes])
-    if wait:
-        actions.wait_gone(link, names, timeout)
+    found = [  # who has left is what --wait waits for
+        (name, what) for name, what in actions.drain(link, names) if what != "unknown" or not wait
+    ]
+    good, otherwise = {"told": "{}", "already": "{}"}, "worker {} is {}: werk status"
+    code = _report(found, good, otherwise, as_json)
+    if not wait:
+        return code
+    actions.wait_gone(link, names, timeout)
+    return None
 
 
 @click.command()
@@ -332,36 +353,20 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 def _report(
-    outcomes: Iterator[tuple[str, str]], good: str, wanted: str, as_json: bool
+    outcomes: Iterable[tuple[str, str]], good: Mapping[str, str], otherwise: str, as_json: bool
 ) -> int | None:
-    """Say what became of jobs, each on a line; return the exit code."""
-    states = dict(outcomes)
+    """Say what became of each, in the words for it; return the exit code."""
+    found = dict(outcomes)
     if as_json:
-        _print_json(states)
-    for job_id, state in states.items():
-        if state in (good, "limited"):
-            if not as_json:
-                click.echo(f"{job_id} {good}")
-        elif state == "gone":
-            _note(f"no job {job_id}: never enqueued here, or expired")
-        else:
-            _note(f"job {job_id} is not {wanted}: it is {state}")
-    if "gone" in states.values():
-        return EXIT_NO_JOB
-    return None if set(states.values()) <= {good, "limited"} else EXIT_FAILED
-
-
-def _print_queues(
-    outcomes: Sequence[tuple[str, str]], words: dict[str, str], as_json: bool
-) -> int | None:
-    if as_json:
-        _print_json(dict(outcomes))
-    for name, outcome in outcomes:
-        if outcome == "unknown":
-            _note(f"no queue is called {name}: werk status")
+        _print_json(found)
+    for name, outcome in found.items():
+        if outcome not in good:
+            _note((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
         elif not as_json:
-            click.echo(_printable(f"queue {name} {words[outcome]}", sys.stdout))
-    return EXIT_FAILED if "unknown" in dict(outcomes).values() else None
+            click.echo(_printable(good[outcome].format(name), sys.stdout))
+    if "gone" in found.values():
+        return EXIT_NO_JOB
+    return None if good.keys() >= set(found.values()) else EXIT_FAILED
 
 
 def _print_failure(job: Failure, as_json: bool) -> None:

@@ -6,6 +6,7 @@ look.lua reads, Snapshot judges; the rest of the module only says the same thing
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from werk import wire
-from werk.errors import ArgumentError, ConfigError, RedisUnavailable, WerkError
+from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.link import Link
 from werk.scripts import script
 
@@ -37,11 +38,13 @@ class Limit(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Limit:
         """Return the limit in 'WARN:CRIT', ':CRIT', 'WARN:' or 'CRIT'. Raises ArgumentError."""
-        warning, _, critical = text.rpartition(":")
-        try:
-            return cls(*(float(part) if part else None for part in (warning, critical)))
-        except ValueError:
-            raise ArgumentError(f"{text!r} is no limit; say WARN:CRIT, :CRIT or CRIT") from None
+        found = re.fullmatch(r"(?:(\d*\.?\d+)?:)?(\d*\.?\d+)?", text)
+        if not found or not text:
+            raise ArgumentError(f"{text!r} is no limit; say WARN:CRIT, :CRIT or CRIT")
+        first, last = (None if part is None else float(part) for part in found.groups())
+        if first is not None and last is not None and first > last:
+            raise ArgumentError(f"{text!r}: the warning comes first, WARN:CRIT")
+        return cls(first, last)
 
     def level(self, number: float) -> str:
         """Return what a number is."""
@@ -182,14 +185,6 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     said = "; ".join(f"{problem.what} ({problem.fix})" for problem in problems)
     code, line = _verdict(problems[0].level if problems else OK, said or _summary(snapshot))
     return code, f"{line} | {_perfdata(snapshot, limits)}"
-
-
-def check_at(link: Link, limits: Limits) -> tuple[int, str]:
-    """Read and check; a Redis that is away is critical, and no error."""
-    try:
-        return check(Snapshot.read(link), limits)
-    except WerkError as error:
-        return _verdict(CRITICAL, str(error))
 
 
 def check_here(link: Link, host: str) -> tuple[int, str]:

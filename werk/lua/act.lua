@@ -19,7 +19,7 @@
 --       delete   'deleted'   empty   'emptied', and of how many entries   compact   'compacted', how many are left of the page, and how many were in it
 --       stop     'told' or 'deaf', and its worker
 --       pause and resume   'yes', 'already', 'unknown'
---       drain    'told', 'already', 'deaf', 'gone'
+--       drain    'told', 'already', 'deaf', 'unknown'
 --       probe    'lost', 'fine', 'later' (RQ's clean-up is at it), and its status   restore  'restored', or as probe
 --       bury     'buried', 'fine'
 --       and for a job that it does not fit: 'gone', or 'is' and its status
@@ -179,21 +179,25 @@ end
 
 local paused = P .. ':werk:paused'
 
+local function is_known(queue)
+  return call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+end
+
 local function pause(queue)
-  local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
-  if not is_known then return {'unknown'} end
+  if not is_known(queue) then return {'unknown'} end
   return {call('SADD', paused, queue) == 1 and 'yes' or 'already'}
 end
 
 local function resume(queue)
-  return {call('SREM', paused, queue) == 1 and 'yes' or 'already'}
+  if call('SREM', paused, queue) == 1 then return {'yes'} end
+  return {is_known(queue) and 'already' or 'unknown'}
 end
 
 -- Told once: a second time would make it break off its job.
 local function drain(name)
   local worker = P .. ':worker:' .. name
   local birth, told, asked = unpack(call('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
-  if not birth then return {'gone'} end
+  if not birth then return {'unknown'} end
   if told or asked then return {'already'} end
   if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return {'deaf'} end
   try('HSET', worker, 'werk_draining', now_text)
