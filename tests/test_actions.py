@@ -31,7 +31,7 @@ from test_worker import (
 import werk
 from werk import actions
 from werk.actions import Filters
-from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.link import Link, link
 from werk.settings import Settings
 
@@ -423,6 +423,19 @@ def test_a_running_job_is_not_deleted_whatever_its_status(
     assert [*actions.delete(light, [job.id])] == [(job.id, "started")]
     go(tmp_path)
     ended(job, "finished")
+
+
+def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) -> None:
+    jobs = [Queue(connection=connection).enqueue("os.getcwd") for _ in range(300)]
+    connection.config_set("maxmemory", 1)
+    try:
+        assert [*actions.delete(light, [jobs[0].id])] == [(jobs[0].id, "deleted")]
+        assert actions.empty(light, "queue", "default") == 299
+        with pytest.raises(RedisUnavailable, match="takes no more data"):
+            actions.pause(light, ["default"])
+    finally:
+        connection.config_set("maxmemory", 0)
+    assert connection.keys() == [b"rq:queues"]
 
 
 def test_an_old_entry_does_not_take_a_job_along(connection: redis.Redis, light: Link) -> None:
