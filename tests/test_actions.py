@@ -144,7 +144,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     ours, stock = fail("panic", "a", "b")
     light.call("SADD", "rq:werk:paused", "default")
     Job.fetch(stock.id, connection=connection).requeue()
-    assert [*actions.retry(light, [ours.id])] == [(ours.id, "retried")]
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
     here, there = record(connection, ours.id), record(connection, stock.id)
     differ = {"created_at", "data", "description", "enqueued_at", "exc_info", "last_heartbeat"}
     skip = {*differ, "success_callback_timeout", "failure_callback_timeout"}
@@ -156,7 +156,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     assert places(connection, ours.id) == places(connection, stock.id) == ["queue"]
     assert connection.lrange("rq:queue:default", 0, -1)[-1].decode() == ours.id
     assert connection.ttl(f"rq:job:{ours.id}") == -1
-    assert [*actions.retry(light, [ours.id])] == [(ours.id, "queued")]
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "queued")]
     assert connection.llen("rq:queue:default") == 2
     light.call("SREM", "rq:werk:paused", "default")
     ended(ours, "failed")
@@ -174,7 +174,7 @@ def test_a_retried_job_gets_no_more_retries_than_it_had(
     work()
     wait_until(lambda: job.get_status() == "failed")
     assert len(runs(tmp_path)) == 2
-    assert [*actions.retry(light, [job.id])] == [(job.id, "retried")]
+    assert [*actions.act(light, "retry", [job.id])] == [(job.id, "retried")]
     wait_until(lambda: len(runs(tmp_path)) == 3 and job.get_status() == "failed")
 
 
@@ -188,9 +188,9 @@ def test_a_retried_job_waits_for_a_slot_of_its_rate_limit(
     connection.zrem("rq:rl:api:rate_limited", other.id)
     connection.hset(other.key, "status", "failed")
     connection.zadd("rq:failed:default", {other.id: time.time() + 100})
-    assert [*actions.retry(light, [other.id])] == [(other.id, "limited")]
+    assert [*actions.act(light, "retry", [other.id])] == [(other.id, "limited")]
     assert other.get_status() == "rate_limited"
-    assert [*actions.cancel(light, [holder.id])] == [(holder.id, "cancelled")]
+    assert [*actions.act(light, "cancel", [holder.id])] == [(holder.id, "cancelled")]
     assert other.get_status() == "queued"
     assert places(connection, other.id) == ["queue"]
     assert places(connection, holder.id) == ["canceled"]
@@ -396,7 +396,10 @@ def test_a_deleted_job_leaves_what_it_leaves_with_rq(
     job = make()
     if kind == "odd":
         connection.hset(job.key, "status", "?")
-    assert [*actions.delete(light, [job.id, "nobody"])] == [(job.id, "deleted"), ("nobody", "gone")]
+    assert [*actions.act(light, "delete", [job.id, "nobody"])] == [
+        (job.id, "deleted"),
+        ("nobody", "gone"),
+    ]
     assert left() == wanted
     assert places(connection, job.id) == []
     assert not connection.sismember("rq:group:g", job.id)
@@ -407,7 +410,7 @@ def test_a_deleted_job_gives_its_slot_to_the_next(connection: redis.Redis, light
     first, second = (
         Queue(connection=connection).enqueue("os.getcwd", rate_limit=limit) for _ in range(2)
     )
-    assert [*actions.delete(light, [first.id])] == [(first.id, "deleted")]
+    assert [*actions.act(light, "delete", [first.id])] == [(first.id, "deleted")]
     assert second.get_status() == "queued"
     assert places(connection, second.id) == ["queue"]
 
@@ -418,9 +421,9 @@ def test_a_running_job_is_not_deleted_whatever_its_status(
     work()
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
-    assert [*actions.delete(light, [job.id])] == [(job.id, "started")]
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
     connection.hset(f"rq:job:{job.id}", "status", "finished")
-    assert [*actions.delete(light, [job.id])] == [(job.id, "started")]
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
     go(tmp_path)
     ended(job, "finished")
 
@@ -429,10 +432,10 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
     jobs = [Queue(connection=connection).enqueue("os.getcwd") for _ in range(300)]
     connection.config_set("maxmemory", 1)
     try:
-        assert [*actions.delete(light, [jobs[0].id])] == [(jobs[0].id, "deleted")]
+        assert [*actions.act(light, "delete", [jobs[0].id])] == [(jobs[0].id, "deleted")]
         assert actions.empty(light, "queue", "default") == 299
         with pytest.raises(RedisUnavailable, match="takes no more data"):
-            actions.pause(light, ["default"])
+            [*actions.act(light, "pause", ["default"])]
     finally:
         connection.config_set("maxmemory", 0)
     assert connection.keys() == [b"rq:queues"]

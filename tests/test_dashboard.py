@@ -573,7 +573,7 @@ def test_ten_thousand_failed_jobs_are_no_matter(
         assert time.monotonic() - start < 5
         assert answer.json == {"status": "OK", "count": 10_000}
         stats = connection.info("commandstats")
-        assert 50 < stats["cmdstat_evalsha"]["calls"] < 60
+        assert 49 <= stats["cmdstat_evalsha"]["calls"] < 60
         assert connection.zcard("rq:failed:default") == 0
         assert connection.llen("rq:queue:default") == (10_000 if where == "queue" else 0)
     assert connection.keys() == [b"rq:queues"]

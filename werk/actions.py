@@ -107,8 +107,8 @@ def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
 def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
-        keys = [wire.key("failed", name) for name in _queues(link, filters)]
-        return sum(link.calls([("ZCARD", key) for key in keys])) if keys else 0
+        names = _queues(link, filters)
+        return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names]))
     return sum(map(len, walk(link, filters)))
 
 
@@ -118,24 +118,18 @@ def retry_all(link: Link, filters: Filters) -> Iterator[int]:
     seconds, micros = link.call("TIME")
     begun = int(seconds) + int(micros) / 1e6
     for page in walk(link, filters):
-        outcomes = retry(link, [job.id for job in page if job.at <= begun])
+        outcomes = act(link, "retry", [job.id for job in page if job.at <= begun])
         yield sum(what in ("retried", "limited") for _, what in outcomes)
 
 
-def retry(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Put failed jobs back in their queues; yield each with what became of it: retried, limited,
-    gone, or its status if it has not failed."""
-    return _each(link, "retry", ids)
+def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Do to each of these what act.lua can; yield each with what became of it, an outcome of there.
 
-
-def cancel(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Cancel jobs that wait; yield each with what became of it: cancelled, gone, or its status."""
-    return _each(link, "cancel", ids)
-
-
-def delete(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Delete jobs; yield each with what became of it: deleted, gone, or its status if it runs."""
-    return _each(link, "delete", ids)
+    retry, cancel and delete take jobs: 'gone', or its status, is one that it does not fit. pause
+    and resume take queues. drain takes workers; doing it again does not hurry them.
+    """
+    for name, outcome, *rest in _each(link, what, names):
+        yield name, rest[0] if outcome == "is" else outcome
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
@@ -180,24 +174,6 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     return worker
 
 
-def pause(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Have werk workers take nothing from queues; return each with yes, already or unknown."""
-    return [*_each(link, "pause", names)]
-
-
-def resume(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """End the pause of queues; return each with yes, already or unknown."""
-    return [*_each(link, "resume", names)]
-
-
-def drain(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Tell workers to finish their job and leave. Once: doing it again does not hurry them.
-
-    Returns each with told, already, deaf (it does not listen) or unknown.
-    """
-    return [*_each(link, "drain", names)]
-
-
 def wait_gone(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
     """Wait until these workers have left. Raises ResultTimeout."""
     left, deadline = set(names), time.monotonic() + (timeout_s or 0)
@@ -213,13 +189,11 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
     Looks twice, some seconds apart. Returns each job's id with the status that it was left in, and
     each worker's key with 'gone'. The one thing here that SCANs.
     """
-    lost = [
-        job_id for job_id, found, _ in _probe(link, "probe", _suspects(link)) if found == "lost"
-    ]
+    lost = [own for own, outcome, _ in _each(link, "probe", _suspects(link)) if outcome == "lost"]
     if lost:
         time.sleep(SETTLE_S)
-    again = _probe(link, "probe" if dry_run else "restore", lost)
-    found = [(job_id, status) for job_id, what, status in again if what in ("lost", "restored")]
+    again = _each(link, "probe" if dry_run else "restore", lost)
+    found = [(own, status) for own, outcome, status in again if outcome in ("lost", "restored")]
     return found + [(key, "gone") for key in _buried(link, dry_run)]
 
 
@@ -297,9 +271,13 @@ def _is_like(error: str, wanted: str) -> bool:
 def _suspects(link: Link) -> Iterator[str]:
     """Yield the jobs that may be in no place: those that should wait and do not, and all that run
     or are due, which are fewer."""
-    waiting, start = _waiting(link), len(wire.key("job", ""))
-    for keys in _scan(link, wire.key("job", "*")):
-        ids = [key[start:] for key in map(_text, keys) if _JOB_ID.fullmatch(key[start:])]
+    waiting, start = _waiting(link), wire.key("job", "")
+    how = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
+    cursor: bytes | None = None
+    while cursor != b"0":
+        cursor, keys = link.call("SCAN", cursor or 0, *how)
+        names = [_text(key).removeprefix(start) for key in keys]
+        ids = [name for name in names if _JOB_ID.fullmatch(name)]
         replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
@@ -318,26 +296,6 @@ def _waiting(link: Link) -> set[int]:
     return found
 
 
-def _scan(link: Link, pattern: str) -> Iterator[list[bytes]]:
-    cursor = b"0"
-    while True:
-        cursor, keys = link.call(
-            "SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "hash"
-        )
-        if keys:
-            yield keys
-        if cursor == b"0":
-            return
-
-
-def _probe(link: Link, what: str, ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield each job with lost, restored, fine or later, and its status."""
-    left = iter(ids)
-    while page := list(islice(left, PAGE)):
-        for job_id, (found, status) in zip(page, _act(link, what, page), strict=True):
-            yield job_id, found, status
-
-
 def _buried(link: Link, dry_run: bool) -> list[str]:
     """Return the workers that are no more, and take them out of the sets of workers."""
     keys = [_text(key) for key in link.call("SMEMBERS", wire.key("workers"))]
@@ -354,17 +312,15 @@ def _buried(link: Link, dry_run: bool) -> list[str]:
 def _answers(
     link: Link, jobs: dict[str, str], timeout_s: float
 ) -> Iterator[tuple[str, str, float]]:
-    begun, left = time.monotonic(), dict(jobs)
-    while left:
+    begun = time.monotonic()
+    while jobs:
         passed = time.monotonic() - begun
-        keys = [wire.key("job", job_id) for job_id in left.values()]
-        states = link.calls([("HGET", key, "status") for key in keys])
-        for (queue, job_id), state in zip(list(left.items()), states, strict=True):
-            if state in (b"queued", b"started") and passed < timeout_s:
-                continue
-            del left[queue]
-            yield queue, _verdict(link, queue, job_id, state), passed
-        time.sleep(POLL_S if left else 0)
+        states = link.calls([("HGET", wire.key("job", own), "status") for own in jobs.values()])
+        for (queue, job_id), state in zip(list(jobs.items()), states, strict=True):
+            if passed >= timeout_s or state not in (b"queued", b"started"):
+                del jobs[queue]
+                yield queue, _verdict(link, queue, job_id, state), passed
+        time.sleep(POLL_S if jobs else 0)
 
 
 def _verdict(link: Link, queue: str, job_id: str, state: bytes | None) -> str:
@@ -389,12 +345,12 @@ def _act(link: Link, what: str, names: Sequence[str]) -> list[list[str]]:
     return [[_text(word) for word in reply] for reply in link.run(script("act"), (), words)]
 
 
-def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Do it to each, a page at a time; once to one that is named twice."""
-    left = iter(dict.fromkeys(names))
+def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[list[str]]:
+    """Do it to each, a page at a time; yield the name and the words of the reply."""
+    left = iter(names)
     while page := list(islice(left, PAGE)):
-        for name, (outcome, *rest) in zip(page, _act(link, what, page), strict=True):
-            yield name, rest[0] if outcome == "is" else outcome
+        for name, words in zip(page, _act(link, what, page), strict=True):
+            yield [name, *words]
 
 
 def _text(word: bytes | str | int) -> str:

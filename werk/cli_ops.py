@@ -218,7 +218,9 @@ def retry(
     if job_id:
         good = {"retried": "{} retried", "limited": "{} retried"}
         otherwise = "job {} is not failed: it is {}"
-        return _report(actions.retry(_link(), job_id), good, otherwise, as_json)
+        return _report(
+            actions.act(_link(), "retry", dict.fromkeys(job_id)), good, otherwise, as_json
+        )
     link = _link()
     jobs = actions.count(link, filters)
     if jobs:
@@ -262,7 +264,7 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
     _ask(f"cancel {len(job_id)} jobs", yes)
     good = {"cancelled": "{} cancelled"}
     otherwise = "job {0} is not waiting: it is {1}; one that runs is stopped: werk stop {0}"
-    return _report(actions.cancel(_link(), job_id), good, otherwise, as_json)
+    return _report(actions.act(_link(), "cancel", dict.fromkeys(job_id)), good, otherwise, as_json)
 
 
 # --- queues and workers
@@ -274,7 +276,7 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
     good = {"yes": "queue {} is paused", "already": "queue {} was paused already"}
-    return _report(actions.pause(_link(), queue), good, NO_QUEUE, as_json)
+    return _report(actions.act(_link(), "pause", queue), good, NO_QUEUE, as_json)
 
 
 @click.command()
@@ -283,7 +285,7 @@ def pause(queue: Sequence[str], as_json: bool) -> int | None:
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """End the pause of queues."""
     good = {"yes": "queue {} goes on", "already": "queue {} was not paused"}
-    return _report(actions.resume(_link(), queue), good, NO_QUEUE, as_json)
+    return _report(actions.act(_link(), "resume", queue), good, NO_QUEUE, as_json)
 
 
 @click.command()
@@ -303,7 +305,9 @@ def drain(
     if names:
         _ask(f"end {len(names)} workers after their job", yes)
     found = [  # who has left is what --wait waits for
-        (name, what) for name, what in actions.drain(link, names) if what != "unknown" or not wait
+        (name, what)
+        for name, what in actions.act(link, "drain", names)
+        if what != "unknown" or not wait
     ]
     good, otherwise = {"told": "{}", "already": "{}"}, "worker {} is {}: werk status"
     code = _report(found, good, otherwise, as_json)

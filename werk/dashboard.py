@@ -22,10 +22,10 @@ from rq_dashboard import web
 from waitress import create_server
 from werkzeug.exceptions import HTTPException
 
-from werk import actions, show, status, wire
+from werk import actions, show, status
 from werk.actions import Filters
-from werk.errors import ConfigError, NoSuchJob, WerkError
-from werk.link import Link, link
+from werk.errors import ConfigError, NoSuchJob, RedisUnavailable, WerkError
+from werk.link import link
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
@@ -93,7 +93,7 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.add_url_rule("/healthz", "healthz", lambda: _plain("ok\n"))
     app.add_url_rule("/readyz", "readyz", views.readyz)
     app.add_url_rule("/metrics", "metrics", views.metrics)
-    app.url_value_preprocessor(_without_instance)
+    app.url_value_preprocessor(_check_address)
     app.before_request(_Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
     app.register_error_handler(Exception, _as_json)
@@ -150,20 +150,11 @@ class _Guard:
         return _is_same(user, self.user) & _is_same(password, self.password)
 
 
-class _Views:
-    """What stands in for rq-dashboard's views, by their names; of CHANGES, in each thread."""
+class _Views(threading.local):  # each thread has a link of its own
+    """What stands in for rq-dashboard's views, by their names."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._own = threading.local()
-
-    @property
-    def link(self) -> Link:
-        """The link of this thread."""
-        if not hasattr(self._own, "link"):
-            self._own.link = link(self.settings)
-        own: Link = self._own.link
-        return own
+        self.link = link(settings)
 
     def readyz(self) -> Response:
         self.link.call("PING")
@@ -178,18 +169,13 @@ class _Views:
     def workers_overview(self) -> str:
         return render_template("rq_dashboard/workers.html", active_tab="workers")
 
-    def jobs_overview(
-        self, queue_name: str | None, registry_name: str, per_page: str, order: str, page: str
-    ) -> str:
+    def jobs_overview(self, queue_name: str | None, **place: Any) -> str:
         return render_template(
             "rq_dashboard/jobs.html",
             active_tab="jobs",
             queues=[{"name": name} for name in actions.queues(self.link)],
             queue={"name": queue_name or "default"},
-            registry_name=_place(registry_name),
-            per_page=_whole(per_page, MOST_ROWS),
-            order=order,
-            page=_whole(page, LAST_PAGE),
+            **place,
         )
 
     def job_view(self, job_id: str) -> str:
@@ -197,45 +183,36 @@ class _Views:
         return render_template("rq_dashboard/job.html", id=job_id)
 
     def list_queues(self) -> Response:
-        names = actions.queues(self.link)
-        size = {place: "LLEN" if place == "queued" else "ZCARD" for place in show.PLACES}
-        asked = [(size[p], wire.key(show.PLACES[p], name)) for name in names for p in size]
-        found = iter(self.link.calls(asked) if asked else ())
         rows = []
-        for name in names:
-            sizes = {place: next(found) for place in size}
+        for name, sizes in show.sizes(self.link, actions.queues(self.link)).items():
             urls = {f"{own}_url": _list_url(name, own, 8, "asc", 1) for own in sizes}
             counts = {f"{own}_job_registry_count": count for own, count in sizes.items()}
             rows.append({"name": name, "count": sizes["queued"], **counts, **urls})
         return jsonify(queues=rows)
 
     def list_jobs(
-        self, queue_name: str, registry_name: str, per_page: str, order: str, page: str
+        self, queue_name: str, registry_name: str, per_page: int, order: str, page: int
     ) -> Response:
-        count, number = _whole(per_page, MOST_ROWS), _whole(page, LAST_PAGE)
-        place, start = _place(registry_name), (number - 1) * count
-        is_last_first = order == "dsc"
+        start, is_reversed = (page - 1) * per_page, order == "dsc"
         total, rows = show.rows(
-            self.link, queue_name, place, start, count, last_first=is_last_first
+            self.link, queue_name, registry_name, start, per_page, last_first=is_reversed
         )
 
         def at(number: int) -> dict[str, Any]:
-            url = _list_url(queue_name, registry_name, count, order, max(1, number))
+            url = _list_url(queue_name, registry_name, per_page, order, max(1, number))
             return {"number": number, "url": url}
 
-        last = -(-total // count)
+        last = -(-total // per_page)
         pagination = {
-            "current_page": number,
+            "current_page": page,
             "num_pages": last,
-            "pages_in_window": [at(own) for own in web.pagination_window(total, number, count)],
+            "pages_in_window": [at(own) for own in web.pagination_window(total, page, per_page)],
             "first_page": at(1),
             "last_page": at(last),
-            **({"prev_page": at(number - 1)} if number > 1 else {}),
-            **({"next_page": at(number + 1)} if number < last else {}),
+            **({"prev_page": at(page - 1)} if page > 1 else {}),
+            **({"next_page": at(page + 1)} if page < last else {}),
         }
-        return jsonify(
-            name=queue_name, registry_name=registry_name, jobs=rows, pagination=pagination
-        )
+        return jsonify(jobs=rows, pagination=pagination)
 
     def job_info(self, job_id: str) -> Response:
         return jsonify(show.page(self.link, job_id))
@@ -247,17 +224,17 @@ class _Views:
         return jsonify(workers=[_worker_row(own, calls) for own in workers])
 
     def requeue_job_view(self, job_id: str) -> Response:
-        return self._changed(actions.retry(self.link, [job_id]), "not among the failed")
+        return self._changed(actions.act(self.link, "retry", [job_id]), "not among the failed")
 
     def requeue_all(self, queue_name: str) -> Response:
         done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:
-        return self._changed(actions.delete(self.link, [job_id]), "running, and would go on")
+        return self._changed(actions.act(self.link, "delete", [job_id]), "running, and would go on")
 
     def empty_queue(self, queue_name: str, registry_name: str) -> Response:
-        if _place(registry_name) == "started":
+        if registry_name == "started":
             abort(409, "jobs that are running would go on")
         count = actions.empty(self.link, show.PLACES[registry_name], queue_name)
         return jsonify(status="OK", count=count)
@@ -305,22 +282,29 @@ def _context(where: str, read_only: bool) -> dict[str, Any]:
     }
 
 
-def _list_url(queue: str, registry: str, per_page: int, order: str, page: int) -> str:
-    return url_for(
-        "rq_dashboard.jobs_overview",
-        instance_number=0,
-        queue_name=queue,
-        registry_name=registry,
-        per_page=per_page,
-        order=order,
-        page=page,
-    )
+def _list_url(queue: str, place: str, per_page: int, order: str, page: int) -> str:
+    words: dict[str, Any] = {
+        "queue_name": queue,
+        "registry_name": place,
+        "per_page": per_page,
+        "order": order,
+    }
+    return url_for("rq_dashboard.jobs_overview", instance_number=0, page=page, **words)
 
 
-def _without_instance(_: str | None, values: dict[str, Any] | None) -> None:
-    """Take the number of a Redis server out of an address: a dashboard has one."""
-    if values and values.pop("instance_number", 0):
+def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
+    """Check and convert what is in an address, and take the number of a Redis server out of it."""
+    if not values:
+        return
+    if values.pop("instance_number", 0):
         abort(404, "a dashboard has one Redis; its number is 0")
+    if values.get("registry_name", "queued") not in show.PLACES:
+        abort(404, f"no such registry: want one of {', '.join(show.PLACES)}")
+    for name, most in {"per_page": MOST_ROWS, "page": LAST_PAGE}.items():
+        if name in values:
+            if not str(values[name]).isdecimal():
+                abort(404, f"{name} is a number")
+            values[name] = min(max(1, int(values[name])), most)
 
 
 def _finish(response: Response) -> Response:
@@ -335,10 +319,9 @@ def _as_json(error: Exception) -> Response:
     """Return an error as the pages show it."""
     if isinstance(error, HTTPException):
         code, said = error.code or 500, error.description
-    elif isinstance(error, NoSuchJob):
-        code, said = 404, str(error)
     elif isinstance(error, WerkError):
-        code, said = 503, str(error)
+        is_away = isinstance(error, (RedisUnavailable, ConfigError))
+        code, said = 503 if is_away else 404, str(error)
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
         code, said = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
@@ -349,19 +332,6 @@ def _as_json(error: Exception) -> Response:
 
 def _plain(text: str) -> Response:
     return Response(text, mimetype="text/plain")
-
-
-def _place(name: str) -> str:
-    if name not in show.PLACES:
-        abort(404, f"no registry {name!r}: {', '.join(show.PLACES)}")
-    return name
-
-
-def _whole(text: int | str, most: int) -> int:
-    """Return a number of the address, 1 or more."""
-    if not str(text).isdecimal():
-        abort(404, f"{text!r} is no number")
-    return min(max(1, int(text)), most)
 
 
 def _is_same(given: str | None, wanted: str | None) -> bool:

@@ -66,6 +66,14 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
     }
 
 
+def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return for each queue how many jobs are in each place."""
+    size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
+    asked = [(size[own], wire.key(PLACES[own], name)) for name in queues for own in PLACES]
+    found = iter(link.calls(asked) if asked else ())
+    return {name: {own: next(found) for own in PLACES} for name in queues}
+
+
 def rows(
     link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
 ) -> tuple[int, list[dict[str, Any]]]:
