@@ -113,6 +113,19 @@ def test_a_list_of_failed_jobs(fail: Callable[..., list[werk.Handle]], redis_url
     assert [job["id"] for job in found] == [second[0].id, first[0].id]
 
 
+def test_what_says_nothing_can_be_retried_too(connection: redis.Redis) -> None:
+    connection.hset(
+        "rq:job:dumb", mapping={"status": "failed", "origin": "default", "ended_at": "x"}
+    )
+    connection.xadd("rq:results:dumb", {"type": 2, "exc_string": ""})
+    connection.zadd("rq:failed:default", {"dumb": time.time() + 100})
+    connection.sadd("rq:queues", "rq:queue:default")
+    line = run("werk", "failed").stdout.rstrip()
+    command = line[line.index("werk retry") :]
+    done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
+    assert done.stdout == "1 retried\n"
+
+
 def test_nothing_of_a_failed_job_is_unpickled(
     connection: redis.Redis, tmp_path: Path, redis_url: str
 ) -> None:

@@ -128,7 +128,7 @@ def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]
     retry, cancel and delete take jobs: 'gone', or its status, is one that it does not fit. pause
     and resume take queues. drain takes workers; doing it again does not hurry them.
     """
-    for name, outcome, *rest in _each(link, what, names):
+    for name, outcome, *rest in _each(link, what, dict.fromkeys(names)):
         yield name, rest[0] if outcome == "is" else outcome
 
 
@@ -244,16 +244,17 @@ def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
 
 def _failure(job_id: str, queue: str, facts: Sequence[Any], entries: Sequence[Any]) -> Failure:
     task, description, ended_at = (_text(fact or b"") for fact in facts)
-    task = task or description.partition("(")[0]
+    task = task or description.partition("(")[0] or "?"
+    unknown = "no reason was recorded"
     if not entries:
-        return Failure(job_id, task, queue, moment(ended_at, 0.0), "no reason was recorded")
+        return Failure(job_id, task, queue, moment(ended_at, 0.0), unknown)
     entry_id, fields = entries[0]
     try:
         text = wire.read_exception(wire.pairs(fields)).rstrip()
     except Unreadable as error:
         text = f"(unreadable: {error})"
     at = int(entry_id.partition(b"-")[0]) / 1000  # Redis's clock
-    line = text.rpartition("\n")[2].strip()[:ERROR_LENGTH]
+    line = text.rpartition("\n")[2].strip()[:ERROR_LENGTH] or unknown
     return Failure(job_id, task, queue, at, "".join(c if c.isprintable() else "?" for c in line))
 
 

@@ -11,7 +11,6 @@ import gc
 gc.disable()  # while all this is imported: a tenth of the CPU of an enqueue, for nothing
 
 import io
-import json
 import math
 import os
 import sys
@@ -32,8 +31,8 @@ from werk.errors import (
     UnknownTask,
     WerkError,
 )
-from werk.link import COMMAND_BUDGET_S, Link, link
 from werk.settings import Settings
+from werk.terminal import Parsed, connect, printable, remark, say, say_json
 
 gc.enable()
 
@@ -97,41 +96,33 @@ def _stream(stream: TextIO | None) -> TextIO:
 
 def _complain(name: str, message: str, code: int) -> int:
     try:
-        click.echo(_printable(f"{name}: {message}", sys.stderr), err=True)
+        click.echo(printable(f"{name}: {message}", sys.stderr), err=True)
     except OSError:
         sys.stderr = _stream(None)
     return code
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A number of seconds, 0 or more."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if not math.isfinite(number) or number < 0:
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return number
+def _seconds(text: str) -> float:
+    """Return a number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not math.isfinite(number) or number < 0:
+        raise ArgumentError(f"{text!r} is not a number of seconds")
+    return number
 
 
-class Moment(click.ParamType):  # type: ignore[type-arg]
-    """A point in time, ISO 8601; without a zone it is local."""
+def _moment(text: str) -> datetime:
+    """Return a point in time, ISO 8601; without a zone it is local."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not a time like 2026-12-24T18:00+01:00") from None
 
-    name = "time"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time like 2026-12-24T18:00+01:00", param, ctx)
+SECONDS = Parsed("seconds", _seconds)
+MOMENT = Parsed("time", _moment)
 
 
 class TaskGroup(click.Group):
@@ -225,11 +216,11 @@ class EnqueueOptions:
     subcommand_metavar="TASK [ARGS]...",
 )
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
-@click.option("--timeout", type=Seconds(), help="How long --wait waits; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
 @click.option("--queue", help="Instead of the task's own queue.")
 @click.option("--front", is_flag=True, help="Before all jobs that wait.")
-@click.option("--delay", type=Seconds(), help="Run it so much later.")
-@click.option("--at", type=Moment(), help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
+@click.option("--delay", type=SECONDS, help="Run it so much later.")
+@click.option("--at", type=MOMENT, help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
 @click.option("--job-id", help="An id of your own: enqueued once, however often you say it.")
 @click.option("--job-timeout", type=int, help="Seconds that one execution may take; -1: no limit.")
 @click.option("--ttl", type=int, help="Seconds that the job may wait; then it is dropped.")
@@ -251,14 +242,14 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     if how.dry_run:
         _print_request(request, how)
         return None
-    connected = _link()
+    connected = connect()
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # it may have arrived, or not
-        _note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+        remark(f"interrupted; job {request.id} may be queued: werk show {request.id}")
         return EXIT_INTERRUPTED
     for warning in handle.warnings:
-        _note(warning)
+        remark(warning)
     said = {
         "id": handle.id,
         "queue": handle.queue,
@@ -269,9 +260,9 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
     if handle.duplicate and not how.quiet:
-        _note(f"job {handle.id} was there before; not enqueued again")
+        remark(f"job {handle.id} was there before; not enqueued again")
     if how.as_json:
-        _print_json(said)
+        say_json(said)
     elif not how.quiet:
         click.echo(handle.id)
     return None
@@ -280,9 +271,9 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
 def _print_request(request: client.Request, how: EnqueueOptions) -> None:
     call, queue = request.call, request.task.queue
     if how.as_json:
-        _print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
+        say_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
     elif not how.quiet:
-        click.echo(_printable(f"{call} would go to queue {queue}", sys.stdout))
+        say(f"{call} would go to queue {queue}")
 
 
 class Commands(click.Group):
@@ -312,13 +303,13 @@ werk.add_command(enqueue, "enqueue")
 
 @werk.command()
 @click.argument("job_id")
-@click.option("--timeout", type=Seconds(), help="How long to wait; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="How long to wait; then exit 124.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
     from werk import client
 
-    connected = _link()
+    connected = connect()
     return _print_outcome(
         lambda: client.result(job_id, timeout, connection=connected),
         job_id,
@@ -332,15 +323,16 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def show(job_id: str, as_json: bool) -> None:
     """Print what is known of a job."""
+    from werk.show import as_text
     from werk.show import show as look
 
-    found = look(job_id, _link())
+    found = look(job_id, connect())
     if as_json:
-        _print_json(found)
+        say_json(found)
         return
     for name, value in found.items():
         if value is not None:
-            text = _printable(_text(value), sys.stdout)
+            text = printable(as_text(value), sys.stdout)
             click.echo(f"{name:<13}{text.replace(chr(10), chr(10) + ' ' * 13)}")
 
 
@@ -353,15 +345,15 @@ def tasks(check: bool, as_json: bool) -> int | None:
 
     found = {name: (task, signature.read(task.path)) for name, task in registry.tasks().items()}
     if as_json:
-        _print_json({name: _task_as_json(task, shape) for name, (task, shape) in found.items()})
+        say_json({name: _task_as_json(task, shape) for name, (task, shape) in found.items()})
     elif not check:
         for name, (task, shape) in sorted(found.items()):
             click.echo(f"{name} {shape.usage()}".rstrip() + f"  -> {task.path}, queue {task.queue}")
             if shape.summary:
-                click.echo(f"    {_printable(shape.summary, sys.stdout)}")
+                click.echo(f"    {printable(shape.summary, sys.stdout)}")
     for name, (_, shape) in sorted(found.items()):
         for note in shape.notes if check else ():
-            click.echo(f"{name}: {_printable(note.text, sys.stdout)}")
+            click.echo(f"{name}: {printable(note.text, sys.stdout)}")
     kinds = {note.kind for _, shape in found.values() for note in shape.notes}
     broken = kinds & {"module", "function"}
     return EXIT_CONFIG if check and broken else None
@@ -408,56 +400,29 @@ def _print_outcome(
     wait: Callable[[], Any], job_id: str, as_json: bool, said: dict[str, Any]
 ) -> int | None:
     """Print what a job returned; or on stderr why it did not, and return the exit code."""
+    from werk.show import as_text
+
     try:
         value = wait()
     except KeyboardInterrupt:
-        _note(f"interrupted; job {job_id} goes on: werk result {job_id}")
+        remark(f"interrupted; job {job_id} goes on: werk result {job_id}")
         return EXIT_INTERRUPTED
     except JobFailed as error:
         if as_json:
-            _print_json({**said, "error": str(error), "traceback": error.traceback})
+            say_json({**said, "error": str(error), "traceback": error.traceback})
         elif error.traceback:
-            click.echo(_printable(error.traceback, sys.stderr), err=True)
+            click.echo(printable(error.traceback, sys.stderr), err=True)
         raise
     if as_json:
-        _print_json({**said, "result": value})
+        say_json({**said, "result": value})
     else:
-        click.echo(_printable(_text(value), sys.stdout))
+        say(as_text(value))
     return None
-
-
-def _note(text: str) -> None:
-    click.echo(_printable(text, sys.stderr), err=True)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, default=repr))
-
-
-def _text(value: object) -> str:
-    """Return a result as people want it: text as it is, else JSON, else repr."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
-
-
-def _printable(text: str, stream: TextIO) -> str:
-    """Return text without what would steer a terminal."""
-    if not stream.isatty():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _task_as_json(task: registry.Task, shape: Signature) -> dict[str, Any]:
     notes = [note.text for note in shape.notes]
     return {"path": task.path, "queue": task.queue, "usage": shape.usage(), "notes": notes}
-
-
-def _link() -> Link:
-    return link(Settings.read(), COMMAND_BUDGET_S)
 
 
 if __name__ == "__main__":
