@@ -144,6 +144,8 @@ def test_all_failed_jobs_are_requeued_and_emptied(
     spawn("rq", "worker", "default")
     wait_until(lambda: connection.zcard("rq:failed:default") == 3)
     page = browser.open("/0/view/jobs/default/failed/8/asc/1", "panic()")
+    expect(page.locator(".intro")).to_contain_text("all the failed jobs on queue default")
+    expect(page.locator("#empty-btn")).to_have_text("Delete all")
     first = connection.zrange("rq:failed:default", 0, 0)[0].decode()
     page.click("#requeue-all-btn")
     page.click("#confirmation-modal-yes")
