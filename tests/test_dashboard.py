@@ -246,6 +246,8 @@ def test_a_page_has_exactly_its_rows(
 
 def test_rows_are_limited(page: Callable[[str], Any], connection: redis.Redis) -> None:
     connection.zadd("rq:failed:default", {f"gone-{n}": n for n in range(300)})
+    for number in ("0", "9" * 5000):
+        page(f"/0/data/jobs/default/failed/8/asc/{number}.json")
     got = page("/0/data/jobs/default/failed/100000/asc/1.json")
     assert len(got["jobs"]) == dashboard.MOST_ROWS
     assert got["jobs"][0]["description"] == "(no record of it: deleted or expired)"
@@ -415,6 +417,10 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
     put(connection, "deps", dependency_ids='{"a": 1}', dependency_id="gone", meta=b"[1]")
     put(connection, "meta", meta=b'{"werk": [1]}', number_of_retries="x", status="scheduled")
     put(connection, "sur", dependency_ids='["\\ud800"]', meta=b'{"werk": {"next_try": "\\ud800"}}')
+    put(connection, "digits", timeout="9" * 5000, retries_left="9" * 5000, status="finished")
+    connection.xadd(
+        "rq:results:digits", {"type": 1, "return_value": b64encode(pickle.dumps(10**5000))}
+    )
     put(connection, "due", "scheduled")
     connection.zadd("rq:scheduled:default", {"due": float("inf")})
     connection.hset("rq:worker:w2", mapping={"werk_lease": "x", "birth": "x", "queues": b"\xff"})

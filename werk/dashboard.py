@@ -304,7 +304,7 @@ def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
         if name in values:
             if not str(values[name]).isdecimal():
                 abort(404, f"{name} is a number")
-            values[name] = min(max(1, int(values[name])), most)
+            values[name] = min(max(1, int(str(values[name])[:10])), most)
 
 
 def _finish(response: Response) -> Response:

@@ -7,6 +7,7 @@ out. Nothing of what is read is run.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -101,32 +102,16 @@ def check(link: Link, job_id: str) -> None:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
 
 
-def call(fields: Mapping[bytes, bytes]) -> str | None:
-    """Return the call in a job's hash, with secrets masked, or why it cannot be read.
-
-    Only werk's own callers mask them when they enqueue.
-    """
-    if b"werk_task" in fields:
-        return _text(fields.get(b"description", b"")) or None
-    try:
-        path, args, kwargs = wire.read_call(fields[b"data"])
-    except (KeyError, Unreadable) as error:
-        return f"(unreadable: {error})"
-    secret = {
-        name for task in registry.tasks().values() if task.path == path for name in task.secret
-    }
-    shape = signature.read(path) if secret else Signature()  # its source is found by its path
-    return f"{path}({shape.call(args, kwargs, secret)})"
-
-
 def as_text(value: object, indent: int | None = None) -> str:
     """Return a value as people want it: text as it is, else JSON, else repr."""
     if isinstance(value, str):
         return value
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent)
-    except (TypeError, ValueError):
+    except TypeError:
         return repr(value)
+    except ValueError as error:  # an int of thousands of digits
+        return f"({error})"
 
 
 def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
@@ -160,15 +145,15 @@ class _Job(NamedTuple):
             return f"(unreadable: {error})"
 
     def call(self) -> str | None:
+        """Return the call; its secrets were masked when werk enqueued it, else they are here."""
         if not self.record:
             return "(no record of it: deleted or expired)"
-        if "werk_task" in self.record:
-            return self.text("description")
-        return self.payload(lambda own: call({b"data": own}))
+        return self.text("description") if "werk_task" in self.record else self.payload(_masked)
 
-    def payload(self, read: Callable[[bytes], str | None]) -> str | None:
-        found: str | None = self.read("data", lambda own: read(wire.decompress(own, self.longest)))
-        return found
+    def payload(self, read: Callable[[tuple[str, tuple[Any, ...], dict[str, Any]]], Any]) -> Any:
+        return self.read(
+            "data", lambda own: read(wire.read_call(wire.decompress(own, self.longest)))
+        )
 
     def exception(self) -> str | None:
         """Return the traceback of the latest execution, if that failed."""
@@ -191,7 +176,7 @@ class _Job(NamedTuple):
         }
 
     def facts(self, now: float, due: float | None) -> dict[str, Any]:
-        text = {name: self.text(name) for name in _FIELDS}
+        text = {name: self.text(name) for name in _FIELDS if name not in ("data", "meta")}
         meta = self.read("meta", wire.loads)
         noted = meta.get("werk") if type(meta) is dict else None
         noted = noted if type(noted) is dict else {}  # by our worker, of what is tried again
@@ -200,7 +185,7 @@ class _Job(NamedTuple):
         return {
             "task": text["werk_task"],
             "call": self.call(),
-            "payload": self.payload(lambda own: wire.read_call(own) and None),
+            "payload": self.payload(lambda own: None),
             "status": text["status"],
             "queue": text["origin"],
             **{name: text[name] for name in _TIMES},
@@ -243,6 +228,15 @@ def _jobs(link: Link, ids: Sequence[str], longest: int) -> list[_Job]:
     return [_Job(own, record, longest) for own, record in zip(ids, records, strict=True)]
 
 
+def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    path, args, kwargs = called
+    secret = {
+        name for task in registry.tasks().values() if task.path == path for name in task.secret
+    }
+    shape = signature.read(path) if secret else Signature()  # its source is found by its path
+    return f"{path}({shape.call(args, kwargs, secret)})"
+
+
 def _duration(text: Mapping[str, str | None], now: float) -> float | None:
     """Return how many seconds it ran, until now if it still does."""
     try:
@@ -268,7 +262,7 @@ def _label(name: str) -> str:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.lstrip("-").isdecimal() else None
+    return int(text) if text and re.fullmatch(r"-?\d{1,18}", text) else None
 
 
 def _cut(text: str, longest: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from werk.errors import ArgumentError
+from werk.errors import ArgumentError, WerkError
 from werk.link import COMMAND_BUDGET_S, Link, link
 from werk.settings import Settings
 
@@ -44,8 +44,12 @@ def remark(text: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """Print a value as JSON, on one line."""
-    click.echo(json.dumps(value, default=repr))
+    """Print a value as JSON, on one line. Raises WerkError."""
+    try:
+        text = json.dumps(value, default=repr)
+    except ValueError as error:  # an int of thousands of digits
+        raise WerkError(f"cannot be printed as JSON: {error}") from None
+    click.echo(text)
 
 
 def printable(text: str, stream: TextIO) -> str:
