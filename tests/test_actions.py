@@ -429,6 +429,19 @@ def test_a_deleted_job_gives_its_slot_to_the_next(connection: redis.Redis, light
     assert places(connection, second.id) == ["queue"]
 
 
+def test_an_execution_whose_time_is_over_goes_with_its_job(
+    connection: redis.Redis, light: Link
+) -> None:
+    job = Queue(connection=connection).enqueue("os.getcwd")
+    connection.hset(job.key, "status", "failed")
+    connection.zadd("rq:wip:default", {f"{job.id}:e": 1})
+    connection.zadd(f"rq:executions:{job.id}", {"e": 1})
+    connection.hset(f"rq:execution:{job.id}:e", "worker_name", "dead")
+    connection.sadd("rq:worker:dead:executions", f"{job.id}:e")
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "deleted")]
+    assert set(connection.scan_iter()) == {b"rq:queues", b"rq:queue:default"}
+
+
 def test_a_running_job_is_not_deleted_whatever_its_status(
     work: Start, connection: redis.Redis, tmp_path: Path, light: Link
 ) -> None:

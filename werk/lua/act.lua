@@ -115,6 +115,14 @@ local function executions_of(id, queue)
   return alive, over
 end
 
+local function forget_all(id, queue, executions)
+  for _, execution in ipairs(executions) do
+    local run = id .. ':' .. execution
+    call('ZREM', wip_key(queue), run)
+    forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
+  end
+end
+
 -- The status says in which place a job is; of one whose status says nothing, look in all.
 local PLACES = {finished = 'finished', failed = 'failed', stopped = 'failed', canceled = 'canceled', scheduled = 'scheduled',
   deferred = 'deferred', ready_to_enqueue = 'ready'}
@@ -126,10 +134,7 @@ local function delete(id)
   if status == 'started' or alive > 0 then return {'is', 'started'} end
   if not PLACES[status] then try('LREM', P .. ':queue:' .. queue, 1, id) end -- a long list takes its time
   for _, place in pairs(PLACES[status] and {PLACES[status]} or PLACES) do try('ZREM', P .. ':' .. place .. ':' .. queue, id) end
-  for _, execution in ipairs(over) do
-    call('ZREM', wip_key(queue), id .. ':' .. execution)
-    call('UNLINK', P .. ':execution:' .. id .. ':' .. execution)
-  end
+  forget_all(id, queue, over)
   call('UNLINK', job, job .. ':dependents', job_key(':' .. id) .. ':dependencies', P .. ':results:' .. id, P .. ':executions:' .. id)
   if group ~= '' then try('SREM', P .. ':group:' .. group, id) end
   local key = P .. ':rl:' .. limit
@@ -223,11 +228,7 @@ local function restore(id)
   local found, status, job, queue, over, ttl = probe(id)
   if found ~= 'lost' then return {found, status} end
   try('LREM', P .. ':queue:' .. queue .. ':intermediate', 0, id)
-  for _, execution in ipairs(over) do
-    local run = id .. ':' .. execution
-    call('ZREM', wip_key(queue), run)
-    forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
-  end
+  forget_all(id, queue, over)
   call('HSET', job, 'worker_name', '')
   expire(job, id, ttl)
   push(job, id, queue, true)
