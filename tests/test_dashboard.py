@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -290,6 +291,24 @@ def test_a_job_that_is_tried_again(page: Callable[[str], Any], connection: redis
     assert '"step": 3' in facts["Meta"]
     connection.zrem("rq:scheduled:default", "again")  # between two looks
     assert shown(page("/0/data/job/again.json"))["Next try"] == note["next_try"]
+
+
+def test_a_job_that_our_worker_tries_again(
+    page: Callable[[str], Any],
+    work: Start,
+    tmp_path: Path,
+) -> None:
+    work()
+    job = werk.enqueue("fail", str(tmp_path), options=werk.Options(retry=2))
+    wait_until(lambda: job.status() == "scheduled")
+    facts = shown(page(f"/0/data/job/{job.id}.json"))
+    wanted = ("1", "ValueError: as asked", "1")
+    assert (facts["Attempt"], facts["Last error"], facts["Retries left"]) == wanted
+    assert facts["Next try"] > facts["Started"] > facts["Enqueued"]
+    said = json.loads(run("werk", "show", job.id, "--json").stdout)
+    assert (said["attempt"], said["last_error"], said["retries_left"]) == (1, wanted[1], 1)
+    assert said["next_try"] == facts["Next try"]
+    assert "next_try     20" in run("werk", "show", job.id).stdout
 
 
 def test_a_stock_retry_and_a_planned_job(
