@@ -262,6 +262,10 @@ def test_redis_that_keeps_nothing(light: Link, set_config: Callable[[str, object
     assert run("werk", "status", "--check").returncode == 1
     set_config("save", "3600 1")
     assert problems(light) == []
+    set_config("appendonly", "yes")
+    for often in ("always", "everysec"):
+        set_config("appendfsync", often)
+        assert f"AOF {often}" in status.table(Snapshot.read(light))
 
 
 def test_redis_that_is_nearly_full(

@@ -129,7 +129,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
                 else looking.check(Snapshot.read(connect()), limits)
             )
         except WerkError as error:  # who cannot look has to be seen to
-            code, line = looking.CHECK_EXITS[CRITICAL], f"WERK CRITICAL - {error}"
+            code, line = looking.verdict(CRITICAL, str(error))
         say(line)
         return code
     snapshot = Snapshot.read(connect())

@@ -86,6 +86,7 @@ class Server(NamedTuple):
     memory_limit: int  # 0: not known
     policy: str
     aof: bool
+    fsync: str | None  # of the AOF: everysec, always, no; None: it does not tell
     rdb: bool | None  # None: it does not tell
 
 
@@ -183,7 +184,7 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     """Return exit code and line of `werk status --check`, as monitoring plugins print it."""
     problems = snapshot.problems(limits)
     said = "; ".join(f"{problem.what} ({problem.fix})" for problem in problems)
-    code, line = _verdict(problems[0].level if problems else OK, said or _summary(snapshot))
+    code, line = verdict(problems[0].level if problems else OK, said or _summary(snapshot))
     return code, f"{line} | {_perfdata(snapshot, limits)}"
 
 
@@ -195,14 +196,15 @@ def check_here(link: Link, host: str) -> tuple[int, str]:
     try:
         workers = [own for own in Snapshot.read(link).workers if own.host == host]
     except RedisUnavailable as error:
-        return _verdict(OK, f"not known: {error}")
+        return verdict(OK, f"not known: {error}")
     bad = [f"worker {own.name} is {own.state}" for own in workers if own.state in ("stale", "hung")]
     if bad or not workers:
-        return _verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
-    return _verdict(OK, f"{len(workers)} workers on {host}")
+        return verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
+    return verdict(OK, f"{len(workers)} workers on {host}")
 
 
-def _verdict(level: str, said: str) -> tuple[int, str]:
+def verdict(level: str, said: str) -> tuple[int, str]:
+    """Return exit code and line of a check that found this."""
     line = "".join(c if c.isprintable() and c != "|" else "?" for c in said)  # perfdata follows a |
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
 
@@ -221,17 +223,18 @@ def _server(link: Link, info: str) -> Server:
         memory_limit=int(facts.get("maxmemory", 0)) or int(facts.get("total_system_memory", 0)),
         policy=facts.get("maxmemory_policy", "?"),
         aof=aof,
-        rdb=None if aof else _saves(link),
+        fsync=_config(link, "appendfsync") if aof else None,
+        rdb=None if aof or (save := _config(link, "save")) is None else bool(save),
     )
 
 
-def _saves(link: Link) -> bool | None:
-    """Tell whether it saves snapshots; INFO does not say so. A managed server may not tell."""
+def _config(link: Link, name: str) -> str | None:
+    """Return a setting, which INFO does not tell; nor may a managed server."""
     try:
-        reply = link.call("CONFIG", "GET", "save")
+        reply = link.call("CONFIG", "GET", name)
     except ConfigError:
         return None
-    return bool(reply[1]) if len(reply) == 2 else None
+    return str(reply[1], "utf-8", "replace") if len(reply) == 2 else None
 
 
 def _queue(now: float, since: str | None = None, **facts: Any) -> Queue:
@@ -381,7 +384,9 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     limit = f" of {_size(server.memory_limit)}" if server.memory_limit else ""
     facts = [f"redis {server.version} at {server.where}", f"{_size(server.memory)}{limit}"]
     kept = {True: "RDB only", False: "keeps nothing", None: "no AOF"}[server.rdb]
-    facts += [server.policy, "AOF" if server.aof else kept, *["all suspended"] * snapshot.suspended]
+    if server.aof:
+        kept = f"AOF {server.fsync or ''}".rstrip()
+    facts += [server.policy, kept, *["all suspended"] * snapshot.suspended]
     queues = [_queue_row(queue) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
     lines = [
