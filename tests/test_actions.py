@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from rq import Queue, Retry
+from rq.group import Group
 from rq.job import Job
 from rq.rate_limit import RateLimit
 from support import Process, run, wait_until
@@ -30,7 +31,7 @@ from test_worker import (
 import werk
 from werk import actions
 from werk.actions import Filters
-from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.link import Link, link
 from werk.settings import Settings
 
@@ -112,6 +113,19 @@ def test_a_list_of_failed_jobs(fail: Callable[..., list[werk.Handle]], redis_url
     assert [job["id"] for job in found] == [second[0].id, first[0].id]
 
 
+def test_what_says_nothing_can_be_retried_too(connection: redis.Redis) -> None:
+    connection.hset(
+        "rq:job:dumb", mapping={"status": "failed", "origin": "default", "ended_at": "x"}
+    )
+    connection.xadd("rq:results:dumb", {"type": 2, "exc_string": ""})
+    connection.zadd("rq:failed:default", {"dumb": time.time() + 100})
+    connection.sadd("rq:queues", "rq:queue:default")
+    line = run("werk", "failed").stdout.rstrip()
+    command = line[line.index("werk retry") :]
+    done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
+    assert done.stdout == "1 retried\n"
+
+
 def test_nothing_of_a_failed_job_is_unpickled(
     connection: redis.Redis, tmp_path: Path, redis_url: str
 ) -> None:
@@ -143,7 +157,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     ours, stock = fail("panic", "a", "b")
     light.call("SADD", "rq:werk:paused", "default")
     Job.fetch(stock.id, connection=connection).requeue()
-    assert [*actions.retry(light, [ours.id])] == [(ours.id, "retried")]
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
     here, there = record(connection, ours.id), record(connection, stock.id)
     differ = {"created_at", "data", "description", "enqueued_at", "exc_info", "last_heartbeat"}
     skip = {*differ, "success_callback_timeout", "failure_callback_timeout"}
@@ -155,7 +169,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     assert places(connection, ours.id) == places(connection, stock.id) == ["queue"]
     assert connection.lrange("rq:queue:default", 0, -1)[-1].decode() == ours.id
     assert connection.ttl(f"rq:job:{ours.id}") == -1
-    assert [*actions.retry(light, [ours.id])] == [(ours.id, "queued")]
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "queued")]
     assert connection.llen("rq:queue:default") == 2
     light.call("SREM", "rq:werk:paused", "default")
     ended(ours, "failed")
@@ -173,7 +187,7 @@ def test_a_retried_job_gets_no_more_retries_than_it_had(
     work()
     wait_until(lambda: job.get_status() == "failed")
     assert len(runs(tmp_path)) == 2
-    assert [*actions.retry(light, [job.id])] == [(job.id, "retried")]
+    assert [*actions.act(light, "retry", [job.id])] == [(job.id, "retried")]
     wait_until(lambda: len(runs(tmp_path)) == 3 and job.get_status() == "failed")
 
 
@@ -187,9 +201,9 @@ def test_a_retried_job_waits_for_a_slot_of_its_rate_limit(
     connection.zrem("rq:rl:api:rate_limited", other.id)
     connection.hset(other.key, "status", "failed")
     connection.zadd("rq:failed:default", {other.id: time.time() + 100})
-    assert [*actions.retry(light, [other.id])] == [(other.id, "limited")]
+    assert [*actions.act(light, "retry", [other.id])] == [(other.id, "limited")]
     assert other.get_status() == "rate_limited"
-    assert [*actions.cancel(light, [holder.id])] == [(holder.id, "cancelled")]
+    assert [*actions.act(light, "cancel", [holder.id])] == [(holder.id, "cancelled")]
     assert other.get_status() == "queued"
     assert places(connection, other.id) == ["queue"]
     assert places(connection, holder.id) == ["canceled"]
@@ -201,6 +215,30 @@ def test_retry_wants_to_be_told_which(redis_url: str) -> None:
     assert run("werk", "retry", "nobody").returncode == 66
     done = run("werk", "retry", "--all")
     assert (done.returncode, done.stdout) == (0, "0 retried\n")
+
+
+def test_an_unset_variable_is_not_everything(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    (job,) = fail("panic", "a")
+    for option in ("--queue", "--task", "--error"):
+        done = run("werk", "retry", option, "", "--yes")
+        assert (done.returncode, done.stdout) == (2, ""), option
+    assert job.status() == "failed"
+
+
+@pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
+def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
+    done = run("werk", *command, "--queue", "defualt")
+    assert (done.returncode, done.stderr) == (1, "werk: no queue is called defualt: werk status\n")
+
+
+def test_a_job_that_is_said_twice_is_retried_once(
+    fail: Callable[..., list[werk.Handle]], light: Link
+) -> None:
+    (job,) = fail("panic", "a")
+    done = run("werk", "retry", job.id, job.id)
+    assert (done.returncode, done.stdout) == (0, f"{job.id} retried\n")
 
 
 def test_many_ask_first_and_say_how_many(
@@ -239,13 +277,12 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
     connection.eval(make, 0)
     connection.sadd("rq:queues", "rq:queue:default")
     assert actions.count(light, Filters(task="a")) == 5000
-    advanced: list[int] = []
-    assert actions.retry_all(light, Filters(task="a"), advanced.append) == 5000
-    assert sum(advanced) == 5000
+    assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
     ids = connection.lrange("rq:queue:default", 0, -1)
     assert len(ids) == len(set(ids)) == 5000
     assert actions.count(light, Filters()) == 5000
-    assert run("werk", "retry", "--all", "--yes").stdout == "5000 retried\n"
+    code, said = typed("", "retry", "--all", "--yes")
+    assert (code, "100%" in said, said.rstrip().endswith("5000 retried")) == (0, True, True)
     assert connection.zcard("rq:failed:default") == 0
 
 
@@ -253,7 +290,7 @@ def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
     fail: Callable[..., list[werk.Handle]], light: Link
 ) -> None:
     jobs = fail("panic", *map(str, range(300)))
-    assert actions.retry_all(light, Filters(), lambda count: None) == 300
+    assert sum(actions.retry_all(light, Filters())) == 300
     for job in jobs:
         wait_until(lambda job=job: light.call("XLEN", f"rq:results:{job.id}") == 2)
 
@@ -331,10 +368,114 @@ def test_a_running_job_is_not_cancelled(
     work()
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
-    assert run("werk", "cancel", job.id, "--yes").returncode == 1
+    done = run("werk", "cancel", job.id, "--yes")
+    assert (done.returncode, f"werk stop {job.id}" in done.stderr) == (1, True)
     assert places(connection, job.id) == ["wip"]
     go(tmp_path)
     ended(job, "finished")
+
+
+# --- delete
+
+
+@pytest.mark.parametrize("kind", ["queued", "scheduled", "deferred", "finished", "failed", "odd"])
+def test_a_deleted_job_leaves_what_it_leaves_with_rq(
+    connection: redis.Redis, light: Link, kind: str
+) -> None:
+    queue = Queue(connection=connection)
+    first = queue.enqueue("os.getcwd")
+    group = Group.create(connection, "g")
+
+    def make() -> Job:
+        if kind == "scheduled":
+            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+        data = Queue.prepare_data("os.getcwd", depends_on=first if kind == "deferred" else None)
+        (job,) = group.enqueue_many(queue, [data])
+        if kind in ("finished", "failed"):
+            queue.remove(job)
+            job.set_status(kind)
+            connection.zadd(f"rq:{kind}:default", {job.id: time.time() + 60})
+            connection.xadd(f"rq:results:{job.id}", {"type": 1})
+        return job
+
+    def left() -> dict[bytes, object]:
+        keys = connection.scan_iter(count=1000)
+        return {key.replace(job.id.encode(), b"ID"): connection.type(key) for key in keys}
+
+    job = make()
+    before = left()
+    job.delete()
+    wanted = left()
+    assert wanted != before
+    job = make()
+    if kind == "odd":
+        connection.hset(job.key, "status", "?")
+    assert [*actions.act(light, "delete", [job.id, "nobody"])] == [
+        (job.id, "deleted"),
+        ("nobody", "gone"),
+    ]
+    assert left() == wanted
+    assert places(connection, job.id) == []
+    assert not connection.sismember("rq:group:g", job.id)
+
+
+def test_a_deleted_job_gives_its_slot_to_the_next(connection: redis.Redis, light: Link) -> None:
+    limit = RateLimit("api", 1)
+    first, second = (
+        Queue(connection=connection).enqueue("os.getcwd", rate_limit=limit) for _ in range(2)
+    )
+    assert [*actions.act(light, "delete", [first.id])] == [(first.id, "deleted")]
+    assert second.get_status() == "queued"
+    assert places(connection, second.id) == ["queue"]
+
+
+def test_an_execution_whose_time_is_over_goes_with_its_job(
+    connection: redis.Redis, light: Link
+) -> None:
+    job = Queue(connection=connection).enqueue("os.getcwd")
+    connection.hset(job.key, "status", "failed")
+    connection.zadd("rq:wip:default", {f"{job.id}:e": 1})
+    connection.zadd(f"rq:executions:{job.id}", {"e": 1})
+    connection.hset(f"rq:execution:{job.id}:e", "worker_name", "dead")
+    connection.sadd("rq:worker:dead:executions", f"{job.id}:e")
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "deleted")]
+    assert set(connection.scan_iter()) == {b"rq:queues", b"rq:queue:default"}
+
+
+def test_a_running_job_is_not_deleted_whatever_its_status(
+    work: Start, connection: redis.Redis, tmp_path: Path, light: Link
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
+    connection.hset(f"rq:job:{job.id}", "status", "finished")
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
+    go(tmp_path)
+    ended(job, "finished")
+
+
+def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) -> None:
+    jobs = [Queue(connection=connection).enqueue("os.getcwd") for _ in range(300)]
+    connection.config_set("maxmemory", 1)
+    try:
+        assert [*actions.act(light, "delete", [jobs[0].id])] == [(jobs[0].id, "deleted")]
+        assert actions.empty(light, "queue", "default") == 299
+        with pytest.raises(RedisUnavailable, match="takes no more data"):
+            [*actions.act(light, "pause", ["default"])]
+    finally:
+        connection.config_set("maxmemory", 0)
+    assert connection.keys() == [b"rq:queues"]
+
+
+def test_an_old_entry_does_not_take_a_job_along(connection: redis.Redis, light: Link) -> None:
+    kept, gone = (Queue(connection=connection).enqueue("os.getcwd") for _ in range(2))
+    connection.zadd("rq:finished:default", {kept.id: 1e10, gone.id: 1e10, "expired": 1e10})
+    connection.hset(gone.key, "status", "finished")
+    assert actions.empty(light, "finished", "default") == 3
+    assert places(connection, kept.id) == ["queue"]
+    assert kept.get_status() == "queued"
+    assert not connection.exists(gone.key, "rq:finished:default")
 
 
 # --- pause and drain
@@ -344,6 +485,8 @@ def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.
     done = run("werk", "pause", "defualt")
     assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
     assert not connection.exists("rq:werk:paused")
+    done = run("werk", "resume", "defualt")
+    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
 
 
 def test_workers_drain_and_a_second_word_does_not_hurry_them(
@@ -371,6 +514,15 @@ def test_workers_drain_and_a_second_word_does_not_hurry_them(
     assert run("werk", "drain", "--yes", "--wait", "--timeout", "10").returncode == 0
     assert worker.wait(10) == 0
     assert ended(job, "finished").return_value() == "ends"
+
+
+def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
+    done = run("werk", "drain", "wroker", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "worker wroker is unknown: werk status\n"
+    assert run("werk", "drain", "wroker", "--yes", "--wait").returncode == 0  # it has left
+    done = run("werk", "drain", "wroker", "--yes", "--timeout", "3")
+    assert (done.returncode, "--wait" in done.stderr) == (2, True)
 
 
 def test_a_redeploy_under_load(
@@ -495,6 +647,12 @@ def test_ping_asks_every_queue_and_names_the_silent(
     found = json.loads(run("werk", "ping", "default", "--json").stdout)
     assert [(own["queue"], own["trouble"]) for own in found] == [("default", "")]
     assert not connection.llen("rq:queue:nobody")
+
+
+def test_ping_makes_no_queue(connection: redis.Redis) -> None:
+    done = run("werk", "ping", "defualt")
+    assert (done.returncode, done.stdout) == (1, "defualt: no queue is called so: werk status\n")
+    assert not connection.keys()
 
 
 def test_ping_goes_before_what_waits(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import pty
 import signal
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -379,6 +381,15 @@ def test_show(connection: redis.Redis, worker: Process) -> None:
     assert "panic('ouch')" in text
     assert "RuntimeError: ouch" in text
     assert json.loads(run("werk", "show", "--json", job).stdout)["status"] == "failed"
+
+
+def test_a_number_that_is_too_long_to_print(connection: redis.Redis) -> None:
+    number = b64encode(pickle.dumps(10**5000))
+    connection.hset("rq:job:x", mapping={"status": "finished", "timeout": "9" * 5000})
+    connection.xadd("rq:results:x", {"type": 1, "return_value": number})
+    for verb in ("result", "show"):
+        assert "4300 digits" in run("werk", verb, "x").stdout
+        refused(run("werk", verb, "--json", "x"), 1, "4300 digits")
 
 
 def test_show_runs_nothing_of_what_it_reads(connection: redis.Redis, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
-"""docker-compose.yml, as the real compose reads it; no engine is needed for that."""
+"""docker-compose.yml as the real compose reads it, and bin/e2e-compose with a pretended engine."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +16,10 @@ import redis
 from support import Process, run, wait_until
 
 from werk import registry
+from werk.stack import free_port
 
 ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
 
 
 def compose(**env: str) -> Any:
@@ -77,3 +82,102 @@ def test_cron_is_asked_for_and_reads_what_is_mounted(
         process.terminate()
         assert process.wait(5) == 0
     assert connection.llen("rq:queue:default") == len(connection.keys("rq:werk:slot:*"))
+
+
+# --- bin/e2e-compose
+
+# `docker compose` with processes for containers: up and down start and end them, ps names them.
+DOCKER = """#!{python}
+import os, signal, subprocess, sys
+from pathlib import Path
+
+sys.path.append({tests!r})
+from support import is_gone, wait_until
+
+here, port = Path({here!r}), {port!r}
+compose, _, project, command, *rest = sys.argv[1:]
+assert (compose, project) == ("compose", "werk-e2e")
+
+def pids(service):
+    file = here / service
+    return [int(word) for word in file.read_text().split()] if file.exists() else []
+
+def start(service, count, *words):
+    log = (here / "log").open("a")
+    how = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    found = [subprocess.Popen(words, **how).pid for _ in range(count)]
+    (here / service).write_text(" ".join(map(str, found)))
+
+def stop(service):
+    for pid in pids(service):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: all(is_gone(pid) for pid in pids(service)), 30)
+
+def is_healthy():
+    done = subprocess.run(["werk", "status", "--json"], capture_output=True, text=True)
+    return done.stdout.count('"kind": "werk"') == len(pids("worker"))
+
+if command == "exec":
+    words = [word.replace(":9181", f":{{port}}") for word in rest[2:]]
+    os.execvp(words[0], words)
+elif command == "ps":
+    print(*pids("worker"), sep="\\n")
+    sys.exit()
+with (here / "asked").open("a") as file:
+    print(command, *rest, file=file)
+if command == "up":
+    stop("worker")
+    count = rest[rest.index("--scale") + 1].removeprefix("worker=")
+    start("worker", int(count), "werk", "worker", "default")
+    if "--no-deps" not in rest:
+        start("dashboard", 1, "werk", "dashboard", "--port", port)
+    wait_until(is_healthy, 30)
+elif command == "down":
+    stop("worker")
+    stop("dashboard")
+elif command == "build" and (here / "broken").exists() and pids("worker"):
+    sys.exit(17)
+"""
+
+
+@pytest.fixture
+def e2e(spawn: Callable[..., Process], redis_url: str, tmp_path: Path) -> Callable[[], Process]:
+    """Start bin/e2e-compose with the pretended docker."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    facts = {"tests": str(ROOT / "tests"), "here": str(tmp_path), "port": str(free_port())}
+    docker.write_text(DOCKER.format(python=sys.executable, **facts))
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{BIN}:{os.environ['PATH']}"
+    return lambda: spawn(ROOT / "bin" / "e2e-compose", env={"PATH": path})
+
+
+def asked(tmp_path: Path) -> list[str]:
+    return (tmp_path / "asked").read_text().splitlines()
+
+
+def test_from_build_to_teardown(
+    e2e: Callable[[], Process], tmp_path: Path, connection: redis.Redis
+) -> None:
+    script = e2e()
+    assert script.wait(120) == 0, script.output()
+    assert asked(tmp_path) == [
+        "build",
+        "up --detach --wait --scale worker=3",
+        "build worker",
+        "up --detach --wait --no-deps --force-recreate --scale worker=3 worker",
+        "down --volumes --remove-orphans --timeout 30",
+    ]
+    said = script.output()
+    assert "RuntimeError: panic! as asked" in said
+    assert re.findall("Hello number ([1-5])", said) == list("12345")
+    assert connection.zcard("rq:failed:default") == 1
+
+
+def test_what_fails_is_said_and_torn_down(e2e: Callable[[], Process], tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    script = e2e()
+    assert script.wait(120) == 17, script.output()
+    assert "all of it worked" not in script.output()
+    *_, broken, logs, down = asked(tmp_path)
+    assert (broken, logs.split()[0], down.split()[0]) == ("build worker", "logs", "down")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
 import socket
-import sys
 import time
-import types
 import urllib.error
 import urllib.request
 import zlib
@@ -25,6 +24,7 @@ from rq import Queue
 from rq.job import Job, Retry
 from rq_dashboard import web
 from support import Process, run, wait_until
+from test_worker import Start, horse, work  # noqa: F401  the fixture
 
 import werk
 from werk import dashboard, registry
@@ -33,6 +33,7 @@ from werk.settings import Settings
 from werk.stack import free_port
 
 HERE = "http://localhost"
+HOST = socket.gethostname()
 OURS = {"Origin": HERE}
 MANY = """
 for n = ARGV[3] + 1, ARGV[3] + 10000 do
@@ -96,7 +97,7 @@ def put(connection: redis.Redis, job_id: str, registry: str = "failed", **fields
     connection.sadd("rq:queues", "rq:queue:default")
 
 
-def work(queue: str = "default") -> None:
+def burst(queue: str = "default") -> None:
     done = run("rq", "worker", "--burst", "--with-scheduler", queue)
     assert done.returncode == 0, done.stderr
 
@@ -152,7 +153,7 @@ def test_a_change_is_asked_for_by_our_own_pages(
 
 def test_a_get_changes_nothing(browse: Browse, connection: redis.Redis) -> None:
     job = werk.enqueue("panic")
-    work()
+    burst()
     client = browse()
     for path in (
         "/requeue/default",
@@ -193,7 +194,7 @@ def test_the_password_does_not_open_a_foreign_page(browse: Browse) -> None:
 
 def test_read_only_changes_nothing(browse: Browse) -> None:
     job = werk.enqueue("panic")
-    work()
+    burst()
     client = browse(read_only=True)
     for path in ("/requeue/default", f"/job/{job.id}/delete", "/queue/default/failed/empty"):
         assert client.post(path, base_url=HERE, headers=OURS).status_code == 403
@@ -246,6 +247,8 @@ def test_a_page_has_exactly_its_rows(
 
 def test_rows_are_limited(page: Callable[[str], Any], connection: redis.Redis) -> None:
     connection.zadd("rq:failed:default", {f"gone-{n}": n for n in range(300)})
+    for number in ("0", "9" * 5000):
+        page(f"/0/data/jobs/default/failed/8/asc/{number}.json")
     got = page("/0/data/jobs/default/failed/100000/asc/1.json")
     assert len(got["jobs"]) == dashboard.MOST_ROWS
     assert got["jobs"][0]["description"] == "(no record of it: deleted or expired)"
@@ -257,14 +260,14 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     deferred = page(f"/0/data/job/{child.id}.json")
     assert deferred["depends_on"] == [job.id]
     assert deferred["depends_on_status"] == ["active"]
-    work()
+    burst()
     facts = shown(page(f"/0/data/job/{job.id}.json"))
     assert facts["Call"] == "sleep(0.05)"
     assert facts["Status"] == "finished"
     assert facts["Result"] == "true"
     assert 0.05 <= float(facts["Duration"].removesuffix(" s")) < 5
     assert facts["Worker"]
-    assert facts["Time limit"] == "180 s"
+    assert facts["Timeout"] == "180 s"
     job.job.delete()
     assert page(f"/0/data/job/{child.id}.json")["depends_on_status"] == ["expired"]
 
@@ -290,12 +293,30 @@ def test_a_job_that_is_tried_again(page: Callable[[str], Any], connection: redis
     assert shown(page("/0/data/job/again.json"))["Next try"] == note["next_try"]
 
 
+def test_a_job_that_our_worker_tries_again(
+    page: Callable[[str], Any],
+    work: Start,
+    tmp_path: Path,
+) -> None:
+    work()
+    job = werk.enqueue("fail", str(tmp_path), options=werk.Options(retry=2))
+    wait_until(lambda: job.status() == "scheduled")
+    facts = shown(page(f"/0/data/job/{job.id}.json"))
+    wanted = ("1", "ValueError: as asked", "1")
+    assert (facts["Attempt"], facts["Last error"], facts["Retries left"]) == wanted
+    assert facts["Next try"] > facts["Started"] > facts["Enqueued"]
+    said = json.loads(run("werk", "show", job.id, "--json").stdout)
+    assert (said["attempt"], said["last_error"], said["retries_left"]) == (1, wanted[1], 1)
+    assert said["next_try"] == facts["Next try"]
+    assert "next_try     20" in run("werk", "show", job.id).stdout
+
+
 def test_a_stock_retry_and_a_planned_job(
     page: Callable[[str], Any], connection: redis.Redis
 ) -> None:
     retried = Queue(connection=connection).enqueue("werk.jobs.panic", retry=Retry(3, interval=60))
     planned = werk.enqueue("hello", "Ada", options=werk.Options(delay=60))
-    work()
+    burst()
     facts = shown(page(f"/0/data/job/{retried.id}.json"))
     assert (facts["Retries left"], "Next try" in facts) == ("2", True)
     assert "Due" in shown(page(f"/0/data/job/{planned.id}.json"))
@@ -309,7 +330,7 @@ def test_secrets_are_masked(
     registry.tasks.cache_clear()
     stock = Queue(connection=connection).enqueue("werk.jobs.hello", "hunter2")
     werk.enqueue("greet", "hunter2")
-    connection.hset("rq:worker:w1", "state", "busy")
+    connection.hset("rq:worker:w1", mapping={"state": "busy", "birth": now()})
     connection.sadd("rq:worker:w1:executions", f"{stock.id}:e1")
     connection.sadd("rq:workers", "rq:worker:w1")
     for path in (
@@ -327,50 +348,39 @@ def now(ago_s: float = 0) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-@pytest.mark.parametrize(
-    ("fields", "lease_s", "ttl", "is_stale"),
-    [
-        ({}, None, 300, False),  # stock, idle: it beats every 405 s
-        ({}, None, 59, True),
-        ({}, None, 61, False),  # stock, busy: every 30 s, its record lives for 90
-        ({}, None, None, False),
-        ({"last_heartbeat": 500}, None, None, True),
-        ({"werk_lease": "15"}, 10, 400, False),
-        ({"werk_lease": "15"}, -1, 400, True),
-        ({"werk_horse": "g1"}, None, 400, True),  # its lease is gone: somebody rescued its job
-        ({"werk_horse": "g1", "birth": 1}, None, 400, False),  # it has just started
-    ],
-)
-def test_a_stale_worker_is_marked(
+def test_a_frozen_worker_and_one_that_hangs_are_marked(
     page: Callable[[str], Any],
+    work: Start,
+    spawn: Callable[..., Process],
     connection: redis.Redis,
-    fields: dict[str, str | int],
-    lease_s: float | None,
-    ttl: int | None,
-    is_stale: bool,
 ) -> None:
-    facts = {"state": "idle", "hostname": "node1", "pid": 42, "queues": "high,low"}
-    ago = {"birth": 1000, "last_heartbeat": 7, **fields}
-    times = {name: now(own) if type(own) is int else own for name, own in ago.items()}
-    connection.hset("rq:worker:w1", mapping={**facts, **times})
-    connection.sadd("rq:workers", "rq:worker:w1")
-    if ttl:
-        connection.expire("rq:worker:w1", ttl)
-    if lease_s:
-        connection.zadd("rq:werk:leases", {"w1": time.time() + lease_s})
-    (worker,) = page("/0/data/workers.json")["workers"]
-    assert worker["stale"] is is_stale
-    assert worker["status"] == ("stale" if is_stale else "idle")
-    assert (worker["hostname"], worker["pid"], worker["queues"]) == ("node1", "42", ["high", "low"])
-    assert worker["beat"].endswith(" s ago")
+    frozen, hung, stock = work("high"), work("low"), spawn("rq", "worker", "-n", "stocky", "high")
+    busy = werk.enqueue("sleep", 60, options=werk.Options(queue="default"))
+    spawn("rq", "worker", "default")
+    wait_until(lambda: busy.status() == "started")
 
+    def rows() -> dict[int, dict[str, Any]]:
+        return {own["pid"]: own for own in page("/0/data/workers.json")["workers"]}
 
-def test_a_worker_without_a_record_is_stale(
-    page: Callable[[str], Any], connection: redis.Redis
-) -> None:
-    connection.sadd("rq:workers", "rq:worker:gone")
-    (worker,) = page("/0/data/workers.json")["workers"]
-    assert (worker["status"], worker["beat"]) == ("stale", "never")
+    wait_until(lambda: len(rows()) == 4 and rows()[hung.pid]["status"] == "idle")
+    for process in (frozen, stock):
+        os.kill(process.pid, signal.SIGSTOP)
+    child = horse(hung)
+    os.killpg(child, signal.SIGSTOP)
+    werk.enqueue("sleep", 0, options=werk.Options(queue="low"))
+    connection.expire("rq:worker:stocky", 45)  # as it is some minutes later
+    wait_until(lambda: rows()[frozen.pid]["status"] == "stale")
+    wait_until(lambda: rows()[hung.pid]["status"] == "hung")
+    found = rows()
+    assert [found[own.pid]["bad"] for own in (frozen, hung, stock)] == [True, True, True]
+    assert found[stock.pid]["status"] == "stale"
+    (good,) = [own for own in found.values() if not own["bad"]]
+    assert good["current_job"] == {"job_id": busy.id, "call_string": "sleep(60.0)"}
+    own = found[frozen.pid]
+    assert (own["hostname"], own["queues"], own["current_job"]) == (HOST, ["high"], "idle")
+    assert int(own["beat"].removesuffix(" s ago")) >= 1
+    os.kill(frozen.pid, signal.SIGCONT)
+    wait_until(lambda: rows()[frozen.pid]["status"] == "idle")
 
 
 # --- nothing of it runs
@@ -387,7 +397,7 @@ def test_nothing_hostile_runs(
     put(connection, "result", "finished", data=evil, result=evil, exc_info=evil)
     connection.xadd("rq:results:result", {"type": 1, "return_value": b64encode(evil)})
     connection.xadd("rq:results:meta", {"type": 2, "exc_string": b64encode(evil)})
-    connection.hset("rq:worker:w1", "state", "busy")
+    connection.hset("rq:worker:w1", mapping={"state": "busy", "birth": now()})
     connection.sadd("rq:worker:w1:executions", "payload:e1")
     connection.sadd("rq:workers", "rq:worker:w1")
     unreadable = "(unreadable: not plain data: it names posix.mkdir)"
@@ -426,6 +436,10 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
     put(connection, "deps", dependency_ids='{"a": 1}', dependency_id="gone", meta=b"[1]")
     put(connection, "meta", meta=b'{"werk": [1]}', number_of_retries="x", status="scheduled")
     put(connection, "sur", dependency_ids='["\\ud800"]', meta=b'{"werk": {"next_try": "\\ud800"}}')
+    put(connection, "digits", timeout="9" * 5000, retries_left="9" * 5000, status="finished")
+    connection.xadd(
+        "rq:results:digits", {"type": 1, "return_value": b64encode(pickle.dumps(10**5000))}
+    )
     put(connection, "due", "scheduled")
     connection.zadd("rq:scheduled:default", {"due": float("inf")})
     connection.hset("rq:worker:w2", mapping={"werk_lease": "x", "birth": "x", "queues": b"\xff"})
@@ -520,7 +534,7 @@ def test_failed_jobs_are_requeued(browse: Browse, connection: redis.Redis) -> No
     job.save_meta()
     werk.enqueue("panic")
     fine = werk.enqueue("hello", "Ada")
-    work()
+    burst()
     client = browse()
     raw = connection.hget(job.key, "meta")
     assert client.post(f"/job/{job.id}/requeue", base_url=HERE, headers=OURS).status_code == 200
@@ -532,7 +546,7 @@ def test_failed_jobs_are_requeued(browse: Browse, connection: redis.Redis) -> No
     done = client.post("/requeue/default", base_url=HERE, headers=OURS)
     assert done.json == {"status": "OK", "count": 1}
     assert connection.llen("rq:queue:default") == 2
-    work()
+    burst()
     assert connection.zcard("rq:failed:default") == 2
 
 
@@ -557,7 +571,7 @@ def test_jobs_are_deleted(
 def test_registries_are_emptied(browse: Browse, connection: redis.Redis) -> None:
     werk.enqueue_many("hello", [("Ada",)] * 3)
     werk.enqueue_many("panic", [()] * 3)
-    work()
+    burst()
     werk.enqueue_many("sleep", [(1,)] * 3)
     werk.enqueue("sleep", 1, options=werk.Options(delay=60))
     connection.zadd("rq:failed:default", {"gone": 1e10})
@@ -569,23 +583,42 @@ def test_registries_are_emptied(browse: Browse, connection: redis.Redis) -> None
     assert left <= {b"rq:queues", b"rq:clean_registries:default", b"rq:clean_groups"}
 
 
+def test_ten_thousand_failed_jobs_are_no_matter(
+    browse: Browse, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks: no reply is long, and none of the scripts keeps Redis from its other work."""
+    client, many = browse(), connection.register_script(MANY)
+    failure = b64encode(zlib.compress(b"Traceback\n  ...\nValueError: x"))
+    for path, where in (("/requeue/default", "queue"), ("/queue/default/failed/empty", "failed")):
+        connection.flushall()
+        many(args=["failed", now(), 0, b"x", failure])
+        connection.config_resetstat()
+        start = time.monotonic()
+        answer = client.post(path, base_url=HERE, headers=OURS)
+        assert time.monotonic() - start < 5
+        assert answer.json == {"status": "OK", "count": 10_000}
+        stats = connection.info("commandstats")
+        assert 49 <= stats["cmdstat_evalsha"]["calls"] < 60
+        assert connection.zcard("rq:failed:default") == 0
+        assert connection.llen("rq:queue:default") == (10_000 if where == "queue" else 0)
+    assert connection.keys() == [b"rq:queues"]
+
+
 def test_compacting_removes_what_is_gone(browse: Browse, connection: redis.Redis) -> None:
     kept = werk.enqueue("hello", "Ada")
     connection.lpush("rq:queue:default", "gone-1")
-    connection.rpush("rq:queue:default", "gone-2")
+    connection.rpush("rq:queue:default", *(f"gone-{n}" for n in range(500)))
+    last = werk.enqueue("hello", "Bob")
     client = browse()
     for queue in ("default", "none"):
         path = f"/queue/{queue}/compact"
         assert client.post(path, base_url=HERE, headers=OURS).status_code == 200
-    assert connection.lrange("rq:queue:default", 0, -1) == [kept.id.encode()]
+    assert connection.lrange("rq:queue:default", 0, -1) == [kept.id.encode(), last.id.encode()]
 
 
-def test_metrics_are_of_status(browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = types.ModuleType("werk.status")
-    status.metrics = lambda link: f"werk_up{{answer={link.call('PING')!r}}} 1\n"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "werk.status", status)
-    monkeypatch.setattr(werk, "status", status, raising=False)
-    assert browse().get("/metrics", base_url=HERE).text == "werk_up{answer=b'PONG'} 1\n"
+def test_metrics_are_of_status(browse: Browse, connection: redis.Redis) -> None:
+    werk.enqueue("sleep", 1)
+    assert 'werk_queue_waiting{queue="default"} 1' in browse().get("/metrics", base_url=HERE).text
 
 
 # --- the process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -127,6 +128,43 @@ def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Re
         assert names <= samples
         assert rule["expr"].count("(") == rule["expr"].count(")")
     assert any("werk_executions_total" in rule["expr"] for rule in rules)
+
+
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
+
+
+@needs_promtool
+def test_prometheus_takes_its_files() -> None:
+    done = run("/bin/sh", "-c", f"promtool check config --lint-fatal {DEPLOY}/prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 rules found" in done.stdout
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("alert", "series", "good", "bad"),
+    [
+        ("WerkDown", 'up{job="werk"}', "1", "0"),
+        ("WerkCritical", 'werk_problems{level="critical"}', "0", "1"),
+        ("WerkLate", 'werk_queue_oldest_seconds{queue="low"}', "300", "301"),
+        ("WerkFailing", 'werk_executions_total{task="a",outcome="failed"}', "7", "0+1"),
+    ],
+)
+def test_an_alert_fires_when_it_should(
+    tmp_path: Path, alert: str, series: str, good: str, bad: str
+) -> None:
+    def case(values: str, times: int) -> dict[str, Any]:
+        found = {"eval_time": "20m", "alertname": alert}
+        labels = dict(re.findall(r'(\w+)="(\w+)"', series))
+        expected = {"exp_alerts": [{"exp_labels": labels}] * times}
+        rows = [{"series": series, "values": f"{values}x20" if "+" in values else f"{values}+0x20"}]
+        return {"interval": "1m", "input_series": rows, "alert_rule_test": [found | expected]}
+
+    tests = [case(good, 0), case(bad, 1)]
+    file = tmp_path / "tests.yml"  # JSON is YAML
+    file.write_text(json.dumps({"rule_files": [str(DEPLOY / "werk-alerts.yml")], "tests": tests}))
+    done = run("/bin/sh", "-c", f"promtool test rules {file}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_scrapes_the_dashboard() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from werk import wire
@@ -67,17 +67,24 @@ class Group(NamedTuple):
     last: float
 
 
-def walk(link: Link, filters: Filters, visit: Callable[[list[Failure]], int]) -> None:
-    """Show the failed jobs that are meant, page by page, the last to fail first.
+def queues(link: Link) -> list[str]:
+    """Return the names of all queues that RQ knows."""
+    start = wire.key("queue", "")
+    keys = map(_text, link.call("SMEMBERS", wire.key("queues")))
+    return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
 
-    `visit` returns how many of them are not failed any more.
+
+def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
+    """Yield the failed jobs that are meant, page by page, the last to fail first.
+
+    Whoever takes a page may retry its jobs before the next one is read.
     """
-    for queue in [filters.queue] if filters.queue else _queues(link):
+    for queue in _queues(link, filters):
         key, start = wire.key("failed", queue), 0
         while ids := link.call("ZREVRANGE", key, start, start + PAGE - 1):
             jobs = [job for job in _read(link, queue, ids) if filters.wants(job)]
-            gone = visit(sorted(jobs, key=lambda job: -job.at))  # Redis's order is to the second
-            start += len(ids) - gone
+            yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
+            start += sum(score is not None for score in link.call("ZMSCORE", key, *ids))
 
 
 def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
@@ -85,66 +92,63 @@ def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
     group because there are too many groups."""
     found: dict[tuple[str, str], Group] = {}
     others = 0
-
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal others
-        for job in jobs:
-            name = job.task, _VARIES.sub("#", job.error)
-            if name not in found and len(found) >= MOST_GROUPS:
-                others += 1
-                continue
-            own = found.get(name) or Group(job.task, job.error, 0, job.at, 0.0)
-            latest = job.error if job.at > own.last else own.error
-            first, last = min(own.first, job.at), max(own.last, job.at)
-            found[name] = own._replace(error=latest, jobs=own.jobs + 1, first=first, last=last)
-        return 0
-
-    walk(link, filters, visit)
+    for job in chain.from_iterable(walk(link, filters)):
+        name = job.task, _VARIES.sub("#", job.error)
+        if name not in found and len(found) >= MOST_GROUPS:
+            others += 1
+            continue
+        own = found.get(name) or Group(job.task, job.error, 0, job.at, 0.0)
+        latest = job.error if job.at > own.last else own.error
+        first, last = min(own.first, job.at), max(own.last, job.at)
+        found[name] = own._replace(error=latest, jobs=own.jobs + 1, first=first, last=last)
     return sorted(found.values(), key=lambda group: (-group.jobs, group.task)), others
 
 
 def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
-        names = [filters.queue] if filters.queue else _queues(link)
-        return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names] or []))
-    total = 0
-
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal total
-        total += len(jobs)
-        return 0
-
-    walk(link, filters, visit)
-    return total
+        names = _queues(link, filters)
+        return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names]))
+    return sum(map(len, walk(link, filters)))
 
 
-def retry_all(link: Link, filters: Filters, progress: Callable[[int], object]) -> int:
-    """Put back the failed jobs that are meant, but none that fails from now on; return how many."""
+def retry_all(link: Link, filters: Filters) -> Iterator[int]:
+    """Put back the failed jobs that are meant, but none that fails from now on; yield how many,
+    page by page."""
     seconds, micros = link.call("TIME")
-    begun, total = int(seconds) + int(micros) / 1e6, 0
+    begun = int(seconds) + int(micros) / 1e6
+    for page in walk(link, filters):
+        outcomes = act(link, "retry", [job.id for job in page if job.at <= begun])
+        yield sum(what in ("retried", "limited") for _, what in outcomes)
 
-    def visit(jobs: list[Failure]) -> int:
-        nonlocal total
-        ids = [job.id for job in jobs if job.at <= begun]
-        done = sum(what in ("retried", "limited") for _, what in retry(link, ids))
-        progress(done)
-        total += done
-        return done
 
-    walk(link, filters, visit)
+def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Do to each of these what act.lua can; yield each with what became of it, an outcome of there.
+
+    retry, cancel and delete take jobs: 'gone', or its status, is one that it does not fit. pause
+    and resume take queues. drain takes workers; doing it again does not hurry them.
+    """
+    for name, outcome, *rest in _each(link, what, dict.fromkeys(names)):
+        yield name, rest[0] if outcome == "is" else outcome
+
+
+def empty(link: Link, kind: str, queue: str) -> int:
+    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in its key.
+
+    Return how many entries it had.
+    """
+    total = 0
+    while found := int(_act(link, "empty", [f"{kind}:{queue}"])[0][1]):
+        total += found
     return total
 
 
-def retry(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Put failed jobs back in their queues; yield each with what became of it: retried, limited,
-    gone, or its status if it has not failed."""
-    return _each(link, "retry", ids)
-
-
-def cancel(link: Link, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Cancel jobs that wait; yield each with what became of it: cancelled, gone, or its status."""
-    return _each(link, "cancel", ids)
+def compact(link: Link, queue: str) -> None:
+    """Take the ids of jobs that are no more out of a queue."""
+    start, found = 0, 1
+    while found:
+        left, found = map(int, _act(link, "compact", [f"{start} {queue}"])[0][1:])
+        start += left
 
 
 def stop(link: Link, job_id: str, timeout_s: float) -> str:
@@ -170,24 +174,6 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     return worker
 
 
-def pause(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Have werk workers take nothing from queues; return each with yes, already or unknown."""
-    return [*_each(link, "pause", names)]
-
-
-def resume(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """End the pause of queues; return each with yes or already."""
-    return [*_each(link, "resume", names)]
-
-
-def drain(link: Link, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Tell workers to finish their job and leave. Once: doing it again does not hurry them.
-
-    Returns each with told, already, deaf (it does not listen) or gone.
-    """
-    return [*_each(link, "drain", names)]
-
-
 def wait_gone(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
     """Wait until these workers have left. Raises ResultTimeout."""
     left, deadline = set(names), time.monotonic() + (timeout_s or 0)
@@ -203,13 +189,11 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
     Looks twice, some seconds apart. Returns each job's id with the status that it was left in, and
     each worker's key with 'gone'. The one thing here that SCANs.
     """
-    lost = [
-        job_id for job_id, found, _ in _probe(link, "probe", _suspects(link)) if found == "lost"
-    ]
+    lost = [own for own, outcome, _ in _each(link, "probe", _suspects(link)) if outcome == "lost"]
     if lost:
         time.sleep(SETTLE_S)
-    again = _probe(link, "probe" if dry_run else "restore", lost)
-    found = [(job_id, status) for job_id, what, status in again if what in ("lost", "restored")]
+    again = _each(link, "probe" if dry_run else "restore", lost)
+    found = [(own, status) for own, outcome, status in again if outcome in ("lost", "restored")]
     return found + [(key, "gone") for key in _buried(link, dry_run)]
 
 
@@ -219,31 +203,31 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     from werk import client  # nothing else here needs it
 
     snapshot = Snapshot.read(link)
-    wanted = names or [*snapshot.queues]
-    held = {queue.name for queue in snapshot.queues.values() if queue.paused or snapshot.suspended}
-    yield from ((name, "paused", 0.0) for name in wanted if name in held)
     options = client.Options(
         front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
-    own = client.find(PING, link)
-    requests = {
-        name: client.prepare(own, (), {}, options._replace(queue=name))
-        for name in wanted
-        if name not in held
-    }
-    if not requests:
-        return
-    for request in requests.values():
-        client.send([request], link)
-    yield from _answers(link, {name: request.id for name, request in requests.items()}, timeout_s)
+    jobs, own = {}, client.find(PING, link)
+    for name in dict.fromkeys(names or snapshot.queues):
+        queue = snapshot.queues.get(name)
+        if queue is None:
+            yield name, "no queue is called so: werk status", 0.0
+        elif queue.paused or snapshot.suspended:
+            yield name, "paused", 0.0
+        else:
+            request = client.prepare(own, (), {}, options._replace(queue=name))
+            jobs[name] = client.send([request], link)[0].id
+    yield from _answers(link, jobs, timeout_s)
 
 
 # --- failed jobs
 
 
-def _queues(link: Link) -> list[str]:
-    start = len(wire.key("queue", ""))
-    return sorted(_text(key)[start:] for key in link.call("SMEMBERS", wire.key("queues")))
+def _queues(link: Link, filters: Filters) -> list[str]:
+    if filters.queue is None:
+        return queues(link)
+    if not link.call("SISMEMBER", wire.key("queues"), wire.key("queue", filters.queue)):
+        raise WerkError(f"no queue is called {filters.queue}: werk status")
+    return [filters.queue]
 
 
 def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
@@ -260,16 +244,17 @@ def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
 
 def _failure(job_id: str, queue: str, facts: Sequence[Any], entries: Sequence[Any]) -> Failure:
     task, description, ended_at = (_text(fact or b"") for fact in facts)
-    task = task or description.partition("(")[0]
+    task = task or description.partition("(")[0] or "?"
+    unknown = "no reason was recorded"
     if not entries:
-        return Failure(job_id, task, queue, moment(ended_at, 0.0), "no reason was recorded")
+        return Failure(job_id, task, queue, moment(ended_at, 0.0), unknown)
     entry_id, fields = entries[0]
     try:
         text = wire.read_exception(wire.pairs(fields)).rstrip()
     except Unreadable as error:
         text = f"(unreadable: {error})"
     at = int(entry_id.partition(b"-")[0]) / 1000  # Redis's clock
-    line = text.rpartition("\n")[2].strip()[:ERROR_LENGTH]
+    line = text.rpartition("\n")[2].strip()[:ERROR_LENGTH] or unknown
     return Failure(job_id, task, queue, at, "".join(c if c.isprintable() else "?" for c in line))
 
 
@@ -287,9 +272,13 @@ def _is_like(error: str, wanted: str) -> bool:
 def _suspects(link: Link) -> Iterator[str]:
     """Yield the jobs that may be in no place: those that should wait and do not, and all that run
     or are due, which are fewer."""
-    waiting, start = _waiting(link), len(wire.key("job", ""))
-    for keys in _scan(link, wire.key("job", "*")):
-        ids = [key[start:] for key in map(_text, keys) if _JOB_ID.fullmatch(key[start:])]
+    waiting, start = _waiting(link), wire.key("job", "")
+    how = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
+    cursor: bytes | None = None
+    while cursor != b"0":
+        cursor, keys = link.call("SCAN", cursor or 0, *how)
+        names = [_text(key).removeprefix(start) for key in keys]
+        ids = [name for name in names if _JOB_ID.fullmatch(name)]
         replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
@@ -300,32 +289,12 @@ def _suspects(link: Link) -> Iterator[str]:
 def _waiting(link: Link) -> set[int]:
     """Return what is in the queues: numbers, because they take less memory than ids."""
     found: set[int] = set()
-    for queue in _queues(link):
+    for queue in queues(link):
         start = 0
         while ids := link.call("LRANGE", wire.key("queue", queue), start, start + KEYS_AT_ONCE - 1):
             found.update(hash(_text(job_id)) for job_id in ids)
             start += len(ids)
     return found
-
-
-def _scan(link: Link, pattern: str) -> Iterator[list[bytes]]:
-    cursor = b"0"
-    while True:
-        cursor, keys = link.call(
-            "SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_AT_ONCE, "TYPE", "hash"
-        )
-        if keys:
-            yield keys
-        if cursor == b"0":
-            return
-
-
-def _probe(link: Link, what: str, ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield each job with lost, restored, fine or later, and its status."""
-    left = iter(ids)
-    while page := list(islice(left, PAGE)):
-        for job_id, (found, status) in zip(page, _act(link, what, page), strict=True):
-            yield job_id, found, status
 
 
 def _buried(link: Link, dry_run: bool) -> list[str]:
@@ -345,17 +314,14 @@ def _answers(
     link: Link, jobs: dict[str, str], timeout_s: float
 ) -> Iterator[tuple[str, str, float]]:
     begun = time.monotonic()
-    left = dict(jobs)
-    while left:
+    while jobs:
         passed = time.monotonic() - begun
-        keys = [wire.key("job", job_id) for job_id in left.values()]
-        states = link.calls([("HGET", key, "status") for key in keys])
-        for (queue, job_id), state in zip(list(left.items()), states, strict=True):
-            if state in (b"queued", b"started") and passed < timeout_s:
-                continue
-            del left[queue]
-            yield queue, _verdict(link, queue, job_id, state), passed
-        time.sleep(POLL_S if left else 0)
+        states = link.calls([("HGET", wire.key("job", own), "status") for own in jobs.values()])
+        for (queue, job_id), state in zip(list(jobs.items()), states, strict=True):
+            if passed >= timeout_s or state not in (b"queued", b"started"):
+                del jobs[queue]
+                yield queue, _verdict(link, queue, job_id, state), passed
+        time.sleep(POLL_S if jobs else 0)
 
 
 def _verdict(link: Link, queue: str, job_id: str, state: bytes | None) -> str:
@@ -380,12 +346,12 @@ def _act(link: Link, what: str, names: Sequence[str]) -> list[list[str]]:
     return [[_text(word) for word in reply] for reply in link.run(script("act"), (), words)]
 
 
-def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Do it to each, a page at a time."""
+def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[list[str]]:
+    """Do it to each, a page at a time; yield the name and the words of the reply."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        for name, (outcome, *rest) in zip(page, _act(link, what, page), strict=True):
-            yield name, rest[0] if outcome == "is" else outcome
+        for name, words in zip(page, _act(link, what, page), strict=True):
+            yield [name, *words]
 
 
 def _text(word: bytes | str | int) -> str:

@@ -12,7 +12,6 @@ gc.disable()  # while all this is imported: a tenth of the CPU of an enqueue, fo
 
 import atexit
 import io
-import json
 import math
 import os
 import sys
@@ -35,8 +34,9 @@ from werk.errors import (
     JobFailed,
     WerkError,
 )
-from werk.link import COMMAND_BUDGET_S, Link, link
+from werk.link import link
 from werk.settings import Settings
+from werk.terminal import Parsed, connect, printable, remark, say, say_json
 
 gc.enable()
 
@@ -109,57 +109,46 @@ def _stream(stream: TextIO | None) -> TextIO:
 
 def _complain(name: str, message: str, code: int) -> int:
     try:
-        click.echo(_printable(f"{name}: {message}", sys.stderr), err=True)
+        click.echo(printable(f"{name}: {message}", sys.stderr), err=True)
     except OSError:
         sys.stderr = _stream(None)
     return code
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A number of seconds, 0 or more."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if not math.isfinite(number) or number < 0:
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return number
+def _seconds(text: str) -> float:
+    """Return a number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not math.isfinite(number) or number < 0:
+        raise ArgumentError(f"{text!r} is not a number of seconds")
+    return number
 
 
-class Period(click.ParamType):  # type: ignore[type-arg]
-    """A length of time in words; seconds."""
+def _period(text: str) -> float:
+    """Return a length of time in words as seconds."""
+    from werk.arguments import Type, Unfit
 
-    name = "period"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        from werk.arguments import Type, Unfit
-
-        try:
-            return cast(timedelta, Type("duration").parse(value)).total_seconds()
-        except Unfit:
-            self.fail(f"{value!r} is not a length of time; say 90 (seconds), 5m, 1h or 1d")
+    try:
+        return cast(timedelta, Type("duration").parse(text)).total_seconds()
+    except Unfit:
+        raise ArgumentError(
+            f"{text!r} is not a length of time; say 90 (seconds), 5m, 1h or 1d"
+        ) from None
 
 
-class Moment(click.ParamType):  # type: ignore[type-arg]
-    """A point in time, ISO 8601; without a zone it is local."""
+def _moment(text: str) -> datetime:
+    """Return a point in time, ISO 8601; without a zone it is local."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not a time like 2026-12-24T18:00+01:00") from None
 
-    name = "time"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time like 2026-12-24T18:00+01:00", param, ctx)
+SECONDS = Parsed("seconds", _seconds)
+PERIOD = Parsed("period", _period)
+MOMENT = Parsed("time", _moment)
 
 
 class TaskGroup(click.Group):
@@ -183,7 +172,7 @@ class TaskGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from werk import client
 
-        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, _link()))
+        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, connect()))
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS]", "TASK [ARGS]..."]
@@ -291,21 +280,21 @@ class EnqueueOptions:
     subcommand_metavar="TASK [ARGS]...",
 )
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
-@click.option("--timeout", type=Seconds(), help="How long --wait waits; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
 @click.option("--queue", help="Instead of the task's own queue.")
 @click.option("--front", is_flag=True, help="Before all jobs that wait.")
-@click.option("--delay", type=Seconds(), help="Run it so much later.")
-@click.option("--at", type=Moment(), help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
+@click.option("--delay", type=SECONDS, help="Run it so much later.")
+@click.option("--at", type=MOMENT, help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
 @click.option("--job-id", help="An id of your own: enqueued once, however often you say it.")
 @click.option("--job-timeout", type=int, help="Seconds that one execution may take; -1: no limit.")
 @click.option("--ttl", type=int, help="Seconds that the job may wait; then it is dropped.")
 @click.option("--result-ttl", type=int, help="Seconds that the result is kept; -1: for ever.")
 @click.option("--failure-ttl", type=int, help="Seconds that a failed job is kept; -1: for ever.")
 @click.option("--retry", type=int, help="How often a failed job is tried again.")
-@click.option("--once-per", type=Period(), help="Once in 5m, 1h, 1d, however many hosts say so.")
+@click.option("--once-per", type=PERIOD, help="Once in 5m, 1h, 1d, however many hosts say so.")
 @click.option("--slot", help="Once for what this names, such as a tick; instead of --once-per.")
 @click.option("--unless-active", is_flag=True, help="Not while the last one waits or runs.")
-@click.option("--expires", type=Period(), help="Drop it if it waits so much longer: 10m, 1h.")
+@click.option("--expires", type=PERIOD, help="Drop it if it waits so much longer: 10m, 1h.")
 @click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
 @click.option("--args-json", metavar="TEXT|@FILE|-", help="All arguments: a JSON array or object.")
 @click.option("--batch", metavar="FILE|-", help="A job for each line, which is as --args-json.")
@@ -344,22 +333,22 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     if how.dry_run:
         _print_request(request, how)
         return None
-    connected = _link()
+    connected = connect()
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # it may have arrived, or not
-        _note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+        remark(f"interrupted; job {request.id} may be queued: werk show {request.id}")
         return EXIT_INTERRUPTED
     for warning in handle.warnings:
         if how.says(warning):
-            _note(warning)
+            remark(warning)
     said = _handle_as_json(handle)
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
     if handle.duplicate and not how.quiet:
-        _note(f"{handle.reason}; not enqueued again")
+        remark(f"{handle.reason}; not enqueued again")
     if how.as_json:
-        _print_json(said)
+        say_json(said)
     elif not how.quiet:
         click.echo(handle.id)
     return None
@@ -378,9 +367,9 @@ def _handle_as_json(handle: client.Handle) -> dict[str, Any]:
 def _print_request(request: client.Request, how: EnqueueOptions) -> None:
     call, queue = request.call, request.task.queue
     if how.as_json:
-        _print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
+        say_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
     elif not how.quiet:
-        click.echo(_printable(f"{call} would go to queue {queue}", sys.stdout))
+        say(f"{call} would go to queue {queue}")
 
 
 class Commands(click.Group):
@@ -410,13 +399,13 @@ werk.add_command(enqueue, "enqueue")
 
 @werk.command()
 @click.argument("job_id")
-@click.option("--timeout", type=Seconds(), help="How long to wait; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="How long to wait; then exit 124.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
     from werk import client
 
-    connected = _link()
+    connected = connect()
     return _print_outcome(
         lambda: client.result(job_id, timeout, connection=connected),
         job_id,
@@ -430,15 +419,16 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def show(job_id: str, as_json: bool) -> None:
     """Print what is known of a job."""
+    from werk.show import as_text
     from werk.show import show as look
 
-    found = look(job_id, _link())
+    found = look(job_id, connect())
     if as_json:
-        _print_json(found)
+        say_json(found)
         return
     for name, value in found.items():
         if value is not None:
-            text = _printable(_text(value), sys.stdout)
+            text = printable(as_text(value), sys.stdout)
             click.echo(f"{name:<13}{text.replace(chr(10), chr(10) + ' ' * 13)}")
 
 
@@ -449,14 +439,14 @@ def tasks(check: bool, as_json: bool) -> int | None:
     """List the tasks, with their parameters and the queues whose workers serve them."""
     from werk import catalog
 
-    rows = catalog.survey(None if check else link(Settings.read()), _note)
+    rows = catalog.survey(None if check else link(Settings.read()), remark)
     shown = [(row.entry, note) for row in rows for note in row.entry.shape.notes]
     if as_json:
-        _print_json({row.entry.name: row.as_json() for row in rows})
+        say_json({row.entry.name: row.as_json() for row in rows})
     for line in [line for row in rows for line in row.lines()] if not (as_json or check) else ():
-        click.echo(_printable(line, sys.stdout))
+        say(line)
     for entry, note in shown if check else ():
-        click.echo(_printable(f"{entry.name}: {note.text}", sys.stdout))
+        say(f"{entry.name}: {note.text}")
     broken = any(entry.shape.is_missing for entry, _ in shown)
     return EXIT_CONFIG if check and broken else None
 
@@ -508,23 +498,23 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 @click.argument("file")
 @click.option("--check", is_flag=True, help="Print the next five times of each line; do no more.")
 @click.option(
-    "--catch-up", type=Period(), default="5m", help="Enqueue what was missed for so long, no older."
+    "--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed for so long, no older."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --check, print objects.")
 def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
     """Enqueue as FILE says, a crontab of task names: */5 * * * * sleep 1. Run any number of it."""
     from werk import cron as own
 
-    connected = _link()
+    connected = connect()
     lines = own.read(file, connected)
     if not check:
         own.run(lines, connected, catch_up)
     shown = [line.as_json() for line in lines]
     if as_json:
-        _print_json(shown)
+        say_json(shown)
         return
     for line in shown:
-        click.echo(_printable(f"{line['line']}: {line['when']}  {line['call']}", sys.stdout))
+        say(f"{line['line']}: {line['when']}  {line['call']}")
         for moment in line["next"]:
             click.echo(f"    {moment}")
 
@@ -536,51 +526,26 @@ def _print_outcome(
     wait: Callable[[], Any], job_id: str, as_json: bool, said: dict[str, Any]
 ) -> int | None:
     """Print what a job returned; or on stderr why it did not, and return the exit code."""
+    from werk.show import as_text
+
     try:
         value = wait()
     except KeyboardInterrupt:
-        _note(f"interrupted; job {job_id} goes on: werk result {job_id}")
+        remark(f"interrupted; job {job_id} goes on: werk result {job_id}")
         return EXIT_INTERRUPTED
     except JobFailed as error:
         if as_json:
-            _print_json({**said, "error": str(error), "traceback": error.traceback})
+            say_json({**said, "error": str(error), "traceback": error.traceback})
         elif error.traceback:
-            click.echo(_printable(error.traceback, sys.stderr), err=True)
+            click.echo(printable(error.traceback, sys.stderr), err=True)
         raise
     if as_json:
-        _print_json({**said, "result": value})
+        say_json({**said, "result": value})
     else:
-        click.echo(_printable(_text(value), sys.stdout))
+        say(as_text(value))
     return None
 
 
-def _note(text: str) -> None:
-    click.echo(_printable(text, sys.stderr), err=True)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, default=repr))
-
-
-def _text(value: object) -> str:
-    """Return a result as people want it: text as it is, else JSON, else repr."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
-
-
-def _printable(text: str, stream: TextIO) -> str:
-    """Return text without what would steer a terminal."""
-    if not stream.isatty():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def _link() -> Link:
-    return link(Settings.read(), COMMAND_BUDGET_S)
 
 
 if __name__ == "__main__":

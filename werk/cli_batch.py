@@ -15,7 +15,7 @@ import click
 
 from werk import batch
 from werk.batch import Line, Prepare
-from werk.cli import _handle_as_json, _link, _note, _opened, _print_json, _print_request
+from werk.cli import _handle_as_json, _opened, _print_request
 from werk.client import CHUNK
 from werk.errors import (
     EXIT_BAD_LINES,
@@ -25,6 +25,7 @@ from werk.errors import (
     WerkError,
 )
 from werk.link import Link
+from werk.terminal import connect, remark, say_json
 
 if TYPE_CHECKING:
     from werk.cli import EnqueueOptions
@@ -51,7 +52,7 @@ class Said:
             self.bad += 1
             self.note(f"line {line.number}: {line.problem}")
             if self.how.as_json:
-                _print_json({"line": line.number, "error": line.problem})
+                say_json({"line": line.number, "error": line.problem})
             return
         self.good += 1
         if line.handle is None:
@@ -65,14 +66,14 @@ class Said:
             if self.how.says(text):
                 self.note(text)
         if self.how.as_json:
-            _print_json({"line": line.number, **_handle_as_json(line.handle)})
+            say_json({"line": line.number, **_handle_as_json(line.handle)})
         elif self.prints_ids:
             click.echo(line.handle.id)
 
     def note(self, text: str) -> None:
         if self.has_bar:
             click.echo("\r\033[K", nl=False, err=True)  # in the place of the bar, which comes again
-        _note(text)
+        remark(text)
 
     def sum_up(self) -> None:
         if self.how.quiet:
@@ -81,13 +82,13 @@ class Said:
         counts = [f"{self.good - self.duplicates:,} {verb}"]
         counts += [f"{self.duplicates:,} duplicates"] * (self.duplicates > 0)
         counts += [f"{self.bad:,} bad lines"] * (self.bad > 0)
-        _note(", ".join(counts))
+        remark(", ".join(counts))
 
 
 def run(prepare: Prepare, path: str, how: EnqueueOptions) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # which cli.py goes without for the moment that one job takes
-    said, link = Said(how), _link()
+    said, link = Said(how), connect()
     with _opened(path) as file:
         pieces = batch.check(file, prepare) if how.dry_run else batch.enqueue(file, prepare, link)
         size = _size(file)
@@ -98,7 +99,7 @@ def run(prepare: Prepare, path: str, how: EnqueueOptions) -> int | None:
                         said.say(line)
                     advance(file.tell() if size else said.last)
         except KeyboardInterrupt:
-            _note(f"interrupted: {_so_far(said.last)}")
+            remark(f"interrupted: {_so_far(said.last)}")
             return EXIT_INTERRUPTED
         except WerkError as error:
             error.args = (f"{error}; {_so_far(said.last)}",)
@@ -116,7 +117,7 @@ def _wait(said: Said, link: Link) -> int | None:
     with _progress(len(set(said.ids)), said.has_bar) as advance:
         ended = batch.wait(said.ids, link, said.how.timeout, advance)
     if not said.how.quiet:
-        _note(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
+        remark(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
     if any(ended[state] for state in FAILED):
         return EXIT_FAILED
     return EXIT_NO_JOB if ended["gone"] and said.how.options.result_ttl != 0 else None

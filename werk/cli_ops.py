@@ -8,9 +8,10 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import click
@@ -18,45 +19,51 @@ import click
 from werk import actions
 from werk import status as looking
 from werk.actions import Failure, Filters, Group
-from werk.cli import Seconds, _link, _note, _print_json, _printable
+from werk.cli import SECONDS
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
-from werk.link import LIBRARY_BUDGET_S, link
+from werk.link import LIBRARY_BUDGET_S, Link, link
 from werk.settings import Settings
-from werk.status import Limit, Limits, Snapshot
+from werk.status import CRITICAL, Limit, Limits, Snapshot
+from werk.terminal import Parsed, connect, printable, remark, say, say_json
 
+NO_JOB = "no job {}: never enqueued here, or expired"
+NO_QUEUE = "no queue is called {}: werk status"
+SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right, and of any other
+    "retry": (
+        {"retried": "{} retried", "limited": "{} retried"},
+        "job {} is not failed: it is {}",
+    ),
+    "cancel": (
+        {"cancelled": "{} cancelled"},
+        "job {0} is not waiting: it is {1}; one that runs is stopped: werk stop {0}",
+    ),
+    "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
+    "resume": ({"yes": "queue {} goes on", "already": "queue {} was not paused"}, NO_QUEUE),
+    "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+}
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class LimitType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """WARN:CRIT; one number alone is the critical one."""
-
-    name = "WARN:CRIT"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Limit:
-        try:
-            return value if isinstance(value, Limit) else Limit.parse(value)
-        except ArgumentError as error:
-            self.fail(str(error), param, ctx)
+def _since(text: str) -> float:
+    """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
+    if ago := re.fullmatch(r"(\d{1,9})([smhd]?)", text):
+        return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time") from None
 
 
-class Since(click.ParamType):  # type: ignore[type-arg]
-    """A point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
+def _some(text: str) -> str:
+    """Return text, but not the nothing of a variable that is not set: it would choose all."""
+    if not text:
+        raise ArgumentError("it is empty")
+    return text
 
-    name = "time"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        if ago := re.fullmatch(r"(\d{1,9})([smhd]?)", value):
-            return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither like 10m, 2h, 3d nor a time", param, ctx)
+LIMIT = Parsed("WARN:CRIT", Limit.parse)
+SINCE = Parsed("time", _since)
+TEXT = Parsed("text", _some)
 
 
 class CheckUsage(WerkError):
@@ -68,16 +75,10 @@ class CheckUsage(WerkError):
 class CheckCommand(click.Command):
     """A command whose wrong usage has another exit code with --check."""
 
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        is_check = "--check" in args
+    def make_context(self, *names: Any, **extra: Any) -> click.Context:
+        is_check = any(word.startswith("--check") for word in names[1])
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(*names, **extra)
         except click.UsageError as error:
             if not is_check:
                 raise
@@ -87,10 +88,12 @@ class CheckCommand(click.Command):
 def _filters(command: Any) -> Any:
     """The options that say which of the failed jobs."""
     for option in (
-        click.option("--queue", help="Of this queue."),
-        click.option("--since", type=Since(), help="Failed since 10m, 2h, 3d ago, or a time."),
-        click.option("--error", help="Last line of the error, whatever numbers; 'Text*': begins."),
-        click.option("--task", help="Of this task."),
+        click.option("--queue", type=TEXT, help="Of this queue."),
+        click.option("--since", type=SINCE, help="Failed since 10m, 2h, 3d ago, or a time."),
+        click.option(
+            "--error", type=TEXT, help="Its last line, whatever numbers; 'Text*': begins."
+        ),
+        click.option("--task", type=TEXT, help="Of this task."),
     ):
         command = option(command)
     return command
@@ -106,56 +109,53 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.command(cls=CheckCommand)
 @click.option("--check", is_flag=True, help="One line and exit 0, 1, 2 or 3, for monitoring.")
 @click.option("--here", is_flag=True, help="Only whether this host's workers beat; exit 0 or 2.")
+@click.option("--max-age", "age_s", type=LIMIT, default=":300", help="Of the oldest, seconds.")
 @click.option(
-    "--max-age", type=LimitType(), default=":300", help="Of the oldest that waits, in seconds."
+    "--max-waiting", "waiting", type=LIMIT, default=":", help="Jobs that wait in a queue."
 )
-@click.option("--max-waiting", type=LimitType(), default=":", help="Jobs that wait in a queue.")
-@click.option("--max-failed", type=LimitType(), default=":", help="Failed jobs of a queue.")
+@click.option("--max-failed", "failed", type=LIMIT, default=":", help="Failed jobs of a queue.")
 @click.option("--min-workers", type=click.IntRange(0), default=0, help="Fewer are critical.")
 @_json
-def status(
-    check: bool,
-    here: bool,
-    max_age: Limit,
-    max_waiting: Limit,
-    max_failed: Limit,
-    min_workers: int,
-    as_json: bool,
-) -> int | None:
+def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and what is wrong."""
-    limits = Limits(max_age, max_waiting, max_failed, min_workers)
+    limits = Limits(**chosen)
     if check or here:
-        code, line = (
-            looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
-            if here
-            else looking.check_at(_link(), limits)
-        )
-        click.echo(_printable(line, sys.stdout))
+        if as_json:
+            raise CheckUsage("--check and --here print one line; --json goes without them")
+        try:
+            code, line = (
+                looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
+                if here
+                else looking.check(Snapshot.read(connect()), limits)
+            )
+        except WerkError as error:  # who cannot look has to be seen to
+            code, line = looking.verdict(CRITICAL, str(error))
+        say(line)
         return code
-    snapshot = Snapshot.read(_link())
+    snapshot = Snapshot.read(connect())
     if as_json:
-        _print_json(snapshot.as_json(limits))
+        say_json(snapshot.as_json(limits))
     else:
-        click.echo(_printable(looking.table(snapshot, limits), sys.stdout))
+        say(looking.table(snapshot, limits))
     return None
 
 
 @click.command()
 @click.argument("queue", nargs=-1)
-@click.option("--timeout", type=Seconds(), default=10, help="How long to wait for an answer.")
+@click.option("--timeout", type=SECONDS, default=10, help="How long to wait for an answer.")
 @_json
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send a job that does nothing through queues, or all there are, and wait for it."""
     answers = []
-    for name, trouble, seconds in actions.ping(_link(), queue, timeout):
+    for name, trouble, seconds in actions.ping(connect(), queue, timeout):
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
             said = {"": f"answered in {seconds:.2f} s", "paused": "paused, not asked"}
-            click.echo(_printable(f"{name}: {said.get(trouble, trouble)}", sys.stdout))
+            say(f"{name}: {said.get(trouble, trouble)}")
     if as_json:
-        _print_json(answers)
+        say_json(answers)
     if not answers:
-        _note("there is no queue yet")
+        remark("there is no queue yet")
     is_well = all(answer["trouble"] in ("", "paused") for answer in answers)
     return None if is_well else EXIT_FAILED
 
@@ -171,17 +171,18 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
-        actions.walk(_link(), filters, lambda jobs: _print_failures(jobs, as_json))
+        for job in chain.from_iterable(actions.walk(connect(), filters)):
+            _print_failure(job, as_json)
         return
-    groups, others = actions.groups(_link(), filters)
+    groups, others = actions.groups(connect(), filters)
     if as_json:
-        _print_json([_group_as_json(group, filters) for group in groups])
+        say_json([_group_as_json(group, filters) for group in groups])
         return
     for group in groups:
-        line = f"{group.jobs:>6}  {_when(group.first)}  {_when(group.last)}  "
-        click.echo(_printable(line + _retry_command(group, filters), sys.stdout))
+        times = f"{_when(group.first)}  {_when(group.last)}"
+        say(f"{group.jobs:>6}  {times}  {_retry_command(group, filters)}")
     if others:
-        _note(f"and {others} with yet other errors: choose with --task, --error, --queue")
+        remark(f"and {others} with yet other errors: choose with --task, --error, --queue")
 
 
 @click.command()
@@ -198,17 +199,20 @@ def retry(
     if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
         raise ArgumentError("say which: ids, or options as of `werk failed`, or --all")
     if job_id:
-        return _report(actions.retry(_link(), job_id), "retried", "failed", as_json)
-    link = _link()
+        return _act(connect(), "retry", job_id, as_json)
+    link = connect()
     jobs = actions.count(link, filters)
     if jobs:
         _ask(f"retry {jobs} failed jobs", yes)
+    done = 0
     with _progress(jobs) as advance:
-        done = actions.retry_all(link, filters, advance)
+        for more in actions.retry_all(link, filters):
+            advance(more)
+            done += more
     if as_json:
-        _print_json({"retried": done})
+        say_json({"retried": done})
     else:
-        click.echo(f"{done} retried")
+        say(f"{done} retried")
     return None
 
 
@@ -217,17 +221,17 @@ def retry(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=Seconds(), default=10, help="How long to wait for its end.")
+@click.option("--timeout", type=SECONDS, default=10, help="How long to wait for its end.")
 @_yes
 @_json
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Stop a running job; it is not retried."""
     _ask(f"stop 1 job, {job_id}", yes)
-    worker = actions.stop(_link(), job_id, timeout)
+    worker = actions.stop(connect(), job_id, timeout)
     if as_json:
-        _print_json({"stopped": job_id, "worker": worker})
+        say_json({"stopped": job_id, "worker": worker})
     else:
-        click.echo(_printable(f"stopped, at worker {worker}", sys.stdout))
+        say(f"stopped, at worker {worker}")
 
 
 @click.command()
@@ -237,7 +241,7 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
 def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
     """Cancel jobs that wait. What depends on them goes on waiting."""
     _ask(f"cancel {len(job_id)} jobs", yes)
-    return _report(actions.cancel(_link(), job_id), "cancelled", "waiting", as_json)
+    return _act(connect(), "cancel", job_id, as_json)
 
 
 # --- queues and workers
@@ -248,8 +252,7 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 @_json
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
-    words = {"yes": "is paused", "already": "was paused already"}
-    return _print_queues(actions.pause(_link(), queue), words, as_json)
+    return _act(connect(), "pause", queue, as_json)
 
 
 @click.command()
@@ -257,34 +260,30 @@ def pause(queue: Sequence[str], as_json: bool) -> int | None:
 @_json
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """End the pause of queues."""
-    words = {"yes": "goes on", "already": "was not paused"}
-    return _print_queues(actions.resume(_link(), queue), words, as_json)
+    return _act(connect(), "resume", queue, as_json)
 
 
 @click.command()
 @click.argument("worker", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait until they have left.")
-@click.option("--timeout", type=Seconds(), help="How long --wait waits; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
 @_yes
 @_json
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
-) -> None:
+) -> int | None:
     """Have workers, or all there are, finish their job and leave. Prints their names."""
-    link = _link()
-    names = worker or [own.name for own in Snapshot.read(link).workers]
+    if timeout is not None and not wait:
+        raise ArgumentError("--timeout is how long --wait waits: say --wait")
+    link = connect()
+    names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
         _ask(f"end {len(names)} workers after their job", yes)
-    outcomes = actions.drain(link, names) if names else []
-    for name, outcome in outcomes:
-        if outcome == "deaf":
-            _note(f"worker {name} does not listen: werk status")
-        if not as_json:
-            click.echo(_printable(name, sys.stdout))
-    if as_json:
-        _print_json([{"worker": name, "outcome": outcome} for name, outcome in outcomes])
-    if wait:
-        actions.wait_gone(link, names, timeout)
+    code = _act(link, "drain", names, as_json)
+    if not wait:
+        return code
+    actions.wait_gone(link, names, timeout)  # whatever was said of them
+    return None
 
 
 @click.command()
@@ -292,15 +291,15 @@ def drain(
 @_json
 def repair(dry_run: bool, as_json: bool) -> None:
     """Put back jobs that are in no place, as stock workers leave them when they are killed."""
-    found = actions.repair(_link(), dry_run=dry_run)
+    found = actions.repair(connect(), dry_run=dry_run)
     if as_json:
-        _print_json([{"id": name, "was": state} for name, state in found])
+        say_json([{"id": name, "was": state} for name, state in found])
         return
     for name, state in found:
-        click.echo(_printable(f"{name} {state}", sys.stdout))
+        say(f"{name} {state}")
     jobs = sum(state != "gone" for _, state in found)
     would = "would put" if dry_run else "put"
-    _note(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
+    remark(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
 
 
 # --- asking and printing
@@ -312,7 +311,7 @@ def _ask(what: str, yes: bool) -> None:
         return
     if not (sys.stdin and sys.stdin.isatty()):
         raise ArgumentError(f"this would {what}; say --yes")
-    if not click.confirm(_printable(what, sys.stderr) + "?", err=True):
+    if not click.confirm(printable(what, sys.stderr) + "?", err=True):
         raise WerkError("nothing was done")
 
 
@@ -326,47 +325,27 @@ def _progress(total: int) -> Iterator[Any]:
         yield bar.update
 
 
-def _report(
-    outcomes: Iterator[tuple[str, str]], good: str, wanted: str, as_json: bool
-) -> int | None:
-    """Say what became of jobs, each on a line; return the exit code."""
-    states = dict(outcomes)
+def _act(link: Link, what: str, names: Sequence[str], as_json: bool) -> int | None:
+    """Do it, say what became of each; return the exit code."""
+    good, otherwise = SAID[what]
+    found = dict(actions.act(link, what, names))
     if as_json:
-        _print_json(states)
-    for job_id, state in states.items():
-        if state in (good, "limited"):
-            if not as_json:
-                click.echo(f"{job_id} {good}")
-        elif state == "gone":
-            _note(f"no job {job_id}: never enqueued here, or expired")
-        else:
-            _note(f"job {job_id} is not {wanted}: it is {state}")
-    if "gone" in states.values():
-        return EXIT_NO_JOB
-    return None if set(states.values()) <= {good, "limited"} else EXIT_FAILED
-
-
-def _print_queues(
-    outcomes: Sequence[tuple[str, str]], words: dict[str, str], as_json: bool
-) -> int | None:
-    if as_json:
-        _print_json(dict(outcomes))
-    for name, outcome in outcomes:
-        if outcome == "unknown":
-            _note(f"no queue is called {name}: werk status")
+        say_json(found)
+    for name, outcome in found.items():
+        if outcome not in good:
+            remark((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
         elif not as_json:
-            click.echo(_printable(f"queue {name} {words[outcome]}", sys.stdout))
-    return EXIT_FAILED if "unknown" in dict(outcomes).values() else None
+            say(good[outcome].format(name))
+    if "gone" in found.values():
+        return EXIT_NO_JOB
+    return None if good.keys() >= set(found.values()) else EXIT_FAILED
 
 
-def _print_failures(jobs: Sequence[Failure], as_json: bool) -> int:
-    for job in jobs:
-        if as_json:
-            _print_json({**job._asdict(), "at": _iso(job.at)})
-        else:
-            line = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
-            click.echo(_printable(line, sys.stdout))
-    return 0
+def _print_failure(job: Failure, as_json: bool) -> None:
+    if as_json:
+        say_json({**job._asdict(), "at": _iso(job.at)})
+    else:
+        say(f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}")
 
 
 def _group_as_json(group: Group, filters: Filters) -> dict[str, Any]:

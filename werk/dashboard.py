@@ -2,7 +2,7 @@
 
 Its pages are used (templates, scripts, styles, addresses) and none of its views: those unpickle
 what they show, and change things on a GET. A view of ours stands in for each, by name. Who may ask
-is _Guard's, what is shown is shown.py's; what is done goes through RQ, which opens no payload then.
+is _Guard's; what is shown is show.py's and status.py's, what is done actions.py's.
 """
 
 from __future__ import annotations
@@ -12,26 +12,20 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
 from hmac import compare_digest
-from typing import Any, cast
+from typing import Any
 
-import redis
 from flask import Flask, Response, abort, jsonify, render_template, request, url_for
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from rq import Queue
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
-from rq.job import Job
 from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 from waitress import create_server
 from werkzeug.exceptions import HTTPException
 
-from werk import shown, wire
-from werk.errors import ConfigError, NoSuchJob, WerkError
-from werk.link import COMMAND_BUDGET_S, Link, link, redis_client
+from werk import actions, show, status
+from werk.actions import Filters
+from werk.errors import ConfigError, NoSuchJob, RedisUnavailable, WerkError
+from werk.link import link
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
@@ -40,6 +34,7 @@ MOST_ROWS = 200  # on a page: the most that its field takes
 LAST_PAGE = 10**9
 THREADS = 16  # a page that waits for Redis holds one, and /healthz has to find one that is free
 
+CHANGES = ("requeue_job_view", "requeue_all", "delete_job_view", "empty_queue", "compact_queue")
 PUBLIC = ("healthz", "readyz")  # asked by machines without a password
 HEADERS = {
     "Cache-Control": "no-store",
@@ -90,17 +85,16 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app = _App(__name__, static_folder=f"{web.blueprint.root_path}/static")
     app.register_blueprint(web.blueprint)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
-    reads, posts = _Reads(settings), _Posts(settings)
-    theirs = web.blueprint.name
+    views, theirs = _Views(settings), web.blueprint.name
     for name in [name for name in app.view_functions if name.startswith(f"{theirs}.")]:
         view = name.removeprefix(f"{theirs}.")
         if view not in ("static", "favicon"):
-            app.view_functions[name] = getattr(posts if hasattr(posts, view) else reads, view)
+            app.view_functions[name] = getattr(views, view)
     app.add_url_rule("/healthz", "healthz", lambda: _plain("ok\n"))
-    app.add_url_rule("/readyz", "readyz", reads.readyz)
-    app.add_url_rule("/metrics", "metrics", reads.metrics)
-    app.url_value_preprocessor(_without_instance)
-    app.before_request(_Guard(settings, hosts, read_only, posts).check)
+    app.add_url_rule("/readyz", "readyz", views.readyz)
+    app.add_url_rule("/metrics", "metrics", views.metrics)
+    app.url_value_preprocessor(_check_address)
+    app.before_request(_Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
     app.register_error_handler(Exception, _as_json)
     where = link(settings).where
@@ -116,12 +110,10 @@ class _App(Flask):
 class _Guard:
     """Who may ask for what."""
 
-    def __init__(
-        self, settings: Settings, hosts: Collection[str], read_only: bool, posts: object
-    ) -> None:
+    def __init__(self, settings: Settings, hosts: Collection[str], read_only: bool) -> None:
         self.user, self.password = settings.dashboard_username, settings.dashboard_password
         self.hosts = LOOPBACK_HOSTS | {_named(host) for host in hosts}
-        self.read_only, self.posts = read_only, posts
+        self.read_only = read_only
         if bool(self.user) != bool(self.password):
             raise ConfigError(
                 "dashboard: set both RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD, or neither"
@@ -141,7 +133,7 @@ class _Guard:
             return Response("a password, please\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             self._check_change()
-        elif hasattr(self.posts, (request.endpoint or "").rpartition(".")[2]):
+        elif (request.endpoint or "").rpartition(".")[2] in CHANGES:
             abort(405, "POST: it changes something")
         return None
 
@@ -158,28 +150,17 @@ class _Guard:
         return _is_same(user, self.user) & _is_same(password, self.password)
 
 
-class _Reads:
-    """The views that show something."""
+class _Views(threading.local):  # each thread has a link of its own
+    """What stands in for rq-dashboard's views, by their names."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._own = threading.local()
-
-    @property
-    def link(self) -> Link:
-        """The link of this thread."""
-        if not hasattr(self._own, "link"):
-            self._own.link = link(self.settings)
-        own: Link = self._own.link
-        return own
+        self.link = link(settings)
 
     def readyz(self) -> Response:
         self.link.call("PING")
         return _plain("ok\n")
 
     def metrics(self) -> Response:
-        from werk import status
-
         return _plain(status.metrics(self.link))
 
     def queues_overview(self) -> str:
@@ -188,173 +169,105 @@ class _Reads:
     def workers_overview(self) -> str:
         return render_template("rq_dashboard/workers.html", active_tab="workers")
 
-    def jobs_overview(
-        self, queue_name: str | None, registry_name: str, per_page: str, order: str, page: str
-    ) -> str:
+    def jobs_overview(self, queue_name: str | None, **place: Any) -> str:
         return render_template(
             "rq_dashboard/jobs.html",
             active_tab="jobs",
-            queues=[{"name": name} for name in shown.queues(self.link)],
+            queues=[{"name": name} for name in actions.queues(self.link)],
             queue={"name": queue_name or "default"},
-            registry_name=_registry(registry_name),
-            per_page=_whole(per_page, MOST_ROWS),
-            order=order,
-            page=_whole(page, LAST_PAGE),
+            **place,
         )
 
     def job_view(self, job_id: str) -> str:
-        shown.check(self.link, job_id)
+        show.check(self.link, job_id)
         return render_template("rq_dashboard/job.html", id=job_id)
 
     def list_queues(self) -> Response:
-        names = shown.queues(self.link)
         rows = []
-        for name, sizes in zip(names, shown.counts(self.link, names), strict=True):
+        for name, sizes in show.sizes(self.link, actions.queues(self.link)).items():
             urls = {f"{own}_url": _list_url(name, own, 8, "asc", 1) for own in sizes}
-            counts = {f"{own}_job_registry_count": size for own, size in sizes.items()}
+            counts = {f"{own}_job_registry_count": count for own, count in sizes.items()}
             rows.append({"name": name, "count": sizes["queued"], **counts, **urls})
         return jsonify(queues=rows)
 
     def list_jobs(
-        self, queue_name: str, registry_name: str, per_page: str, order: str, page: str
+        self, queue_name: str, registry_name: str, per_page: int, order: str, page: int
     ) -> Response:
-        count, number = _whole(per_page, MOST_ROWS), _whole(page, LAST_PAGE)
-        total, rows = shown.rows(
-            self.link,
-            queue_name,
-            _registry(registry_name),
-            (number - 1) * count,
-            count,
-            last_first=order == "dsc",
+        start, is_reversed = (page - 1) * per_page, order == "dsc"
+        total, rows = show.rows(
+            self.link, queue_name, registry_name, start, per_page, last_first=is_reversed
         )
 
         def at(number: int) -> dict[str, Any]:
-            url = _list_url(queue_name, registry_name, count, order, max(1, number))
+            url = _list_url(queue_name, registry_name, per_page, order, max(1, number))
             return {"number": number, "url": url}
 
-        last = -(-total // count)
+        last = -(-total // per_page)
         pagination = {
-            "current_page": number,
+            "current_page": page,
             "num_pages": last,
-            "pages_in_window": [at(own) for own in web.pagination_window(total, number, count)],
+            "pages_in_window": [at(own) for own in web.pagination_window(total, page, per_page)],
             "first_page": at(1),
             "last_page": at(last),
-            **({"prev_page": at(number - 1)} if number > 1 else {}),
-            **({"next_page": at(number + 1)} if number < last else {}),
+            **({"prev_page": at(page - 1)} if page > 1 else {}),
+            **({"next_page": at(page + 1)} if page < last else {}),
         }
-        return jsonify(
-            name=queue_name, registry_name=registry_name, jobs=rows, pagination=pagination
-        )
+        return jsonify(jobs=rows, pagination=pagination)
 
     def job_info(self, job_id: str) -> Response:
-        return jsonify(shown.page(self.link, job_id))
+        return jsonify(show.page(self.link, job_id))
 
     def list_workers(self) -> Response:
-        return jsonify(workers=shown.workers(self.link))
-
-
-class _Posts:
-    """The views that change something."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.client = redis_client(settings)
-        self.client.connection_pool.connection_kwargs |= {
-            "socket_timeout": COMMAND_BUDGET_S,
-            "socket_connect_timeout": COMMAND_BUDGET_S,
-            "retry": Retry(NoBackoff(), 1),
-        }
+        workers = status.Snapshot.read(self.link).workers
+        jobs = [own.job for own in workers if own.job]
+        calls = dict(zip(jobs, show.calls(self.link, jobs), strict=True))
+        return jsonify(workers=[_worker_row(own, calls) for own in workers])
 
     def requeue_job_view(self, job_id: str) -> Response:
-        self._requeue(job_id)
-        return jsonify(status="OK")
+        return self._changed(actions.act(self.link, "retry", [job_id]), "not among the failed")
 
     def requeue_all(self, queue_name: str) -> Response:
-        """RQ's own, one after the other; what somebody else was faster with is left out."""
-        done = 0
-        for entry in self._entries(shown.key("failed", queue_name)):
-            with suppress(NoSuchJob, HTTPException):
-                self._requeue(entry.decode("utf-8", "replace"))
-                done += 1
+        done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:
-        self._delete(job_id)
-        return jsonify(status="OK")
+        return self._changed(actions.act(self.link, "delete", [job_id]), "running, and would go on")
 
     def empty_queue(self, queue_name: str, registry_name: str) -> Response:
-        if _registry(registry_name) == "started":
+        if registry_name == "started":
             abort(409, "jobs that are running would go on")
-        if registry_name == "queued":
-            self._queue(queue_name).empty()  # type: ignore[no-untyped-call]
-        else:
-            key = shown.key(registry_name, queue_name)
-            for entry in self._entries(key):
-                with suppress(NoSuchJob, HTTPException):
-                    self._delete(entry.decode("utf-8", "replace"), remove_from_queue=False)
-                self.client.zrem(key, entry)
-        return jsonify(status="OK")
+        count = actions.empty(self.link, show.PLACES[registry_name], queue_name)
+        return jsonify(status="OK", count=count)
 
     def compact_queue(self, queue_name: str) -> Response:
-        """Take the ids of jobs that are gone out of a queue, which stays where it is."""
-        queue = self._queue(queue_name)
-        for job_id in queue.get_job_ids():
-            if not Job.exists(job_id, self.client):
-                self.client.lrem(queue.key, 1, job_id)
+        actions.compact(self.link, queue_name)
         return jsonify(status="OK")
 
-    def _requeue(self, job_id: str) -> None:
-        try:
-            self._fetch(job_id).requeue()
-        except InvalidJobOperation:
-            abort(409, f"job {job_id} is not among the failed")
-        except (ValueError, redis.ResponseError) as error:
-            abort(409, f"the record of job {job_id} is broken: {error}")
-
-    def _delete(self, job_id: str, *, remove_from_queue: bool = True) -> None:
-        try:
-            job = self._fetch(job_id)
-        except (ValueError, redis.ResponseError):  # what RQ cannot read it cannot delete
-            self._forget(job_id)
-        else:
-            if job.get_status(refresh=False) == "started":
-                abort(409, f"job {job_id} is running, and would go on")
-            job.delete(remove_from_queue=remove_from_queue)
-
-    def _forget(self, job_id: str) -> None:
-        job, queue = wire.key("job", job_id), b""
-        with suppress(redis.ResponseError):  # it may be no hash
-            queue = cast(bytes, self.client.hget(job, "origin") or b"")
-        place = queue.decode("utf-8", "replace")
-        with self.client.pipeline() as pipe:
-            results = wire.key("results", job_id)
-            pipe.delete(job, f"{job}:dependents", f"{job}:dependencies", results)
-            pipe.lrem(shown.key("queued", place), 0, job_id)
-            for name in set(shown.REGISTRIES) - {"queued", "started"}:
-                pipe.zrem(shown.key(name, place), job_id)
-            pipe.execute()
-
-    def _entries(self, key: str) -> list[bytes]:
-        return cast("list[bytes]", self.client.zrange(key, 0, -1))
-
-    def _fetch(self, job_id: str) -> Job:
-        """Raises NoSuchJob; ValueError if its record is broken."""
-        try:
-            return Job.fetch(job_id, self.client, serializer=_Sealed)
-        except NoSuchJobError:
-            raise NoSuchJob(f"no job {job_id}: deleted or expired") from None
-
-    def _queue(self, name: str) -> Queue:
-        return Queue(name, connection=self.client, serializer=_Sealed)
+    def _changed(self, outcomes: Iterator[tuple[str, str]], otherwise: str) -> Response:
+        ((job_id, outcome),) = outcomes
+        if outcome == "gone":
+            raise NoSuchJob(f"no job {job_id}: deleted or expired")
+        if outcome not in ("retried", "limited", "deleted"):
+            abort(409, f"job {job_id} is {otherwise}")
+        return jsonify(status="OK")
 
 
-class _Sealed:
-    """RQ's serializer, which opens nothing: RQ then keeps the bytes as they are."""
-
-    @staticmethod
-    def loads(data: bytes) -> Any:
-        raise ValueError("sealed")
-
-    dumps = loads
+def _worker_row(own: status.Worker, calls: Mapping[str, str]) -> dict[str, Any]:
+    """Return a worker as rq-dashboard's script and our template take it."""
+    job = {"job_id": own.job, "call_string": calls[own.job]} if own.job else "idle"
+    return {
+        "name": own.name,
+        "hostname": own.host,
+        "pid": own.pid,
+        "state": own.state,
+        "status": own.state,  # the script writes over the other
+        "bad": own.state in ("stale", "hung"),
+        "beat": f"{own.beat_s:.0f} s ago",
+        "queues": own.queues,
+        "successful_job_count": own.done,
+        "failed_job_count": own.failed,
+        "current_job": job,
+    }
 
 
 def _context(where: str, read_only: bool) -> dict[str, Any]:
@@ -369,22 +282,29 @@ def _context(where: str, read_only: bool) -> dict[str, Any]:
     }
 
 
-def _list_url(queue: str, registry: str, per_page: int, order: str, page: int) -> str:
-    return url_for(
-        "rq_dashboard.jobs_overview",
-        instance_number=0,
-        queue_name=queue,
-        registry_name=registry,
-        per_page=per_page,
-        order=order,
-        page=page,
-    )
+def _list_url(queue: str, place: str, per_page: int, order: str, page: int) -> str:
+    words: dict[str, Any] = {
+        "queue_name": queue,
+        "registry_name": place,
+        "per_page": per_page,
+        "order": order,
+    }
+    return url_for("rq_dashboard.jobs_overview", instance_number=0, page=page, **words)
 
 
-def _without_instance(_: str | None, values: dict[str, Any] | None) -> None:
-    """Take the number of a Redis server out of an address: a dashboard has one."""
-    if values and values.pop("instance_number", 0):
+def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
+    """Check and convert what is in an address, and take the number of a Redis server out of it."""
+    if not values:
+        return
+    if values.pop("instance_number", 0):
         abort(404, "a dashboard has one Redis; its number is 0")
+    if values.get("registry_name", "queued") not in show.PLACES:
+        abort(404, f"no such registry: want one of {', '.join(show.PLACES)}")
+    for name, most in {"per_page": MOST_ROWS, "page": LAST_PAGE}.items():
+        if name in values:
+            if not str(values[name]).isdecimal():
+                abort(404, f"{name} is a number")
+            values[name] = min(max(1, int(str(values[name])[:10])), most)
 
 
 def _finish(response: Response) -> Response:
@@ -399,10 +319,9 @@ def _as_json(error: Exception) -> Response:
     """Return an error as the pages show it."""
     if isinstance(error, HTTPException):
         code, said = error.code or 500, error.description
-    elif isinstance(error, NoSuchJob):
-        code, said = 404, str(error)
-    elif isinstance(error, (WerkError, redis.RedisError)):
-        code, said = 503, str(error)
+    elif isinstance(error, WerkError):
+        is_away = isinstance(error, (RedisUnavailable, ConfigError))
+        code, said = 503 if is_away else 404, str(error)
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
         code, said = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
@@ -413,19 +332,6 @@ def _as_json(error: Exception) -> Response:
 
 def _plain(text: str) -> Response:
     return Response(text, mimetype="text/plain")
-
-
-def _registry(name: str) -> str:
-    if name not in shown.REGISTRIES:
-        abort(404, f"no registry {name!r}: {', '.join(shown.REGISTRIES)}")
-    return name
-
-
-def _whole(text: int | str, most: int) -> int:
-    """Return a number of the address, 1 or more."""
-    if not str(text).isdecimal():
-        abort(404, f"{text!r} is no number")
-    return min(max(1, int(text)), most)
 
 
 def _is_same(given: str | None, wanted: str | None) -> bool:

@@ -1,56 +1,235 @@
-"""One job as people see it: what `werk show` prints. Reads, and runs nothing of what it reads."""
+"""Jobs as people see them: `werk show`, the dashboard's lists and pages.
+
+One script reads their records, which no record can make fail or slow: what is too long is left
+out. Nothing of what is read is run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
 
 from werk import registry, signature, wire
 from werk.arguments import Signature
 from werk.errors import NoSuchJob, Unreadable
-from werk.link import Link
+from werk.link import Link, Script
 
+PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
+    **{name: name for name in ("scheduled", "deferred", "finished", "failed", "canceled")},
+    "queued": "queue",
+    "started": "wip",
+}
+LONGEST = 64 * 1024  # bytes of a value on a page; more takes too long to read
+LONGEST_IN_ROW = 8 * 1024
+LONGEST_TRACEBACK = 1024 * 1024  # decompressed; of it is shown:
+LONGEST_TEXT, LONGEST_TEXT_IN_ROW = 100_000, 4_000  # characters
+LONGEST_CALL = 500
+
+_FIELDS = """
+    description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
+    timeout result_ttl retries_left werk_attempt meta dependency_ids dependency_id
+""".split()
 _TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
+_SECONDS = ("duration", "timeout", "result_ttl")
 
 
 def show(job_id: str, link: Link) -> dict[str, Any]:
-    """Return a job, its times, its limits and how its last execution ended. Raises NoSuchJob."""
-    flat, entries = link.calls(
-        [
-            ("HGETALL", wire.key("job", job_id)),
-            ("XREVRANGE", wire.key("results", job_id), "+", "-", "COUNT", 1),
-        ]
-    )
-    if not flat:
-        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    fields = wire.pairs(flat)
-    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+    """Return a job, its times, its limits, its tries and how its last execution ended.
+
+    What is not known is None. Raises NoSuchJob.
+    """
+    return {"id": job_id, **_read(link, job_id, wire.MAX_BYTES)}
+
+
+def page(link: Link, job_id: str) -> dict[str, Any]:
+    """Return a job as the dashboard's template and rq-dashboard's script take it.
+
+    Raises NoSuchJob.
+    """
+    facts = _read(link, job_id, LONGEST)
+    needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
+    found = link.calls([("EXISTS", wire.key("job", own)) for own in needed]) if needed else []
+    units = dict.fromkeys(_SECONDS, " s")
     return {
         "id": job_id,
-        "task": text.get("werk_task"),
-        "call": call(fields),
-        "status": text.get("status"),
-        "queue": text.get("origin"),
-        **{name: text.get(name) or None for name in _TIMES},
-        "worker": text.get("worker_name") or None,
-        "timeout": _whole(text.get("timeout")),
-        "result_ttl": _whole(text.get("result_ttl")),
-        "retries_left": _whole(text.get("retries_left")),
-        **_ending(text.get("status"), wire.pairs(entries[0][1]) if entries else {}),
+        **{name: facts[name] for name in (*_TIMES, "status")},
+        "exc_info": _end(exception, LONGEST_TEXT),
+        "depends_on": needed,
+        "depends_on_status": ["active" if there else "expired" for there in found],
+        "rows": [
+            [_label(name), _cut(as_text(value, indent=2), LONGEST_TEXT) + units.get(name, "")]
+            for name, value in facts.items()
+            if value is not None
+        ],
     }
 
 
-def call(fields: Mapping[bytes, bytes]) -> str | None:
-    """Return the call in a job's hash, with secrets masked, or why it cannot be read.
+def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return for each queue how many jobs are in each place."""
+    size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
+    asked = [(size[own], wire.key(PLACES[own], name)) for name in queues for own in PLACES]
+    found = iter(link.calls(asked) if asked else ())
+    return {name: {own: next(found) for own in PLACES} for name in queues}
 
-    Only werk's own callers mask them when they enqueue.
-    """
-    if b"werk_task" in fields:
-        return fields.get(b"description", b"").decode("utf-8", "replace") or None
+
+def rows(
+    link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
+    where, stop = wire.key(PLACES[place], queue), start + count - 1
+    if place == "queued":
+        first, last = (-stop - 1, -start - 1) if last_first else (start, stop)
+        total, entries = link.calls([("LLEN", where), ("LRANGE", where, first, last)])
+        entries = entries[::-1] if last_first else entries
+    else:
+        reverse = ("REV",) * last_first
+        total, entries = link.calls([("ZCARD", where), ("ZRANGE", where, start, stop, *reverse)])
+    ids = [_text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
+    return total, [job.row() for job in _jobs(link, ids, LONGEST_IN_ROW)]
+
+
+def calls(link: Link, ids: Sequence[str]) -> list[str]:
+    """Return the calls of jobs, with secrets masked, or why they cannot be shown."""
+    return [_cut(job.call() or "", LONGEST_CALL) for job in _jobs(link, ids, LONGEST_IN_ROW)]
+
+
+def check(link: Link, job_id: str) -> None:
+    """Raise NoSuchJob if there is no job of this id."""
+    if not link.call("EXISTS", wire.key("job", job_id)):
+        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
+
+
+def as_text(value: object, indent: int | None = None) -> str:
+    """Return a value as people want it: text as it is, else JSON, else repr."""
+    if isinstance(value, str):
+        return value
     try:
-        path, args, kwargs = wire.read_call(fields[b"data"])
-    except (KeyError, Unreadable) as error:
-        return f"(unreadable: {error})"
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+    except TypeError:
+        return repr(value)
+    except ValueError as error:  # an int of thousands of digits
+        return f"({error})"
+
+
+def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
+    (job,) = _jobs(link, [job_id], longest)
+    if not job.record:
+        check(link, job_id)
+    due, clock = link.calls(
+        [("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id), ("TIME",)]
+    )
+    return job.facts(float(clock[0]), None if due is None else float(due))
+
+
+class _Job(NamedTuple):
+    """A job's record; an empty one: there is none. A number is the length of what is too long."""
+
+    id: str
+    record: Mapping[str, bytes | int]
+    longest: int
+
+    def text(self, name: str) -> str | None:
+        return self.read(name, _text) or None
+
+    def read(self, name: str, read: Callable[[bytes], Any]) -> Any:
+        """Return a field, or why it cannot be shown."""
+        value = self.record.get(name)
+        if isinstance(value, int):
+            return f"({value:,} bytes, too long to show)"
+        try:
+            return None if value is None else read(value)
+        except Unreadable as error:
+            return f"(unreadable: {error})"
+
+    def call(self) -> str | None:
+        """Return the call; its secrets were masked when werk enqueued it, else they are here."""
+        if not self.record:
+            return "(no record of it: deleted or expired)"
+        return self.text("description") if "werk_task" in self.record else self.payload(_masked)
+
+    def payload(self, read: Callable[[tuple[str, tuple[Any, ...], dict[str, Any]]], Any]) -> Any:
+        return self.read(
+            "data", lambda own: read(wire.read_call(wire.decompress(own, self.longest)))
+        )
+
+    def exception(self) -> str | None:
+        """Return the traceback of the latest execution, if that failed."""
+        if self.text("status") == "finished":
+            return None
+        most = max(self.longest, LONGEST_TRACEBACK)
+        text: str | None = self.read(
+            "exc_string", lambda own: wire.read_exception({b"exc_string": own}, most).rstrip()
+        )
+        return text or None
+
+    def row(self) -> dict[str, Any]:
+        has_failed = self.text("status") in ("failed", "stopped")  # else it was an earlier run
+        exception = self.exception() if has_failed else None
+        return {
+            "id": self.id,
+            "description": _cut(self.call() or "", LONGEST_CALL),
+            "exc_info": _end(exception, LONGEST_TEXT_IN_ROW),
+            **{name: self.text(name) for name in _TIMES},
+        }
+
+    def facts(self, now: float, due: float | None) -> dict[str, Any]:
+        text = {name: self.text(name) for name in _FIELDS if name not in ("data", "meta")}
+        meta = self.read("meta", wire.loads)
+        noted = meta.get("werk") if type(meta) is dict else None
+        noted = noted if type(noted) is dict else {}  # by our worker, of what is tried again
+        when = _iso(due) if due is not None else noted.get("next_try")
+        waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
+        return {
+            "task": text["werk_task"],
+            "call": self.call(),
+            "payload": self.payload(lambda own: None),
+            "status": text["status"],
+            "queue": text["origin"],
+            **{name: text[name] for name in _TIMES},
+            "due": when if waits and not is_retry else None,
+            "duration": _duration(text, now),
+            "worker": text["worker_name"],
+            "attempt": _whole(text["werk_attempt"]) or noted.get("attempt"),
+            "last_error": noted.get("error"),
+            "next_try": when if waits and is_retry else None,
+            "retries_left": _whole(text["retries_left"]),
+            "timeout": _whole(text["timeout"]),
+            "result_ttl": _whole(text["result_ttl"]),
+            "exception": self.exception(),
+            "result": self.read(
+                "return_value", lambda own: wire.read_result({b"return_value": own})
+            ),
+            "meta": meta or None,
+            "depends_on": self.depends_on() or None,
+        }
+
+    def depends_on(self) -> list[str]:
+        try:
+            found = json.loads(self.text("dependency_ids") or "")
+        except ValueError:
+            found = [self.text("dependency_id")]
+        ids = found if isinstance(found, list) else []
+        return [_text(str(own).encode("utf-8", "replace")) for own in ids if own]
+
+
+def _jobs(link: Link, ids: Sequence[str], longest: int) -> list[_Job]:
+    if not ids:
+        return []
+    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(Script.named("show"), keys, [longest, *_FIELDS])
+    names = (*_FIELDS, "exc_string", "return_value")
+    records = (
+        {name: value for name, value in zip(names, reply, strict=True) if value is not None}
+        for reply in replies
+    )
+    return [_Job(own, record, longest) for own, record in zip(ids, records, strict=True)]
+
+
+def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    path, args, kwargs = called
     secret = {
         name for task in registry.tasks().values() if task.path == path for name in task.secret
     }
@@ -58,14 +237,41 @@ def call(fields: Mapping[bytes, bytes]) -> str | None:
     return f"{path}({shape.call(args, kwargs, secret)})"
 
 
-def _ending(status: str | None, entry: dict[bytes, bytes]) -> dict[str, Any]:
+def _duration(text: Mapping[str, str | None], now: float) -> float | None:
+    """Return how many seconds it ran, until now if it still does."""
     try:
-        if status == "finished":
-            return {"result": wire.read_result(entry)}
-        return {"exception": wire.read_exception(entry).rstrip() or None}
-    except Unreadable as error:
-        return {"unreadable": str(error)}
+        started = datetime.fromisoformat(text["started_at"] or "").timestamp()
+        is_running = text["status"] == "started"
+        ended = now if is_running else datetime.fromisoformat(text["ended_at"] or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return round(ended - started, 3) if ended >= started else None
+
+
+def _iso(moment: float) -> str:
+    try:
+        return wire.timestamp(datetime.fromtimestamp(moment, timezone.utc))
+    except (ValueError, OverflowError, OSError):
+        return str(moment)
+
+
+def _label(name: str) -> str:
+    return (
+        "Kept" if name == "result_ttl" else name.removesuffix("_at").replace("_", " ").capitalize()
+    )
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.lstrip("-").isdecimal() else None
+    return int(text) if text and re.fullmatch(r"-?\d{1,18}", text) else None
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _end(text: str | None, longest: int) -> str | None:
+    return text if text is None or len(text) <= longest else f"...{text[-longest:]}"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -6,6 +6,7 @@ look.lua reads, Snapshot judges; the rest of the module only says the same thing
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from werk import wire
-from werk.errors import ArgumentError, ConfigError, RedisUnavailable, WerkError
+from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.link import Link
 from werk.scripts import script
 
@@ -23,6 +24,8 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 CHECK_USAGE = 3  # of --check itself, as monitoring plugins have it
 
 MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
+RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worker.heartbeat)
+RQ_TTL_S = 480.0  # of a record that RQ forgot to give one: its default
 IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -35,11 +38,13 @@ class Limit(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Limit:
         """Return the limit in 'WARN:CRIT', ':CRIT', 'WARN:' or 'CRIT'. Raises ArgumentError."""
-        warning, _, critical = text.rpartition(":")
-        try:
-            return cls(*(float(part) if part else None for part in (warning, critical)))
-        except ValueError:
-            raise ArgumentError(f"{text!r} is no limit; say WARN:CRIT, :CRIT or CRIT") from None
+        found = re.fullmatch(r"(?:(\d*\.?\d+)?:)?(\d*\.?\d+)?", text)
+        if not found or not text:
+            raise ArgumentError(f"{text!r} is no limit; say WARN:CRIT, :CRIT or CRIT")
+        first, last = (None if part is None else float(part) for part in found.groups())
+        if first is not None and last is not None and first > last:
+            raise ArgumentError(f"{text!r}: the warning comes first, WARN:CRIT")
+        return cls(first, last)
 
     def level(self, number: float) -> str:
         """Return what a number is."""
@@ -81,6 +86,7 @@ class Server(NamedTuple):
     memory_limit: int  # 0: not known
     policy: str
     aof: bool
+    fsync: str | None  # of the AOF: everysec, always, no; None: it does not tell
     rdb: bool | None  # None: it does not tell
 
 
@@ -178,16 +184,8 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     """Return exit code and line of `werk status --check`, as monitoring plugins print it."""
     problems = snapshot.problems(limits)
     said = "; ".join(f"{problem.what} ({problem.fix})" for problem in problems)
-    code, line = _verdict(problems[0].level if problems else OK, said or _summary(snapshot))
+    code, line = verdict(problems[0].level if problems else OK, said or _summary(snapshot))
     return code, f"{line} | {_perfdata(snapshot, limits)}"
-
-
-def check_at(link: Link, limits: Limits) -> tuple[int, str]:
-    """Read and check; a Redis that is away is critical, and no error."""
-    try:
-        return check(Snapshot.read(link), limits)
-    except WerkError as error:
-        return _verdict(CRITICAL, str(error))
 
 
 def check_here(link: Link, host: str) -> tuple[int, str]:
@@ -198,14 +196,15 @@ def check_here(link: Link, host: str) -> tuple[int, str]:
     try:
         workers = [own for own in Snapshot.read(link).workers if own.host == host]
     except RedisUnavailable as error:
-        return _verdict(OK, f"not known: {error}")
+        return verdict(OK, f"not known: {error}")
     bad = [f"worker {own.name} is {own.state}" for own in workers if own.state in ("stale", "hung")]
     if bad or not workers:
-        return _verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
-    return _verdict(OK, f"{len(workers)} workers on {host}")
+        return verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
+    return verdict(OK, f"{len(workers)} workers on {host}")
 
 
-def _verdict(level: str, said: str) -> tuple[int, str]:
+def verdict(level: str, said: str) -> tuple[int, str]:
+    """Return exit code and line of a check that found this."""
     line = "".join(c if c.isprintable() and c != "|" else "?" for c in said)  # perfdata follows a |
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
 
@@ -224,17 +223,18 @@ def _server(link: Link, info: str) -> Server:
         memory_limit=int(facts.get("maxmemory", 0)) or int(facts.get("total_system_memory", 0)),
         policy=facts.get("maxmemory_policy", "?"),
         aof=aof,
-        rdb=None if aof else _saves(link),
+        fsync=_config(link, "appendfsync") if aof else None,
+        rdb=None if aof or (save := _config(link, "save")) is None else bool(save),
     )
 
 
-def _saves(link: Link) -> bool | None:
-    """Tell whether it saves snapshots; INFO does not say so. A managed server may not tell."""
+def _config(link: Link, name: str) -> str | None:
+    """Return a setting, which INFO does not tell; nor may a managed server."""
     try:
-        reply = link.call("CONFIG", "GET", "save")
+        reply = link.call("CONFIG", "GET", name)
     except ConfigError:
         return None
-    return bool(reply[1]) if len(reply) == 2 else None
+    return str(reply[1], "utf-8", "replace") if len(reply) == 2 else None
 
 
 def _queue(now: float, since: str | None = None, **facts: Any) -> Queue:
@@ -276,6 +276,10 @@ def _state(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> str:
         still_s = now - (_number(facts.get("werk_moved")) or born)
         if "job" not in seen and still_s > (lease_s if waits else IDLE_S + lease_s):
             return "hung"
+    else:
+        ttl, silent_s = seen["ttl"], now - moment(facts.get("last_heartbeat"), now)
+        if ttl < RQ_SPARE_S if ttl >= 0 else silent_s > RQ_TTL_S:
+            return "stale"
     is_leaving = facts.get("werk_draining") or facts.get("shutdown_requested_date")
     return "draining" if is_leaving else facts.get("state") or "starting"
 
@@ -380,7 +384,9 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     limit = f" of {_size(server.memory_limit)}" if server.memory_limit else ""
     facts = [f"redis {server.version} at {server.where}", f"{_size(server.memory)}{limit}"]
     kept = {True: "RDB only", False: "keeps nothing", None: "no AOF"}[server.rdb]
-    facts += [server.policy, "AOF" if server.aof else kept, *["all suspended"] * snapshot.suspended]
+    if server.aof:
+        kept = f"AOF {server.fsync or ''}".rstrip()
+    facts += [server.policy, kept, *["all suspended"] * snapshot.suspended]
     queues = [_queue_row(queue) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
     lines = [

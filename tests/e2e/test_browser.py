@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,17 @@ from typing import Any
 
 import pytest
 import redis
-from playwright.sync_api import BrowserContext, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Dialog,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 from rq import Queue
 from support import Process, wait_until
+from test_worker import Start, horse, work  # noqa: F401  the fixture
 
 import werk
 from werk.stack import free_port
@@ -135,6 +144,8 @@ def test_all_failed_jobs_are_requeued_and_emptied(
     spawn("rq", "worker", "default")
     wait_until(lambda: connection.zcard("rq:failed:default") == 3)
     page = browser.open("/0/view/jobs/default/failed/8/asc/1", "panic()")
+    expect(page.locator(".intro")).to_contain_text("all the failed jobs on queue default")
+    expect(page.locator("#empty-btn")).to_have_text("Delete all")
     first = connection.zrange("rq:failed:default", 0, 0)[0].decode()
     page.click("#requeue-all-btn")
     page.click("#confirmation-modal-yes")
@@ -147,27 +158,34 @@ def test_all_failed_jobs_are_requeued_and_emptied(
     assert connection.zcard("rq:failed:default") == 0
 
 
-def test_a_busy_and_a_stale_worker(
-    browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
+def test_a_busy_a_stale_and_a_hung_worker(
+    browser: Browser, work: Start, spawn: Callable[..., Process], connection: redis.Redis
 ) -> None:
     job = werk.enqueue("sleep", 60)
-    spawn("rq", "worker", "--name", "one-at-work", "default")
-    dead = spawn("rq", "worker", "--name", "one-killed", "other")
-    wait_until(lambda: job.status() == "started" and connection.exists("rq:worker:one-killed"))
-    dead.kill()
-    dead.wait()
-    connection.expire("rq:worker:one-killed", 50)  # as it is some minutes later
+    busy = work("default", "--name", "one-at-work")
+    frozen = work("other", "--name", "one-frozen")
+    hung = work("low", "--name", "one-hung")
+    wait_until(lambda: job.status() == "started")
+    for name in ("one-frozen", "one-hung"):
+        wait_until(lambda name=name: connection.hget(f"rq:worker:{name}", "state") == b"idle")
+    os.kill(frozen.pid, signal.SIGSTOP)
+    os.killpg(horse(hung), signal.SIGSTOP)
+    werk.enqueue("sleep", 0, options=werk.Options(queue="low"))
     page = browser.open("/0/view/workers", "one-at-work")
-    busy = page.locator("tr[data-role=worker]", has_text="one-at-work")
-    for text in (os.uname().nodename, "busy", "sleep(60.0)", "s ago", "default"):
-        expect(busy).to_contain_text(text)
-    stale = page.locator("tr[data-role=worker]", has_text="one-killed")
-    expect(stale).to_contain_text("stale")
-    expect(stale).to_contain_text(str(dead.pid))
-    assert "table-danger" in (stale.get_attribute("class") or "")
-    assert "table-danger" not in (busy.get_attribute("class") or "")
+
+    def row(name: str, state: str, process: Process) -> Locator:
+        found = page.locator("tr[data-role=worker]", has_text=name)
+        for text in (state, os.uname().nodename, str(process.pid), "s ago"):
+            expect(found).to_contain_text(text)
+        return found
+
+    for own in (row("one-frozen", "stale", frozen), row("one-hung", "hung", hung)):
+        expect(own).to_have_class("table-danger")
+    good = row("one-at-work", "busy", busy)
+    expect(good).to_contain_text("sleep(60.0)")
+    expect(good).not_to_have_class("table-danger")
     browser.look("workers")
-    busy.locator("a").click()
+    good.locator("a").click()
     expect(page.locator("#job-data")).to_contain_text("started")
 
 
@@ -203,7 +221,7 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     text, value = b64encode(XSS.encode()), b64encode(pickle.dumps(XSS))
     connection.xadd(f"rq:results:{stock.id}", {"type": 2, "exc_string": text})
     connection.xadd(f"rq:results:{ours.id}", {"type": 1, "return_value": value})
-    worker: dict[Any, Any] = dict.fromkeys(["hostname", "pid", "state", "queues", "version"], XSS)
+    worker: dict[Any, Any] = dict.fromkeys(["hostname", "pid", "state", "queues", "birth"], XSS)
     connection.hset(f"rq:worker:{XSS}", mapping=worker)
     connection.sadd(f"rq:worker:{XSS}:executions", f"{stock.id}:e1")
     connection.sadd("rq:workers", f"rq:worker:{XSS}")

@@ -3,6 +3,9 @@
 -- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. the jobs, queues or workers that it is for:
 --       retry    jobs      failed or stopped ones go back to their queue, as RQ's requeue
 --       cancel   jobs      that wait, are scheduled or deferred, as RQ's cancel
+--       delete   jobs      they and all that RQ keeps of them, but of those that run
+--       empty    places    'failed:<queue>', 'queue:<queue>', ...: the first in it are deleted, as delete
+--       compact  pages of a queue, '<index> <queue>': ids of jobs that are no more are taken out
 --       stop     jobs      their worker is told to end them
 --       pause    queues    werk workers take nothing from them
 --       resume   queues
@@ -13,9 +16,10 @@
 -- Returns for each {outcome, ...}:
 --       retry    'retried', or 'limited': it waits for a slot of its rate limit
 --       cancel   'cancelled', and how many jobs depend on it
+--       delete   'deleted'   empty   'emptied', and of how many entries   compact   'compacted', how many are left of the page, and how many were in it
 --       stop     'told' or 'deaf', and its worker
 --       pause and resume   'yes', 'already', 'unknown'
---       drain    'told', 'already', 'deaf', 'gone'
+--       drain    'told', 'already', 'deaf', 'unknown'
 --       probe    'lost', 'fine', 'later' (RQ's clean-up is at it), and its status   restore  'restored', or as probe
 --       bury     'buried', 'fine'
 --       and for a job that it does not fit: 'gone', or 'is' and its status
@@ -100,6 +104,76 @@ local function cancel(id)
   return {'cancelled', type(dependents) == 'number' and dependents or 0}
 end
 
+-- Executions of a job that are in wip: how many are alive, and those whose time is over.
+local function executions_of(id, queue)
+  local alive, over = 0, {}
+  if not fits(wip_key(queue), 'zset') or not fits(P .. ':executions:' .. id, 'zset') then return alive, over end
+  for _, execution in ipairs(call('ZRANGE', P .. ':executions:' .. id, 0, -1)) do
+    local score = tonumber(call('ZSCORE', wip_key(queue), id .. ':' .. execution) or '')
+    if score and score >= now then alive = alive + 1 elseif score then over[#over + 1] = execution end
+  end
+  return alive, over
+end
+
+local function forget_all(id, queue, executions)
+  for _, execution in ipairs(executions) do
+    local run = id .. ':' .. execution
+    call('ZREM', wip_key(queue), run)
+    forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
+  end
+end
+
+-- The status says in which place a job is; of one whose status says nothing, look in all.
+local PLACES = {finished = 'finished', failed = 'failed', stopped = 'failed', canceled = 'canceled', scheduled = 'scheduled',
+  deferred = 'deferred', ready_to_enqueue = 'ready'}
+
+local function delete(id)
+  local job, queue, status, group, limit = load(id, 'group_id', 'rate_limit_key')
+  if not job then return {'gone'} end
+  local alive, over = executions_of(id, queue)
+  if status == 'started' or alive > 0 then return {'is', 'started'} end
+  if not PLACES[status] then try('LREM', P .. ':queue:' .. queue, 1, id) end -- a long list takes its time
+  for _, place in pairs(PLACES[status] and {PLACES[status]} or PLACES) do try('ZREM', P .. ':' .. place .. ':' .. queue, id) end
+  forget_all(id, queue, over)
+  call('UNLINK', job, job .. ':dependents', job_key(':' .. id) .. ':dependencies', P .. ':results:' .. id, P .. ':executions:' .. id)
+  if group ~= '' then try('SREM', P .. ':group:' .. group, id) end
+  local key = P .. ':rl:' .. limit
+  if limit ~= '' and (try('ZREM', key .. ':rate_limited', id) == 1 or try('ZREM', key .. ':allowed', id) == 1) then fill_slots(limit) end
+  return {'deleted'}
+end
+
+-- An entry may be an old one, of a job that has moved on: then only the entry goes.
+local MOVED_ON = {queued = 'queue', scheduled = 'scheduled', deferred = 'deferred', rate_limited = '', ready_to_enqueue = ''}
+local CHUNK = 200
+
+local function empty(place)
+  local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
+  local ids = try(kind == 'queue' and 'LRANGE' or 'ZRANGE', key, 0, CHUNK - 1)
+  if ids.err then return {'emptied', 0} end
+  for _, id in ipairs(ids) do
+    if kind == 'queue' then call('LREM', key, 1, id) else call('ZREM', key, id) end
+    local _, _, status = load(id)
+    if (MOVED_ON[status] or kind) == kind then delete(id) end
+  end
+  return {'emptied', #ids}
+end
+
+local function compact(page)
+  local start, queue = string.match(page, '^(%d+) (.*)$')
+  local list, gone = P .. ':queue:' .. queue, 'werk: gone' -- is no id
+  local ids = try('LRANGE', list, start, start + CHUNK - 1)
+  if ids.err then return {'compacted', 0, 0} end
+  local left = #ids
+  for i, id in ipairs(ids) do
+    if call('EXISTS', job_key(id)) == 0 then
+      call('LSET', list, start + i - 1, gone)
+      left = left - 1
+    end
+  end
+  if left < #ids then call('LREM', list, 0, gone) end
+  return {'compacted', left, #ids}
+end
+
 local function stop(id)
   local job, _, status, worker = load(id, 'worker_name')
   if not job then return {'gone'} end
@@ -110,35 +184,29 @@ end
 
 local paused = P .. ':werk:paused'
 
+local function is_known(queue)
+  return call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+end
+
 local function pause(queue)
-  local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
-  if not is_known then return {'unknown'} end
+  if not is_known(queue) then return {'unknown'} end
   return {call('SADD', paused, queue) == 1 and 'yes' or 'already'}
 end
 
 local function resume(queue)
-  return {call('SREM', paused, queue) == 1 and 'yes' or 'already'}
+  if call('SREM', paused, queue) == 1 then return {'yes'} end
+  return {is_known(queue) and 'already' or 'unknown'}
 end
 
 -- Told once: a second time would make it break off its job.
 local function drain(name)
   local worker = P .. ':worker:' .. name
   local birth, told, asked = unpack(call('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
-  if not birth then return {'gone'} end
+  if not birth then return {'unknown'} end
   if told or asked then return {'already'} end
   if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return {'deaf'} end
   try('HSET', worker, 'werk_draining', now_text)
   return {'told'}
-end
-
--- Executions of a job that are in wip: how many are alive, and those whose time is over.
-local function executions_of(id, queue)
-  local alive, over = 0, {}
-  for _, execution in ipairs(call('ZRANGE', P .. ':executions:' .. id, 0, -1)) do
-    local score = tonumber(call('ZSCORE', wip_key(queue), id .. ':' .. execution) or '')
-    if score and score >= now then alive = alive + 1 elseif score then over[#over + 1] = execution end
-  end
-  return alive, over
 end
 
 local function probe(id)
@@ -160,11 +228,7 @@ local function restore(id)
   local found, status, job, queue, over, ttl = probe(id)
   if found ~= 'lost' then return {found, status} end
   try('LREM', P .. ':queue:' .. queue .. ':intermediate', 0, id)
-  for _, execution in ipairs(over) do
-    local run = id .. ':' .. execution
-    call('ZREM', wip_key(queue), run)
-    forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
-  end
+  forget_all(id, queue, over)
   call('HSET', job, 'worker_name', '')
   expire(job, id, ttl)
   push(job, id, queue, true)
@@ -177,8 +241,8 @@ local function bury(key)
   return {'buried'}
 end
 
-local acts = {retry = retry, cancel = cancel, stop = stop, pause = pause, resume = resume, drain = drain,
-  probe = function(id) local found, status = probe(id); return {found, status} end, restore = restore, bury = bury}
+local acts = {retry = retry, cancel = cancel, delete = delete, empty = empty, compact = compact, stop = stop, pause = pause,
+  resume = resume, drain = drain, probe = function(id) local found, status = probe(id); return {found, status} end, restore = restore, bury = bury}
 local replies = {}
 for i = 4, #ARGV do replies[i - 3] = acts[what](ARGV[i]) end
 return replies

@@ -4,7 +4,8 @@
 -- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and
 --       queues   name, waiting, since (the oldest waits), running, scheduled, failed, paused, left (jobs whose worker
 --                is gone), in_hand (jobs in the hands of stock workers), differing (tasks that its workers define so)
---       workers  name, facts (its hash), lease (until when), job, since (it is at that); the last three may be missing
+--       workers  name, facts (its hash), lease (until when), job, since (it is at that), ttl
+--                (RQ keeps it for so long without a beat); lease, job and since may be missing
 --
 -- Invariant: what is of another type, or gone, counts as nothing; no reading fails because of it.
 
@@ -74,7 +75,7 @@ local function look_at_worker(key)
   if not facts.birth then return end -- it has expired
   local run = list_of('SMEMBERS', key .. ':executions')[1]
   return {name = name, facts = facts, lease = text_of('ZSCORE', P .. ':werk:leases', name), job = run and split(run),
-    since = run and text_of('HGET', P .. ':execution:' .. run, 'created_at')}
+    since = run and text_of('HGET', P .. ':execution:' .. run, 'created_at'), ttl = count('TTL', key)}
 end
 
 local names, queues, workers = {}, {}, {}

@@ -1,13 +1,13 @@
--- Return what a page shows of records, jobs or workers. Writes nothing.
+-- Return what people see of jobs. Writes nothing.
 --
--- KEYS  1.. their hashes, then the streams with their results, as many, or none
--- ARGV  1 how many hashes   2 bytes of the longest value that is shown   3.. names of fields
--- Returns for each record {value of each field, exc_string, return_value of the latest result}.
+-- KEYS  1.. their hashes, then as many streams with their results
+-- ARGV  1 bytes of the longest value that is shown   2.. names of fields
+-- Returns for each job {value of each field, exc_string, return_value of the latest result}.
 --       Of what is longer its length; of what is not there, or of another type, nil.
 --
 -- Invariant: no record, whatever it holds, fails the page or makes it long.
 
-local count, longest = tonumber(ARGV[1]), tonumber(ARGV[2])
+local longest = tonumber(ARGV[1])
 local RESULTS = 20 -- times the longest: RQ keeps ten of a job, each in base64
 
 local function ask(...)
@@ -26,11 +26,11 @@ end
 
 -- All in one call where none can be long, for that is what most are like.
 local function values_of(key)
-  if size_of(key) <= longest then return ask('HMGET', key, unpack(ARGV, 3)) or {} end
+  if size_of(key) <= longest then return ask('HMGET', key, unpack(ARGV, 2)) or {} end
   local values = {}
-  for at = 3, #ARGV do
+  for at = 2, #ARGV do
     local length = ask('HSTRLEN', key, ARGV[at]) or 0
-    values[at - 2] = length > longest and length or ask('HGET', key, ARGV[at])
+    values[at - 1] = length > longest and length or ask('HGET', key, ARGV[at])
   end
   return values
 end
@@ -48,11 +48,11 @@ local function latest(stream)
 end
 
 local records = {}
-for at = 1, count do
+for at = 1, #KEYS / 2 do
   local record, values = {}, values_of(KEYS[at])
-  for field = 1, #ARGV - 2 do record[field] = cut(values[field] or false) end
-  local result = KEYS[count + at] and latest(KEYS[count + at]) or {}
-  record[#ARGV - 1], record[#ARGV] = result.exc_string or false, result.return_value or false
+  for field = 1, #ARGV - 1 do record[field] = cut(values[field] or false) end
+  local result = latest(KEYS[#KEYS / 2 + at])
+  record[#ARGV], record[#ARGV + 1] = result.exc_string or false, result.return_value or false
   records[at] = record
 end
 return records

@@ -1,0 +1,59 @@
+"""What the commands share: what they print, how they read a word, where Redis is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import click
+
+from werk.errors import ArgumentError, WerkError
+from werk.link import COMMAND_BUDGET_S, Link, link
+from werk.settings import Settings
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A kind of option, from a function that reads a word or raises ArgumentError."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self.parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what the word means; click also gives what has been read already."""
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ArgumentError as error:
+            self.fail(str(error), param, ctx)
+
+
+def connect() -> Link:
+    """Return a link to Redis with the time that a command has. Raises ConfigError."""
+    return link(Settings.read(), COMMAND_BUDGET_S)
+
+
+def say(text: str) -> None:
+    """Print a line of what was asked for."""
+    click.echo(printable(text, sys.stdout))
+
+
+def remark(text: str) -> None:
+    """Print a line beside it, on stderr."""
+    click.echo(printable(text, sys.stderr), err=True)
+
+
+def say_json(value: object) -> None:
+    """Print a value as JSON, on one line. Raises WerkError."""
+    try:
+        text = json.dumps(value, default=repr)
+    except ValueError as error:  # an int of thousands of digits
+        raise WerkError(f"cannot be printed as JSON: {error}") from None
+    click.echo(text)
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """Return text without what would steer a terminal."""
+    if not stream.isatty():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
