@@ -546,7 +546,5 @@ def _print_outcome(
     return None
 
 
-
-
 if __name__ == "__main__":
     main()
