@@ -150,6 +150,7 @@ class Signature:
         notes: tuple[Note, ...] = (),
     ) -> None:
         self.parameters, self.summary, self.notes = parameters, summary, notes
+        self.is_missing = any(note.kind in ("module", "function") for note in notes)  # no code
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}
         self._named = {  # those that can be given by name
@@ -160,11 +161,6 @@ class Signature:
         self._classes = self._plain_classes()
         by_kind = {own.kind: own for own in parameters}
         self._rest, self._rest_named = by_kind.get("var_positional"), by_kind.get("var_keyword")
-
-    @property
-    def is_missing(self) -> bool:
-        """Tell whether there was no code to read."""
-        return any(note.kind in ("module", "function") for note in self.notes)
 
     def bind(
         self, args: _Args, kwargs: _Kwargs, task: str = "the task", secret: Collection[str] = ()

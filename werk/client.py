@@ -240,8 +240,9 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
     until, warning = connected.beliefs.get((first.task.queue, own), (0.0, ""))
     is_due = now >= until or first.require_worker
     words = _script_call(requests, own if is_due else "")
-    *replies, doubt = connected.run(Script.named("enqueue"), *words)
+    replies = connected.run(Script.named("enqueue"), *words)
     if is_due:
+        *replies, doubt = replies
         warning = doubt and _DOUBTS[doubt].format(queue=first.task.queue, task=first.name)
         if len(connected.beliefs) > MOST_BELIEFS:  # queues may be named by the million
             connected.beliefs.clear()

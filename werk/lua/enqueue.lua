@@ -14,7 +14,7 @@
 --   {'id', id}: its id is another's    {'hold', id}: job `id` holds it off
 --   {'active', id, status}: so does the one that the pointer names
 --   {'overdue', id, status}: it is enqueued, though that one is active, and has been for a day
---   and last what to warn of (see doubt), or ''; that alone, if because of it nothing is enqueued
+--   and last, if it was asked, what to warn of (see doubt) or ''; that alone, if because of it nothing is enqueued
 --
 -- Invariant: after it each job is in the queue or in the scheduled set, and its queue is in the set of
 -- queues; or nothing has changed. All checks come first, but that of the type of the queue, or of the
@@ -76,30 +76,6 @@ end
 local is_listed = try('SISMEMBER', queues, queue)
 if type(is_listed) == 'table' then return misfit(queues, 'set') end
 
-local function members(...)
-  local reply = try(...)
-  return reply.err and {} or reply
-end
-
--- Returns '' if a live worker serves the task as the caller has it, or a stock one listens, which serves anything;
--- 'differs' if live workers serve another version, 'unknown' if they do not know it, 'unheard' if there is none.
-local function doubt()
-  local serves, own, task = P .. ':werk:serves:' .. ARGV[7], ARGV[16], ARGV[11] .. ' '
-  local since = call('TIME')[1] - LIVE_S
-  local beat = try('ZSCORE', serves, own)
-  if type(beat) == 'string' and tonumber(beat) >= since then return '' end
-  local live = members('ZRANGEBYSCORE', serves, since, '+inf')
-  for _, other in ipairs(live) do
-    if string.sub(other, 1, #task) == task then return 'differs' end
-  end
-  if #live > 0 then return 'unknown' end
-  for _, worker in ipairs(members('SMEMBERS', P .. ':workers:' .. ARGV[7])) do
-    local known = members('HMGET', worker, 'birth', 'werk_lease')
-    if known[1] and not known[2] then return '' end
-  end
-  return 'unheard'
-end
-
 local replies, new, ids = {}, {}, {}
 for i = FIRST, #ARGV, WORDS do
   local id, hold, pointer = ARGV[i], ARGV[i + 4], ARGV[i + 5]
@@ -115,9 +91,35 @@ for i = FIRST, #ARGV, WORDS do
     if pointer ~= '' then stands[pointer] = id end
   end
 end
-local warning = ARGV[16] ~= '' and doubt() or ''
-if warning ~= '' and #new > 0 and ARGV[17] == '1' then return {warning} end
-replies[#replies + 1] = warning
+if ARGV[16] ~= '' then
+  local function members(...)
+    local reply = try(...)
+    return reply.err and {} or reply
+  end
+
+  -- Returns '' if a live worker serves the task as the caller has it, or a stock one listens, which serves anything;
+  -- 'differs' if live workers serve another version, 'unknown' if they do not know it, 'unheard' if there is none.
+  local function doubt()
+    local serves, own, task = P .. ':werk:serves:' .. ARGV[7], ARGV[16], ARGV[11] .. ' '
+    local since = call('TIME')[1] - LIVE_S
+    local beat = try('ZSCORE', serves, own)
+    if type(beat) == 'string' and tonumber(beat) >= since then return '' end
+    local live = members('ZRANGEBYSCORE', serves, since, '+inf')
+    for _, other in ipairs(live) do
+      if string.sub(other, 1, #task) == task then return 'differs' end
+    end
+    if #live > 0 then return 'unknown' end
+    for _, worker in ipairs(members('SMEMBERS', P .. ':workers:' .. ARGV[7])) do
+      local known = members('HMGET', worker, 'birth', 'werk_lease')
+      if known[1] and not known[2] then return '' end
+    end
+    return 'unheard'
+  end
+
+  local warning = doubt()
+  if warning ~= '' and #new > 0 and ARGV[17] == '1' then return {warning} end
+  replies[#replies + 1] = warning
+end
 if #new == 0 then return replies end
 
 local placed
