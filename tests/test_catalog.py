@@ -284,8 +284,9 @@ def test_a_stock_worker_listens(connection: redis.Redis) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _believes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_links", client._Links())
+def _believes_nothing() -> None:
+    for own in client._links.by_url.values():
+        own.beliefs.clear()
 
 
 @pytest.fixture
