@@ -336,7 +336,7 @@ def test_a_caller_is_light(redis_url: str) -> None:
         "enqueue_main()"
     )
     done = run("python", "-c", code)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"{UNHEARD}\n")
     assert done.stdout.splitlines()[1:] == ["[]"], done
 
 
