@@ -415,8 +415,9 @@ def test_what_stock_workers_left(light: Link, connection: redis.Redis) -> None:
 def test_what_a_stock_worker_has_just_taken_is_not_left(
     spawn: Start, light: Link, connection: redis.Redis
 ) -> None:
-    spawn("rq", "worker", "default")
+    stock = spawn("rq", "worker", "default")
     wait_until(lambda: Snapshot.read(light).workers)
+    stock.send_signal(signal.SIGSTOP)  # or its own clean-up takes them away
     connection.sadd("rq:queues", "rq:queue:default")
     connection.rpush("rq:queue:default:intermediate", "b")
     assert problems(light) == []
