@@ -15,11 +15,20 @@ import redis
 from support import Process, run, wait_until
 
 from werk import cli, cli_ops, errors, settings
+from werk.link import Link, link
+from werk.settings import Settings
+from werk.stack import free_port
+from werk.status import Snapshot
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CONSOLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@pytest.fixture
+def light(redis_url: str) -> Link:
+    return link(Settings.read())
 
 
 def shown(start: str) -> list[tuple[str, str]]:
@@ -65,8 +74,8 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
         assert command, f"werk {name}"
         known = {o for p in command.params for o in p.opts} | {"--help"}
         assert name in ("worker", "enqueue") or {*re.findall(r"--[a-z-]+", rest)} <= known, rest
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (page.parent / link).exists(), link
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
 
 
 def test_every_command_has_its_use_at_night() -> None:
@@ -95,6 +104,93 @@ def test_its_commands_print_what_it_shows(
         parts = ID.sub("ID", output).split("...\n")
         wanted = r"(.*\n)*".join(re.escape(part) for part in parts)
         assert re.fullmatch(wanted, ID.sub("ID", printed)), printed
+
+
+def test_every_command_of_it_is_run_here() -> None:
+    ours = "werk-enqueue printf bin/demo werk".split()
+    known = [*ours, ".", "bin/test", "old=$(werk", "RQ_DASHBOARD_PASSWORD=choose-one"]
+    assert {command.split()[0] for command, _ in shown("")} == set(known)
+    names = {command.split()[1] for command, _ in shown("werk ")}
+    assert names == {
+        "tasks",
+        "failed",
+        "retry",
+        "status",
+        "drain",
+        "up",
+        "dashboard",
+        "worker",
+        "result",
+    }
+
+
+def test_its_first_command_shows_what_it_shows() -> None:
+    def lines(text: str) -> list[str]:
+        text = re.sub(r"127.0.0.1:\d+", "ADDRESS", ID.sub("ID", text))
+        return re.sub(r"/\S*/data|\d+\.\d+\.\d+", "SUCH", text).splitlines()
+
+    wanted = lines(CONSOLES[0].partition("$ bin/test")[0])[1:]
+    assert set(wanted) - {"..."} <= set(lines(run(ROOT / "bin" / "demo", timeout=60).stdout))
+
+
+@pytest.mark.parametrize("start", ["werk up", "werk dashboard"])
+def test_what_it_starts_answers(start: str, spawn: Callable[..., Process], redis_url: str) -> None:
+    port = str(free_port())  # 9181 may be somebody's
+    (command, _), *_ = shown(start)
+    process = spawn(*command.partition("#")[0].split(), "--port", port)
+    wait_until(lambda: f":{port}" in process.output(), 20)
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_its_redeploy_loses_no_worker(spawn: Callable[..., Process], light: Link) -> None:
+    def begun() -> Process:
+        process = spawn("werk", "worker", "default")
+        wait_until(lambda: [w.pid for w in Snapshot.read(light).workers] == [process.pid])
+        return process
+
+    first = begun()
+    second, *both = [text for text in CONSOLES if "werk drain" in text]
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    run("/bin/bash", "-c", second.replace("$ ", "", 1), env={"PATH": path})
+    assert first.wait(10) == 0
+    old = begun()
+    [recipe] = both
+    script = re.sub(r"^\$ ", "", recipe, flags=re.MULTILINE).replace(" &\n", " >&2 & new=$!\n")
+    # The new worker works, and is not left running.
+    after = "until werk ping default; do sleep 0.1; done; kill $new; wait $new"
+    done = run("/bin/bash", "-ec", f"{script}\n{after}", env={"PATH": path}, timeout=60)
+    assert (done.returncode, old.wait(10)) == (0, 0), done.stderr
+
+
+def test_its_status_looks_so(
+    spawn: Callable[..., Process], light: Link, connection: redis.Redis
+) -> None:
+    def shape(text: str) -> list[str]:
+        """Return the lines, with one word for each name, id and number."""
+        text = re.sub(r"\S*:\d+(:\w+|/\d+)?|valkey \S+", "NAME", ID.sub("ID", text))
+        return [re.sub(r"[\d.]+", "N", " ".join(line.split())) for line in text.splitlines()]
+
+    spawn("werk", "worker", "default")
+    wait_until(lambda: Snapshot.read(light).workers)
+    run("werk-enqueue", "--wait", "panic")
+    for _ in range(3):
+        run("werk-enqueue", "sleep", "60")
+    for _ in range(12):
+        run("werk-enqueue", "--quiet", "--queue", "low", "sleep", "1")
+    wait_until(lambda: Snapshot.read(light).queues["default"].running)
+    (_, table), (_, check) = shown("werk status")
+    heads = ("queue", "worker", "critical", "")
+    kept = [line for line in shape(table) if line.startswith(heads[:3])]
+    found = shape(run("werk", "status").stdout)
+    assert kept == [line for line in found if line.startswith(heads[:3])]
+    for one, other in (("redis", "redis"), ("default", "default"), ("low", "low")):
+        [wanted] = [line for line in shape(table) if line.startswith(one)]
+        [line] = [line for line in found if line.startswith(other)]
+        assert len(line.split()) >= len(wanted.split()) - 1, line
+    said = run("werk", "status", "--check")
+    assert said.returncode == errors.EXIT_USAGE
+    assert shape(said.stdout)[0].partition("|")[0] == shape(check)[0].partition("|")[0]
 
 
 def test_its_crontab_is_one(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from datetime import date
 from pathlib import Path
 
+import werk
 from bench.measures import MEASURES, Row
 from bench.stand import Stand
 
@@ -17,6 +19,7 @@ from bench.stand import Stand
 def main() -> int:
     """Run `bin/bench`. Return 1 if a target was not met."""
     options = _options()
+    warnings.simplefilter("ignore", werk.WerkWarning)  # the jobs are there before the worker
     stand = Stand(options.quick)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
