@@ -65,6 +65,14 @@ def test_a_crash_explains_one_more_run_of_what_it_interrupted(kind):
     assert cause([crash], run(102, 103), run(104, 105)) is None  # nor was this
 
 
+def test_a_horse_may_begin_one_more_job_in_the_moment_that_it_outlives_its_supervisor():
+    killed = fault("kill -9 supervisor", 1)
+    again = run(18, 19, by=OTHERS)
+    assert cause([killed], run(1.01, last=1.01), again) is killed
+    assert cause([killed], run(1.5, last=1.5), again) is None
+    assert cause([killed], run(0.5, 1.0), run(1.01, last=1.01), run(18, 19, by=OTHERS)) is killed
+
+
 def test_a_crash_explains_nothing_that_was_long_recorded():
     crash = fault("kill -9 both", 110)
     assert cause([crash], run(100, 101), run(111, 112, by=OTHERS)) is None

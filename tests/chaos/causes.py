@@ -13,6 +13,7 @@ from chaos.records import Execution
 
 LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
+LIFELINE_S = 0.1  # within which a horse is dead after its supervisor; it may begin one more job
 FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
 
 CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
@@ -100,8 +101,8 @@ class Causes:
 
     def _in_hand(self, run: Execution, at: float) -> bool:
         """Tell whether a horse had this execution to do, or its outcome to record."""
-        starts = self._starts[run.horse]
-        if run.start > at or starts[bisect_right(starts, at) - 1] != run.start:
+        starts, latest = self._starts[run.horse], at + LIFELINE_S
+        if run.start > latest or starts[bisect_right(starts, latest) - 1] != run.start:
             return False  # it had gone on to the next: so this one was recorded
         return run.end is None or run.end >= at - FINISH_S or self._was_disturbed(run.end, at, run)
 

@@ -26,8 +26,7 @@ CALLERS = 3
 START_S = 30.0  # for the first job to run
 LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
 
-STOCK = ["rq", "worker", "--quiet"]
-COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
+COMMANDS = {kind: [name, "worker", "--quiet"] for kind, name in (("werk", "werk"), ("stock", "rq"))}
 
 
 class Member:
