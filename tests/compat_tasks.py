@@ -39,6 +39,7 @@ def flaky(failures: int) -> str:
 
 
 def nap() -> None:
+    """Run until it is stopped, killed or out of time; if that fails, not for ever."""
     ran()
     time.sleep(30)
 
@@ -95,7 +96,7 @@ def block() -> str:
     count = ran()
     gate = folder() / f"go-{current().id}-{count}"
     while not gate.exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks: the gate is a file
     return "let go"
 
 

@@ -551,7 +551,7 @@ cron.run(
     connected,
     catch_up_s=47 * 3600,  # twelve minutes of ours: a busy machine is no fault
     clock=lambda: noon + (time.time() - begun) * speed,
-    pause=lambda seconds: time.sleep(seconds / speed),
+    pause=lambda seconds: time.sleep(seconds / speed),  # its own pause, on the fast clock
 )
 """
 MINUTE_S = 0.25

@@ -28,7 +28,7 @@ def block(folder: str) -> str:
     """Say so, and wait until the test lets go."""
     note(folder, "begins")
     while not (Path(folder) / "go").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks: the gate is a file
     return note(folder, "ends")
 
 

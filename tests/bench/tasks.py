@@ -26,4 +26,4 @@ def hold(folder: str, token: str) -> None:
     with starts.open("a") as file:
         file.write(f"{time.monotonic()} {os.getpid()} {os.getppid()}\n")
     if is_first:
-        time.sleep(120)
+        time.sleep(120)  # it is killed long before; and if not, it ends

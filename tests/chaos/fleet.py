@@ -97,7 +97,7 @@ class Fleet:
         while not self.traces.stat().st_size:
             self.tend()
             assert time.monotonic() < deadline, f"no job runs; see {self.workers[0].log}"
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at the processes, until the deadline
 
     def start_server(self) -> None:
         """Start the server, or start it again.

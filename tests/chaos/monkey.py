@@ -85,7 +85,7 @@ class Monkey:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(left, 0.02))
+            time.sleep(min(left, 0.02))  # between two looks at the processes and at what is due
 
     def _inject(self, kind: str) -> None:
         """Inject a fault of this kind as soon as there is somebody to do it to."""
