@@ -23,8 +23,9 @@ _SMALL = {
 def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
     """Return step, tick, act or look (see their headers), back, cut or fence."""
     body = _SMALL.get(name) or Script.named(name).text
-    lib = "" if name == "step" else Script.named("lib").text + "\n"
-    text = f"local P = '{KEY_PREFIX}'\n{lib}{body}"
+    before = ["counts"] if name == "step" else ["counts", "lib"]
+    parts = [f"local P = '{KEY_PREFIX}'", *(Script.named(part).text for part in before), body]
+    text = "\n".join(parts)
     if server_version >= _SINCE:
         text = _FLAGS + text
     return Script(text)

@@ -118,11 +118,7 @@ local function cut(worker, generation, lease_s, dead, last, counts, run, took)
   call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
   if h[1] and h[2] ~= dead and not has_written then
     if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
-    for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
-      if field == 'done' then call('HINCRBY', key, 'successful_job_count', amount)
-      elseif field == 'worked' then call('HINCRBYFLOAT', key, 'total_working_time', amount)
-      else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
-    end
+    add_counts(key, counts)
   end
   return call('SMEMBERS', runs)
 end

@@ -160,11 +160,6 @@ if (counts ~= '' or type(got) ~= 'table') and call('HEXISTS', worker_key, 'birth
   call('HDEL', worker_key, 'werk_moved') -- a removal first: see lib.lua
   call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution,
     'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
-  if is_repeat then counts = '' end
-  for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
-    if field == 'done' then call('HINCRBY', worker_key, 'successful_job_count', amount)
-    elseif field == 'worked' then call('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
-    else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
-  end
+  if not is_repeat then add_counts(worker_key, counts) end
 end
 return {outcome, got, dropped, paused}
