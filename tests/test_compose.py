@@ -48,6 +48,7 @@ def test_redis_keeps_jobs(services: Any) -> None:
     command = " ".join(services["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
+    assert "--stream-node-max-bytes 512" in command
 
 
 def test_workers_can_be_scaled_and_may_finish_their_jobs(services: Any) -> None:

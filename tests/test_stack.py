@@ -75,11 +75,12 @@ def client(url: str) -> redis.Redis:
 
 def test_server_is_safe_for_jobs(start: Callable[..., Server]) -> None:
     with client(start().url) as connection:
-        settings = connection.config_get("maxmemory-policy", "appendonly", "bind", "appendfsync")
+        settings = connection.config_get("*")
     assert settings["maxmemory-policy"] == "noeviction"
     assert settings["appendonly"] == "yes"
     assert settings["appendfsync"] == "everysec"
     assert settings["bind"] == "127.0.0.1 -::1"
+    assert settings["stream-node-max-bytes"] == "512"
 
 
 def test_killed_server_goes_on_with_its_data(start: Callable[..., Server]) -> None:

@@ -202,6 +202,13 @@ def test_hooks_logs_and_the_current_job(work: Start, tmp_path: Path) -> None:
     assert str(tmp_path) not in out.replace(f"HOOKED={tmp_path}", "")  # arguments are never logged
 
 
+def test_a_job_and_its_children_find_its_id_in_the_environment(work: Start) -> None:
+    jobs = [werk.enqueue("surroundings") for _ in range(2)]
+    assert work("default", "--burst", "--name", "w1").wait(10) == 0
+    for job in jobs:
+        assert job.result(0) == [job.id, "w1", job.id, "w1"]
+
+
 # --- crashes
 
 

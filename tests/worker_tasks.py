@@ -65,6 +65,13 @@ def again(folder: str) -> object:
     return Retry(max=1)
 
 
+def surroundings() -> list[str | None]:
+    """Return what a job, and a process that it starts, find in the environment."""
+    command = ["sh", "-c", "echo $RQ_JOB_ID $RQ_WORKER_ID"]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return [os.environ["RQ_JOB_ID"], os.getenv("RQ_WORKER_ID"), *theirs]
+
+
 def leave(folder: str) -> None:
     """Leave by sys.exit."""
     note(folder)
@@ -140,7 +147,7 @@ TASKS = {
     name: Task(_PATH + name)
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
-        "unread".split()
+        "unread surroundings".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

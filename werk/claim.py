@@ -37,15 +37,13 @@ class Claim:
         "timeout", "timeout_text",
     )  # fmt: skip
 
-    def __init__(self, claimed: list[Any], execution: str, claimed_at: float) -> None:
+    def __init__(self, claimed: list[Any], execution: str, claimed_at: str) -> None:
         job_id, self.queue, fields = claimed
-        self.raw_id = job_id
-        self.origin, self.status, attempt, self.data, *rest = fields
-        self.timeout_text, self.result_ttl_text, self.task_name, *special = rest
-        self.id = job_id.decode("utf-8", "replace")
-        self.execution = execution
-        self.run = f"{self.id}:{execution}"
-        self.claimed_at = claimed_at
+        (self.origin, self.status, attempt, self.data, self.timeout_text, self.result_ttl_text,
+         self.task_name, *special) = fields  # fmt: skip
+        self.raw_id, self.id = job_id, job_id.decode("utf-8", "replace")
+        self.execution, self.run = execution, f"{self.id}:{execution}"
+        self.claimed_at = claimed_at  # Unix seconds
         self.callbacks = special[:3]
         self.is_plain = not any(special)  # RQ stores '' for callbacks that are not used
         self.attempt = int(attempt)
@@ -135,4 +133,4 @@ def put_off(claim: Claim, due: float) -> Finish:
 def _words(claim: Claim, outcome: str, keep_s: int, value: bytes) -> tuple[Any, ...]:
     until = int(time.time()) + keep_s
     return (claim.raw_id, claim.origin, claim.execution, outcome, keep_s, until, value,
-            repr(claim.claimed_at))  # fmt: skip
+            claim.claimed_at)  # fmt: skip

@@ -24,7 +24,7 @@ from rq.job import Job, Retry
 
 from werk import registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
-from werk.claim import NO_FINISH, Claim, Finish, Unknown, iso, success
+from werk.claim import NO_FINISH, Claim, Finish, Unknown, success
 from werk.diary import Diary, text
 from werk.errors import Unreadable
 from werk.page import Leave, Page, Plan
@@ -61,6 +61,7 @@ class Horse:
 
     def __init__(self, worker: Worker, page: Page, plan: Plan, bell: int) -> None:
         self.worker, self.page, self.plan, self.bell = worker, page, plan, bell
+        self.name, self.generation = worker.name, plan.generation
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
@@ -79,7 +80,7 @@ class Horse:
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
         self.count = 0  # of requests; makes the execution ids
-        self.execution, self.asked_at = "", 0.0  # of the last request
+        self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
         self.is_busy = False  # what Redis believes
         self.cleans = self.is_cleaning_due()
@@ -163,13 +164,13 @@ class Horse:
 
     def step(self, finish: Finish, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
-        self.asked_at = now = time.time()
+        second, self.asked_at, now_iso = wire.clock()
         self.count += 1
-        self.execution = f"{self.plan.generation}{self.count:012x}"
-        was_busy, owned_until = self.is_busy, int(now) + OWNED_S
-        flush = not was_busy or now - self.flushed_at > FLUSH_S
-        head = [self.worker.name, self.plan.generation, self.execution, iso(now), repr(now),
-                owned_until, owned_until + 60, int(wants_job), 0,
+        self.execution = execution = f"{self.generation}{self.count:012x}"
+        was_busy = self.is_busy
+        flush = not was_busy or time.monotonic() > self.flushed_at + FLUSH_S
+        head = [self.name, self.generation, execution, now_iso, self.asked_at,
+                second + OWNED_S, second + OWNED_S + 60, "1" if wants_job else "0", "0",
                 self.tally.text() if flush else ""]  # fmt: skip
         reply = self.ask(head, finish)
         if len(reply) == 1:
@@ -178,7 +179,7 @@ class Horse:
         if was_busy and not self.is_busy:
             self.idle_since = time.monotonic()
         if flush:
-            self.flushed_at = now
+            self.flushed_at = time.monotonic()
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
             if self.jobs and 0 < self.settings.horse_mb < resident_mb():
@@ -196,12 +197,11 @@ class Horse:
                 return self.exchange(head, finish)
             except AWAY as error:
                 self.channel.close()
-                head[RESENT] = 1
+                head[RESENT] = "1"
                 if self.page.stop and finish is NO_FINISH:
                     return [b"none", b"unasked", (), ()]
                 if pause_s:
-                    name = self.worker.name
-                    self.diary.log.error("event=redis-away worker=%s reason=%s", name, error)
+                    self.diary.log.error("event=redis-away worker=%s reason=%s", self.name, error)
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
 
@@ -209,7 +209,7 @@ class Horse:
         channel, keys = self.channel, self.keys
         channel.send("EVALSHA", self.script.sha, len(keys), *keys, *head, *finish.words)
         reply = channel.receive()
-        if isinstance(reply, hiredis.ReplyError):
+        if type(reply) is not list:  # an error
             if not str(reply).startswith("NOSCRIPT"):
                 raise ConnectionError(reply)  # LOADING, READONLY: a new connection may do better
             channel.send("SCRIPT", "LOAD", self.script.text)
@@ -274,6 +274,7 @@ class Horse:
             call = self.any_call(claim) if self.is_free else claim.call()
         except (Refused, Unreadable, Unknown) as why:
             return self.recorder.refuse(claim, job, why)
+        self.runner.job_id.set(claim.raw_id)
         if self.performs_as_rq:
             return self.recorder.perform(claim, job)
         claim.task = claim.task or self.names.get(call[0], "-")
@@ -289,14 +290,14 @@ class Horse:
         if self.is_watched:
             self.end(claim, job, result, error, took)
         self.diary.current = None
+        value = None if error else self.plain_value(claim, job, result)
+        if value is not None:
+            self.tally.add_success(claim.task, took, self.jobs)
+            return success(claim, value, job, result)
         self.tally.add(claim.task, error is None, took)
         if error:
             return self.recorder.fail(claim, job, error)
-        value = self.plain_value(claim, job, result)
-        if value is None:
-            return self.recorder.succeed(claim, job, result)
-        self.tally.succeed(self.jobs, took)
-        return success(claim, value, job, result)
+        return self.recorder.succeed(claim, job, result)
 
     def any_call(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """WERK_ALLOW_UNREGISTERED: whatever RQ would run. What cannot be read fails as in RQ."""

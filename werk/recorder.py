@@ -136,7 +136,7 @@ class Recorder:
     ) -> Finish | None:
         worker, trouble = self.worker, why
         execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
-        execution.created_at = datetime.fromtimestamp(claim.claimed_at, timezone.utc)
+        execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
         try:
             job = execution._job = records.load(job)
             job.redis_server_version = worker.server_version()
@@ -184,8 +184,7 @@ class Recorder:
             pass  # no hash: it will be found late
         origin, attempt, task = facts
         nothing: list[Any] = [None] * 9
-        claim = Claim(
-            [job_id.encode(), b"", [origin, b"", attempt or 0, *nothing]], execution, time.time()
-        )
+        claimed = [job_id.encode(), b"", [origin, b"", attempt or 0, *nothing]]
+        claim = Claim(claimed, execution, wire.clock()[1])
         claim.task = text(task)
         return claim

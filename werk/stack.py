@@ -520,6 +520,7 @@ def _config(url: str) -> str:
     if address is None or address.tls is not None:
         raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
+    lines += ["stream-node-max-bytes 512"]  # a job's result: RQ keeps each in a stream of its own
     lines += [f"databases {max(16, address.db + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
     if address.path is None:
         lines += [f"port {address.port}"]

@@ -40,8 +40,9 @@ class Tally:
             counts[at + 2] += seconds
             counts[at + 3 + bisect_left(_BOUNDS, seconds)] += 1
 
-    def succeed(self, number: int, seconds: float) -> None:
+    def add_success(self, task: str, seconds: float, number: int) -> None:
         """Count a success of this horse's job of that number, which step.lua is to record."""
+        self.add(task, True, seconds)
         counts = self._counts
         counts[_LAST], counts[_LAST_TOOK] = number, seconds
         counts[_DONE] += 1

@@ -14,7 +14,7 @@ from binascii import a2b_base64
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from time import gmtime, strftime
+from time import gmtime, strftime, time_ns
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -37,6 +37,7 @@ UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
 SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
 _SEQUENCES = frozenset((list, tuple, set, frozenset))
+_CALL = (tuple, list)  # pickle's, and JSON's
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
 _OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
 
@@ -56,14 +57,26 @@ _second = (0, "")  # one value: threads may be here at once
 
 
 def iso(moment: float) -> str:
-    """Return a Unix time as RQ writes it (rq.utils.utcformat). A second's text is made once."""
-    global _second
+    """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
     second = int(moment)
+    return f"{_text(second)}.{int((moment - second) * 1e6):06d}Z"
+
+
+def clock() -> tuple[int, str, str]:
+    """Return now: in whole Unix seconds, in Unix seconds as text, and as RQ writes it."""
+    micros = str(time_ns() // 1000)  # cut as a text: that of a float takes three times as long
+    second, fraction = int(micros[:-6]), micros[-6:]
+    return second, f"{second}.{fraction}", f"{_text(second)}.{fraction}Z"
+
+
+def _text(second: int) -> str:
+    """Return the ISO text of a Unix time, which is made once a second."""
+    global _second
     known, text = _second
     if second != known:
         text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
         _second = second, text
-    return f"{text}.{int((moment - second) * 1e6):06d}Z"
+    return text
 
 
 def pairs(reply: Any) -> dict[Any, Any]:
@@ -76,6 +89,8 @@ def pairs(reply: Any) -> dict[Any, Any]:
 
 def plain_problem(value: object) -> str | None:
     """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
+    if type(value) in SCALARS:
+        return None
     parts_left = [MAX_PARTS]
     try:
         return _problem(value, MAX_DEPTH, parts_left)
@@ -190,14 +205,15 @@ def loads(data: bytes) -> Any:
 
     Raises Unreadable for anything else: broken, too large, too deep, or naming what is not plain.
     """
-    if len(data) > MAX_BYTES:
+    size = len(data)
+    if size > MAX_BYTES:
         raise Unreadable(f"larger than {MAX_BYTES:,} bytes")
     try:
         if data[:1] != b"\x80":
             value = json.loads(data)
-        elif is_simple(data):
+        elif size <= SHORT and is_simple(data):
             value = pickle.loads(data)
-            if len(data) <= MAX_DEPTH:  # bytes: each level takes one
+            if size <= MAX_DEPTH:  # bytes: each level takes one
                 return value
         else:
             value = _Reader(io.BytesIO(data)).load()
@@ -212,33 +228,31 @@ def loads(data: bytes) -> Any:
 
 
 def is_simple(data: bytes) -> bool:
-    """Tell whether a pickle is short and has only opcodes that name nothing.
+    """Tell whether a pickle has only opcodes that name nothing.
 
     Then even the reader in C, ten times as fast, can do no more than build plain data.
     """
-    length, at = len(data), 0
-    if length > SHORT:
-        return False
-    while at < length:
-        size = _ARGUMENT[data[at]]
-        if size >= 0:
-            at += 1 + size
-        elif size == _COUNTED and at + 1 < length:
+    at, end, lengths = 0, len(data), _LENGTH
+    while at < end:
+        size = lengths[data[at]]
+        if size > 0:
+            at += size
+        elif size == _COUNTED and at + 1 < end:
             at += 2 + data[at + 1]
         else:
             return False
-    return at == length
+    return at == end
 
 
 def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """Return path, args and kwargs of a job's `data` field. Raises Unreadable."""
     call = loads(decompress(data))
-    if not isinstance(call, (tuple, list)) or len(call) != 4:
+    if type(call) not in _CALL or len(call) != 4:
         raise Unreadable("not a call")
     path, instance, args, kwargs = call
     if instance is not None:
         raise Unreadable("a call of an object's method; only functions are run")
-    if type(path) is not str or not isinstance(args, (tuple, list)) or type(kwargs) is not dict:
+    if type(path) is not str or type(args) not in _CALL or type(kwargs) is not dict:
         raise Unreadable("not a call")
     if kwargs and not all(type(name) is str for name in kwargs):
         raise Unreadable("not a call")
@@ -292,21 +306,21 @@ _OPCODES = """
 
 _ZLIB_MOST = 1032  # times smaller a stream of zlib can be than its content
 SHORT = 4096  # bytes: no nesting in so few can exhaust the stack
-_COUNTED, _REFUSED = -1, -2
+_COUNTED, _REFUSED = -1, 0
 
-# How long the argument of each opcode is that can be in the pickle of a call of simple values.
-_ARGUMENT = [_REFUSED] * 256
+# How long each opcode is, with its argument, that can be in the pickle of a call of simple values.
+_LENGTH = [_REFUSED] * 256
 for _size, _names in {
-    0: "STOP MARK MEMOIZE NONE NEWTRUE NEWFALSE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    1: "STOP MARK MEMOIZE NONE NEWTRUE NEWFALSE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS",
-    1: "PROTO BININT1 BINGET",
-    2: "BININT2",
-    4: "BININT",
-    8: "BINFLOAT FRAME",
+    2: "PROTO BININT1 BINGET",
+    3: "BININT2",
+    5: "BININT",
+    9: "BINFLOAT FRAME",
     _COUNTED: "SHORT_BINUNICODE SHORT_BINBYTES LONG1",
 }.items():
     for _opcode in _names.split():
-        _ARGUMENT[getattr(pickle, _opcode)[0]] = _size
+        _LENGTH[getattr(pickle, _opcode)[0]] = _size
 
 _BASE: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 

@@ -104,12 +104,14 @@ local function claim(id, queue)
   elseif string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
     return nil, 'it is ' .. status
   end
-  if origin == '' then origin = queue end
+  local is_nowhere = origin == ''
+  if is_nowhere then origin = queue end
   local wip, run = P .. ':wip:' .. origin, id .. ':' .. execution
   if type(try('ZADD', wip, ARGV[6], run)) == 'table' then return nil, wip .. ' is no sorted set' end
 
   call('HSET', job, 'status', 'started', 'started_at', now_text, 'worker_name', worker, 'last_heartbeat', now_text,
-    'origin', origin, 'werk_attempt', attempt)
+    'werk_attempt', attempt)
+  if is_nowhere then call('HSET', job, 'origin', origin) end
   call('PERSIST', job)
   call('HSET', P .. ':execution:' .. run, 'id', execution, 'job_id', id, 'created_at', now, 'last_heartbeat', now,
     'worker_name', worker)
