@@ -12,6 +12,7 @@ import pytest
 import redis
 from contents import Contents
 
+from werk.link import Script
 from werk.scripts import script
 
 LEASE_S, WORKER_TTL_S, KEEP_S = 15, 480, 500
@@ -94,13 +95,35 @@ class Lua:
     def cut(self, dead: str = "", last: str = "", counts: str = "", run: str = "") -> Any:
         return self.run("cut", [], "one", "new", LEASE_S, dead, last, counts, run, 0.25)
 
+    def send(self, how: str) -> Any:
+        """Enqueue the jobs a and b, with all that there is."""
+        keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
+        limits = (180, 0, 600, "sleep", 2, 1, 50_000, "hooks", "", "")
+        words: list[Any] = ["rq", how, 6000, 100, 60, "before", "high", *limits]
+        for own in ("a", "b"):
+            words += [
+                own,
+                f"{own} data",
+                f"{own}()",
+                f"{own} s",
+                f"rq:hold:{own}",
+                f"rq:last:{own}",
+            ]
+        return decoded(self.redis.eval(Script.named("enqueue").text, 3, *keys, *words))
+
+    def act(self, what: str, *names: str) -> Any:
+        words = (what, f"at {self.now}", self.now, *names)
+        return decoded(self.redis.eval(script("act").text, 0, *words))
+
     # what the tests begin with
 
-    def enqueue(self, job_id: str, status: str = "queued", **fields: Any) -> None:
+    def enqueue(self, job_id: str, status: str = "queued", place: str = "", **fields: Any) -> None:
+        """Make a job that is queued, or scheduled, or in another sorted set."""
         facts = {"enqueued_at": "before", "origin": "high", "timeout": 180, "status": status}
         self.redis.hset(f"rq:job:{job_id}", mapping={**facts, **fields})
-        if status == "scheduled":
-            self.redis.zadd("rq:scheduled:high", {job_id: self.now})
+        place = place or ("scheduled:high" if status == "scheduled" else "")
+        if place:
+            self.redis.zadd(f"rq:{place}", {job_id: self.now})
         else:
             self.redis.rpush("rq:queue:high", job_id)
         self.note()
@@ -586,3 +609,223 @@ def test_redis_6_2_lets_them_write_when_memory_is_full(lua: Lua, name: str) -> N
         calls[name]()
     finally:
         lua.redis.config_set("maxmemory", 0)
+
+
+# --- enqueue.lua
+
+
+@pytest.mark.parametrize(("how", "queue"), [("back", ["x", "a", "b"]), ("front", ["b", "a", "x"])])
+def test_an_enqueue_queues_jobs(lua: Lua, how: str, queue: list[str]) -> None:
+    lua.enqueue("x")
+    assert lua.send(how) == [1, 1]
+    changes = lua.changes()
+    assert changes["queue:high"] == queue
+    assert changes["job:a"]["status"] == changes["job:b"]["status"] == "queued"
+
+
+def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
+    assert lua.send("at front") == [1, 1]
+    changes = lua.changes()
+    assert changes.pop("queues") == ["rq:queue:high"]
+    assert changes.pop("scheduled:high") == {"a": "6000", "b": "6000"}
+    unset = ("success_callback_name", "failure_callback_name", "stopped_callback_name",
+             "started_at", "ended_at", "last_heartbeat", "worker_name", "group_id")  # fmt: skip
+    job = dict.fromkeys(unset, "") | {
+        "created_at": "before", "origin": "high", "timeout": "180", "result_ttl": "0", "ttl": "100",
+        "failure_ttl": "600", "werk_task": "sleep", "werk_max_crashes": "2", "status": "scheduled",
+        "enqueue_at_front": "1", "retries_left": "1", "webhooks": "hooks",
+    }  # fmt: skip
+    for own in ("a", "b"):
+        special = {"data": f"{own} data", "description": f"{own}()", "retry_intervals": f"{own} s"}
+        assert changes.pop(f"job:{own}") == {**job, **special}
+        for key, value, ttl in (
+            (f"job:{own}", None, 100),
+            (f"werk:sent:{own}", "before", 60),
+            (f"hold:{own}", f"{own} before", 50),
+            (f"last:{own}", own, MONTH_S),
+        ):
+            assert (changes.pop(key, None), changes.pop(f"{key} ttl")) == (value, ttl)
+    assert changes == {}
+
+
+# --- act.lua
+
+QUEUED_NOW = {"status": "queued", "enqueued_at": "at 5000"}
+LIMITED = {"rate_limit_key": "k", "rate_limit_concurrency": 1}
+
+
+@pytest.mark.parametrize("ttl", ["", "100"])
+def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None:
+    old = {"exc_info": "x", "started_at": "x", "ended_at": "x", "timeout": ""}
+    lua.enqueue("a", "failed", "failed:high", ttl=ttl, **old)
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.redis.sadd("rq:job::a:dependencies", "c")
+    lua.redis.expire("rq:job:a", 500)
+    lua.note()
+    assert lua.act("retry", "a", "a", "b") == [["retried"], ["is", "queued"], ["gone"]]
+    begun = {"exc_info": None, "started_at": "", "ended_at": "", "timeout": "180"}
+    keys = ("job:a", "job:a:dependents", "job::a:dependencies")
+    assert lua.changes() == {
+        "failed:high": None,
+        "job:a": {**QUEUED_NOW, **begun},
+        "queue:high": ["a"],
+        "queues": ["rq:queue:high"],
+        **({f"{key} ttl": 100 for key in keys} if ttl else {"job:a ttl": None}),
+    }
+
+
+def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.enqueue(job_id, "failed", "failed:high", **LIMITED)
+    assert lua.act("retry", "a", "b") == [["limited"], ["limited"]]
+    changes = lua.changes()
+    assert changes["job:a"] == {**QUEUED_NOW, "started_at": "", "ended_at": ""}
+    assert changes["job:b"]["status"] == "rate_limited"
+    assert changes["queue:high"] == ["a"]
+    assert changes["rl-keys"] == ["k"]
+    assert changes["rl:k"] == {"concurrency": "1"}
+    assert changes["rl:k:allowed"] == {"a": "5000"}
+    assert changes["rl:k:rate_limited"] == {"b": "5000"}
+
+
+@pytest.mark.parametrize(
+    ("status", "place"),
+    [
+        ("queued", ""),
+        ("scheduled", "scheduled:high"),
+        ("deferred", "deferred:high"),
+        ("rate_limited", "rl:k:rate_limited"),
+    ],
+)
+def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, status: str, place: str) -> None:
+    lua.enqueue("a", status, place, rate_limit_key="k")
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.note()
+    assert lua.act("cancel", "a", "a") == [["cancelled", 1], ["is", "canceled"]]
+    assert lua.changes() == {
+        place or "queue:high": None,
+        "canceled:high": {"a": "5000"},
+        "job:a": {"status": "canceled"},
+    }
+
+
+@pytest.mark.parametrize("what", ["cancel", "delete"])
+def test_a_slot_of_a_rate_limit_goes_to_the_next(lua: Lua, what: str) -> None:
+    lua.enqueue("a", **LIMITED)
+    lua.enqueue("b", "rate_limited", "rl:k:rate_limited", enqueue_at_front=1, **LIMITED)
+    lua.enqueue("c")
+    lua.redis.zadd("rq:rl:k:allowed", {"a": 1})
+    lua.redis.hset("rq:rl:k", "concurrency", 1)
+    lua.note()
+    lua.act(what, "a")
+    changes = lua.changes()
+    assert changes["rl:k:allowed"] == {"a": None, "b": "5000"}
+    assert changes["rl:k:rate_limited"] is None
+    assert changes["job:b"] == QUEUED_NOW
+    assert changes["queue:high"] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("status", "place"),
+    [("queued", ""), ("finished", "finished:high"), ("rate_limited", "rl:k:rate_limited")],
+)
+def test_a_delete_leaves_nothing_of_a_job(lua: Lua, status: str, place: str) -> None:
+    lua.enqueue("b")
+    lua.redis.lpop("rq:queue:high")
+    keys = set(lua.redis.keys())
+    lua.enqueue("a", status, place, rate_limit_key="k", group_id="g")
+    lua.redis.zadd("rq:wip:high", {"a:h1": 1})  # its time is over
+    lua.redis.zadd("rq:executions:a", {"h1": 1})
+    lua.redis.hset("rq:execution:a:h1", "worker_name", "dead")
+    lua.redis.sadd("rq:worker:dead:executions", "a:h1")
+    lua.redis.sadd("rq:group:g", "a")
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.redis.sadd("rq:job::a:dependencies", "b")
+    lua.redis.xadd("rq:results:a", {"type": 1})
+    assert lua.act("delete", "a", "a") == [["deleted"], ["gone"]]
+    assert set(lua.redis.keys()) == keys
+
+
+def test_a_running_job_is_not_deleted(lua: Lua) -> None:
+    lua.begin()
+    assert lua.act("delete", "a") == [["is", "started"]]
+    lua.redis.hset("rq:job:a", "status", "finished")
+    lua.note()
+    lua.now = 5050
+    assert lua.act("delete", "a") == [["is", "started"]]
+    assert lua.changes() == {}
+
+
+@pytest.mark.parametrize("kind", ["queue", "finished"])
+def test_an_emptied_place_keeps_the_jobs_that_have_moved_on(lua: Lua, kind: str) -> None:
+    place = "" if kind == "queue" else f"{kind}:high"
+    lua.enqueue("a", "queued" if kind == "queue" else kind, place)
+    lua.enqueue("b", "scheduled")
+    if kind == "queue":
+        lua.redis.rpush("rq:queue:high", "b", "gone")
+    else:
+        lua.redis.zadd(f"rq:{place}", {"b": 1, "gone": 1})
+    lua.note()
+    assert lua.act("empty", f"{kind}:high") == [["emptied", 3]]
+    assert lua.changes() == {f"{kind}:high": None, "job:a": None}
+
+
+def test_a_compacted_queue_keeps_the_jobs_that_there_are(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.redis.rpush("rq:queue:high", "gone")
+        lua.enqueue(job_id)
+    assert lua.act("compact", "0 high") == [["compacted", 2, 4]]
+    assert lua.changes() == {"queue:high": ["a", "b"]}
+
+
+def test_a_worker_is_told_to_stop_and_to_drain(lua: Lua) -> None:
+    lua.begin()
+    assert lua.act("stop", "a") == [["deaf", "one"]]
+    assert lua.act("drain", "one", "nobody") == [["deaf"], ["unknown"]]
+    with lua.redis.pubsub(ignore_subscribe_messages=True) as ear:
+        ear.subscribe("rq:pubsub:one")
+        ear.get_message(timeout=5)
+        assert lua.act("stop", "a") == [["told", "one"]]
+        assert lua.act("drain", "one", "one") == [["told"], ["already"]]
+        heard = [ear.get_message(timeout=5)["data"] for _ in range(2)]
+    assert heard == [b'{"command": "stop-job", "job_id": "a"}', b'{"command": "shutdown"}']
+    assert lua.changes() == {"worker:one": {"werk_draining": "at 6000"}}
+
+
+def test_a_queue_is_paused_and_resumed(lua: Lua) -> None:
+    lua.redis.sadd("rq:queues", "rq:queue:high")
+    lua.note()
+    assert lua.act("pause", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.changes() == {"werk:paused": ["high"]}
+    assert lua.act("resume", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.changes() == {"werk:paused": None}
+
+
+@pytest.mark.parametrize("status", ["queued", "scheduled", "started"])
+def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
+    lua.begin(ttl=100)
+    lua.enqueue("b")
+    lua.redis.hset("rq:job:a", "status", status)
+    lua.redis.rpush("rq:queue:high:intermediate", "a")
+    lua.note()
+    lua.now = 5050
+    assert lua.act("restore", "a") == [["fine", status]]
+    lua.now = 7000
+    assert lua.act("restore", "a") == [["restored", status]]
+    changed = {"status": "queued"} if status != "queued" else {}
+    assert lua.changes() == NO_EXECUTION | {
+        "queue:high:intermediate": None,
+        "queue:high": ["a", "b"],
+        "queues": ["rq:queue:high"],
+        "job:a": {**changed, "enqueued_at": "at 7000", "worker_name": ""},
+        "job:a ttl": 100,
+    }
+
+
+def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
+    lua.redis.sadd("rq:queues", "rq:queue:high")
+    for key in ("rq:workers", "rq:workers:high"):
+        lua.redis.sadd(key, "rq:worker:one", "rq:worker:dead")
+    lua.note()
+    assert lua.act("bury", "rq:worker:one", "rq:worker:dead") == [["fine"], ["buried"]]
+    assert lua.changes() == {key: ["rq:worker:one"] for key in ("workers", "workers:high")}
