@@ -1,658 +1,831 @@
-"""The scripts: after every step each job is in exactly one place, and its record says so."""
+"""The workers' scripts, one at a time: what each changes in Redis, all of it and nothing else.
+
+The caller's clock stands at `lua.now`, far in the past; what is told as now+90 is of Redis's own.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from contents import Contents
 
-from werk.claim import iso
+from werk.link import Script
 from werk.scripts import script
 
-QUEUE = "default"
-WORKERS = ("one", "two")
-LEASE_S = 15
-KEEP_S = 500
-SETS = ("finished", "failed", "scheduled")
-PLACE_OF = {"queued": "queue", "started": "wip", **{name: name for name in SETS}}
+LEASE_S, WORKER_TTL_S, KEEP_S = 15, 480, 500
+MONTH_S = 30 * 24 * 3600
+GENERATION = {"one": "h", "two": "g"}
+NO_EXECUTION = {
+    "wip:high": None,
+    "execution:a:h1": None,
+    "executions:a": None,
+    "worker:one:executions": None,
+}
 
 
-class Scripts:
-    """The scripts as a worker calls them."""
+class Lua:
+    """The scripts as the workers 'one' and 'two' call them, who serve the queue high."""
 
     def __init__(self, connection: redis.Redis) -> None:
-        self.redis = connection
-        version = tuple(map(int, connection.info("server")["redis_version"].split(".")))
-        self.texts = {
-            name: script(name, version).text for name in ("step", "tick", "back", "cut", "fence")
-        }
+        self.redis, self.now = connection, 5000
+        version = connection.info("server")["redis_version"].split(".")
+        self.version = tuple(map(int, version))
+        for worker, generation in GENERATION.items():
+            facts = {"birth": "x", "werk_horse": generation}
+            connection.hset(f"rq:worker:{worker}", mapping=facts)
+            self.tick(worker)
+        connection.delete("rq:werk:grace")
+        self.before = Contents(connection)
 
-    def __call__(self, name: str, keys: list[str], *words: Any) -> Any:
-        return self.redis.eval(self.texts[name], len(keys), *keys, *words)
+    def run(self, name: str, keys: list[str], *words: Any) -> Any:
+        return decoded(self.redis.eval(script(name, self.version).text, len(keys), *keys, *words))
 
-    def step(self, worker: str, execution: str, finish: tuple[Any, ...] = (), **how: Any) -> Any:
-        now = time.time()
-        flags = [
-            str(int(how.get(name, default))) for name, default in (("claims", 1), ("resent", 0))
-        ]
-        counts = f"done {how['done']} worked 1.5 " if "done" in how else "done 0 worked 0 "
-        head = [
-            worker,
-            f"horse-{worker}",
-            execution,
-            iso(now),
-            repr(now),
-            int(now) + 90,
-            int(now) + 150,
-            *flags,
-            counts + how.get("tallies", "") if how.keys() & {"flush", "done", "tallies"} else "",
-        ]
-        return self("step", [f"rq:queue:{QUEUE}"], *head, *finish)
+    def changes(self) -> dict[str, Any]:
+        """Return what has changed since this, or `note`, was last asked."""
+        before = self.before
+        self.note()
+        return self.before.since(before)
+
+    def note(self) -> None:
+        self.before = Contents(self.redis)
+
+    # the scripts
+
+    def step(
+        self,
+        execution: str,
+        finish: tuple[Any, ...] = (),
+        *,
+        claims: bool = True,
+        is_resent: bool = False,
+        counts: str = "",
+    ) -> Any:
+        times = (f"at {self.now}", self.now, self.now + 90, self.now + 150)
+        head = ("one", "h", execution, *times, int(claims), int(is_resent), counts)
+        return self.run("step", ["rq:queue:high"], *head, *finish)
+
+    def finish(self, outcome: str = "finished", value: str = "v") -> tuple[Any, ...]:
+        """Return the words for the end of a:h1, which began at 5000."""
+        until = self.now + KEEP_S
+        return ("a", "high", "h1", outcome, KEEP_S, until, value, 5000)
 
     def tick(
-        self, worker: str, run: str = "", last: str = "", due: int = 1, *catalog: Any
-    ) -> list[Any]:
-        now = time.time()
-        words = [
-            worker,
-            iso(now),
-            repr(now),
-            f"horse-{worker}",
-            run,
-            last,
-            LEASE_S,
-            480,
-            due,
-            *(catalog or (0,)),
-        ]
-        return self("tick", [f"rq:queue:{QUEUE}"], *words)
+        self,
+        worker: str = "one",
+        run: str = "",
+        last: str = "",
+        *,
+        moves_due: bool = True,
+        tasks: tuple[str, ...] = (),
+        pages: tuple[str, ...] = (),
+    ) -> Any:
+        now = (f"at {self.now}", self.now, GENERATION[worker])
+        rest = (LEASE_S, WORKER_TTL_S, int(moves_due), len(tasks), *tasks, *pages)
+        return self.run("tick", ["rq:queue:high"], worker, *now, run, last, *rest)
 
-    def back(self, run: str, worker: str, counted: bool) -> Any:
-        return self("back", [], run, worker, int(counted), repr(time.time()))
+    def back(self, *, is_counted: bool) -> Any:
+        return self.run("back", [], "a:h1", "one", int(is_counted), self.now)
 
-    def cut(self, last: str, counts: str, run: str = "") -> Any:
-        """The horse of worker one is dead; `last` is the last request that it had an answer to."""
-        words = ("one", "horse-new", LEASE_S, "horse-one", last, counts, run, 0.25)
-        return self("cut", [], *words)
+    def fence(self) -> Any:
+        return self.run("fence", [], "a:h1", "high", self.now, 10)
 
-    def hire(self, worker: str) -> None:
-        self.redis.hset(
-            f"rq:worker:{worker}", mapping={"birth": "x", "werk_horse": f"horse-{worker}"}
-        )
+    def cut(self, dead: str = "", last: str = "", counts: str = "", run: str = "") -> Any:
+        return self.run("cut", [], "one", "new", LEASE_S, dead, last, counts, run, 0.25)
 
-    def enqueue(self, job: str, status: str = "queued", **fields: Any) -> None:
-        facts = {
-            "created_at": iso(0),
-            "enqueued_at": iso(1),
-            "data": "d",
-            "origin": QUEUE,
-            "timeout": 180,
-            **fields,
-        }
-        self.redis.hset(f"rq:job:{job}", mapping={**facts, "status": status})
-        if status == "scheduled":
-            self.redis.zadd(f"rq:scheduled:{QUEUE}", {job: 0})
+    def send(self, how: str) -> Any:
+        """Enqueue the jobs a and b, with all that there is."""
+        keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
+        limits = (180, 0, 600, "sleep", 2, 1, 50_000, "hooks", "", "")
+        words: list[Any] = ["rq", how, 6000, 100, 60, "before", "high", *limits]
+        for own in ("a", "b"):
+            words += [
+                own,
+                f"{own} data",
+                f"{own}()",
+                f"{own} s",
+                f"rq:hold:{own}",
+                f"rq:last:{own}",
+            ]
+        return decoded(self.redis.eval(Script.named("enqueue").text, 3, *keys, *words))
+
+    def act(self, what: str, *names: str) -> Any:
+        words = (what, f"at {self.now}", self.now, *names)
+        return decoded(self.redis.eval(script("act").text, 0, *words))
+
+    # what the tests begin with
+
+    def enqueue(self, job_id: str, status: str = "queued", place: str = "", **fields: Any) -> None:
+        """Make a job that is queued, or scheduled, or in another sorted set."""
+        facts = {"enqueued_at": "before", "origin": "high", "timeout": 180, "status": status}
+        self.redis.hset(f"rq:job:{job_id}", mapping={**facts, **fields})
+        place = place or ("scheduled:high" if status == "scheduled" else "")
+        if place:
+            self.redis.zadd(f"rq:{place}", {job_id: self.now})
         else:
-            self.redis.rpush(f"rq:queue:{QUEUE}", job)
+            self.redis.rpush("rq:queue:high", job_id)
+        self.note()
 
-    def finish(
-        self, job: str, execution: str, outcome: str = "finished", value: str = "v"
-    ) -> tuple[Any, ...]:
-        now = time.time()
-        until = now - 1 if outcome == "scheduled" else now + KEEP_S
-        return (job, QUEUE, execution, outcome, KEEP_S, repr(until), value, repr(now))
+    def begin(self, **fields: Any) -> None:
+        """Have worker one at work on job a, at 5000; then it is 6000."""
+        self.enqueue("a", **fields)
+        self.step("h1")
+        self.now = 6000
+        self.note()
 
-    def places(self, job: str) -> list[str]:
-        waiting = [found.decode() for found in self.redis.lrange(f"rq:queue:{QUEUE}", 0, -1)]
-        running = [
-            found.decode().partition(":")[0]
-            for found in self.redis.zrange(f"rq:wip:{QUEUE}", 0, -1)
-        ]
-        found = ["queue"] * waiting.count(job) + ["wip"] * running.count(job)
-        sets = ("finished", "failed", "scheduled")
-        return found + [
-            name for name in sets if self.redis.zscore(f"rq:{name}:{QUEUE}", job) is not None
-        ]
+    def silence(self) -> None:
+        """Let the lease of worker one end, while others tick."""
+        self.redis.zadd("rq:werk:leases", {"one": 1})
+        self.note()
+
+
+def decoded(reply: Any) -> Any:
+    if isinstance(reply, list):
+        return [decoded(part) for part in reply]
+    return reply.decode() if isinstance(reply, bytes) else reply
 
 
 @pytest.fixture
-def scripts(connection: redis.Redis) -> Iterator[Scripts]:
-    scripts = Scripts(connection)
-    for worker in WORKERS:
-        scripts.hire(worker)
-    return scripts
+def lua(connection: redis.Redis) -> Lua:
+    return Lua(connection)
 
 
-def text(mapping: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in mapping.items()}
+# --- step.lua
 
 
-# --- each record, field by field
-
-
-def test_tallies_are_counted_with_the_state_and_once(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    scripts.enqueue("b")
-    scripts.step("one", "e1", flush=True)
-    scripts.step("one", "e2", scripts.finish("a", "e1"))
-    assert not connection.exists("rq:werk:tallies")
-    for resent in (False, True):
-        tallies = "sleep|done 2 sleep|seconds 0.5"
-        scripts.step("one", "e3", scripts.finish("b", "e2"), resent=resent, tallies=tallies)
-    assert text(connection.hgetall("rq:werk:tallies")) == {
-        "sleep|done": "2",
-        "sleep|seconds": "0.5",
+def test_a_claim_moves_the_first_job_of_a_queue_to_wip(lua: Lua) -> None:
+    lua.enqueue("a", origin="", data="d", werk_task="sleep")
+    lua.redis.expire("rq:job:a", 100)
+    lua.enqueue("b")
+    fields = ["high", "", "1", "d", "180", None, "sleep", *[None] * 6]
+    assert lua.step("h1", counts="done 0") == ["none", ["a", "high", fields], [], []]
+    assert lua.changes() == {
+        "queue:high": ["b"],
+        "wip:high": {"a:h1": "5090"},
+        "job:a": {
+            "status": "started",
+            "started_at": "at 5000",
+            "last_heartbeat": "at 5000",
+            "worker_name": "one",
+            "origin": "high",
+            "werk_attempt": "1",
+        },
+        "job:a ttl": None,
+        "execution:a:h1": {
+            "id": "h1",
+            "job_id": "a",
+            "created_at": "5000",
+            "last_heartbeat": "5000",
+            "worker_name": "one",
+        },
+        "executions:a": {"h1": "5150"},
+        "worker:one:executions": ["a:h1"],
+        "worker:one": {
+            "state": "busy",
+            "successful_job_count": "0",
+            "werk_step": "h1",
+            "werk_moved": "now+0",
+        },
     }
-    assert float(connection.hget("rq:worker:one", "werk_moved")) > time.time() - 10
+
+
+@pytest.mark.parametrize("value", ["v", ""])
+@pytest.mark.parametrize(
+    ("outcome", "kind", "field"), [("finished", "1", "return_value"), ("failed", "2", "exc_string")]
+)
+def test_a_finish_moves_a_job_from_wip_to_where_its_outcome_belongs(
+    lua: Lua, outcome: str, kind: str, field: str, value: str
+) -> None:
+    lua.begin()
+    sets = ["job::a:dependencies", *["job:a:dependents"] * (outcome == "failed")]
+    for key in sets:
+        lua.redis.sadd(f"rq:{key}", "b")
+    lua.note()
+    assert lua.step("h2", lua.finish(outcome, value)) == ["done", "empty", [], []]
+    count = {"failed_job_count": "1"} if outcome == "failed" else {}
+    assert lua.changes() == NO_EXECUTION | {
+        f"{outcome}:high": {"a": "6500"},
+        "job:a": {"status": outcome, "ended_at": "at 6000", "last_heartbeat": "at 6000"},
+        "results:a": {
+            "type": kind,
+            "worker_name": "one",
+            "execution_id": "h1",
+            "execution_started_at": "5000",
+            "execution_ended_at": "6000",
+            **({field: value} if value else {}),
+        },
+        **{f"{key} ttl": KEEP_S for key in ("job:a", "results:a", *sets)},
+        "worker:one": {
+            "state": "idle",
+            "last_heartbeat": "at 6000",
+            "werk_step": "h2",
+            "werk_moved": "now+0",
+            **count,
+        },
+    }
+
+
+def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
+    lua.begin()
+    assert lua.step("h2", lua.finish("scheduled"), claims=False)[0] == "done"
+    changes = lua.changes()
+    assert changes.pop("worker:one")
+    assert changes == NO_EXECUTION | {
+        "scheduled:high": {"a": "6500"},
+        "job:a": {"status": "scheduled", "worker_name": ""},
+    }
+
+
+def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:
+    lua.begin()
+    lua.enqueue("b")
+    lua.redis.sadd("rq:job:a:dependents", "c")
+    lua.note()
+    assert lua.step("h2", lua.finish()) == ["dependents"]
+    assert lua.changes() == {}
+
+
+def test_a_request_that_is_sent_again_finds_what_it_did(lua: Lua) -> None:
+    lua.begin()
+    lua.enqueue("b")
+    lua.enqueue("c")
+    request = {"finish": lua.finish(), "counts": "done 1 worked 1.5 sleep|done 1"}
+    outcome, claimed, *_ = lua.step("h2", **request)
+    assert (outcome, claimed[0]) == ("done", "b")
+    assert lua.changes()["werk:tallies"] == {"sleep|done": "1"}
+    outcome, claimed, *_ = lua.step("h2", **request, is_resent=True)
+    assert (outcome, claimed[0]) == ("again", "b")
+    assert lua.changes() == {}
+
+
+def test_a_late_finish_changes_nothing_of_the_job(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.zrem("rq:wip:high", "a:h1")
+    lua.note()
+    assert lua.step("h2", lua.finish(), claims=False)[0] == "late"
+    changes = lua.changes()
+    assert changes.pop("worker:one")
+    assert changes == {key: None for key in NO_EXECUTION if key != "wip:high"}
+
+
+def test_a_job_that_was_cancelled_while_it_ran_is_recorded(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.zrem("rq:wip:high", "a:h1")
+    lua.redis.zadd("rq:canceled:high", {"a": 1})
+    lua.redis.hset("rq:job:a", "status", "canceled")
+    assert lua.fence() == 1
+    assert lua.tick("one", "a:h1", "h1") == []
+    assert lua.step("h2", lua.finish())[0] == "done"
+
+
+def test_counts_are_added_to_the_worker_and_to_the_tallies(lua: Lua) -> None:
+    for execution in ("h1", "h2"):
+        lua.step(execution, counts="done 2 worked 1.5 sleep|done 2 sleep|seconds 0.5")
+    changes = lua.changes()
+    assert changes["werk:tallies"] == {"sleep|done": "4", "sleep|seconds": "1"}
+    assert changes["worker:one"]["successful_job_count"] == "4"
+    assert changes["worker:one"]["total_working_time"] == "3"
+
+
+@pytest.mark.parametrize("status", ["started", "finished", "canceled", "deferred"])
+def test_a_claim_drops_what_is_somewhere_else_and_what_is_gone(lua: Lua, status: str) -> None:
+    lua.redis.rpush("rq:queue:high", "gone")
+    lua.enqueue("a", status)
+    lua.enqueue("b", "weird")
+    lua.enqueue("c")
+    _, claimed, dropped, _ = lua.step("h1")
+    assert dropped == ["a", f"it is {status}"]
+    assert (claimed[0], claimed[2][1]) == ("b", "weird")
+    changes = lua.changes()
+    assert changes["queue:high"] == ["c"]
+    assert "job:a" not in changes
+
+
+def test_a_horse_claims_only_what_it_may(lua: Lua) -> None:
+    lua.enqueue("a")
+    assert lua.step("h1", claims=False)[1] == "unasked"
+    lua.redis.set("rq:suspended", 1)
+    assert lua.step("h1")[1] == "suspended"
+    assert lua.redis.hget("rq:worker:one", "state") == b"suspended"
+    lua.redis.delete("rq:suspended")
+    lua.redis.sadd("rq:werk:paused", "high")
+    assert lua.step("h1")[1:] == ["empty", [], ["rq:queue:high"]]
+    lua.redis.delete("rq:werk:paused")
+    lua.cut()
+    assert lua.step("h1")[1] == "fenced"
+    assert lua.redis.lrange("rq:queue:high", 0, -1) == [b"a"]
+
+
+# --- tick.lua
+
+
+def test_a_tick_says_that_its_worker_lives(lua: Lua) -> None:
+    lua.redis.delete("rq:werk:ticked", "rq:werk:leases", "rq:worker:one")
+    lua.note()
+    assert lua.tick() == [["unborn"]]
+    assert lua.changes() == {}
+    lua.redis.hset("rq:worker:one", "birth", "x")
+    lua.note()
+    assert lua.tick() == []
+    assert lua.changes() == {
+        "worker:one": {"last_heartbeat": "at 5000", "werk_horse": "h"},
+        "worker:one ttl": WORKER_TTL_S,
+        "werk:leases": {"one": "now+15"},
+        "werk:ticked": "now+0",
+        "werk:grace": "now+15",
+        "werk:grace ttl": LEASE_S + 60,
+    }
+
+
+def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:
+    lua.begin()
+    assert lua.tick("one", "a:h1", "h1") == []
+    assert lua.changes() == {
+        "worker:one": {"last_heartbeat": "at 6000"},
+        "worker:one:executions ttl": WORKER_TTL_S,
+        "wip:high": {"a:h1": "6090"},
+        "job:a": {"last_heartbeat": "at 6000"},
+        "execution:a:h1": {"last_heartbeat": "6000"},
+        "execution:a:h1 ttl": 90,
+        "executions:a": {"h1": "6150"},
+        "executions:a ttl": 150,
+    }
+
+
+def test_a_tick_says_what_its_horse_has_lost(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.delete("rq:wip:high", "rq:worker:one:executions")
+    assert lua.tick("one", "a:h1", "h1") == [["lost", "a:h1"]]
+
+
+def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:
+    """Redis has lost the finish with a part of its memory."""
+    lua.begin()
+    assert lua.tick("one", "", "h1") == []
+    assert lua.tick("one", "", "h2") == [["requeued", "a:h1", 0, "one"]]
+    assert lua.changes()["job:a"] == {"status": "queued", "worker_name": ""}
+
+
+def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1, ttl=200)
+    lua.enqueue("b")
+    lua.redis.delete("rq:queues")
+    lua.silence()
+    assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
+    assert lua.changes() == NO_EXECUTION | {
+        "queue:high": ["a", "b"],
+        "queues": ["rq:queue:high"],
+        "job:a": {"status": "queued", "worker_name": "", "werk_crashes": "before|1"},
+        "job:a ttl": 200,
+        "werk:leases": {"one": None},
+        "worker:one": {"werk_horse": None},
+        "worker:two": {"last_heartbeat": "at 6000"},
+    }
+
+
+def test_nobody_is_rescued_for_one_lease_after_a_gap(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.set("rq:werk:ticked", time.time() - 60)
+    for _ in range(2):  # the second finds no gap any more, but the grace
+        lua.silence()
+        assert lua.tick("two") == []
+    lua.redis.set("rq:werk:grace", time.time() - 1)
+    assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
+
+
+def test_a_rescue_leaves_rqs_own_finish_its_time(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1)
+    assert lua.fence() == 1
+    lua.silence()
+    assert lua.tick("two") == []
+    assert lua.changes()["werk:leases"] == {"one": "now+5"}
+    lua.redis.hset("rq:execution:a:h1", "werk_ending", 1)
+    lua.silence()
+    assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
+    assert lua.fence() == 0
+
+
+def test_a_tick_moves_due_jobs_as_rqs_scheduler_does(lua: Lua) -> None:
+    lua.enqueue("x")
+    lua.enqueue("a", "scheduled", origin="other", ttl=50)
+    lua.enqueue("b", "scheduled", enqueue_at_front=1)
+    lua.enqueue("c", "scheduled", enqueue_at_front_on_retry=1, ended_at="before")
+    lua.redis.hdel("rq:job:a", "timeout")
+    lua.redis.zadd("rq:scheduled:high", {"later": lua.now + 1})
+    lua.note()
+    assert lua.tick(moves_due=False) == []
+    lua.redis.set("rq:scheduler-lock:high", 1)
+    assert lua.tick() == []
+    lua.redis.delete("rq:scheduler-lock:high")
+    assert lua.changes() == {}
+    assert lua.tick() == []
+    queued = {"status": "queued", "enqueued_at": "at 5000"}
+    assert lua.changes() == {
+        "scheduled:high": dict.fromkeys("abc"),
+        "queue:high": ["c", "b", "x", "a"],
+        "queues": ["rq:queue:high"],
+        "job:a": {**queued, "origin": "high", "timeout": "180"},
+        "job:a ttl": 50,
+        "job:b": queued,
+        "job:c": queued,
+    }
+
+
+def test_a_due_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
+    for number, status in enumerate(("queued", "started", "finished")):
+        lua.enqueue(f"j{number}", "scheduled")
+        lua.redis.hset(f"rq:job:j{number}", "status", status)
+    lua.redis.zadd("rq:scheduled:high", {"gone": 1})
+    lua.note()
+    assert lua.tick() == []
+    assert lua.changes() == {"scheduled:high": None}
+
+
+def test_a_due_job_of_a_rate_limit_is_left_to_rq(lua: Lua) -> None:
+    lua.enqueue("a", "scheduled", rate_limit_key="k")
+    assert lua.tick() == [["limited", "a", "high"]]
+    assert lua.changes() == {}
+
+
+def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
+    lua.redis.zadd("rq:werk:serves:high", {"old": time.time() - MONTH_S - 10})
+    lua.note()
+    assert lua.tick(tasks=("sleep f00", "hello f01"), pages=("sleep", "{}")) == []
+    assert lua.changes() == {
+        "werk:serves:high": {"old": None, "sleep f00": "now+0", "hello f01": "now+0"},
+        "werk:serves:high ttl": MONTH_S,
+        "werk:catalog": {"sleep": "{}"},
+        "werk:catalog ttl": MONTH_S,
+    }
+
+
+def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) -> None:
+    lua.now = MONTH_S + 100
+    pages = {"old": '{"seen": 99}', "kept": '{"seen": 101}', "broken": "{", "odd": "[1]"}
+    lua.redis.hset("rq:werk:catalog", mapping=pages)
+    lua.note()
+    lua.tick(tasks=("sleep f00",))  # most ticks write no page
+    assert "werk:catalog" not in lua.changes()
+    lua.tick(tasks=("sleep f00",), pages=("sleep", "{}"))
+    gone = {"old": None, "broken": None, "odd": None}
+    assert lua.changes()["werk:catalog"] == {"sleep": "{}", **gone}
+
+
+def test_a_catalog_of_another_type_stops_nothing_else(lua: Lua) -> None:
+    lua.redis.set("rq:werk:catalog", "x")
+    lua.enqueue("a", "scheduled")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        lua.tick(tasks=("sleep f00",), pages=("sleep", "{}"))
+    assert lua.changes()["queue:high"] == ["a"]
+
+
+# --- lib.lua
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_what_is_given_back_goes_to_the_front(lua: Lua, is_counted: bool) -> None:
+    lua.begin(werk_max_crashes=1)
+    assert lua.back(is_counted=is_counted) == ["requeued", int(is_counted)]
+    crashes = {"werk_crashes": "before|1"} if is_counted else {}
+    assert lua.changes() == NO_EXECUTION | {
+        "queue:high": ["a"],
+        "queues": ["rq:queue:high"],
+        "job:a": {"status": "queued", "worker_name": "", **crashes},
+    }
+
+
+def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
+    lua.begin()
+    lua.silence()
+    assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
+    changes = lua.changes()
+    del changes["worker:one"], changes["worker:two"], changes["werk:leases"]
+    assert changes == {
+        "wip:high": {"a:h1": "6090"},
+        "worker:one:executions": None,
+        "worker:two:executions": ["a:h1"],
+        "execution:a:h1": {"worker_name": "two"},
+        "execution:a:h1 ttl": 90,
+        "job:a": {"werk_crashes": "before|1"},
+    }
+
+
+def test_crashes_are_counted_from_zero_after_a_requeue(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1, werk_crashes="before|1")
+    lua.redis.hset("rq:job:a", "enqueued_at", "later")
+    assert lua.back(is_counted=True) == ["requeued", 1]
+    assert lua.changes()["job:a"]["werk_crashes"] == "later|1"
+
+
+def test_an_execution_of_a_job_that_is_somewhere_else_is_only_forgotten(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.hset("rq:job:a", "status", "finished")
+    lua.note()
+    assert lua.back(is_counted=True) == ["gone", 0]
+    assert lua.changes() == NO_EXECUTION
+
+
+def test_an_execution_of_a_job_that_is_gone_is_forgotten(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.set("rq:job:a", "no hash")
+    assert lua.back(is_counted=True) == ["gone", 0]
+    assert not lua.redis.exists("rq:execution:a:h1", "rq:executions:a", "rq:worker:one:executions")
+
+
+def test_a_cancelled_job_that_rq_has_half_put_off_is_cancelled(lua: Lua) -> None:
+    """RQ writes 'scheduled', and its horse dies before the transaction that puts the job there."""
+    lua.begin()
+    lua.redis.zrem("rq:wip:high", "a:h1")
+    lua.redis.zadd("rq:canceled:high", {"a": 1})
+    lua.redis.hset("rq:job:a", "status", "scheduled")
+    lua.note()
+    assert lua.back(is_counted=True) == ["gone", 0]
+    assert lua.changes()["job:a"] == {"status": "canceled"}
+
+
+def test_the_fence_keeps_an_execution_for_rqs_own_finish(lua: Lua) -> None:
+    lua.begin()
+    assert lua.fence() == 1
+    assert lua.changes() == {
+        "wip:high": {"a:h1": "6090"},
+        "execution:a:h1": {"werk_ending": "now+10"},
+        "execution:a:h1 ttl": 100,
+    }
+    lua.tick("one", "a:h1", "h1")
+    assert "execution:a:h1 ttl" not in lua.changes()
+
+
+def test_a_cut_lets_the_next_horse_alone_claim(lua: Lua) -> None:
+    lua.begin()
+    lua.redis.delete("rq:werk:leases")
+    lua.note()
+    assert lua.cut(dead="h") == ["a:h1"]
+    assert lua.changes() == {
+        "worker:one": {"werk_horse": "new", "werk_dead": "h"},
+        "werk:leases": {"one": "now+15"},
+    }
 
 
 @pytest.mark.parametrize(
     ("is_recorded", "is_flushed", "wanted"),
-    [(True, False, (4, 1.75)), (False, False, (3, 1.5)), (True, True, (2, 1.5))],
+    [(False, False, ("3", "1.5")), (True, False, ("4", "1.75")), (True, True, ("2", "1"))],
 )
 def test_what_a_dead_horse_had_counted_is_written_once(
-    scripts: Scripts,
-    connection: redis.Redis,
-    is_recorded: bool,
-    is_flushed: bool,
-    wanted: tuple[int, float],
+    lua: Lua, is_recorded: bool, is_flushed: bool, wanted: tuple[str, str]
 ) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "horse-one1")
+    """The last answer that it got was that of h1."""
+    lua.begin()
     if is_recorded:
-        how = {"done": 2} if is_flushed else {}
-        scripts.step("one", "horse-one2", scripts.finish("a", "horse-one1"), **how)
+        lua.step("h2", lua.finish(), counts="done 2 worked 1" if is_flushed else "")
         if not is_flushed:  # an idle step always writes the state
-            connection.hset("rq:worker:one", "werk_step", "horse-one1")
-    in_hand = [] if is_recorded else [b"a:horse-one1"]
-    counts = "done 3 worked 1.5 sleep|done 3"
+            lua.redis.hset("rq:worker:one", "werk_step", "h1")
     for _ in range(2):  # its reply may be lost
-        assert scripts.cut("horse-one1", counts, "a:horse-one1") == in_hand
-    late = scripts.step("one", "horse-one3", resent=True, done=5, tallies="sleep|done 5")
-    assert late[1] == b"fenced"
-    facts = text(connection.hgetall("rq:worker:one"))
-    written = (int(facts["successful_job_count"]), float(facts["total_working_time"]))
-    assert written == wanted
-    tallies = {} if is_flushed else {"sleep|done": "3"}
-    assert text(connection.hgetall("rq:werk:tallies")) == tallies
+        found = lua.cut("h", "h1", "done 3 worked 1.5 sleep|done 3", "a:h1")
+        assert found == ([] if is_recorded else ["a:h1"])
+    late = lua.step("h3", is_resent=True, counts="done 5 worked 5 sleep|done 5")
+    assert late[1] == "fenced"
+    changes = lua.changes()
+    own = changes["worker:one"]
+    assert (own["successful_job_count"], own["total_working_time"]) == wanted
+    assert changes.get("werk:tallies") == (None if is_flushed else {"sleep|done": "3"})
 
 
-def test_a_claim_writes_what_rq_writes(scripts: Scripts, connection: redis.Redis) -> None:
-    scripts.enqueue("a", origin="")
-    connection.expire("rq:job:a", 100)
-    outcome, claim, dropped, paused = scripts.step("one", "e1", flush=True)
-    assert (outcome, [*claim[:2], *claim[2][:3]], dropped, paused) == (
-        b"none",
-        [b"a", b"default", b"default", b"", b"1"],
-        [],
-        [],
-    )
-    job = text(connection.hgetall("rq:job:a"))
-    assert (job["status"], job["worker_name"], job["origin"], job["werk_attempt"]) == (
-        "started",
-        "one",
-        QUEUE,
-        "1",
-    )
-    assert job["started_at"] == job["last_heartbeat"] > iso(1)
-    assert connection.ttl("rq:job:a") == -1
-    execution = text(connection.hgetall("rq:execution:a:e1"))
-    assert (execution["id"], execution["job_id"], execution["worker_name"]) == ("e1", "a", "one")
-    assert execution["created_at"] == execution["last_heartbeat"]
-    assert 140 < connection.zscore("rq:executions:a", "e1") - time.time() <= 150
-    assert 80 < connection.zscore(f"rq:wip:{QUEUE}", "a:e1") - time.time() <= 90
-    assert connection.smembers("rq:worker:one:executions") == {b"a:e1"}
-    worker = text(connection.hgetall("rq:worker:one"))
-    assert (worker["state"], worker["werk_step"]) == ("busy", "e1")
-    assert worker["last_heartbeat"] == job["started_at"]
+@pytest.mark.parametrize("name", ["step", "tick", "back", "fence", "cut"])
+def test_redis_6_2_lets_them_write_when_memory_is_full(lua: Lua, name: str) -> None:
+    """It knows no flags; but a script whose first write is a removal may go on."""
+    lua.begin(werk_max_crashes=1)
+    lua.version = (6, 2)
+    calls = {
+        "step": lambda: lua.step("h2", claims=False, counts="done 1"),
+        "tick": lambda: lua.tick("one", "a:h1", "h1"),
+        "back": lambda: lua.back(is_counted=True),
+        "fence": lua.fence,
+        "cut": lua.cut,
+    }
+    lua.redis.config_set("maxmemory", 1)
+    try:
+        calls[name]()
+    finally:
+        lua.redis.config_set("maxmemory", 0)
+
+
+# --- enqueue.lua
+
+
+@pytest.mark.parametrize(("how", "queue"), [("back", ["x", "a", "b"]), ("front", ["b", "a", "x"])])
+def test_an_enqueue_queues_jobs(lua: Lua, how: str, queue: list[str]) -> None:
+    lua.enqueue("x")
+    assert lua.send(how) == [1, 1]
+    changes = lua.changes()
+    assert changes["queue:high"] == queue
+    assert changes["job:a"]["status"] == changes["job:b"]["status"] == "queued"
+
+
+def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
+    assert lua.send("at front") == [1, 1]
+    changes = lua.changes()
+    assert changes.pop("queues") == ["rq:queue:high"]
+    assert changes.pop("scheduled:high") == {"a": "6000", "b": "6000"}
+    unset = ("success_callback_name", "failure_callback_name", "stopped_callback_name",
+             "started_at", "ended_at", "last_heartbeat", "worker_name", "group_id")  # fmt: skip
+    job = dict.fromkeys(unset, "") | {
+        "created_at": "before", "origin": "high", "timeout": "180", "result_ttl": "0", "ttl": "100",
+        "failure_ttl": "600", "werk_task": "sleep", "werk_max_crashes": "2", "status": "scheduled",
+        "enqueue_at_front": "1", "retries_left": "1", "webhooks": "hooks",
+    }  # fmt: skip
+    for own in ("a", "b"):
+        special = {"data": f"{own} data", "description": f"{own}()", "retry_intervals": f"{own} s"}
+        assert changes.pop(f"job:{own}") == {**job, **special}
+        for key, value, ttl in (
+            (f"job:{own}", None, 100),
+            (f"werk:sent:{own}", "before", 60),
+            (f"hold:{own}", f"{own} before", 50),
+            (f"last:{own}", own, MONTH_S),
+        ):
+            assert (changes.pop(key, None), changes.pop(f"{key} ttl")) == (value, ttl)
+    assert changes == {}
+
+
+# --- act.lua
+
+QUEUED_NOW = {"status": "queued", "enqueued_at": "at 5000"}
+LIMITED = {"rate_limit_key": "k", "rate_limit_concurrency": 1}
+
+
+@pytest.mark.parametrize("ttl", ["", "100"])
+def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None:
+    old = {"exc_info": "x", "started_at": "x", "ended_at": "x", "timeout": ""}
+    lua.enqueue("a", "failed", "failed:high", ttl=ttl, **old)
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.redis.sadd("rq:job::a:dependencies", "c")
+    lua.redis.expire("rq:job:a", 500)
+    lua.note()
+    assert lua.act("retry", "a", "a", "b") == [["retried"], ["is", "queued"], ["gone"]]
+    begun = {"exc_info": None, "started_at": "", "ended_at": "", "timeout": "180"}
+    keys = ("job:a", "job:a:dependents", "job::a:dependencies")
+    assert lua.changes() == {
+        "failed:high": None,
+        "job:a": {**QUEUED_NOW, **begun},
+        "queue:high": ["a"],
+        "queues": ["rq:queue:high"],
+        **({f"{key} ttl": 100 for key in keys} if ttl else {"job:a ttl": None}),
+    }
+
+
+def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.enqueue(job_id, "failed", "failed:high", **LIMITED)
+    assert lua.act("retry", "a", "b") == [["limited"], ["limited"]]
+    changes = lua.changes()
+    assert changes["job:a"] == {**QUEUED_NOW, "started_at": "", "ended_at": ""}
+    assert changes["job:b"]["status"] == "rate_limited"
+    assert changes["queue:high"] == ["a"]
+    assert changes["rl-keys"] == ["k"]
+    assert changes["rl:k"] == {"concurrency": "1"}
+    assert changes["rl:k:allowed"] == {"a": "5000"}
+    assert changes["rl:k:rate_limited"] == {"b": "5000"}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "kind", "field"), [("finished", "1", "return_value"), ("failed", "2", "exc_string")]
+    ("status", "place"),
+    [
+        ("queued", ""),
+        ("scheduled", "scheduled:high"),
+        ("deferred", "deferred:high"),
+        ("rate_limited", "rl:k:rate_limited"),
+    ],
 )
-def test_a_finish_writes_what_rq_writes(
-    scripts: Scripts, connection: redis.Redis, outcome: str, kind: str, field: str
-) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "e1")
-    if outcome == "failed":
-        connection.sadd("rq:job:a:dependents", "b")
-    connection.sadd("rq:job::a:dependencies", "c")
-    finish = scripts.finish("a", "e1", outcome)
-    assert scripts.step("one", "e2", finish, flush=True, done=1)[:2] == [b"done", b"empty"]
-    job = text(connection.hgetall("rq:job:a"))
-    assert job["status"] == outcome
-    assert job["ended_at"] == job["last_heartbeat"] > job["started_at"]
-    kept = ["rq:job:a", "rq:results:a", "rq:job::a:dependencies"] + ["rq:job:a:dependents"] * (
-        outcome == "failed"
-    )
-    assert all(KEEP_S - 10 < connection.ttl(key) <= KEEP_S for key in kept)
-    [(_, result)] = connection.xrange("rq:results:a")
-    assert text(result) == {
-        "type": kind, "worker_name": "one", "execution_id": "e1", "execution_started_at": finish[7],
-        "execution_ended_at": result[b"execution_ended_at"].decode(), field: "v",
-    }  # fmt: skip
-    assert KEEP_S - 10 < connection.zscore(f"rq:{outcome}:{QUEUE}", "a") - time.time() <= KEEP_S
-    left = {key.decode() for key in connection.scan_iter("*")}
-    assert not [key for key in left if "execution" in key or "wip" in key]
-    worker = text(connection.hgetall("rq:worker:one"))
-    assert worker["state"] == "idle"
-    assert worker["successful_job_count"] == "1"
-    assert worker["total_working_time"] == "1.5"
-    assert worker.get("failed_job_count") == ("1" if outcome == "failed" else None)
+def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, status: str, place: str) -> None:
+    lua.enqueue("a", status, place, rate_limit_key="k")
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.note()
+    assert lua.act("cancel", "a", "a") == [["cancelled", 1], ["is", "canceled"]]
+    assert lua.changes() == {
+        place or "queue:high": None,
+        "canceled:high": {"a": "5000"},
+        "job:a": {"status": "canceled"},
+    }
 
 
-def test_a_job_with_dependents_is_left_to_rq(scripts: Scripts, connection: redis.Redis) -> None:
-    scripts.enqueue("a")
-    scripts.enqueue("b")
-    scripts.step("one", "e1")
-    connection.sadd("rq:job:a:dependents", "c")
-    assert scripts.step("one", "e2", scripts.finish("a", "e1")) == [b"dependents"]
-    assert scripts.places("a") == ["wip"]
-    assert scripts.places("b") == ["queue"]
+@pytest.mark.parametrize("what", ["cancel", "delete"])
+def test_a_slot_of_a_rate_limit_goes_to_the_next(lua: Lua, what: str) -> None:
+    lua.enqueue("a", **LIMITED)
+    lua.enqueue("b", "rate_limited", "rl:k:rate_limited", enqueue_at_front=1, **LIMITED)
+    lua.enqueue("c")
+    lua.redis.zadd("rq:rl:k:allowed", {"a": 1})
+    lua.redis.hset("rq:rl:k", "concurrency", 1)
+    lua.note()
+    lua.act(what, "a")
+    changes = lua.changes()
+    assert changes["rl:k:allowed"] == {"a": None, "b": "5000"}
+    assert changes["rl:k:rate_limited"] is None
+    assert changes["job:b"] == QUEUED_NOW
+    assert changes["queue:high"] == ["b", "c"]
 
 
-def test_a_cancelled_running_job_is_recorded_as_rq_does(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "e1")
-    connection.zrem(f"rq:wip:{QUEUE}", "a:e1")
-    connection.hset("rq:job:a", "status", "canceled")
-    connection.zadd(f"rq:canceled:{QUEUE}", {"a": 1})
-    assert scripts("fence", [], "a:e1", QUEUE, repr(time.time()), 10) == 1
-    assert scripts.tick("one", "a:e1", "e1") == []
-    assert scripts.step("one", "e2", scripts.finish("a", "e1"))[0] == b"done"
+@pytest.mark.parametrize(
+    ("status", "place"),
+    [("queued", ""), ("finished", "finished:high"), ("rate_limited", "rl:k:rate_limited")],
+)
+def test_a_delete_leaves_nothing_of_a_job(lua: Lua, status: str, place: str) -> None:
+    lua.enqueue("b")
+    lua.redis.lpop("rq:queue:high")
+    keys = set(lua.redis.keys())
+    lua.enqueue("a", status, place, rate_limit_key="k", group_id="g")
+    lua.redis.zadd("rq:wip:high", {"a:h1": 1})  # its time is over
+    lua.redis.zadd("rq:executions:a", {"h1": 1})
+    lua.redis.hset("rq:execution:a:h1", "worker_name", "dead")
+    lua.redis.sadd("rq:worker:dead:executions", "a:h1")
+    lua.redis.sadd("rq:group:g", "a")
+    lua.redis.sadd("rq:job:a:dependents", "b")
+    lua.redis.sadd("rq:job::a:dependencies", "b")
+    lua.redis.xadd("rq:results:a", {"type": 1})
+    assert lua.act("delete", "a", "a") == [["deleted"], ["gone"]]
+    assert set(lua.redis.keys()) == keys
 
 
-def test_nobody_claims_but_the_horse_in_charge_nor_what_is_held(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    connection.set("rq:suspended", 1)
-    assert scripts.step("one", "e1")[1] == b"suspended"
-    assert connection.hget("rq:worker:one", "state") == b"suspended"
-    connection.delete("rq:suspended")
-    connection.sadd("rq:werk:paused", QUEUE)
-    assert scripts.step("one", "e1")[1:] == [b"empty", [], [b"rq:queue:default"]]
-    connection.delete("rq:werk:paused")
-    assert scripts.step("one", "e1", claims=False)[1] == b"unasked"
-    assert scripts("cut", [], "one", "horse-new", LEASE_S, "", "", "", "", 0) == []
-    assert connection.zscore("rq:werk:leases", "one") > time.time() + LEASE_S - 5
-    assert scripts.step("one", "e1")[1] == b"fenced"
-    assert scripts.places("a") == ["queue"]
+def test_a_running_job_is_not_deleted(lua: Lua) -> None:
+    lua.begin()
+    assert lua.act("delete", "a") == [["is", "started"]]
+    lua.redis.hset("rq:job:a", "status", "finished")
+    lua.note()
+    lua.now = 5050
+    assert lua.act("delete", "a") == [["is", "started"]]
+    assert lua.changes() == {}
 
 
-@pytest.mark.parametrize("status", ["started", "finished", "canceled", "deferred"])
-def test_an_id_that_is_somewhere_else_is_dropped(scripts: Scripts, status: str) -> None:
-    scripts.enqueue("a", status)
-    scripts.enqueue("b", "weird")
-    _, claim, dropped, _ = scripts.step("one", "e1")
-    assert dropped == [b"a", f"it is {status}".encode()]
-    assert claim[0] == b"b"
-    assert claim[2][1] == b"weird"
+@pytest.mark.parametrize("kind", ["queue", "finished"])
+def test_an_emptied_place_keeps_the_jobs_that_have_moved_on(lua: Lua, kind: str) -> None:
+    place = "" if kind == "queue" else f"{kind}:high"
+    lua.enqueue("a", "queued" if kind == "queue" else kind, place)
+    lua.enqueue("b", "scheduled")
+    if kind == "queue":
+        lua.redis.rpush("rq:queue:high", "b", "gone")
+    else:
+        lua.redis.zadd(f"rq:{place}", {"b": 1, "gone": 1})
+    lua.note()
+    assert lua.act("empty", f"{kind}:high") == [["emptied", 3]]
+    assert lua.changes() == {f"{kind}:high": None, "job:a": None}
 
 
-def test_the_fence_keeps_a_rescue_away_for_a_while(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a", werk_max_crashes=2)
-    scripts.step("one", "e1")
-    connection.zadd(f"rq:wip:{QUEUE}", {"a:e1": 1})
-    assert scripts("fence", [], "a:e1", QUEUE, repr(time.time()), 10) == 1
-    assert connection.zscore(f"rq:wip:{QUEUE}", "a:e1") > time.time() + 80
-    assert 90 < connection.ttl("rq:execution:a:e1") <= 100
-    _die(scripts, "one")
-    scripts.tick("two")
-    assert scripts.places("a") == ["wip"]
-    assert connection.zscore("rq:werk:leases", "one") > time.time()
-    connection.hset("rq:execution:a:e1", "werk_ending", 1)
-    _die(scripts, "one")
-    assert [event[0] for event in scripts.tick("two")] == [b"requeued"]
-    assert scripts("fence", [], "a:e1", QUEUE, repr(time.time()), 10) == 0
+def test_a_compacted_queue_keeps_the_jobs_that_there_are(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.redis.rpush("rq:queue:high", "gone")
+        lua.enqueue(job_id)
+    assert lua.act("compact", "0 high") == [["compacted", 2, 4]]
+    assert lua.changes() == {"queue:high": ["a", "b"]}
 
 
-def _die(scripts: Scripts, worker: str) -> None:
-    scripts.redis.zadd("rq:werk:leases", {worker: 1})
-    scripts.redis.set("rq:werk:grace", 0)
-    scripts.redis.set("rq:werk:ticked", time.time())
+def test_a_worker_is_told_to_stop_and_to_drain(lua: Lua) -> None:
+    lua.begin()
+    assert lua.act("stop", "a") == [["deaf", "one"]]
+    assert lua.act("drain", "one", "nobody") == [["deaf"], ["unknown"]]
+    with lua.redis.pubsub(ignore_subscribe_messages=True) as ear:
+        ear.subscribe("rq:pubsub:one")
+        ear.get_message(timeout=5)
+        assert lua.act("stop", "a") == [["told", "one"]]
+        assert lua.act("drain", "one", "one") == [["told"], ["already"]]
+        heard = [ear.get_message(timeout=5)["data"] for _ in range(2)]
+    assert heard == [b'{"command": "stop-job", "job_id": "a"}', b'{"command": "shutdown"}']
+    assert lua.changes() == {"worker:one": {"werk_draining": "at 6000"}}
 
 
-def test_a_tick_beats_renews_serves_and_says_what_is_lost(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "e1")
-    for key in ("rq:execution:a:e1", "rq:executions:a", "rq:worker:one:executions"):
-        connection.expire(key, 20)
-    connection.zadd(f"rq:wip:{QUEUE}", {"a:e1": time.time()})
-    connection.zadd("rq:executions:a", {"e1": time.time()})
-    connection.hdel("rq:worker:one", "werk_horse")
-    connection.hset("rq:execution:a:e1", "last_heartbeat", 1)
-    assert scripts.tick("one", "a:e1", "e1", 1, 1, "sleep f00", "sleep", "{}") == []
-    worker = text(connection.hgetall("rq:worker:one"))
-    assert worker["werk_horse"] == "horse-one"
-    assert worker["last_heartbeat"] > iso(1)
-    assert connection.hget("rq:job:a", "last_heartbeat").decode() == worker["last_heartbeat"]
-    assert float(connection.hget("rq:execution:a:e1", "last_heartbeat")) > 1
-    assert connection.zscore(f"rq:wip:{QUEUE}", "a:e1") > time.time() + 80
-    assert connection.zscore("rq:executions:a", "e1") > time.time() + 140
-    assert connection.ttl("rq:execution:a:e1") > 80
-    assert connection.ttl("rq:executions:a") > 140
-    assert connection.ttl("rq:worker:one") > 400
-    assert connection.ttl("rq:worker:one:executions") > 400
-    assert 10 < connection.zscore("rq:werk:leases", "one") - time.time() <= LEASE_S + 1
-    assert connection.zscore(f"rq:werk:serves:{QUEUE}", "sleep f00")
-    assert connection.ttl(f"rq:werk:serves:{QUEUE}") > 0
-    assert connection.hget("rq:werk:catalog", "sleep") == b"{}"
-    assert connection.ttl("rq:werk:catalog") > 0
-    connection.zadd(f"rq:werk:serves:{QUEUE}", {"old": 1})
-    scripts.tick("one", "a:e1", "e1", 1, 1, "sleep f00")
-    assert connection.zrange(f"rq:werk:serves:{QUEUE}", 0, -1) == [b"sleep f00"]
-    connection.delete(
-        "rq:job:a", f"rq:wip:{QUEUE}", "rq:execution:a:e1", "rq:worker:one:executions"
-    )
-    assert scripts.tick("one", "a:e1", "e1") == [[b"lost", b"a:e1"]]
-    connection.delete("rq:worker:one")
-    assert scripts.tick("one") == [[b"unborn"]]
-    assert not connection.exists("rq:worker:one")
+def test_a_queue_is_paused_and_resumed(lua: Lua) -> None:
+    lua.redis.sadd("rq:queues", "rq:queue:high")
+    lua.note()
+    assert lua.act("pause", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.changes() == {"werk:paused": ["high"]}
+    assert lua.act("resume", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.changes() == {"werk:paused": None}
 
 
-def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    day_s = 24 * 3600
-    pages = {name: f'{{"seen": {time.time() - days * day_s}}}' for name, days in
-             (("old", 31), ("resting", 29), ("sleep", 40))}  # fmt: skip
-    connection.hset("rq:werk:catalog", mapping={**pages, "broken": "{", "odd": "[1]"})
-    scripts.tick("one", "", "", 1, 0)  # most ticks write no page
-    assert connection.hlen("rq:werk:catalog") == 5
-    fresh = f'{{"seen": {time.time()}}}'
-    scripts.tick("one", "", "", 1, 1, "sleep f00", "sleep", fresh)
-    found = connection.hgetall("rq:werk:catalog")
-    assert found == {b"resting": pages["resting"].encode(), b"sleep": fresh.encode()}
-    connection.set("rq:werk:catalog", "x")
-    scripts.enqueue("a", "scheduled")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        scripts.tick("one", "", "", 1, 1, "sleep f00", "sleep", fresh)
-    assert scripts.places("a") == ["queue"]  # that is last, and stops nothing else
+@pytest.mark.parametrize("status", ["queued", "scheduled", "started"])
+def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
+    lua.begin(ttl=100)
+    lua.enqueue("b")
+    lua.redis.hset("rq:job:a", "status", status)
+    lua.redis.rpush("rq:queue:high:intermediate", "a")
+    lua.note()
+    lua.now = 5050
+    assert lua.act("restore", "a") == [["fine", status]]
+    lua.now = 7000
+    assert lua.act("restore", "a") == [["restored", status]]
+    changed = {"status": "queued"} if status != "queued" else {}
+    assert lua.changes() == NO_EXECUTION | {
+        "queue:high:intermediate": None,
+        "queue:high": ["a", "b"],
+        "queues": ["rq:queue:high"],
+        "job:a": {**changed, "enqueued_at": "at 7000", "worker_name": ""},
+        "job:a ttl": 100,
+    }
 
 
-def test_after_a_gap_nobody_is_rescued_for_one_more_lease(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a", werk_max_crashes=2)
-    scripts.step("one", "e1")
-    _die(scripts, "one")
-    connection.set("rq:werk:ticked", time.time() - 60)
-    assert scripts.tick("two") == []
-    assert float(connection.get("rq:werk:ticked")) > time.time() - 10
-    assert connection.ttl("rq:werk:grace") > 0
-    connection.zadd("rq:werk:leases", {"one": 1})
-    assert scripts.tick("two") == []
-    assert scripts.places("a") == ["wip"]
-    _die(scripts, "one")
-    assert scripts.tick("two")[0][:3] == [b"requeued", b"a:e1", 1]
-    assert connection.hget("rq:job:a", "werk_crashes") == f"{iso(1)}|1".encode()
-    assert not connection.hexists("rq:worker:one", "werk_horse")
-    assert connection.zscore("rq:werk:leases", "one") is None
-    assert not connection.exists("rq:execution:a:e1")
-    assert not connection.exists("rq:worker:one:executions")
-
-
-def test_what_a_horse_is_past_goes_back_uncounted(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "horse-one001")
-    assert scripts.tick("one", "", "horse-one001") == []
-    assert (
-        scripts.tick("one", "b:horse-one002", "horse-one002")[-1]
-        == [b"requeued", b"a:horse-one001", 0][:1]
-        or True
-    )
-    assert scripts.places("a") == ["queue"]
-    assert not connection.hexists("rq:job:a", "werk_crashes")
-
-
-def test_an_execution_of_a_job_that_has_gone_on_is_forgotten(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a")
-    scripts.step("one", "e1")
-    connection.hset("rq:job:a", "status", "canceled")
-    assert scripts.back("a:e1", "one", True) == [b"gone", 0]
-    assert not connection.keys("rq:wip:*")
-    assert not connection.keys("rq:*execution*")
-
-
-def test_too_many_crashes_hand_the_execution_over(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("a", ttl=100)
-    scripts.step("one", "e1")
-    connection.zadd(f"rq:wip:{QUEUE}", {"a:e1": 1})
-    connection.expire("rq:execution:a:e1", 10)
-    _die(scripts, "one")
-    assert scripts.tick("two")[0][:3] == [b"fail", b"a:e1", 1]
-    assert connection.smembers("rq:worker:two:executions") == {b"a:e1"}
-    assert not connection.exists("rq:worker:one:executions")
-    assert connection.hget("rq:execution:a:e1", "worker_name") == b"two"
-    assert (
-        connection.zscore(f"rq:wip:{QUEUE}", "a:e1")
-        > time.time() + 80
-        < time.time() + connection.ttl("rq:execution:a:e1")
-    )
-    assert connection.hget("rq:job:a", "werk_crashes") == f"{iso(1)}|1".encode()
-    connection.hset("rq:job:a", "enqueued_at", iso(2))  # requeued: it counts from zero
-    connection.hset("rq:job:a", "werk_max_crashes", 1)
-    assert scripts.back("a:e1", "two", True) == [b"requeued", 1]
-    assert 90 < connection.ttl("rq:job:a") <= 100
-    assert connection.sismember("rq:queues", f"rq:queue:{QUEUE}")
-    assert connection.hget("rq:job:a", "worker_name") == b""
-
-
-def test_due_jobs_move_as_rqs_scheduler_moves_them(
-    scripts: Scripts, connection: redis.Redis
-) -> None:
-    scripts.enqueue("x")
-    scripts.enqueue("a", "scheduled", ttl=50)
-    scripts.enqueue("b", "scheduled", enqueue_at_front=1)
-    scripts.enqueue("c", "scheduled", rate_limit_key="k")
-    connection.hdel("rq:job:a", "timeout")
-    connection.zadd(f"rq:scheduled:{QUEUE}", {"gone": 0, "later": time.time() + 100})
-    connection.set(f"rq:scheduler-lock:{QUEUE}", 1)
-    assert scripts.tick("one") == []
-    assert scripts.places("a") == ["scheduled"]
-    connection.delete(f"rq:scheduler-lock:{QUEUE}")
-    assert scripts.tick("one", due=0) == []
-    assert scripts.places("a") == ["scheduled"]
-    assert scripts.tick("one") == [[b"limited", b"c", b"default"]]
-    assert connection.lrange(f"rq:queue:{QUEUE}", 0, -1) == [b"b", b"x", b"a"]
-    assert connection.zrange(f"rq:scheduled:{QUEUE}", 0, -1) == [b"c", b"later"]
-    job = text(connection.hgetall("rq:job:a"))
-    assert job["status"] == "queued"
-    assert job["timeout"] == "180"
-    assert job["enqueued_at"] > iso(1)
-    assert 0 < connection.ttl("rq:job:a") <= 50
-    assert connection.sismember("rq:queues", f"rq:queue:{QUEUE}")
-
-
-def test_a_resend_finds_what_was_done(scripts: Scripts, connection: redis.Redis) -> None:
-    for job in "abc":
-        scripts.enqueue(job)
-    scripts.step("one", "e1")
-    finish = scripts.finish("a", "e1")
-    first = scripts.step("one", "e2", finish, flush=True, done=1)
-    again = scripts.step("one", "e2", finish, flush=True, done=1, resent=True)
-    assert (first[0], again[0]) == (b"done", b"again")
-    assert first[1][0] == again[1][0] == b"b"
-    assert scripts.places("c") == ["queue"]
-    assert connection.hget("rq:worker:one", "successful_job_count") == b"1"
-    connection.delete("rq:results:a")
-    assert scripts.step("one", "e3", finish)[0] == b"late"
-
-
-# --- any order of steps
-
-
-class Life(RuleBasedStateMachine):
-    """Two workers, one queue, and everything that can happen to a job."""
-
-    scripts: Scripts
-    jobs = Bundle("jobs")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scripts.redis.flushdb()
-        self.ids = count()
-        self.all: list[str] = []
-        self.in_hand: dict[str, tuple[str, str] | None] = dict.fromkeys(WORKERS)
-        self.sent: dict[str, tuple[Any, ...]] = {}
-        self.lost: list[tuple[str, str, str]] = []  # executions whose worker was taken for dead
-        for worker in WORKERS:
-            self.scripts.hire(worker)
-
-    def step(self, worker: str, finish: tuple[Any, ...] = (), claims: bool = True) -> bytes:
-        execution = f"horse-{worker}{next(self.ids):06d}"
-        outcome, claim, *_ = self.scripts.step(worker, execution, finish, claims=claims)
-        self.in_hand[worker] = (claim[0].decode(), execution) if isinstance(claim, list) else None
-        self.sent[worker] = (execution, finish, claims)
-        return bytes(outcome)
-
-    @rule(status=st.sampled_from(["queued", "scheduled", "created"]), crashes=st.integers(0, 2))
-    def enqueue(self, status: str, crashes: int) -> None:
-        self.all.append(f"j{next(self.ids)}")
-        self.scripts.enqueue(self.all[-1], status, werk_max_crashes=crashes)
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def claim(self, worker: str) -> None:
-        if not self.in_hand[worker]:
-            self.scripts.hire(worker)
-            self.step(worker)
-
-    @rule(
-        worker=st.sampled_from(WORKERS),
-        outcome=st.sampled_from(["finished", "failed", "scheduled"]),
-        claims=st.booleans(),
-    )
-    def finish(self, worker: str, outcome: str, claims: bool) -> None:
-        if held := self.in_hand[worker]:
-            assert self.step(worker, self.scripts.finish(*held, outcome), claims) == b"done"
-            assert PLACE_OF[outcome] in self.scripts.places(held[0]) or claims
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def resend(self, worker: str) -> None:
-        if worker in self.sent:
-            execution, finish, claims = self.sent[worker]
-            outcome, claim, *_ = self.scripts.step(
-                worker, execution, finish, claims=claims, resent=True
-            )
-            assert outcome in (b"none", b"again", b"late")
-            held = (claim[0].decode(), execution) if isinstance(claim, list) else None
-            assert held == self.in_hand[worker] or not self.in_hand[worker]
-            self.in_hand[worker] = held
-
-    @rule(worker=st.sampled_from(WORKERS), counted=st.booleans())
-    def crash(self, worker: str, counted: bool) -> None:
-        if held := self.in_hand[worker]:
-            what, _ = self.scripts.back(":".join(held), worker, counted)
-            self.lost.append((worker, *held))
-            self.sent.pop(worker)
-            self.in_hand[worker] = held if what == b"fail" else None
-            if what == b"fail":
-                self.finish(worker, "failed", False)
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def rescue(self, worker: str) -> None:
-        other = WORKERS[1 - WORKERS.index(worker)]
-        _die(self.scripts, worker)
-        failed = [e[1].decode() for e in self.tick(other) if e[0] == b"fail"]
-        if held := self.in_hand[worker]:
-            self.lost.append((worker, *held))
-        self.sent.pop(worker, None)
-        self.in_hand[worker] = None
-        for run in failed:
-            self.step_aside(other, self.scripts.finish(*run.split(":"), "failed"))
-
-    def step_aside(self, worker: str, finish: tuple[Any, ...]) -> None:
-        assert (
-            self.scripts.step(worker, f"order{next(self.ids)}", finish, claims=False)[0] == b"done"
-        )
-
-    @rule(data=st.data())
-    def finish_late(self, data: st.DataObject) -> None:
-        if self.lost:
-            worker, job, execution = data.draw(st.sampled_from(self.lost))
-            before = self.scripts.places(job)
-            outcome = self.scripts.step(
-                worker, f"late{next(self.ids)}", self.scripts.finish(job, execution), claims=False
-            )[0]
-            assert outcome in (b"late", b"again")
-            assert self.scripts.places(job) == before
-
-    @rule(worker=st.sampled_from(WORKERS))
-    def beat(self, worker: str) -> None:
-        assert not [e for e in self.tick(worker) if e[0] in (b"lost", b"unborn")]
-
-    def tick(self, worker: str) -> list[Any]:
-        held = self.in_hand[worker]
-        self.scripts.hire(worker)
-        return self.scripts.tick(worker, ":".join(held) if held else "", held[1] if held else "")
-
-    @rule(data=st.data())
-    def requeue(self, data: st.DataObject) -> None:
-        failed = [job for job in self.all if self.scripts.places(job) == ["failed"]]
-        if failed:
-            job = data.draw(st.sampled_from(failed))
-            pipeline = self.scripts.redis.pipeline()
-            pipeline.zrem(f"rq:failed:{QUEUE}", job)
-            pipeline.hset(
-                f"rq:job:{job}", mapping={"status": "queued", "enqueued_at": iso(time.time())}
-            )
-            pipeline.rpush(f"rq:queue:{QUEUE}", job)
-            pipeline.execute()
-
-    @invariant()
-    def each_job_is_in_one_place_and_says_so(self) -> None:
-        client = self.scripts.redis
-        held = {
-            run.decode() for w in WORKERS for run in client.smembers(f"rq:worker:{w}:executions")
-        }
-        assert held == {run.decode() for run in client.zrange(f"rq:wip:{QUEUE}", 0, -1)}
-        assert held == {":".join(run) for run in self.in_hand.values() if run}
-        assert held == {key.decode()[13:] for key in client.scan_iter("rq:execution:*")}
-        for job in self.all:
-            [place] = self.scripts.places(job)
-            status = client.hget(f"rq:job:{job}", "status").decode()
-            assert place == PLACE_OF.get(status, "queue"), (job, place, status)
-            ids = [e.decode() for e in client.zrange(f"rq:executions:{job}", 0, -1)]
-            assert ids == [run.partition(":")[2] for run in held if run.startswith(f"{job}:")]
-
-
-def test_any_order_of_steps(scripts: Scripts) -> None:
-    Life.scripts = scripts
-    run_state_machine_as_test(
-        Life,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
+    lua.redis.sadd("rq:queues", "rq:queue:high")
+    for key in ("rq:workers", "rq:workers:high"):
+        lua.redis.sadd(key, "rq:worker:one", "rq:worker:dead")
+    lua.note()
+    assert lua.act("bury", "rq:worker:one", "rq:worker:dead") == [["fine"], ["buried"]]
+    assert lua.changes() == {key: ["rq:worker:one"] for key in ("workers", "workers:high")}

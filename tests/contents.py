@@ -1,0 +1,124 @@
+"""Everything that Redis holds, read at one moment: for tests that ask what a script has changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import redis
+
+QUEUES = ("high", "low")
+PLACES = ("canceled", "deferred", "failed", "finished", "ready", "scheduled")  # sorted sets of RQ's
+
+READ = """
+local how = {hash = {'HGETALL'}, list = {'LRANGE', 0, -1}, zset = {'ZRANGE', 0, -1, 'WITHSCORES'},
+  set = {'SMEMBERS'}, string = {'GET'}, stream = {'XREVRANGE', '+', '-', 'COUNT', 1}}
+local found = {redis.call('TIME')[1]}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local command = how[redis.call('TYPE', key).ok]
+  found[#found + 1] = {key, redis.call('PTTL', key), command[1],
+    redis.call(command[1], key, unpack(command, 2))}
+end
+return found"""
+
+
+class Contents:
+    """Values and times to live by key, without RQ's prefix; of a stream its last entry."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.values: dict[str, Any] = {}
+        self.ttls: dict[str, float] = {}
+        clock, *found = cast(Any, connection.eval(READ, 0))
+        self.clock = int(clock)
+        for key, ttl_ms, command, value in found:
+            name = text(key).removeprefix("rq:")
+            self.ttls[name] = ttl_ms / 1000 if ttl_ms > 0 else ttl_ms
+            self.values[name] = shaped(text(command), value)
+
+    def get(self, *words: str) -> Any:
+        """Return what a key holds; for none, something empty."""
+        return self.values.get(":".join(words), {})
+
+    def ttl(self, *words: str) -> float:
+        return self.ttls.get(":".join(words), -2)
+
+    def named(self, start: str) -> Iterator[tuple[str, Any]]:
+        """Yield the keys with this beginning, without it, and what they hold."""
+        for key, value in self.values.items():
+            if key.startswith(f"{start}:"):
+                yield key[len(start) + 1 :], value
+
+    def waiting(self, queue: str) -> list[str]:
+        return list(self.get("queue", queue))
+
+    def job(self, job_id: str) -> dict[str, str]:
+        return cast(Any, self.get("job", job_id))
+
+    def status(self, job_id: str) -> str:
+        return self.job(job_id).get("status", "")
+
+    def runs(self) -> set[str]:
+        """Return the executions that are in wip: their jobs' own."""
+        return {run for queue in QUEUES for run in self.get("wip", queue)}
+
+    def places(self, job_id: str) -> list[tuple[str, str]]:
+        """Return where a job is, each place with its queue; twice, if it is there twice."""
+        found = []
+        for queue in QUEUES:
+            found += [("queue", queue)] * self.waiting(queue).count(job_id)
+            found += [("wip", queue) for run in self.get("wip", queue) if is_of(run, job_id)]
+            found += [(place, queue) for place in PLACES if job_id in self.get(place, queue)]
+        return found
+
+    def since(self, before: Contents) -> dict[str, Any]:
+        """Return what is other than before, None for what is gone; of hashes and sorted sets the
+        fields alone. Times on Redis's clock are told from now, all to the nearest 5 s."""
+        return changes(before.told(), self.told())
+
+    def told(self) -> dict[str, Any]:
+        ttls = {f"{k} ttl": math.ceil(ttl / 5) * 5 for k, ttl in self.ttls.items() if ttl > 0}
+        return {**{key: self.from_now(value) for key, value in self.values.items()}, **ttls}
+
+    def from_now(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self.from_now(inner) for name, inner in value.items()}
+        try:
+            seconds = float(value) - self.clock
+        except (TypeError, ValueError):
+            return value
+        return f"now{round(seconds / 5) * 5:+}" if abs(seconds) < 1e8 else value
+
+
+def is_of(run: str, job_id: str) -> bool:
+    return run.startswith(f"{job_id}:")
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            new, old = changes(old, new), {}
+        if old != new:
+            found[key] = new
+    return found
+
+
+def text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def shaped(command: str, value: Any) -> Any:
+    if command == "GET":
+        return text(value)
+    if command == "XREVRANGE":
+        return pairs(value[0][1]) if value else {}
+    if command in ("HGETALL", "ZRANGE"):
+        return pairs(value)
+    words = [text(word) for word in value]
+    return sorted(words) if command == "SMEMBERS" else words
+
+
+def pairs(words: list[bytes]) -> dict[str, str]:
+    return dict(zip(map(text, words[::2]), map(text, words[1::2]), strict=True))

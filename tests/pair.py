@@ -1,0 +1,232 @@
+"""A worker, supervisor and horse, in the process of the test, which says where either of them dies.
+
+It is killed before any command of RQ's own code (Mortal), and in any part of an exchange (Line).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from typing import Any, cast
+
+import redis
+from redis.connection import Connection, ConnectionPool
+from rq.job import Retry
+
+import werk.worker
+from werk.channel import Channel
+from werk.claim import NO_FINISH, Claim, Finish
+from werk.horse import RESENT, WANTS_JOB, Horse
+from werk.page import Leave, Order, Plan
+from werk.worker import Worker
+
+NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
+HOW = ("returns", "none", "raises", "again", "later")  # a job of `work` ends
+FAULTS = ("request lost", "reply lost", "frozen", "on its way")  # of an exchange
+
+ends: dict[str, str] = {}
+
+
+def work(*args: object) -> object:
+    if ends["how"] == "raises":
+        raise ValueError("as asked")
+    again, later = Retry(max=9), Retry(max=9, interval=99)
+    return {"returns": 1, "none": None, "again": again, "later": later}[ends["how"]]
+
+
+def saw(*args: object) -> None:
+    """A callback."""
+
+
+class Died(Exception):
+    """Raised where the horse is killed, or frozen."""
+
+
+class Mortal(Connection):
+    """The connection of RQ's own code: the horse is killed before a command, when `left` is 0."""
+
+    left: int | None = None
+    is_dead = False
+    is_closed = False
+
+    def connect(self) -> None:
+        left, Mortal.left = Mortal.left, None
+        try:
+            super().connect()
+        finally:
+            Mortal.left = left
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self.is_closed:
+            raise redis.ConnectionError
+        if Mortal.left is not None:
+            Mortal.is_dead = Mortal.is_dead or Mortal.left == 0
+            if Mortal.is_dead:
+                raise Died
+            Mortal.left -= 1
+        super().send_packed_command(command, check_health)
+
+
+def hang_up(pool: ConnectionPool) -> None:
+    """What a pipeline of the dead holds stays closed: its end comes later, and would open it."""
+    pool.disconnect()
+    for held in pool._in_use_connections:
+        held.is_closed = True
+    pool.reset()
+
+
+class Line(Channel):
+    """The horse's own connection, for the test to break."""
+
+    fault = ""
+    words: tuple[Any, ...] = ()  # of a request that is on its way, but not there yet
+
+    def send(self, *words: Any) -> None:
+        fault, self.fault = self.fault, ""
+        if fault == "request lost":
+            raise ConnectionError(fault)
+        if fault == "on its way":
+            self.words = words
+            raise Died
+        super().send(*words)
+        if fault in ("reply lost", "frozen"):
+            self.receive()
+            raise ConnectionError(fault) if fault == "reply lost" else Died
+
+    def arrive(self) -> Any:
+        words, self.words = self.words, ()
+        self.send(*words)
+        return self.receive()
+
+
+class Rider(Horse):
+    """A horse that can be frozen in the middle of a request, and goes on with it later."""
+
+    pending: tuple[list[Any], Finish] | None = None
+
+    def ask(self, head: list[Any], finish: Finish) -> Any:
+        self.pending = head, finish
+        reply = super().ask(head, finish)
+        self.pending = None
+        return reply
+
+
+class Supervisor(Worker):
+    """A supervisor whose horse is no process: it starts and ends when the test says so."""
+
+    def _install_signal_handlers(self) -> None:
+        pass
+
+    def begin(self) -> None:
+        self.register_birth()  # type: ignore[no-untyped-call]
+        self._set_up(Plan(""), False)
+        signal.set_wakeup_fd(-1)
+        self._tick_at, self._bell = float("inf"), self._wake_w
+        self._start_horse()
+
+    def _start_horse(self) -> None:
+        """As Worker's, without the fork."""
+        self._generation, self._killed = werk.worker.uuid4().hex[:20], None
+        self._cut_off()
+        self._page.stop, self._page.orders_begun, self._ordered = 0, 0, len(self._orders)
+        self._page.show(0.0, 0, False, "", "")
+        self._horse_pid, self._started_at = NO_PID, float("-inf")
+        plan = self._plan._replace(generation=self._generation, orders=tuple(self._orders))
+        self.horse = Rider(self, self._page, plan, self._wake_r)
+        self.horse.channel = Line(self.connection)
+        self.horse.obey()
+
+    def reap(self, status: int) -> None:
+        """The horse has ended: with a signal, or with an exit code."""
+        self._status, self._usage = status, resource.getrusage(resource.RUSAGE_SELF)
+        self._dead_pid, self._horse_pid = NO_PID, 0
+        self._settle()
+        self._tick_at = float("inf")
+        self._start_horse()
+
+    def close(self) -> None:
+        self._link.close()
+        self.horse.channel.close()
+        hang_up(self.connection.connection_pool)
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+
+class Pair:
+    """A worker, and what its horse has in hand."""
+
+    def __init__(self, name: str, queues: tuple[str, ...], url: str) -> None:
+        pool = ConnectionPool.from_url(url, connection_class=Mortal)
+        self.name, self.queues = name, queues
+        self.worker = Supervisor(queues, name, connection=redis.Redis(connection_pool=pool))
+        self.worker.begin()
+        self.claim: Claim | None = None
+        self.is_frozen = self.is_dead = False
+
+    @property
+    def horse(self) -> Rider:
+        return self.worker.horse
+
+    @property
+    def line(self) -> Line:
+        return cast(Line, self.horse.channel)
+
+    @property
+    def is_asking(self) -> bool:
+        return self.horse.pending is not None
+
+    def runs(self) -> set[str]:
+        """Return the executions that this worker answers for."""
+        claims = [self.claim, self.horse.pending[1].claim if self.horse.pending else None]
+        return {order.run for order in self.orders()} | {claim.run for claim in claims if claim}
+
+    def orders(self) -> list[Order]:
+        """Return what a horse of it has still to carry out."""
+        return self.worker._orders[max(0, self.horse.page.orders_begun - 1) :]
+
+    def step(self, finish: Finish, claims: bool) -> tuple[bytes, Any]:
+        """A request, and RQ's part of it: as Horse.loop does. Raises Died."""
+        claims = claims and not self.horse.page.stop
+        return self.go_on(self.horse.step(finish, claims), finish, claims)
+
+    def ask_again(self) -> tuple[bytes, Any]:
+        """Thawed in the middle of a request, which may have been answered."""
+        head, finish = cast(Any, self.horse.pending)
+        self.line.close()
+        reply = self.horse.ask([*head[:RESENT], 1, *head[RESENT + 1 :]], finish)
+        return self.go_on(reply, finish, bool(head[WANTS_JOB]))
+
+    def go_on(self, reply: Any, finish: Finish, claims: bool) -> tuple[bytes, Any]:
+        page, self.claim = self.horse.page, None
+        if reply[0] == b"dependents":
+            rest = self.horse.recorder.succeed(finish.claim, finish.job, finish.result)
+            reply = self.horse.step(rest or NO_FINISH, claims)
+        outcome, claimed = reply[:2]
+        if page.stop:  # claimed on the way, or nothing
+            self.die(Leave.STOPPED << 8)
+        elif type(claimed) is list:
+            self.horse.jobs += 1
+            self.claim = Claim(claimed, self.horse.execution, self.horse.asked_at)
+            page.show(0.0, self.horse.jobs, True, self.claim.run, self.claim.execution)
+        else:
+            page.show(0.0, self.horse.jobs, False, "", self.horse.execution)
+        return outcome, claimed
+
+    def perform(self, how: str, dies_after: int | None = None) -> Finish:
+        """Run the job to its end. Raises Died, before the n-th command of RQ's own finish."""
+        assert self.claim
+        ends["how"], Mortal.left, Mortal.is_dead = how, dies_after, False
+        try:
+            finish = self.horse.perform(self.claim)
+        finally:
+            Mortal.left = None
+        if Mortal.is_dead:  # the recorder catches everything, to tell of it
+            raise Died
+        return finish or NO_FINISH
+
+    def die(self, status: int = signal.SIGKILL) -> None:
+        self.line.close()
+        hang_up(self.worker.connection.connection_pool)
+        self.claim = None
+        self.worker.reap(status)
