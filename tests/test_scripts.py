@@ -37,7 +37,7 @@ from rq.job import Job, Retry
 from rq.suspension import resume, suspend
 
 from werk import Options, Task, actions, client
-from werk.claim import NO_FINISH, Claim, Finish
+from werk.claim import NO_FINISH, Claim, Finish, failure
 from werk.link import link_over
 from werk.page import Leave
 from werk.worker import LEASES, Killed
@@ -604,3 +604,31 @@ def test_any_order_of_steps(connection: redis.Redis, redis_url: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.fixture
+def pair(connection: redis.Redis, redis_url: str, _alone: None) -> Iterator[Pair]:
+    """A worker that has job a in hand."""
+    Life.generations = count()
+    client.enqueue("tough", options=Options(job_id="a", queue="high"), connection=connection)
+    pair = Pair("w0", QUEUES, redis_url)
+    pair.step(NO_FINISH, True)
+    yield pair
+    pair.worker.close()
+
+
+def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
+    pair: Pair, connection: redis.Redis
+) -> None:
+    finish = failure(cast(Claim, pair.claim), ValueError("unreadable"))
+    assert pair.step(finish, False)[0] == b"done"
+    now = Contents(connection)
+    assert now.places("a") == [("failed", "high")]
+    assert lives(now.ttl("job", "a"), 30 * 24 * 3600)
+
+
+def test_what_is_not_known_yet_is_due_again_in_10_s(pair: Pair, connection: redis.Redis) -> None:
+    cast(Claim, pair.claim).task_name = b"unheard_of"
+    assert pair.step(pair.perform("returns"), False)[0] == b"done"
+    [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
+    assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
