@@ -71,38 +71,54 @@ class Contents:
             found += [(place, queue) for place in PLACES if job_id in self.get(place, queue)]
         return found
 
-    def since(self, before: Contents) -> dict[str, Any]:
-        """Return what is other than before, None for what is gone; of hashes and sorted sets the
-        fields alone. Times on Redis's clock are told from now, all to the nearest 5 s."""
-        return changes(before.told(), self.told())
+    # what has changed
 
-    def told(self) -> dict[str, Any]:
-        ttls = {f"{k} ttl": math.ceil(ttl / 5) * 5 for k, ttl in self.ttls.items() if ttl > 0}
-        return {**{key: self.from_now(value) for key, value in self.values.items()}, **ttls}
+    def since(self, before: Contents) -> dict[str, str]:
+        """Return each key that is other than before, and how, in words: see `table`."""
+        old, new = before.in_words(), self.in_words()
+        found = dict.fromkeys(old.keys() - new.keys(), "gone")
+        for key, words in new.items():
+            were = old.get(key, {})
+            changed = [
+                f"{name}={value}" for name, value in words.items() if were.get(name) != value
+            ]
+            changed += [f"{name}=gone" for name in were.keys() - words.keys()]
+            if changed:
+                found[key] = " ".join(sorted(changed))
+        return found
 
-    def from_now(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: self.from_now(inner) for name, inner in value.items()}
+    def in_words(self) -> dict[str, dict[str, str]]:
+        found = {}
+        for key, value in self.values.items():
+            parts = value if isinstance(value, dict) else {"": value}
+            found[key] = {name.replace(" ", "_"): self.word(part) for name, part in parts.items()}
+            if self.ttls[key] > 0:
+                found[key]["lives"] = str(math.ceil(self.ttls[key] / 5) * 5)
+        return found
+
+    def word(self, value: Any) -> str:
+        """Return a value as one word: a moment on Redis's clock from now, to the nearest 5 s."""
+        if isinstance(value, list):
+            return ",".join(value)
         try:
             seconds = float(value) - self.clock
-        except (TypeError, ValueError):
-            return value
-        return f"now{round(seconds / 5) * 5:+}" if abs(seconds) < 1e8 else value
+        except ValueError:
+            seconds = math.inf
+        return f"now{round(seconds / 5) * 5:+}" if abs(seconds) < 1e8 else value.replace(" ", "_")
+
+
+def table(text: str) -> dict[str, str]:
+    """Return lines as Contents.since returns changes: a key, and `name=value` of each field or
+    member that is other, `=value` if there are no names, `lives=seconds`, and what is gone.
+    A line whose key ends with + has more of it."""
+    found: dict[str, list[str]] = {}
+    for key, *words in map(str.split, filter(str.strip, text.splitlines())):
+        found.setdefault(key.rstrip("+"), []).extend(words)
+    return {key: " ".join(sorted(words)) for key, words in found.items()}
 
 
 def is_of(run: str, job_id: str) -> bool:
     return run.startswith(f"{job_id}:")
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key in before.keys() | after.keys():
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            new, old = changes(old, new), {}
-        if old != new:
-            found[key] = new
-    return found
 
 
 def text(data: bytes) -> str:

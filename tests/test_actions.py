@@ -419,29 +419,6 @@ def test_a_deleted_job_leaves_what_it_leaves_with_rq(
     assert not connection.sismember("rq:group:g", job.id)
 
 
-def test_a_deleted_job_gives_its_slot_to_the_next(connection: redis.Redis, light: Link) -> None:
-    limit = RateLimit("api", 1)
-    first, second = (
-        Queue(connection=connection).enqueue("os.getcwd", rate_limit=limit) for _ in range(2)
-    )
-    assert [*actions.act(light, "delete", [first.id])] == [(first.id, "deleted")]
-    assert second.get_status() == "queued"
-    assert places(connection, second.id) == ["queue"]
-
-
-def test_an_execution_whose_time_is_over_goes_with_its_job(
-    connection: redis.Redis, light: Link
-) -> None:
-    job = Queue(connection=connection).enqueue("os.getcwd")
-    connection.hset(job.key, "status", "failed")
-    connection.zadd("rq:wip:default", {f"{job.id}:e": 1})
-    connection.zadd(f"rq:executions:{job.id}", {"e": 1})
-    connection.hset(f"rq:execution:{job.id}:e", "worker_name", "dead")
-    connection.sadd("rq:worker:dead:executions", f"{job.id}:e")
-    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "deleted")]
-    assert set(connection.scan_iter()) == {b"rq:queues", b"rq:queue:default"}
-
-
 def test_a_running_job_is_not_deleted_whatever_its_status(
     work: Start, connection: redis.Redis, tmp_path: Path, light: Link
 ) -> None:
@@ -466,16 +443,6 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
     finally:
         connection.config_set("maxmemory", 0)
     assert connection.keys() == [b"rq:queues"]
-
-
-def test_an_old_entry_does_not_take_a_job_along(connection: redis.Redis, light: Link) -> None:
-    kept, gone = (Queue(connection=connection).enqueue("os.getcwd") for _ in range(2))
-    connection.zadd("rq:finished:default", {kept.id: 1e10, gone.id: 1e10, "expired": 1e10})
-    connection.hset(gone.key, "status", "finished")
-    assert actions.empty(light, "finished", "default") == 3
-    assert places(connection, kept.id) == ["queue"]
-    assert kept.get_status() == "queued"
-    assert not connection.exists(gone.key, "rq:finished:default")
 
 
 # --- pause and drain

@@ -13,9 +13,10 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import redis
@@ -36,7 +37,7 @@ from rq.job import Job, Retry
 from rq.suspension import resume, suspend
 
 from werk import Options, Task, actions, client
-from werk.claim import NO_FINISH, Claim, Finish
+from werk.claim import NO_FINISH, Claim, Finish, failure
 from werk.link import link_over
 from werk.page import Leave
 from werk.worker import LEASES, Killed
@@ -67,8 +68,22 @@ TASKS = {
     "saw": task("pair.saw"),
 }
 ENQUEUED = st.sampled_from(sorted(set(TASKS) - {"saw"}))
-WELL_OR_NOT = st.sampled_from(["", "", "", "", *FAULTS])
-NUMBER = st.integers(0, 6)  # which of those that fit: see choose
+WELL_OR_NOT = ["", "", "", "", *FAULTS]
+KILLED = ["horse killed", "horse killed", "horse killed", "whole worker killed"]
+
+
+def one_of(found: Callable[[Any], list[Any]], **drawn: Any) -> Callable[[Any], Any]:
+    """A rule about one of those that `found` returns: given there are any, and drawn."""
+
+    def decorate(about: Callable[..., None]) -> Any:
+        def choose(self: Life, n: int, **more: Any) -> None:
+            among = found(self)
+            about(self, among[n % len(among)], **more)
+
+        choose.__name__ = about.__name__
+        return precondition(found)(rule(n=st.integers(0, 6), **drawn)(choose))
+
+    return decorate
 
 
 class Life(RuleBasedStateMachine):
@@ -121,11 +136,17 @@ class Life(RuleBasedStateMachine):
     def asking(self) -> list[Pair]:
         return [pair for pair in self.awake() if pair.is_asking]
 
+    def at_hand(self) -> list[Pair]:
+        return self.busy() or self.asking() or self.awake()
+
     def frozen(self) -> list[Pair]:
         return [pair for pair in self.pairs if pair.is_frozen and not pair.is_dead]
 
-    def can_hire(self) -> bool:
-        return len(self.pairs) < MOST_WORKERS
+    def rescuers(self) -> list[Pair]:
+        return self.awake() if any(pair.is_frozen for pair in self.pairs) else []
+
+    def replaceable(self) -> list[Pair]:
+        return self.awake() if len(self.pairs) < MOST_WORKERS else []
 
     def in_place(self, *statuses: str) -> list[str]:
         """Return jobs that RQ can find: not those whose worker died within RQ's putting off."""
@@ -179,7 +200,6 @@ class Life(RuleBasedStateMachine):
             self.alive.add(job_id)
             if how != "later":
                 assert after.waiting(queue)[0 if how == "front" else -1] == job_id
-            assert lives(after.ttl("job", job_id), ttl or -1)
         if is_resent:
             [again] = client.send([request], self.connection)
             assert again.duplicate == is_there
@@ -188,16 +208,12 @@ class Life(RuleBasedStateMachine):
     @rule(
         job_id=st.sampled_from(IDS),
         queue=st.sampled_from(QUEUES),
-        n=NUMBER,
-        depends=st.booleans(),
+        parent=st.sampled_from(["", *IDS]),
         is_retried=st.booleans(),
     )
-    def enqueue_by_rq(
-        self, job_id: str, queue: str, n: int, depends: bool, is_retried: bool
-    ) -> None:
+    def enqueue_by_rq(self, job_id: str, queue: str, parent: str, is_retried: bool) -> None:
         if job_id in self.alive or self.is_awaited(job_id):
             return
-        parents = sorted(self.alive)
         rq.Queue(queue, connection=self.connection).enqueue(
             "pair.work",
             job_id=job_id,
@@ -205,7 +221,7 @@ class Life(RuleBasedStateMachine):
             failure_ttl=FAILURE_S,
             retry=Retry(max=1) if is_retried else None,
             on_success=rq.Callback("pair.saw"),
-            depends_on=choose(parents, n) if depends and parents else None,
+            depends_on=parent if parent in self.alive else None,
         )
         self.alive.add(job_id)
 
@@ -217,18 +233,18 @@ class Life(RuleBasedStateMachine):
 
     # claim, run, finish
 
-    @precondition(idle)
-    @rule(n=NUMBER, fault=WELL_OR_NOT)
-    def claim(self, n: int, fault: str) -> None:
-        pair = choose(self.idle(), n)
+    @one_of(idle, fault=st.sampled_from(WELL_OR_NOT))
+    def claim(self, pair: Pair, fault: str) -> None:
+        self.claim_and_check(pair, fault)
+
+    def claim_and_check(self, pair: Pair, fault: str) -> None:
         expected = next_of(pair, self.now)
         reply = self.exchange(pair, NO_FINISH, True, fault)
         if reply:
             assert (pair.claim.id if pair.claim else text(reply[1])) == expected
 
-    @precondition(idle)
-    @rule(n=NUMBER, what=st.sampled_from(["suspended", *QUEUES, "scripts"]))
-    def claim_while(self, n: int, what: str) -> None:
+    @one_of(idle, what=st.sampled_from(["suspended", *QUEUES, "scripts"]))
+    def claim_while(self, pair: Pair, what: str) -> None:
         """Workers are suspended, or a queue is paused, or Redis has forgotten the scripts."""
         if what == "scripts":
             self.connection.script_flush()
@@ -237,33 +253,21 @@ class Life(RuleBasedStateMachine):
         else:
             self.act("pause", what, "yes")
         self.now = self.look()
-        self.claim(n, "")
+        self.claim_and_check(pair, "")
         resume(self.connection)
         if what in QUEUES:
             self.act("resume", what, "yes")
 
-    @precondition(busy)
-    @rule(n=NUMBER, how=st.sampled_from(HOW), claims=st.booleans(), fault=WELL_OR_NOT)
-    def end(self, n: int, how: str, claims: bool, fault: str) -> None:
-        self.end_and_check(choose(self.busy(), n), how, claims, fault)
-
-    @precondition(busy)
-    @rule(
-        n=NUMBER, how=st.sampled_from(HOW), dies_after=st.integers(0, 14), takes_all=st.booleans()
+    @one_of(
+        busy,
+        how=st.sampled_from(HOW),
+        claims=st.booleans(),
+        fault=st.sampled_from([*WELL_OR_NOT, *KILLED]),
+        dies_after=st.integers(0, 14),
     )
-    def end_in_between(self, n: int, how: str, dies_after: int, takes_all: bool) -> None:
-        """The horse is killed, or the whole worker, while RQ's own code records the outcome."""
-        self.end_and_check(choose(self.busy(), n), how, True, "", dies_after, takes_all)
-
-    def end_and_check(
-        self,
-        pair: Pair,
-        how: str,
-        claims: bool,
-        fault: str,
-        dies_after: int | None = None,
-        takes_all: bool = False,
-    ) -> None:
+    def end(self, pair: Pair, how: str, claims: bool, fault: str, dies_after: int) -> None:
+        """The job ends. The horse, or the whole worker, may be killed while RQ's own code records
+        the outcome; or there is a fault in the exchange that does so."""
         before, claim = self.now, cast(Claim, pair.claim)
         is_owned = claim.run in before.runs()
         # RQ records what a job returns that was cancelled while it ran.
@@ -271,10 +275,11 @@ class Life(RuleBasedStateMachine):
             before.status(claim.id) == "canceled" and bool(before.get("execution", claim.run))
         )
         try:
-            finish = pair.perform(how, dies_after)
+            finish = pair.perform(how, dies_after if fault in KILLED else None)
             reply = self.exchange(pair, finish, claims, fault)
         except Died:
-            (self.kill_whole if takes_all and self.can_hire() else self.kill_now)(pair)
+            takes_all = fault == "whole worker killed" and self.replaceable()
+            (self.kill_whole if takes_all else self.kill_now)(pair)
             reply = None
         after = self.look()
         if claim.id in self.alive and not after.status(claim.id):
@@ -285,8 +290,11 @@ class Life(RuleBasedStateMachine):
         if not reply or (pair.claim and pair.claim.id == claim.id):
             return
         if finish is not NO_FINISH:
-            late = b"again" if "lost" in fault else b"late"
-            assert reply[0] in ((b"done", late, b"none") if is_good else (b"late",))
+            # What its rescuer has failed is recorded under the same execution.
+            was_failed = before.get("results", claim.id).get("execution_id") == claim.execution
+            late = b"again" if was_failed else b"late"
+            lost = b"again" if "lost" in fault else b"late"
+            assert reply[0] in ((b"done", lost, b"none") if is_good else (late,))
         if is_owned and claim.id in self.alive:
             has_failed = {"queued", "scheduled"} if has_retries(before, claim.id) else {"failed"}
             wanted = {"again": {"queued"}, "later": {"scheduled"}, "raises": has_failed}
@@ -307,10 +315,9 @@ class Life(RuleBasedStateMachine):
                 self.kill_now(pair)
             return None
 
-    @precondition(lambda self: self.on_the_way)
-    @rule()
-    def arrive(self) -> None:
-        line = self.on_the_way.pop(0)
+    @one_of(lambda self: self.on_the_way)
+    def arrive(self, line: Line) -> None:
+        self.on_the_way.remove(line)
         reply = line.arrive()
         line.close()
         if isinstance(reply, Exception):
@@ -319,19 +326,16 @@ class Life(RuleBasedStateMachine):
             assert reply[0] in (b"none", b"late", b"again")
             assert reply[1] in (b"fenced", b"unasked")
 
-    @precondition(asking)
-    @rule(n=NUMBER)
-    def ask_again(self, n: int) -> None:
-        outcome, _ = choose(self.asking(), n).ask_again()
+    @one_of(asking)
+    def ask_again(self, pair: Pair) -> None:
+        outcome, _ = pair.ask_again()
         assert outcome in (b"none", b"again", b"late")
 
     # the ends of workers
 
-    @precondition(awake)
-    @rule(n=NUMBER, why=st.sampled_from(["", "", "stop", "timeout", "command", "cold", "lost"]))
-    def crash_or_stop(self, n: int, why: str) -> None:
+    @one_of(at_hand, why=st.sampled_from(["", "", "stop", "timeout", "command", "cold", "lost"]))
+    def crash_or_stop(self, pair: Pair, why: str) -> None:
         """The horse is killed; by its supervisor, if there is a reason."""
-        pair = choose(self.busy() or self.asking() or self.awake(), n)
         before, claim = self.now, pair.claim
         if why and claim:
             pair.worker._kill(Killed(why, claim.run))
@@ -344,8 +348,6 @@ class Life(RuleBasedStateMachine):
         if why in ("cold", "lost") or (why == "" and crashes < most):
             assert after.waiting(text(claim.origin))[0] == claim.id
             assert crashes_of(after.job(claim.id)) == crashes + (why == "")
-            assert after.job(claim.id)["worker_name"] == ""
-            assert lives(after.ttl("job", claim.id), job.get("ttl", -1))
         elif why == "stop":
             assert after.status(claim.id) == "stopped"
         else:
@@ -362,26 +364,21 @@ class Life(RuleBasedStateMachine):
         pair.is_frozen = pair.is_dead = True
         self.pairs.append(Pair(f"w{len(self.pairs)}", pair.queues, self.url))
 
-    @precondition(lambda self: self.awake() and self.can_hire())
-    @rule(n=NUMBER)
-    def crash_with_supervisor(self, n: int) -> None:
-        self.kill_whole(choose(self.awake(), n))
+    @one_of(replaceable)
+    def crash_with_supervisor(self, pair: Pair) -> None:
+        self.kill_whole(pair)
 
-    @precondition(awake)
-    @rule(n=NUMBER)
-    def freeze(self, n: int) -> None:
-        choose(self.awake(), n).is_frozen = True
+    @one_of(awake)
+    def freeze(self, pair: Pair) -> None:
+        pair.is_frozen = True
 
-    @precondition(frozen)
-    @rule(n=NUMBER)
-    def thaw(self, n: int) -> None:
-        pair = choose(self.frozen(), n)
+    @one_of(frozen)
+    def thaw(self, pair: Pair) -> None:
         pair.is_frozen, pair.worker._tick_at = False, PAST
 
-    @precondition(lambda self: any(pair.is_frozen for pair in self.pairs) and self.awake())
-    @rule(n=NUMBER)
-    def rescue(self, n: int) -> None:
-        pair, dead = choose(self.awake(), n), [p for p in self.pairs if p.is_frozen]
+    @one_of(rescuers)
+    def rescue(self, pair: Pair) -> None:
+        dead = [other for other in self.pairs if other.is_frozen]
         self.connection.zadd(LEASES, {other.name: PAST for other in dead}, xx=True)
         self.connection.set("rq:werk:grace", PAST)
         self.connection.set("rq:werk:ticked", time.time())
@@ -396,23 +393,20 @@ class Life(RuleBasedStateMachine):
 
     # the tick
 
-    @precondition(awake)
-    @rule(n=NUMBER, is_forgotten=st.booleans())
-    def tick(self, n: int, is_forgotten: bool) -> None:
-        pair = choose(self.awake(), n)
+    @one_of(awake, is_forgotten=st.booleans())
+    def tick(self, pair: Pair, is_forgotten: bool) -> None:
         if is_forgotten:
             self.connection.delete(f"rq:worker:{pair.name}")
             self.tick_now(pair)  # writes the hash; the next one does the rest
         self.tick_now(pair)
 
-    @precondition(awake)
-    @rule(n=NUMBER, is_locked=st.booleans())
-    def due(self, n: int, is_locked: bool) -> None:
+    @one_of(awake, is_locked=st.booleans())
+    def due(self, pair: Pair, is_locked: bool) -> None:
         """Scheduled jobs are due; the first queue may be that of a stock scheduler."""
-        pair = choose(self.awake(), n)
         scheduled = {queue: list(self.now.get("scheduled", queue)) for queue in QUEUES}
         for queue, jobs in scheduled.items():
-            self.connection.zadd(f"rq:scheduled:{queue}", dict.fromkeys(jobs, PAST)) if jobs else 0
+            for job_id in jobs:
+                self.connection.zadd(f"rq:scheduled:{queue}", {job_id: PAST})
         lock = f"rq:scheduler-lock:{pair.queues[0]}"
         if is_locked:
             self.connection.set(lock, "stock")
@@ -425,7 +419,6 @@ class Life(RuleBasedStateMachine):
             for job_id in set(scheduled[queue]) - set(left):
                 if self.now.status(job_id) == "scheduled":
                     assert job_id in after.waiting(after.job(job_id)["origin"])
-                    assert lives(after.ttl("job", job_id), after.job(job_id).get("ttl", -1))
 
     def tick_now(self, pair: Pair) -> None:
         pair.worker._tick()
@@ -437,10 +430,8 @@ class Life(RuleBasedStateMachine):
 
     # what people do, by our means or by RQ's own
 
-    @precondition(cancellable)
-    @rule(n=NUMBER, by_rq=st.booleans())
-    def cancel(self, n: int, by_rq: bool) -> None:
-        job_id = choose(self.cancellable(), n)
+    @one_of(cancellable, by_rq=st.booleans())
+    def cancel(self, job_id: str, by_rq: bool) -> None:
         is_running = self.now.status(job_id) == "started"
         if is_running:
             self.loosen(job_id, "canceled")  # RQ leaves it there when the execution ends
@@ -450,38 +441,30 @@ class Life(RuleBasedStateMachine):
         else:
             self.act("cancel", job_id, "cancelled")
 
-    @precondition(in_place)
-    @rule(n=NUMBER, by_rq=st.booleans())
-    def delete(self, n: int, by_rq: bool) -> None:
-        job_id = choose(self.in_place(), n)
+    @one_of(in_place, by_rq=st.booleans())
+    def delete(self, job_id: str, by_rq: bool) -> None:
         if by_rq or any(is_of(run, job_id) for run in self.hands(self.now)):
             self.fetch(job_id).delete()
         else:
             self.act("delete", job_id, "deleted")
         self.alive.discard(job_id)
 
-    @precondition(failed)
-    @rule(n=NUMBER, by_rq=st.booleans(), at_front=st.booleans())
-    def requeue(self, n: int, by_rq: bool, at_front: bool) -> None:
-        job_id = choose(self.failed(), n)
+    @one_of(failed, by_rq=st.booleans(), at_front=st.booleans())
+    def requeue(self, job_id: str, by_rq: bool, at_front: bool) -> None:
         if by_rq:
             self.fetch(job_id).requeue(at_front)
         else:
             self.act("retry", job_id, "retried")
 
-    @precondition(able_to_expire)
-    @rule(n=NUMBER)
-    def expire(self, n: int) -> None:
-        job_id = choose(self.able_to_expire(), n)
+    @one_of(able_to_expire)
+    def expire(self, job_id: str) -> None:
         self.loosen(job_id, PLACE_OF[self.now.status(job_id)])
         self.connection.delete(f"rq:job:{job_id}")
         self.alive.discard(job_id)
 
-    @precondition(lambda self: self.alive)
-    @rule(n=NUMBER)
-    def push_again(self, n: int) -> None:
+    @one_of(lambda self: sorted(self.alive))
+    def push_again(self, job_id: str) -> None:
         """A stock scheduler that was stalled for longer than its lock lives does so."""
-        job_id = choose(sorted(self.alive), n)
         self.loosen(job_id, "queue")
         self.connection.rpush(f"rq:queue:{self.now.job(job_id)['origin']}", job_id)
 
@@ -563,10 +546,6 @@ class Life(RuleBasedStateMachine):
         return hands
 
 
-def choose(among: list[Any], n: int) -> Any:
-    return among[n % len(among)]
-
-
 def next_of(pair: Pair, now: Contents) -> str:
     """Return the job that this worker must get, or why it gets none."""
     if pair.horse.page.stop:
@@ -597,27 +576,23 @@ def crashes_of(job: dict[str, str]) -> int:
     return int(count) if count and since == job["enqueued_at"] else 0
 
 
-@pytest.fixture(autouse=True)
-def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """These tasks, no logs, nothing by chance, and the signals' handlers back when it has ended."""
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    # hypothesis must be able to do the same once more
+    generation = lambda: SimpleNamespace(hex=f"{next(Life.generations):020x}")  # noqa: E731
+    monkeypatch.setattr("werk.worker.uuid4", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
-    for name in ("rq", "rq.worker", "rq.job", "rq.queue"):
-        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
 
 
-class Generation(NamedTuple):
-    hex: str
-
-
-def test_any_order_of_steps(
-    connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("_alone")
+def test_any_order_of_steps(connection: redis.Redis, redis_url: str) -> None:
     Life.connection, Life.url = connection, redis_url
-    # Not by chance: hypothesis must be able to do the same once more.
-    monkeypatch.setattr("werk.worker.uuid4", lambda: Generation(f"{next(Life.generations):020x}"))
     run_state_machine_as_test(
         Life,
         settings=settings(
@@ -629,3 +604,31 @@ def test_any_order_of_steps(
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.fixture
+def pair(connection: redis.Redis, redis_url: str, _alone: None) -> Iterator[Pair]:
+    """A worker that has job a in hand."""
+    Life.generations = count()
+    client.enqueue("tough", options=Options(job_id="a", queue="high"), connection=connection)
+    pair = Pair("w0", QUEUES, redis_url)
+    pair.step(NO_FINISH, True)
+    yield pair
+    pair.worker.close()
+
+
+def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
+    pair: Pair, connection: redis.Redis
+) -> None:
+    finish = failure(cast(Claim, pair.claim), ValueError("unreadable"))
+    assert pair.step(finish, False)[0] == b"done"
+    now = Contents(connection)
+    assert now.places("a") == [("failed", "high")]
+    assert lives(now.ttl("job", "a"), 30 * 24 * 3600)
+
+
+def test_what_is_not_known_yet_is_due_again_in_10_s(pair: Pair, connection: redis.Redis) -> None:
+    cast(Claim, pair.claim).task_name = b"unheard_of"
+    assert pair.step(pair.perform("returns"), False)[0] == b"done"
+    [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
+    assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
