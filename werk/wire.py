@@ -71,6 +71,11 @@ def pairs(reply: Any) -> dict[Any, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
+def text(data: bytes | None) -> str:
+    """Return a reply as text, whatever it holds; of what is not there ''."""
+    return (data or b"").decode("utf-8", "replace")
+
+
 # --- what is plain
 
 
