@@ -17,7 +17,7 @@ from werk import wire
 from werk.errors import NoSuchJob, ResultTimeout, Unreadable, WerkError
 from werk.link import Link
 from werk.scripts import script
-from werk.status import Snapshot, moment
+from werk.status import Snapshot
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 KEYS_AT_ONCE = 1000  # of a SCAN
@@ -203,7 +203,7 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
         queue = snapshot.queues.get(name)
         if queue is None:
             yield name, "no queue is called so: werk status", 0.0
-        elif queue.paused or snapshot.suspended:
+        elif queue.paused or snapshot.server.suspended:
             yield name, "paused", 0.0
         else:
             request = client.prepare(own, (), {}, options._replace(queue=name))
@@ -235,7 +235,7 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
         at = int(entry_id.partition(b"-")[0]) / 1000  # Redis's clock
         if any(facts):
             task = task or call.partition("(")[0] or "?"
-            yield Failure(job_id, task, queue, at or moment(ended_at, 0.0), _last_line(fields))
+            yield Failure(job_id, task, queue, at or wire.moment(ended_at, 0.0), _last_line(fields))
 
 
 def _last_line(fields: Sequence[bytes]) -> str:

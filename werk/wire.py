@@ -66,6 +66,14 @@ def iso(moment: float) -> str:
     return f"{text}.{int((moment - second) * 1e6):06d}Z"
 
 
+def moment(text: str | None, default: float) -> float:
+    """Return a time that RQ or we have written as text as Unix time."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return default
+
+
 def pairs(reply: Any) -> dict[Any, Any]:
     """Return the dict in a flat reply of names and values."""
     return dict(zip(reply[::2], reply[1::2], strict=True))
