@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from werk import wire
-from werk.errors import NoSuchJob, ResultTimeout, Unreadable, WerkError
+from werk import show, wire
+from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.link import Link
 from werk.scripts import script
 from werk.status import Snapshot
@@ -25,6 +25,7 @@ ERROR_LENGTH = 200
 SETTLE_S = 5.0  # a stock worker holds a job in no known place for some milliseconds
 POLL_S = 0.02
 PING = "werk.ping"
+FIELDS = ("werk_task", "description", "status", "ended_at")  # what is asked of a failed job
 WELL = ("fine", "gone")  # of a job that is not lost
 
 _VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")
@@ -57,16 +58,6 @@ class Failure(NamedTuple):
     error: str  # the last line
 
 
-class Group(NamedTuple):
-    """Failed jobs of one task with one error."""
-
-    task: str
-    error: str  # of the last of them
-    jobs: int
-    first: float
-    last: float
-
-
 def queues(link: Link) -> list[str]:
     """Return the names of all queues that RQ knows."""
     start = wire.key("queue", "")
@@ -88,16 +79,17 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
             start += sum(score is not None for score in link.call("ZMSCORE", key, *ids))
 
 
-def groups(link: Link, filters: Filters) -> list[Group]:
-    """Return the failed jobs that are meant by task and error, most first."""
-    found: dict[tuple[str, str], Group] = {}
+def groups(link: Link, filters: Filters) -> list[dict[str, Any]]:
+    """Return the failed jobs that are meant by task and error, most first: how many, and when."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for job in chain.from_iterable(walk(link, filters)):
-        name = job.task, _VARIES.sub("#", job.error)
-        own = found.get(name, Group(job.task, job.error, 0, job.at, job.at))
-        latest = job.error if job.at > own.last else own.error
-        first, last = min(own.first, job.at), max(own.last, job.at)
-        found[name] = Group(job.task, latest, own.jobs + 1, first, last)
-    return sorted(found.values(), key=lambda group: (-group.jobs, group.task))
+        none = {"task": job.task, "error": job.error, "jobs": 0, "first": job.at, "last": job.at}
+        own = found.setdefault((job.task, _VARIES.sub("#", job.error)), none)
+        own["jobs"] += 1
+        own["first"] = min(own["first"], job.at)
+        if job.at > own["last"]:
+            own["error"], own["last"] = job.error, job.at
+    return sorted(found.values(), key=lambda group: (-group["jobs"], group["task"]))
 
 
 def count(link: Link, filters: Filters) -> int:
@@ -198,7 +190,7 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     options = client.Options(
         front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
-    jobs, own = {}, client.find(PING, link)
+    own, sent = client.find(PING, link), {}
     for name in dict.fromkeys(names or snapshot.queues):
         queue = snapshot.queues.get(name)
         if queue is None:
@@ -207,45 +199,54 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
             yield name, "paused", 0.0
         else:
             request = client.prepare(own, (), {}, options._replace(queue=name))
-            jobs[name] = client.send([request], link)[0].id
-    yield from _answers(link, jobs, timeout_s)
+            sent[name] = client.send([request], link)[0].id
+    begun = time.monotonic()
+    while sent:
+        passed = time.monotonic() - begun
+        jobs = show.jobs(link, [*sent.values()], wire.MAX_BYTES, FIELDS)
+        for name, job in zip([*sent], jobs, strict=True):
+            if passed >= timeout_s or job.text("status") not in ("queued", "started"):
+                del sent[name]
+                yield name, _verdict(link, name, job), passed
+        time.sleep(POLL_S if sent else 0)
+
+
+def _verdict(link: Link, queue: str, job: show.Job) -> str:
+    """Return '' or what is wrong with a ping's job. One that nobody took is taken back."""
+    state = job.text("status") or "gone"
+    if state == "finished":
+        return ""
+    if state == "queued" and link.call("LREM", wire.key("queue", queue), 1, job.id):
+        link.call("UNLINK", wire.key("job", job.id))
+        return "no answer"
+    return (
+        f"its worker cannot: {_error(job)}"
+        if state == "failed"
+        else f"no answer (the ping is {state})"
+    )
 
 
 # --- failed jobs
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:
-    if filters.queue is None:
-        return queues(link)
-    if not link.call("SISMEMBER", wire.key("queues"), wire.key("queue", filters.queue)):
-        raise WerkError(f"no queue is called {filters.queue}: werk status")
-    return [filters.queue]
+    known = queues(link)
+    if filters.queue is None or filters.queue in known:
+        return [filters.queue] if filters.queue else known
+    raise WerkError(f"no queue is called {filters.queue}: werk status")
 
 
 def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
     """Read failed jobs; those that have expired are left out."""
-    commands: list[tuple[Any, ...]] = []
-    for job_id in ids:
-        commands.append(("HMGET", wire.key("job", job_id), "werk_task", "description", "ended_at"))
-        commands.append(("XREVRANGE", wire.key("results", job_id), "+", "-", "COUNT", 1))
-    replies = link.calls(commands)
-    for job_id, facts, entries in zip(ids, replies[::2], replies[1::2], strict=True):
-        task, call, ended_at = map(wire.text, facts)
-        entry_id, fields = entries[0] if entries else (b"0", ())
-        at = int(entry_id.partition(b"-")[0]) / 1000  # Redis's clock
-        if any(facts):
-            task = task or call.partition("(")[0] or "?"
-            yield Failure(job_id, task, queue, at or wire.moment(ended_at, 0.0), _last_line(fields))
+    for job in show.jobs(link, ids, wire.MAX_BYTES, FIELDS):
+        task = job.text("werk_task") or (job.text("description") or "").partition("(")[0] or "?"
+        if job.record:
+            yield Failure(job.id, task, queue, job.ended(), _error(job))
 
 
-def _last_line(fields: Sequence[bytes]) -> str:
-    """Return what an entry of a job's results says of its error."""
-    try:
-        text = wire.read_exception(wire.pairs(fields))
-    except Unreadable as error:
-        text = f"(unreadable: {error})"
-    line = text.rstrip().rpartition("\n")[2].strip()[:ERROR_LENGTH] or "no reason was recorded"
-    return "".join(c if c.isprintable() else "?" for c in line)
+def _error(job: show.Job) -> str:
+    line = (job.exception() or "").rpartition("\n")[2].strip()[:ERROR_LENGTH]
+    return "".join(c if c.isprintable() else "?" for c in line) or "no reason was recorded"
 
 
 def _is_like(error: str, wanted: str) -> bool:
@@ -293,32 +294,3 @@ def _buried(link: Link, dry_run: bool) -> list[str]:
         sets = [wire.key("workers", queue) for queue in queues(link)]
         link.calls([("SREM", key, *gone) for key in (wire.key("workers"), *sets)])
     return gone
-
-
-# --- ping
-
-
-def _answers(
-    link: Link, jobs: dict[str, str], timeout_s: float
-) -> Iterator[tuple[str, str, float]]:
-    begun = time.monotonic()
-    while jobs:
-        passed = time.monotonic() - begun
-        states = link.calls([("HGET", wire.key("job", own), "status") for own in jobs.values()])
-        for (queue, job_id), state in zip(list(jobs.items()), states, strict=True):
-            if passed >= timeout_s or state not in (b"queued", b"started"):
-                del jobs[queue]
-                yield queue, _verdict(link, queue, job_id, state), passed
-        time.sleep(POLL_S if jobs else 0)
-
-
-def _verdict(link: Link, queue: str, job_id: str, state: bytes | None) -> str:
-    """Return '' or what is wrong. A ping that nobody took is taken back."""
-    if state == b"finished":
-        return ""
-    if state == b"queued" and link.call("LREM", wire.key("queue", queue), 1, job_id):
-        link.call("UNLINK", wire.key("job", job_id))
-        return "no answer"
-    if state == b"failed":
-        return f"its worker cannot: {next(_read(link, queue, [job_id])).error}"
-    return f"no answer (the ping is {wire.text(state) or 'gone'})"

@@ -18,7 +18,7 @@ import click
 
 from werk import actions
 from werk import status as looking
-from werk.actions import Filters, Group
+from werk.actions import Filters
 from werk.cli import MOMENT, PERIOD, SECONDS
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
 from werk.link import LIBRARY_BUDGET_S, Link, link
@@ -163,10 +163,10 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
         return
     rows, lines = [], []
     for group in actions.groups(connect(), filters):
-        command = _retry_command(group, filters)
-        times = {"first": _iso(group.first), "last": _iso(group.last)}
-        rows.append({**group._asdict(), **times, "retry": command})
-        lines.append(f"{group.jobs:>6}  {_when(group.first)}  {_when(group.last)}  {command}")
+        command = _retry_command(group["task"], group["error"], filters)
+        first, last = group["first"], group["last"]
+        rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
+        lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
     _tell(as_json, rows, *lines)
 
 
@@ -313,9 +313,9 @@ def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | No
     return EXIT_FAILED if len(said) < len(found) else None
 
 
-def _retry_command(group: Group, filters: Filters) -> str:
-    """Return the command that retries a group, within what was asked for."""
-    words = ["werk", "retry", "--task", group.task, "--error", group.error]
+def _retry_command(task: str, error: str, filters: Filters) -> str:
+    """Return the command that retries these, within what was asked for."""
+    words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
     return shlex.join(words)

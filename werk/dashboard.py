@@ -85,10 +85,10 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.jinja_options = {"autoescape": True}  # in scripts: one has a queue's name between quotes
     app.register_blueprint(web.blueprint)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
-    views, theirs = _Views(settings, read_only), web.blueprint.name
-    for name in [name for name in app.view_functions if name.startswith(f"{theirs}.")]:
-        view = name.removeprefix(f"{theirs}.")
-        if view not in ("static", "favicon"):
+    views = _Views(settings, read_only)
+    for name in app.view_functions:
+        owner, _, view = name.partition(".")
+        if owner == web.blueprint.name and view not in ("static", "favicon"):
             app.view_functions[name] = getattr(views, view)
     app.add_url_rule("/healthz", "healthz", lambda: _plain("ok\n"))
     app.add_url_rule("/readyz", "readyz", views.readyz)
@@ -200,11 +200,7 @@ class _Views(threading.local):  # each thread has a link of its own
 
     def list_workers(self) -> Response:
         workers = status.Snapshot.read(self.link).workers
-        jobs: list[Any] = [own.job for own in workers if own.job]
-        current = {
-            job: {"job_id": job, "call_string": call}
-            for job, call in zip(jobs, show.calls(self.link, jobs), strict=True)
-        }
+        calls = show.calls(self.link, [own.job for own in workers if own.job])
         rows = [
             {
                 **own._asdict(),
@@ -214,7 +210,9 @@ class _Views(threading.local):  # each thread has a link of its own
                 "beat": f"{own.beat_s:.0f} s ago",
                 "successful_job_count": own.done,
                 "failed_job_count": own.failed,
-                "current_job": current.get(own.job, "idle"),
+                "current_job": {"job_id": own.job, "call_string": calls[own.job]}
+                if own.job
+                else "idle",
             }
             for own in workers
         ]

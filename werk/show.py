@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from typing import Any, NamedTuple
 
-from werk import registry, signature, wire
-from werk.arguments import Signature
+from werk import wire
 from werk.errors import NoSuchJob, Unreadable
 from werk.link import Link, Script
 
@@ -81,21 +80,34 @@ def rows(
     link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
 ) -> tuple[int, list[dict[str, Any]]]:
     """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
-    where, stop = wire.key(PLACES[place], queue), start + count - 1
-    if place == "queued":
-        first, last = (-stop - 1, -start - 1) if last_first else (start, stop)
-        total, entries = link.calls([("LLEN", where), ("LRANGE", where, first, last)])
-        entries = entries[::-1] if last_first else entries
-    else:
-        reverse = ("REV",) * last_first
-        total, entries = link.calls([("ZCARD", where), ("ZRANGE", where, start, stop, *reverse)])
+    key, first, last = wire.key(PLACES[place], queue), start, start + count - 1
+    size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
+    if last_first:
+        first, last = -last - 1, -first - 1
+    total, entries = link.calls([(size, key), (read, key, first, last)])
+    if last_first:
+        entries.reverse()
     ids = [wire.text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
-    return total, [job.row() for job in _jobs(link, ids, LONGEST_IN_ROW)]
+    return total, [job.row() for job in jobs(link, ids, LONGEST_IN_ROW)]
 
 
-def calls(link: Link, ids: Sequence[str]) -> list[str]:
+def calls(link: Link, ids: Sequence[str]) -> dict[str, str]:
     """Return the calls of jobs, with secrets masked, or why they cannot be shown."""
-    return [_cut(job.call() or "", LONGEST_CALL) for job in _jobs(link, ids, LONGEST_IN_ROW)]
+    found = jobs(link, ids, LONGEST_IN_ROW)
+    return {job.id: _cut(job.call() or "", LONGEST_CALL) for job in found}
+
+
+def jobs(
+    link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = _FIELDS
+) -> list[Job]:
+    """Return these fields of jobs, and the latest result; what is longer is left out."""
+    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(Script.named("show"), keys, [longest, *fields])
+    names = (*fields, "exc_string", "return_value", "entry")
+    return [
+        Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
+        for own, reply in zip(ids, replies, strict=True)
+    ]
 
 
 def as_text(value: object, indent: int | None = None) -> str:
@@ -111,14 +123,14 @@ def as_text(value: object, indent: int | None = None) -> str:
 
 
 def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
-    (job,) = _jobs(link, [job_id], longest)
+    (job,) = jobs(link, [job_id], longest)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     due = link.call("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
     return job.facts(None if due is None else float(due))
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """A job's record; an empty one: there is none. A number is the length of what is too long."""
 
     id: str
@@ -158,6 +170,11 @@ class _Job(NamedTuple):
             "exc_string", lambda own: wire.read_exception({b"exc_string": own}, most).rstrip()
         )
         return text or None
+
+    def ended(self) -> float:
+        """Return when its latest execution ended, by Redis's clock if that is known."""
+        entry = (self.text("entry") or "0").partition("-")[0]
+        return int(entry) / 1000 or wire.moment(self.text("ended_at"), 0.0)
 
     def row(self) -> dict[str, Any]:
         has_failed = self.text("status") in ("failed", "stopped")  # else it was an earlier run
@@ -207,17 +224,10 @@ class _Job(NamedTuple):
         return [wire.text(str(own).encode("utf-8", "replace")) for own in ids if own]
 
 
-def _jobs(link: Link, ids: Sequence[str], longest: int) -> list[_Job]:
-    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
-    replies = link.run(Script.named("show"), keys, [longest, *_FIELDS])
-    names = (*_FIELDS, "exc_string", "return_value")
-    return [
-        _Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
-        for own, reply in zip(ids, replies, strict=True)
-    ]
-
-
 def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    from werk import registry, signature  # no other list of jobs needs them
+    from werk.arguments import Signature
+
     path, args, kwargs = called
     secret = {
         name for task in registry.tasks().values() if task.path == path for name in task.secret
