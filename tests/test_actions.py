@@ -145,7 +145,7 @@ def test_nothing_of_a_failed_job_is_unpickled(
 def test_what_has_expired_is_no_failed_job(light: Link, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.zadd("rq:failed:default", {"gone": time.time() + 100})
-    assert actions.groups(light, Filters()) == ([], 0)
+    assert actions.groups(light, Filters()) == []
 
 
 # --- retry
@@ -358,6 +358,16 @@ def test_a_waiting_job_is_cancelled_as_rq_does(
     assert child.get_status(refresh=True) == "deferred"
     done = run("werk", "cancel", ours.id, "--yes")
     assert (done.returncode, "it is canceled" in done.stderr) == (1, True)
+
+
+def test_a_job_that_stands_twice_in_its_queue_is_cancelled(
+    connection: redis.Redis, light: Link
+) -> None:
+    job = Queue(connection=connection).enqueue("os.getcwd")
+    connection.rpush("rq:queue:default", job.id)  # by a stock scheduler and ours
+    assert [*actions.act(light, "cancel", [job.id])] == [(job.id, "cancelled")]
+    assert job.get_status() == "canceled"
+    assert places(connection, job.id) == ["queue", "canceled"]  # workers drop what is cancelled
 
 
 def test_a_running_job_is_not_cancelled(

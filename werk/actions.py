@@ -6,27 +6,28 @@ in pages, so that a hundred thousand take no more memory than a few; nothing of 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from werk import wire
-from werk.errors import ArgumentError, NoSuchJob, ResultTimeout, Unreadable, WerkError
+from werk import show, wire
+from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.link import Link
 from werk.scripts import script
-from werk.status import Snapshot, moment
+from werk.status import Snapshot
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 KEYS_AT_ONCE = 1000  # of a SCAN
-MOST_GROUPS = 1000  # errors that are told apart
 ERROR_LENGTH = 200
 SETTLE_S = 5.0  # a stock worker holds a job in no known place for some milliseconds
 POLL_S = 0.02
 PING = "werk.ping"
+FIELDS = ("werk_task", "description", "status", "ended_at")  # what is asked of a failed job
+WELL = ("fine", "gone")  # of a job that is not lost
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 _VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")
 
 
@@ -40,11 +41,11 @@ class Filters(NamedTuple):
 
     def wants(self, job: Failure) -> bool:
         """Tell whether a job is meant."""
-        if self.task is not None and job.task != self.task:
-            return False
-        if self.since is not None and job.at < self.since:
-            return False
-        return self.error is None or _is_like(job.error, self.error)
+        return (
+            self.task in (None, job.task)
+            and (self.since is None or job.at >= self.since)
+            and (self.error is None or _is_like(job.error, self.error))
+        )
 
 
 class Failure(NamedTuple):
@@ -57,20 +58,10 @@ class Failure(NamedTuple):
     error: str  # the last line
 
 
-class Group(NamedTuple):
-    """Failed jobs of one task with one error."""
-
-    task: str
-    error: str  # of the last of them
-    jobs: int
-    first: float
-    last: float
-
-
 def queues(link: Link) -> list[str]:
     """Return the names of all queues that RQ knows."""
     start = wire.key("queue", "")
-    keys = map(_text, link.call("SMEMBERS", wire.key("queues")))
+    keys = map(wire.text, link.call("SMEMBERS", wire.key("queues")))
     return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
 
 
@@ -82,26 +73,23 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
     for queue in _queues(link, filters):
         key, start = wire.key("failed", queue), 0
         while ids := link.call("ZREVRANGE", key, start, start + PAGE - 1):
-            jobs = [job for job in _read(link, queue, ids) if filters.wants(job)]
+            found = _read(link, queue, [wire.text(job_id) for job_id in ids])
+            jobs = [job for job in found if filters.wants(job)]
             yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
             start += sum(score is not None for score in link.call("ZMSCORE", key, *ids))
 
 
-def groups(link: Link, filters: Filters) -> tuple[list[Group], int]:
-    """Return the failed jobs that are meant by task and error, most first, and how many are in no
-    group because there are too many groups."""
-    found: dict[tuple[str, str], Group] = {}
-    others = 0
+def groups(link: Link, filters: Filters) -> list[dict[str, Any]]:
+    """Return the failed jobs that are meant by task and error, most first: how many, and when."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for job in chain.from_iterable(walk(link, filters)):
-        name = job.task, _VARIES.sub("#", job.error)
-        if name not in found and len(found) >= MOST_GROUPS:
-            others += 1
-            continue
-        own = found.get(name) or Group(job.task, job.error, 0, job.at, 0.0)
-        latest = job.error if job.at > own.last else own.error
-        first, last = min(own.first, job.at), max(own.last, job.at)
-        found[name] = own._replace(error=latest, jobs=own.jobs + 1, first=first, last=last)
-    return sorted(found.values(), key=lambda group: (-group.jobs, group.task)), others
+        none = {"task": job.task, "error": job.error, "jobs": 0, "first": job.at, "last": job.at}
+        own = found.setdefault((job.task, _VARIES.sub("#", job.error)), none)
+        own["jobs"] += 1
+        own["first"] = min(own["first"], job.at)
+        if job.at > own["last"]:
+            own["error"], own["last"] = job.error, job.at
+    return sorted(found.values(), key=lambda group: (-group["jobs"], group["task"]))
 
 
 def count(link: Link, filters: Filters) -> int:
@@ -123,13 +111,11 @@ def retry_all(link: Link, filters: Filters) -> Iterator[int]:
 
 
 def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Do to each of these what act.lua can; yield each with what became of it, an outcome of there.
-
-    retry, cancel and delete take jobs: 'gone', or its status, is one that it does not fit. pause
-    and resume take queues. drain takes workers; doing it again does not hurry them.
-    """
-    for name, outcome, *rest in _each(link, what, dict.fromkeys(names)):
-        yield name, rest[0] if outcome == "is" else outcome
+    """Do to each of these what act.lua can, a page at a time; yield each with what became of it."""
+    left = iter(names)
+    while page := list(islice(left, PAGE)):
+        words = [what, wire.timestamp(), repr(time.time()), *page]
+        yield from zip(page, map(wire.text, link.run(script("act"), (), words)), strict=True)
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
@@ -138,17 +124,16 @@ def empty(link: Link, kind: str, queue: str) -> int:
     Return how many entries it had.
     """
     total = 0
-    while found := int(_act(link, "empty", [f"{kind}:{queue}"])[0][1]):
+    while found := sum(int(count) for _, count in act(link, "empty", [f"{kind}:{queue}"])):
         total += found
     return total
 
 
-def compact(link: Link, queue: str) -> None:
-    """Take the ids of jobs that are no more out of a queue."""
-    start, found = 0, 1
-    while found:
-        left, found = map(int, _act(link, "compact", [f"{start} {queue}"])[0][1:])
-        start += left
+def compact(link: Link, queue: str) -> int:
+    """Take the ids of jobs that are no more out of a queue; return how many."""
+    starts = range(0, link.call("LLEN", wire.key("queue", queue)), PAGE)
+    pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
+    return sum(int(count) for page in pages for _, count in act(link, "compact", page))
 
 
 def stop(link: Link, job_id: str, timeout_s: float) -> str:
@@ -156,17 +141,16 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
 
     Raises NoSuchJob, ResultTimeout, WerkError if it does not run.
     """
-    if not _JOB_ID.fullmatch(job_id):
-        raise ArgumentError(f"{job_id!r} is no id of a job")
-    outcome, *rest = _act(link, "stop", [job_id])[0]
-    if outcome == "gone":
+    key = wire.key("job", job_id)
+    status, worker = map(wire.text, link.call("HMGET", key, "status", "worker_name"))
+    if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    if outcome == "is":
-        raise WerkError(f"job {job_id} does not run, it is {rest[0]}")
-    worker = rest[0]
-    if outcome == "deaf":
+    if status != "started" or not worker:
+        raise WerkError(f"job {job_id} does not run, it is {status}")
+    command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
+    if not link.call("PUBLISH", wire.key("pubsub", worker), command):
         raise WerkError(f"worker {worker}, which has job {job_id}, does not listen: werk status")
-    key, deadline = wire.key("job", job_id), time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while link.call("HGET", key, "status") == b"started":
         if time.monotonic() > deadline:
             raise ResultTimeout(f"worker {worker} has not stopped it in {timeout_s:g} s")
@@ -189,11 +173,11 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
     Looks twice, some seconds apart. Returns each job's id with the status that it was left in, and
     each worker's key with 'gone'. The one thing here that SCANs.
     """
-    lost = [own for own, outcome, _ in _each(link, "probe", _suspects(link)) if outcome == "lost"]
+    lost = [own for own, state in act(link, "probe", _suspects(link)) if state not in WELL]
     if lost:
         time.sleep(SETTLE_S)
-    again = _each(link, "probe" if dry_run else "restore", lost)
-    found = [(own, status) for own, outcome, status in again if outcome in ("lost", "restored")]
+    again = act(link, "probe" if dry_run else "restore", lost)
+    found = [(own, state) for own, state in again if state not in WELL]
     return found + [(key, "gone") for key in _buried(link, dry_run)]
 
 
@@ -206,64 +190,69 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     options = client.Options(
         front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
-    jobs, own = {}, client.find(PING, link)
+    own, sent = client.find(PING, link), {}
     for name in dict.fromkeys(names or snapshot.queues):
         queue = snapshot.queues.get(name)
         if queue is None:
             yield name, "no queue is called so: werk status", 0.0
-        elif queue.paused or snapshot.suspended:
+        elif queue.paused or snapshot.server.suspended:
             yield name, "paused", 0.0
         else:
             request = client.prepare(own, (), {}, options._replace(queue=name))
-            jobs[name] = client.send([request], link)[0].id
-    yield from _answers(link, jobs, timeout_s)
+            sent[name] = client.send([request], link)[0].id
+    begun = time.monotonic()
+    while sent:
+        passed = time.monotonic() - begun
+        jobs = show.jobs(link, [*sent.values()], wire.MAX_BYTES, FIELDS)
+        for name, job in zip([*sent], jobs, strict=True):
+            if passed >= timeout_s or job.text("status") not in ("queued", "started"):
+                del sent[name]
+                yield name, _verdict(link, name, job), passed
+        time.sleep(POLL_S if sent else 0)
+
+
+def _verdict(link: Link, queue: str, job: show.Job) -> str:
+    """Return '' or what is wrong with a ping's job. One that nobody took is taken back."""
+    state = job.text("status") or "gone"
+    if state == "finished":
+        return ""
+    if state == "queued" and link.call("LREM", wire.key("queue", queue), 1, job.id):
+        link.call("UNLINK", wire.key("job", job.id))
+        return "no answer"
+    return (
+        f"its worker cannot: {_error(job)}"
+        if state == "failed"
+        else f"no answer (the ping is {state})"
+    )
 
 
 # --- failed jobs
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:
-    if filters.queue is None:
-        return queues(link)
-    if not link.call("SISMEMBER", wire.key("queues"), wire.key("queue", filters.queue)):
-        raise WerkError(f"no queue is called {filters.queue}: werk status")
-    return [filters.queue]
+    known = queues(link)
+    if filters.queue is None or filters.queue in known:
+        return [filters.queue] if filters.queue else known
+    raise WerkError(f"no queue is called {filters.queue}: werk status")
 
 
-def _read(link: Link, queue: str, ids: Sequence[bytes]) -> Iterator[Failure]:
+def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
     """Read failed jobs; those that have expired are left out."""
-    commands: list[tuple[Any, ...]] = []
-    for job_id in map(_text, ids):
-        commands.append(("HMGET", wire.key("job", job_id), "werk_task", "description", "ended_at"))
-        commands.append(("XREVRANGE", wire.key("results", job_id), "+", "-", "COUNT", 1))
-    replies = link.calls(commands)
-    for raw_id, facts, entries in zip(ids, replies[::2], replies[1::2], strict=True):
-        if any(facts):
-            yield _failure(_text(raw_id), queue, facts, entries)
+    for job in show.jobs(link, ids, wire.MAX_BYTES, FIELDS):
+        task = job.text("werk_task") or (job.text("description") or "").partition("(")[0] or "?"
+        if job.record:
+            yield Failure(job.id, task, queue, job.ended(), _error(job))
 
 
-def _failure(job_id: str, queue: str, facts: Sequence[Any], entries: Sequence[Any]) -> Failure:
-    task, description, ended_at = (_text(fact or b"") for fact in facts)
-    task = task or description.partition("(")[0] or "?"
-    unknown = "no reason was recorded"
-    if not entries:
-        return Failure(job_id, task, queue, moment(ended_at, 0.0), unknown)
-    entry_id, fields = entries[0]
-    try:
-        text = wire.read_exception(wire.pairs(fields)).rstrip()
-    except Unreadable as error:
-        text = f"(unreadable: {error})"
-    at = int(entry_id.partition(b"-")[0]) / 1000  # Redis's clock
-    line = text.rpartition("\n")[2].strip()[:ERROR_LENGTH] or unknown
-    return Failure(job_id, task, queue, at, "".join(c if c.isprintable() else "?" for c in line))
+def _error(job: show.Job) -> str:
+    line = (job.exception() or "").rpartition("\n")[2].strip()[:ERROR_LENGTH]
+    return "".join(c if c.isprintable() else "?" for c in line) or "no reason was recorded"
 
 
 def _is_like(error: str, wanted: str) -> bool:
-    """Tell whether an error is the wanted one, but for its numbers."""
-    start, star, rest = wanted.rpartition("*")
-    if star and not rest:
-        return _VARIES.sub("#", error).startswith(_VARIES.sub("#", start))
-    return _VARIES.sub("#", error) == _VARIES.sub("#", wanted)
+    """Tell whether an error is the wanted one, or begins so, but for its numbers."""
+    error, start = _VARIES.sub("#", error), _VARIES.sub("#", wanted.removesuffix("*"))
+    return error.startswith(start) if wanted.endswith("*") else error == start
 
 
 # --- jobs in no place
@@ -277,8 +266,7 @@ def _suspects(link: Link) -> Iterator[str]:
     cursor: bytes | None = None
     while cursor != b"0":
         cursor, keys = link.call("SCAN", cursor or 0, *how)
-        names = [_text(key).removeprefix(start) for key in keys]
-        ids = [name for name in names if _JOB_ID.fullmatch(name)]
+        ids = [wire.text(key).removeprefix(start) for key in keys]
         replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
@@ -292,67 +280,17 @@ def _waiting(link: Link) -> set[int]:
     for queue in queues(link):
         start = 0
         while ids := link.call("LRANGE", wire.key("queue", queue), start, start + KEYS_AT_ONCE - 1):
-            found.update(hash(_text(job_id)) for job_id in ids)
+            found.update(hash(wire.text(job_id)) for job_id in ids)
             start += len(ids)
     return found
 
 
 def _buried(link: Link, dry_run: bool) -> list[str]:
     """Return the workers that are no more, and take them out of the sets of workers."""
-    keys = [_text(key) for key in link.call("SMEMBERS", wire.key("workers"))]
+    keys = [wire.text(key) for key in link.call("SMEMBERS", wire.key("workers"))]
     there = link.calls([("EXISTS", key) for key in keys])
     gone = [key for key, found in zip(keys, there, strict=True) if not found]
-    if not dry_run:
-        _act(link, "bury", gone)
+    if gone and not dry_run:
+        sets = [wire.key("workers", queue) for queue in queues(link)]
+        link.calls([("SREM", key, *gone) for key in (wire.key("workers"), *sets)])
     return gone
-
-
-# --- ping
-
-
-def _answers(
-    link: Link, jobs: dict[str, str], timeout_s: float
-) -> Iterator[tuple[str, str, float]]:
-    begun = time.monotonic()
-    while jobs:
-        passed = time.monotonic() - begun
-        states = link.calls([("HGET", wire.key("job", own), "status") for own in jobs.values()])
-        for (queue, job_id), state in zip(list(jobs.items()), states, strict=True):
-            if passed >= timeout_s or state not in (b"queued", b"started"):
-                del jobs[queue]
-                yield queue, _verdict(link, queue, job_id, state), passed
-        time.sleep(POLL_S if jobs else 0)
-
-
-def _verdict(link: Link, queue: str, job_id: str, state: bytes | None) -> str:
-    """Return '' or what is wrong. A ping that nobody took is taken back."""
-    if state == b"finished":
-        return ""
-    if state == b"queued" and link.call("LREM", wire.key("queue", queue), 1, job_id):
-        link.call("UNLINK", wire.key("job", job_id))
-        return "no answer"
-    if state == b"failed":
-        entries = link.call("XREVRANGE", wire.key("results", job_id), "+", "-", "COUNT", 1)
-        return f"its worker cannot: {_failure(job_id, queue, (b'', b'', b''), entries).error}"
-    return f"no answer (the ping is {_text(state or b'gone')})"
-
-
-# --- act.lua
-
-
-def _act(link: Link, what: str, names: Sequence[str]) -> list[list[str]]:
-    """Run act.lua for these; return the words of its reply for each."""
-    words = [what, wire.timestamp(), repr(time.time()), *names]
-    return [[_text(word) for word in reply] for reply in link.run(script("act"), (), words)]
-
-
-def _each(link: Link, what: str, names: Iterable[str]) -> Iterator[list[str]]:
-    """Do it to each, a page at a time; yield the name and the words of the reply."""
-    left = iter(names)
-    while page := list(islice(left, PAGE)):
-        for name, words in zip(page, _act(link, what, page), strict=True):
-            yield [name, *words]
-
-
-def _text(word: bytes | str | int) -> str:
-    return word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)

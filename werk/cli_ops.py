@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
-import re
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -18,8 +18,8 @@ import click
 
 from werk import actions
 from werk import status as looking
-from werk.actions import Failure, Filters, Group
-from werk.cli import SECONDS
+from werk.actions import Filters
+from werk.cli import MOMENT, PERIOD, SECONDS
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
 from werk.link import LIBRARY_BUDGET_S, Link, link
 from werk.settings import Settings
@@ -41,17 +41,15 @@ SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right
     "resume": ({"yes": "queue {} goes on", "already": "queue {} was not paused"}, NO_QUEUE),
     "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
 }
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _since(text: str) -> float:
     """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
-    if ago := re.fullmatch(r"(\d{1,9})([smhd]?)", text):
-        return time.time() - int(ago[1]) * _UNITS_S[ago[2]]
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time") from None
+    with suppress(ArgumentError):
+        return time.time() - float(PERIOD.parse(text))
+    with suppress(ArgumentError, OverflowError):
+        return float(MOMENT.parse(text).timestamp())
+    raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
 
 
 def _some(text: str) -> str:
@@ -85,20 +83,12 @@ class CheckCommand(click.Command):
             raise CheckUsage(error.format_message()) from None
 
 
-def _filters(command: Any) -> Any:
-    """The options that say which of the failed jobs."""
-    for option in (
-        click.option("--queue", type=TEXT, help="Of this queue."),
-        click.option("--since", type=SINCE, help="Failed since 10m, 2h, 3d ago, or a time."),
-        click.option(
-            "--error", type=TEXT, help="Its last line, whatever numbers; 'Text*': begins."
-        ),
-        click.option("--task", type=TEXT, help="Of this task."),
-    ):
-        command = option(command)
-    return command
-
-
+FILTERS = (  # which of the failed jobs
+    click.Option(["--task"], type=TEXT, help="Of this task."),
+    click.Option(["--error"], type=TEXT, help="Its last line, whatever numbers; 'Text*': begins."),
+    click.Option(["--since"], type=SINCE, help="Failed since 10m, 2h, 3d ago, or a time."),
+    click.Option(["--queue"], type=TEXT, help="Of this queue."),
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -119,25 +109,22 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and what is wrong."""
     limits = Limits(**chosen)
-    if check or here:
-        if as_json:
-            raise CheckUsage("--check and --here print one line; --json goes without them")
-        try:
-            code, line = (
-                looking.check_here(link(Settings.read(), LIBRARY_BUDGET_S), socket.gethostname())
-                if here
-                else looking.check(Snapshot.read(connect()), limits)
-            )
-        except WerkError as error:  # who cannot look has to be seen to
-            code, line = looking.verdict(CRITICAL, str(error))
-        say(line)
-        return code
-    snapshot = Snapshot.read(connect())
+    if not (check or here):
+        snapshot = Snapshot.read(connect())
+        _tell(as_json, snapshot.as_json(limits), looking.table(snapshot, limits))
+        return None
     if as_json:
-        say_json(snapshot.as_json(limits))
-    else:
-        say(looking.table(snapshot, limits))
-    return None
+        raise CheckUsage("--check and --here print one line; --json goes without them")
+    try:
+        if here:
+            quick = link(Settings.read(), LIBRARY_BUDGET_S)
+            code, line = looking.check_here(quick, socket.gethostname())
+        else:
+            code, line = looking.check(Snapshot.read(connect()), limits)
+    except WerkError as error:  # who cannot look has to be seen to
+        code, line = looking.verdict(CRITICAL, str(error))
+    say(line)
+    return code
 
 
 @click.command()
@@ -163,8 +150,7 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
 # --- failed jobs
 
 
-@click.command()
-@_filters
+@click.command(params=[*FILTERS])
 @click.option("--list", "as_list", is_flag=True, help="Each job, not each error; the last first.")
 @_json
 def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
@@ -172,22 +158,20 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     filters = Filters(**chosen)
     if as_list:
         for job in chain.from_iterable(actions.walk(connect(), filters)):
-            _print_failure(job, as_json)
+            text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
+            _tell(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
-    groups, others = actions.groups(connect(), filters)
-    if as_json:
-        say_json([_group_as_json(group, filters) for group in groups])
-        return
-    for group in groups:
-        times = f"{_when(group.first)}  {_when(group.last)}"
-        say(f"{group.jobs:>6}  {times}  {_retry_command(group, filters)}")
-    if others:
-        remark(f"and {others} with yet other errors: choose with --task, --error, --queue")
+    rows, lines = [], []
+    for group in actions.groups(connect(), filters):
+        command = _retry_command(group["task"], group["error"], filters)
+        first, last = group["first"], group["last"]
+        rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
+        lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
+    _tell(as_json, rows, *lines)
 
 
-@click.command()
+@click.command(params=[*FILTERS])
 @click.argument("job_id", nargs=-1)
-@_filters
 @click.option("--all", "is_all", is_flag=True, help="All failed jobs.")
 @_yes
 @_json
@@ -198,21 +182,18 @@ def retry(
     filters = Filters(**chosen)
     if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
         raise ArgumentError("say which: ids, or options as of `werk failed`, or --all")
-    if job_id:
-        return _act(connect(), "retry", job_id, as_json)
     link = connect()
-    jobs = actions.count(link, filters)
+    if job_id:
+        return _act(link, "retry", job_id, as_json)
+    jobs, done = actions.count(link, filters), 0
     if jobs:
         _ask(f"retry {jobs} failed jobs", yes)
-    done = 0
-    with _progress(jobs) as advance:
+    has_bar = jobs > actions.PAGE and sys.stderr.isatty()
+    with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
-            advance(more)
+            bar.update(more)
             done += more
-    if as_json:
-        say_json({"retried": done})
-    else:
-        say(f"{done} retried")
+    _tell(as_json, {"retried": done}, f"{done} retried")
     return None
 
 
@@ -228,10 +209,7 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Stop a running job; it is not retried."""
     _ask(f"stop 1 job, {job_id}", yes)
     worker = actions.stop(connect(), job_id, timeout)
-    if as_json:
-        say_json({"stopped": job_id, "worker": worker})
-    else:
-        say(f"stopped, at worker {worker}")
+    _tell(as_json, {"stopped": job_id, "worker": worker}, f"stopped, at worker {worker}")
 
 
 @click.command()
@@ -292,14 +270,12 @@ def drain(
 def repair(dry_run: bool, as_json: bool) -> None:
     """Put back jobs that are in no place, as stock workers leave them when they are killed."""
     found = actions.repair(connect(), dry_run=dry_run)
-    if as_json:
-        say_json([{"id": name, "was": state} for name, state in found])
-        return
-    for name, state in found:
-        say(f"{name} {state}")
+    lines = [f"{name} {state}" for name, state in found]
+    _tell(as_json, [{"id": name, "was": state} for name, state in found], *lines)
     jobs = sum(state != "gone" for _, state in found)
     would = "would put" if dry_run else "put"
-    remark(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
+    if not as_json:
+        remark(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
 
 
 # --- asking and printing
@@ -315,47 +291,31 @@ def _ask(what: str, yes: bool) -> None:
         raise WerkError("nothing was done")
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Yield a function that is told how many more are done; a bar on a terminal, for many."""
-    if total <= actions.PAGE or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    with click.progressbar(length=total, file=sys.stderr) as bar:
-        yield bar.update
+def _tell(as_json: bool, value: object, *lines: str) -> None:
+    if as_json:
+        say_json(value)
+    else:
+        for line in lines:
+            say(line)
 
 
-def _act(link: Link, what: str, names: Sequence[str], as_json: bool) -> int | None:
+def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
     """Do it, say what became of each; return the exit code."""
     good, otherwise = SAID[what]
-    found = dict(actions.act(link, what, names))
-    if as_json:
-        say_json(found)
+    found = dict(actions.act(link, what, dict.fromkeys(names)))
+    said = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
+    _tell(as_json, found, *said)
     for name, outcome in found.items():
         if outcome not in good:
             remark((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
-        elif not as_json:
-            say(good[outcome].format(name))
     if "gone" in found.values():
         return EXIT_NO_JOB
-    return None if good.keys() >= set(found.values()) else EXIT_FAILED
+    return EXIT_FAILED if len(said) < len(found) else None
 
 
-def _print_failure(job: Failure, as_json: bool) -> None:
-    if as_json:
-        say_json({**job._asdict(), "at": _iso(job.at)})
-    else:
-        say(f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}")
-
-
-def _group_as_json(group: Group, filters: Filters) -> dict[str, Any]:
-    times = {"first": _iso(group.first), "last": _iso(group.last)}
-    return {**group._asdict(), **times, "retry": _retry_command(group, filters)}
-
-
-def _retry_command(group: Group, filters: Filters) -> str:
-    """Return the command that retries a group, within what was asked for."""
-    words = ["werk", "retry", "--task", group.task, "--error", group.error]
+def _retry_command(task: str, error: str, filters: Filters) -> str:
+    """Return the command that retries these, within what was asked for."""
+    words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
     return shlex.join(words)

@@ -7,12 +7,11 @@ is _Guard's; what is shown is show.py's and status.py's, what is done actions.py
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from hmac import compare_digest
 from typing import Any
 
@@ -29,12 +28,12 @@ from werk.link import link
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
+LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
 LONGEST_BODY = 64 * 1024  # bytes; a POST of the pages has none
 MOST_ROWS = 200  # on a page: the most that its field takes
 LAST_PAGE = 10**9
 THREADS = 16  # a page that waits for Redis holds one, and /healthz has to find one that is free
 
-CHANGES = ("requeue_job_view", "requeue_all", "delete_job_view", "empty_queue", "compact_queue")
 PUBLIC = ("healthz", "readyz")  # asked by machines without a password
 HEADERS = {
     "Cache-Control": "no-store",
@@ -55,7 +54,7 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or Ctrl-C. Return the exit code. Raises ConfigError."""
     app = make_app(settings, hosts=hosts, read_only=read_only)
-    if not settings.dashboard_password and not _is_loopback(bind):
+    if not settings.dashboard_password and not LOOPBACK_BIND.fullmatch(bind):
         raise ConfigError(
             f"dashboard: --bind {bind} is open to others: "
             "set RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD"
@@ -82,13 +81,14 @@ def serve(
 
 def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool = False) -> Flask:
     """Return the WSGI app; it reaches for Redis when a page does. Raises ConfigError."""
-    app = _App(__name__, static_folder=f"{web.blueprint.root_path}/static")
+    app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
+    app.jinja_options = {"autoescape": True}  # in scripts: one has a queue's name between quotes
     app.register_blueprint(web.blueprint)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
-    views, theirs = _Views(settings), web.blueprint.name
-    for name in [name for name in app.view_functions if name.startswith(f"{theirs}.")]:
-        view = name.removeprefix(f"{theirs}.")
-        if view not in ("static", "favicon"):
+    views = _Views(settings, read_only)
+    for name in app.view_functions:
+        owner, _, view = name.partition(".")
+        if owner == web.blueprint.name and view not in ("static", "favicon"):
             app.view_functions[name] = getattr(views, view)
     app.add_url_rule("/healthz", "healthz", lambda: _plain("ok\n"))
     app.add_url_rule("/readyz", "readyz", views.readyz)
@@ -97,14 +97,7 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.before_request(_Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
     app.register_error_handler(Exception, _as_json)
-    where = link(settings).where
-    app.context_processor(lambda: _context(where, read_only))
     return app
-
-
-class _App(Flask):
-    def select_jinja_autoescape(self, filename: str | None) -> bool:
-        return True  # in scripts too: one of theirs has the queue's name between quotes
 
 
 class _Guard:
@@ -131,30 +124,26 @@ class _Guard:
             return None
         if self.user and not self._has_password():
             return Response("a password, please\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            self._check_change()
-        elif (request.endpoint or "").rpartition(".")[2] in CHANGES:
-            abort(405, "POST: it changes something")
-        return None
-
-    def _check_change(self) -> None:
-        own = re.escape(request.host)
-        if not re.fullmatch(f"https?://{own}", request.headers.get("Origin", "")):
+        if request.method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        own_pages = (f"http://{request.host}", f"https://{request.host}")
+        if request.headers.get("Origin") not in own_pages:
             abort(403, "only the dashboard's own pages may ask for this: Origin is not this Host")
         if self.read_only:
             abort(403, "this dashboard is read-only")
+        return None
 
     def _has_password(self) -> bool:
         given = request.authorization
-        user, password = (given.username, given.password) if given else ("", "")
-        return _is_same(user, self.user) & _is_same(password, self.password)
+        said = f"{given.username or ''}:{given.password or ''}" if given else ""
+        return compare_digest(said.encode(), f"{self.user}:{self.password}".encode())
 
 
 class _Views(threading.local):  # each thread has a link of its own
     """What stands in for rq-dashboard's views, by their names."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.link = link(settings)
+    def __init__(self, settings: Settings, read_only: bool) -> None:
+        self.link, self.read_only = link(settings), read_only
 
     def readyz(self) -> Response:
         self.link.call("PING")
@@ -164,45 +153,37 @@ class _Views(threading.local):  # each thread has a link of its own
         return _plain(status.metrics(self.link))
 
     def queues_overview(self) -> str:
-        return render_template("rq_dashboard/queues.html", active_tab="queues")
+        return self._page("queues")
 
     def workers_overview(self) -> str:
-        return render_template("rq_dashboard/workers.html", active_tab="workers")
+        return self._page("workers")
 
     def jobs_overview(self, queue_name: str | None, **place: Any) -> str:
-        return render_template(
-            "rq_dashboard/jobs.html",
-            active_tab="jobs",
-            queues=[{"name": name} for name in actions.queues(self.link)],
-            queue={"name": queue_name or "default"},
-            **place,
-        )
+        queues = [{"name": name} for name in actions.queues(self.link)]
+        return self._page("jobs", queues=queues, queue={"name": queue_name or "default"}, **place)
 
     def job_view(self, job_id: str) -> str:
-        show.check(self.link, job_id)
-        return render_template("rq_dashboard/job.html", id=job_id)
+        show.page(self.link, job_id)  # raises NoSuchJob
+        return self._page("job", id=job_id)
 
     def list_queues(self) -> Response:
         rows = []
         for name, sizes in show.sizes(self.link, actions.queues(self.link)).items():
-            urls = {f"{own}_url": _list_url(name, own, 8, "asc", 1) for own in sizes}
+            place = {"queue_name": name, "per_page": 8, "order": "asc", "page": 1}
+            urls = {f"{own}_url": _list_url(registry_name=own, **place) for own in sizes}
             counts = {f"{own}_job_registry_count": count for own, count in sizes.items()}
             rows.append({"name": name, "count": sizes["queued"], **counts, **urls})
         return jsonify(queues=rows)
 
-    def list_jobs(
-        self, queue_name: str, registry_name: str, per_page: int, order: str, page: int
-    ) -> Response:
-        start, is_reversed = (page - 1) * per_page, order == "dsc"
-        total, rows = show.rows(
-            self.link, queue_name, registry_name, start, per_page, last_first=is_reversed
-        )
+    def list_jobs(self, page: int, per_page: int, order: str, **where: str) -> Response:
+        own = (where["queue_name"], where["registry_name"], (page - 1) * per_page, per_page)
+        total, rows = show.rows(self.link, *own, last_first=order == "dsc")
+        last = -(-total // per_page)
 
         def at(number: int) -> dict[str, Any]:
-            url = _list_url(queue_name, registry_name, per_page, order, max(1, number))
+            url = _list_url(page=max(1, number), per_page=per_page, order=order, **where)
             return {"number": number, "url": url}
 
-        last = -(-total // per_page)
         pagination = {
             "current_page": page,
             "num_pages": last,
@@ -219,14 +200,30 @@ class _Views(threading.local):  # each thread has a link of its own
 
     def list_workers(self) -> Response:
         workers = status.Snapshot.read(self.link).workers
-        jobs = [own.job for own in workers if own.job]
-        calls = dict(zip(jobs, show.calls(self.link, jobs), strict=True))
-        return jsonify(workers=[_worker_row(own, calls) for own in workers])
+        calls = show.calls(self.link, [own.job for own in workers if own.job])
+        rows = [
+            {
+                **own._asdict(),
+                "hostname": own.host,
+                "status": own.state,  # rq-dashboard's script writes over the other
+                "bad": own.state in ("stale", "hung"),
+                "beat": f"{own.beat_s:.0f} s ago",
+                "successful_job_count": own.done,
+                "failed_job_count": own.failed,
+                "current_job": {"job_id": own.job, "call_string": calls[own.job]}
+                if own.job
+                else "idle",
+            }
+            for own in workers
+        ]
+        return jsonify(workers=rows)
 
     def requeue_job_view(self, job_id: str) -> Response:
         return self._changed(actions.act(self.link, "retry", [job_id]), "not among the failed")
 
     def requeue_all(self, queue_name: str) -> Response:
+        if request.method != "POST":  # the one change that they allow by a GET
+            abort(405, "POST: it changes something")
         done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
         return jsonify(status="OK", count=done)
 
@@ -243,6 +240,19 @@ class _Views(threading.local):  # each thread has a link of its own
         actions.compact(self.link, queue_name)
         return jsonify(status="OK")
 
+    def _page(self, name: str, **facts: Any) -> str:
+        return render_template(
+            f"rq_dashboard/{name}.html",
+            active_tab=name,
+            current_instance=0,
+            instance_list=[self.link.where],
+            rq_url_prefix=url_for("rq_dashboard.queues_overview"),
+            rq_dashboard_version=web.rq_dashboard_version,
+            rq_version=RQ_VERSION,
+            enable_delete=not self.read_only,
+            **facts,
+        )
+
     def _changed(self, outcomes: Iterator[tuple[str, str]], otherwise: str) -> Response:
         ((job_id, outcome),) = outcomes
         if outcome == "gone":
@@ -252,44 +262,8 @@ class _Views(threading.local):  # each thread has a link of its own
         return jsonify(status="OK")
 
 
-def _worker_row(own: status.Worker, calls: Mapping[str, str]) -> dict[str, Any]:
-    """Return a worker as rq-dashboard's script and our template take it."""
-    job = {"job_id": own.job, "call_string": calls[own.job]} if own.job else "idle"
-    return {
-        "name": own.name,
-        "hostname": own.host,
-        "pid": own.pid,
-        "state": own.state,
-        "status": own.state,  # the script writes over the other
-        "bad": own.state in ("stale", "hung"),
-        "beat": f"{own.beat_s:.0f} s ago",
-        "queues": own.queues,
-        "successful_job_count": own.done,
-        "failed_job_count": own.failed,
-        "current_job": job,
-    }
-
-
-def _context(where: str, read_only: bool) -> dict[str, Any]:
-    """Return what all of rq-dashboard's templates want to know."""
-    return {
-        "current_instance": 0,
-        "instance_list": [where],
-        "rq_url_prefix": url_for("rq_dashboard.queues_overview"),
-        "rq_dashboard_version": web.rq_dashboard_version,
-        "rq_version": RQ_VERSION,
-        "enable_delete": not read_only,
-    }
-
-
-def _list_url(queue: str, place: str, per_page: int, order: str, page: int) -> str:
-    words: dict[str, Any] = {
-        "queue_name": queue,
-        "registry_name": place,
-        "per_page": per_page,
-        "order": order,
-    }
-    return url_for("rq_dashboard.jobs_overview", instance_number=0, page=page, **words)
+def _list_url(**place: Any) -> str:
+    return url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
 
 
 def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
@@ -315,7 +289,7 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _as_json(error: Exception) -> Response:
+def _as_json(error: Exception) -> tuple[Response, int]:
     """Return an error as the pages show it."""
     if isinstance(error, HTTPException):
         code, said = error.code or 500, error.description
@@ -325,17 +299,11 @@ def _as_json(error: Exception) -> Response:
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
         code, said = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
-    response = jsonify(error=said)
-    response.status_code = code
-    return response
+    return jsonify(error=said), code
 
 
 def _plain(text: str) -> Response:
     return Response(text, mimetype="text/plain")
-
-
-def _is_same(given: str | None, wanted: str | None) -> bool:
-    return compare_digest((given or "").encode(), (wanted or "").encode())
 
 
 def _without_port(host: str) -> str:
@@ -348,10 +316,3 @@ def _named(host: str) -> str:
     if name := _without_port(f"[{host}]" if host.count(":") > 1 and "[" not in host else host):
         return name
     raise ConfigError(f"dashboard: --host {host!r} is no name of a host")
-
-
-def _is_loopback(bind: str) -> bool:
-    try:
-        return ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return bind == "localhost"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from math import nan
 from typing import Any, NamedTuple
 
-from werk import registry, signature, wire
-from werk.arguments import Signature
+from werk import wire
 from werk.errors import NoSuchJob, Unreadable
 from werk.link import Link, Script
 
@@ -27,10 +27,11 @@ LONGEST_IN_ROW = 8 * 1024
 LONGEST_TRACEBACK = 1024 * 1024  # decompressed; of it is shown:
 LONGEST_TEXT, LONGEST_TEXT_IN_ROW = 100_000, 4_000  # characters
 LONGEST_CALL = 500
+LATEST = 2.5e11  # Unix time that can be written as a date
 
 _FIELDS = """
     description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
-    timeout result_ttl retries_left werk_attempt meta dependency_ids dependency_id
+    timeout result_ttl retries_left werk_attempt meta dependency_ids
 """.split()
 _TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
 _SECONDS = ("duration", "timeout", "result_ttl")
@@ -51,7 +52,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
     """
     facts = _read(link, job_id, LONGEST)
     needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
-    found = link.calls([("EXISTS", wire.key("job", own)) for own in needed]) if needed else []
+    found = link.calls([("EXISTS", wire.key("job", own)) for own in needed])
     units = dict.fromkeys(_SECONDS, " s")
     return {
         "id": job_id,
@@ -71,7 +72,7 @@ def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return for each queue how many jobs are in each place."""
     size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
     asked = [(size[own], wire.key(PLACES[own], name)) for name in queues for own in PLACES]
-    found = iter(link.calls(asked) if asked else ())
+    found = iter(link.calls(asked))
     return {name: {own: next(found) for own in PLACES} for name in queues}
 
 
@@ -79,27 +80,34 @@ def rows(
     link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
 ) -> tuple[int, list[dict[str, Any]]]:
     """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
-    where, stop = wire.key(PLACES[place], queue), start + count - 1
-    if place == "queued":
-        first, last = (-stop - 1, -start - 1) if last_first else (start, stop)
-        total, entries = link.calls([("LLEN", where), ("LRANGE", where, first, last)])
-        entries = entries[::-1] if last_first else entries
-    else:
-        reverse = ("REV",) * last_first
-        total, entries = link.calls([("ZCARD", where), ("ZRANGE", where, start, stop, *reverse)])
-    ids = [_text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
-    return total, [job.row() for job in _jobs(link, ids, LONGEST_IN_ROW)]
+    key, first, last = wire.key(PLACES[place], queue), start, start + count - 1
+    size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
+    if last_first:
+        first, last = -last - 1, -first - 1
+    total, entries = link.calls([(size, key), (read, key, first, last)])
+    if last_first:
+        entries.reverse()
+    ids = [wire.text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
+    return total, [job.row() for job in jobs(link, ids, LONGEST_IN_ROW)]
 
 
-def calls(link: Link, ids: Sequence[str]) -> list[str]:
+def calls(link: Link, ids: Sequence[str]) -> dict[str, str]:
     """Return the calls of jobs, with secrets masked, or why they cannot be shown."""
-    return [_cut(job.call() or "", LONGEST_CALL) for job in _jobs(link, ids, LONGEST_IN_ROW)]
+    found = jobs(link, ids, LONGEST_IN_ROW)
+    return {job.id: _cut(job.call() or "", LONGEST_CALL) for job in found}
 
 
-def check(link: Link, job_id: str) -> None:
-    """Raise NoSuchJob if there is no job of this id."""
-    if not link.call("EXISTS", wire.key("job", job_id)):
-        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
+def jobs(
+    link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = _FIELDS
+) -> list[Job]:
+    """Return these fields of jobs, and the latest result; what is longer is left out."""
+    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(Script.named("show"), keys, [longest, *fields])
+    names = (*fields, "exc_string", "return_value", "entry")
+    return [
+        Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
+        for own, reply in zip(ids, replies, strict=True)
+    ]
 
 
 def as_text(value: object, indent: int | None = None) -> str:
@@ -115,16 +123,14 @@ def as_text(value: object, indent: int | None = None) -> str:
 
 
 def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
-    (job,) = _jobs(link, [job_id], longest)
+    (job,) = jobs(link, [job_id], longest)
     if not job.record:
-        check(link, job_id)
-    due, clock = link.calls(
-        [("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id), ("TIME",)]
-    )
-    return job.facts(float(clock[0]), None if due is None else float(due))
+        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
+    due = link.call("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
+    return job.facts(None if due is None else float(due))
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """A job's record; an empty one: there is none. A number is the length of what is too long."""
 
     id: str
@@ -132,7 +138,7 @@ class _Job(NamedTuple):
     longest: int
 
     def text(self, name: str) -> str | None:
-        return self.read(name, _text) or None
+        return self.read(name, wire.text) or None
 
     def read(self, name: str, read: Callable[[bytes], Any]) -> Any:
         """Return a field, or why it cannot be shown."""
@@ -165,6 +171,11 @@ class _Job(NamedTuple):
         )
         return text or None
 
+    def ended(self) -> float:
+        """Return when its latest execution ended, by Redis's clock if that is known."""
+        entry = (self.text("entry") or "0").partition("-")[0]
+        return int(entry) / 1000 or wire.moment(self.text("ended_at"), 0.0)
+
     def row(self) -> dict[str, Any]:
         has_failed = self.text("status") in ("failed", "stopped")  # else it was an earlier run
         exception = self.exception() if has_failed else None
@@ -175,12 +186,12 @@ class _Job(NamedTuple):
             **{name: self.text(name) for name in _TIMES},
         }
 
-    def facts(self, now: float, due: float | None) -> dict[str, Any]:
+    def facts(self, due: float | None) -> dict[str, Any]:
         text = {name: self.text(name) for name in _FIELDS if name not in ("data", "meta")}
         meta = self.read("meta", wire.loads)
         noted = meta.get("werk") if type(meta) is dict else None
         noted = noted if type(noted) is dict else {}  # by our worker, of what is tried again
-        when = _iso(due) if due is not None else noted.get("next_try")
+        when = noted.get("next_try") if due is None else wire.iso(max(0.0, min(due, LATEST)))
         waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
         return {
             "task": text["werk_task"],
@@ -190,14 +201,12 @@ class _Job(NamedTuple):
             "queue": text["origin"],
             **{name: text[name] for name in _TIMES},
             "due": when if waits and not is_retry else None,
-            "duration": _duration(text, now),
+            "duration": _duration(text),
             "worker": text["worker_name"],
             "attempt": _whole(text["werk_attempt"]) or noted.get("attempt"),
             "last_error": noted.get("error"),
             "next_try": when if waits and is_retry else None,
-            "retries_left": _whole(text["retries_left"]),
-            "timeout": _whole(text["timeout"]),
-            "result_ttl": _whole(text["result_ttl"]),
+            **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
             "exception": self.exception(),
             "result": self.read(
                 "return_value", lambda own: wire.read_result({b"return_value": own})
@@ -210,25 +219,15 @@ class _Job(NamedTuple):
         try:
             found = json.loads(self.text("dependency_ids") or "")
         except ValueError:
-            found = [self.text("dependency_id")]
+            found = None
         ids = found if isinstance(found, list) else []
-        return [_text(str(own).encode("utf-8", "replace")) for own in ids if own]
-
-
-def _jobs(link: Link, ids: Sequence[str], longest: int) -> list[_Job]:
-    if not ids:
-        return []
-    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
-    replies = link.run(Script.named("show"), keys, [longest, *_FIELDS])
-    names = (*_FIELDS, "exc_string", "return_value")
-    records = (
-        {name: value for name, value in zip(names, reply, strict=True) if value is not None}
-        for reply in replies
-    )
-    return [_Job(own, record, longest) for own, record in zip(ids, records, strict=True)]
+        return [wire.text(str(own).encode("utf-8", "replace")) for own in ids if own]
 
 
 def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    from werk import registry, signature  # no other list of jobs needs them
+    from werk.arguments import Signature
+
     path, args, kwargs = called
     secret = {
         name for task in registry.tasks().values() if task.path == path for name in task.secret
@@ -237,22 +236,11 @@ def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
     return f"{path}({shape.call(args, kwargs, secret)})"
 
 
-def _duration(text: Mapping[str, str | None], now: float) -> float | None:
-    """Return how many seconds it ran, until now if it still does."""
-    try:
-        started = datetime.fromisoformat(text["started_at"] or "").timestamp()
-        is_running = text["status"] == "started"
-        ended = now if is_running else datetime.fromisoformat(text["ended_at"] or "").timestamp()
-    except (ValueError, OverflowError):
-        return None
+def _duration(text: Mapping[str, str | None]) -> float | None:
+    """Return how many seconds it ran, until now if it still does; None if a time is not known."""
+    started = wire.moment(text["started_at"], nan)
+    ended = time.time() if text["status"] == "started" else wire.moment(text["ended_at"], nan)
     return round(ended - started, 3) if ended >= started else None
-
-
-def _iso(moment: float) -> str:
-    try:
-        return wire.timestamp(datetime.fromtimestamp(moment, timezone.utc))
-    except (ValueError, OverflowError, OSError):
-        return str(moment)
 
 
 def _label(name: str) -> str:
@@ -271,7 +259,3 @@ def _cut(text: str, longest: int) -> str:
 
 def _end(text: str | None, longest: int) -> str | None:
     return text if text is None or len(text) <= longest else f"...{text[-longest:]}"
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from werk import wire
@@ -88,6 +87,7 @@ class Server(NamedTuple):
     aof: bool
     fsync: str | None  # of the AOF: everysec, always, no; None: it does not tell
     rdb: bool | None  # None: it does not tell
+    suspended: bool  # all workers, by `rq suspend`
 
 
 class Queue(NamedTuple):
@@ -132,7 +132,6 @@ class Snapshot(NamedTuple):
 
     time: float  # Redis's
     server: Server
-    suspended: bool
     queues: Mapping[str, Queue]
     workers: Sequence[Worker]
     tallies: Mapping[str, str]  # what horses have counted: "<task>|<what>" -> number
@@ -141,20 +140,15 @@ class Snapshot(NamedTuple):
     def read(cls, link: Link) -> Snapshot:
         """Read it, in at most two round trips. Raises RedisUnavailable, ConfigError."""
         reply, info = link.calls([("EVAL", script("look").text, 0), ("INFO",)])
-        seen = json.loads(reply.decode("utf-8", "replace"))
+        seen = json.loads(wire.text(reply))
         now = seen["time"]
-        queues = [_queue(now, **facts) for facts in sorted(seen["queues"], key=itemgetter("name"))]
-        people = sorted(seen["workers"], key=itemgetter("name"))
-        workers = [_worker(facts, now, queues) for facts in people]
+        queues = [_queue(now, **facts) for facts in seen["queues"]]
+        waiting = [own for own in queues if own.waiting and not own.paused]
+        workers = [_worker(now, waiting, **facts) for facts in seen["workers"]]
         live = Counter(name for own in workers if own.is_live for name in own.queues)
-        return cls(
-            now,
-            _server(link, info.decode("utf-8", "replace")),
-            seen["suspended"],
-            {own.name: own._replace(workers=live[own.name]) for own in queues},
-            workers,
-            seen["tallies"],
-        )
+        counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
+        server = _server(link, wire.text(info), seen["suspended"])
+        return cls(now, server, counted, workers, seen["tallies"])
 
     def problems(self, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
         """Return what is wrong, the worst first."""
@@ -170,7 +164,7 @@ class Snapshot(NamedTuple):
         return {
             "schema": SCHEMA,
             "time": datetime.fromtimestamp(self.time, timezone.utc).isoformat(timespec="seconds"),
-            "redis": {**self.server._asdict(), "suspended": self.suspended},
+            "redis": self.server._asdict(),
             "queues": {
                 name: {key: getattr(own, key) for key in of_queue}
                 for name, own in self.queues.items()
@@ -182,10 +176,22 @@ class Snapshot(NamedTuple):
 
 def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     """Return exit code and line of `werk status --check`, as monitoring plugins print it."""
-    problems = snapshot.problems(limits)
-    said = "; ".join(f"{problem.what} ({problem.fix})" for problem in problems)
-    code, line = verdict(problems[0].level if problems else OK, said or _summary(snapshot))
-    return code, f"{line} | {_perfdata(snapshot, limits)}"
+    problems, queues = snapshot.problems(limits), snapshot.queues.values()
+    said = [f"{problem.what} ({problem.fix})" for problem in problems] or [
+        f"{q.name}: {q.waiting} waiting, oldest {_age(q.oldest_s or 0)}, {q.workers} workers, "
+        f"{q.failed} failed{', paused' * q.paused}"
+        for q in queues
+    ]
+    level = problems[0].level if problems else OK
+    code, line = verdict(level, "; ".join(said) or "no queue yet")
+    oldest = max((q.oldest_s or 0 for q in queues), default=0)
+    perfdata = (
+        f"waiting={sum(q.waiting for q in queues)};{limits.waiting}",
+        f"oldest={oldest:.0f}s;{limits.age_s}",
+        f"workers={sum(own.is_live for own in snapshot.workers)};;{limits.min_workers or ''}",
+        f"failed={sum(q.failed for q in queues)};{limits.failed}",
+    )
+    return code, " ".join([line, "|", *(fact.rstrip(";") for fact in perfdata)])
 
 
 def check_here(link: Link, host: str) -> tuple[int, str]:
@@ -212,9 +218,14 @@ def verdict(level: str, said: str) -> tuple[int, str]:
 # --- reading
 
 
-def _server(link: Link, info: str) -> Server:
+def _server(link: Link, info: str, suspended: bool) -> Server:
     facts = dict(line.partition(":")[::2] for line in info.splitlines())
     aof = facts.get("aof_enabled") == "1"
+    try:  # INFO does not tell these; nor may a managed server
+        setting = [*map(wire.text, link.call("CONFIG", "GET", "appendfsync" if aof else "save"))]
+    except ConfigError:
+        setting = []
+    kept = setting[1] if len(setting) == 2 else None
     program = "valkey" if "valkey_version" in facts else facts.get("server_name", "redis")
     return Server(
         where=link.where,
@@ -223,73 +234,52 @@ def _server(link: Link, info: str) -> Server:
         memory_limit=int(facts.get("maxmemory", 0)) or int(facts.get("total_system_memory", 0)),
         policy=facts.get("maxmemory_policy", "?"),
         aof=aof,
-        fsync=_config(link, "appendfsync") if aof else None,
-        rdb=None if aof or (save := _config(link, "save")) is None else bool(save),
+        fsync=kept if aof else None,
+        rdb=None if aof or kept is None else bool(kept),
+        suspended=suspended,
     )
 
 
-def _config(link: Link, name: str) -> str | None:
-    """Return a setting, which INFO does not tell; nor may a managed server."""
-    try:
-        reply = link.call("CONFIG", "GET", name)
-    except ConfigError:
-        return None
-    return str(reply[1], "utf-8", "replace") if len(reply) == 2 else None
+def _queue(now: float, *, since: str, served: Sequence[str], **facts: Any) -> Queue:
+    versions = Counter(member.partition(" ")[0] for member in served)
+    differing = ", ".join(task for task, count in versions.items() if count > 1)
+    oldest_s = _ago(wire.moment(since, now), now) if facts["waiting"] else None
+    return Queue(oldest_s=oldest_s, differing=differing, **facts)
 
 
-def _queue(now: float, since: str | None = None, **facts: Any) -> Queue:
-    oldest_s = _ago(moment(since, now), now) if facts["waiting"] else None
-    return Queue(oldest_s=oldest_s, **facts)
-
-
-def _worker(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> Worker:
-    facts, job, since = seen["facts"], seen.get("job"), _number(seen.get("since"))
-    beat = moment(facts.get("last_heartbeat"), now)
-    if "lease" in seen:  # by Redis's clock, whatever the worker's says
-        beat = float(seen["lease"]) - _number(facts.get("werk_lease"))
+def _worker(
+    now: float, waiting: Sequence[Queue], facts: Mapping[str, str], since: str, **own: Any
+) -> Worker:
     served = facts.get("queues", "").split(",")
+    oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
+    beat, lease = wire.moment(facts.get("last_heartbeat"), now), own.pop("lease")
+    if lease:  # by Redis's clock, whatever the worker's says
+        beat = _number(lease) - _number(facts.get("werk_lease"))
     return Worker(
-        name=seen["name"],
-        host=facts.get("hostname", "?"),
-        pid=int(_number(facts.get("pid"))),
-        state=_state(seen, now, [queue for queue in queues if queue.name in served]),
-        job=job,
-        job_s=_ago(since, now) if job and since else None,
+        state=_state(now, oldest_s, facts, bool(own["job"]), beat, own.pop("ttl")),
+        job_s=_ago(_number(since), now) if own["job"] and since else None,
         beat_s=_ago(beat, now),
-        done=int(_number(facts.get("successful_job_count"))),
-        failed=int(_number(facts.get("failed_job_count"))),
         queues=served,
-        kind="werk" if "werk_lease" in facts else "stock",
-        free=facts.get("werk_free") == "1",
+        **own,
     )
 
 
-def _state(seen: Mapping[str, Any], now: float, queues: Sequence[Queue]) -> str:
+def _state(
+    now: float, oldest_s: float, facts: Mapping[str, str], has_job: bool, beat: float, ttl: int
+) -> str:
     """Return RQ's state of a worker, or what is wrong with it."""
-    facts = seen["facts"]
     if "werk_lease" in facts:
-        lease_s, born = _number(facts["werk_lease"]), moment(facts["birth"], now)
-        is_silent = float(seen.get("lease", 0)) < now or "werk_horse" not in facts
+        lease_s, born = _number(facts["werk_lease"]), wire.moment(facts["birth"], now)
+        is_silent = now - beat > lease_s or "werk_horse" not in facts
         if is_silent and now - born > lease_s:
             return "stale"
-        waits = any((queue.oldest_s or 0) > lease_s and not queue.paused for queue in queues)
-        still_s = now - (_number(facts.get("werk_moved")) or born)
-        if "job" not in seen and still_s > (lease_s if waits else IDLE_S + lease_s):
+        patience_s = lease_s if oldest_s > lease_s else IDLE_S + lease_s
+        if not has_job and now - (_number(facts.get("werk_moved")) or born) > patience_s:
             return "hung"
-    else:
-        ttl, silent_s = seen["ttl"], now - moment(facts.get("last_heartbeat"), now)
-        if ttl < RQ_SPARE_S if ttl >= 0 else silent_s > RQ_TTL_S:
-            return "stale"
+    elif ttl < RQ_SPARE_S if ttl >= 0 else now - beat > RQ_TTL_S:
+        return "stale"
     is_leaving = facts.get("werk_draining") or facts.get("shutdown_requested_date")
     return "draining" if is_leaving else facts.get("state") or "starting"
-
-
-def moment(text: str | None, default: float) -> float:
-    """Return a time that RQ or we have written as text."""
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except ValueError:
-        return default
 
 
 def _number(text: str | None) -> float:
@@ -300,7 +290,7 @@ def _number(text: str | None) -> float:
 
 
 def _ago(then: float, now: float) -> float:
-    return round(max(0.0, now - then), 3)
+    return round(min(max(0.0, now - then), now), 3)  # a time may be anything, also infinite
 
 
 # --- judging
@@ -355,7 +345,7 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
         if stock:
             what = f"{at} is paused, but stock worker {stock[0]} goes on"
             yield Problem(WARNING, what, "stop it, or rq suspend")
-    elif snapshot.suspended:
+    elif snapshot.server.suspended:
         if queue.waiting:
             yield Problem(WARNING, f"{waits}, all workers suspended", "rq resume")
     elif queue.waiting and not queue.workers:
@@ -386,7 +376,7 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     kept = {True: "RDB only", False: "keeps nothing", None: "no AOF"}[server.rdb]
     if server.aof:
         kept = f"AOF {server.fsync or ''}".rstrip()
-    facts += [server.policy, kept, *["all suspended"] * snapshot.suspended]
+    facts += [server.policy, kept, *["all suspended"] * server.suspended]
     queues = [_queue_row(queue) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
     lines = [
@@ -424,28 +414,6 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
         width = max(map(len, cells))
         columns.append([justify(cell, width) for cell in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-
-
-def _summary(snapshot: Snapshot) -> str:
-    queues = (
-        f"{q.name}: {q.waiting} waiting, oldest {_age(q.oldest_s or 0)}, {q.workers} workers, "
-        f"{q.failed} failed{', paused' * q.paused}"
-        for q in snapshot.queues.values()
-    )
-    return "; ".join(queues) or "no queue yet"
-
-
-def _perfdata(snapshot: Snapshot, limits: Limits) -> str:
-    queues = snapshot.queues.values()
-    oldest = max((q.oldest_s or 0 for q in queues), default=0)
-    live = sum(worker.is_live for worker in snapshot.workers)
-    facts = [
-        f"waiting={sum(q.waiting for q in queues)};{limits.waiting}",
-        f"oldest={oldest:.0f}s;{limits.age_s}",
-        f"workers={live};;{limits.min_workers or ''}",
-        f"failed={sum(q.failed for q in queues)};{limits.failed}",
-    ]
-    return " ".join(fact.rstrip(";") for fact in facts)
 
 
 def _age(seconds: float | None) -> str:
@@ -501,19 +469,16 @@ def metrics(link: Link) -> str:
 
 def _executions(tallies: Mapping[str, str]) -> list[str]:
     """What horses have counted (tally.Tally): executions and how long they took."""
-    by_task: dict[str, dict[str, float]] = {}
-    for field, value in sorted(tallies.items()):
-        task, _, what = field.rpartition("|")
-        by_task.setdefault(task, {})[what] = _number(value)
     outcomes, durations = {}, {}
-    for task, counts in by_task.items():
+    for task in sorted({field.rpartition("|")[0] for field in tallies}):
         for outcome in ("done", "failed"):
-            outcomes[_labels(task=task, outcome=outcome)] = counts.get(outcome, 0.0)
+            count = _number(tallies.get(f"{task}|{outcome}"))
+            outcomes[_labels(task=task, outcome=outcome)] = count
         total = 0.0
         for bound in (*map(str, wire.TALLY_BOUNDS_S), "+Inf"):
-            total += counts.get(bound, 0.0)
+            total += _number(tallies.get(f"{task}|{bound}"))
             durations[f"_bucket{_labels(task=task, le=bound)}"] = total
-        durations[f"_sum{_labels(task=task)}"] = counts.get("seconds", 0.0)
+        durations[f"_sum{_labels(task=task)}"] = _number(tallies.get(f"{task}|seconds"))
         durations[f"_count{_labels(task=task)}"] = total
     return [
         *_family("werk_executions_total", "Executions by task and outcome", outcomes, "counter"),

@@ -79,9 +79,22 @@ def _text(second: int) -> str:
     return text
 
 
+def moment(text: str | None, default: float) -> float:
+    """Return a time that RQ or we have written as text as Unix time."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return default
+
+
 def pairs(reply: Any) -> dict[Any, Any]:
     """Return the dict in a flat reply of names and values."""
     return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def text(data: bytes | None) -> str:
+    """Return a reply as text, whatever it holds; of what is not there ''."""
+    return (data or b"").decode("utf-8", "replace")
 
 
 # --- what is plain

@@ -1,248 +1,209 @@
 -- What an operator does to jobs, queues and workers (actions.py). Doing it again changes nothing.
 --
--- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. the jobs, queues or workers that it is for:
---       retry    jobs      failed or stopped ones go back to their queue, as RQ's requeue
---       cancel   jobs      that wait, are scheduled or deferred, as RQ's cancel
---       delete   jobs      they and all that RQ keeps of them, but of those that run
---       empty    places    'failed:<queue>', 'queue:<queue>', ...: the first in it are deleted, as delete
---       compact  pages of a queue, '<index> <queue>': ids of jobs that are no more are taken out
---       stop     jobs      their worker is told to end them
---       pause    queues    werk workers take nothing from them
---       resume   queues
---       drain    workers   they are told to finish their job and leave
---       probe    jobs      is it lost: waiting, due or running by its record, and nowhere?
---       restore  jobs      then back to the front of their queue
---       bury     workers, their keys: out of the sets of workers, if they are gone
--- Returns for each {outcome, ...}:
---       retry    'retried', or 'limited': it waits for a slot of its rate limit
---       cancel   'cancelled', and how many jobs depend on it
---       delete   'deleted'   empty   'emptied', and of how many entries   compact   'compacted', how many are left of the page, and how many were in it
---       stop     'told' or 'deaf', and its worker
---       pause and resume   'yes', 'already', 'unknown'
---       drain    'told', 'already', 'deaf', 'unknown'
---       probe    'lost', 'fine', 'later' (RQ's clean-up is at it), and its status   restore  'restored', or as probe
---       bury     'buried', 'fine'
---       and for a job that it does not fit: 'gone', or 'is' and its status
+-- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. what it is for
+-- Returns for each what became of it. Of a job 'gone' if there is no record, its status if that does not fit, or else
+--       retry    'retried': a failed or stopped one is back in its queue, as RQ's requeue; 'limited': at its rate limit
+--       cancel   'cancelled', one that waits, is scheduled or deferred, as RQ's cancel
+--       delete   'deleted', with all that RQ keeps of it; not while it runs
+--       probe    its status if it is lost: waiting, due or running by its record, and nowhere; or 'fine'
+--       restore  likewise, and a lost one is back at the front of its queue
+-- of a place
+--       empty    'failed:<queue>', 'queue:<queue>', ...: how many entries the jobs had that were deleted, the first in it
+--       compact  '<first> <last> <queue>', a page of it: how many ids were taken out, of jobs that are no more
+-- of a queue   pause, resume   'yes', 'already', 'unknown': werk workers take nothing from it, or do again
+-- of a worker  drain           'told', 'already', 'deaf', 'unknown': it finishes its job and leaves
 --
 -- Invariant: a job is in one place before and after. The first write to a job's place is a removal, so all of it also
 -- passes when memory is full.
 
 local what, now_text, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local function load(id, ...)
-  local job = job_key(id)
-  if not fits(job, 'hash') or call('EXISTS', job) == 0 then return nil end
-  local fields = call('HMGET', job, 'origin', 'status', ...)
-  for i = 1, #fields do fields[i] = fields[i] or '' end
-  return job, unpack(fields)
+local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_key', 'rate_limit_concurrency',
+  'enqueue_at_front'}
+
+-- In which place a job of a status is; one that runs is in wip.
+local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
+  rate_limited = 'rate_limited', ready_to_enqueue = 'ready', finished = 'finished', failed = 'failed', stopped = 'failed',
+  canceled = 'canceled'}
+local WAITS = {created = true, queued = true, scheduled = true, deferred = true, rate_limited = true}
+
+local function load(id)
+  local job = {id = id, key = job_key(id)}
+  if call('TYPE', job.key).ok ~= 'hash' then return nil end
+  for i, value in ipairs(call('HMGET', job.key, unpack(FIELDS))) do job[FIELDS[i]] = value or '' end
+  job.queue, job.limit = P .. ':queue:' .. job.origin, P .. ':rl:' .. job.rate_limit_key
+  return job
 end
 
-local function expire(job, id, ttl)
-  if (tonumber(ttl) or 0) <= 0 then call('PERSIST', job); return end
-  for _, key in ipairs({job, job .. ':dependents', job_key(':' .. id) .. ':dependencies'}) do call('EXPIRE', key, ttl) end
+-- Take a job out of a place; was it there?
+local function take(job, place)
+  if place == 'queue' then return try('LREM', job.queue, 1, job.id) == 1 end -- one: a long list takes its time
+  local key = P .. ':' .. place .. ':' .. job.origin
+  return try('ZREM', place == 'rate_limited' and job.limit .. ':rate_limited' or key, job.id) == 1
 end
 
-local function push(job, id, queue, at_front)
-  local list = P .. ':queue:' .. queue
-  call('HSET', job, 'status', 'queued', 'enqueued_at', now_text)
-  call('SADD', P .. ':queues', list)
-  call(at_front and 'LPUSH' or 'RPUSH', list, id)
+local function push(job, at_front)
+  call('HSET', job.key, 'status', 'queued', 'enqueued_at', now_text)
+  call('SADD', P .. ':queues', job.queue)
+  call(at_front and 'LPUSH' or 'RPUSH', job.queue, job.id)
+end
+
+local function expire(job)
+  local ttl = tonumber(job.ttl) or 0
+  if ttl <= 0 then call('PERSIST', job.key); return end
+  for _, key in ipairs({job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies'}) do call('EXPIRE', key, ttl) end
 end
 
 -- Fill the free slots of a rate limit with those that wait for one, oldest first (rq/rate_limit.py).
 local function fill_slots(limit)
-  local key = P .. ':rl:' .. limit
-  local slots = tonumber(call('HGET', key, 'concurrency') or 0) or 0
-  while call('ZCARD', key .. ':allowed') < slots do
-    local id = call('ZPOPMIN', key .. ':rate_limited')[1]
+  local slots = tonumber(call('HGET', limit, 'concurrency') or 0) or 0
+  while call('ZCARD', limit .. ':allowed') < slots do
+    local id = call('ZPOPMIN', limit .. ':rate_limited')[1]
     if not id then return end
-    local job, queue, status, at_front = load(id, 'enqueue_at_front')
-    if job and queue ~= '' and status == 'rate_limited' then
-      call('ZADD', key .. ':allowed', now, id)
-      push(job, id, queue, at_front == '1')
+    local job = load(id)
+    if job and job.origin ~= '' and job.status == 'rate_limited' then
+      call('ZADD', limit .. ':allowed', now, id)
+      push(job, job.enqueue_at_front == '1')
     end
   end
 end
 
-local function retry(id)
-  local job, queue, status, ttl, timeout, limit, slots =
-    load(id, 'ttl', 'timeout', 'rate_limit_key', 'rate_limit_concurrency')
-  if not job then return {'gone'} end
-  if not fits(P .. ':queue:' .. queue, 'list') or try('ZREM', P .. ':failed:' .. queue, id) ~= 1 then return {'is', status} end
-  call('HDEL', job, 'exc_info')
-  call('HSET', job, 'started_at', '', 'ended_at', '')
-  if timeout == '' then call('HSET', job, 'timeout', 180) end
-  expire(job, id, ttl)
-  if limit == '' then
-    push(job, id, queue)
-    return {'retried'}
-  end
-  local key = P .. ':rl:' .. limit
-  call('HSET', job, 'status', 'rate_limited')
-  call('SADD', P .. ':rl-keys', limit)
-  call('HSET', key, 'concurrency', slots)
-  call('ZADD', key .. ':rate_limited', now, id)
-  fill_slots(limit)
-  return {'limited'}
+local function free_slot(job)
+  if job.rate_limit_key ~= '' and try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
 end
 
--- Where a job is that may be cancelled, and how it is taken from there.
-local function take_away(id, queue, status, limit)
-  if status == 'queued' or status == 'created' then return try('LREM', P .. ':queue:' .. queue, 0, id) end
-  if status == 'rate_limited' then return try('ZREM', P .. ':rl:' .. limit .. ':rate_limited', id) end
-  if status == 'scheduled' or status == 'deferred' then return try('ZREM', P .. ':' .. status .. ':' .. queue, id) end
+local function retry(job)
+  if not fits(job.queue, 'list') or not take(job, 'failed') then return job.status end
+  call('HDEL', job.key, 'exc_info')
+  call('HSET', job.key, 'started_at', '', 'ended_at', '')
+  if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
+  expire(job)
+  if job.rate_limit_key == '' then push(job); return 'retried' end
+  call('HSET', job.key, 'status', 'rate_limited')
+  call('SADD', P .. ':rl-keys', job.rate_limit_key)
+  call('HSET', job.limit, 'concurrency', job.rate_limit_concurrency)
+  call('ZADD', job.limit .. ':rate_limited', now, job.id)
+  fill_slots(job.limit)
+  return 'limited'
 end
 
-local function cancel(id)
-  local job, queue, status, limit = load(id, 'rate_limit_key')
-  if not job then return {'gone'} end
-  if not fits(P .. ':canceled:' .. queue, 'zset') or take_away(id, queue, status, limit) ~= 1 then return {'is', status} end
-  call('HSET', job, 'status', 'canceled')
-  call('ZADD', P .. ':canceled:' .. queue, now, id)
-  if limit ~= '' and call('ZREM', P .. ':rl:' .. limit .. ':allowed', id) == 1 then fill_slots(limit) end
-  local dependents = try('SCARD', job .. ':dependents')
-  return {'cancelled', type(dependents) == 'number' and dependents or 0}
+local function cancel(job)
+  local canceled = P .. ':canceled:' .. job.origin
+  if not WAITS[job.status] or not fits(canceled, 'zset') or not take(job, PLACES[job.status]) then return job.status end
+  call('HSET', job.key, 'status', 'canceled')
+  call('ZADD', canceled, now, job.id)
+  free_slot(job)
+  return 'cancelled'
 end
 
 -- Executions of a job that are in wip: how many are alive, and those whose time is over.
-local function executions_of(id, queue)
-  local alive, over = 0, {}
-  if not fits(wip_key(queue), 'zset') or not fits(P .. ':executions:' .. id, 'zset') then return alive, over end
-  for _, execution in ipairs(call('ZRANGE', P .. ':executions:' .. id, 0, -1)) do
-    local score = tonumber(call('ZSCORE', wip_key(queue), id .. ':' .. execution) or '')
+local function executions_of(job)
+  local wip, executions, alive, over = wip_key(job.origin), P .. ':executions:' .. job.id, 0, {}
+  if not fits(wip, 'zset') or not fits(executions, 'zset') then return alive, over end
+  for _, execution in ipairs(call('ZRANGE', executions, 0, -1)) do
+    local score = tonumber(call('ZSCORE', wip, job.id .. ':' .. execution) or '')
     if score and score >= now then alive = alive + 1 elseif score then over[#over + 1] = execution end
   end
   return alive, over
 end
 
-local function forget_all(id, queue, executions)
+local function forget_all(job, executions)
   for _, execution in ipairs(executions) do
-    local run = id .. ':' .. execution
-    call('ZREM', wip_key(queue), run)
-    forget(id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
+    local run = job.id .. ':' .. execution
+    call('ZREM', wip_key(job.origin), run)
+    forget(job.id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
   end
 end
 
--- The status says in which place a job is; of one whose status says nothing, look in all.
-local PLACES = {finished = 'finished', failed = 'failed', stopped = 'failed', canceled = 'canceled', scheduled = 'scheduled',
-  deferred = 'deferred', ready_to_enqueue = 'ready'}
-
-local function delete(id)
-  local job, queue, status, group, limit = load(id, 'group_id', 'rate_limit_key')
-  if not job then return {'gone'} end
-  local alive, over = executions_of(id, queue)
-  if status == 'started' or alive > 0 then return {'is', 'started'} end
-  if not PLACES[status] then try('LREM', P .. ':queue:' .. queue, 1, id) end -- a long list takes its time
-  for _, place in pairs(PLACES[status] and {PLACES[status]} or PLACES) do try('ZREM', P .. ':' .. place .. ':' .. queue, id) end
-  forget_all(id, queue, over)
-  call('UNLINK', job, job .. ':dependents', job_key(':' .. id) .. ':dependencies', P .. ':results:' .. id, P .. ':executions:' .. id)
-  if group ~= '' then try('SREM', P .. ':group:' .. group, id) end
-  local key = P .. ':rl:' .. limit
-  if limit ~= '' and (try('ZREM', key .. ':rate_limited', id) == 1 or try('ZREM', key .. ':allowed', id) == 1) then fill_slots(limit) end
-  return {'deleted'}
+local function delete(job)
+  local alive, over = executions_of(job)
+  if job.status == 'started' or alive > 0 then return 'started' end
+  local own = PLACES[job.status] -- a status that says nothing: look in all
+  for _, place in pairs(own and {own} or PLACES) do take(job, place) end
+  forget_all(job, over)
+  call('UNLINK', job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies', P .. ':results:' .. job.id,
+    P .. ':executions:' .. job.id)
+  if job.group_id ~= '' then try('SREM', P .. ':group:' .. job.group_id, job.id) end
+  free_slot(job)
+  return 'deleted'
 end
 
--- An entry may be an old one, of a job that has moved on: then only the entry goes.
-local MOVED_ON = {queued = 'queue', scheduled = 'scheduled', deferred = 'deferred', rate_limited = '', ready_to_enqueue = ''}
+-- The executions, all over, of a job that is lost. RQ's own clean-up may be at it just now.
+local function lost(job)
+  local alive, over = executions_of(job)
+  if job.origin == '' or alive > 0 or #over > 0 and call('EXISTS', P .. ':clean_registries:' .. job.origin) == 1 then return nil end
+  local is_lost = job.status == 'started'
+    or job.status == 'queued' and not try('LPOS', job.queue, job.id)
+    or job.status == 'scheduled' and not try('ZSCORE', P .. ':scheduled:' .. job.origin, job.id)
+  return is_lost and fits(job.queue, 'list') and over
+end
+
+local function restore(job)
+  local over = lost(job)
+  if not over then return 'fine' end
+  if what == 'probe' then return job.status end
+  try('LREM', job.queue .. ':intermediate', 0, job.id)
+  forget_all(job, over)
+  call('HSET', job.key, 'worker_name', '')
+  expire(job)
+  push(job, true)
+  return job.status
+end
+
 local CHUNK = 200
 
+-- An entry may be an old one, of a job that has moved on: then only the entry goes.
 local function empty(place)
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
   local ids = try(kind == 'queue' and 'LRANGE' or 'ZRANGE', key, 0, CHUNK - 1)
-  if ids.err then return {'emptied', 0} end
+  if ids.err then return 0 end
   for _, id in ipairs(ids) do
     if kind == 'queue' then call('LREM', key, 1, id) else call('ZREM', key, id) end
-    local _, _, status = load(id)
-    if (MOVED_ON[status] or kind) == kind then delete(id) end
+    local job = load(id)
+    if job and (PLACES[job.status] or kind) == kind then delete(job) end
   end
-  return {'emptied', #ids}
+  return #ids
 end
 
 local function compact(page)
-  local start, queue = string.match(page, '^(%d+) (.*)$')
-  local list, gone = P .. ':queue:' .. queue, 'werk: gone' -- is no id
-  local ids = try('LRANGE', list, start, start + CHUNK - 1)
-  if ids.err then return {'compacted', 0, 0} end
-  local left = #ids
-  for i, id in ipairs(ids) do
+  local start, stop, queue = string.match(page, '^(%d+) (%d+) (.*)$')
+  local list, gone, found = P .. ':queue:' .. queue, 'werk: gone', 0 -- which is no id
+  for i, id in ipairs(call('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
       call('LSET', list, start + i - 1, gone)
-      left = left - 1
+      found = found + 1
     end
   end
-  if left < #ids then call('LREM', list, 0, gone) end
-  return {'compacted', left, #ids}
-end
-
-local function stop(id)
-  local job, _, status, worker = load(id, 'worker_name')
-  if not job then return {'gone'} end
-  if status ~= 'started' or worker == '' then return {'is', status} end
-  local heard = call('PUBLISH', P .. ':pubsub:' .. worker, '{"command": "stop-job", "job_id": "' .. id .. '"}')
-  return {heard > 0 and 'told' or 'deaf', worker}
-end
-
-local paused = P .. ':werk:paused'
-
-local function is_known(queue)
-  return call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+  return found > 0 and call('LREM', list, 0, gone) or 0
 end
 
 local function pause(queue)
-  if not is_known(queue) then return {'unknown'} end
-  return {call('SADD', paused, queue) == 1 and 'yes' or 'already'}
-end
-
-local function resume(queue)
-  if call('SREM', paused, queue) == 1 then return {'yes'} end
-  return {is_known(queue) and 'already' or 'unknown'}
+  local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+  if what == 'pause' and not is_known then return 'unknown' end
+  if call(what == 'pause' and 'SADD' or 'SREM', P .. ':werk:paused', queue) == 1 then return 'yes' end
+  return is_known and 'already' or 'unknown'
 end
 
 -- Told once: a second time would make it break off its job.
 local function drain(name)
   local worker = P .. ':worker:' .. name
   local birth, told, asked = unpack(call('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
-  if not birth then return {'unknown'} end
-  if told or asked then return {'already'} end
-  if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return {'deaf'} end
+  if not birth then return 'unknown' end
+  if told or asked then return 'already' end
+  if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return 'deaf' end
   try('HSET', worker, 'werk_draining', now_text)
-  return {'told'}
+  return 'told'
 end
 
-local function probe(id)
-  local job, queue, status, ttl = load(id, 'ttl')
-  if not job or queue == '' then return 'fine', status or '' end
-  local list, scheduled = P .. ':queue:' .. queue, P .. ':scheduled:' .. queue
-  local fit = fits(list, 'list') and fits(wip_key(queue), 'zset') and fits(P .. ':executions:' .. id, 'zset') and fits(scheduled, 'zset')
-  if not fit then return 'fine', status end
-  local alive, over = executions_of(id, queue)
-  local is_lost = alive == 0 and (
-    status == 'queued' and not call('LPOS', list, id)
-    or status == 'scheduled' and not call('ZSCORE', scheduled, id)
-    or status == 'started')
-  if is_lost and #over > 0 and call('EXISTS', P .. ':clean_registries:' .. queue) == 1 then return 'later', status end
-  return is_lost and 'lost' or 'fine', status, job, queue, over, ttl
+local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore, restore = restore}
+local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain}
+
+local function act(name)
+  if of_others[what] then return of_others[what](name) end
+  local job = load(name)
+  return job and of_jobs[what](job) or 'gone'
 end
 
-local function restore(id)
-  local found, status, job, queue, over, ttl = probe(id)
-  if found ~= 'lost' then return {found, status} end
-  try('LREM', P .. ':queue:' .. queue .. ':intermediate', 0, id)
-  forget_all(id, queue, over)
-  call('HSET', job, 'worker_name', '')
-  expire(job, id, ttl)
-  push(job, id, queue, true)
-  return {'restored', status}
-end
-
-local function bury(key)
-  if call('EXISTS', key) == 1 or call('SREM', P .. ':workers', key) == 0 then return {'fine'} end
-  for _, list in ipairs(call('SMEMBERS', P .. ':queues')) do call('SREM', P .. ':workers:' .. string.sub(list, #P + 8), key) end
-  return {'buried'}
-end
-
-local acts = {retry = retry, cancel = cancel, delete = delete, empty = empty, compact = compact, stop = stop, pause = pause,
-  resume = resume, drain = drain, probe = function(id) local found, status = probe(id); return {found, status} end, restore = restore, bury = bury}
 local replies = {}
-for i = 4, #ARGV do replies[i - 3] = acts[what](ARGV[i]) end
+for i = 4, #ARGV do replies[i - 3] = tostring(act(ARGV[i])) end
 return replies

@@ -1,94 +1,74 @@
 -- All that `werk status` asks of Redis, in one reading. Writes nothing. O(queues + workers), not their jobs.
 --
 -- No KEYS, no ARGV.
--- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and
+-- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and, by name,
 --       queues   name, waiting, since (the oldest waits), running, scheduled, failed, paused, left (jobs whose worker
---                is gone), in_hand (jobs in the hands of stock workers), differing (tasks that its workers define so)
---       workers  name, facts (its hash), lease (until when), job, since (it is at that), ttl
---                (RQ keeps it for so long without a beat); lease, job and since may be missing
+--                is gone), in_hand (jobs in the hands of stock workers), served (what its workers say: task, fingerprint)
+--       workers  name, host, pid, job, since (it is at that), done, failed, kind, free (runs any path), lease (until
+--                when), ttl (RQ keeps it for so long without a beat), facts (its hash)
 --
--- Invariant: what is of another type, or gone, counts as nothing; no reading fails because of it.
+-- Invariant: what is of another type, or gone, counts as nothing: 0, '' or {}; no reading fails because of it.
 
 local SERVED_S = 15 -- three beats of the catalog
 
 local clock = redis_time()
 
-local function count(...)
+local function ask(nothing, ...)
   local reply = try(...)
-  return type(reply) == 'number' and reply or 0
-end
-
-local function list_of(...)
-  local reply = try(...)
-  return reply.err and {} or reply
-end
-
-local function text_of(...)
-  local reply = try(...)
-  return type(reply) == 'string' and reply or nil
+  local is_such = type(reply) == type(nothing) and not (type(reply) == 'table' and reply.err)
+  return is_such and reply or nothing
 end
 
 local function hash_of(key)
-  local flat, found = list_of('HGETALL', key), {}
+  local flat, found = ask({}, 'HGETALL', key), {}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
 
 -- The first is the oldest, but for those enqueued at the front: so look at 0, 1, 2, 4, 8, ... too.
 local function oldest(list, waiting)
-  local found, at = nil, 0
+  local found, at = '', 0
   while at < waiting do
-    local id = text_of('LINDEX', list, at)
-    local since = id and text_of('HGET', job_key(id), 'enqueued_at')
-    if since and (not found or since < found) then found = since end
-    at = at == 0 and 1 or at * 2
+    local since = ask('', 'HGET', job_key(ask('', 'LINDEX', list, at)), 'enqueued_at')
+    if since ~= '' and (found == '' or since < found) then found = since end
+    at = math.max(1, at * 2)
   end
   return found
 end
 
--- Tasks of which live workers of this queue say different things: a deploy half done.
-local function differing(queue)
-  local seen, names = {}, {}
-  for _, member in ipairs(list_of('ZRANGEBYSCORE', P .. ':werk:serves:' .. queue, clock - SERVED_S, '+inf')) do
-    local task = string.match(member, '^(%S+) ')
-    if task and seen[task] == 1 then names[#names + 1] = task end
-    if task then seen[task] = (seen[task] or 0) + 1 end
-  end
-  return table.concat(names, ', ')
-end
-
-local paused = {}
-for _, name in ipairs(list_of('SMEMBERS', P .. ':werk:paused')) do paused[name] = true end
-
 local function look_at_queue(name)
-  local list = P .. ':queue:' .. name
-  local waiting, failed = count('LLEN', list), P .. ':failed:' .. name
-  return {name = name, waiting = waiting, since = oldest(list, waiting), running = count('ZCARD', wip_key(name)),
-    scheduled = count('ZCARD', P .. ':scheduled:' .. name),
-    failed = count('ZCARD', failed) - count('ZCOUNT', failed, 0, clock), paused = paused[name] or false,
-    left = count('ZCOUNT', wip_key(name), '-inf', '(' .. clock), in_hand = count('LLEN', list .. ':intermediate'),
-    differing = differing(name)}
+  local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
+  local waiting = ask(0, 'LLEN', list)
+  return {name = name, waiting = waiting, since = oldest(list, waiting), running = ask(0, 'ZCARD', wip_key(name)),
+    scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name), failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
+    paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1, left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
+    in_hand = ask(0, 'LLEN', list .. ':intermediate'),
+    served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf')}
 end
 
-local function look_at_worker(key)
-  local facts, name = hash_of(key), string.sub(key, #P + 9)
-  if not facts.birth then return end -- it has expired
-  local run = list_of('SMEMBERS', key .. ':executions')[1]
-  return {name = name, facts = facts, lease = text_of('ZSCORE', P .. ':werk:leases', name), job = run and split(run),
-    since = run and text_of('HGET', P .. ':execution:' .. run, 'created_at'), ttl = count('TTL', key)}
+local function whole(text) return tonumber(string.match(text or '', '^%d+$') or 0) end
+
+local function look_at_worker(key, facts)
+  local name, run = string.sub(key, #P + 9), ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
+  return {name = name, host = facts.hostname or '?', pid = whole(facts.pid), job = split(run) or cjson.null,
+    since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at'), done = whole(facts.successful_job_count),
+    failed = whole(facts.failed_job_count), kind = facts.werk_lease and 'werk' or 'stock', free = facts.werk_free == '1',
+    lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key), facts = facts}
 end
 
-local names, queues, workers = {}, {}, {}
-for _, list in ipairs(list_of('SMEMBERS', P .. ':queues')) do names[string.sub(list, #P + 8)] = true end
-for name in pairs(paused) do names[name] = true end
-for _, key in ipairs(list_of('SMEMBERS', P .. ':workers')) do
-  local worker = look_at_worker(key)
-  if worker then
-    workers[#workers + 1] = worker
-    for name in string.gmatch(worker.facts.queues or '', '[^,]+') do names[name] = true end
-  end
+local known, names, queues, workers = {}, {}, {}, {}
+for _, key in ipairs(ask({}, 'SMEMBERS', P .. ':queues')) do known[string.sub(key, #P + 8)] = true end
+for _, name in ipairs(ask({}, 'SMEMBERS', P .. ':werk:paused')) do known[name] = true end
+local keys = ask({}, 'SMEMBERS', P .. ':workers')
+table.sort(keys)
+for _, key in ipairs(keys) do
+  local facts = hash_of(key)
+  if facts.birth then workers[#workers + 1] = look_at_worker(key, facts) end -- or it has expired
+  for name in string.gmatch(facts.birth and facts.queues or '', '[^,]+') do known[name] = true end
 end
-for name in pairs(names) do queues[#queues + 1] = look_at_queue(name) end
+for name in pairs(known) do names[#names + 1] = name end
+table.sort(names)
+for i, name in ipairs(names) do queues[i] = look_at_queue(name) end
 
 return cjson.encode({time = clock, suspended = call('EXISTS', P .. ':suspended') == 1, queues = queues, workers = workers,
   tallies = hash_of(P .. ':werk:tallies')})

@@ -1,8 +1,8 @@
--- Return what people see of jobs. Writes nothing.
+-- Return what people see of jobs, and what actions.py asks of failed ones. Writes nothing.
 --
 -- KEYS  1.. their hashes, then as many streams with their results
 -- ARGV  1 bytes of the longest value that is shown   2.. names of fields
--- Returns for each job {value of each field, exc_string, return_value of the latest result}.
+-- Returns for each job {value of each field, exc_string, return_value, id of the latest result}.
 --       Of what is longer its length; of what is not there, or of another type, nil.
 --
 -- Invariant: no record, whatever it holds, fails the page or makes it long.
@@ -15,44 +15,31 @@ local function ask(...)
   return not (type(reply) == 'table' and reply.err) and reply
 end
 
--- How much memory a value takes; 0 where that may not be asked. More fields than a job has are not looked at.
-local function size_of(key)
-  return ask('MEMORY', 'USAGE', key, 'SAMPLES', 50) or 0
+-- The size first: a value of 64 MB would be copied to be left out.
+local function field_of(key, field)
+  local length = ask('HSTRLEN', key, field) or 0
+  return length > longest and length or ask('HGET', key, field)
 end
 
-local function cut(value)
-  return type(value) == 'string' and #value > longest and #value or value
-end
-
--- All in one call where none can be long, for that is what most are like.
-local function values_of(key)
-  if size_of(key) <= longest then return ask('HMGET', key, unpack(ARGV, 2)) or {} end
-  local values = {}
-  for at = 2, #ARGV do
-    local length = ask('HSTRLEN', key, ARGV[at]) or 0
-    values[at - 1] = length > longest and length or ask('HGET', key, ARGV[at])
-  end
-  return values
-end
-
--- The size first: a result of 64 MB would be copied to be left out.
+-- Of what may not be asked for its size, 0.
 local function latest(stream)
-  local size = size_of(stream)
+  local size = ask('MEMORY', 'USAGE', stream, 'SAMPLES', 50) or 0
   if size > RESULTS * longest then return {exc_string = size, return_value = size} end
-  local entries, found = ask('XREVRANGE', stream, '+', '-', 'COUNT', 1) or {}, {}
-  local fields = entries[1] and entries[1][2] or {}
+  local entries = ask('XREVRANGE', stream, '+', '-', 'COUNT', 1) or {}
+  local id, fields = unpack(entries[1] or {false, {}})
+  local found = {}
   for at = 1, #fields, 2 do
-    found[fields[at]] = cut(fields[at + 1])
+    found[fields[at]] = #fields[at + 1] > longest and #fields[at + 1] or fields[at + 1]
   end
+  found.id = id
   return found
 end
 
 local records = {}
 for at = 1, #KEYS / 2 do
-  local record, values = {}, values_of(KEYS[at])
-  for field = 1, #ARGV - 1 do record[field] = cut(values[field] or false) end
-  local result = latest(KEYS[#KEYS / 2 + at])
-  record[#ARGV], record[#ARGV + 1] = result.exc_string or false, result.return_value or false
+  local record, result = {}, latest(KEYS[#KEYS / 2 + at])
+  for field = 2, #ARGV do record[field - 1] = field_of(KEYS[at], ARGV[field]) end
+  for _, name in ipairs({'exc_string', 'return_value', 'id'}) do record[#record + 1] = result[name] or false end
   records[at] = record
 end
 return records
