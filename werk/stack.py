@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -37,9 +37,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OLDEST_SERVER = (6, 2)  # LMOVE, `bind -::1`
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
-LOOK_S = 1.0  # between two looks at the files of the tasks
 STOP_S = 10.0
 PIPE_SIZE = 65536  # one read takes all that a pipe holds
+PAUSE_S = 0.2  # how soon Ctrl-C, the end of a child or a change of a file is noticed
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -60,7 +60,6 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     server = None if answering else _start_server(url, settings)
     front = _Front(server, url)
     try:
-        front.catch_signals()
         has_cron = os.path.exists(CRONTAB)
         if has_cron:
             from werk import cron  # nothing else here needs croniter
@@ -73,8 +72,8 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         if server:
             front.say("server", f"{server.binary} at {shown(url)}, data in {server.data}")
         else:
-            where = f"{answering} already answers at {shown(url)}"
-            front.say("server", f"{where}; it is not stopped with us")
+            already = f"{answering} already answers at {shown(url)}; it is not stopped with us"
+            front.say("server", already)
         front.say("worker", f"werk {' '.join(worker)}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
@@ -148,7 +147,8 @@ class Server:
         try:
             self._await_answer()
             if has_data:
-                self._rewrite()
+                with _client(self.url) as client, suppress(redis.ResponseError):  # already at it
+                    client.bgrewriteaof()  # 7.0 ignores a torn end once, and runs it at a 2nd load
         except BaseException:  # Ctrl-C too
             self.kill()
             raise
@@ -185,22 +185,16 @@ class Server:
         except OSError as error:
             raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
         with file:  # the server has its own copy
-            self._lock(file)
-            yield file.fileno()
-
-    def _lock(self, file: IO[str]) -> None:
-        # A server that was killed while it rewrote its file leaves a child that holds on, shortly.
-        deadline = time.monotonic() + 1
-        while True:
-            try:
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            # One that was killed while it rewrote its file leaves a child that holds on, shortly.
+            deadline = time.monotonic() + 1
+            while not _lock(file):
                 if time.monotonic() > deadline:
                     raise ConfigError(
                         f"another server is running on {self.data}: "
                         "stop it, or set WERK_STATE_DIR to another folder"
-                    ) from None
+                    )
                 time.sleep(0.02)
+            yield file.fileno()
 
     def _mark(self) -> None:
         """Refuse data of another program or a newer version: it may be taken for no data at all."""
@@ -252,13 +246,13 @@ class Server:
         except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
             return False
 
-    def _rewrite(self) -> None:
-        """Write the file anew: Redis 7.0 ignores a torn end once, and runs it at the next load."""
-        try:
-            with _client(self.url) as client:
-                client.bgrewriteaof()
-        except redis.ResponseError:
-            pass  # it is already at it
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def find_binary(settings: Settings) -> Binary:
@@ -282,10 +276,10 @@ def find_binary(settings: Settings) -> Binary:
 
 
 class _Child:
-    """A command of `werk` as a process of ours, and what it writes."""
+    """A command of `werk` as a process of ours, and the line that it has begun to write."""
 
     def __init__(self, words: Sequence[str], url: str) -> None:
-        self.name, self.words = words[0], words
+        self.name, self.words, self.unfinished = words[0], words, b""
         # It gets the address by its environment: passwords do not show in `ps`.
         environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
         self.process = _spawn(
@@ -295,25 +289,6 @@ class _Child:
             stderr=subprocess.STDOUT,
             env=environ,
         )
-        self.stdout: IO[bytes] = self.process.stdout  # type: ignore[assignment]
-        os.set_blocking(self.stdout.fileno(), False)
-        self.is_at_end = False  # of its output: a horse may still have something to say
-        self._rest = b""
-
-    def is_running(self) -> bool:
-        return self.process.poll() is None
-
-    def lines(self) -> list[str]:
-        """Return the lines that it wrote since the last call; an unfinished one if it has ended."""
-        try:
-            data = os.read(self.stdout.fileno(), PIPE_SIZE)
-            self.is_at_end = not data
-        except BlockingIOError:
-            data = b""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
-            lines, self._rest = [*lines, self._rest], b""
-        return [line.decode(errors="replace") for line in lines]
 
 
 class _Front:
@@ -324,15 +299,6 @@ class _Front:
         self.children: dict[str, _Child] = {}
         self.stops_asked = 0
         self._selector = selectors.DefaultSelector()
-
-    def catch_signals(self) -> None:
-        """Have Ctrl-C and the like, and the end of a child, wake up `_pass_on`."""
-        wake_up, written = os.pipe()
-        os.set_blocking(wake_up, False)
-        os.set_blocking(written, False)
-        self._selector.register(wake_up, selectors.EVENT_READ)
-        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
 
@@ -341,9 +307,9 @@ class _Front:
 
     def start(self, *words: str) -> None:
         """Start a child: a command of `werk`, and its options."""
-        child = _Child(words, self.url)
-        self.children[child.name] = child
-        self._selector.register(child.stdout, selectors.EVENT_READ, child)
+        child = self.children[words[0]] = _Child(words, self.url)
+        assert child.process.stdout
+        self._selector.register(child.process.stdout, selectors.EVENT_READ, child)
 
     def say(self, name: str, line: str) -> None:
         """Print a line of a child. A reader that went away (`werk up | head`) stops all."""
@@ -364,15 +330,15 @@ class _Front:
                 before = now
                 self._renew_worker()
             for child in self.children.values():
-                if not child.is_running():
-                    self._print(child)
+                if child.process.poll() is not None:
+                    self._drain()
                     code = child.process.returncode
                     self.say(child.name, f"ended by itself (exit code {code}): stopping all")
                     return 1
             if self.server and not self.server.is_running():
                 self.say("server", f"ended by itself ({self.server.last_words()}): stopping all")
                 return 1
-            self._pass_on(LOOK_S)
+            self._pass_on()
         return 0
 
     def _renew_worker(self) -> None:
@@ -400,25 +366,29 @@ class _Front:
         for step in steps:
             asked = self.stops_asked
             step()
-            while child.is_running() and self.stops_asked == asked:
+            while process.poll() is None and self.stops_asked == asked:
                 self._pass_on()
         process.wait()
-        self._print(child)
+        self._drain()
         self.say(child.name, "stopped")
 
-    def _pass_on(self, timeout_s: float | None = None) -> None:
-        """Wait for output, a signal or the end of a child; print the output."""
-        for key, _ in self._selector.select(timeout_s):
-            if key.data is None:
-                os.read(key.fd, 4096)
-            else:
-                self._print(key.data)
+    def _drain(self) -> None:
+        while self._pass_on(0):
+            pass
 
-    def _print(self, child: _Child) -> None:
-        for line in child.lines():
-            self.say(child.name, line)
-        if child.is_at_end and child.stdout in self._selector.get_map():
-            self._selector.unregister(child.stdout)
+    def _pass_on(self, timeout_s: float = PAUSE_S) -> bool:
+        """Print what the children have written, whole lines of it; tell whether there was any."""
+        found = self._selector.select(timeout_s)
+        for key, _ in found:
+            child, data = key.data, os.read(key.fd, PIPE_SIZE)
+            *lines, child.unfinished = (child.unfinished + data).split(b"\n")
+            if child.unfinished and (not data or len(child.unfinished) > PIPE_SIZE):
+                lines, child.unfinished = [*lines, child.unfinished], b""
+            for line in lines:
+                self.say(child.name, line.decode(errors="replace"))
+            if not data:
+                self._selector.unregister(key.fileobj)
+        return bool(found)
 
 
 def _sources() -> list[str]:
@@ -430,13 +400,11 @@ def _sources() -> list[str]:
 
 
 def _times_of(files: Sequence[str]) -> dict[str, float]:
-    """Return when each file was changed last."""
+    """Return when each file was changed last; without one that an editor is about to put there."""
     times = {}
     for file in files:
-        try:
+        with suppress(OSError):
             times[file] = os.stat(file).st_mtime
-        except OSError:
-            pass  # an editor is about to put the new one there
     return times
 
 
