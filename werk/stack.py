@@ -26,7 +26,7 @@ import redis
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
-from werk.link import link, parse_url, shown
+from werk.link import NO_URL, link, shown
 from werk.settings import Settings
 from werk.signature import source
 
@@ -419,9 +419,7 @@ def _refuse_taken(port: int) -> None:
 def _url(settings: Settings) -> str:
     if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
         raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
-    url = settings.redis_url or DEFAULT_URL
-    parse_url(url)  # says what is wrong with it, and shows no part of a password
-    return url
+    return settings.redis_url or DEFAULT_URL
 
 
 def _who_answers(url: str) -> str | None:
@@ -444,13 +442,11 @@ def _who_answers(url: str) -> str | None:
         raise ConfigError(
             f"{shown(url)} answers, but not as a Redis that we may use: {error}"
         ) from error
-    except ValueError:
-        raise ConfigError(f"RQ_REDIS_URL {shown(url)} has an option that is not valid") from None
 
 
 def _start_server(url: str, settings: Settings) -> Server:
-    address = parse_url(url)
-    if address is not None and address.path is None and address.host not in LOOPBACK:
+    place = _client(url).get_connection_kwargs()
+    if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
         raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
     server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
     server.start()
@@ -484,21 +480,28 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _config(url: str) -> str:
     """Return the configuration of a server that serves this address. Raises ConfigError."""
-    address = parse_url(url)
-    if address is None or address.tls is not None:
-        raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
+    client = _client(url)
+    if client.connection_pool.connection_class is redis.SSLConnection:
+        raise ConfigError(f"werk starts no server for {shown(url)}, with TLS")
+    place = {
+        "port": 6379,
+        "db": 0,
+        "username": "",
+        "password": "",
+        **client.get_connection_kwargs(),
+    }
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
-    lines += [f"databases {max(16, address.db + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
-    if address.path is None:
-        lines += [f"port {address.port}"]
-    elif len(address.path.encode()) > LONGEST_SOCKET_PATH:
+    lines += [f"databases {max(16, place['db'] + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
+    if "path" not in place:
+        lines += [f"port {place['port']}"]
+    elif len(place["path"].encode()) > LONGEST_SOCKET_PATH:
         raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
     else:
-        lines += ["port 0", f"unixsocket {_quoted(address.path)}", "unixsocketperm 700"]
-    password = address.password or ""
-    if address.username not in (None, "default"):
-        rule = f"user {_quoted(address.username)} on {_quoted('>' + password)} ~* &* +@all"
-        lines += [rule, "user default off"]
+        lines += ["port 0", f"unixsocket {_quoted(place['path'])}", "unixsocketperm 700"]
+    user, password = place["username"], place["password"]
+    if user not in ("", "default"):
+        lines += [f"user {_quoted(user)} on {_quoted('>' + password)} ~* &* +@all"]
+        lines += ["user default off"]
     elif password:
         lines += [f"requirepass {_quoted(password)}"]
     return "\n".join(lines) + "\n"
@@ -527,6 +530,10 @@ def _guard(pid: int) -> None:
 
 
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
-    return redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
-    )
+    """Raises ConfigError for what is no URL."""
+    try:
+        return redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
+        )
+    except ValueError:  # which may quote a part of a password
+        raise ConfigError(NO_URL) from None
