@@ -13,7 +13,7 @@
 local MAX_TEXT = 1024 * 1024 -- bytes: Redis does nothing else meanwhile
 local MAX_DEPTH = 90
 local MAX_DIGITS = 15 -- a Lua number is exact to 2^53
-local LONGEST_RETRY_DELAY_S, SENT_MEMORY_S, DESCRIPTION_LENGTH = 3600, 60, 200 -- client.py
+local DESCRIPTION_LENGTH = 200 -- client.py
 
 local function refuse(why) error({err = 'WERK ' .. why}) end
 
@@ -213,18 +213,6 @@ local function timestamp(time)
     math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, time[2])
 end
 
--- Doubled each time, and 10 % either way.
-local function retry_intervals(task, seed)
-  if task.retry == 0 then return '' end
-  math.randomseed(seed)
-  local seconds = {}
-  for n = 1, task.retry do
-    local exact = math.min(task.retry_delay * 2 ^ math.min(n - 1, 12), LONGEST_RETRY_DELAY_S)
-    seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
-  end
-  return cjson.encode(seconds)
-end
-
 local function cut(text)
   if #text <= DESCRIPTION_LENGTH then return text end
   return (string.gsub(string.sub(text, 1, DESCRIPTION_LENGTH), '[\192-\255][\128-\191]*$', ''))
@@ -241,11 +229,10 @@ local function request(P, id, name, text, more)
   local created_at = redis.pcall('HGET', P .. ':job:' .. id, 'created_at') -- sent again: the same sending
   if type(created_at) ~= 'string' then created_at = redis.pcall('GET', P .. ':werk:sent:' .. id) end
   if type(created_at) ~= 'string' then created_at = timestamp(time) end
-  local remember_s = task.result_ttl >= 0 and task.result_ttl < SENT_MEMORY_S and SENT_MEMORY_S or 0
   return {P .. ':queues', P .. ':queue:' .. task.queue, P .. ':scheduled:' .. task.queue},
-    {P, 'back', '0', '0', tostring(remember_s), created_at, task.queue, task.timeout, task.result_ttl, task.failure_ttl,
-      name, task.max_crashes, tostring(task.retry), '0', '', name .. ' ' .. task.fingerprint, '0',
-      id, data, cut(name .. '(' .. arguments .. ')'), retry_intervals(task, tonumber(time[2])), '', ''}
+    {P, 'back', '0', '0', created_at, task.queue, task.timeout, task.result_ttl, task.failure_ttl, name, task.max_crashes,
+      tostring(task.retry), task.retry_delay, '0', '', name .. ' ' .. task.fingerprint, '0',
+      id, data, cut(name .. '(' .. arguments .. ')'), '', ''}
 end
 
 local is_right, KEYS, ARGV = pcall(request, unpack(ARGV))
