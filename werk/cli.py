@@ -18,9 +18,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO, cast
 
 import click
 
@@ -207,64 +206,34 @@ class TaskCommand(click.Command):
         from werk import client
 
         name, task, shape, _ = self.entry
-        options = click.get_current_context().find_object(EnqueueOptions)
-        assert options is not None
-        if options.batch is not None:
-            if words:
-                raise ArgumentError(f"--batch has the arguments; {name} is the last word")
-            from werk import cli_batch
+        how = click.get_current_context().find_object(How)
+        assert how is not None
+        for option, value in (("--batch", how.batch), ("--args-json", how.args_json)):
+            if words and value is not None:
+                raise ArgumentError(f"{option} has the arguments; {name} is the last word")
+        if how.batch is not None:
+            from werk import batch
 
-            client.treated(task, options.options)  # what is wrong with all of them is said once
-            prepare = partial(self.prepare_line, options=options.options)
-            return cli_batch.run(prepare, options.batch, options)
-        if options.args_json is None:
+            return batch.run(self.entry, how.batch, how)
+        if how.args_json is None:
             args, kwargs = shape.parse(words, task=name, secret=task.secret)
-        elif words:
-            raise ArgumentError(f"--args-json has the arguments; {name} is the last word")
         else:
-            text = _text_of(options.args_json)
+            text = _text_of(how.args_json)
             args, kwargs = shape.from_json(text, task=name, secret=task.secret)
-        request = client.prepare(self.entry, args, kwargs, options.options)
-        return _enqueue(request, options)
-
-    def prepare_line(self, text: str, now: float, options: client.Options) -> client.Request:
-        """Return the job that a line of a batch asks for. Raises ArgumentError."""
-        from werk import client
-
-        name, task, shape, _ = self.entry
-        args, kwargs = shape.from_json(text, task=name, secret=task.secret)
-        return client.prepare(self.entry, args, kwargs, options, now)
+        return _enqueue(client.prepare(self.entry, args, kwargs, how.options), how)
 
 
-class EnqueueOptions:
-    """What stood before the task's name."""
+class How(NamedTuple):
+    """What stood before the task's name: how the job is treated, and what is printed of it."""
 
-    def __init__(
-        self,
-        *,
-        wait: bool,
-        timeout: float | None,
-        as_json: bool,
-        quiet: bool,
-        dry_run: bool,
-        args_json: str | None,
-        batch: str | None,
-        **job: Any,
-    ) -> None:
-        from werk import client
-
-        self.wait, self.timeout, self.as_json = wait, timeout, as_json
-        self.quiet, self.dry_run, self.args_json = quiet, dry_run, args_json
-        self.batch = batch
-        self.options = client.Options(timeout=job.pop("job_timeout"), **job)
-        if self.options == client.NO_OPTIONS:
-            self.options = client.NO_OPTIONS  # which are not looked at line by line
-        if batch is not None and (args_json is not None or self.options.job_id is not None):
-            raise ArgumentError("--batch excludes --args-json and --job-id")
-        if timeout is not None and not wait:
-            raise ArgumentError(
-                "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
-            )
+    options: client.Options
+    wait: bool
+    timeout: float | None
+    as_json: bool
+    quiet: bool
+    dry_run: bool
+    args_json: str | None
+    batch: str | None
 
     def says(self, warning: str) -> bool:
         """Tell whether a warning is printed: with --quiet not that there is no worker just now."""
@@ -304,8 +273,21 @@ class EnqueueOptions:
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 @click.pass_context
-def enqueue(ctx: click.Context, /, **options: Any) -> None:
-    ctx.obj = EnqueueOptions(**options)
+def enqueue(ctx: click.Context, /, job_timeout: int | None, **given: Any) -> None:
+    from werk import client
+
+    of_job = {
+        name: given.pop(name)
+        for name in client.Options._fields
+        if name in given.keys() - {"timeout"}
+    }
+    ctx.obj = how = How(client.Options(timeout=job_timeout, **of_job), **given)
+    if how.batch is not None and (how.args_json is not None or how.options.job_id is not None):
+        raise ArgumentError("--batch excludes --args-json and --job-id")
+    if how.timeout is not None and not how.wait:
+        raise ArgumentError(
+            "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
+        )
 
 
 def _text_of(source: str) -> str:
@@ -313,13 +295,13 @@ def _text_of(source: str) -> str:
     if source != "-" and not source.startswith("@"):
         return source
     try:
-        with _opened(source if source == "-" else source[1:]) as file:
+        with opened(source.removeprefix("@")) as file:
             return file.read().decode()
     except UnicodeDecodeError:
         raise ArgumentError(f"{source} is not valid UTF-8") from None
 
 
-def _opened(path: str) -> BinaryIO:
+def opened(path: str) -> BinaryIO:
     """Open a file, or stdin for -. Raises ArgumentError."""
     try:
         return open(0 if path == "-" else path, "rb")
@@ -327,11 +309,11 @@ def _opened(path: str) -> BinaryIO:
         raise ArgumentError(f"{path}: {error.strerror}") from None
 
 
-def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
+def _enqueue(request: client.Request, how: How) -> int | None:
     from werk import client
 
     if how.dry_run:
-        _print_request(request, how)
+        print_request(request, how)
         return None
     connected = connect()
     try:
@@ -342,7 +324,7 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     for warning in handle.warnings:
         if how.says(warning):
             remark(warning)
-    said = _handle_as_json(handle)
+    said = handle_as_json(handle)
     if how.wait:
         return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
     if handle.duplicate and not how.quiet:
@@ -354,7 +336,8 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     return None
 
 
-def _handle_as_json(handle: client.Handle) -> dict[str, Any]:
+def handle_as_json(handle: client.Handle) -> dict[str, Any]:
+    """Return what --json prints of it."""
     return {
         "id": handle.id,
         "queue": handle.queue,
@@ -364,7 +347,8 @@ def _handle_as_json(handle: client.Handle) -> dict[str, Any]:
     }
 
 
-def _print_request(request: client.Request, how: EnqueueOptions) -> None:
+def print_request(request: client.Request, how: How) -> None:
+    """Print what --dry-run found good."""
     call, queue = request.call, request.task.queue
     if how.as_json:
         say_json({"call": call, "queue": queue, "task": request.name, "due": request.due})

@@ -191,12 +191,12 @@ def prepare(
 ) -> Request:
     """Return the job that a call of a task becomes. Raises ArgumentError."""
     name, task, shape, fingerprint = entry
-    if options is not NO_OPTIONS:
+    if options != NO_OPTIONS:
         task = treated(task, options)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or time.time()
     due, ttl, hold, pointer = None, 0, "", ""
-    if options is not NO_OPTIONS:
+    if options != NO_OPTIONS:
         due = _due(options, now)
         ttl = _ttl(options, due, now)
         hold, pointer = _guards(name, shape.named(bound, named), task.queue, options)
