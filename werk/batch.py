@@ -21,7 +21,7 @@ import click
 
 from werk import client, wire
 from werk.catalog import Entry
-from werk.cli import How, handle_as_json, opened, print_request
+from werk.cli import How, handle_as_json, print_request
 from werk.client import CHUNK, Handle, Request
 from werk.errors import (
     EXIT_BAD_LINES,
@@ -41,25 +41,24 @@ POLL_S = 0.1
 POLLED = 1000  # jobs asked for in one round trip
 
 
-def run(entry: Entry, path: str, how: How) -> int | None:
+def run(entry: Entry, file: BinaryIO, how: How) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # which cli.py goes without for the moment that one job takes
     client.treated(entry.task, how.options)  # what is wrong with all of them is said once
     said, link = Said(how), connect()
-    with opened(path) as file:
-        size = _size(file)
-        try:
-            with _progress(size, said.has_bar) as advance:
-                numbered = enumerate(file, 1)
-                while piece := list(islice(numbered, CHUNK)):
-                    _enqueue(piece, entry, said, link)
-                    advance(file.tell() if size else said.last)
-        except KeyboardInterrupt:
-            remark(f"interrupted: {said.so_far()}")
-            return EXIT_INTERRUPTED
-        except WerkError as error:
-            error.args = (f"{error}; {said.so_far()}",)
-            raise
+    size = _size(file)
+    try:
+        with _progress(size, said.has_bar) as advance:
+            numbered = enumerate(file, 1)
+            while piece := list(islice(numbered, CHUNK)):
+                _enqueue(piece, entry, said, link)
+                advance(file.tell() if size else said.last)
+    except KeyboardInterrupt:
+        remark(f"interrupted: {said.so_far()}")
+        return EXIT_INTERRUPTED
+    except WerkError as error:
+        error.args = (f"{error}; {said.so_far()}",)
+        raise
     said.sum_up()
     code = _wait(said, link) if said.ids else None
     return EXIT_BAD_LINES if said.bad else code
