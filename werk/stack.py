@@ -54,8 +54,14 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     """
     queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
     worker = ["worker", "default", *queues]
-    _refuse_taken(port)
-    url = _url(settings)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
+    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
+        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
+    url = settings.redis_url or DEFAULT_URL
     answering = _who_answers(url)
     server = None if answering else _start_server(url, settings)
     front = _Front(server, url)
@@ -69,11 +75,10 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         front.start("dashboard", "--port", str(port))
         if has_cron:
             front.start("cron", CRONTAB)
+        said = f"{answering} already answers at {shown(url)}; it is not stopped with us"
         if server:
-            front.say("server", f"{server.binary} at {shown(url)}, data in {server.data}")
-        else:
-            already = f"{answering} already answers at {shown(url)}; it is not stopped with us"
-            front.say("server", already)
+            said = f"{server.binary} at {shown(url)}, data in {server.data}"
+        front.say("server", said)
         front.say("worker", f"werk {' '.join(worker)}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
@@ -185,15 +190,18 @@ class Server:
         except OSError as error:
             raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
         with file:  # the server has its own copy
-            # One that was killed while it rewrote its file leaves a child that holds on, shortly.
-            deadline = time.monotonic() + 1
-            while not _lock(file):
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"another server is running on {self.data}: "
-                        "stop it, or set WERK_STATE_DIR to another folder"
-                    )
+            for _ in range(
+                50
+            ):  # killed while it rewrote its file, one leaves a child: for a moment
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 time.sleep(0.02)
+            else:
+                raise ConfigError(
+                    f"another server is running on {self.data}: "
+                    "stop it, or set WERK_STATE_DIR to another folder"
+                )
             yield file.fileno()
 
     def _mark(self) -> None:
@@ -229,30 +237,15 @@ class Server:
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + START_S
-        while not self._answers():
-            if not self.is_running():
-                raise RedisUnavailable(f"the server did not start: {self.last_words()}")
+        while self.is_running():
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
+                if _facts_of(self.url, timeout_s=0.2)["process_id"] == self.pid:
+                    return
             if time.monotonic() > deadline:
-                raise RedisUnavailable(
-                    f"the server did not answer in {START_S:g} s; see {self.log}"
-                )
+                late = f"the server did not answer in {START_S:g} s; see {self.log}"
+                raise RedisUnavailable(late)
             time.sleep(0.005)
-
-    def _answers(self) -> bool:
-        try:
-            with _client(self.url, timeout_s=0.2) as client:
-                client.ping()  # INFO is answered while it is loading
-                return int(client.info("server")["process_id"]) == self.pid
-        except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
-            return False
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        raise RedisUnavailable(f"the server did not start: {self.last_words()}")
 
 
 def find_binary(settings: Settings) -> Binary:
@@ -275,20 +268,12 @@ def find_binary(settings: Settings) -> Binary:
     )
 
 
-class _Child:
-    """A command of `werk` as a process of ours, and the line that it has begun to write."""
+class _Child(NamedTuple):
+    """A command of `werk` as a process of ours."""
 
-    def __init__(self, words: Sequence[str], url: str) -> None:
-        self.name, self.words, self.unfinished = words[0], words, b""
-        # It gets the address by its environment: passwords do not show in `ps`.
-        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
-        self.process = _spawn(
-            [sys.executable, "-m", "werk.cli", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environ,
-        )
+    name: str
+    words: Sequence[str]
+    process: subprocess.Popen[bytes]
 
 
 class _Front:
@@ -298,6 +283,7 @@ class _Front:
         self.server, self.url = server, url
         self.children: dict[str, _Child] = {}
         self.stops_asked = 0
+        self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
         self._selector = selectors.DefaultSelector()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
@@ -307,9 +293,18 @@ class _Front:
 
     def start(self, *words: str) -> None:
         """Start a child: a command of `werk`, and its options."""
-        child = self.children[words[0]] = _Child(words, self.url)
-        assert child.process.stdout
-        self._selector.register(child.process.stdout, selectors.EVENT_READ, child)
+        # It gets the address by its environment: passwords do not show in `ps`.
+        environ = os.environ | {"RQ_REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}  # handed on
+        process = _spawn(
+            [sys.executable, "-m", "werk.cli", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+        assert process.stdout
+        self._selector.register(process.stdout, selectors.EVENT_READ, words[0])
+        self.children[words[0]] = _Child(words[0], words, process)
 
     def say(self, name: str, line: str) -> None:
         """Print a line of a child. A reader that went away (`werk up | head`) stops all."""
@@ -380,12 +375,13 @@ class _Front:
         """Print what the children have written, whole lines of it; tell whether there was any."""
         found = self._selector.select(timeout_s)
         for key, _ in found:
-            child, data = key.data, os.read(key.fd, PIPE_SIZE)
-            *lines, child.unfinished = (child.unfinished + data).split(b"\n")
-            if child.unfinished and (not data or len(child.unfinished) > PIPE_SIZE):
-                lines, child.unfinished = [*lines, child.unfinished], b""
+            name, data = key.data, os.read(key.fd, PIPE_SIZE)
+            *lines, rest = (self._unfinished.get(name, b"") + data).split(b"\n")
+            if rest and (not data or len(rest) > PIPE_SIZE):
+                lines, rest = [*lines, rest], b""
+            self._unfinished[name] = rest
             for line in lines:
-                self.say(child.name, line.decode(errors="replace"))
+                self.say(name, line.decode(errors="replace"))
             if not data:
                 self._selector.unregister(key.fileobj)
         return bool(found)
@@ -408,26 +404,10 @@ def _times_of(files: Sequence[str]) -> dict[str, float]:
     return times
 
 
-def _refuse_taken(port: int) -> None:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
-
-
-def _url(settings: Settings) -> str:
-    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
-        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
-    return settings.redis_url or DEFAULT_URL
-
-
 def _who_answers(url: str) -> str | None:
     """Return what answers there, None if nothing listens. Raises ConfigError, RedisUnavailable."""
     try:
-        with _client(url) as client:
-            client.ping()  # INFO is answered while it is loading
-            info = client.info("server")
+        info = _facts_of(url)
         version = info.get("valkey_version") or info["redis_version"]
         return f"{info.get('server_name', 'redis')} {version}"
     except redis.AuthenticationError as error:
@@ -442,6 +422,13 @@ def _who_answers(url: str) -> str | None:
         raise ConfigError(
             f"{shown(url)} answers, but not as a Redis that we may use: {error}"
         ) from error
+
+
+def _facts_of(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
+    with _client(url, timeout_s) as client:
+        client.ping()  # INFO is answered while it is loading
+        facts: dict[str, Any] = client.info("server")
+        return facts
 
 
 def _start_server(url: str, settings: Settings) -> Server:
