@@ -83,7 +83,7 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
         front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
-        return front.watch()
+        return front.watch(worker)
     finally:
         front.stop()
 
@@ -268,20 +268,12 @@ def find_binary(settings: Settings) -> Binary:
     )
 
 
-class _Child(NamedTuple):
-    """A command of `werk` as a process of ours."""
-
-    name: str
-    words: Sequence[str]
-    process: subprocess.Popen[bytes]
-
-
 class _Front:
     """The foreground: passes on what the children write, and stops them in order."""
 
     def __init__(self, server: Server | None, url: str) -> None:
         self.server, self.url = server, url
-        self.children: dict[str, _Child] = {}
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.stops_asked = 0
         self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
         self._selector = selectors.DefaultSelector()
@@ -295,7 +287,7 @@ class _Front:
         """Start a child: a command of `werk`, and its options."""
         # It gets the address by its environment: passwords do not show in `ps`.
         environ = os.environ | {"RQ_REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}  # handed on
-        process = _spawn(
+        process = self.children[words[0]] = _spawn(
             [sys.executable, "-m", "werk.cli", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -304,7 +296,6 @@ class _Front:
         )
         assert process.stdout
         self._selector.register(process.stdout, selectors.EVENT_READ, words[0])
-        self.children[words[0]] = _Child(words[0], words, process)
 
     def say(self, name: str, line: str) -> None:
         """Print a line of a child. A reader that went away (`werk up | head`) stops all."""
@@ -316,19 +307,21 @@ class _Front:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.stops_asked += 1
 
-    def watch(self) -> int:
+    def watch(self, worker: Sequence[str]) -> int:
         """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
         files = _sources()
         before = _times_of(files)
         while not self.stops_asked:
             if (now := before | _times_of(files)) != before:
                 before = now
-                self._renew_worker()
-            for child in self.children.values():
-                if child.process.poll() is not None:
+                self.say("worker", "a task or a table has changed: starting anew")
+                self._end("worker")
+                if not self.stops_asked:
+                    self.start(*worker)  # which reads tasks and tables anew
+            for name, process in self.children.items():
+                if (code := process.poll()) is not None:
                     self._drain()
-                    code = child.process.returncode
-                    self.say(child.name, f"ended by itself (exit code {code}): stopping all")
+                    self.say(name, f"ended by itself (exit code {code}): stopping all")
                     return 1
             if self.server and not self.server.is_running():
                 self.say("server", f"ended by itself ({self.server.last_words()}): stopping all")
@@ -336,25 +329,17 @@ class _Front:
             self._pass_on()
         return 0
 
-    def _renew_worker(self) -> None:
-        """Let the worker finish its job, and start another, which reads tasks and tables anew."""
-        self.say("worker", "a task or a table has changed: starting anew")
-        worker = self.children["worker"]
-        self._end(worker)
-        if not self.stops_asked:
-            self.start(*worker.words)
-
     def stop(self) -> None:
         """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
-        for child in reversed(self.children.values()):
-            self._end(child)
+        for name in reversed(self.children):
+            self._end(name)
         if self.server:
             self.server.stop()
             self.say("server", "stopped")
 
-    def _end(self, child: _Child) -> None:
+    def _end(self, name: str) -> None:
         """Ask politely, and once more or by force if we are asked again."""
-        process = child.process
+        process = self.children[name]
         steps = [process.terminate, process.terminate, process.kill]
         if self.server and not self.server.is_running():
             steps = [process.kill]  # it cannot record anything any more, but might wait for ever
@@ -365,7 +350,7 @@ class _Front:
                 self._pass_on()
         process.wait()
         self._drain()
-        self.say(child.name, "stopped")
+        self.say(name, "stopped")
 
     def _drain(self) -> None:
         while self._pass_on(0):
