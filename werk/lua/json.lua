@@ -42,17 +42,14 @@ local function written_call(task, text)
     put('X' .. struct.pack('<I4', #value) .. value)
   end
 
-  local function put_number(value, is_float)
-    if is_float then put('G' .. struct.pack('>d', value))
+  local function put_scalar(value, is_float)
+    if value == nil then put('N')
+    elseif type(value) == 'string' then put_text(value)
+    elseif type(value) == 'boolean' then put(value and '\136' or '\137')
+    elseif type(value) ~= 'number' then bad('has values that JSON cannot say; enqueue it with werk')
+    elseif is_float then put('G' .. struct.pack('>d', value))
     elseif math.abs(value) < 2 ^ 31 then put('J' .. struct.pack('<i4', value))
     else put('\138\8' .. struct.pack('<i8', value)) end
-  end
-
-  local function put_plain(value) -- of a Literal or an Enum
-    if type(value) == 'string' then put_text(value)
-    elseif type(value) == 'boolean' then put(value and '\136' or '\137')
-    elseif type(value) == 'number' then put_number(value, value % 1 ~= 0)
-    else bad('has values that JSON cannot say; enqueue it with werk') end
   end
 
   -- The text is JSON, cjson has said so: then these find the ends of its parts.
@@ -72,9 +69,19 @@ local function written_call(task, text)
     if not digits then bad('is not JSON') end
     local rest = string.match(text, '^%.?%d*[eE]?[+-]?%d*', at + #digits)
     at = at + #digits + #rest
-    local value = tonumber(digits .. rest)
+    local value, kind = tonumber(digits .. rest), rest == '' and 'int' or 'float'
     if math.abs(value) == math.huge then bad('is too large for a float') end
-    return value, rest ~= '', #string.gsub(digits, '-', '')
+    return value, kind, #string.gsub(digits, '-', '')
+  end
+
+  -- Returns a text, a number, a boolean or nil, and its kind; of a number how many digits it has before the point.
+  local function read_scalar(first)
+    if first == '"' then return read_string(), 'str' end
+    local word = string.match(text, '^%a+', at)
+    if word ~= 'true' and word ~= 'false' and word ~= 'null' then return read_number() end
+    at = at + #word
+    if word == 'null' then return nil, 'null' end
+    return word == 'true', 'bool'
   end
 
   local function each(close, item)
@@ -103,7 +110,7 @@ local function written_call(task, text)
 
   local function put_choice(choices, value)
     for _, choice in ipairs(choices) do
-      if choice[1] == value or choice[2] == value then return put_plain(choice[2]) end
+      if choice[1] == value or choice[2] == value then return put_scalar(choice[2], type(choice[2]) == 'number' and choice[2] % 1 ~= 0) end
     end
     bad('is not ' .. WANTED.choice)
   end
@@ -115,39 +122,24 @@ local function written_call(task, text)
     if depth > MAX_DEPTH then bad('is nested too deeply; flatten it') end
     if name == 'optional' then return put_value(first == 'n' and ANY or inner, depth) end
     if not WANTED[name] then bad('is a ' .. name .. ', which JSON cannot say; enqueue it with werk') end
-    local function want(found)
-      if name ~= found and name ~= 'json' then bad('is not ' .. WANTED[name]) end
-    end
-    if first == '"' then
-      local value = read_string()
-      if name == 'choice' then return put_choice(kind[3], value) end
-      want('str')
-      put_text(value)
-    elseif first == '[' then
-      want('list')
+    local is_json = name == 'json'
+    if first == '[' then
+      if name ~= 'list' and not is_json then bad('is not ' .. WANTED[name]) end
       put('](')
-      each(']', function() put_value(name == 'list' and inner or ANY, depth + 1) end)
+      each(']', function() put_value(inner, depth + 1) end)
       put('e')
     elseif first == '{' then
-      want('dict')
+      if name ~= 'dict' and not is_json then bad('is not ' .. WANTED[name]) end
       put('}(')
       each_member(function(key) put_text(key); put_value(ANY, depth + 1) end)
       put('u')
-    elseif string.find(text, '^true', at) or string.find(text, '^false', at) then
-      at = at + (first == 't' and 4 or 5)
-      if name == 'choice' then return put_choice(kind[3], first == 't') end
-      want('bool')
-      put_plain(first == 't')
-    elseif string.find(text, '^null', at) then
-      at = at + 4
-      want('null')
-      put('N')
     else
-      local value, is_float, digits = read_number()
+      local value, found, digits = read_scalar(first)
       if name == 'choice' then return put_choice(kind[3], value) end
-      if name ~= 'float' then want(is_float and 'float' or 'int') end
-      if name ~= 'float' and not is_float and digits > MAX_DIGITS then bad('has too many digits for JSON; send text') end
-      put_number(value, is_float or name == 'float')
+      local is_float = found == 'float' or name == 'float'
+      if name ~= found and not is_json and not (name == 'float' and found == 'int') then bad('is not ' .. WANTED[name]) end
+      if not is_float and (digits or 0) > MAX_DIGITS then bad('has too many digits for JSON; send text') end
+      put_scalar(value, is_float)
     end
   end
 
