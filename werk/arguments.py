@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import chain, repeat
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -228,11 +230,9 @@ class Signature:
 
     def named(self, args: _Args, kwargs: _Kwargs) -> list[tuple[str, object]]:
         """Return a bound call by names, the same whether arguments came in order or by name."""
-        owned = self._owned(args, kwargs)
-        return sorted(
-            ((own.name if name is None else name, value) for name, own, value in owned),
-            key=lambda pair: pair[0],
-        )
+        found = self._owned(args, kwargs)
+        named = ((own.name if name is None else name, value) for name, own, value in found)
+        return sorted(named, key=itemgetter(0))
 
     def _plain_classes(self) -> tuple[type | None, ...] | None:
         """Return the classes of all positionals, if a call of just those fits as it stands."""
@@ -321,8 +321,7 @@ def _check(wanted: Type, value: object) -> object:
     return wanted.check(value)
 
 
-def _check_json(wanted: Type, value: object) -> object:
-    return wanted.check(value, is_json=True)
+_check_json = partial(Type.check, is_json=True)
 
 
 def _next_value(rest: Iterator[str], option: str, task: str) -> str:

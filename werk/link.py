@@ -132,8 +132,10 @@ class Link:
                         raise _fault(reply, self.where)
                 return replies
             except (OSError, _TryAgain) as error:
+                import random  # callers who failed together do not try again together
+
                 self.close()
-                pause_s = min(1.0, pause_s * 2 or 0.02) * _jitter()
+                pause_s = min(1.0, pause_s * 2 or 0.02) * random.uniform(0.5, 1.0)
                 if time.monotonic() + pause_s >= deadline:
                     raise RedisUnavailable(self._unreachable(error)) from None
                 time.sleep(pause_s)
@@ -295,11 +297,11 @@ def exchange(
     sock: socket.socket, reader: hiredis.Reader, commands: Sequence[Command], deadline: float
 ) -> list[Any]:
     """Send commands and return as many replies, errors among them as values. Raises OSError."""
-    _limit(sock, deadline)
+    sock.settimeout(_left(deadline))
     sock.sendall(b"".join([hiredis.pack_command(command) for command in commands]))
     replies: list[Any] = []
     while len(replies) < len(commands):
-        _limit(sock, deadline)
+        sock.settimeout(_left(deadline))
         data = sock.recv(65536)
         if not data:
             raise ConnectionError("the connection was closed")
@@ -360,20 +362,6 @@ def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
     if code in ("WRONGPASS", "NOAUTH", "NOPERM", "DENIED") or "AUTH" in text:
         return ConfigError(f"Redis at {where} refused the credentials or the command: {text}")
     return ConfigError(f"Redis at {where} answered: {text}")
-
-
-def _jitter() -> float:
-    """Return a factor, so that callers who failed together do not try again together."""
-    import random
-
-    return random.uniform(0.5, 1.0)
-
-
-def _limit(sock: socket.socket, deadline: float) -> None:
-    """Have a socket raise TimeoutError about when the deadline is; each change costs a call."""
-    left, limit = _left(deadline), sock.gettimeout()
-    if limit is None or not 0.95 * left < limit < 1.05 * left:
-        sock.settimeout(left)
 
 
 def _left(deadline: float) -> float:

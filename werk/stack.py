@@ -96,7 +96,7 @@ def free_port() -> int:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends. Linux; elsewhere see _guard."""
+    """Have the kernel kill this process when `parent` ends. Linux; elsewhere see _spawn."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -404,9 +404,8 @@ def _who_answers(url: str) -> str | None:
     except redis.ConnectionError:
         return None
     except redis.RedisError as error:
-        raise ConfigError(
-            f"{shown(url)} answers, but not as a Redis that we may use: {error}"
-        ) from error
+        why = f"{shown(url)} answers, but not as a Redis that we may use: {error}"
+        raise ConfigError(why) from error
 
 
 def _facts_of(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
@@ -447,7 +446,7 @@ def _identify(path: str) -> Binary | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
+    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def _config(url: str) -> str:
@@ -455,13 +454,7 @@ def _config(url: str) -> str:
     client = _client(url)
     if client.connection_pool.connection_class is redis.SSLConnection:
         raise ConfigError(f"werk starts no server for {shown(url)}, with TLS")
-    place = {
-        "port": 6379,
-        "db": 0,
-        "username": "",
-        "password": "",
-        **client.get_connection_kwargs(),
-    }
+    place = {"port": 6379, "db": 0, **client.get_connection_kwargs()}
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
     lines += [f"databases {max(16, place['db'] + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
     if "path" not in place:
@@ -470,10 +463,10 @@ def _config(url: str) -> str:
         raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
     else:
         lines += ["port 0", f"unixsocket {_quoted(place['path'])}", "unixsocketperm 700"]
-    user, password = place["username"], place["password"]
+    user, password = place.get("username", ""), place.get("password", "")
     if user not in ("", "default"):
-        lines += [f"user {_quoted(user)} on {_quoted('>' + password)} ~* &* +@all"]
-        lines += ["user default off"]
+        rule = f"user {_quoted(user)} on {_quoted('>' + password)} ~* &* +@all"
+        lines += [rule, "user default off"]
     elif password:
         lines += [f"requirepass {_quoted(password)}"]
     return "\n".join(lines) + "\n"
@@ -490,15 +483,10 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         command, start_new_session=True, preexec_fn=lambda: die_with(parent), **options
     )
-    if _libc is None:
-        _guard(process.pid)
+    if _libc is None:  # a shell kills its group when we end: it reads a pipe until we are gone
+        guard = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(process.pid)]
+        _guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True))
     return process
-
-
-def _guard(pid: int) -> None:
-    """Have a shell kill this group of processes when we end: it reads a pipe until we are gone."""
-    command = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(pid)]
-    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
