@@ -36,40 +36,35 @@ local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
 
-local function misfit(key, wanted)
+local wrong -- what to reply because of a key of another type
+local function fits(key, wanted)
   local found = call('TYPE', key).ok
-  if found == wanted or found == 'none' then return end
+  if found == wanted or found == 'none' then return true end
   local what = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted
-  return redis.error_reply(what .. '; is something else using it?')
-end
-
--- Returns what to reply for a job that was sent before or whose id is another's, nothing for others; or an error.
-local function known(id, job, sent)
-  local wrong = misfit(job, 'hash') or is_short_lived and misfit(sent, 'string')
-  if wrong then return nil, wrong end
-  if call('EXISTS', job) == 1 then return call('HGET', job, 'created_at') == created_at and 1 or {'id', id} end
-  if call('GET', sent) == created_at then return 1 end
+  wrong = redis.error_reply(what .. '; is something else using it?')
 end
 
 -- What stands in each hold and pointer, by this sending too. A hold: the id and created_at of its job.
 local stands = {}
-local function read(key)
-  if stands[key] then return stands[key] end
-  local wrong = misfit(key, 'string')
-  return not wrong and call('GET', key), wrong
+local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
+
+-- Returns what to reply for a job that was sent before or whose id is another's, nothing for others.
+local function known(id, job)
+  if not fits(job, 'hash') then return end
+  if call('EXISTS', job) == 1 then return call('HGET', job, 'created_at') == created_at and 1 or {'id', id} end
+  if read(P .. ':werk:sent:' .. id) == created_at then return 1 end
 end
 
--- Returns what to reply for a job that another holds off, nothing for others; or an error.
+-- Returns what to reply for a job that another holds off, nothing for others.
 local function held(id, hold)
-  local holder, wrong = read(hold)
-  if not holder then return nil, wrong end
+  local holder = read(hold)
   if holder == id .. ' ' .. created_at then return 1 end -- the same sending, whose job has come and gone
-  return {'hold', string.match(holder, '^%S*')}
+  if holder then return {'hold', string.match(holder, '^%S*')} end
 end
 
 local function active(pointer)
-  local last, wrong = read(pointer)
-  if not last then return nil, wrong end
+  local last = read(pointer)
+  if not last then return end
   if stands[pointer] then return {'active', last, status_now} end
   local status = try('HGET', P .. ':job:' .. last, 'status')
   if not ({queued = true, scheduled = true, deferred = true, started = true})[status] then return end
@@ -78,15 +73,15 @@ local function active(pointer)
 end
 
 local is_listed = try('SISMEMBER', queues, queue)
-if type(is_listed) == 'table' then return misfit(queues, 'set') end
+if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
 
 local replies, new, ids = {}, {}, {}
 for i = FIRST, #ARGV, WORDS do
   local id, hold, pointer = ARGV[i], ARGV[i + 3], ARGV[i + 4]
-  local job, reply, wrong = P .. ':job:' .. id, nil, nil
-  if is_short_lived or call('EXISTS', job) == 1 then reply, wrong = known(id, job, P .. ':werk:sent:' .. id) end
-  if hold ~= '' and not (reply or wrong) then reply, wrong = held(id, hold) end
-  if pointer ~= '' and not (reply or wrong) then reply, wrong = active(pointer) end
+  local job, reply = P .. ':job:' .. id, nil
+  if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
+  if hold ~= '' then reply = reply or held(id, hold) end
+  if pointer ~= '' then reply = reply or active(pointer) end
   if wrong then return wrong end
   replies[#replies + 1] = reply or 1
   if not reply or reply ~= 1 and reply[1] == 'overdue' then
@@ -135,7 +130,8 @@ else
   placed = try(place == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
 end
 if type(placed) == 'table' then
-  return misfit(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list') or placed
+  fits(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list')
+  return wrong or placed
 end
 if is_listed == 0 then call('SADD', queues, queue) end
 
