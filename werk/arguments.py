@@ -308,8 +308,6 @@ class Signature:
             yield name, self._named.get(name) or self._rest_named or _KWARGS, value
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
-        if not secret:
-            return False
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
         return own.name in secret or name in secret

@@ -131,12 +131,8 @@ def _served(link: Link) -> dict[str, dict[str, list[str]]]:
 
     snapshot = Snapshot.read(link)
     since = snapshot.time - LIVE_S
-    replies = link.calls(
-        [
-            ("ZRANGEBYSCORE", wire.key("werk", "serves", queue), since, "+inf")
-            for queue in snapshot.queues
-        ]
-    )
+    keys = [wire.key("werk", "serves", queue) for queue in snapshot.queues]
+    replies = link.calls([("ZRANGEBYSCORE", key, since, "+inf") for key in keys])
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
         for member in map(_text, members):

@@ -284,14 +284,8 @@ def _handle(
     request: Request, reply: Any, warnings: tuple[str, ...], connection: Connection | None
 ) -> Handle:
     """Return what enqueue.lua replied for a job (see its header)."""
-    own = Handle(
-        request.id,
-        request.name,
-        request.task.queue,
-        warnings=warnings,
-        result_ttl=request.task.result_ttl,
-        connection=connection,
-    )
+    name, task = request.name, request.task
+    own = Handle(request.id, name, task.queue, False, "", warnings, task.result_ttl, connection)
     if reply == 1:
         return own
     why, job_id, status = [word.decode() for word in (*reply, b"")][:3]

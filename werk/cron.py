@@ -160,9 +160,8 @@ class Cron:
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""
-        times = (next(line.ticks(now), None) for line in self.lines)
-        soonest = min((found.timestamp() for found in times if found), default=None)
-        return now + LONGEST_PAUSE_S if soonest is None else soonest
+        ticks = (tick.timestamp() for line in self.lines for tick in islice(line.ticks(now), 1))
+        return min(ticks, default=now + LONGEST_PAUSE_S)
 
     def fire(self, now: float) -> None:
         """Enqueue each tick up to `now`, unless it was or is too old.

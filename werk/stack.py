@@ -66,15 +66,14 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     server = None if answering else _start_server(url, settings)
     front = _Front(server, url)
     try:
-        has_cron = os.path.exists(CRONTAB)
-        if has_cron:
+        commands = [worker, ["dashboard", "--port", str(port)]]
+        if os.path.exists(CRONTAB):
             from werk import cron  # nothing else here needs croniter
 
             cron.read(CRONTAB, link(settings._replace(redis_url=url)))  # a bad line is said first
-        front.start(*worker)
-        front.start("dashboard", "--port", str(port))
-        if has_cron:
-            front.start("cron", CRONTAB)
+            commands.append(["cron", CRONTAB])
+        for words in commands:
+            front.start(*words)
         said = f"{answering} already answers at {shown(url)}; it is not stopped with us"
         if server:
             said = f"{server.binary} at {shown(url)}, data in {server.data}"
