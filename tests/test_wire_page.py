@@ -240,7 +240,7 @@ def test_sent_again_it_is_enqueued_once(told: redis.Redis) -> None:
 @pytest.mark.parametrize("year", [1970, 1999, 2000, 2024, 2026, 2100])
 def test_dates(told: redis.Redis, year: int) -> None:
     """Of the script's own calendar, each day of a year."""
-    body = SCRIPT[SCRIPT.index("local function timestamp") : SCRIPT.index("-- Doubled each time")]
+    body = SCRIPT[SCRIPT.index("local function timestamp") : SCRIPT.index("local function cut")]
     start = datetime.datetime(year, 1, 1, 23, 59, 58, tzinfo=datetime.timezone.utc)
     days = [start + datetime.timedelta(days=n) for n in range(366)]
     body += "local out = {} for i, s in ipairs(ARGV) do out[i] = timestamp({s, '7'}) end return out"

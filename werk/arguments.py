@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import chain, repeat
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -228,11 +230,9 @@ class Signature:
 
     def named(self, args: _Args, kwargs: _Kwargs) -> list[tuple[str, object]]:
         """Return a bound call by names, the same whether arguments came in order or by name."""
-        owned = self._owned(args, kwargs)
-        return sorted(
-            ((own.name if name is None else name, value) for name, own, value in owned),
-            key=lambda pair: pair[0],
-        )
+        found = self._owned(args, kwargs)
+        named = ((own.name if name is None else name, value) for name, own, value in found)
+        return sorted(named, key=itemgetter(0))
 
     def _plain_classes(self) -> tuple[type | None, ...] | None:
         """Return the classes of all positionals, if a call of just those fits as it stands."""
@@ -308,8 +308,6 @@ class Signature:
             yield name, self._named.get(name) or self._rest_named or _KWARGS, value
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
-        if not secret:
-            return False
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
         return own.name in secret or name in secret
@@ -321,8 +319,7 @@ def _check(wanted: Type, value: object) -> object:
     return wanted.check(value)
 
 
-def _check_json(wanted: Type, value: object) -> object:
-    return wanted.check(value, is_json=True)
+_check_json = partial(Type.check, is_json=True)
 
 
 def _next_value(rest: Iterator[str], option: str, task: str) -> str:

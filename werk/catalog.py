@@ -63,7 +63,7 @@ class Row(NamedTuple):
             "differing": self.differing,
         }
 
-    def lines(self) -> list[str]:
+    def text(self) -> str:
         """Return it as `werk tasks` prints it."""
         said = [_usage(self.entry)]
         said += [self.entry.shape.summary] if self.entry.shape.summary else []
@@ -75,7 +75,7 @@ class Row(NamedTuple):
             said.append(f"another version on {', '.join(self.differing)}: a deploy half done?")
             if self.theirs and self.theirs.fingerprint != self.entry.fingerprint:
                 said.append(f"there: {_usage(self.theirs)}")
-        return "\n    ".join(said).split("\n")
+        return "\n    ".join(said)
 
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
@@ -121,15 +121,8 @@ def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
     except RedisUnavailable as error:
         note(f"who serves them is not known: {error}")
     shown = {name: pages[name] for name in served or () if name in pages} | own
-    return [
-        Row(
-            entry,
-            name in own,
-            pages.get(name),
-            None if served is None else served.get(name, {}),
-        )
-        for name, entry in sorted(shown.items())
-    ]
+    by = {name: None if served is None else served.get(name, {}) for name in shown}
+    return [Row(shown[name], name in own, pages.get(name), by[name]) for name in sorted(shown)]
 
 
 def _served(link: Link) -> dict[str, dict[str, list[str]]]:
@@ -138,12 +131,8 @@ def _served(link: Link) -> dict[str, dict[str, list[str]]]:
 
     snapshot = Snapshot.read(link)
     since = snapshot.time - LIVE_S
-    replies = link.calls(
-        [
-            ("ZRANGEBYSCORE", wire.key("werk", "serves", queue), since, "+inf")
-            for queue in snapshot.queues
-        ]
-    )
+    keys = [wire.key("werk", "serves", queue) for queue in snapshot.queues]
+    replies = link.calls([("ZRANGEBYSCORE", key, since, "+inf") for key in keys])
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
         for member in map(_text, members):

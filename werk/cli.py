@@ -12,15 +12,14 @@ gc.disable()  # while all this is imported: a tenth of the CPU of an enqueue, fo
 
 import atexit
 import io
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
 
@@ -115,40 +114,38 @@ def _complain(name: str, message: str, code: int) -> int:
     return code
 
 
-def _seconds(text: str) -> float:
-    """Return a number of seconds, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not math.isfinite(number) or number < 0:
-        raise ArgumentError(f"{text!r} is not a number of seconds")
-    return number
-
-
-def _period(text: str) -> float:
-    """Return a length of time in words as seconds."""
+def _read(kind: str, wanted: str, text: str) -> Any:
+    """Return what a word of an option means; a length of time as seconds."""
     from werk.arguments import Type, Unfit
 
     try:
-        return cast(timedelta, Type("duration").parse(text)).total_seconds()
+        found: Any = Type(kind).parse(text)
+        if kind == "float" and found < 0:
+            raise Unfit
     except Unfit:
-        raise ArgumentError(
-            f"{text!r} is not a length of time; say 90 (seconds), 5m, 1h or 1d"
-        ) from None
+        raise ArgumentError(f"{text!r} is not {wanted}") from None
+    return found.total_seconds() if isinstance(found, timedelta) else found
 
 
-def _moment(text: str) -> datetime:
-    """Return a point in time, ISO 8601; without a zone it is local."""
+def _text_of(source: str) -> str:
+    """Return a text, or that of @FILE, or what is on stdin for -."""
+    if source != "-" and not source.startswith("@"):
+        return source
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentError(f"{text!r} is not a time like 2026-12-24T18:00+01:00") from None
+        with click.open_file(source.removeprefix("@"), "rb") as file:
+            return bytes(file.read()).decode()
+    except OSError as error:
+        raise ArgumentError(f"{source}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{source} is not valid UTF-8") from None
 
 
-SECONDS = Parsed("seconds", _seconds)
-PERIOD = Parsed("period", _period)
-MOMENT = Parsed("time", _moment)
+SECONDS = Parsed("seconds", partial(_read, "float", "a number of seconds"))
+PERIOD_WANTED = "a length of time; say 90 (seconds), 5m, 1h or 1d"
+PERIOD = Parsed("period", partial(_read, "duration", PERIOD_WANTED))
+TEXT = Parsed("text|@file|-", _text_of)
+LINES = click.File("rb")
+MOMENT = Parsed("time", partial(_read, "datetime", "a time like 2026-12-24T18:00+01:00"))
 
 
 class TaskGroup(click.Group):
@@ -207,64 +204,33 @@ class TaskCommand(click.Command):
         from werk import client
 
         name, task, shape, _ = self.entry
-        options = click.get_current_context().find_object(EnqueueOptions)
-        assert options is not None
-        if options.batch is not None:
-            if words:
-                raise ArgumentError(f"--batch has the arguments; {name} is the last word")
-            from werk import cli_batch
+        how = click.get_current_context().find_object(How)
+        assert how is not None
+        for option, value in (("--batch", how.batch), ("--args-json", how.args_json)):
+            if words and value is not None:
+                raise ArgumentError(f"{option} has the arguments; {name} is the last word")
+        if how.batch is not None:
+            from werk import batch
 
-            client.treated(task, options.options)  # what is wrong with all of them is said once
-            prepare = partial(self.prepare_line, options=options.options)
-            return cli_batch.run(prepare, options.batch, options)
-        if options.args_json is None:
+            return batch.run(self.entry, how.batch, how)
+        if how.args_json is None:
             args, kwargs = shape.parse(words, task=name, secret=task.secret)
-        elif words:
-            raise ArgumentError(f"--args-json has the arguments; {name} is the last word")
         else:
-            text = _text_of(options.args_json)
-            args, kwargs = shape.from_json(text, task=name, secret=task.secret)
-        request = client.prepare(self.entry, args, kwargs, options.options)
-        return _enqueue(request, options)
-
-    def prepare_line(self, text: str, now: float, options: client.Options) -> client.Request:
-        """Return the job that a line of a batch asks for. Raises ArgumentError."""
-        from werk import client
-
-        name, task, shape, _ = self.entry
-        args, kwargs = shape.from_json(text, task=name, secret=task.secret)
-        return client.prepare(self.entry, args, kwargs, options, now)
+            args, kwargs = shape.from_json(how.args_json, task=name, secret=task.secret)
+        return _enqueue(client.prepare(self.entry, args, kwargs, how.options), how)
 
 
-class EnqueueOptions:
-    """What stood before the task's name."""
+class How(NamedTuple):
+    """What stood before the task's name: how the job is treated, and what is printed of it."""
 
-    def __init__(
-        self,
-        *,
-        wait: bool,
-        timeout: float | None,
-        as_json: bool,
-        quiet: bool,
-        dry_run: bool,
-        args_json: str | None,
-        batch: str | None,
-        **job: Any,
-    ) -> None:
-        from werk import client
-
-        self.wait, self.timeout, self.as_json = wait, timeout, as_json
-        self.quiet, self.dry_run, self.args_json = quiet, dry_run, args_json
-        self.batch = batch
-        self.options = client.Options(timeout=job.pop("job_timeout"), **job)
-        if self.options == client.NO_OPTIONS:
-            self.options = client.NO_OPTIONS  # which are not looked at line by line
-        if batch is not None and (args_json is not None or self.options.job_id is not None):
-            raise ArgumentError("--batch excludes --args-json and --job-id")
-        if timeout is not None and not wait:
-            raise ArgumentError(
-                "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
-            )
+    options: client.Options
+    wait: bool
+    timeout: float | None
+    as_json: bool
+    quiet: bool
+    dry_run: bool
+    args_json: str | None
+    batch: BinaryIO | None
 
     def says(self, warning: str) -> bool:
         """Tell whether a warning is printed: with --quiet not that there is no worker just now."""
@@ -296,42 +262,34 @@ class EnqueueOptions:
 @click.option("--unless-active", is_flag=True, help="Not while the last one waits or runs.")
 @click.option("--expires", type=PERIOD, help="Drop it if it waits so much longer: 10m, 1h.")
 @click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
-@click.option("--args-json", metavar="TEXT|@FILE|-", help="All arguments: a JSON array or object.")
-@click.option("--batch", metavar="FILE|-", help="A job for each line, which is as --args-json.")
+@click.option("--args-json", type=TEXT, help="All arguments: a JSON array or object.")
+@click.option(
+    "--batch", type=LINES, metavar="FILE|-", help="A job for each line, which is as --args-json."
+)
 @click.option("--require-worker", is_flag=True, help="Only if a worker would run it; or exit 75.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 @click.pass_context
-def enqueue(ctx: click.Context, /, **options: Any) -> None:
-    ctx.obj = EnqueueOptions(**options)
+def enqueue(ctx: click.Context, /, job_timeout: int | None, **given: Any) -> None:
+    from werk import client
+
+    printed = {name: given.pop(name) for name in How._fields[1:]}
+    ctx.obj = how = How(client.Options(timeout=job_timeout, **given), **printed)
+    if how.batch is not None and (how.args_json is not None or how.options.job_id is not None):
+        raise ArgumentError("--batch excludes --args-json and --job-id")
+    if how.timeout is not None and not how.wait:
+        raise ArgumentError(
+            "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
+        )
 
 
-def _text_of(source: str) -> str:
-    """Return a text, or that of @FILE, or what is on stdin for -. Raises ArgumentError."""
-    if source != "-" and not source.startswith("@"):
-        return source
-    try:
-        with _opened(source if source == "-" else source[1:]) as file:
-            return file.read().decode()
-    except UnicodeDecodeError:
-        raise ArgumentError(f"{source} is not valid UTF-8") from None
-
-
-def _opened(path: str) -> BinaryIO:
-    """Open a file, or stdin for -. Raises ArgumentError."""
-    try:
-        return open(0 if path == "-" else path, "rb")
-    except OSError as error:
-        raise ArgumentError(f"{path}: {error.strerror}") from None
-
-
-def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
+def _enqueue(request: client.Request, how: How) -> int | None:
     from werk import client
 
     if how.dry_run:
-        _print_request(request, how)
+        print_request(request, how)
         return None
     connected = connect()
     try:
@@ -342,9 +300,9 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     for warning in handle.warnings:
         if how.says(warning):
             remark(warning)
-    said = _handle_as_json(handle)
+    said = handle_as_json(handle)
     if how.wait:
-        return _print_outcome(lambda: handle.result(how.timeout), handle.id, how.as_json, said)
+        return _print_outcome(lambda: handle.result(how.timeout), how.as_json, said)
     if handle.duplicate and not how.quiet:
         remark(f"{handle.reason}; not enqueued again")
     if how.as_json:
@@ -354,17 +312,14 @@ def _enqueue(request: client.Request, how: EnqueueOptions) -> int | None:
     return None
 
 
-def _handle_as_json(handle: client.Handle) -> dict[str, Any]:
-    return {
-        "id": handle.id,
-        "queue": handle.queue,
-        "task": handle.task,
-        "duplicate": handle.duplicate,
-        "warnings": list(handle.warnings),
-    }
+def handle_as_json(handle: client.Handle) -> dict[str, Any]:
+    """Return what --json prints of it."""
+    names = ("id", "queue", "task", "duplicate", "warnings")
+    return {name: getattr(handle, name) for name in names}
 
 
-def _print_request(request: client.Request, how: EnqueueOptions) -> None:
+def print_request(request: client.Request, how: How) -> None:
+    """Print what --dry-run found good."""
     call, queue = request.call, request.task.queue
     if how.as_json:
         say_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
@@ -405,13 +360,8 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
     from werk import client
 
-    connected = connect()
-    return _print_outcome(
-        lambda: client.result(job_id, timeout, connection=connected),
-        job_id,
-        as_json,
-        {"id": job_id},
-    )
+    wait = partial(client.result, job_id, timeout, connection=connect())
+    return _print_outcome(wait, as_json, {"id": job_id})
 
 
 @werk.command()
@@ -440,20 +390,19 @@ def tasks(check: bool, as_json: bool) -> int | None:
     from werk import catalog
 
     rows = catalog.survey(None if check else link(Settings.read()), remark)
-    shown = [(row.entry, note) for row in rows for note in row.entry.shape.notes]
+    notes = [(row.entry, note) for row in rows for note in row.entry.shape.notes]
     if as_json:
         say_json({row.entry.name: row.as_json() for row in rows})
-    for line in [line for row in rows for line in row.lines()] if not (as_json or check) else ():
-        say(line)
-    for entry, note in shown if check else ():
+    elif not check:
+        for row in rows:
+            say(row.text())
+    for entry, note in notes if check else ():
         say(f"{entry.name}: {note.text}")
-    broken = any(entry.shape.is_missing for entry, _ in shown)
-    return EXIT_CONFIG if check and broken else None
+    is_broken = check and any(entry.shape.is_missing for entry, _ in notes)
+    return EXIT_CONFIG if is_broken else None
 
 
-@werk.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-)
+@werk.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker: `rq worker` with its options and our class, e.g. werk worker default."""
@@ -514,24 +463,17 @@ def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
         say_json(shown)
         return
     for line in shown:
-        say(f"{line['line']}: {line['when']}  {line['call']}")
-        for moment in line["next"]:
-            click.echo(f"    {moment}")
+        say("\n    ".join([f"{line['line']}: {line['when']}  {line['call']}", *line["next"]]))
 
 
-# --- printing
-
-
-def _print_outcome(
-    wait: Callable[[], Any], job_id: str, as_json: bool, said: dict[str, Any]
-) -> int | None:
+def _print_outcome(wait: Callable[[], Any], as_json: bool, said: dict[str, Any]) -> int | None:
     """Print what a job returned; or on stderr why it did not, and return the exit code."""
     from werk.show import as_text
 
     try:
         value = wait()
     except KeyboardInterrupt:
-        remark(f"interrupted; job {job_id} goes on: werk result {job_id}")
+        remark(f"interrupted; job {said['id']} goes on: werk result {said['id']}")
         return EXIT_INTERRUPTED
     except JobFailed as error:
         if as_json:

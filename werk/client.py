@@ -41,10 +41,8 @@ if TYPE_CHECKING:
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 PING_URL = re.compile(r"https?://[^\s/?#][!-~]*")
 DESCRIPTION_LENGTH = 200
-LONGEST_RETRY_DELAY_S = 3600
 HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
 SLOT_MEMORY_S = 48 * 3600
-SENT_MEMORY_S = 60  # far longer than any budget: within it a job may be sent again
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
 
@@ -71,7 +69,6 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options()
-NO_GUARDS = ("", 0, "")
 UNHEARD = "no worker listens on queue"  # how the least of the warnings begins
 MOST_BELIEFS = 1000
 LOOK_S = 1.0  # how long a caller that enqueues all the time believes what it was told of that
@@ -93,14 +90,11 @@ class Request(NamedTuple):
     call: str  # as people see it
     data: bytes
     created_at: str
+    options: Options
     due: float | None  # Unix time, of a job that is scheduled
-    front: bool
     ttl: int
     hold: str  # key that keeps off others of the same; '': none
-    hold_ms: int
     pointer: str  # key that names the last of the same; '': none
-    webhooks: str  # as RQ writes them; '': none
-    require_worker: bool
 
 
 class Handle(NamedTuple):
@@ -151,10 +145,9 @@ def enqueue(
     Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
     """
     request = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
-    [handle] = send([request], connection)
-    if handle.warnings:
-        _warn([handle])
-    return handle
+    handles = send([request], connection)
+    _warn(handles)
+    return handles[0]
 
 
 def enqueue_many(
@@ -171,14 +164,9 @@ def enqueue_many(
     options = options or NO_OPTIONS
     if options.job_id is not None:
         raise ArgumentError("job_id is of one job; leave it out for many")
-    now = time.time()
-    entry = find(name, connection)
-    requests = [
-        prepare(entry, (), call, options, now)
-        if isinstance(call, Mapping)
-        else prepare(entry, call, {}, options, now)
-        for call in calls
-    ]
+    entry, now = find(name, connection), time.time()
+    calls_in_two = (((), call) if isinstance(call, Mapping) else (call, {}) for call in calls)
+    requests = [prepare(entry, args, kwargs, options, now) for args, kwargs in calls_in_two]
     handles: list[Handle] = []
     for start in range(0, len(requests), CHUNK):
         handles += send(requests[start : start + CHUNK], connection)
@@ -203,14 +191,15 @@ def prepare(
 ) -> Request:
     """Return the job that a call of a task becomes. Raises ArgumentError."""
     name, task, shape, fingerprint = entry
-    if options is not NO_OPTIONS:
+    if options != NO_OPTIONS:
         task = treated(task, options)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or time.time()
-    hold, hold_ms, pointer = NO_GUARDS
-    if options is not NO_OPTIONS:
-        hold, hold_ms, pointer = _guards(name, shape.named(bound, named), task.queue, options)
-    due = _due(options, now)
+    due, ttl, hold, pointer = None, 0, "", ""
+    if options != NO_OPTIONS:
+        due = _due(options, now)
+        ttl = _ttl(options, due, now)
+        hold, pointer = _guards(name, shape.named(bound, named), task.queue, options)
     return Request(  # in order, which is faster
         options.job_id or _new_id(),
         name,
@@ -219,14 +208,11 @@ def prepare(
         f"{name}({shape.call(bound, named, task.secret)})",
         wire.write_call(task.path, bound, named),
         wire.iso(now),
+        options,
         due,
-        options.front,
-        _ttl(options, due, now),
+        ttl,
         hold,
-        hold_ms,
         pointer,
-        _webhook(options.ping) if options.ping else "",
-        options.require_worker,
     )
 
 
@@ -238,7 +224,7 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
     first, connected = requests[0], _link(connection)
     own, now = f"{first.name} {first.fingerprint}", time.monotonic()
     until, warning = connected.beliefs.get((first.task.queue, own), (0.0, ""))
-    is_due = now >= until or first.require_worker
+    is_due = now >= until or first.options.require_worker
     words = _script_call(requests, own if is_due else "")
     replies = connected.run(Script.named("enqueue"), *words)
     if is_due:
@@ -279,29 +265,18 @@ def status(job_id: str, *, connection: Connection | None = None) -> str:
 def _script_call(requests: Sequence[Request], own: str) -> tuple[tuple[str, ...], list[Any]]:
     """Return KEYS and ARGV of enqueue.lua; `own` is its member of serves:<queue>, or ''."""
     first = requests[0]
-    task, queue = first.task, first.task.queue
-    prefix = wire.KEY_PREFIX
+    task, options = first.task, first.options
+    prefix, queue = wire.KEY_PREFIX, task.queue
     keys = (f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}")
-    front = "front" if first.front else "back"
-    place = front if first.due is None else "at front" if first.front else "at"
-    short_lived = 0 < first.ttl < SENT_MEMORY_S or 0 <= task.result_ttl < SENT_MEMORY_S
-    remember_s = SENT_MEMORY_S if short_lived else 0
-    words: list[Any] = [
-        prefix,
-        place,
-        first.due or 0,
-        first.ttl,
-        remember_s,
-        first.created_at,
-        queue,
-    ]
+    front = "front" if options.front else "back"
+    place = front if first.due is None else "at front" if options.front else "at"
+    hold_s = (options.once_per or 0) * HOLD_SHARE if options.slot is None else SLOT_MEMORY_S
+    words: list[Any] = [prefix, place, first.due or 0, first.ttl, first.created_at, queue]
     words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
-    words += [task.retry, first.hold_ms, first.webhooks]
-    words += [own, int(first.require_worker)]
+    words += [task.retry, task.retry_delay, int(hold_s * 1000), _webhooks(options.ping)]
+    words += [own, int(options.require_worker)]
     for one in requests:
-        intervals = _retry_intervals(task.retry, task.retry_delay) if task.retry else ""
-        call = one.call[:DESCRIPTION_LENGTH]
-        words += (one.id, one.data, call, intervals, one.hold, one.pointer)
+        words += (one.id, one.data, one.call[:DESCRIPTION_LENGTH], one.hold, one.pointer)
     return keys, words
 
 
@@ -309,14 +284,8 @@ def _handle(
     request: Request, reply: Any, warnings: tuple[str, ...], connection: Connection | None
 ) -> Handle:
     """Return what enqueue.lua replied for a job (see its header)."""
-    own = Handle(
-        request.id,
-        request.name,
-        request.task.queue,
-        warnings=warnings,
-        result_ttl=request.task.result_ttl,
-        connection=connection,
-    )
+    name, task = request.name, request.task
+    own = Handle(request.id, name, task.queue, False, "", warnings, task.result_ttl, connection)
     if reply == 1:
         return own
     why, job_id, status = [word.decode() for word in (*reply, b"")][:3]
@@ -331,14 +300,6 @@ def _handle(
     return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
 
 
-def _retry_intervals(retry: int, delay: int) -> str:
-    """Return seconds before each retry: doubled each time, and 10 % either way, not all at once."""
-    import random  # most tasks are not retried
-
-    exact = (min(delay * 2 ** min(n, 12), LONGEST_RETRY_DELAY_S) for n in range(retry))
-    return json.dumps([round(seconds * random.uniform(0.9, 1.1)) for seconds in exact])
-
-
 def _new_id() -> str:
     """Return an id as RQ's own, str(uuid4()), in a third of the time."""
     digits = os.urandom(16).hex()
@@ -348,18 +309,16 @@ def _new_id() -> str:
 
 def _guards(
     name: str, call: Sequence[tuple[str, object]], queue: str, options: Options
-) -> tuple[str, int, str]:
-    """Return the hold of a job, its milliseconds, and the pointer (see enqueue.lua)."""
-    hold, hold_ms, pointer = NO_GUARDS
+) -> tuple[str, str]:
+    """Return the hold of a job and its pointer (see enqueue.lua)."""
+    hold = pointer = ""
     if options.slot is not None:
         hold = wire.key("werk", "slot", wire.digest((name, call, queue, options.slot)))
-        hold_ms = SLOT_MEMORY_S * 1000
     elif options.once_per is not None:
         hold = wire.key("werk", "period", wire.digest((name, call, queue)))
-        hold_ms = int(options.once_per * HOLD_SHARE * 1000)
     if options.unless_active:
         pointer = wire.key("werk", "last", wire.digest((name, call)))
-    return hold, hold_ms, pointer
+    return hold, pointer
 
 
 def _due(options: Options, now: float) -> float | None:
@@ -372,14 +331,13 @@ def _ttl(options: Options, due: float | None, now: float) -> int:
     """Return the seconds from now after which a job that waits is dropped; 0: never."""
     if options.expires is None:
         return options.ttl or 0
-    delay = max(0.0, due - now) if due else 0.0
-    return max(1, ceil(delay + options.expires))
+    return max(1, ceil(max(0.0, (due or now) - now) + options.expires))
 
 
-def _webhook(url: str) -> str:
-    """Return what RQ keeps of a Webhook(url, "finished") (rq.job.Job.to_dict)."""
+def _webhooks(url: str | None) -> str:
+    """Return what RQ keeps of a Webhook(url, "finished") (rq.job.Job.to_dict), or ''."""
     hook = {"url": url, "job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
-    return json.dumps([hook])
+    return json.dumps([hook]) if url else ""
 
 
 def treated(task: Task, options: Options) -> Task:
@@ -396,23 +354,16 @@ def _problem(options: Options) -> str | None:
     """Return what is wrong with the options that no task has, or None."""
     if options.job_id is not None and not JOB_ID.fullmatch(options.job_id):
         return f"job_id {options.job_id!r}: use letters, digits, - and _"
-    if options.delay is not None and options.at is not None:
-        return "delay and at exclude each other"
-    if options.delay is not None and not 0 <= options.delay <= LONGEST_S:
-        return f"delay {options.delay!r}: want seconds from now, 0 to {LONGEST_S}"
+    for one, other in (("delay", "at"), ("ttl", "expires")):
+        if getattr(options, one) is not None and getattr(options, other) is not None:
+            return f"{one} and {other} exclude each other"
+    for name, least in (("delay", 0), ("ttl", 1), ("once_per", 1), ("expires", 1)):
+        seconds, kinds = getattr(options, name), (int,) if name == "ttl" else (int, float)
+        if seconds is not None and not (type(seconds) in kinds and least <= seconds <= LONGEST_S):
+            whole = "whole " * (name == "ttl")
+            return f"{name} {seconds!r}: want {whole}seconds, {least} to {LONGEST_S}"
     if options.at is not None and not 1 < options.at.year < 9999:
         return f"at {options.at}: that is out of reach"
-    if options.ttl is not None and (
-        type(options.ttl) is not int or not 0 < options.ttl <= LONGEST_S
-    ):
-        return f"ttl {options.ttl!r}: want whole seconds, 1 to {LONGEST_S}"
-    for name, seconds in (("once_per", options.once_per), ("expires", options.expires)):
-        if seconds is not None and (
-            type(seconds) not in (int, float) or not 1 <= seconds <= LONGEST_S
-        ):
-            return f"{name} {seconds!r}: want seconds, 1 to {LONGEST_S}"
-    if options.ttl is not None and options.expires is not None:
-        return "ttl and expires exclude each other"
     if options.ping is not None and not PING_URL.fullmatch(options.ping):
         return f"ping {options.ping!r}: want an address that starts with http:// or https://"
     if options.slot is not None and (type(options.slot) is not str or not options.slot):

@@ -12,8 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone, tzinfo
-from itertools import islice, takewhile
+from itertools import islice
+from math import inf
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 from zoneinfo import ZoneInfo
 
@@ -41,14 +44,33 @@ class Line(NamedTuple):
     number: int
     when: str  # five fields, or @hourly and the like
     zone: tzinfo
-    task: str
-    args: Sequence[object]
-    kwargs: Mapping[str, object]
-    call: str  # as people see it
+    task: str = ""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = MappingProxyType({})
+    call: str = ""  # as people see it
 
-    def ticks(self, after: float) -> Iterator[datetime]:
-        """Yield its times after a Unix time, in its zone."""
-        return _ticks(self.when, self.zone, after)
+    @property
+    def stamp(self) -> str:
+        """How its stamp is called in Redis: the same on every host, and after a restart."""
+        return f"{self.when} {self.call}"
+
+    def ticks(self, after: float, until: float = inf) -> Iterator[datetime]:
+        """Yield its times after a Unix time, up to another, in its zone.
+
+        A time that the clock skips is when the skip ends. One that it shows twice is the first of
+        them, unless minute or hour are *: then it is real time that counts. So does cron(8).
+        """
+        fields = self.when.lower().split()[:2]
+        is_real_time = fields == ["@hourly"] or any(part.startswith("*") for part in fields)
+        times = croniter(self.when, datetime.fromtimestamp(after, self.zone))
+        with suppress(CroniterBadDateError):  # none in fifty years
+            while (moment := times.get_next(datetime)).timestamp() <= until:
+                if is_real_time or not moment.fold:
+                    yield moment
+
+    def facts(self, tick: datetime) -> str:
+        """Return what a log says of one of its times."""
+        return f"line={self.number} task={self.task} tick={_utc(tick)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return what --check prints of it, with its next five times."""
@@ -138,9 +160,8 @@ class Cron:
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""
-        times = (next(line.ticks(now), None) for line in self.lines)
-        soonest = min((found.timestamp() for found in times if found), default=None)
-        return now + LONGEST_PAUSE_S if soonest is None else soonest
+        ticks = (tick.timestamp() for line in self.lines for tick in islice(line.ticks(now), 1))
+        return min(ticks, default=now + LONGEST_PAUSE_S)
 
     def fire(self, now: float) -> None:
         """Enqueue each tick up to `now`, unless it was or is too old.
@@ -164,26 +185,26 @@ class Cron:
     def _fire(self, line: Line, now: float) -> None:
         done, oldest = self._done[line.number], now - self.catch_up_s
         if done < oldest:
-            if missed := next(_between(line, done, oldest), None):
-                log.warning("event=missed %s and what followed, too long ago", _facts(line, missed))
+            if missed := next(line.ticks(done, oldest), None):
+                facts = line.facts(missed)
+                log.warning("event=missed %s and what followed, too long ago", facts)
             done = self._done[line.number] = oldest
-        for tick in _between(line, done, now):
+        for tick in line.ticks(done, now):
             entry = client.find(line.task, self._link)  # as it is now: workers may have changed
             options = client.Options(slot=_utc(tick))
             request = client.prepare(entry, line.args, line.kwargs, options)
             [handle] = client.send([request], self._link)
             self._done[line.number] = tick.timestamp()
             if not handle.duplicate:
-                log.info("event=enqueued %s job=%s", _facts(line, tick), handle.id)
+                log.info("event=enqueued %s job=%s", line.facts(tick), handle.id)
                 for warning in handle.warnings:
-                    log.warning("event=warned %s: %s", _facts(line, tick), warning)
+                    log.warning("event=warned %s: %s", line.facts(tick), warning)
         self._done[line.number] = max(now, self._done[line.number])
 
     def _read_stamps(self) -> None:
-        names = [_stamp(line) for line in self.lines]
-        for line, stamp in zip(
-            self.lines, self._link.call("ZMSCORE", self._stamps, *names), strict=True
-        ):
+        names = [line.stamp for line in self.lines]
+        stamps = self._link.call("ZMSCORE", self._stamps, *names)
+        for line, stamp in zip(self.lines, stamps, strict=True):
             if stamp is not None:
                 self._done[line.number] = min(float(stamp), self._done[line.number])
         self.has_begun = True
@@ -191,13 +212,9 @@ class Cron:
     def _write_stamps(self, now: float) -> None:
         if not self.lines:
             return
-        words = [word for line in self.lines for word in (self._done[line.number], _stamp(line))]
-        self._link.calls(
-            [
-                ("ZADD", self._stamps, *words),
-                ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - STAMPS_S),
-            ]
-        )
+        words = [word for line in self.lines for word in (self._done[line.number], line.stamp)]
+        forget = ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - STAMPS_S)
+        self._link.calls([("ZADD", self._stamps, *words), forget])
 
 
 # --- a line
@@ -209,7 +226,8 @@ def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
     if found is None:
         raise ArgumentError(f"{text[:80]!r} is no line of a crontab: m h dom mon dow TASK [ARGS]")
     when, call = " ".join(found[1].split()), found[2]
-    _check_time(when, zone)
+    line = Line(number, when, zone)
+    _check_time(line)
     try:
         name, *words = shlex.split(call)
     except ValueError as error:
@@ -219,41 +237,21 @@ def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
     entry = client.find(name, link)
     args, kwargs = entry.shape.parse(words, task=name, secret=entry.task.secret)
     request = client.prepare(entry, args, kwargs)
-    return Line(number, when, zone, name, args, kwargs, request.call)
+    return line._replace(task=name, args=args, kwargs=kwargs, call=request.call)
 
 
-def _check_time(when: str, zone: tzinfo) -> None:
+def _check_time(line: Line) -> None:
     """Raises ArgumentError."""
     try:
-        if re.search(r"(^|[ ,])[hr]", when.lower()):
+        if re.search(r"(^|[ ,])[hr]", line.when.lower()):
             raise CroniterError  # croniter's own: a time by chance, another on each host
-        comes = next(_ticks(when, zone, time.time()), None)
+        comes = next(line.ticks(time.time()), None)
     except CroniterError:
-        raise ArgumentError(
-            f"{when!r} is no time: minute hour day month weekday, or "
-            "@hourly @daily @weekly @monthly @yearly"
-        ) from None
+        named = "@hourly @daily @weekly @monthly @yearly"
+        wanted = f"minute hour day month weekday, or {named}"
+        raise ArgumentError(f"{line.when!r} is no time: {wanted}") from None
     if comes is None:
-        raise ArgumentError(f"{when!r} never comes")
-
-
-def _ticks(when: str, zone: tzinfo, after: float) -> Iterator[datetime]:
-    """Yield the times after a Unix time.
-
-    A time that the clock skips is when the skip ends. One that it shows twice is the first of them,
-    unless minute or hour are *: then it is real time that counts. So does cron(8).
-    """
-    is_real_time = when.lower() == "@hourly" or any(
-        part.startswith("*") for part in when.split()[:2]
-    )
-    times = croniter(when, datetime.fromtimestamp(after, zone))
-    try:
-        while True:
-            moment: datetime = times.get_next(datetime)
-            if is_real_time or not moment.fold:
-                yield moment
-    except CroniterBadDateError:  # none in fifty years
-        return
+        raise ArgumentError(f"{line.when!r} never comes")
 
 
 def _zone(name: str, value: str) -> ZoneInfo:
@@ -263,22 +261,9 @@ def _zone(name: str, value: str) -> ZoneInfo:
     try:
         return ZoneInfo(value.strip("\"'"))
     except (ValueError, OSError, KeyError):  # what it raises for bad names, folders, and no such
-        raise ArgumentError(
-            f"{name}={value}: no such time zone; say UTC, or Europe/Berlin"
-        ) from None
-
-
-def _between(line: Line, after: float, until: float) -> Iterator[datetime]:
-    return takewhile(lambda tick: tick.timestamp() <= until, line.ticks(after))
+        problem = f"{name}={value}: no such time zone; say UTC, or Europe/Berlin"
+        raise ArgumentError(problem) from None
 
 
 def _utc(tick: datetime) -> str:
     return tick.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
-
-
-def _facts(line: Line, tick: datetime) -> str:
-    return f"line={line.number} task={line.task} tick={_utc(tick)}"
-
-
-def _stamp(line: Line) -> str:
-    return f"{line.when} {line.call}"

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,7 +26,7 @@ import redis
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
-from werk.link import link, parse_url, shown
+from werk.link import NO_URL, link, shown
 from werk.settings import Settings
 from werk.signature import source
 
@@ -37,9 +37,9 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OLDEST_SERVER = (6, 2)  # LMOVE, `bind -::1`
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
-LOOK_S = 1.0  # between two looks at the files of the tasks
 STOP_S = 10.0
 PIPE_SIZE = 65536  # one read takes all that a pipe holds
+PAUSE_S = 0.2  # how soon Ctrl-C, the end of a child or a change of a file is noticed
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -54,32 +54,35 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     """
     queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
     worker = ["worker", "default", *queues]
-    _refuse_taken(port)
-    url = _url(settings)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
+    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
+        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
+    url = settings.redis_url or DEFAULT_URL
     answering = _who_answers(url)
     server = None if answering else _start_server(url, settings)
     front = _Front(server, url)
     try:
-        front.catch_signals()
-        has_cron = os.path.exists(CRONTAB)
-        if has_cron:
+        commands = [worker, ["dashboard", "--port", str(port)]]
+        if os.path.exists(CRONTAB):
             from werk import cron  # nothing else here needs croniter
 
             cron.read(CRONTAB, link(settings._replace(redis_url=url)))  # a bad line is said first
-        front.start(*worker)
-        front.start("dashboard", "--port", str(port))
-        if has_cron:
-            front.start("cron", CRONTAB)
+            commands.append(["cron", CRONTAB])
+        for words in commands:
+            front.start(*words)
+        said = f"{answering} already answers at {shown(url)}; it is not stopped with us"
         if server:
-            front.say("server", f"{server.binary} at {shown(url)}, data in {server.data}")
-        else:
-            where = f"{answering} already answers at {shown(url)}"
-            front.say("server", f"{where}; it is not stopped with us")
+            said = f"{server.binary} at {shown(url)}, data in {server.data}"
+        front.say("server", said)
         front.say("worker", f"werk {' '.join(worker)}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
         front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
-        return front.watch()
+        return front.watch(worker)
     finally:
         front.stop()
 
@@ -92,7 +95,7 @@ def free_port() -> int:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends. Linux; elsewhere see _guard."""
+    """Have the kernel kill this process when `parent` ends. Linux; elsewhere see _spawn."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -148,7 +151,8 @@ class Server:
         try:
             self._await_answer()
             if has_data:
-                self._rewrite()
+                with _client(self.url) as client, suppress(redis.ResponseError):  # already at it
+                    client.bgrewriteaof()  # 7.0 ignores a torn end once, and runs it at a 2nd load
         except BaseException:  # Ctrl-C too
             self.kill()
             raise
@@ -185,22 +189,19 @@ class Server:
         except OSError as error:
             raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
         with file:  # the server has its own copy
-            self._lock(file)
-            yield file.fileno()
-
-    def _lock(self, file: IO[str]) -> None:
-        # A server that was killed while it rewrote its file leaves a child that holds on, shortly.
-        deadline = time.monotonic() + 1
-        while True:
-            try:
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"another server is running on {self.data}: "
-                        "stop it, or set WERK_STATE_DIR to another folder"
-                    ) from None
+            for _ in range(
+                50
+            ):  # killed while it rewrote its file, one leaves a child: for a moment
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 time.sleep(0.02)
+            else:
+                raise ConfigError(
+                    f"another server is running on {self.data}: "
+                    "stop it, or set WERK_STATE_DIR to another folder"
+                )
+            yield file.fileno()
 
     def _mark(self) -> None:
         """Refuse data of another program or a newer version: it may be taken for no data at all."""
@@ -235,30 +236,15 @@ class Server:
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + START_S
-        while not self._answers():
-            if not self.is_running():
-                raise RedisUnavailable(f"the server did not start: {self.last_words()}")
+        while self.is_running():
+            with suppress(redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
+                if _facts_of(self.url, timeout_s=0.2)["process_id"] == self.pid:
+                    return
             if time.monotonic() > deadline:
-                raise RedisUnavailable(
-                    f"the server did not answer in {START_S:g} s; see {self.log}"
-                )
+                late = f"the server did not answer in {START_S:g} s; see {self.log}"
+                raise RedisUnavailable(late)
             time.sleep(0.005)
-
-    def _answers(self) -> bool:
-        try:
-            with _client(self.url, timeout_s=0.2) as client:
-                client.ping()  # INFO is answered while it is loading
-                return int(client.info("server")["process_id"]) == self.pid
-        except (redis.ConnectionError, redis.TimeoutError):  # not yet, or still loading
-            return False
-
-    def _rewrite(self) -> None:
-        """Write the file anew: Redis 7.0 ignores a torn end once, and runs it at the next load."""
-        try:
-            with _client(self.url) as client:
-                client.bgrewriteaof()
-        except redis.ResponseError:
-            pass  # it is already at it
+        raise RedisUnavailable(f"the server did not start: {self.last_words()}")
 
 
 def find_binary(settings: Settings) -> Binary:
@@ -281,58 +267,15 @@ def find_binary(settings: Settings) -> Binary:
     )
 
 
-class _Child:
-    """A command of `werk` as a process of ours, and what it writes."""
-
-    def __init__(self, words: Sequence[str], url: str) -> None:
-        self.name, self.words = words[0], words
-        # It gets the address by its environment: passwords do not show in `ps`.
-        environ = os.environ | {"RQ_REDIS_URL": url, "PYTHONUNBUFFERED": "1"}  # handed on, not read
-        self.process = _spawn(
-            [sys.executable, "-m", "werk.cli", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environ,
-        )
-        self.stdout: IO[bytes] = self.process.stdout  # type: ignore[assignment]
-        os.set_blocking(self.stdout.fileno(), False)
-        self.is_at_end = False  # of its output: a horse may still have something to say
-        self._rest = b""
-
-    def is_running(self) -> bool:
-        return self.process.poll() is None
-
-    def lines(self) -> list[str]:
-        """Return the lines that it wrote since the last call; an unfinished one if it has ended."""
-        try:
-            data = os.read(self.stdout.fileno(), PIPE_SIZE)
-            self.is_at_end = not data
-        except BlockingIOError:
-            data = b""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._rest and (self.is_at_end or not self.is_running() or len(self._rest) > PIPE_SIZE):
-            lines, self._rest = [*lines, self._rest], b""
-        return [line.decode(errors="replace") for line in lines]
-
-
 class _Front:
     """The foreground: passes on what the children write, and stops them in order."""
 
     def __init__(self, server: Server | None, url: str) -> None:
         self.server, self.url = server, url
-        self.children: dict[str, _Child] = {}
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.stops_asked = 0
+        self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
         self._selector = selectors.DefaultSelector()
-
-    def catch_signals(self) -> None:
-        """Have Ctrl-C and the like, and the end of a child, wake up `_pass_on`."""
-        wake_up, written = os.pipe()
-        os.set_blocking(wake_up, False)
-        os.set_blocking(written, False)
-        self._selector.register(wake_up, selectors.EVENT_READ)
-        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
 
@@ -341,9 +284,17 @@ class _Front:
 
     def start(self, *words: str) -> None:
         """Start a child: a command of `werk`, and its options."""
-        child = _Child(words, self.url)
-        self.children[child.name] = child
-        self._selector.register(child.stdout, selectors.EVENT_READ, child)
+        # It gets the address by its environment: passwords do not show in `ps`.
+        environ = os.environ | {"RQ_REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}  # handed on
+        process = self.children[words[0]] = _spawn(
+            [sys.executable, "-m", "werk.cli", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+        assert process.stdout
+        self._selector.register(process.stdout, selectors.EVENT_READ, words[0])
 
     def say(self, name: str, line: str) -> None:
         """Print a line of a child. A reader that went away (`werk up | head`) stops all."""
@@ -355,70 +306,69 @@ class _Front:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.stops_asked += 1
 
-    def watch(self) -> int:
+    def watch(self, worker: Sequence[str]) -> int:
         """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
         files = _sources()
         before = _times_of(files)
         while not self.stops_asked:
             if (now := before | _times_of(files)) != before:
                 before = now
-                self._renew_worker()
-            for child in self.children.values():
-                if not child.is_running():
-                    self._print(child)
-                    code = child.process.returncode
-                    self.say(child.name, f"ended by itself (exit code {code}): stopping all")
+                self.say("worker", "a task or a table has changed: starting anew")
+                self._end("worker")
+                if not self.stops_asked:
+                    self.start(*worker)  # which reads tasks and tables anew
+            for name, process in self.children.items():
+                if (code := process.poll()) is not None:
+                    self._drain()
+                    self.say(name, f"ended by itself (exit code {code}): stopping all")
                     return 1
             if self.server and not self.server.is_running():
                 self.say("server", f"ended by itself ({self.server.last_words()}): stopping all")
                 return 1
-            self._pass_on(LOOK_S)
+            self._pass_on()
         return 0
-
-    def _renew_worker(self) -> None:
-        """Let the worker finish its job, and start another, which reads tasks and tables anew."""
-        self.say("worker", "a task or a table has changed: starting anew")
-        worker = self.children["worker"]
-        self._end(worker)
-        if not self.stops_asked:
-            self.start(*worker.words)
 
     def stop(self) -> None:
         """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
-        for child in reversed(self.children.values()):
-            self._end(child)
+        for name in reversed(self.children):
+            self._end(name)
         if self.server:
             self.server.stop()
             self.say("server", "stopped")
 
-    def _end(self, child: _Child) -> None:
+    def _end(self, name: str) -> None:
         """Ask politely, and once more or by force if we are asked again."""
-        process = child.process
+        process = self.children[name]
         steps = [process.terminate, process.terminate, process.kill]
         if self.server and not self.server.is_running():
             steps = [process.kill]  # it cannot record anything any more, but might wait for ever
         for step in steps:
             asked = self.stops_asked
             step()
-            while child.is_running() and self.stops_asked == asked:
+            while process.poll() is None and self.stops_asked == asked:
                 self._pass_on()
         process.wait()
-        self._print(child)
-        self.say(child.name, "stopped")
+        self._drain()
+        self.say(name, "stopped")
 
-    def _pass_on(self, timeout_s: float | None = None) -> None:
-        """Wait for output, a signal or the end of a child; print the output."""
-        for key, _ in self._selector.select(timeout_s):
-            if key.data is None:
-                os.read(key.fd, 4096)
-            else:
-                self._print(key.data)
+    def _drain(self) -> None:
+        while self._pass_on(0):
+            pass
 
-    def _print(self, child: _Child) -> None:
-        for line in child.lines():
-            self.say(child.name, line)
-        if child.is_at_end and child.stdout in self._selector.get_map():
-            self._selector.unregister(child.stdout)
+    def _pass_on(self, timeout_s: float = PAUSE_S) -> bool:
+        """Print what the children have written, whole lines of it; tell whether there was any."""
+        found = self._selector.select(timeout_s)
+        for key, _ in found:
+            name, data = key.data, os.read(key.fd, PIPE_SIZE)
+            *lines, rest = (self._unfinished.get(name, b"") + data).split(b"\n")
+            if rest and (not data or len(rest) > PIPE_SIZE):
+                lines, rest = [*lines, rest], b""
+            self._unfinished[name] = rest
+            for line in lines:
+                self.say(name, line.decode(errors="replace"))
+            if not data:
+                self._selector.unregister(key.fileobj)
+        return bool(found)
 
 
 def _sources() -> list[str]:
@@ -430,38 +380,18 @@ def _sources() -> list[str]:
 
 
 def _times_of(files: Sequence[str]) -> dict[str, float]:
-    """Return when each file was changed last."""
+    """Return when each file was changed last; without one that an editor is about to put there."""
     times = {}
     for file in files:
-        try:
+        with suppress(OSError):
             times[file] = os.stat(file).st_mtime
-        except OSError:
-            pass  # an editor is about to put the new one there
     return times
-
-
-def _refuse_taken(port: int) -> None:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
-
-
-def _url(settings: Settings) -> str:
-    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
-        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
-    url = settings.redis_url or DEFAULT_URL
-    parse_url(url)  # says what is wrong with it, and shows no part of a password
-    return url
 
 
 def _who_answers(url: str) -> str | None:
     """Return what answers there, None if nothing listens. Raises ConfigError, RedisUnavailable."""
     try:
-        with _client(url) as client:
-            client.ping()  # INFO is answered while it is loading
-            info = client.info("server")
+        info = _facts_of(url)
         version = info.get("valkey_version") or info["redis_version"]
         return f"{info.get('server_name', 'redis')} {version}"
     except redis.AuthenticationError as error:
@@ -473,16 +403,20 @@ def _who_answers(url: str) -> str | None:
     except redis.ConnectionError:
         return None
     except redis.RedisError as error:
-        raise ConfigError(
-            f"{shown(url)} answers, but not as a Redis that we may use: {error}"
-        ) from error
-    except ValueError:
-        raise ConfigError(f"RQ_REDIS_URL {shown(url)} has an option that is not valid") from None
+        why = f"{shown(url)} answers, but not as a Redis that we may use: {error}"
+        raise ConfigError(why) from error
+
+
+def _facts_of(url: str, timeout_s: float = 2.0) -> dict[str, Any]:
+    with _client(url, timeout_s) as client:
+        client.ping()  # INFO is answered while it is loading
+        facts: dict[str, Any] = client.info("server")
+        return facts
 
 
 def _start_server(url: str, settings: Settings) -> Server:
-    address = parse_url(url)
-    if address is not None and address.path is None and address.host not in LOOPBACK:
+    place = _client(url).get_connection_kwargs()
+    if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
         raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
     server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
     server.start()
@@ -511,26 +445,27 @@ def _identify(path: str) -> Binary | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
+    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def _config(url: str) -> str:
     """Return the configuration of a server that serves this address. Raises ConfigError."""
-    address = parse_url(url)
-    if address is None or address.tls is not None:
-        raise ConfigError(f"werk starts no server for {shown(url)} with TLS or special options")
+    client = _client(url)
+    if client.connection_pool.connection_class is redis.SSLConnection:
+        raise ConfigError(f"werk starts no server for {shown(url)}, with TLS")
+    place = {"port": 6379, "db": 0, **client.get_connection_kwargs()}
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
     lines += ["stream-node-max-bytes 512"]  # a job's result: RQ keeps each in a stream of its own
-    lines += [f"databases {max(16, address.db + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
-    if address.path is None:
-        lines += [f"port {address.port}"]
-    elif len(address.path.encode()) > LONGEST_SOCKET_PATH:
+    lines += [f"databases {max(16, place['db'] + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
+    if "path" not in place:
+        lines += [f"port {place['port']}"]
+    elif len(place["path"].encode()) > LONGEST_SOCKET_PATH:
         raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
     else:
-        lines += ["port 0", f"unixsocket {_quoted(address.path)}", "unixsocketperm 700"]
-    password = address.password or ""
-    if address.username not in (None, "default"):
-        rule = f"user {_quoted(address.username)} on {_quoted('>' + password)} ~* &* +@all"
+        lines += ["port 0", f"unixsocket {_quoted(place['path'])}", "unixsocketperm 700"]
+    user, password = place.get("username", ""), place.get("password", "")
+    if user not in ("", "default"):
+        rule = f"user {_quoted(user)} on {_quoted('>' + password)} ~* &* +@all"
         lines += [rule, "user default off"]
     elif password:
         lines += [f"requirepass {_quoted(password)}"]
@@ -548,18 +483,17 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         command, start_new_session=True, preexec_fn=lambda: die_with(parent), **options
     )
-    if _libc is None:
-        _guard(process.pid)
+    if _libc is None:  # a shell kills its group when we end: it reads a pipe until we are gone
+        guard = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(process.pid)]
+        _guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True))
     return process
 
 
-def _guard(pid: int) -> None:
-    """Have a shell kill this group of processes when we end: it reads a pipe until we are gone."""
-    command = ["sh", "-c", 'cat; kill -s KILL -- "-$1"', "guard", str(pid)]
-    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
-
-
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
-    return redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
-    )
+    """Raises ConfigError for what is no URL."""
+    try:
+        return redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
+        )
+    except ValueError:  # which may quote a part of a password
+        raise ConfigError(NO_URL) from None

@@ -2,12 +2,12 @@
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
 -- ARGV  1 RQ's key prefix   2 'back', 'front', 'at' or 'at front'   3 with 'at', the time: Unix seconds
---       4 seconds until a job expires, 0 never   5 seconds to remember that it was sent, 0 not
---       6 created_at, which tells this sending from another's with the same id   7 name of the queue
---       8 timeout   9 result_ttl   10 failure_ttl   11 task   12 max_crashes   13 retries, 0 none
+--       4 seconds until a job expires, 0 never
+--       5 created_at, which tells this sending from another's with the same id   6 name of the queue
+--       7 timeout   8 result_ttl   9 failure_ttl   10 task   11 max_crashes   12 retries, 0 none   13 seconds before the first
 --       14 milliseconds that a hold lasts   15 webhooks, as RQ's JSON, or ''
 --       16 "<task> <fingerprint>" as the caller has it, '' to ask nothing of it   17 '1': enqueue only if somebody serves that
---       then of each job: id, data, description, retry_intervals, and two keys or '':
+--       then of each job: id, data, description, and two keys or '':
 --         hold: whoever is enqueued takes it, and until it ends nothing else with the same hold is
 --         pointer: to the last job enqueued with it; while that is active nothing else with it is
 -- Returns for each job 1: it is enqueued, by this sending or by the same one before; or
@@ -23,49 +23,48 @@
 -- What few jobs need is asked and made for those few alone: this runs once for nearly each job.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
-local P, place, time, ttl, remember_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local created_at, retries, hold_ms, webhooks, FIRST, WORDS = ARGV[6], ARGV[13], ARGV[14], ARGV[15], 18, 6
+local P, place, time, ttl, created_at, origin = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local result_ttl, task, retries, hold_ms, webhooks = tonumber(ARGV[8]), ARGV[10], tonumber(ARGV[12]), ARGV[14], ARGV[15]
+local own, FIRST, WORDS = ARGV[16], 18, 5
 local is_scheduled = place == 'at' or place == 'at front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
 local LIVE_S = 15 -- catalog.py
+local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be sent again
+local LONGEST_RETRY_DELAY_S = 3600
+local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
 
-local function misfit(key, wanted)
+local wrong -- what to reply because of a key of another type
+local function fits(key, wanted)
   local found = call('TYPE', key).ok
-  if found == wanted or found == 'none' then return end
+  if found == wanted or found == 'none' then return true end
   local what = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted
-  return redis.error_reply(what .. '; is something else using it?')
-end
-
--- Returns what to reply for a job that was sent before or whose id is another's, nothing for others; or an error.
-local function known(id, job, sent)
-  local wrong = misfit(job, 'hash') or remember_s > 0 and misfit(sent, 'string')
-  if wrong then return nil, wrong end
-  if call('EXISTS', job) == 1 then return call('HGET', job, 'created_at') == created_at and 1 or {'id', id} end
-  if call('GET', sent) == created_at then return 1 end
+  wrong = redis.error_reply(what .. '; is something else using it?')
 end
 
 -- What stands in each hold and pointer, by this sending too. A hold: the id and created_at of its job.
 local stands = {}
-local function read(key)
-  if stands[key] then return stands[key] end
-  local wrong = misfit(key, 'string')
-  return not wrong and call('GET', key), wrong
+local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
+
+-- Returns what to reply for a job that was sent before or whose id is another's, nothing for others.
+local function known(id, job)
+  if not fits(job, 'hash') then return end
+  if call('EXISTS', job) == 1 then return call('HGET', job, 'created_at') == created_at and 1 or {'id', id} end
+  if read(P .. ':werk:sent:' .. id) == created_at then return 1 end
 end
 
--- Returns what to reply for a job that another holds off, nothing for others; or an error.
+-- Returns what to reply for a job that another holds off, nothing for others.
 local function held(id, hold)
-  local holder, wrong = read(hold)
-  if not holder then return nil, wrong end
+  local holder = read(hold)
   if holder == id .. ' ' .. created_at then return 1 end -- the same sending, whose job has come and gone
-  return {'hold', string.match(holder, '^%S*')}
+  if holder then return {'hold', string.match(holder, '^%S*')} end
 end
 
 local function active(pointer)
-  local last, wrong = read(pointer)
-  if not last then return nil, wrong end
+  local last = read(pointer)
+  if not last then return end
   if stands[pointer] then return {'active', last, status_now} end
   local status = try('HGET', P .. ':job:' .. last, 'status')
   if not ({queued = true, scheduled = true, deferred = true, started = true})[status] then return end
@@ -74,15 +73,15 @@ local function active(pointer)
 end
 
 local is_listed = try('SISMEMBER', queues, queue)
-if type(is_listed) == 'table' then return misfit(queues, 'set') end
+if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
 
 local replies, new, ids = {}, {}, {}
 for i = FIRST, #ARGV, WORDS do
-  local id, hold, pointer = ARGV[i], ARGV[i + 4], ARGV[i + 5]
-  local job, reply, wrong = P .. ':job:' .. id, nil, nil
-  if remember_s > 0 or call('EXISTS', job) == 1 then reply, wrong = known(id, job, P .. ':werk:sent:' .. id) end
-  if hold ~= '' and not (reply or wrong) then reply, wrong = held(id, hold) end
-  if pointer ~= '' and not (reply or wrong) then reply, wrong = active(pointer) end
+  local id, hold, pointer = ARGV[i], ARGV[i + 3], ARGV[i + 4]
+  local job, reply = P .. ':job:' .. id, nil
+  if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
+  if hold ~= '' then reply = reply or held(id, hold) end
+  if pointer ~= '' then reply = reply or active(pointer) end
   if wrong then return wrong end
   replies[#replies + 1] = reply or 1
   if not reply or reply ~= 1 and reply[1] == 'overdue' then
@@ -91,7 +90,7 @@ for i = FIRST, #ARGV, WORDS do
     if pointer ~= '' then stands[pointer] = id end
   end
 end
-if ARGV[16] ~= '' then
+if own ~= '' then
   local function members(...)
     local reply = try(...)
     return reply.err and {} or reply
@@ -100,16 +99,16 @@ if ARGV[16] ~= '' then
   -- Returns '' if a live worker serves the task as the caller has it, or a stock one listens, which serves anything;
   -- 'differs' if live workers serve another version, 'unknown' if they do not know it, 'unheard' if there is none.
   local function doubt()
-    local serves, own, task = P .. ':werk:serves:' .. ARGV[7], ARGV[16], ARGV[11] .. ' '
+    local serves, prefix = P .. ':werk:serves:' .. origin, task .. ' '
     local since = call('TIME')[1] - LIVE_S
     local beat = try('ZSCORE', serves, own)
     if type(beat) == 'string' and tonumber(beat) >= since then return '' end
     local live = members('ZRANGEBYSCORE', serves, since, '+inf')
     for _, other in ipairs(live) do
-      if string.sub(other, 1, #task) == task then return 'differs' end
+      if string.sub(other, 1, #prefix) == prefix then return 'differs' end
     end
     if #live > 0 then return 'unknown' end
-    for _, worker in ipairs(members('SMEMBERS', P .. ':workers:' .. ARGV[7])) do
+    for _, worker in ipairs(members('SMEMBERS', P .. ':workers:' .. origin)) do
       local known = members('HMGET', worker, 'birth', 'werk_lease')
       if known[1] and not known[2] then return '' end
     end
@@ -131,26 +130,38 @@ else
   placed = try(place == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
 end
 if type(placed) == 'table' then
-  return misfit(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list') or placed
+  fits(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list')
+  return wrong or placed
 end
 if is_listed == 0 then call('SADD', queues, queue) end
 
 local function write_whole(job, data, description)
-  call('HSET', job, 'created_at', created_at, 'data', data, 'origin', ARGV[7],
-    'description', description, 'timeout', ARGV[8], 'result_ttl', ARGV[9], 'failure_ttl', ARGV[10],
-    'werk_task', ARGV[11], 'werk_max_crashes', ARGV[12], 'status', status_now,
+  call('HSET', job, 'created_at', created_at, 'data', data, 'origin', origin,
+    'description', description, 'timeout', ARGV[7], 'result_ttl', ARGV[8], 'failure_ttl', ARGV[9],
+    'werk_task', task, 'werk_max_crashes', ARGV[11], 'status', status_now,
     'success_callback_name', '', 'failure_callback_name', '', 'stopped_callback_name', '',
     'started_at', '', 'ended_at', '', 'last_heartbeat', '', 'worker_name', '', 'group_id', '',
     is_scheduled and 'created_at' or 'enqueued_at', created_at) -- a scheduled one has no enqueued_at yet
   if place == 'at front' then call('HSET', job, 'enqueue_at_front', 1) end
-  if retries ~= '0' then call('HSET', job, 'retries_left', retries) end
+  if retries > 0 then call('HSET', job, 'retries_left', retries) end
   if webhooks ~= '' then call('HSET', job, 'webhooks', webhooks) end
   if ttl > 0 then call('HSET', job, 'ttl', ARGV[4]); call('EXPIRE', job, ARGV[4]) end
 end
 
+-- Returns seconds before each retry: doubled each time, and 10 % either way, not all at once.
+local function retry_intervals()
+  local seconds = {}
+  for n = 1, retries do
+    local exact = math.min(ARGV[13] * 2 ^ math.min(n - 1, 12), LONGEST_RETRY_DELAY_S)
+    seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
+  end
+  return cjson.encode(seconds)
+end
+
 local first
+if retries > 0 then math.randomseed(call('TIME')[2]) end
 for _, i in ipairs(new) do
-  local id, data, description, hold, pointer = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]
+  local id, data, description, hold, pointer = unpack(ARGV, i, i + 4)
   local job = P .. ':job:' .. id
   if first then -- a third of the time
     call('COPY', first, job)
@@ -159,8 +170,8 @@ for _, i in ipairs(new) do
     write_whole(job, data, description)
     first = job
   end
-  if retries ~= '0' then call('HSET', job, 'retry_intervals', ARGV[i + 3]) end
-  if remember_s > 0 then call('SET', P .. ':werk:sent:' .. id, created_at, 'EX', remember_s) end
+  if retries > 0 then call('HSET', job, 'retry_intervals', retry_intervals()) end
+  if is_short_lived then call('SET', P .. ':werk:sent:' .. id, created_at, 'EX', SENT_MEMORY_S) end
   if hold ~= '' then call('SET', hold, stands[hold], 'PX', hold_ms) end
   if pointer ~= '' then call('SET', pointer, id, 'PX', POINTER_MS) end
 end

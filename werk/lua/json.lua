@@ -13,7 +13,7 @@
 local MAX_TEXT = 1024 * 1024 -- bytes: Redis does nothing else meanwhile
 local MAX_DEPTH = 90
 local MAX_DIGITS = 15 -- a Lua number is exact to 2^53
-local LONGEST_RETRY_DELAY_S, SENT_MEMORY_S, DESCRIPTION_LENGTH = 3600, 60, 200 -- client.py
+local DESCRIPTION_LENGTH = 200 -- client.py
 
 local function refuse(why) error({err = 'WERK ' .. why}) end
 
@@ -42,17 +42,14 @@ local function written_call(task, text)
     put('X' .. struct.pack('<I4', #value) .. value)
   end
 
-  local function put_number(value, is_float)
-    if is_float then put('G' .. struct.pack('>d', value))
+  local function put_scalar(value, is_float)
+    if value == nil then put('N')
+    elseif type(value) == 'string' then put_text(value)
+    elseif type(value) == 'boolean' then put(value and '\136' or '\137')
+    elseif type(value) ~= 'number' then bad('has values that JSON cannot say; enqueue it with werk')
+    elseif is_float then put('G' .. struct.pack('>d', value))
     elseif math.abs(value) < 2 ^ 31 then put('J' .. struct.pack('<i4', value))
     else put('\138\8' .. struct.pack('<i8', value)) end
-  end
-
-  local function put_plain(value) -- of a Literal or an Enum
-    if type(value) == 'string' then put_text(value)
-    elseif type(value) == 'boolean' then put(value and '\136' or '\137')
-    elseif type(value) == 'number' then put_number(value, value % 1 ~= 0)
-    else bad('has values that JSON cannot say; enqueue it with werk') end
   end
 
   -- The text is JSON, cjson has said so: then these find the ends of its parts.
@@ -72,9 +69,19 @@ local function written_call(task, text)
     if not digits then bad('is not JSON') end
     local rest = string.match(text, '^%.?%d*[eE]?[+-]?%d*', at + #digits)
     at = at + #digits + #rest
-    local value = tonumber(digits .. rest)
+    local value, kind = tonumber(digits .. rest), rest == '' and 'int' or 'float'
     if math.abs(value) == math.huge then bad('is too large for a float') end
-    return value, rest ~= '', #string.gsub(digits, '-', '')
+    return value, kind, #string.gsub(digits, '-', '')
+  end
+
+  -- Returns a text, a number, a boolean or nil, and its kind; of a number how many digits it has before the point.
+  local function read_scalar(first)
+    if first == '"' then return read_string(), 'str' end
+    local word = string.match(text, '^%a+', at)
+    if word ~= 'true' and word ~= 'false' and word ~= 'null' then return read_number() end
+    at = at + #word
+    if word == 'null' then return nil, 'null' end
+    return word == 'true', 'bool'
   end
 
   local function each(close, item)
@@ -103,7 +110,7 @@ local function written_call(task, text)
 
   local function put_choice(choices, value)
     for _, choice in ipairs(choices) do
-      if choice[1] == value or choice[2] == value then return put_plain(choice[2]) end
+      if choice[1] == value or choice[2] == value then return put_scalar(choice[2], type(choice[2]) == 'number' and choice[2] % 1 ~= 0) end
     end
     bad('is not ' .. WANTED.choice)
   end
@@ -115,39 +122,24 @@ local function written_call(task, text)
     if depth > MAX_DEPTH then bad('is nested too deeply; flatten it') end
     if name == 'optional' then return put_value(first == 'n' and ANY or inner, depth) end
     if not WANTED[name] then bad('is a ' .. name .. ', which JSON cannot say; enqueue it with werk') end
-    local function want(found)
-      if name ~= found and name ~= 'json' then bad('is not ' .. WANTED[name]) end
-    end
-    if first == '"' then
-      local value = read_string()
-      if name == 'choice' then return put_choice(kind[3], value) end
-      want('str')
-      put_text(value)
-    elseif first == '[' then
-      want('list')
+    local is_json = name == 'json'
+    if first == '[' then
+      if name ~= 'list' and not is_json then bad('is not ' .. WANTED[name]) end
       put('](')
-      each(']', function() put_value(name == 'list' and inner or ANY, depth + 1) end)
+      each(']', function() put_value(inner, depth + 1) end)
       put('e')
     elseif first == '{' then
-      want('dict')
+      if name ~= 'dict' and not is_json then bad('is not ' .. WANTED[name]) end
       put('}(')
       each_member(function(key) put_text(key); put_value(ANY, depth + 1) end)
       put('u')
-    elseif string.find(text, '^true', at) or string.find(text, '^false', at) then
-      at = at + (first == 't' and 4 or 5)
-      if name == 'choice' then return put_choice(kind[3], first == 't') end
-      want('bool')
-      put_plain(first == 't')
-    elseif string.find(text, '^null', at) then
-      at = at + 4
-      want('null')
-      put('N')
     else
-      local value, is_float, digits = read_number()
+      local value, found, digits = read_scalar(first)
       if name == 'choice' then return put_choice(kind[3], value) end
-      if name ~= 'float' then want(is_float and 'float' or 'int') end
-      if name ~= 'float' and not is_float and digits > MAX_DIGITS then bad('has too many digits for JSON; send text') end
-      put_number(value, is_float or name == 'float')
+      local is_float = found == 'float' or name == 'float'
+      if name ~= found and not is_json and not (name == 'float' and found == 'int') then bad('is not ' .. WANTED[name]) end
+      if not is_float and (digits or 0) > MAX_DIGITS then bad('has too many digits for JSON; send text') end
+      put_scalar(value, is_float)
     end
   end
 
@@ -213,18 +205,6 @@ local function timestamp(time)
     math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, time[2])
 end
 
--- Doubled each time, and 10 % either way.
-local function retry_intervals(task, seed)
-  if task.retry == 0 then return '' end
-  math.randomseed(seed)
-  local seconds = {}
-  for n = 1, task.retry do
-    local exact = math.min(task.retry_delay * 2 ^ math.min(n - 1, 12), LONGEST_RETRY_DELAY_S)
-    seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
-  end
-  return cjson.encode(seconds)
-end
-
 local function cut(text)
   if #text <= DESCRIPTION_LENGTH then return text end
   return (string.gsub(string.sub(text, 1, DESCRIPTION_LENGTH), '[\192-\255][\128-\191]*$', ''))
@@ -241,11 +221,10 @@ local function request(P, id, name, text, more)
   local created_at = redis.pcall('HGET', P .. ':job:' .. id, 'created_at') -- sent again: the same sending
   if type(created_at) ~= 'string' then created_at = redis.pcall('GET', P .. ':werk:sent:' .. id) end
   if type(created_at) ~= 'string' then created_at = timestamp(time) end
-  local remember_s = task.result_ttl >= 0 and task.result_ttl < SENT_MEMORY_S and SENT_MEMORY_S or 0
   return {P .. ':queues', P .. ':queue:' .. task.queue, P .. ':scheduled:' .. task.queue},
-    {P, 'back', '0', '0', tostring(remember_s), created_at, task.queue, task.timeout, task.result_ttl, task.failure_ttl,
-      name, task.max_crashes, tostring(task.retry), '0', '', name .. ' ' .. task.fingerprint, '0',
-      id, data, cut(name .. '(' .. arguments .. ')'), retry_intervals(task, tonumber(time[2])), '', ''}
+    {P, 'back', '0', '0', created_at, task.queue, task.timeout, task.result_ttl, task.failure_ttl, name, task.max_crashes,
+      tostring(task.retry), task.retry_delay, '0', '', name .. ' ' .. task.fingerprint, '0',
+      id, data, cut(name .. '(' .. arguments .. ')'), '', ''}
 end
 
 local is_right, KEYS, ARGV = pcall(request, unpack(ARGV))
