@@ -637,7 +637,10 @@ class Worker(RecordingWorker):
         pool = self.connection.connection_pool
         kwargs = pool.connection_kwargs
         self._untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
-        pool.connection_kwargs["socket_timeout"] = SOCKET_S
+        # Each connection would look it up anew, in its package's files: 2 ms, and a MiB of memory
+        # that the horse shares with us until then.
+        driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
+        kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
         pool.disconnect()
         self.connection.set_retry(patience(Page()))  # until Redis knows us
 
