@@ -14,7 +14,7 @@ PLACES = ("canceled", "deferred", "failed", "finished", "ready", "scheduled")  #
 READ = """
 local how = {hash = {'HGETALL'}, list = {'LRANGE', 0, -1}, zset = {'ZRANGE', 0, -1, 'WITHSCORES'},
   set = {'SMEMBERS'}, string = {'GET'}, stream = {'XREVRANGE', '+', '-', 'COUNT', 1}}
-local found = {redis.call('TIME')[1]}
+local found = {table.concat(redis.call('TIME'), ' ')}
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local command = how[redis.call('TYPE', key).ok]
   found[#found + 1] = {key, redis.call('PTTL', key), command[1],
@@ -30,7 +30,8 @@ class Contents:
         self.values: dict[str, Any] = {}
         self.ttls: dict[str, float] = {}
         clock, *found = cast(Any, connection.eval(READ, 0))
-        self.clock = int(clock)
+        seconds, micros = map(int, clock.split())
+        self.clock = seconds + micros / 1e6
         for key, ttl_ms, command, value in found:
             name = text(key).removeprefix("rq:")
             self.ttls[name] = ttl_ms / 1000 if ttl_ms > 0 else ttl_ms
@@ -93,18 +94,18 @@ class Contents:
             parts = value if isinstance(value, dict) else {"": value}
             found[key] = {name.replace(" ", "_"): self.word(part) for name, part in parts.items()}
             if self.ttls[key] > 0:
-                found[key]["lives"] = str(math.ceil(self.ttls[key] / 5) * 5)
+                found[key]["lives"] = str(to_5_s(self.ttls[key]))
         return found
 
     def word(self, value: Any) -> str:
-        """Return a value as one word: a moment on Redis's clock from now, to the nearest 5 s."""
+        """Return a value as one word; a moment on Redis's clock in seconds from now."""
         if isinstance(value, list):
             return ",".join(value)
         try:
             seconds = float(value) - self.clock
         except ValueError:
             seconds = math.inf
-        return f"now{round(seconds / 5) * 5:+}" if abs(seconds) < 1e8 else value.replace(" ", "_")
+        return f"now{to_5_s(seconds):+}" if abs(seconds) < 1e8 else value.replace(" ", "_")
 
 
 def table(text: str) -> dict[str, str]:
@@ -115,6 +116,11 @@ def table(text: str) -> dict[str, str]:
     for key, *words in map(str.split, filter(str.strip, text.splitlines())):
         found.setdefault(key.rstrip("+"), []).extend(words)
     return {key: " ".join(sorted(words)) for key, words in found.items()}
+
+
+def to_5_s(seconds: float) -> int:
+    """Return what it was up to 5 s ago, if that is a multiple of 5."""
+    return math.ceil((seconds - 0.01) / 5) * 5
 
 
 def is_of(run: str, job_id: str) -> bool:

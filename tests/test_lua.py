@@ -514,18 +514,19 @@ def test_an_enqueue_queues_jobs(lua: Lua, how: str, queue: str) -> None:
 def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
     def wanted(own: str) -> str:
         return f"""
-        job:{own}     status=scheduled created_at=before origin=high ttl=100 lives=100
-        job:{own}+    data=data:{own} description={own}() werk_task=sleep werk_max_crashes=2
-        job:{own}+    timeout=180 result_ttl=0 failure_ttl=600 retries_left=1 retry_intervals=9
-        job:{own}+    webhooks=hooks success_callback_name= failure_callback_name=
-        job:{own}+    stopped_callback_name= started_at= ended_at= last_heartbeat= worker_name=
-        job:{own}+    group_id= enqueue_at_front=1
-        werk:sent:{own}  =before lives=60
-        hold:{own}       ={own}_before lives=50
-        last:{own}       ={own} lives={MONTH_S}"""
+        job:{own}               status=scheduled created_at=before origin=high ttl=100 lives=100
+        job:{own}+              data=data:{own} description={own}() werk_task=sleep timeout=180
+        job:{own}+              result_ttl=0 failure_ttl=600 werk_max_crashes=2 webhooks=hooks
+        job:{own}+              retries_left=1 retry_intervals=9 enqueue_at_front=1
+        job:{own}+              success_callback_name= failure_callback_name= group_id=
+        job:{own}+              stopped_callback_name= started_at= ended_at= last_heartbeat=
+        job:{own}+              worker_name=
+        werk:sent:{own}         =before lives=60
+        hold:{own}              ={own}_before lives=50
+        last:{own}              ={own} lives={MONTH_S}"""
 
     assert lua.send("at front") == [1, 1]
-    assert lua.changes() == table(f"""{wanted("a")} {wanted("b")}
+    assert lua.changes() == table(f"""{wanted("a")}{wanted("b")}
         scheduled:high          a=6000 b=6000
         queues                  =rq:queue:high""")
 

@@ -487,7 +487,7 @@ class Life(RuleBasedStateMachine):
             # RQ's own putting off, which writes the status first, and whose worker died then:
             # until it is rescued in wip, or, cancelled while it ran, where that put it.
             assert any(is_of(run, job_id) for run in hands)
-            own = next(place for place in places if place[0] in ("wip", "canceled"))
+            own = ("wip" if "wip" in dict(places) else "canceled", job["origin"])
         assert own in places, (job_id, job["status"], places)
         places.remove(own)
         others = {place for place, _ in places}
