@@ -910,6 +910,7 @@ def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("rq.worker", "rq.job", "rq.queue"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     yield
+    signal.setitimer(signal.ITIMER_REAL, 0)  # a horse that is killed in here leaves its job's
     for number, handler in kept.items():
         signal.signal(number, handler)
 

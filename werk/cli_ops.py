@@ -46,9 +46,10 @@ SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right
 def _since(text: str) -> float:
     """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
     with suppress(ArgumentError):
-        return time.time() - float(PERIOD.parse(text))
-    with suppress(ArgumentError, OverflowError):
-        return float(MOMENT.parse(text).timestamp())
+        if (ago_s := float(PERIOD.parse(text))) >= 0:
+            return max(0.0, time.time() - ago_s)  # no job is older
+    with suppress(ArgumentError, ValueError, OverflowError):
+        return max(0.0, float(MOMENT.parse(text).timestamp()))
     raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
 
 
