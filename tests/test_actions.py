@@ -88,6 +88,19 @@ def test_failed_jobs_are_one_line_an_error(
     assert (found["task"], found["jobs"], found["error"]) == ("panic", 3, "RuntimeError: no 99")
 
 
+@pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
+def test_since_is_a_time(redis_url: str, since: str) -> None:
+    done = run("werk", "failed", f"--since={since}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"'{since}' is neither like 10m, 2h, 3d nor a time" in done.stderr
+
+
+def test_since_long_ago_is_all(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:
+    fail("panic", "a")
+    for since in ("999999d", "1960-01-01", "1h30m"):
+        assert "werk retry --task panic" in run("werk", "failed", "--since", since).stdout
+
+
 def test_the_command_that_it_prints_retries_just_those(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis
 ) -> None:

@@ -296,11 +296,13 @@ def test_a_job_that_is_tried_again(page: Callable[[str], Any], connection: redis
 def test_a_job_that_our_worker_tries_again(
     page: Callable[[str], Any],
     work: Start,
+    connection: redis.Redis,
     tmp_path: Path,
 ) -> None:
     work()
     job = werk.enqueue("fail", str(tmp_path), options=werk.Options(retry=2))
-    wait_until(lambda: job.status() == "scheduled")
+    # RQ writes its status before, and all else with this
+    wait_until(lambda: connection.zscore("rq:scheduled:default", job.id))
     facts = shown(page(f"/0/data/job/{job.id}.json"))
     wanted = ("1", "ValueError: as asked", "1")
     assert (facts["Attempt"], facts["Last error"], facts["Retries left"]) == wanted

@@ -46,9 +46,10 @@ SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right
 def _since(text: str) -> float:
     """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
     with suppress(ArgumentError):
-        return time.time() - float(PERIOD.parse(text))
-    with suppress(ArgumentError, OverflowError):
-        return float(MOMENT.parse(text).timestamp())
+        if (ago_s := float(PERIOD.parse(text))) >= 0:
+            return max(0.0, time.time() - ago_s)  # no job is older
+    with suppress(ArgumentError, ValueError, OverflowError):
+        return max(0.0, float(MOMENT.parse(text).timestamp()))
     raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
 
 
@@ -67,7 +68,7 @@ TEXT = Parsed("text", _some)
 class CheckUsage(WerkError):
     """Raised when `status --check` was called wrongly; monitoring takes 2 for critical."""
 
-    exit_code = looking.CHECK_USAGE
+    exit_code = 3  # of a plugin that cannot check
 
 
 class CheckCommand(click.Command):
@@ -99,16 +100,14 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.command(cls=CheckCommand)
 @click.option("--check", is_flag=True, help="One line and exit 0, 1, 2 or 3, for monitoring.")
 @click.option("--here", is_flag=True, help="Only whether this host's workers beat; exit 0 or 2.")
-@click.option("--max-age", "age_s", type=LIMIT, default=":300", help="Of the oldest, seconds.")
-@click.option(
-    "--max-waiting", "waiting", type=LIMIT, default=":", help="Jobs that wait in a queue."
-)
-@click.option("--max-failed", "failed", type=LIMIT, default=":", help="Failed jobs of a queue.")
-@click.option("--min-workers", type=click.IntRange(0), default=0, help="Fewer are critical.")
+@click.option("--max-age", "age_s", type=LIMIT, help="Of the oldest, seconds.")
+@click.option("--max-waiting", "waiting", type=LIMIT, help="Jobs that wait in a queue.")
+@click.option("--max-failed", "failed", type=LIMIT, help="Failed jobs of a queue.")
+@click.option("--min-workers", type=click.IntRange(0), help="Fewer are critical.")
 @_json
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and what is wrong."""
-    limits = Limits(**chosen)
+    limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
         snapshot = Snapshot.read(connect())
         _tell(as_json, snapshot.as_json(limits), looking.table(snapshot, limits))

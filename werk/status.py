@@ -20,7 +20,6 @@ from werk.scripts import script
 SCHEMA = 1
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
-CHECK_USAGE = 3  # of --check itself, as monitoring plugins have it
 
 MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
 RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worker.heartbeat)

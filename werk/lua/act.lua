@@ -98,10 +98,9 @@ end
 
 -- Executions of a job that are in wip: how many are alive, and those whose time is over.
 local function executions_of(job)
-  local wip, executions, alive, over = wip_key(job.origin), P .. ':executions:' .. job.id, 0, {}
-  if not fits(wip, 'zset') or not fits(executions, 'zset') then return alive, over end
-  for _, execution in ipairs(call('ZRANGE', executions, 0, -1)) do
-    local score = tonumber(call('ZSCORE', wip, job.id .. ':' .. execution) or '')
+  local alive, over = 0, {}
+  for _, execution in ipairs(try('ZRANGE', P .. ':executions:' .. job.id, 0, -1)) do
+    local score = tonumber(try('ZSCORE', wip_key(job.origin), job.id .. ':' .. execution) or '')
     if score and score >= now then alive = alive + 1 elseif score then over[#over + 1] = execution end
   end
   return alive, over
@@ -135,7 +134,7 @@ local function lost(job)
   local is_lost = job.status == 'started'
     or job.status == 'queued' and not try('LPOS', job.queue, job.id)
     or job.status == 'scheduled' and not try('ZSCORE', P .. ':scheduled:' .. job.origin, job.id)
-  return is_lost and fits(job.queue, 'list') and over
+  return is_lost and fits(job.queue, 'list') and fits(wip_key(job.origin), 'zset') and over
 end
 
 local function restore(job)
