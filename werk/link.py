@@ -1,7 +1,7 @@
 """A light connection to Redis: hiredis on a socket, a time budget for each call, scripts by SHA.
 
-redis-py opens only the sockets that this does not (TLS, Sentinel, RQ_CONFIG, rare options of a URL,
-a client of the caller's own): importing it costs more than all the rest of an enqueue. Whatever
+redis-py opens only the sockets that this does not (Sentinel, RQ_CONFIG, options of a URL, a client
+of the caller's own): importing it costs more than all the rest of an enqueue. Whatever
 goes through a link is safe to send twice: after a lost reply it is sent again, within the budget.
 """
 
@@ -29,7 +29,7 @@ COMMAND_BUDGET_S = 10.0  # a line in a crontab may wait for a restart of Redis
 
 # scheme, user, password, host, port, path, database. Not by urllib, a twentieth of an enqueue.
 PLAIN_URL = re.compile(
-    r"(redis|unix)://(?:([^:@/?#]*):([^@/?#]*)@)?([A-Za-z0-9_.-]*)(?::([0-9]{1,5}))?"
+    r"(rediss?|unix)://(?:([^:@/?#]*):([^@/?#]*)@)?([A-Za-z0-9_.-]*)(?::([0-9]{1,5}))?"
     r"(/[^?#]*)?(?:\?db=([0-9]+))?"
 )
 
@@ -52,6 +52,7 @@ class Address(NamedTuple):
     db: int = 0
     username: str | None = None
     password: str | None = None
+    has_tls: bool = False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -279,18 +280,12 @@ def parse_url(url: str) -> Address | None:
 
         words = tuple(word and unquote(word) for word in words)
     scheme, user, password, host, port, path, db = words
-    if scheme == "redis":
+    if scheme != "unix":
         path, db = None, db or (path or "").strip("/") or "0"
         if not db.isdecimal():
-            raise ConfigError(f"{NO_URL}: {db!r} is not the number of a database")
-    return Address(
-        host or "localhost",
-        int(port or 0) or 6379,
-        path,
-        int(db or 0),
-        user or None,
-        password or None,
-    )
+            raise ConfigError(f"{NO_URL}; after the last / comes the number of a database")
+    place = (host or "localhost", int(port or 0) or 6379, path, int(db or 0))
+    return Address(*place, user or None, password or None, scheme == "rediss")
 
 
 def exchange(
@@ -332,6 +327,8 @@ def _open(address: Address, deadline: float) -> tuple[socket.socket, None]:
         if address.path is not None:
             sock.settimeout(_left(deadline))
             sock.connect(address.path)
+        elif address.has_tls:
+            sock = _secured(sock, address)
         commands: list[Command] = []
         if address.password is not None:
             user = (address.username,) if address.username else ()
@@ -345,6 +342,15 @@ def _open(address: Address, deadline: float) -> tuple[socket.socket, None]:
         sock.close()
         raise
     return sock, None
+
+
+def _secured(sock: socket.socket, address: Address) -> socket.socket:
+    import ssl
+
+    try:
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=address.host)
+    except ssl.SSLError as error:  # waiting makes it no better
+        raise ConfigError(f"TLS with Redis at {address} failed: {error}") from None
 
 
 def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:

@@ -26,7 +26,7 @@ import redis
 
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
-from werk.link import NO_URL, link, shown
+from werk.link import NO_URL, link, parse_url, shown
 from werk.settings import Settings
 from werk.signature import source
 
@@ -491,6 +491,7 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 def _client(url: str, timeout_s: float = 2.0) -> redis.Redis:
     """Raises ConfigError for what is no URL."""
+    parse_url(url)  # redis-py takes what names no database for number 0
     try:
         return redis.Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
