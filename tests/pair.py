@@ -194,8 +194,8 @@ class Pair:
         """Thawed in the middle of a request, which may have been answered."""
         head, finish = cast(Any, self.horse.pending)
         self.line.close()
-        reply = self.horse.ask([*head[:RESENT], 1, *head[RESENT + 1 :]], finish)
-        return self.go_on(reply, finish, bool(head[WANTS_JOB]))
+        reply = self.horse.ask([*head[:RESENT], "1", *head[RESENT + 1 :]], finish)
+        return self.go_on(reply, finish, head[WANTS_JOB] == "1")
 
     def go_on(self, reply: Any, finish: Finish, claims: bool) -> tuple[bytes, Any]:
         page, self.claim = self.horse.page, None

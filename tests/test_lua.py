@@ -104,10 +104,10 @@ class Lua:
     def send(self, how: str) -> Any:
         """Enqueue the jobs a and b, with all that there is."""
         keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
-        limits = (180, 0, 600, "sleep", 2, 1, 50_000, "hooks", "", "")
-        jobs = [(own, f"data:{own}", f"{own}()", 9, f"rq:hold:{own}", f"rq:last:{own}")
+        limits = (180, 0, 600, "sleep", 2, 1, 1, 50_000, "hooks", "", "")
+        jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
                 for own in ("a", "b")]  # fmt: skip
-        head = ("rq", how, 6000, 100, 60, "before", "high", *limits)
+        head = ("rq", how, 6000, 100, "before", "high", *limits)
         return self.run(Script.named("enqueue").text, *head, *jobs[0], *jobs[1], keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
@@ -517,7 +517,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         job:{own}               status=scheduled created_at=before origin=high ttl=100 lives=100
         job:{own}+              data=data:{own} description={own}() werk_task=sleep timeout=180
         job:{own}+              result_ttl=0 failure_ttl=600 werk_max_crashes=2 webhooks=hooks
-        job:{own}+              retries_left=1 retry_intervals=9 enqueue_at_front=1
+        job:{own}+              retries_left=1 retry_intervals=[1] enqueue_at_front=1
         job:{own}+              success_callback_name= failure_callback_name= group_id=
         job:{own}+              stopped_callback_name= started_at= ended_at= last_heartbeat=
         job:{own}+              worker_name=
@@ -541,7 +541,7 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
     old = {"exc_info": "x", "started_at": "x", "ended_at": "x", "timeout": ""}
     lua.enqueue("a", "failed:high", ttl=ttl, **old)
     lua.given("SADD job:a:dependents b", "SADD job::a:dependencies c", "EXPIRE job:a 500")
-    assert lua.act("retry", "a", "a", "b") == [["retried"], ["is", "queued"], ["gone"]]
+    assert lua.act("retry", "a", "a", "b") == ["retried", "queued", "gone"]
     assert lua.changes() == table(f"""
         failed:high             gone
         queue:high              =a
@@ -555,7 +555,7 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
 def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
     for job_id in ("a", "b"):
         lua.enqueue(job_id, "failed:high", **LIMITED)
-    assert lua.act("retry", "a", "b") == [["limited"], ["limited"]]
+    assert lua.act("retry", "a", "b") == ["limited", "limited"]
     assert lua.changes() == table("""
         failed:high             gone
         queue:high              =a
@@ -572,7 +572,7 @@ def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
 def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, place: str) -> None:
     lua.enqueue("a", place, rate_limit_key="k")
     lua.given("SADD job:a:dependents b")
-    assert lua.act("cancel", "a", "a") == [["cancelled", 1], ["is", "canceled"]]
+    assert lua.act("cancel", "a", "a") == ["cancelled", "canceled"]
     assert lua.changes() == table(f"""
         {place}                 gone
         canceled:high           a=5000
@@ -601,7 +601,7 @@ def test_a_delete_leaves_nothing_of_a_job(lua: Lua, place: str) -> None:
               "XADD results:a * type 1", "ZADD wip:high 1 a:h1", "ZADD executions:a 1 h1",
               "HSET execution:a:h1 worker_name dead", "SADD worker:dead:executions a:h1",
     )  # fmt: skip
-    assert lua.act("delete", "a", "a") == [["deleted"], ["gone"]]
+    assert lua.act("delete", "a", "a") == ["deleted", "gone"]
     assert set(lua.redis.keys()) == keys
 
 
@@ -611,7 +611,7 @@ def test_an_emptied_place_keeps_the_jobs_that_have_moved_on(lua: Lua, place: str
     lua.enqueue("a", place)
     lua.enqueue("b", "scheduled:high")
     lua.given(f"{put} b", f"{put} gone")
-    assert lua.act("empty", place) == [["emptied", 3]]
+    assert lua.act("empty", place) == ["3"]
     assert lua.changes() == {place: "gone", "job:a": "gone"}
 
 
@@ -619,29 +619,26 @@ def test_a_compacted_queue_keeps_the_jobs_that_there_are(lua: Lua) -> None:
     for job_id in ("a", "b"):
         lua.given("RPUSH queue:high gone")
         lua.enqueue(job_id)
-    assert lua.act("compact", "0 high") == [["compacted", 2, 4]]
+    assert lua.act("compact", "0 199 high") == ["2"]
     assert lua.changes() == {"queue:high": "=a,b"}
 
 
-def test_a_worker_is_told_to_stop_and_to_drain(lua: Lua) -> None:
+def test_a_worker_is_told_to_drain(lua: Lua) -> None:
     lua.begin()
-    assert lua.act("stop", "a") == [["deaf", "one"]]
-    assert lua.act("drain", "one", "nobody") == [["deaf"], ["unknown"]]
+    assert lua.act("drain", "one", "nobody") == ["deaf", "unknown"]
     with lua.redis.pubsub() as ear:
         ear.subscribe("rq:pubsub:one")
         assert ear.get_message(timeout=5)["type"] == "subscribe"
-        assert lua.act("stop", "a") == [["told", "one"]]
-        assert lua.act("drain", "one", "one") == [["told"], ["already"]]
-        heard = [ear.get_message(timeout=5)["data"] for _ in range(2)]
-    assert heard == [b'{"command": "stop-job", "job_id": "a"}', b'{"command": "shutdown"}']
+        assert lua.act("drain", "one", "one") == ["told", "already"]
+        assert ear.get_message(timeout=5)["data"] == b'{"command": "shutdown"}'
     assert lua.changes() == {"worker:one": "werk_draining=at:6000"}
 
 
 def test_a_queue_is_paused_and_resumed(lua: Lua) -> None:
     lua.given("SADD queues rq:queue:high")
-    assert lua.act("pause", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.act("pause", "high", "high", "other") == ["yes", "already", "unknown"]
     assert lua.changes() == {"werk:paused": "=high"}
-    assert lua.act("resume", "high", "high", "other") == [["yes"], ["already"], ["unknown"]]
+    assert lua.act("resume", "high", "high", "other") == ["yes", "already", "unknown"]
     assert lua.changes() == {"werk:paused": "gone"}
 
 
@@ -651,21 +648,14 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
     lua.enqueue("b")
     lua.given("RPUSH queue:high:intermediate a", f"HSET job:a status {status}")
     lua.now = 5050
-    assert lua.act("restore", "a") == [["fine", status]]
+    assert lua.act("restore", "a") == ["fine"]
     lua.now = 7000
-    assert lua.act("restore", "a") == [["restored", status]]
+    assert lua.act("probe", "a") == [status]
+    assert lua.changes() == {}
+    assert lua.act("restore", "a") == [status]
     assert lua.changes() == table(f"""{NO_EXECUTION}
         queue:high:intermediate gone
         queue:high              =a,b
         queues                  =rq:queue:high
         job:a                   enqueued_at=at:7000 worker_name= lives=100
         job:a+                  {"status=queued" if status != "queued" else ""}""")
-
-
-def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
-    workers = "rq:worker:one rq:worker:dead"
-    lua.given(
-        "SADD queues rq:queue:high", f"SADD workers {workers}", f"SADD workers:high {workers}"
-    )
-    assert lua.act("bury", "rq:worker:one", "rq:worker:dead") == [["fine"], ["buried"]]
-    assert lua.changes() == {"workers": "=rq:worker:one", "workers:high": "=rq:worker:one"}

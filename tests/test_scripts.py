@@ -435,8 +435,7 @@ class Life(RuleBasedStateMachine):
         is_running = self.now.status(job_id) == "started"
         if is_running:
             self.loosen(job_id, "canceled")  # RQ leaves it there when the execution ends
-        # In a queue twice, act.lua takes both out and says that it has not cancelled it.
-        if by_rq or is_running or "queue" in self.loose.get(job_id, ()):
+        if by_rq or is_running:
             self.fetch(job_id).cancel()
         else:
             self.act("cancel", job_id, "cancelled")
