@@ -292,7 +292,7 @@ class Life(RuleBasedStateMachine):
         if finish is not NO_FINISH:
             # What its rescuer has failed is recorded under the same execution.
             was_failed = before.get("results", claim.id).get("execution_id") == claim.execution
-            late = b"again" if was_failed else b"late"
+            late = b"again" if was_failed and finish.words[3] == "failed" else b"late"
             lost = b"again" if "lost" in fault else b"late"
             assert reply[0] in ((b"done", lost, b"none") if is_good else (late,))
         if is_owned and claim.id in self.alive:

@@ -41,17 +41,20 @@ else
   local job, run, wip, results = P .. ':job:' .. id, id .. ':' .. finished, P .. ':wip:' .. queue, P .. ':results:' .. id
   local execution_key = P .. ':execution:' .. run
   local dependents, dependencies = job .. ':dependents', P .. ':job::' .. id .. ':dependencies' -- RQ's own second colon
+  local is_success = ended_as == 'finished'
+  local result_type = is_success and '1' or '2' -- rq/results.py
   is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
-  if is_special and ended_as == 'finished' and call('EXISTS', dependents) == 1 and call('EXISTS', job) == 1
+  if is_special and is_success and call('EXISTS', dependents) == 1 and call('EXISTS', job) == 1
     and tonumber(try('ZSCORE', wip, run)) then return {'dependents'} end
 
   outcome = 'late'
   local is_ours = try('ZREM', wip, run) == 1
   if not is_ours then
     local last = call('TYPE', results).ok == 'stream' and call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
-    for i = 1, last and #last[2] or 0, 2 do
-      if last[2][i] == 'execution_id' and last[2][i + 1] == finished then outcome = 'again' end
-    end
+    local entry = {}
+    for i = 1, last and #last[2] or 0, 2 do entry[last[2][i]] = last[2][i + 1] end
+    -- Who rescued this execution may have failed it, under the same id.
+    if entry.execution_id == finished and entry.type == result_type then outcome = 'again' end
     is_ours = outcome == 'late' and try('HGET', job, 'status') == 'canceled' and call('EXISTS', execution_key) == 1
   end
   if outcome == 'late' then
@@ -67,14 +70,13 @@ else
       end
     elseif call('EXPIRE', job, keep) == 1 then -- there is such a job
       outcome = 'done'
-      local is_success = ended_as == 'finished'
       try('HSET', job, 'status', ended_as, 'ended_at', now_text, 'last_heartbeat', now_text)
       try('ZADD', P .. ':' .. ended_as .. ':' .. queue, ARGV[16], id)
       if value == '' then
-        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', is_success and '1' or '2', 'worker_name', worker,
+        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type, 'worker_name', worker,
           'execution_id', finished, 'execution_started_at', ARGV[18], 'execution_ended_at', now)
       else
-        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', is_success and '1' or '2', 'worker_name', worker,
+        try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type, 'worker_name', worker,
           'execution_id', finished, 'execution_started_at', ARGV[18], 'execution_ended_at', now,
           is_success and 'return_value' or 'exc_string', value)
       end
