@@ -148,6 +148,15 @@ def test_tls(redis_url: str, certificate: tuple[str, str]) -> None:
             assert time.monotonic() - begun < 1
 
 
+@pytest.mark.parametrize("options", ["", "?ssl_cert_reqs=none"])
+def test_a_server_that_ends_while_tls_begins_may_be_back(options: str) -> None:
+    def leave(client: socket.socket) -> None:
+        client.recv(1)
+
+    with listening(leave) as port, pytest.raises(RedisUnavailable):
+        to(f"rediss://localhost:{port}{options}", budget_s=0.5).call("PING")
+
+
 def test_tls_with_a_server_that_has_none(redis_url: str) -> None:
     with pytest.raises(WerkError):
         to(redis_url.replace("redis:", "rediss:"), budget_s=0.5).call("PING")

@@ -246,7 +246,8 @@ def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
         except RedisError as error:
             cause = error.__context__
             is_file_missing = isinstance(cause, FileNotFoundError) and "path" not in options
-            if is_file_missing or isinstance(cause, ssl.SSLError):  # waiting makes it no better
+            is_refused = isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError)
+            if is_file_missing or is_refused:  # waiting makes it no better
                 raise ConfigError(f"TLS with Redis at {where} failed: {cause}") from None
             raise cause if isinstance(cause, OSError) else ConnectionError(str(error)) from None
         return connection._sock, connection
@@ -349,6 +350,8 @@ def _secured(sock: socket.socket, address: Address) -> socket.socket:
 
     try:
         return ssl.create_default_context().wrap_socket(sock, server_hostname=address.host)
+    except ssl.SSLEOFError:  # it left in the middle
+        raise
     except ssl.SSLError as error:  # waiting makes it no better
         raise ConfigError(f"TLS with Redis at {address} failed: {error}") from None
 
