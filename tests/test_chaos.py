@@ -120,6 +120,23 @@ def test_absence_explains_nothing_before_the_lease_is_over():
     assert cause([absence], run(100, 121), run(110, 111, by=OTHERS)) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "explains"),
+    [
+        ("freeze supervisor, short", "worker0", True),
+        ("kill -9 server", "server", True),
+        ("freeze horse, short", "worker0", False),  # its supervisor ticks
+        ("cut a worker's reply", "worker0", False),  # and ticks again
+    ],
+)
+def test_absences_that_follow_each_other_are_one(kind, target, explains):
+    faults = [fault("cut off from Redis, long", 101, 120), fault(kind, 98, 100.5, target)]
+    first, again = run(99, 100.9), run(98 + LEASE_S, 114, by=OTHERS)
+    assert cause(faults, first, again) is (faults[0] if explains else None)
+    gap = [faults[0], fault(kind, 94, 97, target)]
+    assert cause(gap, first, again) is None
+
+
 def test_a_claim_that_was_held_back_explains_a_late_start():
     absence = fault("cut off from Redis, long", 101, 120)
     assert cause([absence], run(117, 118, by=OTHERS), run(120.1, 121)) is absence

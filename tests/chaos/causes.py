@@ -81,7 +81,7 @@ class Causes:
 
     def _absence(self, first: Execution, again: Execution) -> Fault | None:
         for fault in self.absences:
-            rescue = fault.begin + LEASE_S - SLACK_S  # not before
+            rescue = self._silent_since(fault) + LEASE_S - SLACK_S  # not before
             back = (fault.end or inf) + SLACK_S
             may_be = fault.hits(first.horse, first.supervisor) and again.start >= rescue
             if may_be and self._was_rescued(first, fault, rescue, back):
@@ -91,6 +91,17 @@ class Causes:
             if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
                 return fault
         return None
+
+    def _silent_since(self, absence: Fault) -> float:
+        """Return when that worker last had a chance to renew its lease: short absences, or the
+        server's, may have led up to this one."""
+        since = absence.begin
+        for fault in sorted(self.disturbances, key=lambda fault: -fault.begin):
+            is_own = fault.supervisor == absence.supervisor and not fault.kind.startswith("cut a")
+            leads_up = fault.begin < since <= (fault.end or inf) + SLACK_S
+            if leads_up and (is_own or fault.target == "server"):
+                since = fault.begin
+        return since
 
     def _was_rescued(self, run: Execution, fault: Fault, rescue: float, back: float) -> bool:
         """Tell whether this is what others found with the worker that was absent."""
