@@ -97,6 +97,14 @@ class _Backoff(AbstractBackoff):
         return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
 
 
+class PatientRedis(Redis):
+    """What `werk worker` has RQ's command line use, which asks Redis before it makes our worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_retry(patience(Page()))
+
+
 def patience(page: Page) -> Retry:
     """Return how RQ's own commands in the horse are tried: until Redis is there, and has room.
 

@@ -410,7 +410,8 @@ def worker(arguments: tuple[str, ...]) -> int | None:
 
     from werk.worker import TICK_BUDGET_S, wait_for_redis
 
-    words = ["--worker-class", "werk.worker.Worker", *arguments]
+    classes = {"worker": "werk.worker.Worker", "connection": "werk.channel.PatientRedis"}
+    words = [*(f"--{kind}-class={path}" for kind, path in classes.items()), *arguments]
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params
         if given["url"]:

@@ -43,7 +43,7 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import catalog, records, registry, wire
-from werk.channel import AWAY, FULL, LONGEST_PAUSE_S, patience
+from werk.channel import AWAY, FULL, LONGEST_PAUSE_S, PatientRedis, impatience, patience
 from werk.claim import iso
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.horse import ride
@@ -182,10 +182,10 @@ class Worker(RecordingWorker):
         except ConfigError as error:
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
-        before = connection.get_retry() or RetryPolicy(NoBackoff(), 0)
+        before = None if isinstance(connection, PatientRedis) else connection.get_retry()
         connection.set_retry(patience(Page()))
         super()._set_ip_address(connection)
-        connection.set_retry(before)
+        connection.set_retry(before or impatience())
 
     def _set_up(self, plan: Plan, with_scheduler: bool) -> None:
         self._plan, self._page, self._jobs = plan, Page(), 0
