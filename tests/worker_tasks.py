@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rq import get_current_job
 from rq.job import Retry
@@ -69,6 +70,8 @@ def surroundings() -> list[str | None]:
     """Return what a job, and a process that it starts, find in the environment."""
     command = ["sh", "-c", "echo $RQ_JOB_ID $RQ_WORKER_ID"]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    with patch.dict(os.environ, {"OTHER": "1"}):  # at its end it sets all of them anew
+        pass
     return [os.environ["RQ_JOB_ID"], os.getenv("RQ_WORKER_ID"), *theirs]
 
 

@@ -32,18 +32,19 @@ LONGEST_TIMEOUT_S = 10**8  # setitimer takes no more on some systems
 class JobId:
     """RQ_JOB_ID in the environment, as in RQ: for a job, and for what it starts.
 
-    It is written in place. setenv(), which os.environ calls, keeps each value for ever and compares
-    the next one with them: 3 us a job.
+    Its line in the environment is our own memory, by putenv(3). os.environ calls setenv(), which
+    keeps each value for ever and compares the next one with them: 3 us a job.
     """
 
     _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)  # as long as the environment
 
     def __init__(self) -> None:
-        ctypes.CDLL(None).putenv(self._LINE)
+        self._putenv = ctypes.CDLL(None).putenv
         self._environ: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
 
     def set(self, job_id: bytes) -> None:
         self._LINE.value = b"RQ_JOB_ID=" + job_id
+        self._putenv(self._LINE)  # each time: a job may have set its environment anew
         self._environ[b"RQ_JOB_ID"] = job_id
 
 
