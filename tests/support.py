@@ -21,7 +21,7 @@ def wait_until(predicate: Callable[[], T], timeout: float = 10, pause_s: float =
         if value := predicate():
             return value
         assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(pause_s)
+        time.sleep(pause_s)  # between two looks, until the deadline
 
 
 def run(

@@ -90,7 +90,7 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
     page, names = link().calls([("HGET", CATALOG, name), ("HKEYS", CATALOG)])
     found = (page and _entry(name, page)) or own
     if found is None:
-        raise UnknownTask(registry.unknown(name, map(_text, names)))
+        raise UnknownTask(registry.unknown(name, map(wire.text, names)))
     return found
 
 
@@ -103,7 +103,7 @@ def own_entry(name: str) -> Entry:
 def everything(link: Link) -> dict[str, Entry]:
     """Return the catalog. Raises RedisUnavailable, ConfigError."""
     pages = wire.pairs(link.call("HGETALL", CATALOG))
-    found = {_text(name): _entry(_text(name), page) for name, page in pages.items()}
+    found = {wire.text(name): _entry(wire.text(name), page) for name, page in pages.items()}
     return {name: entry for name, entry in found.items() if entry}
 
 
@@ -135,7 +135,7 @@ def _served(link: Link) -> dict[str, dict[str, list[str]]]:
     replies = link.calls([("ZRANGEBYSCORE", key, since, "+inf") for key in keys])
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
-        for member in map(_text, members):
+        for member in map(wire.text, members):
             task, _, version = member.partition(" ")
             found.setdefault(task, {}).setdefault(queue, []).append(version)
     return found
@@ -216,7 +216,3 @@ def _type(parts: Any) -> Type:
         for text, value in choices
     )
     return Type.checked(name, of and _type(of), tuple(values))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")

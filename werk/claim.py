@@ -10,11 +10,11 @@ import zlib
 from typing import Any, NamedTuple
 
 from werk import records, registry, signature, wire
-from werk.diary import text
 from werk.errors import ArgumentError, UnknownTask
 from werk.page import LONGEST_RUN
 from werk.records import Refused
 from werk.wire import iso as iso
+from werk.wire import text
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from werk.wire import text
+
 if TYPE_CHECKING:
     from werk.claim import Claim
 
@@ -58,10 +60,6 @@ class Diary:
         theirs.setLevel(logging.WARNING)
         logging.getLogger("rq.job").setLevel(logging.WARNING)
         return theirs
-
-
-def text(data: bytes | str | None) -> str:
-    return data if isinstance(data, str) else (data or b"").decode("utf-8", "replace")
 
 
 def printable(value: object) -> str:

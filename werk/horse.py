@@ -25,7 +25,7 @@ from rq.job import Job, Retry
 from werk import registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
 from werk.claim import NO_FINISH, Claim, Finish, Unknown, success
-from werk.diary import Diary, text
+from werk.diary import Diary
 from werk.errors import Unreadable
 from werk.page import Leave, Page, Plan
 from werk.recorder import Recorder
@@ -33,6 +33,7 @@ from werk.records import Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.settings import Settings
+from werk.wire import text
 
 if TYPE_CHECKING:
     from werk.worker import Worker

@@ -21,12 +21,13 @@ from rq.queue import Queue
 from werk import records, wire
 from werk.channel import FINISH_S
 from werk.claim import Claim, Finish, Unknown, failure, put_off
-from werk.diary import Diary, text
+from werk.diary import Diary
 from werk.page import Order, Page
 from werk.records import Late
 from werk.runner import Runner
 from werk.scripts import script
 from werk.tally import Tally
+from werk.wire import text
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -168,10 +169,7 @@ class Recorder:
 
     def _may_be_known_soon(self, claim: Claim) -> bool:
         created_at = self.worker.connection.hget(wire.key("job", claim.id), "created_at")
-        try:
-            return time.time() < datetime.fromisoformat(text(created_at)).timestamp() + UNKNOWN_S
-        except (ValueError, OverflowError):
-            return False
+        return time.time() < wire.moment(text(created_at), 0.0) + UNKNOWN_S
 
     def _claim_of(self, run: str) -> Claim:
         """Return the claim that a dead horse had, as far as it is needed."""

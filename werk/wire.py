@@ -59,17 +59,17 @@ _second = (0, "")  # one value: threads may be here at once
 def iso(moment: float) -> str:
     """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
     second = int(moment)
-    return f"{_text(second)}.{int((moment - second) * 1e6):06d}Z"
+    return f"{_second_text(second)}.{int((moment - second) * 1e6):06d}Z"
 
 
 def clock() -> tuple[int, str, str]:
     """Return now: in whole Unix seconds, in Unix seconds as text, and as RQ writes it."""
     micros = str(time_ns() // 1000)  # cut as a text: that of a float takes three times as long
     second, fraction = int(micros[:-6]), micros[-6:]
-    return second, f"{second}.{fraction}", f"{_text(second)}.{fraction}Z"
+    return second, f"{second}.{fraction}", f"{_second_text(second)}.{fraction}Z"
 
 
-def _text(second: int) -> str:
+def _second_text(second: int) -> str:
     """Return the ISO text of a Unix time, which is made once a second."""
     global _second
     known, text = _second
@@ -92,9 +92,9 @@ def pairs(reply: Any) -> dict[Any, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def text(data: bytes | None) -> str:
+def text(data: bytes | str | None) -> str:
     """Return a reply as text, whatever it holds; of what is not there ''."""
-    return (data or b"").decode("utf-8", "replace")
+    return data if isinstance(data, str) else (data or b"").decode("utf-8", "replace")
 
 
 # --- what is plain

@@ -19,7 +19,7 @@ def work(token: str, seconds: float) -> str:
     end = time.monotonic() + seconds
     trace.write("start")
     while (left := end - time.monotonic()) > 0:
-        time.sleep(min(BEAT_S, left))
+        time.sleep(min(BEAT_S, left))  # the job's own length, beat by beat: faults hit it meanwhile
         trace.write("beat")
     trace.write("end")
     return token
