@@ -659,3 +659,12 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
         queues                  =rq:queue:high
         job:a                   enqueued_at=at:7000 worker_name= lives=100
         job:a+                  {"status=queued" if status != "queued" else ""}""")
+
+
+def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
+    workers = "rq:worker:one rq:worker:dead"
+    lua.given(
+        "SADD queues rq:queue:high", f"SADD workers {workers}", f"SADD workers:high {workers}"
+    )
+    assert lua.act("bury", "rq:worker:one", "rq:worker:dead") == ["there", "gone"]
+    assert lua.changes() == {"workers": "=rq:worker:one", "workers:high": "=rq:worker:one"}

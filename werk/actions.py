@@ -290,7 +290,4 @@ def _buried(link: Link, dry_run: bool) -> list[str]:
     keys = [wire.text(key) for key in link.call("SMEMBERS", wire.key("workers"))]
     there = link.calls([("EXISTS", key) for key in keys])
     gone = [key for key, found in zip(keys, there, strict=True) if not found]
-    if gone and not dry_run:
-        sets = [wire.key("workers", queue) for queue in queues(link)]
-        link.calls([("SREM", key, *gone) for key in (wire.key("workers"), *sets)])
-    return gone
+    return gone if dry_run else [key for key, what in act(link, "bury", gone) if what == "gone"]

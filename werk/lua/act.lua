@@ -12,6 +12,7 @@
 --       compact  '<first> <last> <queue>', a page of it: how many ids were taken out, of jobs that are no more
 -- of a queue   pause, resume   'yes', 'already', 'unknown': werk workers take nothing from it, or do again
 -- of a worker  drain           'told', 'already', 'deaf', 'unknown': it finishes its job and leaves
+--              bury, its key   'gone': out of the sets of workers; or 'there': it is
 --
 -- Invariant: a job is in one place before and after. The first write to a job's place is a removal, so all of it also
 -- passes when memory is full.
@@ -194,8 +195,16 @@ local function drain(name)
   return 'told'
 end
 
+-- Asked again in here: it may just have registered anew.
+local function bury(worker_key)
+  if call('EXISTS', worker_key) == 1 then return 'there' end
+  call('SREM', P .. ':workers', worker_key)
+  for _, list in ipairs(call('SMEMBERS', P .. ':queues')) do call('SREM', P .. ':workers:' .. string.sub(list, #P + 8), worker_key) end
+  return 'gone'
+end
+
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore, restore = restore}
-local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain}
+local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain, bury = bury}
 
 local function act(name)
   if of_others[what] then return of_others[what](name) end
