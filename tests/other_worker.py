@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fast_worker import Worker
 
-import werk.worker
+import werk.child
 
-werk.worker.SIGNALS_HANG_UP = False
+werk.child.SIGNALS_HANG_UP = False
 
 __all__ = ["Worker"]

@@ -14,8 +14,9 @@ import redis
 from redis.connection import Connection, ConnectionPool
 from rq.job import Retry
 
-import werk.worker
+from werk import supervisor
 from werk.channel import Channel
+from werk.child import Child
 from werk.claim import NO_FINISH, Claim, Finish
 from werk.horse import RESENT, WANTS_JOB, Horse
 from werk.page import Leave, Order, Plan
@@ -112,45 +113,52 @@ class Rider(Horse):
         return reply
 
 
-class Supervisor(Worker):
-    """A supervisor whose horse is no process: it starts and ends when the test says so."""
+class Owner(Worker):
+    """The worker of both."""
 
     def _install_signal_handlers(self) -> None:
         pass
 
-    def begin(self) -> None:
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self._set_up(Plan(""), False)
-        signal.set_wakeup_fd(-1)
-        self._tick_at, self._bell = float("inf"), self._wake_w
-        self._start_horse()
 
-    def _start_horse(self) -> None:
-        """As Worker's, without the fork."""
-        self._generation, self._killed = werk.worker.uuid4().hex[:20], None
-        self._cut_off()
-        self._page.stop, self._page.orders_begun, self._ordered = 0, 0, len(self._orders)
-        self._page.show(0.0, 0, False, "", "")
-        self._horse_pid, self._started_at = NO_PID, float("-inf")
-        plan = self._plan._replace(generation=self._generation, orders=tuple(self._orders))
-        self.horse = Rider(self, self._page, plan, self._wake_r)
-        self.horse.channel = Line(self.connection)
+class Shadow(Child):
+    """A child that is no process: the parent goes on as it."""
+
+    def fork(self) -> bool:
+        self.pid, self.started_at = NO_PID, float("-inf")
+        return True
+
+
+class Supervisor(supervisor.Supervisor):
+    """A supervisor whose horse is no process: it starts and ends when the test says so."""
+
+    def begin(self) -> None:
+        self.worker.register_birth()  # type: ignore[no-untyped-call]
+        super().begin()
+        signal.set_wakeup_fd(-1)
+        self.ticker.due_at = float("inf")
+        self.child = Shadow()
+        self.child._bell_end = self.wake_w
+        self.start()
+
+    def be_horse(self, plan: Plan) -> None:
+        self.horse = Rider(self.worker, self.page, plan, self.wake_r)
+        self.horse.channel = Line(self.worker.connection)
         self.horse.obey()
 
     def reap(self, status: int) -> None:
         """The horse has ended: with a signal, or with an exit code."""
-        self._status, self._usage = status, resource.getrusage(resource.RUSAGE_SELF)
-        self._dead_pid, self._horse_pid = NO_PID, 0
-        self._settle()
-        self._tick_at = float("inf")
-        self._start_horse()
+        self.child.pid = 0
+        self.child.death = (NO_PID, status, resource.getrusage(resource.RUSAGE_SELF))
+        self.settle()
+        self.ticker.due_at = float("inf")
+        self.start()
 
     def close(self) -> None:
-        self._link.close()
+        self.link.close()
         self.horse.channel.close()
-        hang_up(self.connection.connection_pool)
-        os.close(self._wake_r)
-        os.close(self._wake_w)
+        hang_up(self.worker.connection.connection_pool)
+        os.close(self.wake_r)
+        os.close(self.wake_w)
 
 
 class Pair:
@@ -159,14 +167,15 @@ class Pair:
     def __init__(self, name: str, queues: tuple[str, ...], url: str) -> None:
         pool = ConnectionPool.from_url(url, connection_class=Mortal)
         self.name, self.queues = name, queues
-        self.worker = Supervisor(queues, name, connection=redis.Redis(connection_pool=pool))
-        self.worker.begin()
+        self.worker = Owner(queues, name, connection=redis.Redis(connection_pool=pool))
+        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True)
+        self.supervisor.begin()
         self.claim: Claim | None = None
         self.is_frozen = self.is_dead = False
 
     @property
     def horse(self) -> Rider:
-        return self.worker.horse
+        return self.supervisor.horse
 
     @property
     def line(self) -> Line:
@@ -183,7 +192,7 @@ class Pair:
 
     def orders(self) -> list[Order]:
         """Return what a horse of it has still to carry out."""
-        return self.worker._orders[max(0, self.horse.page.orders_begun - 1) :]
+        return self.supervisor.orders[max(0, self.horse.page.orders_begun - 1) :]
 
     def step(self, finish: Finish, claims: bool) -> tuple[bytes, Any]:
         """A request, and RQ's part of it: as Horse.loop does. Raises Died."""
@@ -229,4 +238,4 @@ class Pair:
         self.line.close()
         hang_up(self.worker.connection.connection_pool)
         self.claim = None
-        self.worker.reap(status)
+        self.supervisor.reap(status)

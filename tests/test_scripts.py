@@ -40,7 +40,7 @@ from werk import Options, Task, actions, client
 from werk.claim import NO_FINISH, Claim, Finish, failure
 from werk.link import link_over
 from werk.page import Leave
-from werk.worker import LEASES, Killed
+from werk.supervisor import LEASES
 
 SERVED = (("high", "low"), ("low", "high"), ("high",))  # by the workers, in turn
 MOST_WORKERS = 6
@@ -114,7 +114,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for pair in self.pairs:
-            pair.worker.close()
+            pair.supervisor.close()
         for line in self.on_the_way:
             line.close()
         self.link.close()
@@ -338,7 +338,7 @@ class Life(RuleBasedStateMachine):
         """The horse is killed; by its supervisor, if there is a reason."""
         before, claim = self.now, pair.claim
         if why and claim:
-            pair.worker._kill(Killed(why, claim.run))
+            pair.supervisor.kill(why, claim.run)
         is_owned = bool(claim and claim.run in before.runs()) and not pair.is_asking
         self.kill_now(pair)
         if not claim or not is_owned:
@@ -356,7 +356,7 @@ class Life(RuleBasedStateMachine):
 
     def kill_now(self, pair: Pair) -> None:
         pair.die()
-        assert not pair.worker._is_away
+        assert not pair.supervisor.ticker.is_away
         assert not pair.orders()
 
     def kill_whole(self, pair: Pair) -> None:
@@ -374,7 +374,7 @@ class Life(RuleBasedStateMachine):
 
     @one_of(frozen)
     def thaw(self, pair: Pair) -> None:
-        pair.is_frozen, pair.worker._tick_at = False, PAST
+        pair.is_frozen = False
 
     @one_of(rescuers)
     def rescue(self, pair: Pair) -> None:
@@ -421,9 +421,9 @@ class Life(RuleBasedStateMachine):
                     assert job_id in after.waiting(after.job(job_id)["origin"])
 
     def tick_now(self, pair: Pair) -> None:
-        pair.worker._tick()
-        assert not pair.worker._is_away
-        if pair.worker._killed:  # its horse was at what is no longer its own, twice
+        pair.supervisor.ticker.tick()
+        assert not pair.supervisor.ticker.is_away
+        if pair.supervisor.killed:  # its horse was at what is no longer its own, twice
             self.kill_now(pair)
         elif pair.horse.page.stop and not (pair.claim or pair.is_asking):
             pair.die(Leave.STOPPED << 8)
@@ -549,7 +549,7 @@ def next_of(pair: Pair, now: Contents) -> str:
     """Return the job that this worker must get, or why it gets none."""
     if pair.horse.page.stop:
         return "unasked"
-    if now.get("worker", pair.name).get("werk_horse") != pair.worker._generation:
+    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.generation:
         return "fenced"
     if now.get("suspended"):
         return "suspended"
@@ -582,7 +582,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     # hypothesis must be able to do the same once more
     generation = lambda: SimpleNamespace(hex=f"{next(Life.generations):020x}")  # noqa: E731
-    monkeypatch.setattr("werk.worker.uuid4", generation)
+    monkeypatch.setattr("werk.supervisor.uuid4", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)  # a horse that is killed in here leaves its job's
@@ -614,7 +614,7 @@ def pair(connection: redis.Redis, redis_url: str, _alone: None) -> Iterator[Pair
     pair = Pair("w0", QUEUES, redis_url)
     pair.step(NO_FINISH, True)
     yield pair
-    pair.worker.close()
+    pair.supervisor.close()
 
 
 def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(

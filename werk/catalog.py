@@ -1,6 +1,6 @@
 """What workers say they serve, for callers to compare, or to have no table or code of their own.
 
-The tick sends it (worker.py); callers look there for a task that they have not (find).
+The tick sends it (tick.py); callers look there for a task that they have not (find).
 
 <prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat
                               (Redis's clock)
@@ -23,7 +23,7 @@ from werk.link import Link
 from werk.registry import Task
 
 CATALOG = wire.key("werk", "catalog")
-LIVE_S = 15  # three beats of a worker (worker.CATALOG_S); older ones are of workers that are gone
+LIVE_S = 15  # three beats of a worker (tick.CATALOG_S); older ones are of workers that are gone
 
 
 class Entry(NamedTuple):

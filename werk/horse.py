@@ -4,7 +4,7 @@
 2. run      the registered function, under the job's time limit (runner.py)
 3. finish   a plain success goes with the next claim; all else goes RQ's own way (recorder.py)
 
-The supervisor (worker.py) watches. The horse dies with its supervisor.
+The supervisor (supervisor.py) watches. The horse dies with its supervisor.
 """
 
 from __future__ import annotations

@@ -1,0 +1,127 @@
+"""Child: a forked process as its parent holds it, to wake it, to freeze it, to kill and to bury it.
+
+It leads a process group: what it starts is killed with it. Two pipes lead there. The bell wakes it.
+The lifeline carries nothing: it closes when the parent ends, however that does, and the kernel
+then kills the group.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
+F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
+PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
+
+
+class Child:
+    """One after the other: each fork makes a new one of it, when the last one has ended."""
+
+    pid = 0  # 0: there is none. (A signal to the group 0 would reach ourselves.)
+    started_at = 0.0
+    death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
+
+    def fork(self) -> bool:
+        """Make a child. Tells, in both, whether this is it: then it has to call lead_group."""
+        self._bell, self._bell_end = os.pipe()
+        self._life, self._life_end = os.pipe()
+        trim_memory()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._parent, self.started_at = os.getpid(), time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            return True
+        os.close(self._bell)
+        os.close(self._life)
+        try:
+            os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
+        except OSError:
+            pass
+        return False
+
+    def lead_group(self) -> int:
+        """In the child. Has the kernel kill the group when the other end of the lifeline closes.
+
+        The parent alone holds that. (With prctl the jobs' own children would live on.) Returns the
+        pipe that the bell is.
+        """
+        os.close(self._bell_end)
+        os.close(self._life_end)
+        os.setpgid(0, 0)
+        life = self._life
+        if SIGNALS_HANG_UP:
+            fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+        else:
+            threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
+        if os.getppid() != self._parent:  # it ended before this was armed
+            os._exit(1)
+        return self._bell
+
+    def ring(self) -> None:
+        if self.pid:
+            try:
+                os.write(self._bell_end, b"!")
+            except OSError:
+                pass
+
+    def signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def freeze(self) -> None:
+        """Return when it stands still, or has ended."""
+        self.signal_group(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def has_ended(self, options: int = 0) -> bool:
+        """Wait for its end, unless os.WNOHANG. (Its own children may hold a pipe of its open.)"""
+        death = os.wait4(self.pid, options)
+        if death[0] == 0:
+            return False
+        self.signal_group(signal.SIGKILL)  # what it left behind
+        self.death, self.pid = death, 0
+        os.close(self._bell_end)
+        os.close(self._life_end)
+        return True
+
+    @property
+    def exit_code(self) -> int:
+        """Of the last one; negative: the number of the signal that killed it."""
+        return os.waitstatus_to_exitcode(self.death[1])
+
+    def how_it_died(self, is_by_us: bool) -> str:
+        """Begins with RQ's own words."""
+        _, status, usage = self.death
+        code = self.exit_code
+        words = f"Work-horse terminated unexpectedly; waitpid returned {status}"
+        words += f" (signal {-code}); " if code < 0 else "; "
+        words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
+        return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+def _die_at_the_end_of(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def trim_memory() -> None:
+    """Before a fork: what is collected and given back now is not copied later, page by page."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # not glibc
+    gc.freeze()

@@ -1,0 +1,130 @@
+"""Ticker: the supervisor's tick, once a second: what tick.lua is told, and what its events lead to.
+
+Between two ticks the supervisor keeps limits and obeys: so a tick is short, and runs no users'
+code.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import redis.exceptions
+import rq.worker_registration
+
+from werk import catalog
+from werk.claim import iso
+from werk.errors import ConfigError, RedisUnavailable
+from werk.scripts import script
+
+if TYPE_CHECKING:
+    from werk.supervisor import Supervisor
+
+BUDGET_S = 1.0  # no tick takes longer
+CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
+CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
+
+
+class Ticker:
+    """Ticks when one is due, and knows whether Redis is away."""
+
+    def __init__(self, supervisor: Supervisor, moves_due: bool) -> None:
+        self.supervisor, self.worker, self.log = supervisor, supervisor.worker, supervisor.log
+        self.script = script("tick", self.worker.server_version())
+        self.moves_due = moves_due
+        self.due_at = time.monotonic() + self.worker.tick_s
+        self.lost_run = ""  # that the last tick told of
+        self.is_away = False
+        self.served_at = self.catalog_at = -CATALOG_WHOLE_S
+
+    def tick_if_due(self) -> None:
+        if time.monotonic() >= self.due_at:
+            self.due_at = time.monotonic() + self.worker.tick_s
+            if self.tick():
+                self.due_at = 0.0
+
+    def tick(self) -> bool:
+        """Run tick.lua. Returns whether there is more to do for it."""
+        supervisor, worker = self.supervisor, self.worker
+        state = supervisor.page.state()
+        run = state.run if state.is_busy else ""
+        now = time.time()
+        head = [worker.name, iso(now), repr(now), supervisor.generation, run, state.last,
+                worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]  # fmt: skip
+        try:
+            words: list[Any] = [*head, *self.catalog()]
+            events = supervisor.link.run(self.script, worker.queue_keys(), words)
+        except (RedisUnavailable, ConfigError) as error:
+            self.say_away(error)
+            return False
+        if self.is_away:
+            self.log.warning("event=redis-back worker=%s", worker.name)
+        self.is_away = False
+        lost = ""
+        for what, *facts in events:
+            if what == b"lost":
+                lost = facts[0].decode()
+            else:
+                self.handle(what.decode(), facts)
+        # Twice: the first time it may have ended between our look and the script.
+        if lost and lost == self.lost_run and supervisor.page.state().run == lost:
+            supervisor.kill("lost", lost)
+        self.lost_run = lost
+        return not self.is_away and any(what in (b"more", b"unborn") for what, *_ in events)
+
+    def handle(self, what: str, facts: list[Any]) -> None:
+        if what == "unborn":  # it expired, or Redis is back without its memory
+            self.served_at = self.catalog_at = -CATALOG_WHOLE_S
+            self.write_birth()
+        elif what == "limited":
+            self.enqueue_limited(facts[0].decode(), facts[1].decode())
+        elif what != "more":
+            run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
+            self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
+            if what == "fail":
+                self.supervisor.take_over(run, crashes)
+
+    def say_away(self, error: Exception) -> None:
+        if not self.is_away:
+            self.log.error("event=redis-away worker=%s reason=%s", self.worker.name, error)
+        self.is_away = True
+
+    def write_birth(self) -> None:
+        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
+        worker = self.worker
+        with worker.connection.pipeline() as pipeline:
+            pipeline.hset(worker.key, mapping={**worker.serialize(), "state": worker._state})
+            pipeline.expire(worker.key, worker.worker_ttl + 60)
+            rq.worker_registration.register(worker, pipeline)
+            try:
+                pipeline.execute()
+            except redis.exceptions.RedisError as error:
+                self.say_away(error)
+
+    def enqueue_limited(self, job_id: str, queue_name: str) -> None:
+        """A due job of a rate limit, moved as RQ's scheduler moves it."""
+        worker = self.worker
+        try:
+            job = worker.job_class.fetch(job_id, worker.connection, worker.serializer)
+            queue = worker._queue(queue_name)
+            with worker.connection.pipeline() as pipeline:
+                queue.scheduled_job_registry.remove(job_id, pipeline=pipeline)
+                queue._enqueue_rate_limited_job(
+                    job, pipeline=pipeline, at_front=job.should_enqueue_at_front()
+                )
+                pipeline.execute()
+        except Exception as error:
+            name = type(error).__name__
+            self.log.error("event=not-enqueued job=%s reason=%s: %s", job_id, name, error)
+
+    def catalog(self) -> list[Any]:
+        """What tick.lua writes of our tasks: what we serve often, all of it once an hour."""
+        clock = time.monotonic()
+        if clock < self.served_at + CATALOG_S:
+            return [0]
+        self.served_at = clock
+        served, pages = catalog.serves(), []
+        if clock >= self.catalog_at + CATALOG_WHOLE_S:
+            self.catalog_at = clock
+            pages = catalog.pages()
+        return [len(served), *served, *pages]
