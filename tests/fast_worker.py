@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import werk.worker
 
 
@@ -10,3 +13,11 @@ class Worker(werk.worker.Worker):
     tick_s = 0.2
     grace_s = 0.4
     recording_s = 0.7
+
+
+class Twice(Worker):
+    """Gets a second signal while it is still at the first: of a terminal, and of its pool."""
+
+    def handle_warm_shutdown_request(self) -> None:
+        super().handle_warm_shutdown_request()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -137,7 +137,7 @@ class Supervisor(supervisor.Supervisor):
         signal.set_wakeup_fd(-1)
         self.ticker.due_at = float("inf")
         self.child = Shadow()
-        self.child._bell_end = self.wake_w
+        self.child._bell_w = self.wake_w
         self.start()
 
     def be_horse(self, plan: Plan) -> None:

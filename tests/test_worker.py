@@ -354,6 +354,17 @@ def test_sigterm_finishes_the_job_and_takes_no_other(
     assert not connection.zcard("rq:werk:leases")
 
 
+def test_two_signals_at_once_are_one(work: Start, tmp_path: Path) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work(env={"RQ_WORKER_CLASS": "fast_worker.Twice"})
+    begun(tmp_path)
+    worker.terminate()
+    wait_until(lambda: "warm shut down" in worker.output())
+    go(tmp_path)
+    assert worker.wait(5) == 0, worker.output()
+    assert job.status() == "finished"
+
+
 def test_sigterm_ends_an_idle_worker(work: Start) -> None:
     worker = work()
     worker.terminate()

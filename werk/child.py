@@ -1,8 +1,8 @@
-"""Child: a forked process as its parent holds it, to wake it, to freeze it, to kill and to bury it.
+"""Child: the process that a supervisor forks, as it holds it: to wake, to freeze, to kill, to bury.
 
-It leads a process group: what it starts is killed with it. Two pipes lead there. The bell wakes it.
-The lifeline carries nothing: it closes when the parent ends, however that does, and the kernel
-then kills the group.
+It leads a process group: what a job starts is killed with it. Two pipes go there. The bell wakes
+it. The lifeline says nothing: when the supervisor ends, however it does, it closes, and the kernel
+kills the group.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB
 
 
 class Child:
-    """One after the other: each fork makes a new one of it, when the last one has ended."""
+    """One at a time: each fork makes the next, when the last one has ended."""
 
-    pid = 0  # 0: there is none. (A signal to the group 0 would reach ourselves.)
-    started_at = 0.0
+    pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
 
     def fork(self) -> bool:
-        """Make a child. Tells, in both, whether this is it: then it has to call lead_group."""
-        self._bell, self._bell_end = os.pipe()
-        self._life, self._life_end = os.pipe()
+        """Return in both: True in the child, which then has to call lead_group."""
+        self._bell_r, self._bell_w = os.pipe()
+        self._life_r, self._life_w = os.pipe()
         trim_memory()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -40,8 +39,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             return True
-        os.close(self._bell)
-        os.close(self._life)
+        os.close(self._bell_r)
+        os.close(self._life_r)
         try:
             os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
         except OSError:
@@ -49,15 +48,15 @@ class Child:
         return False
 
     def lead_group(self) -> int:
-        """In the child. Has the kernel kill the group when the other end of the lifeline closes.
+        """Have the kernel kill our process group when the other end of the lifeline closes.
 
-        The parent alone holds that. (With prctl the jobs' own children would live on.) Returns the
-        pipe that the bell is.
+        The supervisor alone holds that. (With prctl the jobs' own children would live on.) Returns
+        the bell, to be read.
         """
-        os.close(self._bell_end)
-        os.close(self._life_end)
+        os.close(self._bell_w)
+        os.close(self._life_w)
         os.setpgid(0, 0)
-        life = self._life
+        life = self._life_r
         if SIGNALS_HANG_UP:
             fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
             fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
@@ -66,12 +65,12 @@ class Child:
             threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
         if os.getppid() != self._parent:  # it ended before this was armed
             os._exit(1)
-        return self._bell
+        return self._bell_r
 
     def ring(self) -> None:
         if self.pid:
             try:
-                os.write(self._bell_end, b"!")
+                os.write(self._bell_w, b"!")
             except OSError:
                 pass
 
@@ -93,8 +92,8 @@ class Child:
             return False
         self.signal_group(signal.SIGKILL)  # what it left behind
         self.death, self.pid = death, 0
-        os.close(self._bell_end)
-        os.close(self._life_end)
+        os.close(self._bell_w)
+        os.close(self._life_w)
         return True
 
     @property

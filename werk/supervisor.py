@@ -1,4 +1,4 @@
-"""Supervisor: a worker at work. It has horses run jobs, until there is a reason to leave.
+"""Supervisor: a worker at work. It has horses run its jobs, one horse after the other.
 
 1. start   a horse (horse.py), which claims, runs and finishes jobs over its own connection
 2. watch   it: a tick a second (tick.py); limits, commands and signals at once
@@ -54,22 +54,23 @@ class Supervisor:
         server = worker.server_version()
         self.back_script, self.cut_script = script("back", server), script("cut", server)
         self.child = Child()
-        # Why we killed the horse (timeout, command, stop, lost, cold), and at which execution: no
-        # other in its hand is at fault.
+        # Why we killed the horse (timeout, command, stop, lost, cold), and which execution was
+        # meant: no other in its hand is at fault.
         self.killed = self.killed_run = ""
         self.generation, self.dead = uuid4().hex[:20], ""  # of the horse; of the one before
         self.ticker = Ticker(self, moves_due)
         self.jobs, self.pause_s = 0, 0.0
         self.orders: list[Order] = []
-        self.ordered = 0  # how many of them the horse has got
+        self.ordered = 0  # so many of them has the horse
         self.commands: deque[dict[str, Any]] = deque()
         self.is_leaving = self.is_draining = self.is_cold = False
-        self.drained_at = float("inf")
+        self.drained_at = float("inf")  # a second signal may come before the first is noted
         self.is_undated = False  # a request to shut down is not yet in Redis
         self.wake_r, self.wake_w = os.pipe()
         os.set_blocking(self.wake_w, False)
 
     def run(self) -> None:
+        """Horse after horse, until there is a reason to leave."""
         self.begin()
         try:
             while not self.is_leaving:
@@ -292,7 +293,7 @@ class Supervisor:
         self.ask_to_stop()
 
     def stop_cold(self) -> None:
-        """Do not wait for that job: it goes back."""
+        """Do not wait for that job: it goes back to the front."""
         if time.monotonic() >= self.drained_at + QUIET_S:
             self.is_cold = True
 

@@ -170,8 +170,7 @@ class Worker(RecordingWorker):
             super().request_force_stop(signum, frame)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        supervisor = self.supervisor  # once: this is RQ's pubsub thread
-        if supervisor:
+        if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
             supervisor.hear(message)
         else:
             super().handle_payload(message)  # type: ignore[no-untyped-call]
@@ -212,10 +211,7 @@ class Worker(RecordingWorker):
     # --- around the loop
 
     def _tame_connection(self) -> dict[str, Any]:
-        """The supervisor does not wait for Redis as RQ's worker does: minutes, and ten times.
-
-        Returns what this connection's options were.
-        """
+        """Do not wait for Redis as RQ's worker does: minutes, and ten times. Returns what was."""
         pool = self.connection.connection_pool
         kwargs = pool.connection_kwargs
         untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
