@@ -135,7 +135,6 @@ class Supervisor(supervisor.Supervisor):
         self.worker.register_birth()  # type: ignore[no-untyped-call]
         super().begin()
         signal.set_wakeup_fd(-1)
-        self.ticker.due_at = float("inf")
         self.child = Shadow()
         self.child._bell_w = self.wake_w
         self.start()
@@ -150,7 +149,6 @@ class Supervisor(supervisor.Supervisor):
         self.child.pid = 0
         self.child.death = (NO_PID, status, resource.getrusage(resource.RUSAGE_SELF))
         self.settle()
-        self.ticker.due_at = float("inf")
         self.start()
 
     def close(self) -> None:

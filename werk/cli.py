@@ -408,7 +408,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker: `rq worker` with its options and our class, e.g. werk worker default."""
     from rq.cli.workers import worker as rq_worker
 
-    from werk.tick import BUDGET_S
+    from werk.tick import TICK_BUDGET_S
     from werk.worker import wait_for_redis
 
     classes = {"worker": "werk.worker.Worker", "connection": "werk.channel.PatientRedis"}
@@ -419,7 +419,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:
             settings = settings._replace(redis_url=None, rq_config=given["config"])
-        wait_for_redis(link(settings, BUDGET_S))
+        wait_for_redis(link(settings, TICK_BUDGET_S))
         code: int | None = rq_worker.invoke(context)
         return code
 

@@ -30,7 +30,7 @@ from werk.horse import ride
 from werk.link import Script, link_over
 from werk.page import Leave, Order, Page, Plan, State
 from werk.scripts import script
-from werk.tick import BUDGET_S, Ticker
+from werk.tick import TICK_BUDGET_S, Ticker
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -50,7 +50,7 @@ class Supervisor:
 
     def __init__(self, worker: Worker, plan: Plan, moves_due: bool) -> None:
         self.worker, self.plan, self.page, self.log = worker, plan, Page(), worker.log
-        self.link = link_over(worker.connection, BUDGET_S)
+        self.link = link_over(worker.connection, TICK_BUDGET_S)
         server = worker.server_version()
         self.back_script, self.cut_script = script("back", server), script("cut", server)
         self.child = Child()
@@ -91,6 +91,28 @@ class Supervisor:
         if self.plan.is_burst:
             self.ticker.moves_due = False  # one pass, as RQ's scheduler does
 
+    def tear_down(self) -> None:
+        """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
+        worker = self.worker
+        if self.child.pid:
+            self.child.signal_group(signal.SIGKILL)
+            self.child.has_ended()
+        worker.supervisor = None
+        signal.set_wakeup_fd(self.old_wake)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self.wake_r)
+        os.close(self.wake_w)
+        try:
+            if not worker.connection.exists(worker.executions_key):
+                worker.connection.zrem(LEASES, worker.name)
+                worker.teardown()  # type: ignore[no-untyped-call]
+            else:
+                worker.unsubscribe()  # type: ignore[no-untyped-call]
+        except (*AWAY, FULL) as error:
+            self.log.warning("event=not-deregistered worker=%s reason=%s", worker.name, error)
+        finally:
+            self.link.close()
+
     # --- start
 
     def start(self) -> None:
@@ -107,7 +129,7 @@ class Supervisor:
         self.page.show(0.0, 0, False, "", "")
         if self.child.fork():
             self.be_horse(plan)
-        if self.is_draining and not plan.only_orders:
+        if self.is_draining and not plan.only_orders:  # since a moment ago
             self.ask_to_stop()
 
     def be_horse(self, plan: Plan) -> None:
@@ -239,8 +261,8 @@ class Supervisor:
             self.order(run, how)
         elif why == "timeout":
             limit = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
-            grace_s = self.worker.grace_s
-            self.order(run, f"{limit}, and took no notice for {grace_s:g} s: killed")
+            ignored = f"and took no notice for {self.worker.grace_s:g} s: killed"
+            self.order(run, f"{limit}, {ignored}")
         else:
             self.give_back(run, state, leave, how)
 
@@ -262,29 +284,7 @@ class Supervisor:
         self.orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
         self.ask_to_stop()
 
-    def tear_down(self) -> None:
-        """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
-        worker = self.worker
-        if self.child.pid:
-            self.child.signal_group(signal.SIGKILL)
-            self.child.has_ended()
-        worker.supervisor = None
-        signal.set_wakeup_fd(self.old_wake)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.close(self.wake_r)
-        os.close(self.wake_w)
-        try:
-            if not worker.connection.exists(worker.executions_key):
-                worker.connection.zrem(LEASES, worker.name)
-                worker.teardown()  # type: ignore[no-untyped-call]
-            else:
-                worker.unsubscribe()  # type: ignore[no-untyped-call]
-        except (*AWAY, FULL) as error:
-            self.log.warning("event=not-deregistered worker=%s reason=%s", worker.name, error)
-        finally:
-            self.link.close()
-
-    # --- what the worker's signals and RQ's commands come to
+    # --- what signals and RQ's commands come to
 
     def drain(self) -> None:
         """Leave when the horse has done the job that it is at."""

@@ -1,8 +1,4 @@
-"""Ticker: the supervisor's tick, once a second: what tick.lua is told, and what its events lead to.
-
-Between two ticks the supervisor keeps limits and obeys: so a tick is short, and runs no users'
-code.
-"""
+"""Ticker: tick.lua, once a second: what it is told, and what follows from each of its events."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from werk.scripts import script
 if TYPE_CHECKING:
     from werk.supervisor import Supervisor
 
-BUDGET_S = 1.0  # no tick takes longer
+TICK_BUDGET_S = 1.0  # no tick takes longer: limits and signals are looked at between two
 CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
 CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
 
@@ -52,7 +48,7 @@ class Ticker:
         head = [worker.name, iso(now), repr(now), supervisor.generation, run, state.last,
                 worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]  # fmt: skip
         try:
-            words: list[Any] = [*head, *self.catalog()]
+            words: list[Any] = [*head, *self.catalog_words()]
             events = supervisor.link.run(self.script, worker.queue_keys(), words)
         except (RedisUnavailable, ConfigError) as error:
             self.say_away(error)
@@ -117,7 +113,7 @@ class Ticker:
             name = type(error).__name__
             self.log.error("event=not-enqueued job=%s reason=%s: %s", job_id, name, error)
 
-    def catalog(self) -> list[Any]:
+    def catalog_words(self) -> list[Any]:
         """What tick.lua writes of our tasks: what we serve often, all of it once an hour."""
         clock = time.monotonic()
         if clock < self.served_at + CATALOG_S:

@@ -1,8 +1,8 @@
 """Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
 
-While our own loop runs there is a supervisor (supervisor.py), and what reaches the worker, signals
-and RQ's commands, goes to it. Without one RQ's own code runs: so it is in the horse (horse.py), and
-where somebody has replaced a piece of RQ's loop.
+While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
+it. Where there is none RQ's own code runs: in the horse (horse.py), and for those who have replaced
+a piece of RQ's loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from werk.page import Page, Plan
 from werk.records import RecordingWorker
 from werk.settings import KEY_PREFIX, Settings
 from werk.supervisor import Supervisor
-from werk.tick import BUDGET_S
+from werk.tick import TICK_BUDGET_S
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 
@@ -64,7 +64,7 @@ class Worker(RecordingWorker):
     tick_s = 1.0
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
-    supervisor: Supervisor | None = None  # of our own loop, which runs in this process
+    supervisor: Supervisor | None = None  # while our own loop runs, in this process
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
         is_own = kwargs.get("prepare_for_work", True)
@@ -146,7 +146,7 @@ class Worker(RecordingWorker):
     def _set_ip_address(self, connection: redis.Redis) -> None:
         """RQ's first word to Redis, in the constructor of a worker that is to work."""
         try:
-            wait_for_redis(link_over(connection, BUDGET_S))
+            wait_for_redis(link_over(connection, TICK_BUDGET_S))
         except ConfigError as error:
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
