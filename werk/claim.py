@@ -29,7 +29,7 @@ class Unknown(UnknownTask):
 
 
 class Claim:
-    """One execution, from step.lua's reply: {job, the queue it waited in, its fields}."""
+    """One execution, from step.lua's reply: its fields, the job, the queue it waited in."""
 
     __slots__ = (
         "attempt", "callbacks", "claimed_at", "data", "execution", "id", "is_plain", "origin",
@@ -38,9 +38,8 @@ class Claim:
     )  # fmt: skip
 
     def __init__(self, claimed: list[Any], execution: str, claimed_at: str) -> None:
-        job_id, self.queue, fields = claimed
         (self.origin, self.status, attempt, self.data, self.timeout_text, self.result_ttl_text,
-         self.task_name, *special) = fields  # fmt: skip
+         self.task_name, *special, job_id, self.queue) = claimed  # fmt: skip
         self.raw_id, self.id = job_id, job_id.decode("utf-8", "replace")
         self.execution, self.run = execution, f"{self.id}:{execution}"
         self.claimed_at = claimed_at  # Unix seconds

@@ -16,6 +16,7 @@ import select
 import signal
 import time
 from binascii import b2a_base64
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -144,7 +145,7 @@ class Horse:
             leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
             if leave:
                 return leave  # the supervisor writes what is counted
-            self.wait(claimed, paused)
+            self.wait(claimed, paused or ())
 
     def reason_to_leave(self) -> Leave | None:
         if self.page.stop:
@@ -175,7 +176,7 @@ class Horse:
                 self.tally.text() if flush else ""]  # fmt: skip
         reply = self.ask(head, finish)
         if len(reply) == 1:
-            return reply[0], b"", (), ()  # 'dependents': nothing was written
+            return reply[0], b"", None, None  # 'dependents': nothing was written
         self.is_busy = type(reply[1]) is list
         if was_busy and not self.is_busy:
             self.idle_since = time.monotonic()
@@ -200,7 +201,7 @@ class Horse:
                 self.channel.close()
                 head[RESENT] = "1"
                 if self.page.stop and finish is NO_FINISH:
-                    return [b"none", b"unasked", (), ()]
+                    return [b"none", b"unasked", None, None]
                 if pause_s:
                     self.diary.log.error("event=redis-away worker=%s reason=%s", self.name, error)
                 time.sleep(pause_s)
@@ -218,7 +219,7 @@ class Horse:
             return self.exchange(head, finish)
         return reply
 
-    def wait(self, why: bytes, paused: list[bytes]) -> None:
+    def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
         """Wait until a queue has something, without taking it. Costs Redis nothing meanwhile."""
         if why == b"more":
             return

@@ -181,8 +181,8 @@ class Recorder:
         except redis.exceptions.ResponseError:
             pass  # no hash: it will be found late
         origin, attempt, task = facts
-        nothing: list[Any] = [None] * 9
-        claimed = [job_id.encode(), b"", [origin, b"", attempt or 0, *nothing]]
+        nothing: list[Any] = [None] * 10
+        claimed = [origin, b"", attempt or 0, *nothing, job_id.encode(), b""]
         claim = Claim(claimed, execution, wire.clock()[1])
         claim.task = text(task)
         return claim

@@ -25,7 +25,7 @@ def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
     body = _SMALL.get(name) or Script.named(name).text
     before = ["counts"] if name == "step" else ["counts", "lib"]
     parts = [f"local P = '{KEY_PREFIX}'", *(Script.named(part).text for part in before), body]
-    text = "\n".join(parts)
+    text = "\n".join(parts).replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
     if server_version >= _SINCE:
         text = _FLAGS + text
     return Script(text)
