@@ -714,6 +714,23 @@ def test_a_callback_that_is_not_registered_refuses_the_job(
     assert not runs(tmp_path)
 
 
+def test_a_callback_of_what_stock_workers_left_does_nothing_to_the_horse(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """RQ's clean-up calls it, and it kills the process that it is in."""
+    left = Queue(connection=connection).enqueue(
+        "worker_tasks.note", folder=str(tmp_path), on_failure=Callback("worker_tasks.perish")
+    )
+    connection.delete("rq:queue:default")
+    connection.hset(left.key, "status", "started")
+    connection.zadd("rq:wip:default", {f"{left.id}:stock": 1})
+    job = werk.enqueue("note", str(tmp_path))
+    assert work("default", "--burst").wait(10) == 0
+    (ran,) = runs(tmp_path, "ran")
+    assert ran[0] == job.id
+    assert runs(tmp_path, f"in:{ran[1]}")  # in a child of the horse
+
+
 FIELDS = (
     "data status timeout result_ttl origin created_at enqueued_at meta retries_left repeats_left"
     " failure_ttl success_callback_name webhooks rate_limit_key dependency_ids ttl"

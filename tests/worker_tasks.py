@@ -127,6 +127,12 @@ def saw_and_waits(job: Any, connection: Any, *rest: Any) -> None:
     block(job.kwargs["folder"])
 
 
+def perish(job: Any, connection: Any, *rest: Any) -> None:
+    """A callback that kills its own process."""
+    note(job.kwargs["folder"], f"in:{os.getppid()}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def hook_before(job: Any) -> None:
     _hooked("before", job)
 
@@ -149,7 +155,7 @@ _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
     for name in (
-        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
+        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken perish "
         "unread surroundings".split()
     )
 } | {

@@ -350,17 +350,20 @@ class Horse:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
-        """Not patiently: while memory is full it would wait for ever, and no job would run."""
-        self.page.cleaned_at = time.monotonic()  # first: what kills us must not do so again at once
+        """In a child: what users' code does there is not done to us, and its memory goes with it."""
+        self.page.cleaned_at = time.monotonic()  # first: what fails must not do so again at once
         self.cleans = False
-        connection = self.worker.connection
-        connection.set_retry(impatience())
+        if pid := os.fork():
+            os.waitpid(pid, 0)
+            return
         try:
+            # Not patiently: while memory is full it would wait for ever, and no job would run.
+            self.worker.connection.set_retry(impatience())
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except Exception as error:
+        except BaseException as error:
             self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
-        connection.set_retry(patience(self.page))
-        self.runner.arm()
+        finally:
+            os._exit(0)
 
 
 def resident_mb() -> float:
