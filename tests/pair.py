@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from collections.abc import Callable
 from typing import Any, cast
 
 import redis
@@ -121,11 +122,11 @@ class Owner(Worker):
 
 
 class Shadow(Child):
-    """A child that is no process: the parent goes on as it."""
+    """A child that is no process: the parent is it, and goes on."""
 
-    def fork(self) -> bool:
+    def start(self, be: Callable[[], int]) -> None:
         self.pid, self.started_at = NO_PID, float("-inf")
-        return True
+        be()
 
 
 class Supervisor(supervisor.Supervisor):
@@ -139,10 +140,11 @@ class Supervisor(supervisor.Supervisor):
         self.child._bell_w = self.wake_w
         self.start()
 
-    def be_horse(self, plan: Plan) -> None:
+    def be_horse(self, plan: Plan) -> int:
         self.horse = Rider(self.worker, self.page, plan, self.wake_r)
         self.horse.channel = Line(self.worker.connection)
         self.horse.obey()
+        return 0
 
     def reap(self, status: int) -> None:
         """The horse has ended: with a signal, or with an exit code."""

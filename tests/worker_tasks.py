@@ -155,8 +155,8 @@ _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
     for name in (
-        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken perish "
-        "unread surroundings".split()
+        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
+        "perish unread surroundings".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

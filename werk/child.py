@@ -10,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
@@ -28,24 +30,19 @@ class Child:
     pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
 
-    def fork(self) -> bool:
-        """Return in both: True in the child, which then has to call lead_group."""
+    def start(self, be: Callable[[], int]) -> None:
+        """Fork. The child is `be`, which calls lead_group first, and ends with its code."""
         self._bell_r, self._bell_w = os.pipe()
         self._life_r, self._life_w = os.pipe()
         trim_memory()
-        sys.stdout.flush()
-        sys.stderr.flush()
         self._parent, self.started_at = os.getpid(), time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            return True
+        self.pid = forked(be)
         os.close(self._bell_r)
         os.close(self._life_r)
         try:
             os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
         except OSError:
             pass
-        return False
 
     def lead_group(self) -> int:
         """Have the kernel kill our process group when the other end of the lifeline closes.
@@ -109,6 +106,28 @@ class Child:
         words += f" (signal {-code}); " if code < 0 else "; "
         words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
         return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+def forked(be: Callable[[], int]) -> int:
+    """Have a new process be that, and end with the code that it returns; return its process id."""
+    _flush()  # or it would be written by both
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        code = be()
+    except BaseException:
+        logging.getLogger("rq.worker").exception("event=died pid=%s", os.getpid())
+    finally:
+        try:
+            _flush()
+        finally:
+            os._exit(code)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _die_at_the_end_of(life: int) -> None:

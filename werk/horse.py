@@ -25,6 +25,7 @@ from rq.job import Job, Retry
 
 from werk import registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
+from werk.child import forked
 from werk.claim import NO_FINISH, Claim, Finish, Unknown, success
 from werk.diary import Diary
 from werk.errors import Unreadable
@@ -350,20 +351,19 @@ class Horse:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
-        """In a child: what users' code does there is not done to us, and its memory goes with it."""
+        """In a child: what users' code does there is not done to us; its memory goes with it."""
         self.page.cleaned_at = time.monotonic()  # first: what fails must not do so again at once
         self.cleans = False
-        if pid := os.fork():
-            os.waitpid(pid, 0)
-            return
+        os.waitpid(forked(self.clean_up), 0)
+
+    def clean_up(self) -> int:
+        # Not patiently: while memory is full it would wait for ever, and no job would run.
+        self.worker.connection.set_retry(impatience())
         try:
-            # Not patiently: while memory is full it would wait for ever, and no job would run.
-            self.worker.connection.set_retry(impatience())
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except BaseException as error:
+        except Exception as error:
             self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
-        finally:
-            os._exit(0)
+        return 0
 
 
 def resident_mb() -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -127,28 +126,17 @@ class Supervisor:
         )
         self.page.stop, self.page.orders_begun, self.ordered = 0, 0, len(self.orders)
         self.page.show(0.0, 0, False, "", "")
-        if self.child.fork():
-            self.be_horse(plan)
+        self.child.start(lambda: self.be_horse(plan))
         if self.is_draining and not plan.only_orders:  # since a moment ago
             self.ask_to_stop()
 
-    def be_horse(self, plan: Plan) -> None:
-        """In the child. Does not return."""
-        worker, code = self.worker, 1
-        try:
-            worker.supervisor = None
-            signal.set_wakeup_fd(-1)
-            os.close(self.wake_r)
-            os.close(self.wake_w)
-            code = ride(worker, self.page, plan, self.child.lead_group())
-        except BaseException:
-            worker.log.exception("event=horse-failed worker=%s", worker.name)
-        finally:
-            try:
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
+    def be_horse(self, plan: Plan) -> int:
+        """In the child."""
+        self.worker.supervisor = None
+        signal.set_wakeup_fd(-1)
+        os.close(self.wake_r)
+        os.close(self.wake_w)
+        return ride(self.worker, self.page, plan, self.child.lead_group())
 
     # --- watch
 
