@@ -258,6 +258,32 @@ def own_key(connection: redis.Redis) -> str:
     return str(wait_until(lambda: connection.srandmember("rq:workers")).decode())
 
 
+def test_redis_shows_whether_a_worker_is_busy(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """Not at each job, but whenever one runs, and soon after the last, whatever became of it."""
+
+    def state() -> bytes:
+        return connection.hget(own_key(connection), "state")
+
+    work()
+    wait_until(lambda: state() == b"idle")
+    for _ in range(3):  # what is idle since a moment ago, and since longer
+        finished(werk.enqueue("note", str(tmp_path)))
+        job = werk.enqueue("block", str(tmp_path))
+        wait_until(lambda: job.status() == "started")  # noqa: B023  called before the next
+        assert state() == b"busy"
+        go(tmp_path)
+        wait_until(lambda: state() == b"idle", 2)
+        (tmp_path / "go").unlink()
+    with connection.pipeline() as pipeline:  # not known here: put off
+        unknown = Queue(connection=connection).enqueue("worker_tasks.note", pipeline=pipeline)
+        pipeline.hset(unknown.key, "werk_task", "unheard_of")
+        pipeline.execute()
+    wait_until(lambda: unknown.get_status() == "scheduled")
+    wait_until(lambda: state() == b"idle", 2)
+
+
 def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ from werk.wire import text
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-FLUSH_S = 0.5  # between two writings of the worker's state and counters while it is busy
+FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
 OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
 WANTS_JOB, RESENT = 7, 8  # in the head of a request: see step.lua
@@ -85,7 +85,7 @@ class Horse:
         self.count = 0  # of requests; makes the execution ids
         self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
-        self.is_busy = False  # what Redis believes
+        self.is_busy = self.shows_busy = False  # with a job in hand; what Redis shows
         self.cleans = self.is_cleaning_due()
         self.is_watched = bool(self.diary.says or self.follows_strategy)
         self.idle_since = time.monotonic()
@@ -171,7 +171,7 @@ class Horse:
         self.count += 1
         self.execution = execution = f"{self.generation}{self.count:012x}"
         was_busy = self.is_busy
-        flush = not was_busy or time.monotonic() > self.flushed_at + FLUSH_S
+        flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
         head = [self.name, self.generation, execution, now_iso, self.asked_at,
                 second + OWNED_S, second + OWNED_S + 60, "1" if wants_job else "0", "0",
                 self.tally.text() if flush else ""]  # fmt: skip
@@ -182,7 +182,7 @@ class Horse:
         if was_busy and not self.is_busy:
             self.idle_since = time.monotonic()
         if flush:
-            self.flushed_at = time.monotonic()
+            self.flushed_at, self.shows_busy = time.monotonic(), self.is_busy
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
             if self.jobs and 0 < self.settings.horse_mb < resident_mb():
@@ -231,7 +231,7 @@ class Horse:
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
         if paused:
             left = HELD_S if left is None else min(HELD_S, left)
-        if self.tally:  # it is written soon, but no result waits for that
+        if self.tally or self.shows_busy:  # it is written soon, but no result waits for that
             left = FLUSH_S if left is None else min(FLUSH_S, left)
         try:
             self.listen([key for key in self.keys if key.encode() not in paused], left)

@@ -156,7 +156,7 @@ while not got do
   end
 end
 
-if (counts ~= '' or type(got) ~= 'table') and call('HEXISTS', worker_key, 'birth') == 1 then -- write the state
+if counts ~= '' and call('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = resent and call('HGET', worker_key, 'werk_step') == execution
   if call('HGET', worker_key, 'werk_dead') == generation then counts = '' end -- its supervisor has written them
