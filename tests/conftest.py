@@ -22,6 +22,9 @@ from werk.stack import Server, find_binary, free_port
 
 PR_SET_CHILD_SUBREAPER = 36
 
+# Run in the background by a shell we are to ignore it, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
