@@ -20,8 +20,8 @@
 -- wip under this execution, or is dropped because it is somewhere else already or no job at all.
 --
 -- Run once a job, it stands without lib.lua and is made to be short: a call of Redis's costs 2 us, and so do three
--- tables returned, three functions that share locals, or two numbers turned to text. What is true of lib.lua's writes holds here too. What an execution
--- leaves behind expires as soon as the tick has seen it running.
+-- tables returned, three functions that share locals, or two numbers turned to text. What is true of lib.lua's writes
+-- holds here too. What an execution leaves behind expires as soon as the tick has seen it running.
 
 local call, try = redis.call, redis.pcall
 local worker, generation, execution, now_text, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
