@@ -49,6 +49,7 @@ def test_redis_keeps_jobs(services: Any) -> None:
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
     assert "--stream-node-max-bytes 512" in command
+    assert "--hash-max-listpack-value 1024" in command
 
 
 def test_workers_can_be_scaled_and_may_finish_their_jobs(services: Any) -> None:

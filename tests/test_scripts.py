@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -581,8 +580,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     # hypothesis must be able to do the same once more
-    generation = lambda: SimpleNamespace(hex=f"{next(Life.generations):020x}")  # noqa: E731
-    monkeypatch.setattr("werk.supervisor.uuid4", generation)
+    generation = lambda: f"{next(Life.generations):016x}"  # noqa: E731
+    monkeypatch.setattr("werk.supervisor.new_generation", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)  # a horse that is killed in here leaves its job's

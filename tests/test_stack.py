@@ -81,6 +81,7 @@ def test_server_is_safe_for_jobs(start: Callable[..., Server]) -> None:
     assert settings["appendfsync"] == "everysec"
     assert settings["bind"] == "127.0.0.1 -::1"
     assert settings["stream-node-max-bytes"] == "512"
+    assert settings["hash-max-ziplist-value"] == "1024"
 
 
 def test_killed_server_goes_on_with_its_data(start: Callable[..., Server]) -> None:

@@ -126,6 +126,16 @@ def test_a_job_runs_and_is_recorded_as_rq_does(
     assert not connection.keys("rq:wip:*")
 
 
+def test_what_runs_stands_in_a_small_sorted_set(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    werk.enqueue("block", str(tmp_path))
+    work()
+    begun(tmp_path)
+    assert connection.object("encoding", "rq:wip:default") in (b"listpack", b"ziplist")
+    go(tmp_path)
+
+
 def test_a_failure_a_stored_retry_and_what_is_not_plain(work: Start, tmp_path: Path) -> None:
     failing = werk.enqueue("fail", str(tmp_path))
     again = werk.enqueue("again", str(tmp_path))

@@ -169,7 +169,7 @@ class Horse:
         """One round trip: record that outcome, claim the next job. See step.lua."""
         second, self.asked_at, now_iso = wire.clock()
         self.count += 1
-        self.execution = execution = f"{self.generation}{self.count:012x}"
+        self.execution = execution = f"{self.generation}{self.count:010x}"
         was_busy = self.is_busy
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
         head = [self.name, self.generation, execution, now_iso, self.asked_at,

@@ -456,6 +456,7 @@ def _config(url: str) -> str:
     place = {"port": 6379, "db": 0, **client.get_connection_kwargs()}
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
     lines += ["stream-node-max-bytes 512"]  # a job's result: RQ keeps each in a stream of its own
+    lines += ["hash-max-ziplist-value 1024"]  # a job, in one piece; Redis 6.2 knows no listpack
     lines += [f"databases {max(16, place['db'] + 1)}", "bind 127.0.0.1 -::1"]  # -: if there is IPv6
     if "path" not in place:
         lines += [f"port {place['port']}"]
