@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
 OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
-RESENT = 8  # where in the head of a request: see step.lua
+WANTS_JOB, RESENT = 7, 8  # in the head of a request: see step.lua
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
 
