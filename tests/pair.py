@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import redis
@@ -18,8 +18,8 @@ from rq.job import Retry
 from werk import supervisor
 from werk.channel import Channel
 from werk.child import Child
-from werk.claim import NO_FINISH, Claim, Finish
-from werk.horse import RESENT, WANTS_JOB, Horse
+from werk.claim import Claim
+from werk.horse import Horse
 from werk.page import Leave, Order, Plan
 from werk.worker import Worker
 
@@ -82,34 +82,34 @@ class Line(Channel):
     """The horse's own connection, for the test to break."""
 
     fault = ""
-    words: tuple[Any, ...] = ()  # of a request that is on its way, but not there yet
+    words: Sequence[Any] = ()  # of a request that is on its way, but not there yet
 
-    def send(self, *words: Any) -> None:
+    def send(self, words: Sequence[Any]) -> None:
         fault, self.fault = self.fault, ""
         if fault == "request lost":
             raise ConnectionError(fault)
         if fault == "on its way":
-            self.words = words
+            self.words = tuple(words)
             raise Died
-        super().send(*words)
+        super().send(words)
         if fault in ("reply lost", "frozen"):
             self.receive()
             raise ConnectionError(fault) if fault == "reply lost" else Died
 
     def arrive(self) -> Any:
         words, self.words = self.words, ()
-        self.send(*words)
+        self.send(words)
         return self.receive()
 
 
 class Rider(Horse):
     """A horse that can be frozen in the middle of a request, and goes on with it later."""
 
-    pending: tuple[list[Any], Finish] | None = None
+    pending: tuple[list[Any], Claim | None] | None = None
 
-    def ask(self, head: list[Any], finish: Finish) -> Any:
-        self.pending = head, finish
-        reply = super().ask(head, finish)
+    def ask(self, request: list[Any], finish: Claim | None) -> Any:
+        self.pending = request, finish
+        reply = super().ask(request, finish)
         self.pending = None
         return reply
 
@@ -187,42 +187,44 @@ class Pair:
 
     def runs(self) -> set[str]:
         """Return the executions that this worker answers for."""
-        claims = [self.claim, self.horse.pending[1].claim if self.horse.pending else None]
+        claims = [self.claim, self.horse.pending[1] if self.horse.pending else None]
         return {order.run for order in self.orders()} | {claim.run for claim in claims if claim}
 
     def orders(self) -> list[Order]:
         """Return what a horse of it has still to carry out."""
         return self.supervisor.orders[max(0, self.horse.page.orders_begun - 1) :]
 
-    def step(self, finish: Finish, claims: bool) -> tuple[bytes, Any]:
+    def step(self, finish: Claim | None, claims: bool) -> tuple[bytes, Any]:
         """A request, and RQ's part of it: as Horse.loop does. Raises Died."""
         claims = claims and not self.horse.page.stop
         return self.go_on(self.horse.step(finish, claims), finish, claims)
 
     def ask_again(self) -> tuple[bytes, Any]:
         """Thawed in the middle of a request, which may have been answered."""
-        head, finish = cast(Any, self.horse.pending)
+        request, finish = cast(Any, self.horse.pending)
         self.line.close()
-        reply = self.horse.ask([*head[:RESENT], "1", *head[RESENT + 1 :]], finish)
-        return self.go_on(reply, finish, head[WANTS_JOB] == "1")
+        request[self.horse.resent] = "1"
+        wants_job = request[self.horse.resent - 1] == "1"
+        return self.go_on(self.horse.ask(request, finish), finish, wants_job)
 
-    def go_on(self, reply: Any, finish: Finish, claims: bool) -> tuple[bytes, Any]:
+    def go_on(self, reply: Any, finish: Claim | None, claims: bool) -> tuple[bytes, Any]:
         page, self.claim = self.horse.page, None
         if reply[0] == b"dependents":
-            rest = self.horse.recorder.succeed(finish.claim, finish.job, finish.result)
-            reply = self.horse.step(rest or NO_FINISH, claims)
+            assert finish
+            rest = self.horse.recorder.succeed(finish, finish.job, finish.result)
+            reply = self.horse.step(rest, claims)
         outcome, claimed = reply[:2]
         if page.stop:  # claimed on the way, or nothing
             self.die(Leave.STOPPED << 8)
         elif type(claimed) is list:
             self.horse.jobs += 1
-            self.claim = Claim(claimed, self.horse.execution, self.horse.asked_at)
+            self.claim = Claim.of(claimed, self.horse.execution, self.horse.asked_at)
             page.show(0.0, self.horse.jobs, True, self.claim.run, self.claim.execution)
         else:
             page.show(0.0, self.horse.jobs, False, "", self.horse.execution)
         return outcome, claimed
 
-    def perform(self, how: str, dies_after: int | None = None) -> Finish:
+    def perform(self, how: str, dies_after: int | None = None) -> Claim | None:
         """Run the job to its end. Raises Died, before the n-th command of RQ's own finish."""
         assert self.claim
         ends["how"], Mortal.left, Mortal.is_dead = how, dies_after, False
@@ -232,7 +234,7 @@ class Pair:
             Mortal.left = None
         if Mortal.is_dead:  # the recorder catches everything, to tell of it
             raise Died
-        return finish or NO_FINISH
+        return finish
 
     def die(self, status: int = signal.SIGKILL) -> None:
         self.line.close()

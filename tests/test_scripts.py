@@ -36,7 +36,7 @@ from rq.job import Job, Retry
 from rq.suspension import resume, suspend
 
 from werk import Options, Task, actions, client
-from werk.claim import NO_FINISH, Claim, Finish, failure
+from werk.claim import Claim, failure
 from werk.link import link_over
 from werk.page import Leave
 from werk.supervisor import LEASES
@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
 
     def claim_and_check(self, pair: Pair, fault: str) -> None:
         expected = next_of(pair, self.now)
-        reply = self.exchange(pair, NO_FINISH, True, fault)
+        reply = self.exchange(pair, None, True, fault)
         if reply:
             assert (pair.claim.id if pair.claim else text(reply[1])) == expected
 
@@ -288,7 +288,7 @@ class Life(RuleBasedStateMachine):
             self.alive.discard(claim.id)
         if not reply or (pair.claim and pair.claim.id == claim.id):
             return
-        if finish is not NO_FINISH:
+        if finish:
             # What its rescuer has failed is recorded under the same execution.
             was_failed = before.get("results", claim.id).get("execution_id") == claim.execution
             late = b"again" if was_failed and finish.words[3] == "failed" else b"late"
@@ -300,7 +300,7 @@ class Life(RuleBasedStateMachine):
             assert after.status(claim.id) in wanted.get(how, {"finished"})
 
     def exchange(
-        self, pair: Pair, finish: Finish, claims: bool, fault: str
+        self, pair: Pair, finish: Claim | None, claims: bool, fault: str
     ) -> tuple[bytes, Any] | None:
         """A step, and what can go wrong with it. Returns None if it did not get to its end."""
         line = pair.line
@@ -611,7 +611,7 @@ def pair(connection: redis.Redis, redis_url: str, _alone: None) -> Iterator[Pair
     Life.generations = count()
     client.enqueue("tough", options=Options(job_id="a", queue="high"), connection=connection)
     pair = Pair("w0", QUEUES, redis_url)
-    pair.step(NO_FINISH, True)
+    pair.step(None, True)
     yield pair
     pair.supervisor.close()
 
@@ -627,7 +627,7 @@ def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
 
 
 def test_what_is_not_known_yet_is_due_again_in_10_s(pair: Pair, connection: redis.Redis) -> None:
-    cast(Claim, pair.claim).task_name = b"unheard_of"
+    cast(Claim, pair.claim)[6] = b"unheard_of"
     assert pair.step(pair.perform("returns"), False)[0] == b"done"
     [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
     assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -61,10 +62,10 @@ class Channel:
             self._owner.disconnect()
         self.socket = None
 
-    def send(self, *words: Any) -> None:
+    def send(self, words: Sequence[Any]) -> None:
         if self.socket is None:
             self.open()
-        self.socket.sendall(hiredis.pack_command(words))
+        self.socket.sendall(hiredis.pack_command(tuple(words)))
 
     def receive(self) -> Any:
         """Return the next reply; an error as a value. Raises one of AWAY."""

@@ -71,6 +71,11 @@ class Child:
             except OSError:
                 pass
 
+    def tell(self, number: signal.Signals) -> None:
+        """Signal the child, and nothing that it has started."""
+        if self.pid:
+            os.kill(self.pid, number)  # it is there: has_ended alone buries it
+
     def signal_group(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.pid, number)

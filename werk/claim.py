@@ -7,20 +7,23 @@ import re
 import time
 import traceback
 import zlib
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
+
+from rq.exceptions import DeserializationError
+from rq.job import Job
 
 from werk import records, registry, signature, wire
 from werk.errors import ArgumentError, UnknownTask
-from werk.page import LONGEST_RUN
 from werk.records import Refused
 from werk.wire import iso as iso
 from werk.wire import text
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
-JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
+JOB_ID = re.compile(rb"[A-Za-z0-9_-]{1,860}")  # rq/job.py, but for the length: see page.LONGEST_RUN
 
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
 class Unknown(UnknownTask):
@@ -28,59 +31,93 @@ class Unknown(UnknownTask):
     one after a deploy."""
 
 
-class Claim:
-    """One execution, from step.lua's reply: its fields, the job, the queue it waited in."""
+class Claim(list[Any]):
+    """One execution: what step.lua tells of a job, with names, and the words that tell it the
+    outcome. Made once a job: so it is the list of the reply itself, and reads no more than it must.
+    """
 
     __slots__ = (
-        "attempt", "callbacks", "claimed_at", "data", "execution", "id", "is_plain", "origin",
-        "queue", "raw_id", "result_ttl", "result_ttl_text", "run", "status", "task", "task_name",
-        "timeout", "timeout_text",
+        "claimed_at", "execution", "id", "job", "result", "result_ttl", "task", "timeout", "words",
     )  # fmt: skip
+    id: str
+    execution: str
+    claimed_at: str  # Unix seconds
+    timeout: int
+    result_ttl: int
+    job: Job  # of a success
+    result: Any
+    words: tuple[Any, ...]  # of the finish, for step.lua
 
-    def __init__(self, claimed: list[Any], execution: str, claimed_at: str) -> None:
-        (self.origin, self.status, attempt, self.data, self.timeout_text, self.result_ttl_text,
-         self.task_name, *special, job_id, self.queue) = claimed  # fmt: skip
-        self.raw_id, self.id = job_id, job_id.decode("utf-8", "replace")
-        self.execution, self.run = execution, f"{self.id}:{execution}"
-        self.claimed_at = claimed_at  # Unix seconds
-        self.callbacks = special[:3]
-        self.is_plain = not any(special)  # RQ stores '' for callbacks that are not used
-        self.attempt = int(attempt)
-        self.task = ""
-        self.timeout = DEFAULT_TIMEOUT_S
-        self.result_ttl = 0
+    raw_id = property(itemgetter(-2))
+    origin = property(itemgetter(0))
+    queue = property(itemgetter(-1))  # it waited in
 
-    def check(self, default_result_ttl: int) -> None:
-        """Read the numbers. Raises Refused for a record that no enqueue of RQ's or ours writes."""
-        if self.status:
-            raise Refused(f"its status was {text(self.status)[:100]!r}, which RQ does not know")
-        if len(self.run) > LONGEST_RUN or not JOB_ID.fullmatch(self.id):
+    @staticmethod
+    def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
+        claim = Claim(claimed)
+        claim.id, claim.task = text(claim[-2]), ""
+        claim.execution, claim.claimed_at = execution, claimed_at
+        return claim
+
+    @property
+    def run(self) -> str:
+        return f"{self.id}:{self.execution}"
+
+    @property
+    def attempt(self) -> int:
+        return int(self[2])
+
+    @property
+    def is_plain(self) -> bool:
+        return not any(self[7:-2])  # RQ stores '' for callbacks that are not used
+
+    def call(self, default_result_ttl: int, reader: Any = None) -> Call:
+        """Return function, args and kwargs, if the task is registered. Imports nothing.
+
+        Raises Refused, also for a record that no enqueue of RQ's or ours writes; Unreadable; or
+        Unknown where only the name of the task is unknown. With a `reader`, RQ's serializer, it is
+        whatever RQ would run.
+        """
+        _, status, _, data, timeout, result_ttl, name, *callbacks = self
+        self.timeout, self.result_ttl = DEFAULT_TIMEOUT_S, default_result_ttl
+        if status:
+            raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
+        if not JOB_ID.fullmatch(callbacks[-2]):
             raise Refused("its id is none: letters, digits, - and _, not too many")
         try:
-            self.timeout = int(self.timeout_text or 0) or DEFAULT_TIMEOUT_S
-            ttl = self.result_ttl_text
-            self.result_ttl = int(ttl) if ttl else default_result_ttl
+            if timeout:
+                self.timeout = int(timeout) or DEFAULT_TIMEOUT_S
+            if result_ttl:
+                self.result_ttl = int(result_ttl)
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
-
-    def call(self) -> Call:
-        """Return path, args and kwargs, if the task is registered. Imports nothing.
-
-        Raises Refused, Unreadable, or Unknown where only the name of the task is unknown.
-        """
-        path, args, kwargs = wire.read_call(self.data or b"")
-        if self.task_name:
-            self.task = text(self.task_name)
+        if reader:
+            return _any_call(data or b"", reader)
+        path, args, kwargs = wire.read_call(data or b"")
+        if name:
+            self.task = name.decode("utf-8", "replace")
             task = registry.BUILT_IN.get(self.task) or registry.tasks().get(self.task)
             if task is None:
                 raise Unknown(f"no task is called {self.task[:100]!r} here")
             path = task.path
         else:
             records.permit(path)
-        if not self.is_plain:
-            for name in self.callbacks:
-                records.permit(text(name))
+        for callback in callbacks[:3]:
+            if callback:
+                records.permit(text(callback))
         return path, args, kwargs
+
+    def ended(self, outcome: str, keep_s: int, value: bytes) -> Claim:
+        """Note the outcome, which the next step is to record."""
+        until = int(time.time()) + keep_s
+        self.words = (self[-2], self[0], self.execution, outcome, keep_s, until, value,
+                      self.claimed_at)  # fmt: skip
+        return self
+
+    def put_off(self, due: float) -> Claim:
+        """Note that the job goes back, for a while."""
+        self.words = (self[-2], self[0], self.execution, "scheduled", 0, repr(due), b"", "")
+        return self
 
     def misfit(
         self, error: BaseException, path: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -92,7 +129,7 @@ class Claim:
         trace = error.__traceback__
         if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
             return None
-        task = self.task_name and registry.tasks().get(self.task)
+        task = self[6] and registry.tasks().get(self.task)
         try:
             if task:
                 signature.read(path).bind(args, kwargs, task=self.task, secret=task.secret)
@@ -101,35 +138,21 @@ class Claim:
         return None
 
 
-class Finish(NamedTuple):
-    """An outcome: ARGV 14.. of step.lua, and what RQ needs if it must record it after all."""
-
-    words: tuple[Any, ...]
-    claim: Claim
-    job: Any = None
-    result: Any = None
-
-
-NO_FINISH = Finish((), None)  # type: ignore[arg-type]
+def _any_call(data: bytes, reader: Any) -> Call:
+    """WERK_ALLOW_UNREGISTERED. What cannot be read fails as in RQ."""
+    try:
+        name, instance, args, kwargs = reader.loads(wire.decompress(data))
+    except Exception:
+        return _unreadable, (), {}
+    return (getattr(instance, name) if instance else name), args, kwargs
 
 
-def success(claim: Claim, value: bytes, job: Any, result: Any) -> Finish:
-    return Finish(_words(claim, "finished", claim.result_ttl, value), claim, job, result)
+def _unreadable() -> None:
+    raise DeserializationError()
 
 
-def failure(claim: Claim, error: BaseException) -> Finish:
+def failure(claim: Claim, error: BaseException) -> Claim:
     """A failure without RQ's help: for a record that RQ cannot even read."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    return Finish(_words(claim, "failed", FAILURE_TTL_S, value), claim)
-
-
-def put_off(claim: Claim, due: float) -> Finish:
-    words = (claim.raw_id, claim.origin, claim.execution, "scheduled", 0, repr(due), b"", "")
-    return Finish(words, claim)
-
-
-def _words(claim: Claim, outcome: str, keep_s: int, value: bytes) -> tuple[Any, ...]:
-    until = int(time.time()) + keep_s
-    return (claim.raw_id, claim.origin, claim.execution, outcome, keep_s, until, value,
-            claim.claimed_at)  # fmt: skip
+    return claim.ended("failed", FAILURE_TTL_S, value)

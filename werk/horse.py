@@ -20,19 +20,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from rq.exceptions import DeserializationError
 from rq.job import Job, Retry
 
 from werk import registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
 from werk.child import forked
-from werk.claim import NO_FINISH, Claim, Finish, Unknown, success
+from werk.claim import Claim, Unknown
 from werk.diary import Diary
 from werk.errors import Unreadable
-from werk.page import Leave, Page, Plan
+from werk.page import TIME_IS_UP, Leave, Page, Plan
 from werk.recorder import Recorder
 from werk.records import Refused
-from werk.runner import Runner
+from werk.runner import JobId, Runner
 from werk.scripts import script
 from werk.settings import Settings
 from werk.wire import text
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
 OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
-WANTS_JOB, RESENT = 7, 8  # in the head of a request: see step.lua
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
 
@@ -71,10 +69,12 @@ class Horse:
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
-        self.tally = page.tally
+        self.tally, self.job_id = page.tally, JobId()
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         self.names = {task.path: name for name, task in registry.tasks().items()}
-        self.is_free = self.settings.allow_unregistered
+        self.lazy_class = self.recorder.lazy_class
+        self.default_ttl = worker.default_result_ttl
+        self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.performs_as_rq = worker.has_own_way_of_performing()
         self.follows_strategy = worker.has_strategy()
         self.script = script("step", worker.server_version())
@@ -82,6 +82,7 @@ class Horse:
         self.waiting: dict[str, Channel] = {}  # one a queue, for the idle wait
         self.asked: set[str] = set()  # those of them that have not answered
         self.keys = worker.ordered_queue_keys()
+        self.resent = 3 + len(self.keys) + 8  # where a request says so: ARGV 9 of step.lua
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
@@ -103,7 +104,7 @@ class Horse:
         # by the job's own children.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.runner.arm()
+        signal.signal(TIME_IS_UP, self.runner.interrupt)
         worker.restore_connection(patience(self.page))
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
@@ -125,37 +126,40 @@ class Horse:
         """
         data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
         fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", *[b""] * 6, b"rehearsal", b""]
-        claim = Claim(fields, "", wire.clock()[1])
-        claim.check(self.worker.default_result_ttl)
+        claim = Claim.of(fields, "", "")
         job = self.recorder.job(claim.id)
-        result, _ = self.runner.run(claim, job, *claim.call())
-        success(claim, self.plain_value(claim, job, result) or b"", job, result)
+        result, _, _ = self.runner.run(*claim.call(self.default_ttl), claim.timeout, job)
+        claim.ended("finished", 0, self.plain_value(claim, job, result) or b"")
 
     # --- the loop
 
     def loop(self) -> Leave:
         """Claim, run, finish, until there is a reason to leave."""
-        page, finish = self.page, NO_FINISH
+        page = self.page
+        finish: Claim | None = None
         while True:
             leave = self.reason_to_leave()
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
-            if outcome == b"dependents":
+            if finish and outcome == b"dependents":
                 self.tally.take_back(self.jobs)  # RQ counts it
-                finish = self.recorder.succeed(finish.claim, finish.job, finish.result) or NO_FINISH
+                finish = self.recorder.succeed(finish, finish.job, finish.result)
                 continue
-            if outcome == b"late":
-                self.diary.tell("late", finish.claim, logging.WARNING)
+            if finish and outcome == b"late":
+                self.diary.tell("late", finish, logging.WARNING)
             if dropped:
                 self.diary.tell_dropped(dropped)
-            finish = NO_FINISH
+            finish = None
             if type(claimed) is list:
                 if page.stop:
                     return Leave.STOPPED  # claimed on the way: the supervisor gives it back
                 self.jobs += 1
-                finish = self.perform(Claim(claimed, self.execution, self.asked_at)) or NO_FINISH
+                self.is_busy = True
+                finish = self.perform(Claim.of(claimed, self.execution, self.asked_at))
                 continue
             page.show(0.0, self.jobs, False, "", self.execution)
+            if self.is_busy:
+                self.is_busy, self.idle_since = False, time.monotonic()
             if self.cleans:
                 self.clean()
                 continue
@@ -181,31 +185,30 @@ class Horse:
 
     # --- claim
 
-    def step(self, finish: Finish, wants_job: bool) -> Any:
+    def step(self, finish: Claim | None, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
-        second, self.asked_at, now_iso = wire.clock()
+        second, asked_at, now_iso = wire.clock()
         self.count += 1
-        self.execution = execution = f"{self.generation}{self.count:010x}"
-        was_busy = self.is_busy
+        self.asked_at, self.execution = asked_at, f"{self.generation}{self.count:010x}"
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
-        head = [self.name, self.generation, execution, now_iso, self.asked_at,
-                second + OWNED_S, second + OWNED_S + 60, "1" if wants_job else "0", "0",
-                self.tally.text() if flush else ""]  # fmt: skip
-        reply = self.ask(head, finish)
+        request = [
+            "EVALSHA", self.script.sha, len(self.keys), *self.keys,
+            self.name, self.generation, self.execution, now_iso, asked_at,
+            second + OWNED_S, second + OWNED_S + 60, "1" if wants_job else "0", "0",
+            self.tally.text() if flush else "", *(finish.words if finish else ()),
+        ]  # fmt: skip
+        reply = self.ask(request, finish)
         if len(reply) == 1:
             return reply[0], b"", None, None  # 'dependents': nothing was written
-        self.is_busy = type(reply[1]) is list
-        if was_busy and not self.is_busy:
-            self.idle_since = time.monotonic()
         if flush:
-            self.flushed_at, self.shows_busy = time.monotonic(), self.is_busy
+            self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
             if self.jobs and 0 < self.settings.horse_mb < resident_mb():
                 self.last_job = self.jobs
         return reply
 
-    def ask(self, head: list[Any], finish: Finish) -> Any:
+    def ask(self, request: list[Any], finish: Claim | None) -> Any:
         """Send it until it is answered.
 
         What may have arrived before says so, and is recognised by its execution id.
@@ -213,28 +216,23 @@ class Horse:
         pause_s = 0.0  # the first time at once: Redis may be back, or only this connection gone
         while True:
             try:
-                return self.exchange(head, finish)
+                self.channel.send(request)
+                reply = self.channel.receive()
+                if type(reply) is list:
+                    return reply
+                if not str(reply).startswith("NOSCRIPT"):
+                    raise ConnectionError(reply)  # LOADING, READONLY: a new one may do better
+                self.channel.send(("SCRIPT", "LOAD", self.script.text))
+                self.channel.receive()
             except AWAY as error:
                 self.channel.close()
-                head[RESENT] = "1"
-                if self.page.stop and finish is NO_FINISH:
+                request[self.resent] = "1"
+                if self.page.stop and not finish:
                     return [b"none", b"unasked", None, None]
                 if pause_s:
                     self.diary.log.error("event=redis-away worker=%s reason=%s", self.name, error)
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
-
-    def exchange(self, head: list[Any], finish: Finish) -> Any:
-        channel, keys = self.channel, self.keys
-        channel.send("EVALSHA", self.script.sha, len(keys), *keys, *head, *finish.words)
-        reply = channel.receive()
-        if type(reply) is not list:  # an error
-            if not str(reply).startswith("NOSCRIPT"):
-                raise ConnectionError(reply)  # LOADING, READONLY: a new connection may do better
-            channel.send("SCRIPT", "LOAD", self.script.text)
-            channel.receive()
-            return self.exchange(head, finish)
-        return reply
 
     def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
         """Wait until a queue has something, without taking it. Costs Redis nothing meanwhile."""
@@ -262,7 +260,7 @@ class Horse:
         for key in keys:
             if key not in self.asked:
                 channel = self.waiting.setdefault(key, Channel(self.worker.connection))
-                channel.send("BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S)
+                channel.send(("BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S))
                 self.asked.add(key)
         sockets = {self.waiting[key].socket: key for key in keys}
         for ready in select.select([self.bell, *sockets], [], [], left)[0]:
@@ -284,48 +282,38 @@ class Horse:
 
     # --- run
 
-    def perform(self, claim: Claim) -> Finish | None:
-        """Run a job. Returns its outcome for the next step to record, None if that is done."""
+    def perform(self, claim: Claim) -> Claim | None:
+        """Run a job. Returns it with its outcome for the next step, None if that is recorded."""
         self.page.show(0.0, self.jobs - 1, True, claim.run, claim.execution)
         job = self.recorder.job(claim.id)
         try:
-            claim.check(self.worker.default_result_ttl)
-            call = self.any_call(claim) if self.is_free else claim.call()
+            call = claim.call(self.default_ttl, self.reader)
         except (Refused, Unreadable, Unknown) as why:
             return self.recorder.refuse(claim, job, why)
-        self.runner.job_id.set(claim.raw_id)
+        self.job_id.set(claim[-2])
         if self.performs_as_rq:
             return self.recorder.perform(claim, job)
         claim.task = claim.task or self.names.get(call[0], "-")
         self.diary.current = claim
         if self.is_watched:
             self.begin(claim, job)
-        started = time.time()
-        result, error = self.runner.run(claim, job, *call)
-        took = time.time() - started
+        result, error, took = self.runner.run(*call, claim.timeout, job)
         if error and (misfit := claim.misfit(error, *call)):
             self.diary.current = None
             return self.recorder.refuse(claim, job, misfit)
         if self.is_watched:
             self.end(claim, job, result, error, took)
         self.diary.current = None
-        value = None if error else self.plain_value(claim, job, result)
-        if value is not None:
-            self.tally.add_success(claim.task, took, self.jobs)
-            return success(claim, value, job, result)
-        self.tally.add(claim.task, error is None, took)
         if error:
+            self.tally.add(claim.task, False, took)
             return self.recorder.fail(claim, job, error)
-        return self.recorder.succeed(claim, job, result)
-
-    def any_call(self, claim: Claim) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """WERK_ALLOW_UNREGISTERED: whatever RQ would run. What cannot be read fails as in RQ."""
-        try:
-            data = wire.decompress(claim.data or b"")
-            name, instance, args, kwargs = self.worker.serializer.loads(data)
-        except Exception:
-            return _unreadable, (), {}
-        return (getattr(instance, name) if instance else name), args, kwargs
+        value = self.plain_value(claim, job, result)
+        if value is None:
+            self.tally.add(claim.task, True, took)
+            return self.recorder.succeed(claim, job, result)
+        self.tally.add(claim.task, True, took, self.jobs)
+        claim.job, claim.result = job, result
+        return claim.ended("finished", claim.result_ttl, value)
 
     def begin(self, claim: Claim, job: Job) -> None:
         if self.diary.says:
@@ -351,7 +339,7 @@ class Horse:
     def plain_value(self, claim: Claim, job: Job, result: Any) -> bytes | None:
         """Return a result as RQ stores it; None if this success is RQ's own to record."""
         is_plain = claim.is_plain and claim.result_ttl > 0 and type(result) is not Retry
-        if not is_plain or type(job) is not self.recorder.lazy_class:
+        if not is_plain or type(job) is not self.lazy_class:
             return None
         if result is None:
             return b""
@@ -389,7 +377,3 @@ def resident_mb() -> float:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
     except OSError:
         return 0.0
-
-
-def _unreadable() -> None:
-    raise DeserializationError()

@@ -5,23 +5,22 @@ Page and tally work while Redis is away, and outlive a killed horse.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import signal
 from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
 from werk.tally import Tally
 
+# To the horse, when a deadline has passed. A signal that does nothing by default: a late one harms
+# nobody, whatever a job has made of it.
+TIME_IS_UP = signal.SIGURG
+
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
 
-_STOP = 0  # one byte, written by the supervisor
-_CLEANED = Struct("<d")  # written by the horse, as all that follows
-_CLEANED_AT = 8
-_ORDERS = Struct("<Q")
-_ORDERS_AT = 16
-_DEADLINE = Struct("<d")
-_STATE = Struct(f"<dQBH{LONGEST_RUN + 40}s")  # begins with the deadline
-_STATE_AT = 24
+_STATE = Struct("<dQBH")  # and a text of so many bytes
 
 
 class Leave(IntEnum):
@@ -67,52 +66,44 @@ class State(NamedTuple):
     last: str  # the last execution id that it asked for
 
 
-class Page:
+class Page(ctypes.Structure):
     """The page. The horse writes its state in one piece; the supervisor asks it to stop."""
 
+    _fields_ = (
+        ("stop", ctypes.c_ubyte),  # written by the supervisor, all else by the horse
+        ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
+        ("orders_begun", ctypes.c_uint64),
+        ("deadline", ctypes.c_double),  # the state begins with it
+        ("_rest", ctypes.c_ubyte * (_STATE.size + LONGEST_RUN + 40)),
+    )
+    stop: int
+    cleaned_at: float
+    orders_begun: int
+    deadline: float
+    _memory: mmap.mmap
+
+    def __new__(cls) -> Page:
+        memory = mmap.mmap(-1, ctypes.sizeof(cls))  # shared with a child
+        page = cls.from_buffer(memory)
+        page._memory = memory
+        return page
+
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 4096)
+        super().__init__()
         self.tally = Tally()
         self.is_finishing = False  # RQ's own finish is at work; the horse's own
 
-    @property
-    def stop(self) -> int:
-        return self._memory[_STOP]
-
-    @stop.setter
-    def stop(self, value: int) -> None:
-        self._memory[_STOP] = value
-
     def show(self, deadline: float, jobs: int, is_busy: bool, run: str, last: str) -> None:
         text = f"{run} {last}".encode()
-        _STATE.pack_into(self._memory, _STATE_AT, deadline, jobs, is_busy, len(text), text)
+        state = _STATE.pack(deadline, jobs, is_busy, len(text)) + text
+        self._memory[_STATE_AT : _STATE_AT + len(state)] = state
 
     def state(self) -> State:
-        deadline, jobs, is_busy, length, text = _STATE.unpack_from(self._memory, _STATE_AT)
-        run, _, last = text[:length].decode("utf-8", "replace").rpartition(" ")
+        state = self._memory[_STATE_AT:]
+        deadline, jobs, is_busy, length = _STATE.unpack_from(state)
+        text = state[_STATE.size : _STATE.size + length]
+        run, _, last = text.decode("utf-8", "replace").rpartition(" ")
         return State(deadline, jobs, bool(is_busy), run, last)
 
-    @property
-    def deadline(self) -> float:
-        return float(_DEADLINE.unpack_from(self._memory, _STATE_AT)[0])
 
-    @deadline.setter
-    def deadline(self, moment: float) -> None:
-        _DEADLINE.pack_into(self._memory, _STATE_AT, moment)
-
-    @property
-    def orders_begun(self) -> int:
-        return int(_ORDERS.unpack_from(self._memory, _ORDERS_AT)[0])
-
-    @orders_begun.setter
-    def orders_begun(self, count: int) -> None:
-        _ORDERS.pack_into(self._memory, _ORDERS_AT, count)
-
-    @property
-    def cleaned_at(self) -> float:
-        """When RQ's clean-up last began, on the monotonic clock; 0: not yet."""
-        return float(_CLEANED.unpack_from(self._memory, _CLEANED_AT)[0])
-
-    @cleaned_at.setter
-    def cleaned_at(self, moment: float) -> None:
-        _CLEANED.pack_into(self._memory, _CLEANED_AT, moment)
+_STATE_AT: int = Page.__dict__["deadline"].offset

@@ -1,12 +1,11 @@
 """Every outcome but a plain success: recorded by RQ's own methods, callbacks and all, and fenced.
 
-What RQ cannot record comes back as a Finish, for step.lua to fail, or to discard as late.
+What RQ cannot record comes back with words for step.lua: to fail it, or to discard it as late.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from rq.queue import Queue
 
 from werk import records, wire
 from werk.channel import FINISH_S
-from werk.claim import Claim, Finish, Unknown, failure, put_off
+from werk.claim import Claim, Unknown, failure
 from werk.diary import Diary
 from werk.page import Order, Page
 from werk.records import Late
@@ -46,15 +45,17 @@ class Recorder:
     ) -> None:
         self.worker, self.page, self.diary, self.runner = worker, page, diary, runner
         self.tally = tally
-        self.lazy_class = records.lazy(worker.job_class)
+        self.lazy_class = records.lazy(worker.job_class, worker)
         self.fence = script("fence", worker.server_version())
         worker.ask_fence = self.ask_fence
 
     def job(self, job_id: str) -> Job:
         """Return what get_current_job() gives: read from Redis only if it is touched."""
-        return records.begin(self.lazy_class, job_id, self.worker)
+        job = self.lazy_class.__new__(self.lazy_class)
+        job._id = job_id
+        return job
 
-    def succeed(self, claim: Claim, job: Job, result: Any) -> Finish | None:
+    def succeed(self, claim: Claim, job: Job, result: Any) -> Claim | None:
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             try:
                 self.worker._finalize_success(job, queue, execution, result)
@@ -65,7 +66,7 @@ class Recorder:
 
         return self._record(claim, job, record)
 
-    def fail(self, claim: Claim, job: Job, error: BaseException) -> Finish | None:
+    def fail(self, claim: Claim, job: Job, error: BaseException) -> Claim | None:
         trace = error.__traceback__
         trace = (trace and trace.tb_next) or trace  # without our own line
 
@@ -78,17 +79,17 @@ class Recorder:
 
         return self._record(claim, job, record)
 
-    def perform(self, claim: Claim, job: Job) -> Finish | None:
+    def perform(self, claim: Claim, job: Job) -> Claim | None:
         """A subclass has replaced a piece of RQ's perform_job, or of the job's: all of it runs."""
         limit = claim.timeout + FINISH_S
         self.page.deadline = time.monotonic() + limit if claim.timeout > 0 else 0.0
         return self._record(claim, job, self.worker.perform_job)
 
-    def refuse(self, claim: Claim, job: Job, why: Exception) -> Finish | None:
+    def refuse(self, claim: Claim, job: Job, why: Exception) -> Claim | None:
         """Fail a job at once; or put it off, where this worker may only be older than the job."""
         if isinstance(why, Unknown) and self._may_be_known_soon(claim):
             self.diary.tell("put-off", claim)
-            return put_off(claim, time.time() + PUT_OFF_S)
+            return claim.put_off(time.time() + PUT_OFF_S)
         self.diary.tell("refused", claim, logging.WARNING, reason=why)
         self.tally.add(claim.task, False)
 
@@ -102,7 +103,7 @@ class Recorder:
 
         return self._record(claim, job, record, why)
 
-    def obey(self, order: Order) -> Finish | None:
+    def obey(self, order: Order) -> Claim | None:
         """Fail an execution whose horse is dead, as RQ's worker does: handlers, retries and all."""
         worker, claim = self.worker, self._claim_of(order.run)
 
@@ -134,7 +135,7 @@ class Recorder:
 
     def _record(
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
-    ) -> Finish | None:
+    ) -> Claim | None:
         worker, trouble = self.worker, why
         execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
         execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
@@ -154,8 +155,6 @@ class Recorder:
         finally:
             worker.executions, worker._stopped_job_id = {}, None
             self.page.is_finishing, self.page.deadline = False, 0.0
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self.runner.arm()
         return failure(claim, trouble)
 
     def _begin_finish(self, job: Job) -> None:
@@ -183,6 +182,6 @@ class Recorder:
         origin, attempt, task = facts
         nothing: list[Any] = [None] * 10
         claimed = [origin, b"", attempt or 0, *nothing, job_id.encode(), b""]
-        claim = Claim(claimed, execution, wire.clock()[1])
+        claim = Claim.of(claimed, execution, wire.clock()[1])
         claim.task = text(task)
         return claim

@@ -93,30 +93,25 @@ def registered_only(job_class: type[Job]) -> type[Job]:
     return type(f"Registered{job_class.__name__}", (_RegisteredJob, job_class), {})
 
 
-def lazy(job_class: type[Job]) -> type[Job]:
-    """Return the class of what get_current_job() returns.
+def lazy(job_class: type[Job], worker: StockWorker) -> type[Job]:
+    """Return the class of what get_current_job() returns: made by __new__, and given an `_id`.
 
-    It knows its id, and becomes a job of `job_class`, read from Redis, when more of it is touched.
+    It becomes a job of `job_class`, read from Redis, when more of it is touched.
     """
+    connection, serializer = worker.connection, worker.serializer
 
     def __getattr__(self: Job, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         touched = dict(self.__dict__)
         self.__class__ = job_class
-        job_class.__init__(self, touched["_id"], touched["connection"], touched["serializer"])
+        job_class.__init__(self, touched["_id"], connection, serializer)
         self.refresh()  # type: ignore[no-untyped-call]
         self.__dict__.update(touched)
         return getattr(self, name)
 
-    return type(f"Lazy{job_class.__name__}", (job_class,), {"__getattr__": __getattr__})
-
-
-def begin(lazy_class: type[Job], job_id: str, worker: StockWorker) -> Job:
-    """Return a job of that class."""
-    job = lazy_class.__new__(lazy_class)
-    job.__dict__.update(_id=job_id, connection=worker.connection, serializer=worker.serializer)
-    return job
+    known = {"__getattr__": __getattr__, "connection": connection, "serializer": serializer}
+    return type(f"Lazy{job_class.__name__}", (job_class,), known)
 
 
 def load(job: Job) -> Job:

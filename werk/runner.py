@@ -1,7 +1,8 @@
 """Users' code: the registered functions and the hooks, under a time limit that they cannot swallow.
 
-The alarm raises in the function. One that takes no notice is ended by the supervisor, which reads
-the deadline in the page.
+The supervisor reads the deadline in the page. Its signal raises in the function; one that takes no
+notice is killed. So a job sets no timer (which takes as long as the rest of running it), and a
+function may use SIGALRM itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import signal
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -19,21 +19,19 @@ from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
 
-from werk.claim import Claim
 from werk.diary import Diary
 from werk.page import LONGEST_RUN, Page
 from werk.settings import Settings
 from werk.wire import SCALARS
 
 HOOK_S = 10  # time limit of a hook
-LONGEST_TIMEOUT_S = 10**8  # setitimer takes no more on some systems
 
 
 class JobId:
     """RQ_JOB_ID in the environment, as in RQ: for a job, and for what it starts.
 
     Its line in the environment is our own memory, by putenv(3). os.environ calls setenv(), which
-    keeps each value for ever and compares the next one with them: 3 us a job.
+    keeps each value for ever and compares the next one with them: 3 us a job, and putenv() as much.
     """
 
     _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)  # as long as the environment
@@ -41,27 +39,24 @@ class JobId:
     def __init__(self) -> None:
         self._putenv = ctypes.CDLL(None).putenv
         self._environ: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+        self._last = b""
 
     def set(self, job_id: bytes) -> None:
         self._LINE.value = b"RQ_JOB_ID=" + job_id
-        self._putenv(self._LINE)  # each time: a job may have set its environment anew
-        self._environ[b"RQ_JOB_ID"] = job_id
+        if self._environ.get(b"RQ_JOB_ID") is not self._last:  # a job has written there
+            self._putenv(self._LINE)
+        self._environ[b"RQ_JOB_ID"] = self._last = job_id
 
 
 class Runner:
     """Calls users' code."""
 
     def __init__(self, page: Page, diary: Diary) -> None:
-        self.page, self.diary, self.job_id = page, diary, JobId()
+        self.page, self.diary = page, diary
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
-        self.is_running = False  # what the alarm may interrupt
+        self.is_running = False  # what may be interrupted
         self.limit_s = 0
-
-    def arm(self) -> None:
-        """Take the alarm, also back from RQ's death penalty, which leaves the default: to kill."""
-        self.is_running = False
-        signal.signal(signal.SIGALRM, self._alarm)
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
@@ -73,54 +68,46 @@ class Runner:
 
     def run(
         self,
-        claim: Claim,
-        job: Job,
         function: str | Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> tuple[Any, BaseException | None]:
-        """Call a function under its job's limit. Returns its result, and what it raised."""
+        limit_s: int,
+        job: Job | None,
+    ) -> tuple[Any, BaseException | None, float]:
+        """Call a function under a limit. Returns its result, what it raised, and how long it took.
+
+        What get_current_job() returns there is `job`.
+        """
         result: Any = None
         error: BaseException | None = None
-        token = _current_job.set(job)
+        token, started = _current_job.set(job), time.monotonic()
         try:
-            self._start(claim.timeout)
-            if isinstance(function, str):
+            self.limit_s, self.is_running = limit_s, True
+            if limit_s > 0:
+                self.page.deadline = started + limit_s
+            if type(function) is str:
                 function = self.functions.get(function) or self._look_up(function)
-            result = function(*args, **kwargs)
+            result = function(*args, **kwargs)  # type: ignore[operator]
             if type(result) not in SCALARS and asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
             self.is_running = False
         except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
             self.is_running = False
             error = raised
-        self._end()
+        self.page.deadline = 0.0
         _current_job.reset(token)
-        return result, error
+        return result, error, time.monotonic() - started
 
     def hook(self, when: str, *arguments: Any) -> None:
         """Call a hook. Whatever it raises is logged and harms no job."""
         if hook := self.hooks.get(when):
-            try:
-                self._start(HOOK_S)
-                hook(*arguments)
-                self.is_running = False
-            except BaseException:
-                self.is_running = False
-                self.diary.log.exception("event=hook-failed hook=%s", when)
-            self._end()
+            _, error, _ = self.run(hook, arguments, {}, HOOK_S, None)
+            if error:
+                self.diary.log.error("event=hook-failed hook=%s", when, exc_info=error)
 
-    def _start(self, limit_s: int) -> None:
-        self.limit_s, self.is_running = limit_s, True
-        if limit_s > 0:
-            self.page.deadline = time.monotonic() + limit_s
-            signal.setitimer(signal.ITIMER_REAL, min(limit_s, LONGEST_TIMEOUT_S))
-
-    def _end(self) -> None:
-        self.page.deadline = 0.0  # the alarm stays set: it will find nothing, or be set anew
-
-    def _alarm(self, signum: int, frame: FrameType | None) -> None:
-        if self.is_running and self.limit_s > 0:
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """The supervisor says that time is up. The job that it means may have ended since."""
+        if self.is_running and 0 < self.page.deadline <= time.monotonic():
             self.is_running = False  # once
             raise JobTimeoutException(
                 f"Task exceeded maximum timeout value ({self.limit_s} seconds)"

@@ -27,7 +27,7 @@ from werk.child import Child
 from werk.errors import ConfigError, RedisUnavailable
 from werk.horse import ride
 from werk.link import Script, link_over
-from werk.page import Leave, Order, Page, Plan, State
+from werk.page import TIME_IS_UP, Leave, Order, Page, Plan, State
 from werk.scripts import script
 from werk.tick import TICK_BUDGET_S, Ticker
 
@@ -58,6 +58,7 @@ class Supervisor:
         self.killed = self.killed_run = ""
         self.generation, self.dead = new_generation(), ""  # of the horse; of the one before
         self.ticker = Ticker(self, moves_due)
+        self.told = 0.0  # the last deadline that the horse has been told of
         self.jobs, self.pause_s = 0, 0.0
         self.orders: list[Order] = []
         self.ordered = 0  # so many of them has the horse
@@ -144,8 +145,8 @@ class Supervisor:
         """Tick, keep limits and obey, until the horse is gone."""
         while not self.child.has_ended(os.WNOHANG):
             deadline, due_at = self.page.deadline, self.ticker.due_at
-            until = min(due_at, deadline + self.worker.grace_s) if deadline else due_at
-            self.doze(until - time.monotonic())
+            until = deadline + (self.worker.grace_s if deadline == self.told else 0.0)
+            self.doze((min(due_at, until) if deadline else due_at) - time.monotonic())
             self.obey_commands()
             self.keep_limits()
             self.date_shutdown()
@@ -170,6 +171,9 @@ class Supervisor:
         state, clock, grace_s = self.page.state(), time.monotonic(), self.worker.grace_s
         if state.deadline and clock > state.deadline + grace_s:
             self.kill("timeout", state.run)
+        elif state.deadline and clock >= state.deadline != self.told:
+            self.told = state.deadline
+            self.child.tell(TIME_IS_UP)
         elif self.is_draining and not state.is_busy and clock > self.drained_at + grace_s:
             self.kill("cold")  # idle, but it does not answer: Redis is frozen
 

@@ -30,8 +30,13 @@ class Tally:
     def __bool__(self) -> bool:
         return bool(self._used)
 
-    def add(self, task: str, is_success: bool, seconds: float | None = None) -> None:
-        """Count an execution; without seconds it ended before it began, or with its process."""
+    def add(
+        self, task: str, is_success: bool, seconds: float | None = None, number: int = 0
+    ) -> None:
+        """Count an execution; without seconds it ended before it began, or with its process.
+
+        With the number of the horse's job it is a success that step.lua is to record.
+        """
         name = task if task in self._places else "other"  # few names, whatever is enqueued
         at, counts = self._places[name], self._counts
         self._used[name] = at
@@ -39,14 +44,10 @@ class Tally:
         if seconds is not None:
             counts[at + 2] += seconds
             counts[at + 3 + bisect_left(_BOUNDS, seconds)] += 1
-
-    def add_success(self, task: str, seconds: float, number: int) -> None:
-        """Count a success of this horse's job of that number, which step.lua is to record."""
-        self.add(task, True, seconds)
-        counts = self._counts
-        counts[_LAST], counts[_LAST_TOOK] = number, seconds
-        counts[_DONE] += 1
-        counts[_WORKED] += seconds
+            if number:
+                counts[_LAST], counts[_LAST_TOOK] = number, seconds
+                counts[_DONE] += 1
+                counts[_WORKED] += seconds
 
     def take_back(self, number: int) -> float | None:
         """Forget the success of that job. Returns the seconds it took; None if there is none."""
