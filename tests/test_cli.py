@@ -342,7 +342,7 @@ def test_a_caller_is_light(redis_url: str) -> None:
 
 def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Redis) -> None:
     process = spawn("werk-enqueue", "--quiet", "--wait", "sleep", "1")
-    wait_until(lambda: waiting(connection))
+    wait_until(lambda: any(client["cmd"] == "xread" for client in connection.client_list()))
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
     assert "interrupted; job " in process.output()  # and it goes on, or may

@@ -540,6 +540,25 @@ def test_a_swallowed_timeout_is_one_all_the_same(work: Start, tmp_path: Path) ->
     assert (record.ended_at - record.started_at).total_seconds() < 1 + 5
 
 
+def test_alarms_are_a_tasks_own_and_its_limit_is_kept(work: Start, tmp_path: Path) -> None:
+    job = werk.enqueue("use_alarms", str(tmp_path))
+    work("default", "--burst").wait(20)
+    assert "JobTimeoutException" in reason(ended(job, "failed"))
+    [(_, _, _, *cut)] = runs(tmp_path, "cut")
+    assert 0.5 < float(cut[-1]) < 2  # it was told, and not killed
+
+
+def test_an_alarm_does_not_outlive_its_job(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    werk.enqueue("leave_an_alarm", 1)
+    job = werk.enqueue("doze", str(tmp_path), 1.5)
+    work("default", "--burst").wait(20)
+    finished(job)
+    assert crash_count(connection, job) == 0
+    assert len(runs(tmp_path, "ran")) == 1
+
+
 def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
     job = werk.enqueue("block", str(tmp_path))
     worker = work()

@@ -49,6 +49,34 @@ def swallow(folder: str) -> None:
             continue
 
 
+def doze(folder: str, seconds: float) -> None:
+    """Sleep, and tell if that was cut short."""
+    note(folder)
+    begin = time.monotonic()
+    try:
+        time.sleep(seconds)
+    except Exception:
+        note(folder, f"cut {time.monotonic() - begin:.1f}")
+        raise
+
+
+def use_alarms(folder: str) -> None:
+    """Have alarms of its own, and none of anybody else's; then take too long."""
+    rang: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, _: rang.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    while not rang:
+        time.sleep(0.01)  # until its own alarm rings
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    doze(folder, 30)
+
+
+def leave_an_alarm(seconds: int) -> None:
+    """End before an alarm of its own does."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
 def fail(folder: str) -> None:
     """Raise."""
     note(folder)
@@ -156,11 +184,12 @@ TASKS = {
     name: Task(_PATH + name)
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
-        "perish unread surroundings".split()
+        "perish unread surroundings doze leave_an_alarm".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),
     "swallow": Task(_PATH + "swallow", timeout=1),
+    "use_alarms": Task(_PATH + "use_alarms", timeout=1),
     "retried": Task(_PATH + "fail", retry=2, retry_delay=1),
     "retried_meta": Task(_PATH + "keep_and_fail", retry=1, retry_delay=1),
     "missing": Task("worker_tasks.not_there"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -95,6 +96,7 @@ class Runner:
             self.is_running = False
             error = raised
         self.page.deadline = 0.0
+        signal.alarm(0)  # one of the function's own does not outlive it
         _current_job.reset(token)
         return result, error, time.monotonic() - started
 
