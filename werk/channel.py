@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -62,16 +61,21 @@ class Channel:
             self._owner.disconnect()
         self.socket = None
 
-    def send(self, words: Sequence[Any]) -> None:
+    def ask(self, words: tuple[Any, ...]) -> Any:
+        """Return the reply to a command; an error as a value. Raises one of AWAY."""
+        self.send(words)
+        return self.receive()
+
+    def send(self, words: tuple[Any, ...]) -> None:
         if self.socket is None:
             self.open()
-        self.socket.sendall(hiredis.pack_command(tuple(words)))
+        self.socket.sendall(hiredis.pack_command(words))
 
     def receive(self) -> Any:
         """Return the next reply; an error as a value. Raises one of AWAY."""
-        reader, receive = self._reader, self.socket.recv
+        reader = self._reader
         while (reply := reader.gets()) is False:
-            data = receive(65536)
+            data = self.socket.recv(65536)
             if not data:
                 raise EOFError("Redis closed the connection")
             reader.feed(data)

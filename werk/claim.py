@@ -21,7 +21,8 @@ from werk.wire import text
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
-JOB_ID = re.compile(rb"[A-Za-z0-9_-]{1,860}")  # rq/job.py, but for the length: see page.LONGEST_RUN
+# rq/job.py, but for the length: see page.LONGEST_RUN
+is_job_id = re.compile(rb"[A-Za-z0-9_-]{1,860}").fullmatch
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -32,18 +33,21 @@ class Unknown(UnknownTask):
 
 
 class Claim(list[Any]):
-    """One execution: what step.lua tells of a job, with names, and the words that tell it the
-    outcome. Made once a job: so it is the list of the reply itself, and reads no more than it must.
+    """One execution: what step.lua tells of a job, by name, and the words that tell it the outcome.
+
+    It is that reply's list itself, and reads no more of it than it must: one is made for each job.
     """
 
     __slots__ = (
-        "claimed_at", "execution", "id", "job", "result", "result_ttl", "task", "timeout", "words",
+        "claimed_at", "execution", "id", "is_plain", "job", "result", "result_ttl", "task",
+        "timeout", "words",
     )  # fmt: skip
     id: str
     execution: str
     claimed_at: str  # Unix seconds
     timeout: int
     result_ttl: int
+    is_plain: bool  # step.lua can record its success
     job: Job  # of a success
     result: Any
     words: tuple[Any, ...]  # of the finish, for step.lua
@@ -67,10 +71,6 @@ class Claim(list[Any]):
     def attempt(self) -> int:
         return int(self[2])
 
-    @property
-    def is_plain(self) -> bool:
-        return not any(self[7:-2])  # RQ stores '' for callbacks that are not used
-
     def call(self, default_result_ttl: int, reader: Any = None) -> Call:
         """Return function, args and kwargs, if the task is registered. Imports nothing.
 
@@ -79,18 +79,17 @@ class Claim(list[Any]):
         whatever RQ would run.
         """
         _, status, _, data, timeout, result_ttl, name, *callbacks = self
-        self.timeout, self.result_ttl = DEFAULT_TIMEOUT_S, default_result_ttl
         if status:
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
-        if not JOB_ID.fullmatch(callbacks[-2]):
+        if not is_job_id(callbacks[-2]):
             raise Refused("its id is none: letters, digits, - and _, not too many")
         try:
-            if timeout:
-                self.timeout = int(timeout) or DEFAULT_TIMEOUT_S
-            if result_ttl:
-                self.result_ttl = int(result_ttl)
+            self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S
+            self.result_ttl = int(result_ttl) if result_ttl else default_result_ttl
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
+        # RQ stores '' for callbacks that are not used.
+        self.is_plain = self.result_ttl > 0 and not any(callbacks[:-2])
         if reader:
             return _any_call(data or b"", reader)
         path, args, kwargs = wire.read_call(data or b"")
@@ -102,8 +101,8 @@ class Claim(list[Any]):
             path = task.path
         else:
             records.permit(path)
-        for callback in callbacks[:3]:
-            if callback:
+        if not self.is_plain:
+            for callback in callbacks[:3]:
                 records.permit(text(callback))
         return path, args, kwargs
 

@@ -72,7 +72,7 @@ class Horse:
         self.tally, self.job_id = page.tally, JobId()
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         self.names = {task.path: name for name, task in registry.tasks().items()}
-        self.lazy_class = self.recorder.lazy_class
+        self.dumps = worker.serializer.dumps
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.performs_as_rq = worker.has_own_way_of_performing()
@@ -129,7 +129,7 @@ class Horse:
         claim = Claim.of(fields, "", "")
         job = self.recorder.job(claim.id)
         result, _, _ = self.runner.run(*claim.call(self.default_ttl), claim.timeout, job)
-        claim.ended("finished", 0, self.plain_value(claim, job, result) or b"")
+        claim.ended("finished", 0, self.stored(result) or b"")
 
     # --- the loop
 
@@ -138,7 +138,7 @@ class Horse:
         page = self.page
         finish: Claim | None = None
         while True:
-            leave = self.reason_to_leave()
+            leave = self.reason_to_leave() if page.stop or self.jobs >= self.last_job else None
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if finish and outcome == b"dependents":
@@ -216,14 +216,12 @@ class Horse:
         pause_s = 0.0  # the first time at once: Redis may be back, or only this connection gone
         while True:
             try:
-                self.channel.send(request)
-                reply = self.channel.receive()
+                reply = self.channel.ask(tuple(request))
                 if type(reply) is list:
                     return reply
                 if not str(reply).startswith("NOSCRIPT"):
                     raise ConnectionError(reply)  # LOADING, READONLY: a new one may do better
-                self.channel.send(("SCRIPT", "LOAD", self.script.text))
-                self.channel.receive()
+                self.channel.ask(("SCRIPT", "LOAD", self.script.text))
             except AWAY as error:
                 self.channel.close()
                 request[self.resent] = "1"
@@ -290,7 +288,7 @@ class Horse:
             call = claim.call(self.default_ttl, self.reader)
         except (Refused, Unreadable, Unknown) as why:
             return self.recorder.refuse(claim, job, why)
-        self.job_id.set(claim[-2])
+        self.job_id.set(claim.raw_id)
         if self.performs_as_rq:
             return self.recorder.perform(claim, job)
         claim.task = claim.task or self.names.get(call[0], "-")
@@ -307,13 +305,25 @@ class Horse:
         if error:
             self.tally.add(claim.task, False, took)
             return self.recorder.fail(claim, job, error)
-        value = self.plain_value(claim, job, result)
+        is_plain = claim.is_plain and type(job) is self.recorder.lazy_class  # untouched by the task
+        value = self.stored(result) if is_plain else None
         if value is None:
             self.tally.add(claim.task, True, took)
             return self.recorder.succeed(claim, job, result)
         self.tally.add(claim.task, True, took, self.jobs)
         claim.job, claim.result = job, result
         return claim.ended("finished", claim.result_ttl, value)
+
+    def stored(self, result: Any) -> bytes | None:
+        """Return a result as RQ stores it; None if that, or what it asks for, is RQ's own to do."""
+        if result is None:
+            return b""
+        if type(result) is Retry:
+            return None
+        try:
+            return b2a_base64(self.dumps(result), newline=False)
+        except Exception:
+            return None  # it cannot be stored: RQ says so in its place
 
     def begin(self, claim: Claim, job: Job) -> None:
         if self.diary.says:
@@ -335,18 +345,6 @@ class Horse:
         if self.follows_strategy:
             self.worker.reorder_after(text(claim.queue))
             self.keys = self.worker.ordered_queue_keys()
-
-    def plain_value(self, claim: Claim, job: Job, result: Any) -> bytes | None:
-        """Return a result as RQ stores it; None if this success is RQ's own to record."""
-        is_plain = claim.is_plain and claim.result_ttl > 0 and type(result) is not Retry
-        if not is_plain or type(job) is not self.lazy_class:
-            return None
-        if result is None:
-            return b""
-        try:
-            return b2a_base64(self.worker.serializer.dumps(result), newline=False)
-        except Exception:
-            return None  # it cannot be stored: RQ says so in its place
 
     # --- RQ's clean-up of what stock workers left: it may run users' code
 
