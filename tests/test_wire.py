@@ -158,6 +158,7 @@ def test_a_high_place_in_the_memo_takes_no_memory() -> None:
         pickle.dumps(bytearray(b"x")),
         pickle.dumps(Size.S),
         b"\x80\x02cuuid\nUUID\nN}X\x03\x00\x00\x00hexK\x01s\x86b.",  # sets UUID.hex, of the class
+        b"\x80\x02cuuid\nUUID\n)\x81.",  # a UUID without a number
         b"\x80\x02cuuid\nUUID\n)\x81}X\x03\x00\x00\x00intX\x01\x00\x00\x00xsb.",
         b"\x80\x02cdecimal\nDecimal\n)\x81.",
         b"cposix\nsystem\n(S'true'\ntR.",
