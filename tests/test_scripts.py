@@ -584,7 +584,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("werk.supervisor.new_generation", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
-    signal.setitimer(signal.ITIMER_REAL, 0)  # a horse that is killed in here leaves its job's
     for number, handler in kept.items():
         signal.signal(number, handler)
 

@@ -54,7 +54,7 @@ def doze(folder: str, seconds: float) -> None:
     note(folder)
     begin = time.monotonic()
     try:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the job's own length, or until it is out of time
     except Exception:
         note(folder, f"cut {time.monotonic() - begin:.1f}")
         raise

@@ -58,6 +58,7 @@ class Claim(list[Any]):
 
     @staticmethod
     def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
+        """Return the claim that an execution makes; it needs call() before its limits are known."""
         claim = Claim(claimed)
         claim.id, claim.task = text(claim[-2]), ""
         claim.execution, claim.claimed_at = execution, claimed_at

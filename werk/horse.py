@@ -138,7 +138,7 @@ class Horse:
         page = self.page
         finish: Claim | None = None
         while True:
-            leave = self.reason_to_leave() if page.stop or self.jobs >= self.last_job else None
+            leave = self.reason_to_leave()
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if finish and outcome == b"dependents":
