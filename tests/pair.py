@@ -219,9 +219,9 @@ class Pair:
         elif type(claimed) is list:
             self.horse.jobs += 1
             self.claim = Claim.of(claimed, self.horse.execution, self.horse.asked_at)
-            page.show(0.0, self.horse.jobs, True, self.claim.run, self.claim.execution)
+            page.show(self.horse.jobs, self.claim.id, self.claim.execution)
         else:
-            page.show(0.0, self.horse.jobs, False, "", self.horse.execution)
+            page.show(self.horse.jobs, "", self.horse.execution)
         return outcome, claimed
 
     def perform(self, how: str, dies_after: int | None = None) -> Claim | None:

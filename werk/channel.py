@@ -61,12 +61,8 @@ class Channel:
             self._owner.disconnect()
         self.socket = None
 
-    def ask(self, words: tuple[Any, ...]) -> Any:
-        """Return the reply to a command; an error as a value. Raises one of AWAY."""
-        self.send(words)
-        return self.receive()
-
     def send(self, words: tuple[Any, ...]) -> None:
+        """Send a command. Raises one of AWAY."""
         if self.socket is None:
             self.open()
         self.socket.sendall(hiredis.pack_command(words))

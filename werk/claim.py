@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
 import traceback
 import zlib
 from operator import itemgetter
+from string import ascii_letters, digits
 from typing import Any
 
 from rq.exceptions import DeserializationError
@@ -16,15 +16,17 @@ from rq.job import Job
 from werk import records, registry, signature, wire
 from werk.errors import ArgumentError, UnknownTask
 from werk.records import Refused
+from werk.runner import Call
 from werk.wire import iso as iso
 from werk.wire import text
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
-# rq/job.py, but for the length: see page.LONGEST_RUN
-is_job_id = re.compile(rb"[A-Za-z0-9_-]{1,860}").fullmatch
+LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
+LONGEST_ID = 860  # see page.LONGEST_RUN
 
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+Tasks = dict[bytes, tuple[str, str]]  # what their name is in Redis: name and path
 
 
 class Unknown(UnknownTask):
@@ -39,9 +41,10 @@ class Claim(list[Any]):
     """
 
     __slots__ = (
-        "claimed_at", "execution", "id", "is_plain", "job", "result", "result_ttl", "task",
-        "timeout", "words",
+        "claimed_at", "execution", "id", "is_plain", "job", "raw_id", "result", "result_ttl",
+        "task", "timeout", "words",
     )  # fmt: skip
+    raw_id: bytes
     id: str
     execution: str
     claimed_at: str  # Unix seconds
@@ -52,7 +55,6 @@ class Claim(list[Any]):
     result: Any
     words: tuple[Any, ...]  # of the finish, for step.lua
 
-    raw_id = property(itemgetter(-2))
     origin = property(itemgetter(0))
     queue = property(itemgetter(-1))  # it waited in
 
@@ -60,7 +62,8 @@ class Claim(list[Any]):
     def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
         """Return the claim that an execution makes; it needs call() before its limits are known."""
         claim = Claim(claimed)
-        claim.id, claim.task = text(claim[-2]), ""
+        claim.raw_id = raw_id = claimed[-2]
+        claim.id, claim.task = raw_id.decode("utf-8", "replace"), ""
         claim.execution, claim.claimed_at = execution, claimed_at
         return claim
 
@@ -72,7 +75,7 @@ class Claim(list[Any]):
     def attempt(self) -> int:
         return int(self[2])
 
-    def call(self, default_result_ttl: int, reader: Any = None) -> Call:
+    def call(self, tasks: Tasks, default_result_ttl: int, reader: Any = None) -> Call:
         """Return function, args and kwargs, if the task is registered. Imports nothing.
 
         Raises Refused, also for a record that no enqueue of RQ's or ours writes; Unreadable; or
@@ -80,9 +83,10 @@ class Claim(list[Any]):
         whatever RQ would run.
         """
         _, status, _, data, timeout, result_ttl, name, *callbacks = self
+        raw_id = self.raw_id
         if status:
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
-        if not is_job_id(callbacks[-2]):
+        if not 0 < len(raw_id) <= LONGEST_ID or raw_id.translate(None, LETTERS):
             raise Refused("its id is none: letters, digits, - and _, not too many")
         try:
             self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S
@@ -95,11 +99,10 @@ class Claim(list[Any]):
             return _any_call(data or b"", reader)
         path, args, kwargs = wire.read_call(data or b"")
         if name:
-            self.task = name.decode("utf-8", "replace")
-            task = registry.BUILT_IN.get(self.task) or registry.tasks().get(self.task)
-            if task is None:
+            if name not in tasks:
+                self.task = text(name)
                 raise Unknown(f"no task is called {self.task[:100]!r} here")
-            path = task.path
+            self.task, path = tasks[name]
         else:
             records.permit(path)
         if not self.is_plain:
@@ -110,13 +113,13 @@ class Claim(list[Any]):
     def ended(self, outcome: str, keep_s: int, value: bytes) -> Claim:
         """Note the outcome, which the next step is to record."""
         until = int(time.time()) + keep_s
-        self.words = (self[-2], self[0], self.execution, outcome, keep_s, until, value,
+        self.words = (self.raw_id, self[0], self.execution, outcome, keep_s, until, value,
                       self.claimed_at)  # fmt: skip
         return self
 
     def put_off(self, due: float) -> Claim:
         """Note that the job goes back, for a while."""
-        self.words = (self[-2], self[0], self.execution, "scheduled", 0, repr(due), b"", "")
+        self.words = (self.raw_id, self[0], self.execution, "scheduled", 0, repr(due), b"", "")
         return self
 
     def misfit(

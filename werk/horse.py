@@ -44,6 +44,7 @@ OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
+BEFORE_FIRST = 10**9  # requests: all have as many digits, so executions are in order as texts
 
 
 def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
@@ -63,6 +64,15 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
 class Horse:
     """The loop and what it calls. Lives in the child process only."""
 
+    # Of more than thirty attributes without slots, each access takes twice as long.
+    __slots__ = (
+        "asked", "asked_at", "bell", "channel", "cleans", "count", "default_ttl", "diary", "dumps",
+        "execution", "flushed_at", "follows_strategy", "generation", "head", "idle_since",
+        "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "names", "page",
+        "performs_as_rq", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
+        "shows_busy", "tally", "tasks", "waiting", "worker",
+    )  # fmt: skip
+
     def __init__(self, worker: Worker, page: Page, plan: Plan, bell: int) -> None:
         self.worker, self.page, self.plan, self.bell = worker, page, plan, bell
         self.name, self.generation = worker.name, plan.generation
@@ -71,7 +81,9 @@ class Horse:
         self.runner = Runner(page, self.diary)
         self.tally, self.job_id = page.tally, JobId()
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
-        self.names = {task.path: name for name, task in registry.tasks().items()}
+        known = {**registry.tasks(), **registry.BUILT_IN}
+        self.tasks = {name.encode(): (name, task.path) for name, task in known.items()}
+        self.names = {task.path: name for name, task in known.items()}
         self.dumps = worker.serializer.dumps
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
@@ -81,12 +93,11 @@ class Horse:
         self.channel = Channel(worker.connection)
         self.waiting: dict[str, Channel] = {}  # one a queue, for the idle wait
         self.asked: set[str] = set()  # those of them that have not answered
-        self.keys = worker.ordered_queue_keys()
-        self.resent = 3 + len(self.keys) + 8  # where a request says so: ARGV 9 of step.lua
+        self.serve(worker.ordered_queue_keys())
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
-        self.count = 0  # of requests; makes the execution ids
+        self.count = BEFORE_FIRST  # of requests; makes the execution ids
         self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
         self.is_busy = self.shows_busy = False  # with a job in hand; what Redis shows
@@ -111,6 +122,13 @@ class Horse:
         self.runner.add_hooks(self.settings)
         self.is_watched = self.is_watched or bool(self.runner.hooks)
 
+    def serve(self, keys: list[str]) -> None:
+        """Claim from these queues, in this order."""
+        self.keys = keys
+        who = (self.name, self.generation)
+        self.head = ("EVALSHA", self.script.sha, len(keys), *keys, *who)  # of each request
+        self.resent = len(self.head) + 6  # where it says so: ARGV 9 of step.lua
+
     def obey(self) -> None:
         """Carry out what the supervisor left to us. It reads in the page how far we came."""
         for number, order in enumerate(self.plan.orders, 1):
@@ -128,7 +146,7 @@ class Horse:
         fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", *[b""] * 6, b"rehearsal", b""]
         claim = Claim.of(fields, "", "")
         job = self.recorder.job(claim.id)
-        result, _, _ = self.runner.run(*claim.call(self.default_ttl), claim.timeout, job)
+        result, _, _ = self.runner.run(claim.call(self.tasks, self.default_ttl), claim.timeout, job)
         claim.ended("finished", 0, self.stored(result) or b"")
 
     # --- the loop
@@ -157,7 +175,7 @@ class Horse:
                 self.is_busy = True
                 finish = self.perform(Claim.of(claimed, self.execution, self.asked_at))
                 continue
-            page.show(0.0, self.jobs, False, "", self.execution)
+            page.show(self.jobs, "", self.execution)
             if self.is_busy:
                 self.is_busy, self.idle_since = False, time.monotonic()
             if self.cleans:
@@ -189,14 +207,13 @@ class Horse:
         """One round trip: record that outcome, claim the next job. See step.lua."""
         second, asked_at, now_iso = wire.clock()
         self.count += 1
-        self.asked_at, self.execution = asked_at, f"{self.generation}{self.count:010x}"
+        self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
-        request = [
-            "EVALSHA", self.script.sha, len(self.keys), *self.keys,
-            self.name, self.generation, self.execution, now_iso, asked_at,
-            second + OWNED_S, second + OWNED_S + 60, "1" if wants_job else "0", "0",
-            self.tally.text() if flush else "", *(finish.words if finish else ()),
-        ]  # fmt: skip
+        request = (
+            *self.head, self.execution, now_iso, asked_at, second + OWNED_S, second + OWNED_S + 60,
+            "1" if wants_job else "0", "0", self.tally.text() if flush else "",
+            *(finish.words if finish else ()),
+        )  # fmt: skip
         reply = self.ask(request, finish)
         if len(reply) == 1:
             return reply[0], b"", None, None  # 'dependents': nothing was written
@@ -208,7 +225,7 @@ class Horse:
                 self.last_job = self.jobs
         return reply
 
-    def ask(self, request: list[Any], finish: Claim | None) -> Any:
+    def ask(self, request: tuple[Any, ...], finish: Claim | None) -> Any:
         """Send it until it is answered.
 
         What may have arrived before says so, and is recognised by its execution id.
@@ -216,15 +233,17 @@ class Horse:
         pause_s = 0.0  # the first time at once: Redis may be back, or only this connection gone
         while True:
             try:
-                reply = self.channel.ask(tuple(request))
+                self.channel.send(request)
+                reply = self.channel.receive()
                 if type(reply) is list:
                     return reply
                 if not str(reply).startswith("NOSCRIPT"):
                     raise ConnectionError(reply)  # LOADING, READONLY: a new one may do better
-                self.channel.ask(("SCRIPT", "LOAD", self.script.text))
+                self.channel.send(("SCRIPT", "LOAD", self.script.text))
+                self.channel.receive()
             except AWAY as error:
                 self.channel.close()
-                request[self.resent] = "1"
+                request = (*request[: self.resent], "1", *request[self.resent + 1 :])
                 if self.page.stop and not finish:
                     return [b"none", b"unasked", None, None]
                 if pause_s:
@@ -282,10 +301,10 @@ class Horse:
 
     def perform(self, claim: Claim) -> Claim | None:
         """Run a job. Returns it with its outcome for the next step, None if that is recorded."""
-        self.page.show(0.0, self.jobs - 1, True, claim.run, claim.execution)
+        self.page.show(self.jobs - 1, claim.id, claim.execution)
         job = self.recorder.job(claim.id)
         try:
-            call = claim.call(self.default_ttl, self.reader)
+            call = claim.call(self.tasks, self.default_ttl, self.reader)
         except (Refused, Unreadable, Unknown) as why:
             return self.recorder.refuse(claim, job, why)
         self.job_id.set(claim.raw_id)
@@ -295,7 +314,7 @@ class Horse:
         self.diary.current = claim
         if self.is_watched:
             self.begin(claim, job)
-        result, error, took = self.runner.run(*call, claim.timeout, job)
+        result, error, took = self.runner.run(call, claim.timeout, job)
         if error and (misfit := claim.misfit(error, *call)):
             self.diary.current = None
             return self.recorder.refuse(claim, job, misfit)
@@ -344,7 +363,7 @@ class Horse:
             self.diary.tell("done", claim, elapsed=f"{took:.3f}")
         if self.follows_strategy:
             self.worker.reorder_after(text(claim.queue))
-            self.keys = self.worker.ordered_queue_keys()
+            self.serve(self.worker.ordered_queue_keys())
 
     # --- RQ's clean-up of what stock workers left: it may run users' code
 

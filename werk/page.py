@@ -20,7 +20,7 @@ TIME_IS_UP = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
 
-_STATE = Struct("<dQBH")  # and a text of so many bytes
+_STATE = Struct(f"<Q{LONGEST_RUN + 1}s")  # jobs, and a text
 
 
 class Leave(IntEnum):
@@ -61,9 +61,12 @@ class State(NamedTuple):
 
     deadline: float  # on the monotonic clock; 0: none
     jobs: int  # done by this horse
-    is_busy: bool
     run: str  # "<job id>:<execution id>", '' between jobs
     last: str  # the last execution id that it asked for
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.run)
 
 
 class Page(ctypes.Structure):
@@ -73,8 +76,8 @@ class Page(ctypes.Structure):
         ("stop", ctypes.c_ubyte),  # written by the supervisor, all else by the horse
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
-        ("deadline", ctypes.c_double),  # the state begins with it
-        ("_rest", ctypes.c_ubyte * (_STATE.size + LONGEST_RUN + 40)),
+        ("deadline", ctypes.c_double),  # of what runs, on the monotonic clock; 0: none
+        ("_state", ctypes.c_ubyte * _STATE.size),
     )
     stop: int
     cleaned_at: float
@@ -93,17 +96,15 @@ class Page(ctypes.Structure):
         self.tally = Tally()
         self.is_finishing = False  # RQ's own finish is at work; the horse's own
 
-    def show(self, deadline: float, jobs: int, is_busy: bool, run: str, last: str) -> None:
-        text = f"{run} {last}".encode()
-        state = _STATE.pack(deadline, jobs, is_busy, len(text)) + text
-        self._memory[_STATE_AT : _STATE_AT + len(state)] = state
+    def show(self, jobs: int, job_id: str, execution: str) -> None:
+        """Say what the horse is at: no job id, no job; the execution is the last it asked for."""
+        _pack_into(self, _STATE_AT, jobs, f"{execution}:{job_id}".encode())
 
     def state(self) -> State:
-        state = self._memory[_STATE_AT:]
-        deadline, jobs, is_busy, length = _STATE.unpack_from(state)
-        text = state[_STATE.size : _STATE.size + length]
-        run, _, last = text.decode("utf-8", "replace").rpartition(" ")
-        return State(deadline, jobs, bool(is_busy), run, last)
+        jobs, text = _STATE.unpack_from(self, _STATE_AT)
+        last, _, job_id = text.rstrip(b"\0").decode("utf-8", "replace").partition(":")
+        return State(self.deadline, jobs, job_id and f"{job_id}:{last}", last)
 
 
-_STATE_AT: int = Page.__dict__["deadline"].offset
+_STATE_AT: int = Page.__dict__["_state"].offset
+_pack_into = _STATE.pack_into

@@ -26,6 +26,10 @@ from werk.settings import Settings
 from werk.wire import SCALARS
 
 HOOK_S = 10  # time limit of a hook
+_enter, _leave = _current_job.set, _current_job.reset
+
+# A function or its path, args and kwargs.
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
 class JobId:
@@ -69,9 +73,7 @@ class Runner:
 
     def run(
         self,
-        function: str | Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        call: Call,
         limit_s: int,
         job: Job | None,
     ) -> tuple[Any, BaseException | None, float]:
@@ -79,16 +81,17 @@ class Runner:
 
         What get_current_job() returns there is `job`.
         """
+        function, args, kwargs = call
         result: Any = None
         error: BaseException | None = None
-        token, started = _current_job.set(job), time.monotonic()
+        token, started = _enter(job), time.monotonic()
         try:
             self.limit_s, self.is_running = limit_s, True
             if limit_s > 0:
                 self.page.deadline = started + limit_s
             if type(function) is str:
                 function = self.functions.get(function) or self._look_up(function)
-            result = function(*args, **kwargs)  # type: ignore[operator]
+            result = function(*args, **kwargs)
             if type(result) not in SCALARS and asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
             self.is_running = False
@@ -97,13 +100,13 @@ class Runner:
             error = raised
         self.page.deadline = 0.0
         signal.alarm(0)  # one of the function's own does not outlive it
-        _current_job.reset(token)
+        _leave(token)
         return result, error, time.monotonic() - started
 
     def hook(self, when: str, *arguments: Any) -> None:
         """Call a hook. Whatever it raises is logged and harms no job."""
         if hook := self.hooks.get(when):
-            _, error, _ = self.run(hook, arguments, {}, HOOK_S, None)
+            _, error, _ = self.run((hook, arguments, {}), HOOK_S, None)
             if error:
                 self.diary.log.error("event=hook-failed hook=%s", when, exc_info=error)
 

@@ -125,8 +125,9 @@ class Supervisor:
             max_jobs=left,
             only_orders=self.is_draining or (left is not None and left <= 0),
         )
-        self.page.stop, self.page.orders_begun, self.ordered = 0, 0, len(self.orders)
-        self.page.show(0.0, 0, False, "", "")
+        self.page.stop, self.page.deadline = 0, 0.0
+        self.page.orders_begun, self.ordered = 0, len(self.orders)
+        self.page.show(0, "", "")
         self.child.start(lambda: self.be_horse(plan))
         if self.is_draining and not plan.only_orders:  # since a moment ago
             self.ask_to_stop()
@@ -225,7 +226,6 @@ class Supervisor:
         what that horse had counted is written now.
         """
         state, tally = self.page.state(), self.page.tally
-        tally.inherit()
         took = tally.take_back(state.jobs + 1) if state.is_busy else None
         claims = (self.worker.name, self.generation, self.worker.lease_s)
         counts = (tally.text(), state.run if took is not None else "", took or 0.0)

@@ -43,7 +43,7 @@ class Ticker:
         """Run tick.lua. Returns whether there is more to do for it."""
         supervisor, worker = self.supervisor, self.worker
         state = supervisor.page.state()
-        run = state.run if state.is_busy else ""
+        run = state.run
         now = time.time()
         head = [worker.name, iso(now), repr(now), supervisor.generation, run, state.last,
                 worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]  # fmt: skip

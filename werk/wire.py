@@ -53,30 +53,30 @@ def timestamp(moment: datetime | None = None) -> str:
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
-_second = (0, "")  # one value: threads may be here at once
+_second = ("", 0, "")  # one value: threads may be here at once
 
 
 def iso(moment: float) -> str:
     """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
     second = int(moment)
-    return f"{_second_text(second)}.{int((moment - second) * 1e6):06d}Z"
+    return f"{_iso_second(second)}.{int((moment - second) * 1e6):06d}Z"
 
 
 def clock() -> tuple[int, str, str]:
     """Return now: in whole Unix seconds, in Unix seconds as text, and as RQ writes it."""
-    micros = str(time_ns() // 1000)  # cut as a text: that of a float takes three times as long
-    second, fraction = int(micros[:-6]), micros[-6:]
-    return second, f"{second}.{fraction}", f"{_second_text(second)}.{fraction}Z"
-
-
-def _second_text(second: int) -> str:
-    """Return the ISO text of a Unix time, which is made once a second."""
     global _second
-    known, text = _second
+    nanos = str(time_ns())  # cut as a text: that of a float takes three times as long
+    second, fraction = nanos[:-9], nanos[-9:-3]
+    known, number, iso_text = _second
     if second != known:
-        text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-        _second = second, text
-    return text
+        number = int(second)
+        iso_text = _iso_second(number)
+        _second = second, number, iso_text
+    return number, f"{second}.{fraction}", f"{iso_text}.{fraction}Z"
+
+
+def _iso_second(second: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
 
 
 def moment(text: str | None, default: float) -> float:
@@ -164,13 +164,13 @@ def _name(kind: type) -> str:
 
 def dumps(value: object) -> bytes:
     """Return the pickle of plain data. Raises ArgumentError if it is not plain, or is too large."""
-    if problem := plain_problem(value):
+    if type(value) not in SCALARS and (problem := plain_problem(value)):
         raise ArgumentError(f"the value {problem}")
     return _pickled(value)
 
 
 def _pickled(value: object) -> bytes:
-    data = pickle.dumps(value, protocol=5)
+    data = pickle.dumps(value, 5)
     if len(data) > MAX_BYTES:
         raise ArgumentError(
             f"{len(data):,} bytes, more than the {MAX_BYTES:,} of a job; store it and send where"
