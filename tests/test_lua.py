@@ -132,7 +132,7 @@ def test_a_claim_moves_the_first_job_of_a_queue_to_wip(lua: Lua) -> None:
     lua.enqueue("a", origin="", data="d", werk_task="sleep")
     lua.enqueue("b")
     lua.given("EXPIRE job:a 100")
-    fields = ["high", "", "1", "d", "180", None, "sleep", *[None] * 6]
+    fields = ["high", "", "1", "d", "180", None, "sleep", None]
     assert lua.step("h1", counts="done 0") == ["none", [*fields, "a", "high"], None, None]
     assert lua.changes() == table("""
         queue:high              =b
@@ -143,6 +143,17 @@ def test_a_claim_moves_the_first_job_of_a_queue_to_wip(lua: Lua) -> None:
         executions:a            h1=5150
         worker:one:executions   =a:h1
         worker:one              state=busy werk_step=h1 werk_moved=now+0 successful_job_count=0""")
+
+
+CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")
+UNUSED = dict.fromkeys((*CALLBACKS, "repeats_left", "rate_limit_key", "webhooks"), "")
+
+
+@pytest.mark.parametrize("field", ["", *UNUSED])
+def test_a_claim_tells_the_callbacks_where_a_success_is_rqs_to_record(lua: Lua, field: str) -> None:
+    lua.enqueue("a", **({**UNUSED, field: "x"} if field else UNUSED))
+    names = ["x" if name == field else "" for name in CALLBACKS]
+    assert lua.step("h1")[1][7:] == [names if field else None, "a", "high"]
 
 
 @pytest.mark.parametrize("value", ["v", ""])
@@ -181,7 +192,7 @@ def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:
     lua.begin()
     lua.enqueue("b")
     lua.given("SADD job:a:dependents c")
-    assert lua.step("h2", lua.finish()) == ["dependents"]
+    assert lua.step("h2", lua.finish()) == ["dependents", "", None, None]
     assert lua.changes() == {}
 
 

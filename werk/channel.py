@@ -69,13 +69,14 @@ class Channel:
 
     def receive(self) -> Any:
         """Return the next reply; an error as a value. Raises one of AWAY."""
-        reader = self._reader
-        while (reply := reader.gets()) is False:
+        while True:
             data = self.socket.recv(65536)
             if not data:
                 raise EOFError("Redis closed the connection")
-            reader.feed(data)
-        return reply
+            self._reader.feed(data)
+            reply = self._reader.gets()
+            if reply is not False:
+                return reply
 
 
 def impatience() -> Retry:

@@ -26,7 +26,7 @@ LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 LONGEST_ID = 860  # see page.LONGEST_RUN
 
 
-Tasks = dict[bytes, tuple[str, str]]  # what their name is in Redis: name and path
+Tasks = dict[Any, tuple[str, str]]  # by name, as Redis gives it, and by path: name and path
 
 
 class Unknown(UnknownTask):
@@ -62,8 +62,8 @@ class Claim(list[Any]):
     def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
         """Return the claim that an execution makes; it needs call() before its limits are known."""
         claim = Claim(claimed)
-        claim.raw_id = raw_id = claimed[-2]
-        claim.id, claim.task = raw_id.decode("utf-8", "replace"), ""
+        claim.raw_id = raw_id = claimed[8]
+        claim.id, claim.task = raw_id.decode("utf-8", "replace"), "-"
         claim.execution, claim.claimed_at = execution, claimed_at
         return claim
 
@@ -82,8 +82,7 @@ class Claim(list[Any]):
         Unknown where only the name of the task is unknown. With a `reader`, RQ's serializer, it is
         whatever RQ would run.
         """
-        _, status, _, data, timeout, result_ttl, name, *callbacks = self
-        raw_id = self.raw_id
+        _, status, _, data, timeout, result_ttl, name, callbacks, raw_id, _ = self
         if status:
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
         if not 0 < len(raw_id) <= LONGEST_ID or raw_id.translate(None, LETTERS):
@@ -93,21 +92,21 @@ class Claim(list[Any]):
             self.result_ttl = int(result_ttl) if result_ttl else default_result_ttl
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
-        # RQ stores '' for callbacks that are not used.
-        self.is_plain = self.result_ttl > 0 and not any(callbacks[:-2])
+        self.is_plain = not callbacks and self.result_ttl > 0
         if reader:
-            return _any_call(data or b"", reader)
+            call = _any_call(data or b"", reader)
+            self.task, _ = tasks.get(call[0], ("-", ""))
+            return call
         path, args, kwargs = wire.read_call(data or b"")
-        if name:
-            if name not in tasks:
+        known = tasks.get(name or path)
+        if not known:
+            if name:
                 self.task = text(name)
                 raise Unknown(f"no task is called {self.task[:100]!r} here")
-            self.task, path = tasks[name]
-        else:
-            records.permit(path)
-        if not self.is_plain:
-            for callback in callbacks[:3]:
-                records.permit(text(callback))
+            raise Refused(records.unregistered(path))
+        self.task, path = known
+        for callback in callbacks or ():
+            records.permit(text(callback))
         return path, args, kwargs
 
     def ended(self, outcome: str, keep_s: int, value: bytes) -> Claim:

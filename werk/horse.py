@@ -25,12 +25,12 @@ from rq.job import Job, Retry
 from werk import registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
 from werk.child import forked
-from werk.claim import Claim, Unknown
+from werk.claim import Claim, Tasks, Unknown
 from werk.diary import Diary
 from werk.errors import Unreadable
 from werk.page import TIME_IS_UP, Leave, Page, Plan
 from werk.recorder import Recorder
-from werk.records import Refused
+from werk.records import PlainSerializer, Refused
 from werk.runner import JobId, Runner
 from werk.scripts import script
 from werk.settings import Settings
@@ -68,7 +68,7 @@ class Horse:
     __slots__ = (
         "asked", "asked_at", "bell", "channel", "cleans", "count", "default_ttl", "diary", "dumps",
         "execution", "flushed_at", "follows_strategy", "generation", "head", "idle_since",
-        "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "names", "page",
+        "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "page",
         "performs_as_rq", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
         "shows_busy", "tally", "tasks", "waiting", "worker",
     )  # fmt: skip
@@ -82,9 +82,11 @@ class Horse:
         self.tally, self.job_id = page.tally, JobId()
         self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
         known = {**registry.tasks(), **registry.BUILT_IN}
-        self.tasks = {name.encode(): (name, task.path) for name, task in known.items()}
-        self.names = {task.path: name for name, task in known.items()}
-        self.dumps = worker.serializer.dumps
+        by_path = {task.path: (name, task.path) for name, task in known.items()}
+        by_name = {name.encode(): (name, task.path) for name, task in known.items()}
+        self.tasks: Tasks = {**by_path, **by_name}
+        is_ours = worker.serializer is PlainSerializer
+        self.dumps = wire.dumps if is_ours else worker.serializer.dumps
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.performs_as_rq = worker.has_own_way_of_performing()
@@ -143,7 +145,7 @@ class Horse:
         What a fork shares is copied when it is first written to: 0.3 ms that no job is to wait for.
         """
         data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
-        fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", *[b""] * 6, b"rehearsal", b""]
+        fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
         claim = Claim.of(fields, "", "")
         job = self.recorder.job(claim.id)
         result, _, _ = self.runner.run(claim.call(self.tasks, self.default_ttl), claim.timeout, job)
@@ -159,12 +161,13 @@ class Horse:
             leave = self.reason_to_leave()
             wants_job = leave is None and not self.cleans
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
-            if finish and outcome == b"dependents":
-                self.tally.take_back(self.jobs)  # RQ counts it
-                finish = self.recorder.succeed(finish, finish.job, finish.result)
-                continue
-            if finish and outcome == b"late":
-                self.diary.tell("late", finish, logging.WARNING)
+            if finish and outcome != b"done":
+                if outcome == b"dependents":
+                    self.tally.take_back(self.jobs)  # RQ counts it
+                    finish = self.recorder.succeed(finish, finish.job, finish.result)
+                    continue
+                if outcome == b"late":
+                    self.diary.tell("late", finish, logging.WARNING)
             if dropped:
                 self.diary.tell_dropped(dropped)
             finish = None
@@ -215,9 +218,7 @@ class Horse:
             *(finish.words if finish else ()),
         )  # fmt: skip
         reply = self.ask(request, finish)
-        if len(reply) == 1:
-            return reply[0], b"", None, None  # 'dependents': nothing was written
-        if flush:
+        if flush and reply[0] != b"dependents":
             self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
             self.tally.clear()
             self.cleans = self.is_cleaning_due()
@@ -310,7 +311,6 @@ class Horse:
         self.job_id.set(claim.raw_id)
         if self.performs_as_rq:
             return self.recorder.perform(claim, job)
-        claim.task = claim.task or self.names.get(call[0], "-")
         self.diary.current = claim
         if self.is_watched:
             self.begin(claim, job)

@@ -180,7 +180,7 @@ class Recorder:
         except redis.exceptions.ResponseError:
             pass  # no hash: it will be found late
         origin, attempt, task = facts
-        nothing: list[Any] = [None] * 10
+        nothing: list[Any] = [None] * 5
         claimed = [origin, b"", attempt or 0, *nothing, job_id.encode(), b""]
         claim = Claim.of(claimed, execution, wire.clock()[1])
         claim.task = text(task)

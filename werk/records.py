@@ -48,7 +48,11 @@ class PlainSerializer:
 def permit(path: str | None) -> None:
     """Raise Refused unless a task of this path is registered. Imports nothing."""
     if path and path not in registered_paths():
-        raise Refused(f"{path[:200]!r} is not registered: no task has this path")
+        raise Refused(unregistered(path))
+
+
+def unregistered(path: str) -> str:
+    return f"{path[:200]!r} is not registered: no task has this path"
 
 
 def registered_paths() -> frozenset[str]:

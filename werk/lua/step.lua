@@ -12,8 +12,9 @@
 -- Returns {what became of the finish, the claim, dropped jobs, paused queues}:
 --       finish  'none', 'done', 'again' (this very one is recorded already), 'late' (the execution is no longer the
 --               job's: discarded), or 'dependents' (RQ must finish it; nothing was changed and nothing claimed)
---       claim   {see fields_of; job, queue it waited in}, or why there is none: 'empty', 'more' (ask again),
---               'unasked', 'fenced' (another horse has taken over), 'suspended'
+--       claim   {origin, status if RQ does not know it, attempt, data, timeout, result_ttl, task; callbacks, if a success
+--               is not to be recorded here; job, queue it waited in}, or why there is none: 'empty', 'more' (ask
+--               again), 'unasked', 'fenced' (another horse has taken over), 'suspended'
 --       dropped {id, why, ...} of what was in a queue and must not run; nothing if there was none, as of the paused
 --
 -- Invariant: after it the job of the finish is where its outcome belongs, or untouched; and each popped job is in
@@ -45,7 +46,7 @@ else
   local result_type = is_success and '1' or '2' -- rq/results.py
   is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
   if is_special and is_success and call('EXISTS', dependents) == 1 and call('EXISTS', job) == 1
-    and tonumber(try('ZSCORE', wip, run)) then return {'dependents'} end
+    and tonumber(try('ZSCORE', wip, run)) then return {'dependents', '', false, false} end
 
   outcome = 'late'
   local is_ours = try('ZREM', wip, run) == 1
@@ -93,13 +94,20 @@ local function fields_of(job)
     'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks')
 end
 
+local function claim_of(fields, id, queue)
+  local success, failure, stopped = fields[8] or '', fields[9] or '', fields[10] or '' -- RQ stores '' for none
+  local is_plain = success .. failure .. stopped .. (fields[11] or '') .. (fields[12] or '') .. (fields[13] or '') == ''
+  fields[8], fields[9], fields[10], fields[11] = not is_plain and {success, failure, stopped}, id, queue, nil
+  return fields
+end
+
 local got, dropped, paused, number = nil, false, false, 0
 if resent then -- the claim that this very request made when it was sent before
   for _, run in ipairs(call('SMEMBERS', runs)) do
     local id, made_by = string.match(run, '^(.*):([^:]*)$')
     if made_by == execution then
-      got = fields_of(P .. ':job:' .. id)
-      got[2], got[14], got[15] = '', id, ''
+      got = claim_of(fields_of(P .. ':job:' .. id), id, '')
+      got[2] = ''
     end
   end
 end
@@ -144,8 +152,8 @@ while not got do
         'worker_name', worker)
       try('ZADD', P .. ':executions:' .. id, ARGV[7], execution)
       call('SADD', runs, run)
-      fields[1], fields[2], fields[3], fields[14], fields[15] = origin, is_ready and '' or status, attempt, id, queue
-      got = fields
+      fields[1], fields[2], fields[3] = origin, is_ready and '' or status, attempt
+      got = claim_of(fields, id, queue)
     end
     if why_not then
       dropped = dropped or {}
