@@ -23,7 +23,7 @@ from werk.wire import text
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
-LONGEST_ID = 860  # see page.LONGEST_RUN
+LENGTHS = range(1, 861)  # see page.LONGEST_RUN
 
 
 Tasks = dict[Any, tuple[str, str]]  # by name, as Redis gives it, and by path: name and path
@@ -85,7 +85,7 @@ class Claim(list[Any]):
         _, status, _, data, timeout, result_ttl, name, callbacks, raw_id, _ = self
         if status:
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
-        if not 0 < len(raw_id) <= LONGEST_ID or raw_id.translate(None, LETTERS):
+        if len(raw_id) not in LENGTHS or raw_id.translate(None, LETTERS):
             raise Refused("its id is none: letters, digits, - and _, not too many")
         try:
             self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S

@@ -9,7 +9,6 @@ import ctypes
 import mmap
 import signal
 from enum import IntEnum
-from struct import Struct
 from typing import Any, NamedTuple
 
 from werk.tally import Tally
@@ -19,8 +18,6 @@ from werk.tally import Tally
 TIME_IS_UP = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
-
-_STATE = Struct(f"<Q{LONGEST_RUN + 1}s")  # jobs, and a text
 
 
 class Leave(IntEnum):
@@ -77,12 +74,13 @@ class Page(ctypes.Structure):
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
         ("deadline", ctypes.c_double),  # of what runs, on the monotonic clock; 0: none
-        ("_state", ctypes.c_ubyte * _STATE.size),
+        ("_state", ctypes.c_char * (LONGEST_RUN + 30)),  # jobs, execution and job as a text
     )
     stop: int
     cleaned_at: float
     orders_begun: int
     deadline: float
+    _state: bytes
     _memory: mmap.mmap
 
     def __new__(cls) -> Page:
@@ -98,13 +96,9 @@ class Page(ctypes.Structure):
 
     def show(self, jobs: int, job_id: str, execution: str) -> None:
         """Say what the horse is at: no job id, no job; the execution is the last it asked for."""
-        _pack_into(self, _STATE_AT, jobs, f"{execution}:{job_id}".encode())
+        self._state = f"{jobs} {execution}:{job_id}".encode()[:LONGEST_RUN]
 
     def state(self) -> State:
-        jobs, text = _STATE.unpack_from(self, _STATE_AT)
-        last, _, job_id = text.rstrip(b"\0").decode("utf-8", "replace").partition(":")
-        return State(self.deadline, jobs, job_id and f"{job_id}:{last}", last)
-
-
-_STATE_AT: int = Page.__dict__["_state"].offset
-_pack_into = _STATE.pack_into
+        jobs, _, run = self._state.decode("utf-8", "replace").partition(" ")
+        last, _, job_id = run.partition(":")
+        return State(self.deadline, int(jobs or 0), job_id and f"{job_id}:{last}", last)

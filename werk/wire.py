@@ -259,10 +259,10 @@ def is_simple(data: bytes) -> bool:
 
 def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """Return path, args and kwargs of a job's `data` field. Raises Unreadable."""
-    call = loads(decompress(data))
-    if type(call) not in _CALL or len(call) != 4:
-        raise Unreadable("not a call")
-    path, instance, args, kwargs = call
+    try:
+        path, instance, args, kwargs = loads(decompress(data))
+    except (TypeError, ValueError):
+        raise Unreadable("not a call") from None
     if instance is not None:
         raise Unreadable("a call of an object's method; only functions are run")
     if type(path) is not str or type(args) not in _CALL or type(kwargs) is not dict:

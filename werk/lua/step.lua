@@ -94,19 +94,12 @@ local function fields_of(job)
     'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks')
 end
 
-local function claim_of(fields, id, queue)
-  local success, failure, stopped = fields[8] or '', fields[9] or '', fields[10] or '' -- RQ stores '' for none
-  local is_plain = success .. failure .. stopped .. (fields[11] or '') .. (fields[12] or '') .. (fields[13] or '') == ''
-  fields[8], fields[9], fields[10], fields[11] = not is_plain and {success, failure, stopped}, id, queue, nil
-  return fields
-end
-
-local got, dropped, paused, number = nil, false, false, 0
+local got, got_id, got_queue, dropped, paused, number = nil, nil, nil, false, false, 0
 if resent then -- the claim that this very request made when it was sent before
   for _, run in ipairs(call('SMEMBERS', runs)) do
     local id, made_by = string.match(run, '^(.*):([^:]*)$')
     if made_by == execution then
-      got = claim_of(fields_of(P .. ':job:' .. id), id, '')
+      got, got_id, got_queue = fields_of(P .. ':job:' .. id), id, ''
       got[2] = ''
     end
   end
@@ -153,7 +146,7 @@ while not got do
       try('ZADD', P .. ':executions:' .. id, ARGV[7], execution)
       call('SADD', runs, run)
       fields[1], fields[2], fields[3] = origin, is_ready and '' or status, attempt
-      got = claim_of(fields, id, queue)
+      got, got_id, got_queue = fields, id, queue
     end
     if why_not then
       dropped = dropped or {}
@@ -162,6 +155,12 @@ while not got do
     end
     id = not got and try('LPOP', list)
   end
+end
+
+if type(got) == 'table' then
+  local success, failure, stopped = got[8] or '', got[9] or '', got[10] or '' -- RQ stores '' for none
+  local is_plain = success .. failure .. stopped .. (got[11] or '') .. (got[12] or '') .. (got[13] or '') == ''
+  got[8], got[9], got[10], got[11] = not is_plain and {success, failure, stopped}, got_id, got_queue, nil
 end
 
 if counts ~= '' and call('HEXISTS', worker_key, 'birth') == 1 then -- write the state
