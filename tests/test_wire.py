@@ -19,6 +19,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis import Redis
+from rq.job import Job
 
 from werk import wire
 from werk.errors import ArgumentError, Unreadable
@@ -61,7 +63,9 @@ def test_plain_data_survives_the_round_trip(value: object) -> None:
 def test_a_call_survives_and_rq_reads_it(args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
     data = wire.write_call("a.b", args, kwargs)
     assert wire.read_call(data) == ("a.b", args, kwargs)
-    assert pickle.loads(zlib.decompress(data)) == ("a.b", None, args, kwargs)
+    job = Job("id", connection=Redis())
+    job.restore({b"data": data})
+    assert (job.func_name, job.args, job.kwargs) == ("a.b", args, kwargs)
 
 
 @given(plain)
@@ -269,6 +273,8 @@ def test_too_large_is_refused() -> None:
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=60), st.floats(), st.none())))
-def test_a_short_call_is_the_bytes_that_rq_writes(args: list[object]) -> None:
+def test_a_call_is_what_rq_writes(args: list[object]) -> None:
     whole = pickle.dumps(("shop.reports.build", None, tuple(args), {}), protocol=5)
-    assert wire.write_call("shop.reports.build", tuple(args), {}) == zlib.compress(whole)
+    data = wire.write_call("shop.reports.build", tuple(args), {})
+    assert zlib.decompress(data) == whole
+    assert len(whole) < wire.FEW or data == zlib.compress(whole)

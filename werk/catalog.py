@@ -94,6 +94,7 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
     return found
 
 
+@cache
 def own_entry(name: str) -> Entry:
     """Return a task of the tables here."""
     task = registry.BUILT_IN.get(name) or registry.tasks()[name]

@@ -145,9 +145,10 @@ def enqueue(
     Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
     """
     request = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
-    handles = send([request], connection)
-    _warn(handles)
-    return handles[0]
+    [handle] = send([request], connection)
+    if handle.warnings:
+        _warn([handle])
+    return handle
 
 
 def enqueue_many(

@@ -28,10 +28,10 @@ MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than m
 # Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 
-# zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
-# With a small window it makes the same of so few, but for the header, which names the window.
+# zlib.compress() allocates 268 KB and clears much of it. For a few bytes that takes 50 us and saves
+# next to nothing, so they go into a block of zlib's that is stored as it is (RFC 1950, RFC 1951).
 FEW = 128
-ZLIB_HEADER = b"\x78\x9c"
+STORED = b"\x78\x01\x01"
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
@@ -53,30 +53,32 @@ def timestamp(moment: datetime | None = None) -> str:
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
-_second = ("", 0, "")  # one value: threads may be here at once
+_second = ("", 0, "")  # and what is made of it; one value: threads may be here at once
 
 
 def iso(moment: float) -> str:
     """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
     second = int(moment)
-    return f"{_iso_second(second)}.{int((moment - second) * 1e6):06d}Z"
+    _, known, text = _second
+    if second != known:
+        _, _, text = _remember(second)
+    return f"{text}.{int((moment - second) * 1e6):06d}Z"
 
 
 def clock() -> tuple[int, str, str]:
     """Return now: in whole Unix seconds, in Unix seconds as text, and as RQ writes it."""
-    global _second
     nanos = str(time_ns())  # cut as a text: that of a float takes three times as long
     second, fraction = nanos[:-9], nanos[-9:-3]
-    known, number, iso_text = _second
+    known, number, text = _second
     if second != known:
-        number = int(second)
-        iso_text = _iso_second(number)
-        _second = second, number, iso_text
-    return number, f"{second}.{fraction}", f"{iso_text}.{fraction}Z"
+        _, number, text = _remember(int(second))
+    return number, f"{second}.{fraction}", f"{text}.{fraction}Z"
 
 
-def _iso_second(second: int) -> str:
-    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+def _remember(second: int) -> tuple[str, int, str]:
+    global _second
+    _second = made = str(second), second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+    return made
 
 
 def moment(text: str | None, default: float) -> float:
@@ -186,8 +188,8 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
     data = _pickled((path, None, args, kwargs))
     if len(data) >= FEW:
         return zlib.compress(data)
-    small = zlib.compressobj(wbits=9, memLevel=1)
-    return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
+    size, checksum = len(data), zlib.adler32(data).to_bytes(4, "big")
+    return STORED + bytes((size, 0, 255 - size, 255)) + data + checksum
 
 
 def digest(value: object) -> str:
