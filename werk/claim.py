@@ -95,7 +95,8 @@ class Claim(list[Any]):
         self.is_plain = not callbacks and self.result_ttl > 0
         if reader:
             call = _any_call(data or b"", reader)
-            self.task, _ = tasks.get(call[0], ("-", ""))
+            if type(call[0]) is str:
+                self.task, _ = tasks.get(call[0], ("-", ""))
             return call
         path, args, kwargs = wire.read_call(data or b"")
         known = tasks.get(name or path)
