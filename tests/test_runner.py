@@ -41,3 +41,18 @@ def test_a_function_whose_time_is_up_is_interrupted_once(runner: Runner) -> None
 def test_a_signal_meant_for_the_job_before_is_ignored(runner: Runner, limit_s: int) -> None:
     runner.interrupt(0, None)  # between two
     assert outcome(runner, lambda: runner.interrupt(0, None), limit_s) is None
+
+
+def test_the_page_tells_what_the_horse_is_at() -> None:
+    page = Page()
+    assert page.state() == (0.0, 0, "", "")
+    page.deadline = 5.0
+    page.show(7, "a", "e1")
+    assert page.state() == (5.0, 7, "a:e1", "e1")
+    assert page.state().is_busy
+    page.show(8, "", "e2")
+    assert page.state() == (5.0, 8, "", "e2")
+    assert not page.state().is_busy
+    page.show(8, "long" * 1000, "e3")  # no id that any job is run under
+    assert page.state().last == "e3"
+    assert page.state().run.startswith("longlong")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -741,6 +742,16 @@ def test_a_known_name_runs_our_own_path(
     connection.hset(job.key, "werk_task", "note")
     assert work("default", "--burst").wait(10) == 0
     assert job.return_value() == "ran"
+
+
+def test_a_function_of_no_name_fails_its_job_alone_where_all_are_allowed(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    connection.hset(f"rq:job:{job.id}", "data", pickle.dumps(([], None, (), {})))
+    assert work("default", "--burst", env={"WERK_ALLOW_UNREGISTERED": "yes"}).wait(10) == 0
+    assert job.status() == "failed"
+    assert connection.hget(f"rq:job:{job.id}", "werk_crashes") is None
 
 
 EVIL = b"cposix\nsystem\n(S'touch %s'\ntR."

@@ -64,7 +64,7 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
 class Horse:
     """The loop and what it calls. Lives in the child process only."""
 
-    # Of more than thirty attributes without slots, each access takes twice as long.
+    # Python keeps up to thirty attributes where it finds them fast; slots are fast however many.
     __slots__ = (
         "asked", "asked_at", "bell", "channel", "cleans", "count", "default_ttl", "diary", "dumps",
         "execution", "flushed_at", "follows_strategy", "generation", "head", "idle_since",

@@ -101,4 +101,5 @@ class Page(ctypes.Structure):
     def state(self) -> State:
         jobs, _, run = self._state.decode("utf-8", "replace").partition(" ")
         last, _, job_id = run.partition(":")
-        return State(self.deadline, int(jobs or 0), job_id and f"{job_id}:{last}", last)
+        number = int(jobs) if jobs.isdecimal() else 0
+        return State(self.deadline, number, job_id and f"{job_id}:{last}", last)
