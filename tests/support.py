@@ -78,9 +78,19 @@ def is_gone(pid: int) -> bool:
     return _parent(pid) is None
 
 
+def is_asleep(pid: int) -> bool:
+    """Tell whether a process waits in a system call, which a signal interrupts."""
+    return _state(pid)[0] == "S"
+
+
 def _parent(pid: int) -> int | None:
+    state, parent = _state(pid)
+    return None if state in "ZX" else int(parent)
+
+
+def _state(pid: int) -> tuple[str, str]:
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else int(parent)
+        return "X", "0"
+    return state, parent

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from support import Process, command, run, wait_until
+from support import Process, command, is_asleep, run, wait_until
 
 Spawn = Callable[..., Process]
 
@@ -127,6 +127,7 @@ def test_interrupted(redis_url: str, connection: redis.Redis) -> None:
         process.stdin.write(b"[1]\n" * 251)
         process.stdin.flush()
         assert all(process.stdout.readline() for _ in range(250))
+        wait_until(lambda: is_asleep(process.pid))  # reading: Python sees to a signal afterwards
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr
