@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 import warnings
-import zlib
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -130,7 +129,6 @@ def test_every_field_is_the_one_that_rq_writes(
         b"werk_max_crashes": b"2",
     }
     assert ours.keys() == theirs.keys()
-    assert zlib.decompress(ours.pop(b"data")) == zlib.decompress(theirs.pop(b"data"))
     assert ours.pop(b"description") == b"plain('Ada')"
     del theirs[b"description"]
     for name in (b"created_at", b"enqueued_at", b"retry_intervals"):

@@ -43,9 +43,8 @@ class Ticker:
         """Run tick.lua. Returns whether there is more to do for it."""
         supervisor, worker = self.supervisor, self.worker
         state = supervisor.page.state()
-        run = state.run
         now = time.time()
-        head = [worker.name, iso(now), repr(now), supervisor.generation, run, state.last,
+        head = [worker.name, iso(now), repr(now), supervisor.generation, state.run, state.last,
                 worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]  # fmt: skip
         try:
             words: list[Any] = [*head, *self.catalog_words()]

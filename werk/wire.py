@@ -28,10 +28,10 @@ MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than m
 # Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 
-# zlib.compress() allocates 268 KB and clears much of it. For a few bytes that takes 50 us and saves
-# next to nothing, so they go into a block of zlib's that is stored as it is (RFC 1950, RFC 1951).
+# zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
+# With a small window it makes the same of so few, but for the header, which names the window.
 FEW = 128
-STORED = b"\x78\x01\x01"
+ZLIB_HEADER = b"\x78\x9c"
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
 
@@ -188,8 +188,8 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
     data = _pickled((path, None, args, kwargs))
     if len(data) >= FEW:
         return zlib.compress(data)
-    size, checksum = len(data), zlib.adler32(data).to_bytes(4, "big")
-    return STORED + bytes((size, 0, 255 - size, 255)) + data + checksum
+    small = zlib.compressobj(wbits=9, memLevel=1)
+    return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
 
 
 def digest(value: object) -> str:
