@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,36 @@ def perish(job: Any, connection: Any, *rest: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fork(folder: str, how: str) -> str:
+    """Fork, and let both processes go on: the child in the given way."""
+    note(folder)
+    if os.fork() == 0:
+        if how == "raises":
+            raise ValueError("in the child")
+        if how == "exits":
+            sys.exit(0)
+    return how
+
+
+def fork_in_callback(job: Any, connection: Any, *rest: Any) -> None:
+    """A callback of which two processes return."""
+    fork(job.kwargs["folder"], "returns")
+
+
+def hold_descriptors(how: str) -> None:
+    """Open files until there is no descriptor left, keep them, and end in the given way."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    try:
+        while True:
+            HELD.append(os.dup(0))
+    except OSError:
+        if how == "raises":
+            raise
+
+
+HELD: list[int] = []
+
+
 def hook_before(job: Any) -> None:
     _hooked("before", job)
 
@@ -184,7 +216,8 @@ TASKS = {
     name: Task(_PATH + name)
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
-        "perish unread surroundings doze leave_an_alarm".split()
+        "perish unread surroundings doze leave_an_alarm fork fork_in_callback "
+        "hold_descriptors".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

@@ -130,6 +130,27 @@ def forked(be: Callable[[], int]) -> int:
             os._exit(code)
 
 
+def end_copies(pid: int, error: BaseException | None = None) -> None:
+    """End this process if its id is not `pid`: user code has forked it.
+
+    Called after every piece of user code. A copy of a horse that went on would use its connection
+    to Redis and run jobs of its own. It ends as a script would: with the code of its SystemExit, or
+    with a traceback of what it raised.
+    """
+    if os.getpid() == pid:
+        return
+    code = 0
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error:
+            code = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        _flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
 def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()

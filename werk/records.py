@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,10 +17,12 @@ from redis.client import Pipeline
 from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.queue import Queue
+from rq.timeouts import BaseDeathPenalty
 from rq.utils import now
 from rq.worker import Worker as StockWorker
 
 from werk import registry, wire
+from werk.child import end_copies
 from werk.errors import WerkError
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
@@ -97,6 +100,21 @@ def registered_only(job_class: type[Job]) -> type[Job]:
     return type(f"Registered{job_class.__name__}", (_RegisteredJob, job_class), {})
 
 
+def single(death_penalty_class: type[BaseDeathPenalty]) -> type[BaseDeathPenalty]:
+    """Return that class of time limits, which RQ puts around user code; forked copies end there."""
+
+    class Single(death_penalty_class):  # type: ignore[misc, valid-type]
+        def __enter__(self) -> None:
+            self._pid = os.getpid()
+            super().__enter__()
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> Any:
+            end_copies(self._pid, error)
+            return super().__exit__(kind, error, trace)
+
+    return Single
+
+
 def lazy(job_class: type[Job], worker: StockWorker) -> type[Job]:
     """Return the class of what get_current_job() returns: made by __new__, and given an `_id`.
 
@@ -147,6 +165,11 @@ class RecordingWorker(StockWorker):
             run = next(iter(self.executions.values())).composite_key
             if not self.ask_fence(run, job.origin):
                 raise Late(run)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        pid = os.getpid()
+        super().handle_exception(job, *exc_info)  # calls --exception-handler
+        end_copies(pid)
 
     def _finalize_success(
         self, job: Job, queue: Queue, execution: Execution, return_value: Any

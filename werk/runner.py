@@ -20,6 +20,7 @@ from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
 
+from werk.child import end_copies
 from werk.diary import Diary
 from werk.page import LONGEST_RUN, Page
 from werk.settings import Settings
@@ -57,7 +58,7 @@ class Runner:
     """Calls users' code."""
 
     def __init__(self, page: Page, diary: Diary) -> None:
-        self.page, self.diary = page, diary
+        self.page, self.diary, self.pid = page, diary, os.getpid()
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
         self.is_running = False  # what may be interrupted
@@ -98,6 +99,7 @@ class Runner:
         except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
             self.is_running = False
             error = raised
+        end_copies(self.pid, error)  # before this process writes to the page, which they share
         self.page.deadline = 0.0
         signal.alarm(0)  # one of the function's own does not outlive it
         _leave(token)

@@ -70,6 +70,7 @@ class Worker(RecordingWorker):
         is_own = kwargs.get("prepare_for_work", True)
         if is_own and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
+        self.death_penalty_class = records.single(self.death_penalty_class)
         super().__init__(queues, name, *args, **kwargs)
         if not Settings.read().allow_unregistered:
             self.serializer = records.PlainSerializer
