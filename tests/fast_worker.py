@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -21,3 +22,18 @@ class Twice(Worker):
     def handle_warm_shutdown_request(self) -> None:
         super().handle_warm_shutdown_request()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Forkless(Worker):
+    """Gets no process, the first two times that it wants one."""
+
+    def work(self, *args: object, **kwargs: object) -> bool:
+        fork, refusals = os.fork, [errno.EAGAIN, errno.ENOMEM]
+
+        def refuse() -> int:
+            if refusals:
+                raise OSError(refusals[0], os.strerror(refusals.pop(0)))
+            return fork()
+
+        os.fork = refuse
+        return super().work(*args, **kwargs)

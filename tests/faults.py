@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -57,6 +58,28 @@ def losing_replies(url: str, count: int) -> Iterator[str]:
                     left[0] -= 1
                     return
                 client.sendall(reply)
+
+    with listening(handle) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def freezing(url: str, word: bytes) -> Iterator[str]:
+    """A proxy that stops to pass anything on a connection whose request has this word, once."""
+    left = [1]
+
+    def handle(client: socket.socket) -> None:
+        with socket.create_connection(_place(url), timeout=60) as server:
+            while True:
+                for near in select.select([client, server], [], [])[0]:
+                    data = near.recv(65536)
+                    if near is client and word in data and left[0] > 0:
+                        left[0] -= 1
+                        say_nothing(client)
+                        return
+                    if not data:
+                        return
+                    (server if near is client else client).sendall(data)
 
     with listening(handle) as port:
         yield f"redis://127.0.0.1:{port}/0"

@@ -190,6 +190,11 @@ def hold_descriptors(how: str) -> None:
             raise
 
 
+def large(mib: int) -> bytes:
+    """Return so much."""
+    return bytes(mib << 20)
+
+
 HELD: list[int] = []
 
 
@@ -217,7 +222,7 @@ TASKS = {
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
         "perish unread surroundings doze leave_an_alarm fork fork_in_callback "
-        "hold_descriptors".split()
+        "hold_descriptors large".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

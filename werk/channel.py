@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import hiredis
 import redis.exceptions
@@ -12,11 +13,13 @@ from redis import Redis
 from redis.backoff import AbstractBackoff, NoBackoff
 from redis.retry import Retry
 
+from werk import link
+from werk.errors import WerkError
 from werk.page import Page
 
 CONNECT_S = 5  # one try; there is always another
-LONGEST_PAUSE_S = 1.0  # between two tries
-FINISH_S = 120  # of RQ's own finish, beyond its callbacks' limits: webhooks take 10 s each
+SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two tries
+FINISH_S = 60  # of RQ's own finish without progress, beyond its callbacks' limits: four webhooks
 
 # A dead peer is noticed after about 40 s, also in the middle of a wait.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 30_000}
@@ -34,6 +37,18 @@ AWAY = (
 )
 FULL = redis.exceptions.OutOfMemoryError
 
+T = TypeVar("T")
+
+
+class Unusable(WerkError):
+    """Raised when this horse cannot go on, and another can: out of descriptors, or refused."""
+
+
+def raise_if_short() -> None:
+    """Raise Unusable if a connection failed because of this process, not of Redis."""
+    if why := link.shortage():
+        raise Unusable(f"its process could open nothing more: {why}")
+
 
 class Channel:
     """One connection, opened as redis-py does and spoken to directly: C packs and parses."""
@@ -47,7 +62,11 @@ class Channel:
         connection = self._pool.connection_class(**{**self._pool.connection_kwargs, "protocol": 2})
         connection.retry = impatience()
         connection.socket_connect_timeout = connection.socket_timeout = CONNECT_S
-        connection.connect()
+        try:
+            connection.connect()
+        except AWAY:
+            raise_if_short()
+            raise
         self._owner, self.socket, self._reader = connection, connection._sock, hiredis.Reader()
         self.socket.settimeout(None)
         if self.socket.family != socket.AF_UNIX:
@@ -61,42 +80,103 @@ class Channel:
             self._owner.disconnect()
         self.socket = None
 
+    def hang_up(self) -> None:
+        """Have whoever reads from this connection find its end. For a signal handler."""
+        shut(self.socket)
+
     def send(self, words: tuple[Any, ...]) -> None:
         """Send a command. Raises one of AWAY."""
         if self.socket is None:
             self.open()
-        self.socket.sendall(hiredis.pack_command(words))
+        try:
+            self.socket.sendall(hiredis.pack_command(words))
+        except ConnectionError:
+            if not self._is_refused():
+                raise  # else receive() returns what Redis said before it hung up
+
+    def _is_refused(self) -> bool:
+        self.socket.settimeout(0.1)
+        try:
+            self._reader.feed(self.socket.recv(65536))
+        except OSError:
+            return False
+        return bool(self._reader.has_data())
 
     def receive(self) -> Any:
         """Return the next reply; an error as a value. Raises one of AWAY."""
         while True:
+            reply = self._reader.gets()
+            if reply is not False:
+                return reply
             data = self.socket.recv(65536)
             if not data:
                 raise EOFError("Redis closed the connection")
             self._reader.feed(data)
-            reply = self._reader.gets()
-            if reply is not False:
-                return reply
 
 
-def impatience() -> Retry:
+def impatience(page: Page | None = None) -> Retry:
     """Return how often what can be done another time is tried again: not at all."""
-    return Retry(NoBackoff(), 0)
+    return _Progress(page, NoBackoff(), 0) if page else Retry(NoBackoff(), 0)
 
 
 class _Backoff(AbstractBackoff):
-    """Waits, and pushes on the deadline of a finish: Redis being away is not its fault."""
+    """Waits, and pushes on the deadline of a finish: Redis being unreachable is not its fault."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
 
-    def __deepcopy__(self, memo: object) -> _Backoff:
+    def compute(self, failures: int) -> float:
+        self._page.extend_finish()
+        return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
+
+
+class _Progress(Retry):
+    """Tries a command as often as it is told. A success is progress of a finish."""
+
+    def __init__(self, page: Page, backoff: AbstractBackoff, retries: int) -> None:
+        super().__init__(backoff, retries, (*AWAY, FULL))
+        self._page = page
+
+    def __deepcopy__(self, memo: object) -> _Progress:
         return self  # redis-py copies its retry policy for each connection
 
-    def compute(self, failures: int) -> float:
-        if self._page.is_finishing:
-            self._page.deadline = time.monotonic() + FINISH_S
-        return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
+    def call_with_retry(self, do: Callable[[], T], *args: Any, **kwargs: Any) -> T:
+        result = super().call_with_retry(lambda: _tried(do), *args, **kwargs)
+        self._page.extend_finish()
+        return result
+
+
+def _tried(do: Callable[[], T]) -> T:
+    """Run a command of RQ's, and sort its errors: one meaning of "unreachable" for all of us.
+
+    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others. Its pipelines
+    put the command in front of what Redis said.
+    """
+    try:
+        return do()
+    except AWAY:
+        raise_if_short()
+        raise
+    except redis.exceptions.ResponseError as error:
+        if isinstance(error, FULL) or not link.passes(str(error).rpartition("caused error: ")[2]):
+            raise
+        time.sleep(SHORT_PAUSE_S)  # a transaction that watches comes again at once
+        raise redis.exceptions.ConnectionError(str(error)) from error
+
+
+def hang_up(client: Redis) -> None:
+    """Do the same to the connections that a client is using."""
+    for connection in list(client.connection_pool._in_use_connections):
+        shut(connection._sock)
+
+
+def shut(sock: Any) -> None:
+    """Have whoever reads from a socket find its end, in whichever thread; it stays to be closed."""
+    try:
+        if sock is not None:
+            sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has ended
 
 
 class PatientRedis(Redis):
@@ -113,4 +193,4 @@ def patience(page: Page) -> Retry:
     A transaction sent twice after a lost reply can put a job into its queue twice. That does no
     harm: the second time it is found started, or done, and dropped.
     """
-    return Retry(_Backoff(page), -1, (*AWAY, FULL))
+    return _Progress(page, _Backoff(page), -1)

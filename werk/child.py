@@ -31,12 +31,19 @@ class Child:
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
 
     def start(self, be: Callable[[], int]) -> None:
-        """Fork. The child is `be`, which calls lead_group first, and ends with its code."""
-        self._bell_r, self._bell_w = os.pipe()
-        self._life_r, self._life_w = os.pipe()
+        """Fork. The child is `be`, which calls lead_group first, and ends with its code.
+
+        Raises OSError if there is no process or no descriptor to be had; then nothing is left.
+        """
         trim_memory()
         self._parent, self.started_at = os.getpid(), time.monotonic()
-        self.pid = forked(be)
+        self._bell_r, self._bell_w, self._life_r, self._life_w = ends = pipes(2)
+        try:
+            self.pid = forked(be)
+        except OSError:
+            for end in ends:
+                os.close(end)
+            raise
         os.close(self._bell_r)
         os.close(self._life_r)
         try:
@@ -111,6 +118,19 @@ class Child:
         words += f" (signal {-code}); " if code < 0 else "; "
         words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
         return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+def pipes(count: int) -> list[int]:
+    """Return both ends of so many pipes, or raise OSError and leave none open."""
+    ends: list[int] = []
+    try:
+        for _ in range(count):
+            ends += os.pipe()
+    except OSError:
+        for end in ends:
+            os.close(end)
+        raise
+    return ends
 
 
 def forked(be: Callable[[], int]) -> int:

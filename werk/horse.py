@@ -17,18 +17,27 @@ import signal
 import time
 from binascii import b2a_base64
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 from rq.job import Job, Retry
 
-from werk import registry, wire
-from werk.channel import AWAY, LONGEST_PAUSE_S, Channel, impatience, patience
+from werk import link, registry, wire
+from werk.channel import (
+    AWAY,
+    LONGEST_PAUSE_S,
+    Channel,
+    Unusable,
+    hang_up,
+    impatience,
+    patience,
+)
 from werk.child import forked
 from werk.claim import Claim, Tasks, Unknown
 from werk.diary import Diary
 from werk.errors import Unreadable
-from werk.page import TIME_IS_UP, Leave, Page, Plan
+from werk.page import HORSE_SIGNAL, Leave, Page, Plan
 from werk.recorder import Recorder
 from werk.records import PlainSerializer, Refused
 from werk.runner import JobId, Runner
@@ -44,6 +53,7 @@ OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
+CLEAN_S = 120  # of RQ's clean-up without progress: a callback in it has 60 s
 BEFORE_FIRST = 10**9  # requests: all have as many digits, so executions are in order as texts
 
 
@@ -54,11 +64,16 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
     """
     horse = Horse(worker, page, plan, bell)
     horse.settle()
-    horse.obey()
-    if plan.only_orders:
-        return Leave.OBEYED
-    horse.rehearse()
-    return horse.loop()
+    try:
+        horse.obey()
+        if plan.only_orders:
+            return Leave.OBEYED
+        horse.rehearse()
+        return horse.loop()
+    except Unusable as why:
+        page.reason = str(why)
+        horse.diary.log.error("event=unusable worker=%s reason=%s", worker.name, why)
+        return Leave.UNUSABLE
 
 
 class Horse:
@@ -66,8 +81,9 @@ class Horse:
 
     # Python keeps up to thirty attributes where it finds them fast; slots are fast however many.
     __slots__ = (
-        "asked", "asked_at", "bell", "channel", "cleans", "count", "default_ttl", "diary", "dumps",
-        "execution", "flushed_at", "follows_strategy", "generation", "head", "idle_since",
+        "asked", "asked_at", "bell", "channel", "cleaner", "cleans", "count", "default_ttl",
+        "diary", "dumps", "execution", "flushed_at", "follows_strategy", "generation", "head",
+        "idle_since",
         "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "page",
         "performs_as_rq", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
         "shows_busy", "tally", "tasks", "waiting", "worker",
@@ -103,7 +119,7 @@ class Horse:
         self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
         self.is_busy = self.shows_busy = False  # with a job in hand; what Redis shows
-        self.cleans = self.is_cleaning_due()
+        self.cleans, self.cleaner = self.is_cleaning_due(), 0  # the process that does it
         self.is_watched = bool(self.diary.says or self.follows_strategy)
         self.idle_since = time.monotonic()
 
@@ -117,12 +133,24 @@ class Horse:
         # by the job's own children.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(TIME_IS_UP, self.runner.interrupt)
+        signal.signal(HORSE_SIGNAL, self.on_signal)
         worker.restore_connection(patience(self.page))
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
         self.runner.add_hooks(self.settings)
         self.is_watched = self.is_watched or bool(self.runner.hooks)
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """The supervisor's signal: leave these connections, or time is up."""
+        if self.page.reconnect:
+            self.page.reconnect = 0
+            for channel in (self.channel, *self.waiting.values()):
+                channel.hang_up()
+            if self.cleaner:
+                os.kill(self.cleaner, signal.SIGKILL)
+            elif self.page.finishing:
+                hang_up(self.worker.connection)
+        self.runner.interrupt(signum, frame)
 
     def serve(self, keys: list[str]) -> None:
         """Claim from these queues, in this order."""
@@ -232,25 +260,35 @@ class Horse:
         What may have arrived before says so, and is recognised by its execution id.
         """
         pause_s = 0.0  # the first time at once: Redis may be back, or only this connection gone
+        page = self.page
         while True:
             try:
+                page.request = self.count
                 self.channel.send(request)
                 reply = self.channel.receive()
                 if type(reply) is list:
+                    page.request = 0
                     return reply
-                if not str(reply).startswith("NOSCRIPT"):
-                    raise ConnectionError(reply)  # LOADING, READONLY: a new one may do better
-                self.channel.send(("SCRIPT", "LOAD", self.script.text))
-                self.channel.receive()
+                self.read_refusal(str(reply))
             except AWAY as error:
                 self.channel.close()
                 request = (*request[: self.resent], "1", *request[self.resent + 1 :])
-                if self.page.stop and not finish:
+                if page.stop and not finish:
+                    page.request = 0
                     return [b"none", b"unasked", None, None]
                 if pause_s:
                     self.diary.log.error("event=redis-away worker=%s reason=%s", self.name, error)
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
+
+    def read_refusal(self, text: str) -> None:
+        """Make good for an error reply. Raises Unusable if sending again would not help."""
+        if link.passes(text):  # LOADING, READONLY, ...: another connection may do better
+            raise ConnectionError(text)
+        if not text.startswith("NOSCRIPT"):
+            raise Unusable(f"Redis refused to record the job: {text}")
+        self.channel.send(("SCRIPT", "LOAD", self.script.text))
+        self.channel.receive()
 
     def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
         """Wait until a queue has something, without taking it. Costs Redis nothing meanwhile."""
@@ -372,14 +410,21 @@ class Horse:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
-        """In a child: what users' code does there is not done to us; its memory goes with it."""
+        """Run it in a child: user code there cannot affect this process; its memory is freed."""
         self.page.cleaned_at = time.monotonic()  # first: what fails must not do so again at once
         self.cleans = False
-        os.waitpid(forked(self.clean_up), 0)
+        self.page.begin_finish(CLEAN_S)
+        try:
+            self.cleaner = forked(self.clean_up)
+            os.waitpid(self.cleaner, 0)
+        except OSError as error:  # no process to be had: the next time, then
+            self.diary.log.error("event=clean-up-failed reason=%s", error)
+        self.cleaner = 0
+        self.page.end_finish()
 
     def clean_up(self) -> int:
         # Not patiently: while memory is full it would wait for ever, and no job would run.
-        self.worker.connection.set_retry(impatience())
+        self.worker.connection.set_retry(impatience(self.page))
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:

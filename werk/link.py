@@ -7,6 +7,7 @@ goes through a link is safe to send twice: after a lost reply it is sent again, 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -41,6 +42,7 @@ Command = tuple[Any, ...]  # of Word; hiredis says of its own: a tuple of one
 # What the first word of an error reply means for the caller.
 _TRY_AGAIN = {"LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS"}
 _FULL = {"OOM", "MISCONF"}
+_TOO_MANY = "max number of clients"
 
 
 class Address(NamedTuple):
@@ -98,6 +100,7 @@ class Link:
         self._owner: object = None  # whatever must live as long as the socket
         self._reader = hiredis.Reader()
         self._loaded: set[Script] = set()
+        self.opened = 0  # connections so far
         self._pid = os.getpid()
 
     def call(self, *command: Word) -> Any:
@@ -156,6 +159,7 @@ class Link:
             self._pid = os.getpid()
         if self._socket is None:
             self._socket, self._owner = self._connect(deadline)
+            self.opened += 1
             self._reader = hiredis.Reader()
         try:
             return exchange(self._socket, self._reader, commands, deadline)
@@ -167,6 +171,8 @@ class Link:
             raise ConfigError(why) from None
 
     def _unreachable(self, error: Exception) -> str:
+        if why := shortage():
+            return f"Redis at {self.where} was not asked: this process can open nothing ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
         return f"{where}; is it running, and is RQ_REDIS_URL right?"
@@ -358,19 +364,44 @@ def _secured(sock: socket.socket, address: Address) -> socket.socket:
 
 def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
     """Return what an error reply means for the caller."""
-    text = str(reply)
-    code, *others = re.findall(r"[A-Z]+", text) or ["ERR"]
-    if code == "ERR":  # 6.2 says what it is inside its report of a script's failure
-        code = next((word for word in others if word in _TRY_AGAIN | _FULL), code)
+    text, code = str(reply), _code(str(reply))
     if code == "NOSCRIPT":
         return _NoScript(text)
-    if code in _TRY_AGAIN or "max number of clients" in text:
+    if code in _TRY_AGAIN or _TOO_MANY in text:
         return _TryAgain(text)
     if code in _FULL:
         return RedisUnavailable(f"Redis at {where} takes no more data: {text}")
     if code in ("WRONGPASS", "NOAUTH", "NOPERM", "DENIED") or "AUTH" in text:
         return ConfigError(f"Redis at {where} refused the credentials or the command: {text}")
     return ConfigError(f"Redis at {where} answered: {text}")
+
+
+def passes(text: str) -> bool:
+    """Tell whether an error reply will not be given again once Redis is well: it is not ours."""
+    return _code(text) in _TRY_AGAIN | _FULL or _TOO_MANY in text
+
+
+def _code(text: str) -> str:
+    words: list[str] = re.findall(r"[A-Z]+", text)
+    code, *others = words or ["ERR"]
+    if code == "ERR":  # 6.2 says what it is inside its report of a script's failure
+        return next((word for word in others if word in _TRY_AGAIN | _FULL), code)
+    return code
+
+
+def shortage() -> str:
+    """Return why this process can open nothing, not even a file; "" if it can.
+
+    A connection that fails for this reason says nothing of Redis: ask after each that failed. (The
+    error of the connection itself does not always tell: without descriptors a host's name is not
+    found.)
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return os.strerror(error.errno)
+    return ""
 
 
 def _left(deadline: float) -> float:

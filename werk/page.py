@@ -8,16 +8,18 @@ from __future__ import annotations
 import ctypes
 import mmap
 import signal
+import time
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from werk.tally import Tally
 
-# To the horse, when a deadline has passed. A signal that does nothing by default: a late one harms
-# nobody, whatever a job has made of it.
-TIME_IS_UP = signal.SIGURG
+# To the horse, when a deadline has passed or it is to reconnect: it looks at the page. By default
+# this signal does nothing, so that a late one harms nobody, whatever a job has made of it.
+HORSE_SIGNAL = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
+LONGEST_REASON = 300
 
 
 class Leave(IntEnum):
@@ -30,6 +32,7 @@ class Leave(IntEnum):
     IDLE = 104  # --max-idle-time
     RECYCLED = 105  # a new horse takes over
     OBEYED = 106  # it was only there for orders
+    UNUSABLE = 107  # it cannot go on; the page has the reason
 
 
 class Order(NamedTuple):
@@ -70,16 +73,25 @@ class Page(ctypes.Structure):
     """The page. The horse writes its state in one piece; the supervisor asks it to stop."""
 
     _fields_ = (
-        ("stop", ctypes.c_ubyte),  # written by the supervisor, all else by the horse
+        ("stop", ctypes.c_ubyte),  # written by the supervisor
+        ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
+        # All else is written by the horse.
+        ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up
+        ("request", ctypes.c_uint64),  # the number of the request that waits for its reply, or 0
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
         ("deadline", ctypes.c_double),  # of what runs, on the monotonic clock; 0: none
+        ("_reason", ctypes.c_char * LONGEST_REASON),  # why the horse is UNUSABLE
         ("_state", ctypes.c_char * (LONGEST_RUN + 30)),  # jobs, execution and job as a text
     )
     stop: int
+    reconnect: int
+    finishing: int
+    request: int
     cleaned_at: float
     orders_begun: int
     deadline: float
+    _reason: bytes
     _state: bytes
     _memory: mmap.mmap
 
@@ -92,7 +104,28 @@ class Page(ctypes.Structure):
     def __init__(self) -> None:
         super().__init__()
         self.tally = Tally()
-        self.is_finishing = False  # RQ's own finish is at work; the horse's own
+        self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
+
+    def begin_finish(self, seconds: float) -> None:
+        """Note that RQ's code records an outcome: `seconds` without progress are its limit."""
+        self.finish_s, self.finishing = seconds, 1
+        self.extend_finish()
+
+    def extend_finish(self) -> None:
+        """Note progress: a command has succeeded, or Redis is unreachable."""
+        if self.finishing:
+            self.deadline = time.monotonic() + self.finish_s
+
+    def end_finish(self) -> None:
+        self.finishing, self.deadline = 0, 0.0
+
+    @property
+    def reason(self) -> str:
+        return self._reason.decode("utf-8", "replace")
+
+    @reason.setter
+    def reason(self, text: str) -> None:
+        self._reason = text.encode("utf-8", "replace")[: LONGEST_REASON - 1]
 
     def show(self, jobs: int, job_id: str, execution: str) -> None:
         """Say what the horse is at: no job id, no job; the execution is the last it asked for."""

@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.queue import Queue
 
 from werk import records, wire
-from werk.channel import FINISH_S
+from werk.channel import FINISH_S, Unusable
 from werk.claim import Claim, Unknown, failure
 from werk.diary import Diary
 from werk.page import Order, Page
@@ -108,7 +108,7 @@ class Recorder:
         worker, claim = self.worker, self._claim_of(order.run)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
-            if not self.ask_fence(order.run, queue.name):
+            if not self.ask_fence(order.run, job):
                 raise Late(order.run)
             job.worker_name = None  # as RQ's supervisor writes it, from a copy of before the start
             if order.is_stopped:
@@ -128,15 +128,19 @@ class Recorder:
             return failure(claim, why)
         return self._record(claim, self.job(claim.id), record, why)
 
-    def ask_fence(self, run: str, queue: str) -> bool:
+    def ask_fence(self, run: str, job: Job) -> bool:
         """Tell whether the execution is still its job's, and keep a rescue away for a while."""
-        words = (run, queue, repr(time.time()), self.worker.recording_s)
+        if not self.page.finishing:  # RQ's own perform_job: user code ran until now
+            self._begin_finish(job)
+        words = (run, job.origin, repr(time.time()), self.worker.recording_s)
         return bool(self.worker.connection.eval(self.fence.text, 0, *words))
 
     def _record(
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Claim | None:
         worker, trouble = self.worker, why
+        if not worker.has_own_way_of_performing():
+            self.page.begin_finish(FINISH_S)
         execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
         execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
         try:
@@ -149,18 +153,19 @@ class Recorder:
             if self._is_closed(claim):
                 return None
             trouble = trouble or RuntimeError("RQ did not record the outcome")
+        except Unusable:
+            raise
         except BaseException as error:
             self.diary.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
             trouble = trouble or error
         finally:
             worker.executions, worker._stopped_job_id = {}, None
-            self.page.is_finishing, self.page.deadline = False, 0.0
+            self.page.end_finish()
         return failure(claim, trouble)
 
     def _begin_finish(self, job: Job) -> None:
         callbacks_s = float(job.success_callback_timeout) + float(job.failure_callback_timeout)
-        self.page.is_finishing = True
-        self.page.deadline = time.monotonic() + FINISH_S + callbacks_s
+        self.page.begin_finish(FINISH_S + callbacks_s)
 
     def _is_closed(self, claim: Claim) -> bool:
         wip = wire.key("wip", text(claim.origin))

@@ -146,7 +146,7 @@ class RecordingWorker(StockWorker):
     """RQ's worker, whose ways of finishing a job are fenced and tell more."""
 
     recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
-    ask_fence: Callable[[str, str], bool] | None = None  # set by the horse: see Recorder
+    ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """RQ calls this first, whatever the outcome. Raises Late."""
@@ -163,7 +163,7 @@ class RecordingWorker(StockWorker):
     def _check_fence(self, job: Job) -> None:
         if self.ask_fence and self.executions:
             run = next(iter(self.executions.values())).composite_key
-            if not self.ask_fence(run, job.origin):
+            if not self.ask_fence(run, job):
                 raise Late(run)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:

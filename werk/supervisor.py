@@ -27,9 +27,10 @@ from werk.child import Child
 from werk.errors import ConfigError, RedisUnavailable
 from werk.horse import ride
 from werk.link import Script, link_over
-from werk.page import TIME_IS_UP, Leave, Order, Page, Plan, State
+from werk.page import HORSE_SIGNAL, Leave, Order, Page, Plan, State
 from werk.scripts import script
 from werk.tick import TICK_BUDGET_S, Ticker
+from werk.watchdog import Verdict, Watchdog
 
 if TYPE_CHECKING:
     from werk.worker import Worker
@@ -58,6 +59,8 @@ class Supervisor:
         self.killed = self.killed_run = ""
         self.generation, self.dead = new_generation(), ""  # of the horse; of the one before
         self.ticker = Ticker(self, moves_due)
+        self.watchdog = Watchdog(self.page, worker.lease_s)
+        self.opened = 0  # connections of ours that the horse has been told of
         self.told = 0.0  # the last deadline that the horse has been told of
         self.jobs, self.pause_s = 0, 0.0
         self.orders: list[Order] = []
@@ -74,9 +77,9 @@ class Supervisor:
         self.begin()
         try:
             while not self.is_leaving:
-                self.start()
-                self.watch()
-                self.settle()
+                if self.start():
+                    self.watch()
+                    self.settle()
         except _GivenUp:
             self.log.warning("event=given-up worker=%s: Redis is away", self.worker.name)
         finally:
@@ -88,6 +91,7 @@ class Supervisor:
         self.worker._install_signal_handlers()  # type: ignore[no-untyped-call]
         while self.ticker.tick():
             pass
+        self.opened = self.link.opened
         if self.plan.is_burst:
             self.ticker.moves_due = False  # one pass, as RQ's scheduler does
 
@@ -115,9 +119,22 @@ class Supervisor:
 
     # --- start
 
-    def start(self) -> None:
+    def start(self) -> bool:
+        """Fork the next horse. Return whether there is one: none, if we are to leave first."""
         self.generation, self.killed, self.killed_run = new_generation(), "", ""
         self.cut_off()
+        while not self.try_to_start():
+            self.rest()
+            if self.is_unwanted():
+                self.is_leaving = True
+                return False
+        return True
+
+    def is_unwanted(self) -> bool:
+        """Tell whether the worker is to leave and has no use for another horse."""
+        return self.is_cold or (self.is_draining and not self.orders)
+
+    def try_to_start(self) -> bool:
         left = None if self.plan.max_jobs is None else self.plan.max_jobs - self.jobs
         plan = self.plan._replace(
             generation=self.generation,
@@ -125,12 +142,18 @@ class Supervisor:
             max_jobs=left,
             only_orders=self.is_draining or (left is not None and left <= 0),
         )
-        self.page.stop, self.page.deadline = 0, 0.0
+        self.page.stop = self.page.reconnect = self.page.request = 0
+        self.page.end_finish()
         self.page.orders_begun, self.ordered = 0, len(self.orders)
         self.page.show(0, "", "")
-        self.child.start(lambda: self.be_horse(plan))
+        try:
+            self.child.start(lambda: self.be_horse(plan))
+        except OSError as error:  # of processes, descriptors or memory there are none left
+            self.log.error("event=no-horse worker=%s reason=%s", self.worker.name, error)
+            return False
         if self.is_draining and not plan.only_orders:  # since a moment ago
             self.ask_to_stop()
+        return True
 
     def be_horse(self, plan: Plan) -> int:
         """In the child."""
@@ -151,7 +174,8 @@ class Supervisor:
             self.obey_commands()
             self.keep_limits()
             self.date_shutdown()
-            self.ticker.tick_if_due()
+            if self.ticker.tick_if_due():
+                self.guard()
 
     def doze(self, seconds: float) -> None:
         """Sleep until a signal, a command or the horse's end."""
@@ -171,12 +195,28 @@ class Supervisor:
             self.kill("cold")
         state, clock, grace_s = self.page.state(), time.monotonic(), self.worker.grace_s
         if state.deadline and clock > state.deadline + grace_s:
-            self.kill("timeout", state.run)
+            self.kill("finish" if self.page.finishing else "timeout", state.run)
         elif state.deadline and clock >= state.deadline != self.told:
             self.told = state.deadline
-            self.child.tell(TIME_IS_UP)
+            self.child.tell(HORSE_SIGNAL)
         elif self.is_draining and not state.is_busy and clock > self.drained_at + grace_s:
             self.kill("cold")  # idle, but it does not answer: Redis is frozen
+
+    def guard(self) -> None:
+        """After a tick that reached Redis: see to it that the horse reaches Redis, too."""
+        verdict = self.watchdog.look(time.monotonic())
+        is_new = self.opened != self.link.opened  # our connection ended: it may be another server
+        self.opened = self.link.opened
+        if verdict is Verdict.RECONNECT or (is_new and not self.page.finishing):
+            self.tell_to_reconnect()
+        elif verdict is Verdict.REPLACE:
+            self.kill("stuck")
+
+    def tell_to_reconnect(self) -> None:
+        self.log.warning("event=reconnect worker=%s", self.worker.name)
+        self.page.reconnect = 1
+        self.child.tell(HORSE_SIGNAL)
+        self.worker.reconnect_pubsub()
 
     def date_shutdown(self) -> None:
         if self.is_undated:
@@ -202,12 +242,20 @@ class Supervisor:
                 self.decide(run, state, leave)
         self.jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
         self.is_leaving = self.is_cold or (not self.orders and self.is_done(leave))
-        if leave is None and not state.is_busy and time.monotonic() < self.child.started_at + RAN_S:
-            self.pause_s = min(HORSE_PAUSE_S, self.pause_s * 2 or 0.1)
-            self.doze(self.pause_s)
-            self.ticker.tick_if_due()
+        is_broken = leave in (None, Leave.UNUSABLE) and not state.is_busy
+        if is_broken and time.monotonic() < self.child.started_at + RAN_S:
+            if not self.is_leaving:
+                self.rest()
         else:
             self.pause_s = 0.0
+
+    def rest(self) -> None:
+        """Wait before the next horse, longer each time. The lease is kept meanwhile."""
+        self.pause_s = min(HORSE_PAUSE_S, self.pause_s * 2 or 0.1)
+        until = time.monotonic() + self.pause_s
+        while (left := until - time.monotonic()) > 0 and not self.is_unwanted():
+            self.doze(min(left, self.worker.tick_s))
+            self.ticker.tick_if_due()
 
     def is_done(self, leave: Leave | None) -> bool:
         limit = self.plan.max_jobs
@@ -217,7 +265,8 @@ class Supervisor:
     def reason_it_left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
         code = self.child.exit_code
-        return Leave(code) if code in list(Leave) and not self.page.state().is_busy else None
+        is_told = code == Leave.UNUSABLE or not self.page.state().is_busy
+        return Leave(code) if code in list(Leave) and is_told else None
 
     def cut_off(self) -> list[str]:
         """Let our generation alone claim, and return what was in hand until now.
@@ -255,6 +304,10 @@ class Supervisor:
             limit = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
             ignored = f"and took no notice for {self.worker.grace_s:g} s: killed"
             self.order(run, f"{limit}, {ignored}")
+        elif why == "finish":
+            self.order(run, "a callback, or RQ's own code after the task, did not end: killed")
+        elif leave is Leave.UNUSABLE and run == state.run:
+            self.order(run, self.page.reason)
         else:
             self.give_back(run, state, leave, how)
 

@@ -33,11 +33,14 @@ class Ticker:
         self.is_away = False
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
 
-    def tick_if_due(self) -> None:
-        if time.monotonic() >= self.due_at:
-            self.due_at = time.monotonic() + self.worker.tick_s
-            if self.tick():
-                self.due_at = 0.0
+    def tick_if_due(self) -> bool:
+        """Tick, if it is time to. Return whether that was done and reached Redis."""
+        if time.monotonic() < self.due_at:
+            return False
+        self.due_at = time.monotonic() + self.worker.tick_s
+        if self.tick():
+            self.due_at = 0.0
+        return not self.is_away
 
     def tick(self) -> bool:
         """Run tick.lua. Returns whether there is more to do for it."""
@@ -61,8 +64,10 @@ class Ticker:
                 lost = facts[0].decode()
             else:
                 self.handle(what.decode(), facts)
-        # Twice: the first time it may have ended between our look and the script.
-        if lost and lost == self.lost_run and supervisor.page.state().run == lost:
+        # Twice: the first time it may have ended between our look and the script. While RQ's own
+        # code finishes it, it is the fence that decides; after its commit all is as it should be.
+        is_still_at_it = supervisor.page.state().run == lost and not supervisor.page.finishing
+        if lost and lost == self.lost_run and is_still_at_it:
             supervisor.kill("lost", lost)
         self.lost_run = lost
         return not self.is_away and any(what in (b"more", b"unborn") for what, *_ in events)

@@ -34,7 +34,7 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import records, registry, wire
-from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience
+from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.link import Link, Script, link_over
 from werk.page import Page, Plan
@@ -111,6 +111,12 @@ class Worker(RecordingWorker):
         pool.reset()
         pool.connection_kwargs["socket_timeout"] = self.connection_timeout
         self.connection.set_retry(retry)
+
+    def reconnect_pubsub(self) -> None:
+        """Have RQ's thread for commands find the end of its connection: it opens another."""
+        connection = self.pubsub and self.pubsub.connection
+        if connection:
+            shut(connection._sock)
 
     # --- the loop
 
