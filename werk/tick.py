@@ -77,7 +77,7 @@ class Ticker:
             self.served_at = self.catalog_at = -CATALOG_WHOLE_S
             self.write_birth()
         elif what == "limited":
-            self.enqueue_limited(facts[0].decode(), facts[1].decode())
+            self.enqueue_limited(*(fact.decode() for fact in facts))
         elif what != "more":
             run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
             self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
@@ -101,12 +101,15 @@ class Ticker:
             except redis.exceptions.RedisError as error:
                 self.say_away(error)
 
-    def enqueue_limited(self, job_id: str, queue_name: str) -> None:
-        """A due job of a rate limit, moved as RQ's scheduler moves it."""
+    def enqueue_limited(self, job_id: str, queue_name: str, place: str) -> None:
+        """Move a job of a rate limit that is due or ready, as RQ does."""
         worker = self.worker
         try:
-            job = worker.job_class.fetch(job_id, worker.connection, worker.serializer)
             queue = worker._queue(queue_name)
+            if place == "ready":
+                queue.ready_job_registry.enqueue_jobs([job_id])
+                return
+            job = worker.job_class.fetch(job_id, worker.connection, worker.serializer)
             with worker.connection.pipeline() as pipeline:
                 queue.scheduled_job_registry.remove(job_id, pipeline=pipeline)
                 queue._enqueue_rate_limited_job(

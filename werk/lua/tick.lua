@@ -9,10 +9,11 @@
 --       {'unborn'} the worker's hash is gone: nothing was done, write it again and tick again
 --       {'lost', run} the execution that the horse is at is no longer the job's
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
---       {'limited', job, queue} due, and of a rate limit: for RQ's own code    {'more'} more jobs are due: tick again
+--       {'limited', job, queue, place} of a rate limit, and due or ready: for RQ's own code
+--       {'more'} more jobs are due or ready: tick again
 --
 -- Invariant: after it each job is where it was, or an execution that nobody is at any more has become a job in its
--- queue (or, after too many crashes, an execution of ours), or a due job has moved from scheduled: to its queue.
+-- queue (or, after too many crashes, an execution of ours), or a due or ready job has moved to its queue.
 -- Nothing here needs a leader: any number of workers may run it.
 
 local worker, now_text, now, generation = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -20,9 +21,15 @@ local current, counter, lease_s, worker_ttl = ARGV[5], ARGV[6], tonumber(ARGV[7]
 local moves_due, tasks = ARGV[9] == '1', tonumber(ARGV[10])
 
 local DUE_AT_ONCE = 500
+local READY_AT_ONCE = 500
+local READY_S = 3 -- RQ enqueues one dependent in some milliseconds; moving one before RQ does is harmless
+local RQ_BEAT_S = 30
+local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
-local ELSEWHERE = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue '
+local ELSEWHERE = { -- the statuses of a job that has left this place
+  scheduled = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue ',
+  ready = ' queued started finished failed deferred stopped canceled rate_limited scheduled '}
 local CATALOG_S = 30 * 24 * 3600
 
 local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
@@ -51,12 +58,16 @@ local function renew(run)
   if not is_in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
   if is_in_wip then call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', ARGV[3])
-  if call('TTL', key) < OWNED_S then call('EXPIRE', key, OWNED_S) end -- it is longer while RQ's own finish is at work
   if fits(executions, 'zset') then
     call('ZADD', executions, 'XX', now + OWNED_S + 60, execution)
     call('EXPIRE', executions, OWNED_S + 60)
   end
-  call('HSET', job_key(id), 'last_heartbeat', now_text)
+  -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and starts over whenever
+  -- one has been written. So this is written as seldom as RQ does, and not at all during that finish.
+  if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
+    call('EXPIRE', key, OWNED_S)
+    if call('HEXISTS', key, 'werk_ending') == 0 then call('HSET', job_key(id), 'last_heartbeat', now_text) end
+  end
 end
 
 -- An earlier execution of this horse: it is past it, and the finish was lost with a part of Redis's memory.
@@ -96,23 +107,34 @@ local function rescue()
   end
 end
 
--- Move one due job to its queue, as RQ's scheduler does; but one that is somewhere else stays there: its id stood
+-- Move a job from its place to its queue, as RQ does; but one that is somewhere else stays there: its id stood
 -- here for a job that has expired before it was due.
-local function enqueue(id, queue, scheduled)
-  local job, list = job_key(id), P .. ':queue:' .. queue
-  if call('TYPE', job).ok ~= 'hash' then call('ZREM', scheduled, id); return end
+local function enqueue(id, place, queue)
+  local job, list, from = job_key(id), P .. ':queue:' .. queue, P .. ':' .. place .. ':' .. queue
+  if call('TYPE', job).ok ~= 'hash' then call('ZREM', from, id); return end
   local h = call('HMGET', job, 'rate_limit_key', 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
     'status')
-  if h[7] and string.find(ELSEWHERE, ' ' .. h[7] .. ' ', 1, true) then call('ZREM', scheduled, id); return end
-  if h[1] and h[1] ~= '' then event('limited', id, queue); return end
+  if h[7] and string.find(ELSEWHERE[place], ' ' .. h[7] .. ' ', 1, true) then call('ZREM', from, id); return end
+  if h[1] and h[1] ~= '' then event('limited', id, queue, place); return end
   local at_front = h[2] == '1' or (h[3] == '1' and h[4] and h[4] ~= '')
-  call('ZREM', scheduled, id)
+  call('ZREM', from, id)
   call('HSET', job, 'status', 'queued', 'origin', queue, 'enqueued_at', now_text)
   if not h[6] then call('HSET', job, 'timeout', 180) end
   local ttl = tonumber(h[5] or 0) or 0
-  if ttl > 0 then call('EXPIRE', job, ttl) end
+  if ttl > 0 then
+    call('EXPIRE', job, ttl)
+    call('EXPIRE', job .. ':dependents', ttl)
+    call('EXPIRE', job_key(':' .. id) .. ':dependencies', ttl)
+  end
   call('SADD', P .. ':queues', list)
   call(at_front and 'LPUSH' or 'RPUSH', list, id)
+end
+
+local function enqueue_all(ids, place, queue, at_once)
+  local before = #events
+  for _, id in ipairs(ids) do enqueue(id, place, queue) end
+  local for_rq = #events - before
+  if #ids == at_once and for_rq < #ids then event('more') end
 end
 
 -- A stock scheduler that holds its lock moves the queue's jobs itself. We never take that lock.
@@ -120,11 +142,24 @@ local function move_due(list)
   local queue = string.sub(list, #P + 8)
   local scheduled = P .. ':scheduled:' .. queue
   if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 or not fits(scheduled, 'zset') or not fits(list, 'list') then return end
-  local due = call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, DUE_AT_ONCE)
-  local before = #events
-  for _, id in ipairs(due) do enqueue(id, queue, scheduled) end
-  local for_rq = #events - before
-  if #due == DUE_AT_ONCE and for_rq < #due then event('more') end
+  enqueue_all(call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, DUE_AT_ONCE), 'scheduled', queue, DUE_AT_ONCE)
+end
+
+-- RQ marks the dependents of a job as ready in one transaction, and enqueues them one by one after it. What stays was
+-- left by a horse that died, or that gave way to another one. The scores are of a host's clock, so this notes since when
+-- the set has not been empty. RQ watches what it enqueues: it leaves alone what was moved before.
+local function move_ready(list)
+  local queue = string.sub(list, #P + 8)
+  local ready, seen_ready = P .. ':ready:' .. queue, P .. ':werk:ready'
+  if not fits(ready, 'zset') or not fits(list, 'list') then return end
+  if call('EXISTS', ready) == 0 then call('ZREM', seen_ready, queue); return end
+  local seen = tonumber(call('ZSCORE', seen_ready, queue) or '')
+  if not seen then
+    call('ZADD', seen_ready, clock, queue)
+    call('EXPIRE', seen_ready, SEEN_S)
+  elseif clock >= seen + READY_S then
+    enqueue_all(call('ZRANGE', ready, 0, READY_AT_ONCE - 1), 'ready', queue, READY_AT_ONCE)
+  end
 end
 
 local function serve(list)
@@ -150,6 +185,7 @@ beat()
 check_own()
 rescue()
 if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
+for _, list in ipairs(KEYS) do move_ready(list) end
 if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
 if #ARGV > 10 + tasks then
   forget_old_pages()
