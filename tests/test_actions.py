@@ -543,7 +543,8 @@ def test_a_redeploy_under_load(
 def lost(connection: redis.Redis) -> dict[str, Job]:
     """Jobs as stock workers, or half a script, leave them; and such as are well."""
     queue = Queue(connection=connection)
-    names = ("in no list", "in hand", "abandoned", "started", "due", "waits", "runs", "later")
+    names = ("in no list", "in hand", "abandoned", "started", "due", "waits", "runs", "later",
+             "ready", "nowhere")  # fmt: skip
     jobs = {name: queue.enqueue("os.getcwd", job_id=name.replace(" ", "_")) for name in names}
     for name in names:
         if name != "waits":
@@ -557,6 +558,9 @@ def lost(connection: redis.Redis) -> dict[str, Job]:
     for name in ("due", "later"):
         connection.hset(jobs[name].key, "status", "scheduled")
     connection.zadd("rq:scheduled:default", {"later": time.time() + 60})
+    for name in ("ready", "nowhere"):
+        connection.hset(jobs[name].key, "status", "ready_to_enqueue")
+    connection.zadd("rq:ready:default", {"ready": time.time()})
     connection.sadd("rq:workers", "rq:worker:dead")
     connection.sadd("rq:workers:default", "rq:worker:dead")
     return jobs
@@ -574,10 +578,14 @@ def test_what_is_in_no_place_is_put_back(
         "in_hand": "queued",
         "abandoned": "started",
         "started": "started",
+        "ready": "ready_to_enqueue",
+        "nowhere": "ready_to_enqueue",
     }
     assert dict(found) == {**wanted, "due": "scheduled", "rq:worker:dead": "gone"}
     assert sorted(actions.repair(light, dry_run=False)) == sorted(found)
-    for name in ("in no list", "in hand", "abandoned", "started", "due", "waits"):
+    assert not connection.exists("rq:ready:default")
+    for name in ("in no list", "in hand", "abandoned", "started", "due", "waits", "ready",
+                 "nowhere"):  # fmt: skip
         assert places(connection, lost[name].id) == ["queue"]
         assert lost[name].get_status(refresh=True) == "queued"
     assert places(connection, "runs") == ["wip"]

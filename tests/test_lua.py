@@ -19,7 +19,9 @@ Words = tuple[Any, ...]
 MONTH_S = 30 * 24 * 3600
 GENERATION = {"one": "h", "two": "g"}  # of the horse of each worker
 LIMIT = "rl:k:rate_limited"
-STATUS = {"queue:high": "queued", LIMIT: "rate_limited"}  # of the others their first word
+STATUS = {  # of the others their first word
+    "queue:high": "queued", LIMIT: "rate_limited", "ready:high": "ready_to_enqueue",
+}  # fmt: skip
 NO_EXECUTION = """
     wip:high                gone
     execution:a:h1          gone
@@ -373,8 +375,80 @@ def test_a_due_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
 
 def test_a_due_job_of_a_rate_limit_is_left_to_rq(lua: Lua) -> None:
     lua.enqueue("a", "scheduled:high", rate_limit_key="k")
-    assert lua.tick("one") == [["limited", "a", "high"]]
+    assert lua.tick("one") == [["limited", "a", "high", "scheduled"]]
     assert lua.changes() == {}
+
+
+def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None:
+    lua.enqueue("x")
+    lua.enqueue("a", "ready:high", ttl=50)
+    lua.enqueue("b", "ready:high", enqueue_at_front=1)
+    lua.given("HDEL job:a timeout", "SADD job:a:dependents d", "SADD job::a:dependencies p")
+    for _ in range(2):  # they may be on their way
+        assert lua.tick("one", due=0) == []
+        assert lua.changes().get("werk:ready", "high=now+0 lives=600") == "high=now+0 lives=600"
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one", due=0) == []
+    assert lua.changes() == table("""
+        ready:high              gone
+        queue:high              =b,x,a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 timeout=180 lives=50
+        job:a:dependents        lives=50
+        job::a:dependencies     lives=50
+        job:b                   status=queued enqueued_at=at:5000""")
+    assert lua.tick("one") == []
+    assert lua.changes() == {"werk:ready": "gone"}
+
+
+def test_a_ready_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
+    for status in ("queued", "started", "scheduled"):
+        lua.enqueue(status, "ready:high", status=status)
+    lua.given("ZADD ready:high 1 gone", "ZADD werk:ready 1 high")
+    assert lua.tick("one") == []
+    assert lua.changes() == {"ready:high": "gone"}
+
+
+def test_a_ready_job_of_a_rate_limit_is_left_to_rq(lua: Lua) -> None:
+    lua.enqueue("a", "ready:high", rate_limit_key="k")
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == [["limited", "a", "high", "ready"]]
+    assert lua.changes() == {}
+
+
+def test_many_ready_jobs_are_moved_in_pieces(lua: Lua) -> None:
+    for number in range(501):
+        lua.redis.hset(f"rq:job:j{number}", mapping={"status": "ready_to_enqueue"})
+        lua.redis.zadd("rq:ready:high", {f"j{number}": number})
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == [["more"]]
+    assert lua.redis.zrange("rq:ready:high", 0, -1) == [b"j500"]
+    assert lua.tick("one") == []
+    assert lua.redis.llen("rq:queue:high") == 501
+
+
+def test_a_ready_set_of_another_type_stops_nothing_else(lua: Lua) -> None:
+    lua.given("SET ready:high x")
+    lua.enqueue("a", "scheduled:high")
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=a"
+
+
+def test_ticks_leave_the_record_of_a_running_job_alone(lua: Lua) -> None:
+    """RQ watches it while it finishes a job with dependents, and those of their other parents."""
+    lua.begin()
+    lua.tick("one", "a:h1", "h1")
+    assert lua.changes()["job:a"] == "last_heartbeat=at:6000"
+    lua.now = 7000
+    lua.tick("one", "a:h1", "h1")
+    assert "job:a" not in lua.changes()
+    lua.given("EXPIRE execution:a:h1 59")
+    lua.tick("one", "a:h1", "h1")
+    assert lua.changes()["job:a"] == "last_heartbeat=at:7000"
+    lua.fence()
+    lua.given("EXPIRE execution:a:h1 59")
+    lua.tick("one", "a:h1", "h1")
+    assert "job:a" not in lua.changes()
 
 
 def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
@@ -574,7 +648,9 @@ def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
         rl:k:rate_limited       b=5000""")
 
 
-@pytest.mark.parametrize("place", ["queue:high", "scheduled:high", "deferred:high", LIMIT])
+@pytest.mark.parametrize(
+    "place", ["queue:high", "scheduled:high", "deferred:high", "ready:high", LIMIT]
+)
 def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, place: str) -> None:
     lua.enqueue("a", place, rate_limit_key="k")
     lua.given("SADD job:a:dependents b")
@@ -627,6 +703,27 @@ def test_a_compacted_queue_keeps_the_jobs_that_there_are(lua: Lua) -> None:
         lua.enqueue(job_id)
     assert lua.act("compact", "0 199 high") == ["2"]
     assert lua.changes() == {"queue:high": "=a,b"}
+
+
+def test_a_ready_job_is_restored_as_rq_enqueues_it(lua: Lua) -> None:
+    lua.enqueue("x")
+    lua.enqueue("a", "ready:high", ttl=50)
+    lua.enqueue("b", "ready:high", enqueue_at_front=1)
+    lua.enqueue("c", "ready:high", **LIMITED)
+    lua.given("ZREM ready:high b", "HDEL job:a timeout")
+    assert lua.act("probe", "a", "b", "c") == ["ready_to_enqueue"] * 3
+    assert lua.changes() == {}
+    assert lua.act("restore", "a", "b", "c", "a") == ["ready_to_enqueue"] * 3 + ["fine"]
+    assert lua.changes() == table("""
+        ready:high              gone
+        queue:high              =b,x,a,c
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 worker_name= timeout=180 lives=50
+        job:b                   status=queued enqueued_at=at:5000 worker_name=
+        job:c                   status=queued enqueued_at=at:5000 worker_name=
+        rl-keys                 =k
+        rl:k                    concurrency=1
+        rl:k:allowed            c=5000""")
 
 
 def test_a_worker_is_told_to_drain(lua: Lua) -> None:

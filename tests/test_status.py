@@ -112,7 +112,7 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
     assert set(found) == {"schema", "time", "redis", "queues", "workers", "problems"}
     assert found["schema"] == 1
     assert set(found["queues"]["default"]) == set(
-        "waiting oldest_s running scheduled failed paused workers".split()
+        "waiting oldest_s running scheduled ready failed paused workers".split()
     )
     assert set(found["workers"][0]) == set(
         "name host pid state job job_s beat_s done failed queues kind".split()
@@ -410,6 +410,29 @@ def test_what_stock_workers_left(light: Link, connection: redis.Redis) -> None:
     connection.zadd("rq:wip:default", {"a:e": 1})
     connection.rpush("rq:queue:default:intermediate", "b")
     assert problems(light) == [(WARNING, "queue default: 2 jobs left by workers that are gone")]
+
+
+def test_dependents_that_are_ready_are_counted_and_may_not_stay(
+    work: Start, light: Link, connection: redis.Redis
+) -> None:
+    said = "queue other: 2 dependents are ready and not enqueued"
+    connection.sadd("rq:queues", "rq:queue:other")
+    assert "ready" not in status.table(Snapshot.read(light))
+    connection.zadd("rq:ready:other", {"a": 1, "b": time.time() + 9999})
+    assert problems(light) == [(WARNING, said)]
+    assert Snapshot.read(light).as_json()["queues"]["other"]["ready"] == 2
+    assert "ready" in status.table(Snapshot.read(light)).splitlines()[2].split()
+    assert 'werk_queue_ready{queue="other"} 2' in status.metrics(light)
+    work()  # of another queue
+    assert (WARNING, said) in problems(light)
+    connection.zadd("rq:werk:ready", {"other": time.time()})
+    facts = {"birth": "2026-01-01T00:00:00.000000Z", "queues": "other"}
+    connection.sadd("rq:workers", "rq:worker:plain")
+    connection.hset("rq:worker:plain", mapping=facts)
+    connection.expire("rq:worker:plain", 400)
+    assert (WARNING, said) not in problems(light)
+    connection.zadd("rq:werk:ready", {"other": time.time() - status.READY_S - 1})
+    assert (WARNING, said) in problems(light)
 
 
 def test_what_a_stock_worker_has_just_taken_is_not_left(

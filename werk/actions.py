@@ -168,7 +168,7 @@ def wait_gone(link: Link, names: Iterable[str], timeout_s: float | None) -> None
 
 
 def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
-    """Put back jobs that are in no place, and workers out of the sets that are no more.
+    """Put back jobs that are in no place or stay in `ready`, and drop workers that have exited.
 
     Looks twice, some seconds apart. Returns each job's id with the status that it was left in, and
     each worker's key with 'gone'. The one thing here that SCANs.
@@ -259,8 +259,8 @@ def _is_like(error: str, wanted: str) -> bool:
 
 
 def _suspects(link: Link) -> Iterator[str]:
-    """Yield the jobs that may be in no place: those that should wait and do not, and all that run
-    or are due, which are fewer."""
+    """Yield the jobs that may be in no place: those that should wait and do not, and all that run,
+    are due, or are ready to be enqueued, which are fewer."""
     waiting, start = _waiting(link), wire.key("job", "")
     how = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
     cursor: bytes | None = None
@@ -270,7 +270,7 @@ def _suspects(link: Link) -> Iterator[str]:
         replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
-            if is_missing or status in (b"started", b"scheduled"):
+            if is_missing or status in (b"started", b"scheduled", b"ready_to_enqueue"):
                 yield job_id
 
 

@@ -24,6 +24,7 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
 RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worker.heartbeat)
 RQ_TTL_S = 480.0  # of a record that RQ forgot to give one: its default
+READY_S = 30.0  # a tick enqueues what RQ has left after 3 s
 IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -101,6 +102,8 @@ class Queue(NamedTuple):
     paused: bool
     left: int  # executions of workers that are gone
     in_hand: int  # taken by a stock worker and not begun
+    ready: int  # dependents whose parents have finished, not yet enqueued
+    ready_s: float | None  # since there are some; None: no live worker has seen any
     differing: str  # tasks that its workers define differently
     workers: int = 0  # that live
 
@@ -158,7 +161,7 @@ class Snapshot(NamedTuple):
 
     def as_json(self, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
         """Return it as `werk status --json` prints it. Keys may be added, or SCHEMA is another."""
-        of_queue = "waiting oldest_s running scheduled failed paused workers".split()
+        of_queue = "waiting oldest_s running scheduled ready failed paused workers".split()
         of_worker = "name host pid state job job_s beat_s done failed queues kind".split()
         return {
             "schema": SCHEMA,
@@ -239,11 +242,14 @@ def _server(link: Link, info: str, suspended: bool) -> Server:
     )
 
 
-def _queue(now: float, *, since: str, served: Sequence[str], **facts: Any) -> Queue:
+def _queue(
+    now: float, *, since: str, ready_since: str, served: Sequence[str], **facts: Any
+) -> Queue:
     versions = Counter(member.partition(" ")[0] for member in served)
     differing = ", ".join(task for task, count in versions.items() if count > 1)
     oldest_s = _ago(wire.moment(since, now), now) if facts["waiting"] else None
-    return Queue(oldest_s=oldest_s, differing=differing, **facts)
+    ready_s = _ago(_number(ready_since), now) if facts["ready"] and ready_since else None
+    return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, **facts)
 
 
 def _worker(
@@ -356,6 +362,9 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
         yield Problem(level, waits, "start more workers")
     if (level := limits.failed.level(queue.failed)) != OK:
         yield Problem(level, f"{at}: {queue.failed} failed", f"werk failed --queue {queue.name}")
+    if queue.ready and (not queue.workers or (queue.ready_s or 0) > READY_S):
+        what = f"{at}: {queue.ready} dependents are ready and not enqueued"
+        yield Problem(WARNING, what, f"werk worker {queue.name}, or werk repair")
     if queue.left or queue.in_hand > len(stock):
         what = f"{at}: {queue.left + queue.in_hand} jobs left by workers that are gone"
         yield Problem(WARNING, what, "werk repair")
@@ -376,12 +385,13 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     if server.aof:
         kept = f"AOF {server.fsync or ''}".rstrip()
     facts += [server.policy, kept, *["all suspended"] * server.suspended]
-    queues = [_queue_row(queue) for queue in snapshot.queues.values()]
+    has_ready = any(queue.ready for queue in snapshot.queues.values())
+    queues = [_queue_row(queue, has_ready) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
     lines = [
         ", ".join(facts),
         "",
-        *_columns("queue waiting oldest running scheduled failed workers".split(), queues),
+        *_columns(_queue_head(has_ready), queues),
         "",
         *_columns("worker state beat done failed kind queues job".split(), workers),
         "",
@@ -390,9 +400,15 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _queue_row(own: Queue) -> Sequence[object]:
+def _queue_head(has_ready: bool) -> Sequence[str]:
+    ready = ["ready"] * has_ready  # a column that is rarely of any use
+    return [*"queue waiting oldest running scheduled".split(), *ready, "failed", "workers"]
+
+
+def _queue_row(own: Queue, has_ready: bool) -> Sequence[object]:
+    ready = [own.ready] * has_ready
     workers = "paused" if own.paused else own.workers
-    counts = (own.running, own.scheduled, own.failed)
+    counts = (own.running, own.scheduled, *ready, own.failed)
     return own.name, own.waiting, _age(own.oldest_s), *counts, workers
 
 
@@ -436,6 +452,7 @@ _OF_A_QUEUE = (
     ("oldest_seconds", "oldest_s", "Age of the oldest job that waits"),
     ("running", "running", "Jobs that run"),
     ("scheduled", "scheduled", "Jobs that are due later"),
+    ("ready", "ready", "Dependents that are ready and not yet enqueued"),
     ("failed", "failed", "Failed jobs that are kept"),
     ("paused", "paused", "1 for a paused queue"),
     ("workers", "workers", "Workers that live"),

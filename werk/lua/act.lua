@@ -3,10 +3,11 @@
 -- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. what it is for
 -- Returns for each what became of it. Of a job 'gone' if there is no record, its status if that does not fit, or else
 --       retry    'retried': a failed or stopped one is back in its queue, as RQ's requeue; 'limited': at its rate limit
---       cancel   'cancelled', one that waits, is scheduled or deferred, as RQ's cancel
+--       cancel   'cancelled', one that waits, is scheduled, deferred or ready, as RQ's cancel
 --       delete   'deleted', with all that RQ keeps of it; not while it runs
---       probe    its status if it is lost: waiting, due or running by its record, and nowhere; or 'fine'
---       restore  likewise, and a lost one is back at the front of its queue
+--       probe    its status if it is lost: waiting, due or running by its record, and nowhere; or ready, which no job
+--                stays; or 'fine'
+--       restore  likewise, and a lost one is back at the front of its queue; a ready one is where RQ would have put it
 -- of a place
 --       empty    'failed:<queue>', 'queue:<queue>', ...: how many entries the jobs had that were deleted, the first in it
 --       compact  '<first> <last> <queue>', a page of it: how many ids were taken out, of jobs that are no more
@@ -26,7 +27,8 @@ local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_ke
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
   rate_limited = 'rate_limited', ready_to_enqueue = 'ready', finished = 'finished', failed = 'failed', stopped = 'failed',
   canceled = 'canceled'}
-local WAITS = {created = true, queued = true, scheduled = true, deferred = true, rate_limited = true}
+local WAITS = {created = true, queued = true, scheduled = true, deferred = true, rate_limited = true,
+  ready_to_enqueue = true}
 
 local function load(id)
   local job = {id = id, key = job_key(id)}
@@ -73,6 +75,14 @@ local function free_slot(job)
   if job.rate_limit_key ~= '' and try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
 end
 
+local function wait_for_slot(job)
+  call('HSET', job.key, 'status', 'rate_limited')
+  call('SADD', P .. ':rl-keys', job.rate_limit_key)
+  call('HSET', job.limit, 'concurrency', job.rate_limit_concurrency)
+  call('ZADD', job.limit .. ':rate_limited', now, job.id)
+  fill_slots(job.limit)
+end
+
 local function retry(job)
   if not fits(job.queue, 'list') or not take(job, 'failed') then return job.status end
   call('HDEL', job.key, 'exc_info')
@@ -80,11 +90,7 @@ local function retry(job)
   if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
   expire(job)
   if job.rate_limit_key == '' then push(job); return 'retried' end
-  call('HSET', job.key, 'status', 'rate_limited')
-  call('SADD', P .. ':rl-keys', job.rate_limit_key)
-  call('HSET', job.limit, 'concurrency', job.rate_limit_concurrency)
-  call('ZADD', job.limit .. ':rate_limited', now, job.id)
-  fill_slots(job.limit)
+  wait_for_slot(job)
   return 'limited'
 end
 
@@ -132,7 +138,7 @@ end
 local function lost(job)
   local alive, over = executions_of(job)
   if job.origin == '' or alive > 0 or #over > 0 and call('EXISTS', P .. ':clean_registries:' .. job.origin) == 1 then return nil end
-  local is_lost = job.status == 'started'
+  local is_lost = job.status == 'started' or job.status == 'ready_to_enqueue'
     or job.status == 'queued' and not try('LPOS', job.queue, job.id)
     or job.status == 'scheduled' and not try('ZSCORE', P .. ':scheduled:' .. job.origin, job.id)
   return is_lost and fits(job.queue, 'list') and fits(wip_key(job.origin), 'zset') and over
@@ -144,9 +150,16 @@ local function restore(job)
   if what == 'probe' then return job.status end
   try('LREM', job.queue .. ':intermediate', 0, job.id)
   forget_all(job, over)
+  local is_ready = job.status == 'ready_to_enqueue'
+  if is_ready then take(job, 'ready') end
   call('HSET', job.key, 'worker_name', '')
+  if is_ready and job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
   expire(job)
-  push(job, true)
+  if is_ready and job.rate_limit_key ~= '' then
+    wait_for_slot(job)
+  else
+    push(job, not is_ready or job.enqueue_at_front == '1')
+  end
   return job.status
 end
 

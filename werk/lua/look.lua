@@ -3,7 +3,8 @@
 -- No KEYS, no ARGV.
 -- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and, by name,
 --       queues   name, waiting, since (the oldest waits), running, scheduled, failed, paused, left (jobs whose worker
---                is gone), in_hand (jobs in the hands of stock workers), served (what its workers say: task, fingerprint)
+--                is gone), in_hand (jobs in the hands of stock workers), ready (dependents that RQ is about to enqueue)
+--                and ready_since (a tick first saw some), served (what its workers say: task, fingerprint)
 --       workers  name, host, pid, job, since (it is at that), done, failed, kind, free (runs any path), lease (until
 --                when), ttl (RQ keeps it for so long without a beat), facts (its hash)
 --
@@ -42,7 +43,8 @@ local function look_at_queue(name)
   return {name = name, waiting = waiting, since = oldest(list, waiting), running = ask(0, 'ZCARD', wip_key(name)),
     scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name), failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
     paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1, left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
-    in_hand = ask(0, 'LLEN', list .. ':intermediate'),
+    in_hand = ask(0, 'LLEN', list .. ':intermediate'), ready = ask(0, 'ZCARD', P .. ':ready:' .. name),
+    ready_since = ask('', 'ZSCORE', P .. ':werk:ready', name),
     served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf')}
 end
 
