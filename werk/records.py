@@ -15,13 +15,13 @@ from typing import Any
 
 from redis.client import Pipeline
 from rq.executions import Execution
-from rq.job import Job, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.utils import now
 from rq.worker import Worker as StockWorker
 
-from werk import registry, wire
+from werk import registry, webhooks, wire
 from werk.child import end_copies
 from werk.errors import WerkError
 
@@ -63,8 +63,19 @@ def registered_paths() -> frozenset[str]:
     return frozenset(task.path for table in tables for task in table.values())
 
 
-class _RegisteredJob(Job):
+class _BoundedJob(Job):
+    """A job whose webhooks hold nobody up."""
+
+    word = "Bounded"  # in the name of a class that is made with it
+
+    def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
+        webhooks.send_all(self, status, exc_string)
+
+
+class _RegisteredJob(_BoundedJob):
     """A job that looks up registered functions only, and does not unpack without end."""
+
+    word = "Registered"
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         wire.decompress(
@@ -93,11 +104,12 @@ class _RegisteredJob(Job):
         return super().stopped_callback
 
 
-def registered_only(job_class: type[Job]) -> type[Job]:
-    """Return that class of jobs with only registered functions in reach."""
-    if issubclass(job_class, _RegisteredJob):
+def bounded(job_class: type[Job], *, registered_only: bool) -> type[Job]:
+    """Return a class of jobs with bounded webhooks and, if asked, only registered functions."""
+    base = _RegisteredJob if registered_only else _BoundedJob
+    if issubclass(job_class, base):
         return job_class
-    return type(f"Registered{job_class.__name__}", (_RegisteredJob, job_class), {})
+    return type(f"{base.word}{job_class.__name__}", (base, job_class), {})
 
 
 def single(death_penalty_class: type[BaseDeathPenalty]) -> type[BaseDeathPenalty]:

@@ -72,11 +72,12 @@ class Worker(RecordingWorker):
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
         self.death_penalty_class = records.single(self.death_penalty_class)
         super().__init__(queues, name, *args, **kwargs)
-        if not Settings.read().allow_unregistered:
+        registered_only = not Settings.read().allow_unregistered
+        if registered_only:
             self.serializer = records.PlainSerializer
-            self.job_class = records.registered_only(self.job_class)
-            self.queues = [self._queue(queue.name) for queue in self.queues]
-            self._ordered_queues = self.queues[:]
+        self.job_class = records.bounded(self.job_class, registered_only=registered_only)
+        self.queues = [self._queue(queue.name) for queue in self.queues]
+        self._ordered_queues = self.queues[:]
 
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""

@@ -1,0 +1,151 @@
+"""Webhooks: what RQ sends when a job has finished or failed, bounded.
+
+RQ sends them after it has recorded the outcome, in the horse, which runs no other job meanwhile.
+So a job asks at most four servers, each for at most ten seconds from beginning to end, and none of
+them can send the request elsewhere. A webhook that fails is one warning, which names the host only:
+the rest of the address may be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+from contextlib import suppress
+from functools import partial
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+from rq.job import Job
+from rq.webhook import Webhook
+
+AT_MOST = 4  # requests of a job
+LIMIT_S = 10.0  # of a request, from the look-up of the host to the end of the reply's headers
+
+
+def send_all(job: Job, status: str, exc_string: str | None) -> None:
+    """Send the webhooks of a job for this status. Log the ones that fail; raise nothing."""
+    meant = [hook for hook in job.webhooks if hook.job_status == status]
+    for number, hook in enumerate(meant):
+        if number >= AT_MOST:
+            why_not = f"left out, a job may have {AT_MOST}"
+        else:
+            why_not = _send(hook, job, exc_string)
+        if why_not:
+            logging.getLogger("rq.worker").warning(
+                "event=webhook-failed job=%s host=%s reason=%s", job.id, _host(hook.url), why_not
+            )
+
+
+def _send(hook: Webhook, job: Job, exc_string: str | None) -> str:
+    """Send a webhook as rq.webhook does. Return '' or why it failed."""
+    try:
+        headers, body = hook.headers or {}, None
+        if hook.method == "POST":
+            body = json.dumps(hook.get_payload(job, exc_string=exc_string)).encode()
+            headers = {"Content-Type": "application/json", **headers}
+        request = Request(hook.url, data=body, headers=headers, method=hook.method)
+        return _Attempt(request, min(hook.timeout, LIMIT_S)).why_not()
+    except Exception as error:
+        return _reason(error)
+
+
+class _Attempt:
+    """A request with a limit to its whole time. A socket's timeout begins anew with each byte.
+
+    So another thread makes it. When time is up its socket is shut down, which ends the thread; one
+    that is still connecting ends by its socket's timeout, or the resolver's.
+    """
+
+    def __init__(self, request: Request, seconds: float) -> None:
+        self.request, self.seconds = request, seconds
+        self.socket: socket.socket | None = None
+        self.found: str | None = None
+        self.is_over = False
+
+    def why_not(self) -> str:
+        """Make the request. Return '' for a reply of 2xx, or why there is none."""
+        thread = Thread(target=self.fetch, name="webhook", daemon=True)
+        thread.start()
+        thread.join(self.seconds)
+        found, self.is_over = self.found, True
+        self.shut_down()
+        return f"no reply in {self.seconds:g} s" if found is None else found
+
+    def fetch(self) -> None:
+        try:
+            opener = build_opener(_NoRedirects, _Watched(self))
+            with opener.open(self.request, timeout=self.seconds):
+                self.found = ""
+        except Exception as error:
+            if not isinstance(getattr(error, "reason", error), TimeoutError):
+                self.found = _reason(error)
+
+    def connected(self, connection: HTTPConnection) -> None:
+        self.socket = connection.sock
+        if self.is_over:
+            self.shut_down()
+
+    def shut_down(self) -> None:
+        with suppress(OSError):
+            if self.socket:
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _reason(error: Any) -> str:
+    """Return what went wrong. The text of most errors shows the address or what a server wrote."""
+    if isinstance(error, HTTPError):
+        is_redirect = 300 <= error.code < 400
+        return f"answered {error.code}" + ", a redirect, which is not followed" * is_redirect
+    if isinstance(error, URLError):
+        error = error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return _shown(error.strerror)
+    return type(error).__name__
+
+
+def _host(url: str) -> str:
+    """Return the host and port of an address, without a name and password before them."""
+    found = re.match(r"[\w.:\[\]-]*", urlsplit(url).netloc.rpartition("@")[2])
+    return _shown(found[0] if found else "")
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Leaves a redirect to be raised as an error."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class _Watched(HTTPHandler, HTTPSHandler):
+    """Has an attempt know the socket of its connection."""
+
+    def __init__(self, attempt: _Attempt) -> None:
+        super().__init__()
+        self.attempt = attempt
+
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.connection, HTTPConnection), request)
+
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self.connection, HTTPSConnection), request)
+
+    def connection(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
+        made = kind(host, **options)
+        connect = made.connect
+
+        def connect_watched() -> None:
+            connect()
+            self.attempt.connected(made)
+
+        made.connect = connect_watched  # type: ignore[method-assign]
+        return made
