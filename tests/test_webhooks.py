@@ -123,6 +123,16 @@ def test_at_most_four_are_asked_and_each_has_its_time(
     assert "secret" not in caplog.text
 
 
+def test_each_request_is_progress_of_the_finish(
+    job: Job, servers: Servers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(webhooks, "made_progress", lambda: asked.append(len(servers.asked)))
+    where = servers.start()
+    send(job, caplog, *[hook(where)] * 5)
+    assert asked == [1, 2, 3, 4]
+
+
 def test_a_request_lasts_ten_seconds_whatever_its_record_says(
     job: Job, servers: Servers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk import records, wire
+from werk import records, webhooks, wire
 from werk.channel import FINISH_S, Unusable
 from werk.claim import Claim, Unknown, failure
 from werk.diary import Diary
@@ -48,6 +48,7 @@ class Recorder:
         self.lazy_class = records.lazy(worker.job_class, worker)
         self.fence = script("fence", worker.server_version())
         worker.ask_fence = self.ask_fence
+        webhooks.made_progress = page.extend_finish
 
     def job(self, job_id: str) -> Job:
         """Return what get_current_job() gives: read from Redis only if it is touched."""
