@@ -705,7 +705,7 @@ class MyFloat(float):
         ("str", 1, "sleep: x: 1 is not text (str)"),
         ("int", "y" * 99, f"sleep: x: '{'y' * 80}'... is not a whole number (int)"),
         ("float", MyFloat(1), "sleep: x: the value is a test_signature.MyFloat, a kind of float; "),
-        ("Color", Shade.RED, "sleep: x: the value is a test_signature.Shade, a kind of str; send"),
+        ("Color", Shade.RED, "sleep: x: the value is a test_signature.Shade, a kind of str; use"),
         ("Color", "RED", "sleep: x: 'RED' is not one of RED, TWO"),
         (
             "date",
@@ -714,12 +714,12 @@ class MyFloat(float):
         ),
         ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
-        ("Any", object(), "sleep: x: the value is a object; send plain data"),
+        ("Any", object(), "sleep: x: the value is a object; use plain data"),
         ("Any", {"a": {1: Path()}}, "sleep: x: the value contains "),
         (
             "dt.datetime",
             datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")),
-            "sleep: x: the value is a datetime of a ZoneInfo time zone; send .astimezone(",
+            "sleep: x: the value is a datetime of a ZoneInfo time zone; use .astimezone(",
         ),
         ("list[int]", (1,), "sleep: x: the tuple is not a list, in JSON"),
         ("list[int]", [1, "2"], "sleep: x: '2' is not a whole number (int)"),

@@ -266,7 +266,7 @@ def test_results_are_read_as_rq_writes_them() -> None:
 
 
 def test_too_large_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="store it and send where"):
+    with pytest.raises(ArgumentError, match="store the data elsewhere and pass a reference"):
         wire.dumps(b"x" * wire.MAX_BYTES)
     with pytest.raises(Unreadable, match="larger than"):
         wire.loads(b"x" * (wire.MAX_BYTES + 1))

@@ -90,6 +90,27 @@ def odd() -> object:
     return object()
 
 
+def local() -> object:
+    """Return what nobody can pickle."""
+    return lambda: None
+
+
+def heavy(size: int) -> bytes:
+    """Return that many bytes."""
+    return b"x" * size
+
+
+def heavy_pieces(count: int, size: int) -> list[bytes]:
+    """Return that many pieces of that many bytes."""
+    return [b"x" * size for _ in range(count)]
+
+
+def heavy_later(folder: str, size: int) -> bytes:
+    """Return that many bytes when the test lets go."""
+    block(folder)
+    return heavy(size)
+
+
 def again(folder: str) -> object:
     """Ask to be tried again, once."""
     note(folder)
@@ -150,6 +171,12 @@ def saw(job: Any, connection: Any, *rest: Any) -> None:
     """Called back with what became of a job."""
     with open(Path(job.kwargs["folder"]) / "callbacks", "a") as file:
         file.write(f"{job.id}\n")
+
+
+def saw_result(job: Any, connection: Any, result: object) -> None:
+    """A callback that notes the type of what the job returned."""
+    with open(os.environ["SAW"], "a") as file:
+        file.write(f"{type(result).__name__} {len(result) if isinstance(result, bytes) else ''}\n")
 
 
 def saw_and_waits(job: Any, connection: Any, *rest: Any) -> None:
@@ -222,7 +249,7 @@ TASKS = {
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
         "perish unread surroundings doze leave_an_alarm fork fork_in_callback "
-        "hold_descriptors large".split()
+        "hold_descriptors large heavy heavy_pieces heavy_later saw_result local".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

@@ -31,6 +31,7 @@ from werk.errors import (
     EXIT_USAGE,
     ArgumentError,
     JobFailed,
+    ResultNotKept,
     WerkError,
 )
 from werk.link import link
@@ -53,8 +54,8 @@ Examples:
   */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
 
 \b
-Exit codes: 0 queued; 1 the job failed (--wait); 2 wrong usage; 65 bad lines (--batch);
-75 Redis away, try later; 78 configuration wrong;
+Exit codes: 0 queued; 1 the job failed, or its result was not kept (--wait); 2 wrong usage;
+65 bad lines (--batch); 75 Redis away, try later; 78 configuration wrong;
 124 not done within --timeout, the job goes on; 130 interrupted."""
 
 
@@ -477,11 +478,12 @@ def _print_outcome(wait: Callable[[], Any], as_json: bool, said: dict[str, Any])
     except KeyboardInterrupt:
         remark(f"interrupted; job {said['id']} goes on: werk result {said['id']}")
         return EXIT_INTERRUPTED
-    except JobFailed as error:
+    except (JobFailed, ResultNotKept) as error:
+        traceback = getattr(error, "traceback", "")
         if as_json:
-            say_json({**said, "error": str(error), "traceback": error.traceback})
-        elif error.traceback:
-            click.echo(printable(error.traceback, sys.stderr), err=True)
+            say_json({**said, "error": str(error), "traceback": traceback})
+        elif traceback:
+            click.echo(printable(traceback, sys.stderr), err=True)
         raise
     if as_json:
         say_json({**said, "result": value})

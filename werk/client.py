@@ -25,6 +25,7 @@ from werk.errors import (
     JobFailed,
     NoSuchJob,
     NoWorker,
+    ResultNotKept,
     ResultTimeout,
     WerkWarning,
 )
@@ -116,7 +117,7 @@ class Handle(NamedTuple):
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, at most `timeout` seconds; without one, until it is there.
 
-        Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob.
+        Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
         """
         keeps_result = self.result_ttl != 0
         is_ours = keeps_result and not self.duplicate
@@ -247,7 +248,8 @@ def result(
 ) -> Any:
     """Wait for a job's result, at most `timeout` seconds; without one, until it is there.
 
-    Raises JobFailed, JobCancelled, ResultTimeout, NoSuchJob, RedisUnavailable, ConfigError.
+    Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, RedisUnavailable,
+    ConfigError.
     """
     return _wait(job_id, timeout, connection, keeps_result=True)
 
@@ -414,7 +416,7 @@ def _wait(
             return None  # done, and its result was not to be kept
         waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
         if state in (b"finished", b"failed", b"stopped", b"canceled"):
-            return _outcome(job_id, state.decode(), wire.pairs(entry[1]))
+            return _outcome(job_id, state.decode(), wire.pairs(entry[1]), connected)
         if deadline is not None and time.monotonic() >= deadline:
             raise ResultTimeout(
                 f"job {job_id} is still {state.decode('utf-8', 'replace')} after {timeout:g} s; "
@@ -422,10 +424,14 @@ def _wait(
             )
 
 
-def _outcome(job_id: str, state: str, entry: dict[bytes, bytes]) -> Any:
+def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], connected: Link) -> Any:
     """Return what a job that has ended returned, or raise why it did not."""
     if state == "finished":
-        return wire.read_result(entry)
+        value = wire.read_result(entry)
+        if value == wire.UNSERIALIZABLE:
+            why = wire.read_not_kept(connected.call("HGET", wire.key("job", job_id), wire.NOT_KEPT))
+            raise ResultNotKept(f"job {job_id} finished, but its result was not kept: {why}")
+        return value
     if state in ("canceled", "stopped"):
         word = "cancelled" if state == "canceled" else state
         raise JobCancelled(f"job {job_id} was {word}")

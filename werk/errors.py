@@ -71,6 +71,10 @@ class JobCancelled(JobFailed):
     """Raised when a result is asked for and the job was cancelled or stopped."""
 
 
+class ResultNotKept(WerkError):
+    """Raised when a result is asked for and the job finished, but its worker could not store it."""
+
+
 class ResultTimeout(WerkError):
     """Raised when the time to wait ran out; the job goes on."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 from rq.job import Job, Retry
 
-from werk import link, registry, wire
+from werk import link, records, registry, wire
 from werk.channel import (
     AWAY,
     LONGEST_PAUSE_S,
@@ -102,7 +102,7 @@ class Horse:
         by_name = {name.encode(): (name, task.path) for name, task in known.items()}
         self.tasks: Tasks = {**by_path, **by_name}
         is_ours = worker.serializer is PlainSerializer
-        self.dumps = wire.dumps if is_ours else worker.serializer.dumps
+        self.dumps = wire.dumps if is_ours else records.limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.performs_as_rq = worker.has_own_way_of_performing()
@@ -177,7 +177,8 @@ class Horse:
         claim = Claim.of(fields, "", "")
         job = self.recorder.job(claim.id)
         result, _, _ = self.runner.run(claim.call(self.tasks, self.default_ttl), claim.timeout, job)
-        claim.ended("finished", 0, self.stored(result) or b"")
+        self.stored(result)
+        claim.ended("finished", 0, b"")
 
     # --- the loop
 
@@ -364,23 +365,23 @@ class Horse:
             return self.recorder.fail(claim, job, error)
         is_plain = claim.is_plain and type(job) is self.recorder.lazy_class  # untouched by the task
         value = self.stored(result) if is_plain else None
-        if value is None:
+        if not isinstance(value, bytes):
             self.tally.add(claim.task, True, took)
-            return self.recorder.succeed(claim, job, result)
+            return self.recorder.succeed(claim, job, result, value)
         self.tally.add(claim.task, True, took, self.jobs)
         claim.job, claim.result = job, result
         return claim.ended("finished", claim.result_ttl, value)
 
-    def stored(self, result: Any) -> bytes | None:
-        """Return a result as RQ stores it; None if that, or what it asks for, is RQ's own to do."""
+    def stored(self, result: Any) -> bytes | str | None:
+        """Return a result as RQ stores it, or why it cannot be stored; None for a Retry."""
         if result is None:
             return b""
         if type(result) is Retry:
             return None
         try:
             return b2a_base64(self.dumps(result), newline=False)
-        except Exception:
-            return None  # it cannot be stored: RQ says so in its place
+        except Exception as error:
+            return records.reason_of(error, result)
 
     def begin(self, claim: Claim, job: Job) -> None:
         if self.diary.says:

@@ -56,8 +56,13 @@ class Recorder:
         job._id = job_id
         return job
 
-    def succeed(self, claim: Claim, job: Job, result: Any) -> Claim | None:
+    def succeed(
+        self, claim: Claim, job: Job, result: Any, not_kept: str | None = None
+    ) -> Claim | None:
+        """Record a success; `not_kept` is why the result cannot be stored, if that is known."""
+
         def record(job: Job, queue: Queue, execution: Execution) -> None:
+            self.worker.not_kept = not_kept or ""
             try:
                 self.worker._finalize_success(job, queue, execution, result)
             except Late:
@@ -160,7 +165,7 @@ class Recorder:
             self.diary.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
             trouble = trouble or error
         finally:
-            worker.executions, worker._stopped_job_id = {}, None
+            worker.executions, worker._stopped_job_id, worker.not_kept = {}, None, ""
             self.page.end_finish()
         return failure(claim, trouble)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from rq.worker import Worker as StockWorker
 
 from werk import registry, webhooks, wire
 from werk.child import end_copies
-from werk.errors import WerkError
+from werk.errors import ArgumentError, WerkError
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
 
@@ -159,6 +160,7 @@ class RecordingWorker(StockWorker):
 
     recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
+    not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """RQ calls this first, whatever the outcome. Raises Late."""
@@ -183,12 +185,21 @@ class RecordingWorker(StockWorker):
         super().handle_exception(job, *exc_info)  # calls --exception-handler
         end_copies(pid)
 
-    def _finalize_success(
-        self, job: Job, queue: Queue, execution: Execution, return_value: Any
-    ) -> None:
-        if self.ask_fence and type(return_value) is not Retry:
-            note_result(self, job, return_value)
-        super()._finalize_success(job, queue, execution, return_value)
+    def handle_job_success(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
+        """Store RQ's text for a result that cannot be stored. Its callback has seen the result."""
+        if self.ask_fence and job.get_result_ttl(self.default_result_ttl) != 0:
+            self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
+            if self.not_kept:
+                self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
+                job._result = wire.UNSERIALIZABLE
+        super().handle_job_success(job, queue, *args, **kwargs)
+
+    def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
+        """RQ calls this first in the transaction of a success: the reason is stored with it."""
+        if self.not_kept and pipeline is not None:
+            execution = next(iter(self.executions.values()))
+            pipeline.hset(wire.key("job", execution.job_id), wire.NOT_KEPT, self.not_kept)
+        super().increment_successful_job_count(pipeline)
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
         if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
@@ -204,17 +215,33 @@ class RecordingWorker(StockWorker):
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
 
 
-def note_result(worker: StockWorker, job: Job, value: object) -> None:
-    """For a result that cannot be stored RQ stores a text; meta['werk'] names its type."""
+def limited(dumps: Callable[[object], bytes]) -> Callable[[object], bytes]:
+    """Return a serializer's dumps() that raises ArgumentError for what is too large."""
+
+    def limited_dumps(value: object) -> bytes:
+        data = dumps(value)
+        wire.check_size(len(data))
+        return data
+
+    return limited_dumps
+
+
+def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
+    """Return why a result cannot be stored, and what to do; '' if it can be."""
     try:
-        worker.serializer.dumps(value)
+        limited(dumps)(result)
     except Exception as error:
-        worker.log.warning("event=unstored job=%s reason=%s", job.id, error)
-        note(
-            job,
-            result=f"{type(value).__module__}.{type(value).__qualname__}: {error}"[:ERROR_LENGTH],
-        )
-        job.save_meta()  # type: ignore[no-untyped-call]
+        return reason_of(error, result)
+    return ""
+
+
+def reason_of(error: Exception, result: object) -> str:
+    """Return what the error that the serializer raised says of a result."""
+    if isinstance(error, ArgumentError):
+        return str(error)[: wire.LONGEST_REASON]
+    shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
+    what = f"the value is a {wire.name_of(type(result))}, which cannot be stored"
+    return f"{what} ({shown[:ERROR_LENGTH]}); use {wire.PLAIN}"[: wire.LONGEST_REASON]
 
 
 def _note_attempt(job: Job, error: str, delay_s: int) -> None:

@@ -31,7 +31,7 @@ LATEST = 2.5e11  # Unix time that can be written as a date
 
 _FIELDS = """
     description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
-    timeout result_ttl retries_left werk_attempt meta dependency_ids
+    timeout result_ttl retries_left werk_attempt meta dependency_ids werk_not_kept
 """.split()
 _TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
 _SECONDS = ("duration", "timeout", "result_ttl")
@@ -171,6 +171,13 @@ class Job(NamedTuple):
         )
         return text or None
 
+    def result(self) -> Any:
+        """Return what the latest execution returned, or why that was not kept."""
+        value = self.read("return_value", lambda own: wire.read_result({b"return_value": own}))
+        if value != wire.UNSERIALIZABLE:
+            return value
+        return f"(not kept: {wire.read_not_kept(self.text('werk_not_kept'))})"
+
     def ended(self) -> float:
         """Return when its latest execution ended, by Redis's clock if that is known."""
         entry = (self.text("entry") or "0").partition("-")[0]
@@ -208,9 +215,7 @@ class Job(NamedTuple):
             "next_try": when if waits and is_retry else None,
             **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
             "exception": self.exception(),
-            "result": self.read(
-                "return_value", lambda own: wire.read_result({b"return_value": own})
-            ),
+            "result": self.result(),
             "meta": meta or None,
             "depends_on": self.depends_on() or None,
         }

@@ -33,7 +33,10 @@ TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FEW = 128
 ZLIB_HEADER = b"\x78\x9c"
 
-UNSERIALIZABLE = "Unserializable return value"  # rq/results.py
+UNSERIALIZABLE = "Unserializable return value"  # rq/defaults.py
+NOT_KEPT = "werk_not_kept"  # field of a job: why its worker wrote that text
+LONGEST_REASON = 500  # characters
+PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"
 
 SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
 _SEQUENCES = frozenset((list, tuple, set, frozenset))
@@ -119,7 +122,7 @@ def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
     if kind in SCALARS:
         return None
     if parts_left[0] < 0:
-        return f"has more than {MAX_PARTS:,} parts; store it elsewhere and send where"
+        return f"has more than {MAX_PARTS:,} parts; store the data elsewhere and pass a reference"
     if kind is dict:
         inner: Iterable[object] = (part for pair in value.items() for part in pair)  # type: ignore[attr-defined]
     elif kind in _SEQUENCES:
@@ -142,21 +145,22 @@ def _leaf_problem(value: object) -> str | None:
         if zone is None or type(zone) is timezone:
             return None
         convert = ".astimezone(timezone.utc)" if kind is datetime else ".replace(tzinfo=None)"
-        return f"is a {kind.__name__} of a {type(zone).__name__} time zone; send {convert}"
+        return f"is a {kind.__name__} of a {type(zone).__name__} time zone; use {convert}"
     if kind is UUID:
         number = getattr(value, "int", None)  # a pickle can leave it out
         whole = type(number) is int and 0 <= number < 1 << 128
-        return None if whole else "is a broken UUID; send another"
+        return None if whole else "is a broken UUID; use another"
     for plain in (*_TO_CONVERT, Decimal):
         if isinstance(value, plain):
             base = plain.__name__
-            return f"is a {_name(kind)}, a kind of {base}; send {base}(...) or its .value"
+            return f"is a {name_of(kind)}, a kind of {base}; use {base}(...) or its .value"
     if kind is bytearray or kind is memoryview:
-        return f"is a {kind.__name__}; send bytes(...)"
-    return f"is a {_name(kind)}; send plain data (numbers, text, bytes, dates, lists, dicts)"
+        return f"is a {kind.__name__}; use bytes(...)"
+    return f"is a {name_of(kind)}; use {PLAIN}"
 
 
-def _name(kind: type) -> str:
+def name_of(kind: type) -> str:
+    """Return how a type is called in messages."""
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
@@ -168,16 +172,24 @@ def dumps(value: object) -> bytes:
     """Return the pickle of plain data. Raises ArgumentError if it is not plain, or is too large."""
     if type(value) not in SCALARS and (problem := plain_problem(value)):
         raise ArgumentError(f"the value {problem}")
+    if type(value) is bytes:
+        check_size(len(value))  # a pickle would be a second copy
     return _pickled(value)
 
 
 def _pickled(value: object) -> bytes:
     data = pickle.dumps(value, 5)
-    if len(data) > MAX_BYTES:
-        raise ArgumentError(
-            f"{len(data):,} bytes, more than the {MAX_BYTES:,} of a job; store it and send where"
-        )
+    check_size(len(data))
     return data
+
+
+def check_size(size: int) -> None:
+    """Raise ArgumentError if that many bytes are too many for a job's arguments, or its result."""
+    if size > MAX_BYTES:
+        raise ArgumentError(
+            f"{size:,} bytes are more than the limit of {MAX_BYTES:,}; "
+            "store the data elsewhere and pass a reference"
+        )
 
 
 def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
@@ -288,9 +300,17 @@ def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
 
 
 def read_result(fields: dict[bytes, bytes]) -> Any:
-    """Return the value in an entry of a job's results (rq.results.Result). Raises Unreadable."""
+    """Return the value in an entry of a job's results (rq.results.Result). Raises Unreadable.
+
+    UNSERIALIZABLE stands for a value that its worker could not store.
+    """
     value = fields.get(b"return_value")
     return None if value is None else loads(_unbase64(value))
+
+
+def read_not_kept(reason: bytes | str | None) -> str:
+    """Return why a result was not kept, from the field NOT_KEPT; a plain RQ worker writes none."""
+    return text(reason)[:LONGEST_REASON] or f"the worker could not store it; use {PLAIN}"
 
 
 def read_exception(fields: dict[bytes, bytes], most: int = MAX_BYTES) -> str:
