@@ -40,9 +40,11 @@ Word = str | bytes | int | float
 Command = tuple[Any, ...]  # of Word; hiredis says of its own: a tuple of one
 
 # What the first word of an error reply means for the caller.
-_TRY_AGAIN = {"LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS"}
+_TRY_AGAIN = {"LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "BUSY", "NOREPLICAS"}
 _FULL = {"OOM", "MISCONF"}
 _TOO_MANY = "max number of clients"
+_CLUSTER = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"}
+_CLUSTER_TEXTS = ("same slot", "cluster node", "cluster is down")  # inside a script
 
 
 class Address(NamedTuple):
@@ -367,6 +369,8 @@ def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
     text, code = str(reply), _code(str(reply))
     if code == "NOSCRIPT":
         return _NoScript(text)
+    if code in _CLUSTER or any(part in text for part in _CLUSTER_TEXTS):
+        return cluster_error(where)
     if code in _TRY_AGAIN or _TOO_MANY in text:
         return _TryAgain(text)
     if code in _FULL:
@@ -378,14 +382,14 @@ def _fault(reply: hiredis.ReplyError, where: str) -> WerkError:
 
 def passes(text: str) -> bool:
     """Tell whether an error reply will not be given again once Redis is well: it is not ours."""
-    return _code(text) in _TRY_AGAIN | _FULL or _TOO_MANY in text
+    return _code(text) in {*_TRY_AGAIN, *_FULL, "CLUSTERDOWN"} or _TOO_MANY in text
 
 
 def _code(text: str) -> str:
     words: list[str] = re.findall(r"[A-Z]+", text)
     code, *others = words or ["ERR"]
     if code == "ERR":  # 6.2 says what it is inside its report of a script's failure
-        return next((word for word in others if word in _TRY_AGAIN | _FULL), code)
+        return next((word for word in others if word in _TRY_AGAIN | _FULL | _CLUSTER), code)
     return code
 
 
@@ -402,6 +406,17 @@ def shortage() -> str:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             return os.strerror(error.errno)
     return ""
+
+
+def cluster_error(where: str) -> ConfigError:
+    """Return what to say of a node of Redis Cluster: our scripts use keys of many slots."""
+    what = f"Redis at {where} is a node of Redis Cluster, which is not supported"
+    return ConfigError(f"{what}; use a single Redis, or Redis with Sentinel")
+
+
+def is_cluster(info: bytes) -> bool:
+    """Tell whether a reply of INFO is that of a node of Redis Cluster."""
+    return b"cluster_enabled:1" in info
 
 
 def _left(deadline: float) -> float:

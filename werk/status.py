@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from werk import wire
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
-from werk.link import Link
+from werk.link import Link, cluster_error, is_cluster
 from werk.scripts import script
 
 SCHEMA = 1
@@ -142,6 +142,8 @@ class Snapshot(NamedTuple):
     def read(cls, link: Link) -> Snapshot:
         """Read it, in at most two round trips. Raises RedisUnavailable, ConfigError."""
         reply, info = link.calls([("EVAL", script("look").text, 0), ("INFO",)])
+        if is_cluster(info):
+            raise cluster_error(link.where)
         seen = json.loads(wire.text(reply))
         now = seen["time"]
         queues = [_queue(now, **facts) for facts in seen["queues"]]

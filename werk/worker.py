@@ -36,7 +36,7 @@ from rq.worker.base import BaseWorker
 from werk import records, registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
-from werk.link import Link, Script, link_over
+from werk.link import Link, Script, cluster_error, is_cluster, link_over
 from werk.page import Page, Plan
 from werk.records import RecordingWorker
 from werk.settings import KEY_PREFIX, Settings
@@ -283,13 +283,14 @@ _OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before any
 def wait_for_redis(link: Link) -> None:
     """Return when Redis answers. A signal to stop ends the process meanwhile, with 0.
 
-    Raises ConfigError for what does not pass: a wrong password, no permission.
+    Raises ConfigError for what does not pass: a wrong password, no permission, Redis Cluster.
     """
     is_said = False
     with stoppable():
         while True:
             try:
                 link.run(_HELLO, [wire.key("suspended")], [])
+                refuse_cluster(link)
                 break
             except RedisUnavailable as error:
                 if not is_said:
@@ -297,6 +298,16 @@ def wait_for_redis(link: Link) -> None:
                 is_said = True
                 time.sleep(LONGEST_PAUSE_S)
     link.close()
+
+
+def refuse_cluster(link: Link) -> None:
+    """Raise ConfigError for a node of Redis Cluster: it answers what concerns a single key."""
+    try:
+        info = link.call("INFO", "cluster")
+    except ConfigError:  # not permitted: then the first script that meets two slots says so
+        return
+    if is_cluster(info):
+        raise cluster_error(link.where)
 
 
 _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them
