@@ -257,12 +257,15 @@ def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
             is_refused = isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError)
             if is_file_missing or is_refused:  # waiting makes it no better
                 raise ConfigError(f"TLS with Redis at {where} failed: {cause}") from None
-            raise cause if isinstance(cause, OSError) else ConnectionError(str(error)) from None
+            why = str(error).partition(" : <")[0]  # Sentinel's goes on with all that redis-py knows
+            raise cause if isinstance(cause, OSError) else ConnectionError(why) from None
         return connection._sock, connection
 
     kwargs = pool.connection_kwargs
     host, port = kwargs.get("host", "localhost"), kwargs.get("port", 6379)
     where = str(Address(host, port, kwargs.get("path"), kwargs.get("db") or 0))
+    if master := getattr(pool, "service_name", None):
+        where = f"{master} (by Sentinel)"
     return Link(connect, where, budget_s)
 
 

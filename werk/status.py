@@ -88,6 +88,8 @@ class Server(NamedTuple):
     fsync: str | None  # of the AOF: everysec, always, no; None: it does not tell
     rdb: bool | None  # None: it does not tell
     suspended: bool  # all workers, by `rq suspend`
+    replicas: int = 0  # that are connected
+    min_replicas: int | None = None  # without so many it takes no writes; None: it does not tell
 
 
 class Queue(NamedTuple):
@@ -225,11 +227,15 @@ def verdict(level: str, said: str) -> tuple[int, str]:
 def _server(link: Link, info: str, suspended: bool) -> Server:
     facts = dict(line.partition(":")[::2] for line in info.splitlines())
     aof = facts.get("aof_enabled") == "1"
+    names = ("appendfsync" if aof else "save", "min-replicas-to-write")
     try:  # INFO does not tell these; nor may a managed server
-        setting = [*map(wire.text, link.call("CONFIG", "GET", "appendfsync" if aof else "save"))]
+        settings = [wire.pairs(own) for own in link.calls([("CONFIG", "GET", n) for n in names])]
     except ConfigError:
-        setting = []
-    kept = setting[1] if len(setting) == 2 else None
+        settings = [{}, {}]
+    kept, least = (
+        wire.text(found[name.encode()]) if name.encode() in found else None
+        for name, found in zip(names, settings, strict=True)
+    )
     program = "valkey" if "valkey_version" in facts else facts.get("server_name", "redis")
     return Server(
         where=link.where,
@@ -241,6 +247,8 @@ def _server(link: Link, info: str, suspended: bool) -> Server:
         fsync=kept if aof else None,
         rdb=None if aof or kept is None else bool(kept),
         suspended=suspended,
+        replicas=int(facts.get("connected_slaves", 0)),
+        min_replicas=None if least is None else int(least),
     )
 
 
@@ -310,6 +318,10 @@ def _of_server(server: Server) -> Iterator[Problem]:
     if not server.aof and server.rdb is False:
         fix = "CONFIG SET appendonly yes, and in its configuration"
         yield Problem(WARNING, "Redis keeps nothing on disk", fix)
+    if server.replicas and server.min_replicas == 0:
+        what = "Redis has a replica and no min-replicas-to-write: a failover can lose more than 1 s"
+        fix = "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 2, also in the files"
+        yield Problem(WARNING, what, fix)
     if server.memory_limit and server.memory > MEMORY_PART * server.memory_limit:
         part = f"{server.memory / server.memory_limit:.0%} of {_size(server.memory_limit)}"
         fix = "give it more, or keep results for a shorter time"
