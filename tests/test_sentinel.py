@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ RUNS_AGAIN_S = 20.0  # after the promotion
 LOST_S = 1.0  # before the fault: what may be lost of the enqueues acknowledged then
 BUDGET_S = 2.0  # of a caller in Python (link.LIBRARY_BUDGET_S)
 COMMAND_BUDGET_S = 10.0
+DELAY_S = 12.0
 SLACK_S = 2.0  # of a busy machine
 CONFIG = f"""\
 sentinel monitor mymaster 127.0.0.1 {{port}} 1
@@ -64,7 +66,10 @@ class Group:
 
 
 class Caller(threading.Thread):
-    """Enqueues without end, and keeps which ids were acknowledged and when."""
+    """Enqueues without end, and keeps which ids were acknowledged and when.
+
+    Every other job is delayed: what still waits in a master that is replaced can be lost.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -77,10 +82,12 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.stopped.wait(0.01):  # a pace, not a wait
+            for options in cycle((werk.Options(), werk.Options(delay=DELAY_S))):
+                if self.stopped.wait(0.02):  # a pace, not a wait
+                    return
                 began = time.monotonic()
                 try:
-                    job = werk.enqueue("note", str(self.folder))
+                    job = werk.enqueue("note", str(self.folder), options=options)
                     self.acknowledged[job.id] = time.monotonic()
                 except RedisUnavailable:
                     self.refused += 1
@@ -124,7 +131,7 @@ class Scene:
             queue = Snapshot.read(light).queues["default"]
             return queue.waiting == queue.running == queue.scheduled == 0
 
-        wait_until(is_done, 60, pause_s=0.2)
+        wait_until(is_done, DELAY_S + 60, pause_s=0.2)
         light.close()
         assert self.worker.poll() is None
         return self.caller.acknowledged.keys() - self.runs().keys()
