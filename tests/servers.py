@@ -30,7 +30,7 @@ class Node:
         place = ("--port", self.port, "--bind", "127.0.0.1", "--dir", folder)
         self.process = spawn(find_binary(Settings.read()).path, *words, *place, *options)
         self.client = redis.Redis(port=self.port, socket_timeout=2, retry=None)
-        wait_until(self.answers)
+        wait_until(self.answers, 30)
 
     def answers(self) -> bool:
         try:

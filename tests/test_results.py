@@ -29,6 +29,8 @@ TYPE_NAMED = "the value is a object; use plain data (numbers, text, bytes, dates
 MIB = 2**20
 TOO_LARGE = 65 * MIB
 FULL_S = 5.0
+LONG_S = 60.0  # for what takes a moment on a quiet machine
+NEXT_JOB_S = 10.0  # promised
 
 Start = Callable[..., Process]
 
@@ -42,7 +44,9 @@ def work(spawn: Start, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch)
 
     def start(*program: str, env: dict[str, str] | None = None) -> Process:
         process = spawn(*(program or ("werk", "worker")), "default", env=env)
-        wait_until(lambda: any(leads_group(pid) for pid in children(process.pid)) or program)
+        wait_until(
+            lambda: any(leads_group(pid) for pid in children(process.pid)) or program, LONG_S
+        )
         return process
 
     return start
@@ -65,7 +69,7 @@ def leads_group(pid: int) -> bool:
 
 def not_kept(job: werk.Handle) -> str:
     with pytest.raises(werk.ResultNotKept) as info:
-        job.result(timeout=30)
+        job.result(timeout=LONG_S)
     return str(info.value)
 
 
@@ -108,8 +112,8 @@ def test_a_result_of_600_mb_is_not_kept_and_the_next_job_runs_soon(
     after = werk.enqueue("note", str(tmp_path))
     assert "600,000,0" in not_kept(job)
     begun = time.monotonic()
-    assert after.result(timeout=10) == "ran"
-    assert time.monotonic() - begun < 10
+    assert after.result(timeout=LONG_S) == "ran"
+    assert time.monotonic() - begun < NEXT_JOB_S
     assert horse in children(worker.pid)
     assert peak_mb(horse) < 800  # one copy of it: the task's own
 
@@ -119,7 +123,7 @@ def test_many_large_pieces_are_written_at_most_once(work: Start, tmp_path: Path)
     [horse] = [pid for pid in children(worker.pid) if leads_group(pid)]
     job = werk.enqueue("heavy_pieces", 300, MIB)
     assert "314,5" in not_kept(job)
-    assert werk.enqueue("note", str(tmp_path)).result(timeout=10) == "ran"
+    assert werk.enqueue("note", str(tmp_path)).result(timeout=LONG_S) == "ran"
     assert worker.output().count("event=unstored") == 1
     assert peak_mb(horse) < 3 * 300
 
@@ -136,10 +140,10 @@ def test_with_dependents_and_a_callback_it_is_the_same(
     before = queue.enqueue("worker_tasks.odd")
     after = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=before)
     work(env={"SAW": str(seen)})
-    wait_until(lambda: after.get_status() == "finished")
+    wait_until(lambda: after.get_status() == "finished", LONG_S)
     for job, reason in ((called, TYPE_NAMED), (before, TYPE_NAMED), (large, "bytes are more than")):
         with pytest.raises(werk.ResultNotKept) as info:
-            werk.result(job.id, timeout=10)
+            werk.result(job.id, timeout=LONG_S)
         assert reason in str(info.value)
         assert job.return_value() == RQS_TEXT
     assert seen.read_text().split() == ["object", "bytes", str(TOO_LARGE)]
@@ -150,7 +154,7 @@ def test_a_job_that_keeps_nothing_at_all_leaves_nothing(
 ) -> None:
     work()
     job = werk.enqueue("odd", options=werk.Options(result_ttl=0))
-    assert job.result(timeout=10) is None
+    assert job.result(timeout=LONG_S) is None
     wait_until(lambda: not connection.exists(f"rq:job:{job.id}"))
     assert connection.keys(f"rq:*{job.id}*") == [f"rq:werk:sent:{job.id}".encode()]
 
@@ -162,10 +166,10 @@ def test_a_callback_that_fails_fails_the_job_and_not_its_result(
     job = queue.enqueue("worker_tasks.odd", on_success=Callback("worker_tasks.saw_result"))
     work()  # without SAW: KeyError
     with pytest.raises(werk.JobFailed, match="KeyError"):
-        werk.result(job.id, timeout=10)
+        werk.result(job.id, timeout=LONG_S)
     assert not connection.hexists(job.key, "werk_not_kept")
     plain = werk.enqueue("heavy", 3)
-    assert plain.result(timeout=10) == b"xxx"
+    assert plain.result(timeout=LONG_S) == b"xxx"
 
 
 def test_the_next_run_of_the_job_is_not_taken_for_the_last(
@@ -178,8 +182,8 @@ def test_the_next_run_of_the_job_is_not_taken_for_the_last(
     connection.hset(f"rq:job:{job.id}", "werk_task", "heavy")
     connection.hset(f"rq:job:{job.id}", "status", "queued")
     connection.rpush("rq:queue:default", job.id)
-    wait_until(lambda: connection.xlen(f"rq:results:{job.id}") == 2)
-    assert werk.result(job.id, timeout=10) == b"xxx"
+    wait_until(lambda: connection.xlen(f"rq:results:{job.id}") == 2, LONG_S)
+    assert werk.result(job.id, timeout=LONG_S) == b"xxx"
     assert shown(job)["result"] == b"xxx"
 
 
@@ -188,10 +192,10 @@ def test_workers_that_run_any_path_say_so_too(work: Start, connection: redis.Red
     queue = Queue(connection=connection)
     local = queue.enqueue("worker_tasks.local")
     with pytest.raises(werk.ResultNotKept, match="a function, which cannot be stored"):
-        werk.result(local.id, timeout=10)
+        werk.result(local.id, timeout=LONG_S)
     large = queue.enqueue("worker_tasks.heavy", TOO_LARGE)
     with pytest.raises(werk.ResultNotKept, match="bytes are more than the limit"):
-        werk.result(large.id, timeout=20)
+        werk.result(large.id, timeout=LONG_S)
 
 
 def test_the_commands_say_it_in_one_line_and_exit_with_1(work: Start) -> None:
@@ -232,7 +236,7 @@ def test_rqs_text_from_a_plain_rq_worker_is_not_kept_either(
     work("rq", "worker")
     job = Queue(connection=connection).enqueue("worker_tasks.local")
     with pytest.raises(werk.ResultNotKept) as info:
-        werk.result(job.id, timeout=20)
+        werk.result(job.id, timeout=LONG_S)
     assert str(info.value) == (
         f"job {job.id} finished, but its result was not kept: the worker could not store it; "
         "use plain data (numbers, text, bytes, dates, lists, dicts)"
@@ -247,7 +251,7 @@ def test_a_pickled_class_from_a_plain_rq_worker_is_unreadable(connection: redis.
     value = base64.b64encode(pickle.dumps(Path("/")))
     connection.xadd(f"rq:results:{job.id}", {**entry, "return_value": value})
     with pytest.raises(werk.Unreadable):
-        werk.result(job.id, timeout=10)
+        werk.result(job.id, timeout=LONG_S)
 
 
 # --- a result in hand while Redis is full
@@ -266,7 +270,7 @@ def test_a_result_in_hand_is_stored_when_memory_is_no_longer_full(
     job = queue.enqueue("worker_tasks.heavy_later", str(tmp_path), MIB)
     if kind == "with dependents":
         queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=job)
-    wait_until((tmp_path / "runs").exists)
+    wait_until((tmp_path / "runs").exists, LONG_S)
     memory(1)
     full_until = time.monotonic() + FULL_S
     (tmp_path / "go").touch()
@@ -274,7 +278,7 @@ def test_a_result_in_hand_is_stored_when_memory_is_no_longer_full(
         connection.set("more", 1)
     wait_until(lambda: time.monotonic() > full_until, FULL_S + 1)
     memory(0)
-    assert werk.result(job.id, timeout=20) == b"x" * MIB
+    assert werk.result(job.id, timeout=LONG_S) == b"x" * MIB
     assert connection.xlen(f"rq:results:{job.id}") == 1
 
 

@@ -28,6 +28,7 @@ LOST_S = 1.0  # before the fault: what may be lost of the enqueues acknowledged 
 BUDGET_S = 2.0  # of a caller in Python (link.LIBRARY_BUDGET_S)
 COMMAND_BUDGET_S = 10.0
 DELAY_S = 12.0
+START_S = 60.0  # for what takes a moment on a quiet machine
 SLACK_S = 2.0  # of a busy machine
 CONFIG = f"""\
 sentinel monitor mymaster 127.0.0.1 {{port}} 1
@@ -49,19 +50,21 @@ class Group:
         )
         text = CONFIG.format(port=self.master.port)
         self.sentinel = Node(spawn, folder / "sentinel", "--sentinel", config=text)
-        wait_until(lambda: self.replica.client.info("replication")["master_link_status"] == "up")
+        wait_until(
+            lambda: self.replica.client.info("replication")["master_link_status"] == "up", START_S
+        )
         # Sentinel asks the master for its replicas every ten seconds.
-        wait_until(lambda: self.sentinel.client.sentinel_slaves("mymaster"), 20)
-        wait_until(lambda: self.master.client.info("replication")["connected_slaves"] == 1)
+        wait_until(lambda: self.sentinel.client.sentinel_slaves("mymaster"), START_S)
+        wait_until(lambda: self.master.client.info("replication")["connected_slaves"] == 1, START_S)
 
     def master_port(self) -> int:
         return int(self.sentinel.client.sentinel_get_master_addr_by_name("mymaster")[1])
 
     def wait_for_promotion(self) -> float:
         """Return when the replica was first seen to be the master: for itself and for sentinel."""
-        wait_until(lambda: self.replica.client.info("replication")["role"] == "master", 30)
+        wait_until(lambda: self.replica.client.info("replication")["role"] == "master", START_S)
         promoted = time.monotonic()
-        wait_until(lambda: self.master_port() == self.replica.port, 30)
+        wait_until(lambda: self.master_port() == self.replica.port, START_S)
         return promoted
 
 
@@ -159,7 +162,7 @@ def scene(group: Group, spawn: Start, tmp_path: Path) -> Iterator[Scene]:
     found = Scene(group, spawn("werk", "worker", "default"), caller, tmp_path)
     caller.start()
     try:
-        wait_until(lambda: len(found.runs()) > 20, 20)
+        wait_until(lambda: len(found.runs()) > 20, START_S)
         yield found
     finally:
         caller.stopped.set()
