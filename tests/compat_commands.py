@@ -69,7 +69,7 @@ class Commands:
                 adder(Queue(name, connection=self.connection))(f"{name}-{number}", "echo")
         strategy = ("--dequeue-strategy", "round_robin")
         worker = start(self.worker_class, "one", "two", "three", "--burst", *strategy)
-        return {"exit": worker.wait(10), "ran": ran()}
+        return {"exit": worker.wait(60), "ran": ran()}
 
     def max_jobs(self) -> Seen:
         self.add("a", "fail")
@@ -92,7 +92,7 @@ class Commands:
         wait_until(lambda: self.of("a")["status"] == "finished")
         wait_until(lambda: self.state() == "idle")
         send_shutdown_command(self.connection, WORKER)
-        code = worker.wait(10)
+        code = worker.wait(60)
         return {"exit": [clash, code], "workers": len(Worker.all(self.connection))} | self.of("a")
 
     def suspended_at_start_and_in_a_job(self) -> Seen:
@@ -102,11 +102,11 @@ class Commands:
         let_go("block")
         wait_until(lambda: self.state() == "suspended")
         before = [ran(), self.queue.job_ids]
-        at_start = start(self.worker_class, "default", "--burst", "--name", "second").wait(10)
+        at_start = start(self.worker_class, "default", "--burst", "--name", "second").wait(60)
         rq("resume")
         begun("next")
         worker.terminate()
-        return {"before": before, "exit": [at_start, worker.wait(10)], "after": ran()}
+        return {"before": before, "exit": [at_start, worker.wait(60)], "after": ran()}
 
     def shutdown_in_a_job(self) -> Seen:
         worker = self.works("block")
@@ -114,7 +114,7 @@ class Commands:
         send_shutdown_command(self.connection, WORKER)
         wait_until(lambda: self.hash("shutdown_requested_date"))
         let_go("block")
-        return {"exit": worker.wait(10), "ran": ran(), "left": self.queue.job_ids} | self.of(
+        return {"exit": worker.wait(60), "ran": ran(), "left": self.queue.job_ids} | self.of(
             "block"
         )
 
@@ -128,7 +128,7 @@ class Commands:
         send_stop_execution_command(self.connection, "block", execution.id)
         wait_until(lambda: self.of("next")["status"] == "finished")
         worker.terminate()
-        return {"exit": worker.wait(10), "info": info} | self.of("block")
+        return {"exit": worker.wait(60), "info": info} | self.of("block")
 
     def requeue(self) -> Seen:
         for name in "abc":
@@ -142,7 +142,7 @@ class Commands:
 
     def leaves(self, *options: object) -> int:
         """Run a worker until it leaves of its own accord."""
-        return start(self.worker_class, "default", *map(str, options)).wait(10)
+        return start(self.worker_class, "default", *map(str, options)).wait(60)
 
     def works(self, block: str = "", *options: object) -> Any:
         """Start a worker, and wait until it is at that job, or idle."""

@@ -41,7 +41,7 @@ def main(worker_class: str) -> None:
     with site() as url:
         high, default = Queue("high", connection=connection), Queue(connection=connection)
         part_one(high, default, url)
-        assert start(worker_class, "high", "default", "--burst").wait(30) == 0
+        assert start(worker_class, "high", "default", "--burst").wait(60) == 0
         (FOLDER / "runs").rename(FOLDER / "runs-in-order")
         (FOLDER / "runs").touch()
         part_two(default, url)
@@ -52,7 +52,7 @@ def main(worker_class: str) -> None:
         wait_until(lambda: Job.fetch("last", connection).is_finished)
         quiet(connection)  # what the run before the last did after its record
         worker.terminate()
-        assert worker.wait(10) == 0
+        assert worker.wait(60) == 0
 
 
 def part_one(high: Queue, default: Queue, url: str) -> None:
@@ -336,7 +336,7 @@ def all_jobs(connection: redis.Redis) -> dict[str, bytes | None]:
 
 
 def quiet(connection: redis.Redis) -> None:
-    wait_until(lambda: set(all_jobs(connection).values()) - {None} <= ENDED, 20)
+    wait_until(lambda: set(all_jobs(connection).values()) - {None} <= ENDED)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from support import Process, children, command, wait_until
 
 from werk import registry
@@ -21,6 +22,10 @@ from werk.settings import Settings
 from werk.stack import Server, find_binary, free_port
 
 PR_SET_CHILD_SUBREAPER = 36
+
+# How long an example takes depends on the machine.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 # Run in the background by a shell we are to ignore it, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ import werk.worker
 class Worker(werk.worker.Worker):
     lease_s = 1.0
     tick_s = 0.2
-    grace_s = 0.4
+    grace_s = 2.0
     recording_s = 0.7
 
 

@@ -36,11 +36,11 @@ def listening(handle: Callable[[socket.socket], None]) -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)  # close() alone would not wake accept()
         listener.close()
-        acceptor.join(10)
+        acceptor.join(60)
         for connection in open_sockets:
             _hang_up(connection)
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -50,7 +50,7 @@ def losing_replies(url: str, count: int) -> Iterator[str]:
     left = [count]
 
     def handle(client: socket.socket) -> None:
-        with socket.create_connection(_place(url), timeout=10) as server:
+        with socket.create_connection(_place(url), timeout=60) as server:
             while request := client.recv(65536):
                 server.sendall(request)
                 reply = server.recv(65536)
@@ -94,7 +94,7 @@ def speaking_tls(url: str, certificate: str, key: str) -> Iterator[int]:
     def handle(client: socket.socket) -> None:
         with (
             context.wrap_socket(client, server_side=True) as near,
-            socket.create_connection(_place(url), timeout=10) as server,
+            socket.create_connection(_place(url), timeout=60) as server,
         ):
             while request := near.recv(65536):
                 server.sendall(request)

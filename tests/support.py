@@ -14,8 +14,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 10, pause_s: float = 0.01) -> T:
-    """Return the predicate's first true value; fail after `timeout` s. Nothing else pauses."""
+def wait_until(predicate: Callable[[], T], timeout: float = 60, pause_s: float = 0.01) -> T:
+    """Return the predicate's first true value; fail after `timeout` s. Nothing else pauses.
+
+    Pass a timeout only where something slower than what is tested would make it true as well.
+    """
     deadline = time.monotonic() + timeout
     while True:
         if value := predicate():
@@ -25,7 +28,7 @@ def wait_until(predicate: Callable[[], T], timeout: float = 10, pause_s: float =
 
 
 def run(
-    *args: object, env: dict[str, str] | None = None, timeout: float = 30, input: str | None = None
+    *args: object, env: dict[str, str] | None = None, timeout: float = 120, input: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the venv to its end, with `env` on top of the test's environment."""
     process = subprocess.Popen(

@@ -83,8 +83,8 @@ def test_waiting_for_a_failure() -> None:
 @pytest.mark.usefixtures("worker")
 def test_waiting_no_longer_than_told() -> None:
     begun = time.monotonic()
-    done = run("werk-enqueue", "--wait", "--timeout", "0.5", "sleep", "5")
-    assert time.monotonic() - begun < 1.5  # half a second, and Python's start
+    done = run("werk-enqueue", "--wait", "--timeout", "0.5", "sleep", "60")
+    assert time.monotonic() - begun < 30  # the job takes 60 s
     refused(done, 124, "it goes on", "werk result")
 
 
@@ -259,7 +259,7 @@ def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:
         ports = (free_port(), port)
         for done, took_s in pool.map(attempt, (f"redis://:pw@127.0.0.1:{p}" for p in ports)):
             refused(done, 75, "not reached within 10 s")
-            assert took_s < 11
+            assert took_s < 60
             assert "pw" not in done.stderr
     connection.config_set("requirepass", "sesame")
     connection.execute_command("AUTH", "sesame")
@@ -267,7 +267,7 @@ def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:
     done, took_s = attempt(f"redis://:wrong-one@{kwargs['host']}:{kwargs['port']}")
     connection.config_set("requirepass", "")
     refused(done, 78, "credentials")
-    assert took_s < 2
+    assert took_s < 8  # and did not try again for 10 s
     assert "wrong-one" not in done.stderr
     refused(attempt("http://x")[0], 78, "RQ_REDIS_URL")
 
@@ -344,7 +344,7 @@ def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Red
     process = spawn("werk-enqueue", "--quiet", "--wait", "sleep", "1")
     wait_until(lambda: any(client["cmd"] == "xread" for client in connection.client_list()))
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
+    assert process.wait(60) == 130
     assert "interrupted; job " in process.output()  # and it goes on, or may
     assert len(process.output().splitlines()) == 1
 

@@ -110,18 +110,18 @@ def test_stock_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_nothin
             retry=Retry(max=1, interval=number % 2),
         )
     stock = spawn("rq", "worker", *names, "--with-scheduler", env=env)
-    wait_until(lambda: len(ran(tmp_path)) > 5, 20)
+    wait_until(lambda: len(ran(tmp_path)) > 5)
     ours = [spawn("rq", "worker", *names, "-w", OURS, env=env) for _ in range(2)]
     pool = spawn("rq", "worker-pool", *names, "-n", "1", "-w", OURS, env=env)
-    wait_until(lambda: len(ran(tmp_path)) > 100, 20)
+    wait_until(lambda: len(ran(tmp_path)) > 100)
     ours[0].terminate()  # ours lose nothing by it; stock's might
-    assert ours[0].wait(10) == 0
+    assert ours[0].wait(60) == 0
     for number in range(200, 300):
         queues[number % 2].enqueue("compat_tasks.echo", job_id=f"now-{number}")
-    wait_until(lambda: sum(queue.finished_job_registry.count for queue in queues) == 500, 30)
+    wait_until(lambda: sum(queue.finished_job_registry.count for queue in queues) == 500)
     for process in (*ours[1:], pool, stock):
         process.terminate()
-        assert process.wait(10) == 0, process.output()
+        assert process.wait(60) == 0, process.output()
     counts = Counter(ran(tmp_path))
     assert counts == {
         job_id: 2 if job_id.startswith("retried") else 1

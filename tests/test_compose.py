@@ -82,7 +82,7 @@ def test_cron_is_asked_for_and_reads_what_is_mounted(
     wait_until(lambda: connection.llen("rq:queue:default") >= 2)
     for process in both:
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
     assert connection.llen("rq:queue:default") == len(connection.keys("rq:werk:slot:*"))
 
 
@@ -113,7 +113,7 @@ def start(service, count, *words):
 def stop(service):
     for pid in pids(service):
         os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: all(is_gone(pid) for pid in pids(service)), 30)
+    wait_until(lambda: all(is_gone(pid) for pid in pids(service)))
 
 def is_healthy():
     done = subprocess.run(["werk", "status", "--json"], capture_output=True, text=True)
@@ -133,7 +133,7 @@ if command == "up":
     start("worker", int(count), "werk", "worker", "default")
     if "--no-deps" not in rest:
         start("dashboard", 1, "werk", "dashboard", "--port", port)
-    wait_until(is_healthy, 30)
+    wait_until(is_healthy)
 elif command == "down":
     stop("worker")
     stop("dashboard")

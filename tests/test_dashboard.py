@@ -265,7 +265,7 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     assert facts["Call"] == "sleep(0.05)"
     assert facts["Status"] == "finished"
     assert facts["Result"] == "true"
-    assert 0.05 <= float(facts["Duration"].removesuffix(" s")) < 5
+    assert 0.05 <= float(facts["Duration"].removesuffix(" s")) < 60
     assert facts["Worker"]
     assert facts["Timeout"] == "180 s"
     job.job.delete()
@@ -455,7 +455,7 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
     connection.set("rq:worker:w1", "no hash")
     connection.sadd("rq:workers", "rq:worker:w1", b"\xff")
     connection.sadd("rq:queues", "rq:queue:a/b", "rq:queue:%2F", "nonsense", b"\xff")
-    crawl(browse(), connection, slowest_s=9)
+    crawl(browse(), connection)
     for job_id in ("bytes", "times", "string", "meta"):
         for what in ("requeue", "delete"):
             path = f"/job/{job_id}/{what}"
@@ -467,8 +467,8 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
         assert not connection.zcard(f"rq:{name}:default")
 
 
-def crawl(client: FlaskClient, connection: redis.Redis, slowest_s: float = 0.05) -> int:
-    """Ask for every page there is: each has to answer, and at best of three fast enough."""
+def crawl(client: FlaskClient, connection: redis.Redis, times: int = 1) -> dict[str, float]:
+    """Ask for every page there is. Returns how long each took at best, in seconds."""
     paths = ["/", "/0/view", "/0/view/queues", "/0/view/workers", "/0/view/jobs", "/favicon.ico"]
     paths += ["/0/data/queues.json", "/0/data/workers.json", "/healthz", "/readyz"]
     for name in ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"):
@@ -479,20 +479,19 @@ def crawl(client: FlaskClient, connection: redis.Redis, slowest_s: float = 0.05)
         name = key.decode().removeprefix("rq:job:")
         if not name.startswith("many-") or name.endswith("777"):
             paths += [f"/0/view/job/{name}", f"/0/data/job/{name}.json"]
+    took = dict.fromkeys(paths, float("inf"))
     for path in paths:
-        took = []
-        for _ in range(4):  # the first compiles the template
+        for _ in range(times):
             start = time.perf_counter()
             with client.get(path, base_url=HERE, follow_redirects=True) as answer:
-                took.append(time.perf_counter() - start)
+                took[path] = min(took[path], time.perf_counter() - start)
                 assert answer.status_code == 200, (path, answer.text)
-        assert min(took) < slowest_s, (path, took)
-    return len(paths)
+    return took
 
 
-def test_no_page_is_slow_however_much_there_is(
-    browse: Browse, connection: redis.Redis, spawn: Callable[..., Process]
-) -> None:
+@pytest.fixture
+def crowd(connection: redis.Redis, spawn: Callable[..., Process], browse: Browse) -> None:
+    """Very many jobs, and some that are very large."""
     queue = Queue(connection=connection)
     traceback = (
         "Traceback (most recent call last):\n" + '  File "x.py", line 1\n' * 40 + "ValueError: x"
@@ -522,9 +521,22 @@ def test_no_page_is_slow_however_much_there_is(
     put(connection, "unreadable", data=pickle.dumps(Path("/")), meta=b"\x80nothing")
     spawn("rq", "worker", "default")
     wait_until(lambda: parent.get_status(refresh=True) == "started")
-    assert crawl(browse(), connection) > 400
+
+
+def test_every_page_answers_however_much_there_is(
+    crowd: None, browse: Browse, connection: redis.Redis
+) -> None:
+    assert len(crawl(browse(), connection)) > 400
     assert connection.zcard("rq:finished:default") > 100_000
     assert connection.zcard("rq:failed:default") > 10_000
+
+
+@pytest.mark.performance
+def test_no_page_is_slow_however_much_there_is(
+    crowd: None, browse: Browse, connection: redis.Redis
+) -> None:
+    took = crawl(browse(), connection, times=4)  # the first compiles the template
+    assert {path: seconds for path, seconds in took.items() if seconds >= 0.05} == {}
 
 
 # --- what is done
@@ -585,22 +597,33 @@ def test_registries_are_emptied(browse: Browse, connection: redis.Redis) -> None
     assert left <= {b"rq:queues", b"rq:clean_registries:default", b"rq:clean_groups"}
 
 
-def test_ten_thousand_failed_jobs_are_no_matter(
-    browse: Browse, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In chunks: no reply is long, and none of the scripts keeps Redis from its other work."""
-    client, many = browse(), connection.register_script(MANY)
+def fail_ten_thousand(connection: redis.Redis) -> None:
+    connection.flushall()
     failure = b64encode(zlib.compress(b"Traceback\n  ...\nValueError: x"))
+    connection.register_script(MANY)(args=["failed", now(), 0, b"x", failure])
+
+
+@pytest.mark.performance
+@pytest.mark.parametrize("path", ["/requeue/default", "/queue/default/failed/empty"])
+def test_ten_thousand_failed_jobs_take_a_moment(
+    browse: Browse, connection: redis.Redis, path: str
+) -> None:
+    fail_ten_thousand(connection)
+    client, start = browse(), time.monotonic()
+    assert client.post(path, base_url=HERE, headers=OURS).json["count"] == 10_000
+    assert time.monotonic() - start < 5
+
+
+def test_ten_thousand_failed_jobs_are_no_matter(browse: Browse, connection: redis.Redis) -> None:
+    """In chunks: no reply is long, and none of the scripts keeps Redis from its other work."""
+    client = browse()
     for path, where, scripts in (
         ("/requeue/default", "queue", 2),  # one reads a chunk
         ("/queue/default/failed/empty", "failed", 1),
     ):
-        connection.flushall()
-        many(args=["failed", now(), 0, b"x", failure])
+        fail_ten_thousand(connection)
         connection.config_resetstat()
-        start = time.monotonic()
         answer = client.post(path, base_url=HERE, headers=OURS)
-        assert time.monotonic() - start < 5
         assert answer.json == {"status": "OK", "count": 10_000}
         stats = connection.info("commandstats")
         assert 49 * scripts <= stats["cmdstat_evalsha"]["calls"] < 60 * scripts
@@ -644,7 +667,7 @@ def serving(spawn: Callable[..., Process], redis_url: str) -> Callable[..., tupl
 
 def get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=15) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -660,8 +683,8 @@ def test_it_serves_and_ends_at_once(
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))):  # an idle client
         start = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == 0
-    assert time.monotonic() - start < 2
+        assert process.wait(60) == 0
+    assert time.monotonic() - start < 30  # the client stays for longer
     assert "Traceback" not in process.output()
 
 

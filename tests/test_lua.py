@@ -731,9 +731,9 @@ def test_a_worker_is_told_to_drain(lua: Lua) -> None:
     assert lua.act("drain", "one", "nobody") == ["deaf", "unknown"]
     with lua.redis.pubsub() as ear:
         ear.subscribe("rq:pubsub:one")
-        assert ear.get_message(timeout=5)["type"] == "subscribe"
+        assert ear.get_message(timeout=60)["type"] == "subscribe"
         assert lua.act("drain", "one", "one") == ["told", "already"]
-        assert ear.get_message(timeout=5)["data"] == b'{"command": "shutdown"}'
+        assert ear.get_message(timeout=60)["data"] == b'{"command": "shutdown"}'
     assert lua.changes() == {"worker:one": "werk_draining=at:6000"}
 
 

@@ -96,10 +96,10 @@ def test_what_is_there_is_counted(
     queue, low = snapshot.queues["default"], snapshot.queues["low"]
     assert (queue.waiting, queue.running, queue.scheduled, queue.failed) == (1, 1, 1, 0)
     assert (queue.workers, low.workers, low.waiting) == (1, 0, 1)
-    assert 0 <= (queue.oldest_s or -1) < 10
+    assert 0 <= (queue.oldest_s or -1) < 60
     worker = snapshot.workers[0]
     assert (worker.job, worker.kind, worker.queues) == (running.id, "werk", ["default"])
-    assert worker.beat_s < 1 and 0 <= (worker.job_s or -1) < 10
+    assert worker.beat_s < 30 and 0 <= (worker.job_s or -1) < 60
     assert running.id in status.table(snapshot)
     assert snapshot.problems()[0].what == "queue low: 1 waiting and no worker"
 
@@ -300,7 +300,7 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     done = run("werk", "ping")
     assert (done.returncode, done.stdout) == (0, "default: paused, not asked\n")
     assert run("werk", "resume", "default").returncode == 0
-    assert job.result(10) == "Hello Ada"
+    assert job.result(60) == "Hello Ada"
     run("werk", "pause", "default")
     spawn("rq", "worker", "default", "-n", "stocky")
     assert wait_until(lambda: says(light, WARNING, "is paused, but stock worker stocky goes on"))
@@ -521,19 +521,41 @@ print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, len(heavy), file=sys.std
 """
 
 
-def test_it_is_cheap_and_imports_little(many: None, tmp_path: Path) -> None:
+@pytest.fixture
+def measure(many: None, tmp_path: Path) -> Callable[[str], tuple[float, int]]:
+    """Run a command of `werk`. Returns its CPU seconds and the most memory it had, in kB."""
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
 
-    def measure(command: str) -> tuple[float, int]:
-        done = run("python", "-c", MEASURE.format(command), env=compiled)
+    def measure(words: str) -> tuple[float, int]:
+        done = run("python", "-c", MEASURE.format(words), env=compiled)
         cpu, memory, is_heavy = done.stderr.split()[-3:]
         assert (is_heavy, done.returncode) == ("0", 0)
         return float(cpu), int(memory)
 
+    return measure
+
+
+COMMANDS = ["failed", "failed --list", "retry --all --yes"]
+
+
+def test_it_imports_neither_rq_nor_redis(measure: Callable[[str], tuple[float, int]]) -> None:
+    for words in ("status", *COMMANDS):
+        measure(words)
+
+
+@pytest.mark.performance
+def test_it_is_cheap(measure: Callable[[str], tuple[float, int]]) -> None:
     assert min(measure("status")[0] for _ in range(5)) <= 0.1
     base = measure("status")[1]
-    for command in ("failed", "failed --list", "retry --all --yes"):
-        assert measure(command)[1] < base + 8_000, command  # kB
+    for words in COMMANDS:
+        assert measure(words)[1] < base + 8_000, words
+
+
+@pytest.mark.performance
+def test_metrics_take_little_time(many: None, light: Link) -> None:
+    begun_at = time.process_time()
+    status.metrics(light)
+    assert time.process_time() - begun_at < 0.05
 
 
 def test_metrics_take_few_round_trips(
@@ -544,9 +566,7 @@ def test_metrics_take_few_round_trips(
     monkeypatch.setattr(
         Link, "_exchange", lambda self, *words: trips.append(1) or exchange(self, *words)
     )
-    begun_at = time.process_time()
     page = status.metrics(light)
-    assert time.process_time() - begun_at < 0.05
     assert len(trips) <= 3
     assert 'werk_queue_failed{queue="default"} 10000' in page
 
@@ -606,7 +626,7 @@ def test_a_killed_execution_and_a_plain_rq_job_are_counted_too(
 
 def test_metrics_are_what_prometheus_reads(work: Start, light: Link) -> None:
     work("default", 'a"b\\c')
-    werk.enqueue("hello", "Ada").result(10)
+    werk.enqueue("hello", "Ada").result(60)
     wait_until(lambda: "hello" in status.metrics(light))
     families = {
         own.name: own for own in parser.text_string_to_metric_families(status.metrics(light))

@@ -106,7 +106,7 @@ def exact(value: object) -> str:
     return repr(value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.lists(plain_json(), max_size=4), st.booleans(), st.sampled_from([None, 1]))
 def test_what_json_says_arrives(
     told: redis.Redis, values: list[object], ascii: bool, indent: int | None
@@ -201,7 +201,7 @@ def test_the_record_is_the_one_that_werk_writes(told: redis.Redis) -> None:
     assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", theirs[b"created_at"])
     now = datetime.datetime.now(datetime.timezone.utc)
     written = datetime.datetime.fromisoformat(theirs[b"created_at"].decode())
-    assert abs((now - written).total_seconds()) < 5
+    assert abs((now - written).total_seconds()) < 60
     first, second, third = json.loads(theirs[b"retry_intervals"])
     assert (900 <= first <= 1100, 1800 <= second <= 2200, 3240 <= third <= 3960) == (True,) * 3
     assert told.lrange("rq:queue:low", 0, -1) == [job_id.encode(), own.id.encode()]
@@ -294,7 +294,7 @@ def test_from_other_languages(
         done = subprocess.run(
             ["node", "enqueue.mjs", "hello", '["Ada"]'], cwd=tmp_path, capture_output=True,
             text=True, env={"REDIS_HOST": host, "REDIS_PORT": str(port), "PATH": "/usr/bin:/bin"},
-            timeout=20, check=False,
+            timeout=60, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         job_id = done.stdout.split()[0]
@@ -311,10 +311,10 @@ def test_from_other_languages(
         )
         done = subprocess.run(
             ["/bin/bash", "-c", told], cwd=tmp_path, capture_output=True, text=True,
-            env={"PATH": path}, timeout=20, check=False,
+            env={"PATH": path}, timeout=60, check=False,
         )  # fmt: skip
         assert done.stdout.startswith("1\n"), done
-    assert werk.result(job_id, timeout=15) == "Hello Ada"
+    assert werk.result(job_id, timeout=60) == "Hello Ada"
 
 
 def test_the_page_says_where_the_script_is(tmp_path: Path) -> None:

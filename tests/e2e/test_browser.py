@@ -275,7 +275,7 @@ def test_read_only_has_no_buttons(
     browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
 ) -> None:
     job = werk.enqueue("panic")
-    assert spawn("rq", "worker", "--burst", "default").wait(20) == 0
+    assert spawn("rq", "worker", "--burst", "default").wait(60) == 0
     port = free_port()
     process = spawn("werk", "dashboard", "--port", port, "--read-only")
     wait_until(lambda: "event=serving" in process.output())
