@@ -20,7 +20,7 @@ from werk.channel import Channel
 from werk.child import Child
 from werk.claim import Claim
 from werk.horse import Horse
-from werk.page import Leave, Order, Plan
+from werk.page import Leave, Order, Page, Plan
 from werk.worker import Worker
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
@@ -168,7 +168,7 @@ class Pair:
         pool = ConnectionPool.from_url(url, connection_class=Mortal)
         self.name, self.queues = name, queues
         self.worker = Owner(queues, name, connection=redis.Redis(connection_pool=pool))
-        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True)
+        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True, page=Page())
         self.supervisor.begin()
         self.claim: Claim | None = None
         self.is_frozen = self.is_dead = False

@@ -89,10 +89,16 @@ class Lua:
         return ("a", "high", "h1", outcome, 500, self.now + 500, value, 5000)
 
     def tick(
-        self, worker: str, run: str = "", last: str = "", due: int = 1, served: Words = (0,)
+        self,
+        worker: str,
+        run: str = "",
+        last: str = "",
+        due: int = 1,
+        served: Words = (0,),
+        dropped: int = 0,
     ) -> Any:
         now = (f"at:{self.now}", self.now, GENERATION[worker])
-        return self.of_worker("tick", worker, *now, run, last, 15, 480, due, *served)
+        return self.of_worker("tick", worker, *now, run, last, 15, 480, due, dropped, *served)
 
     def back(self) -> Any:
         return self.of_worker("back", "a:h1", "one", 1, self.now)
@@ -280,6 +286,20 @@ def test_a_tick_says_that_its_worker_lives(lua: Lua) -> None:
         werk:leases             one=now+15
         werk:ticked             =now+0
         werk:grace              =now+15 lives=75""")
+
+
+def test_a_tick_notes_how_many_log_lines_were_dropped_and_when(lua: Lua) -> None:
+    lua.tick("one", dropped=0)
+    assert lua.redis.hget("rq:worker:one", "werk_lines_dropped") is None
+    lua.tick("one", dropped=3)
+    text = lua.redis.hget("rq:worker:one", "werk_lines_dropped")
+    assert text.startswith(b"3|")
+    lua.tick("one", dropped=3)
+    assert lua.redis.hget("rq:worker:one", "werk_lines_dropped") == text
+    lua.tick("one", dropped=4)
+    number, _, since = lua.redis.hget("rq:worker:one", "werk_lines_dropped").partition(b"|")
+    assert number == b"4"
+    assert float(since) == pytest.approx(float(lua.redis.time()[0]), abs=60)
 
 
 def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:

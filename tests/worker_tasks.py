@@ -184,6 +184,18 @@ def saw_and_waits(job: Any, connection: Any, *rest: Any) -> None:
     block(job.kwargs["folder"])
 
 
+def prints(folder: str) -> None:
+    """Print a line, wait until the test lets go, and print a part of another line."""
+    print("a line of a task")
+    block(folder)
+    mutters()
+
+
+def mutters() -> None:
+    """Print a part of a line, which stays in a buffer."""
+    print("a part of a line", end="")
+
+
 def perish(job: Any, connection: Any, *rest: Any) -> None:
     """A callback that kills its own process."""
     note(job.kwargs["folder"], f"in:{os.getppid()}")
@@ -249,7 +261,8 @@ TASKS = {
     for name in (
         "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
         "perish unread surroundings doze leave_an_alarm fork fork_in_callback "
-        "hold_descriptors large heavy heavy_pieces heavy_later saw_result local".split()
+        "hold_descriptors large heavy heavy_pieces heavy_later saw_result local prints "
+        "mutters".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

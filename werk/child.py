@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from werk.log_stream import flush_all
+
 SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
@@ -135,7 +137,7 @@ def pipes(count: int) -> list[int]:
 
 def forked(be: Callable[[], int]) -> int:
     """Have a new process be that, and end with the code that it returns; return its process id."""
-    _flush()  # or it would be written by both
+    flush_all()  # or it would be written by both
     if pid := os.fork():
         return pid
     code = 1
@@ -145,7 +147,7 @@ def forked(be: Callable[[], int]) -> int:
         logging.getLogger("rq.worker").exception("event=died pid=%s", os.getpid())
     finally:
         try:
-            _flush()
+            flush_all()
         finally:
             os._exit(code)
 
@@ -166,14 +168,9 @@ def end_copies(pid: int, error: BaseException | None = None) -> None:
         elif error:
             code = 1
             sys.excepthook(type(error), error, error.__traceback__)
-        _flush()
+        flush_all()
     finally:
         os._exit(code & 0xFF)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 def _die_at_the_end_of(life: int) -> None:

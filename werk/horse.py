@@ -37,6 +37,7 @@ from werk.child import forked
 from werk.claim import Claim, Tasks, Unknown
 from werk.diary import Diary
 from werk.errors import Unreadable
+from werk.log_stream import bound_logs, print_by_line
 from werk.page import HORSE_SIGNAL, Leave, Page, Plan
 from werk.recorder import Recorder
 from werk.records import PlainSerializer, Refused
@@ -137,6 +138,8 @@ class Horse:
         worker.restore_connection(patience(self.page))
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
+        bound_logs(self.page)
+        print_by_line()
         self.runner.add_hooks(self.settings)
         self.is_watched = self.is_watched or bool(self.runner.hooks)
 

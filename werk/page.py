@@ -80,6 +80,7 @@ class Page(ctypes.Structure):
         ("request", ctypes.c_uint64),  # the number of the request that waits for its reply, or 0
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
+        ("dropped", ctypes.c_uint64),  # log lines, by both; now and then one is not counted
         ("deadline", ctypes.c_double),  # of what runs, on the monotonic clock; 0: none
         ("_reason", ctypes.c_char * LONGEST_REASON),  # why the horse is UNUSABLE
         ("_state", ctypes.c_char * (LONGEST_RUN + 30)),  # jobs, execution and job as a text
@@ -90,6 +91,7 @@ class Page(ctypes.Structure):
     request: int
     cleaned_at: float
     orders_begun: int
+    dropped: int
     deadline: float
     _reason: bytes
     _state: bytes

@@ -25,6 +25,7 @@ MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
 RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worker.heartbeat)
 RQ_TTL_S = 480.0  # of a record that RQ forgot to give one: its default
 READY_S = 30.0  # a tick enqueues what RQ has left after 3 s
+DROPPED_S = 60.0  # lines dropped longer ago are no problem any more
 IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -125,6 +126,7 @@ class Worker(NamedTuple):
     queues: Sequence[str]
     kind: str  # werk or stock
     free: bool  # it runs any path (WERK_ALLOW_UNREGISTERED)
+    dropped: int = 0  # log lines, if it has dropped any lately
 
     @property
     def is_live(self) -> bool:
@@ -275,8 +277,16 @@ def _worker(
         job_s=_ago(_number(since), now) if own["job"] and since else None,
         beat_s=_ago(beat, now),
         queues=served,
+        dropped=_dropped(now, facts),
         **own,
     )
+
+
+def _dropped(now: float, facts: Mapping[str, str]) -> int:
+    """Return how many log lines a worker has dropped, 0 if none of them within DROPPED_S."""
+    number, _, since = facts.get("werk_lines_dropped", "").partition("|")
+    is_recent = now - _number(since) < DROPPED_S
+    return int(number) if is_recent and number.isdecimal() and len(number) < 20 else 0
 
 
 def _state(
@@ -341,6 +351,11 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
         if worker.state == "hung":
             what = f"{at} is hung: it beats, and takes no jobs"
             yield Problem(WARNING, what, f"kill the child of {process}; it gets another")
+        if worker.dropped and worker.is_live:
+            what = f"{at}: {worker.dropped} log lines dropped: nobody reads its output"
+            yield Problem(
+                WARNING, what, f"read the stdout and stderr of {process}, or redirect them"
+            )
         if worker.free and worker.is_live:
             what = f"{at} has WERK_ALLOW_UNREGISTERED: runs any code"
             yield Problem(WARNING, what, "register the tasks and unset it")

@@ -48,8 +48,8 @@ class _GivenUp(Exception):
 class Supervisor:
     """Made by Worker.work(). Signals and commands only leave a note here: the loop acts."""
 
-    def __init__(self, worker: Worker, plan: Plan, moves_due: bool) -> None:
-        self.worker, self.plan, self.page, self.log = worker, plan, Page(), worker.log
+    def __init__(self, worker: Worker, plan: Plan, moves_due: bool, page: Page) -> None:
+        self.worker, self.plan, self.page, self.log = worker, plan, page, worker.log
         self.link = link_over(worker.connection, TICK_BUDGET_S)
         server = worker.server_version()
         self.back_script, self.cut_script = script("back", server), script("cut", server)

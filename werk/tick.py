@@ -48,7 +48,8 @@ class Ticker:
         state = supervisor.page.state()
         now = time.time()
         head = [worker.name, iso(now), repr(now), supervisor.generation, state.run, state.last,
-                worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]  # fmt: skip
+                worker.lease_s, worker.worker_ttl + 60, int(self.moves_due),
+                supervisor.page.dropped]  # fmt: skip
         try:
             words: list[Any] = [*head, *self.catalog_words()]
             events = supervisor.link.run(self.script, worker.queue_keys(), words)

@@ -37,6 +37,7 @@ from werk import records, registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.link import Link, Script, cluster_error, is_cluster, link_over
+from werk.log_stream import bound_logs, flush_all
 from werk.page import Page, Plan
 from werk.records import RecordingWorker
 from werk.settings import KEY_PREFIX, Settings
@@ -129,9 +130,11 @@ class Worker(RecordingWorker):
         given.apply_defaults()
         options = SimpleNamespace(**given.arguments)
         log_options = (options.logging_level, options.date_format, options.log_format)
-        untamed = self._tame_connection()
+        untamed, page = self._tame_connection(), Page()
         with stoppable():
-            self._say_who_we_are(*log_options)
+            setup_loghandlers(*log_options)
+            bound_logs(page)
+            self._say_who_we_are()
             self.bootstrap(*log_options)
             self.server_version()  # it is kept
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
@@ -142,11 +145,12 @@ class Worker(RecordingWorker):
             )
         plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
         moves_due = options.with_scheduler or not options.burst
-        supervisor = self.supervisor = Supervisor(self, plan, moves_due)
+        supervisor = self.supervisor = Supervisor(self, plan, moves_due, page)
         try:
             supervisor.run()
         finally:
             self.connection.connection_pool.connection_kwargs.update(untamed)
+            flush_all()  # or the interpreter would, and block
         if supervisor.is_cold:
             raise SystemExit
         return supervisor.jobs > 0
@@ -252,8 +256,7 @@ class Worker(RecordingWorker):
             death_penalty_class=self.death_penalty_class,
         )
 
-    def _say_who_we_are(self, logging_level: str | None, date_format: str, log_format: str) -> None:
-        setup_loghandlers(logging_level, date_format, log_format, name="rq.worker")
+    def _say_who_we_are(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):
             return
         info = self.connection.info("server")

@@ -4,7 +4,8 @@
 -- ARGV  1 worker   2 now, as RQ writes it   3 now, Unix seconds   4 generation of its horse
 --       5 the execution that the horse is at, '' for none   6 the last execution id of the horse, '' before the first
 --       7 seconds of a lease   8 seconds until the worker's hash expires   9 '1' to move due jobs
---       10 how many names of tasks follow; then that many "<task> <fingerprint>"; then task, JSON, task, JSON, ...
+--       10 how many log lines the worker has dropped
+--       11 how many names of tasks follow; then that many "<task> <fingerprint>"; then task, JSON, task, JSON, ...
 -- Returns a list of events, each {what, ...}:
 --       {'unborn'} the worker's hash is gone: nothing was done, write it again and tick again
 --       {'lost', run} the execution that the horse is at is no longer the job's
@@ -18,7 +19,7 @@
 
 local worker, now_text, now, generation = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local current, counter, lease_s, worker_ttl = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local moves_due, tasks = ARGV[9] == '1', tonumber(ARGV[10])
+local moves_due, dropped, tasks = ARGV[9] == '1', ARGV[10], tonumber(ARGV[11])
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
@@ -47,6 +48,12 @@ local function beat()
   if clock - last > lease_s / 2 then call('SET', P .. ':werk:grace', clock + lease_s, 'EX', math.ceil(lease_s) + 60) end
   call('SET', P .. ':werk:ticked', clock)
   call('ZADD', leases, clock + lease_s, worker)
+end
+
+-- Log lines that nobody read: their number, and when it last grew.
+local function note_dropped()
+  local before = call('HGET', worker_key, 'werk_lines_dropped') or '0|0'
+  if dropped ~= string.match(before, '^[^|]*') then call('HSET', worker_key, 'werk_lines_dropped', dropped .. '|' .. clock) end
 end
 
 local function renew(run)
@@ -164,7 +171,7 @@ end
 
 local function serve(list)
   local serves = P .. ':werk:serves:' .. string.sub(list, #P + 8)
-  for i = 11, 10 + tasks do call('ZADD', serves, clock, ARGV[i]) end
+  for i = 12, 11 + tasks do call('ZADD', serves, clock, ARGV[i]) end
   call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - CATALOG_S)
   call('EXPIRE', serves, CATALOG_S)
 end
@@ -182,14 +189,15 @@ end
 
 if call('HEXISTS', worker_key, 'birth') == 0 then return {{'unborn'}} end
 beat()
+note_dropped()
 check_own()
 rescue()
 if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
-if #ARGV > 10 + tasks then
+if #ARGV > 11 + tasks then
   forget_old_pages()
-  call('HSET', P .. ':werk:catalog', unpack(ARGV, 11 + tasks))
+  call('HSET', P .. ':werk:catalog', unpack(ARGV, 12 + tasks))
   call('EXPIRE', P .. ':werk:catalog', CATALOG_S)
 end
 return events
