@@ -357,6 +357,10 @@ class Horse:
         if self.is_watched:
             self.begin(claim, job)
         result, error, took = self.runner.run(call, claim.timeout, job)
+        try:
+            os.close(os.dup(self.bell))
+        except OSError:  # the task has left no descriptor: no other job of this horse would get one
+            self.last_job = self.jobs
         if error and (misfit := claim.misfit(error, *call)):
             self.diary.current = None
             return self.recorder.refuse(claim, job, misfit)
