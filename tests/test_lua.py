@@ -488,12 +488,13 @@ def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) ->
     assert lua.redis.hkeys("rq:werk:catalog") == [b"kept", b"sleep"]
 
 
-def test_a_catalog_of_another_type_stops_nothing_else(lua: Lua) -> None:
+def test_a_catalog_of_another_type_is_written_anew(lua: Lua) -> None:
     lua.given("SET werk:catalog x")
     lua.enqueue("a", "scheduled:high")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        lua.tick("one", served=(1, "sleep f00", "sleep", "{}"))
-    assert lua.changes()["queue:high"] == "=a"
+    assert lua.tick("one", served=(1, "sleep f00", "sleep", "{}")) == []
+    changes = lua.changes()
+    assert changes["queue:high"] == "=a"
+    assert "sleep={}" in changes["werk:catalog"]
 
 
 # --- lib.lua
@@ -620,7 +621,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         job:{own}+              retries_left=1 retry_intervals=[1] enqueue_at_front=1
         job:{own}+              success_callback_name= failure_callback_name= group_id=
         job:{own}+              stopped_callback_name= started_at= ended_at= last_heartbeat=
-        job:{own}+              worker_name=
+        job:{own}+              worker_name= werk_v=1
         werk:sent:{own}         =before lives=60
         hold:{own}              ={own}_before lives=50
         last:{own}              ={own} lives={MONTH_S}"""

@@ -17,11 +17,13 @@ from werk import records, registry, signature, wire
 from werk.errors import ArgumentError, UnknownTask
 from werk.records import Refused
 from werk.runner import Call
+from werk.task import LONGEST_S
 from werk.wire import iso as iso
 from werk.wire import text
 
 DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
+NEWER = b"werk_v "  # begins what step.lua says of a record that is newer than we are
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 LENGTHS = range(1, 861)  # see page.LONGEST_RUN
 
@@ -73,7 +75,10 @@ class Claim(list[Any]):
 
     @property
     def attempt(self) -> int:
-        return int(self[2])
+        try:
+            return int(self[2])
+        except (TypeError, ValueError):  # of an order, whose record anybody may have written
+            return 0
 
     def call(self, tasks: Tasks, default_result_ttl: int, reader: Any = None) -> Call:
         """Return function, args and kwargs, if the task is registered. Imports nothing.
@@ -84,12 +89,19 @@ class Claim(list[Any]):
         """
         _, status, _, data, timeout, result_ttl, name, callbacks, raw_id, _ = self
         if status:
+            if status.startswith(NEWER):
+                theirs = text(status)[len(NEWER) : 100]
+                raise Unknown(
+                    f"its record is of version {theirs}, this worker reads {wire.RECORD_VERSION}"
+                )
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
         if len(raw_id) not in LENGTHS or raw_id.translate(None, LETTERS):
             raise Refused("its id is none: letters, digits, - and _, not too many")
         try:
-            self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S
-            self.result_ttl = int(result_ttl) if result_ttl else default_result_ttl
+            limit = self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S
+            keep = self.result_ttl = int(result_ttl) if result_ttl else default_result_ttl
+            if limit > LONGEST_S or keep > LONGEST_S:
+                self.timeout, self.result_ttl = min(limit, LONGEST_S), min(keep, LONGEST_S)
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
         self.is_plain = not callbacks and self.result_ttl > 0
@@ -159,3 +171,9 @@ def failure(claim: Claim, error: BaseException) -> Claim:
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
     return claim.ended("failed", FAILURE_TTL_S, value)
+
+
+def misplaced(claim: Claim) -> Claim:
+    """A failure instead of an outcome whose set, finished:<queue> for one, is of another type."""
+    key = wire.key(claim.words[3], text(claim.origin))
+    return failure(claim, Refused(f"its outcome cannot be recorded: {key} is no sorted set"))

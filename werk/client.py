@@ -291,7 +291,7 @@ def _handle(
     own = Handle(request.id, name, task.queue, False, "", warnings, task.result_ttl, connection)
     if reply == 1:
         return own
-    why, job_id, status = [word.decode() for word in (*reply, b"")][:3]
+    why, job_id, status = [wire.text(word) for word in (*reply, b"")][:3]
     if why == "overdue":
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))

@@ -34,7 +34,7 @@ from werk.channel import (
     patience,
 )
 from werk.child import forked
-from werk.claim import Claim, Tasks, Unknown
+from werk.claim import Claim, Tasks, Unknown, misplaced
 from werk.diary import Diary
 from werk.errors import Unreadable
 from werk.log_stream import bound_logs, print_by_line
@@ -198,8 +198,13 @@ class Horse:
                     self.tally.take_back(self.jobs)  # RQ counts it
                     finish = self.recorder.succeed(finish, finish.job, finish.result)
                     continue
-                if outcome == b"late":
-                    self.diary.tell("late", finish, logging.WARNING)
+                if outcome == b"misplaced" and finish.words[3] != "failed":
+                    if finish.words[3] == "finished":
+                        self.tally.take_back(self.jobs)
+                    finish = misplaced(finish)
+                    continue
+                if outcome in (b"late", b"misplaced"):
+                    self.diary.tell(outcome.decode(), finish, logging.WARNING)
             if dropped:
                 self.diary.tell_dropped(dropped)
             finish = None
@@ -250,7 +255,7 @@ class Horse:
             *(finish.words if finish else ()),
         )  # fmt: skip
         reply = self.ask(request, finish)
-        if flush and reply[0] != b"dependents":
+        if flush and reply[1] != b"":
             self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
             self.tally.clear()
             self.cleans = self.is_cleaning_due()

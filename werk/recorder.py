@@ -22,7 +22,7 @@ from werk.channel import FINISH_S, Unusable
 from werk.claim import Claim, Unknown, failure
 from werk.diary import Diary
 from werk.page import Order, Page
-from werk.records import Late
+from werk.records import Late, Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.tally import Tally
@@ -135,11 +135,17 @@ class Recorder:
         return self._record(claim, self.job(claim.id), record, why)
 
     def ask_fence(self, run: str, job: Job) -> bool:
-        """Tell whether the execution is still its job's, and keep a rescue away for a while."""
+        """Tell whether the execution is still its job's, and keep a rescue away for a while.
+
+        Raises Refused if a key that RQ would write is of another type.
+        """
         if not self.page.finishing:  # RQ's own perform_job: user code ran until now
             self._begin_finish(job)
         words = (run, job.origin, repr(time.time()), self.worker.recording_s)
-        return bool(self.worker.connection.eval(self.fence.text, 0, *words))
+        reply = self.worker.connection.eval(self.fence.text, 0, *words)
+        if isinstance(reply, bytes):
+            raise Refused(f"RQ cannot record the outcome: {text(reply)}")
+        return bool(reply)
 
     def _record(
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
@@ -174,8 +180,9 @@ class Recorder:
         self.page.begin_finish(FINISH_S + callbacks_s)
 
     def _is_closed(self, claim: Claim) -> bool:
-        wip = wire.key("wip", text(claim.origin))
-        return self.worker.connection.zscore(wip, claim.run) is None
+        wip = wire.key("wip", "").encode() + claim.origin
+        run = claim.raw_id + f":{claim.execution}".encode()
+        return self.worker.connection.zscore(wip, run) is None
 
     def _may_be_known_soon(self, claim: Claim) -> bool:
         created_at = self.worker.connection.hget(wire.key("job", claim.id), "created_at")

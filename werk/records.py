@@ -25,6 +25,7 @@ from rq.worker import Worker as StockWorker
 from werk import registry, webhooks, wire
 from werk.child import end_copies
 from werk.errors import ArgumentError, WerkError
+from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
 
@@ -150,8 +151,15 @@ def lazy(job_class: type[Job], worker: StockWorker) -> type[Job]:
 
 
 def load(job: Job) -> Job:
-    """Return the job, read from Redis by now. Raises what RQ raises where it cannot read it."""
+    """Return the job, read from Redis by now. Raises what RQ raises where it cannot read it.
+
+    Its times are bounded: of RQ's transaction Redis would refuse the part with a longer one.
+    """
     job.created_at  # noqa: B018
+    for name in ("ttl", "result_ttl", "failure_ttl", "timeout"):
+        seconds = getattr(job, name)
+        if seconds is not None and seconds > LONGEST_S:
+            setattr(job, name, LONGEST_S)
     return job
 
 

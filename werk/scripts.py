@@ -6,6 +6,7 @@ from functools import cache
 
 from werk.link import Script
 from werk.settings import KEY_PREFIX
+from werk.wire import RECORD_VERSION
 
 # Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
 # a script that begins with a removal, as ours do, write on.)
@@ -24,7 +25,8 @@ def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
     """Return step, tick, act or look (see their headers), back, cut or fence."""
     body = _SMALL.get(name) or Script.named(name).text
     before = ["counts"] if name == "step" else ["counts", "lib"]
-    parts = [f"local P = '{KEY_PREFIX}'", *(Script.named(part).text for part in before), body]
+    constants = f"local P, VERSION = '{KEY_PREFIX}', {RECORD_VERSION}"
+    parts = [constants, *(Script.named(part).text for part in before), body]
     text = "\n".join(parts).replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
     if server_version >= _SINCE:
         text = _FLAGS + text

@@ -12,6 +12,7 @@ from werk import catalog
 from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
 from werk.scripts import script
+from werk.wire import text
 
 if TYPE_CHECKING:
     from werk.supervisor import Supervisor
@@ -78,7 +79,7 @@ class Ticker:
             self.served_at = self.catalog_at = -CATALOG_WHOLE_S
             self.write_birth()
         elif what == "limited":
-            self.enqueue_limited(*(fact.decode() for fact in facts))
+            self.enqueue_limited(*(text(fact) for fact in facts))
         elif what != "more":
             run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
             self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)

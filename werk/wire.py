@@ -21,6 +21,11 @@ from uuid import UUID
 from werk.errors import ArgumentError, Unreadable
 from werk.settings import KEY_PREFIX as KEY_PREFIX
 
+# The version of what werk writes in the records of jobs and workers, their field werk_v; absent: 0,
+# as 0.1.0 wrote them. A change that the version before cannot read gets the next number. Versions
+# next to each other can run side by side while a fleet is deployed.
+RECORD_VERSION = 1
+
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
 MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds

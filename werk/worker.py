@@ -82,7 +82,8 @@ class Worker(RecordingWorker):
 
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
-        own = {"werk_lease": self.lease_s, "werk_free": int(Settings.read().allow_unregistered)}
+        is_free = int(Settings.read().allow_unregistered)
+        own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({} if self._is_not_ours() else own)}
 
     # --- what the horse asks of its worker

@@ -16,7 +16,8 @@
 --              bury, its key   'gone': out of the sets of workers; or 'there': it is
 --
 -- Invariant: a job is in one place before and after. The first write to a job's place is a removal, so all of it also
--- passes when memory is full.
+-- passes when memory is full. A job whose place, or the one that it is to go to, is of another type stays as it is, and
+-- no error is replied.
 
 local what, now_text, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
@@ -27,6 +28,7 @@ local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_ke
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
   rate_limited = 'rate_limited', ready_to_enqueue = 'ready', finished = 'finished', failed = 'failed', stopped = 'failed',
   canceled = 'canceled'}
+local MOST_SLOTS = 1000000
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true, rate_limited = true,
   ready_to_enqueue = true}
 
@@ -47,23 +49,28 @@ end
 
 local function push(job, at_front)
   call('HSET', job.key, 'status', 'queued', 'enqueued_at', now_text)
-  call('SADD', P .. ':queues', job.queue)
+  try('SADD', P .. ':queues', job.queue)
   call(at_front and 'LPUSH' or 'RPUSH', job.queue, job.id)
 end
 
 local function expire(job)
-  local ttl = tonumber(job.ttl) or 0
-  if ttl <= 0 then call('PERSIST', job.key); return end
+  local ttl = whole(job.ttl, LONGEST_S)
+  if ttl == 0 then call('PERSIST', job.key); return end
   for _, key in ipairs({job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies'}) do call('EXPIRE', key, ttl) end
+end
+
+local function has_slots(limit)
+  return fits(limit, 'hash') and fits(limit .. ':allowed', 'zset') and fits(limit .. ':rate_limited', 'zset')
 end
 
 -- Fill the free slots of a rate limit with those that wait for one, oldest first (rq/rate_limit.py).
 local function fill_slots(limit)
-  local slots = tonumber(call('HGET', limit, 'concurrency') or 0) or 0
-  while call('ZCARD', limit .. ':allowed') < slots do
-    local id = call('ZPOPMIN', limit .. ':rate_limited')[1]
-    if not id then return end
-    local job = load(id)
+  local slots = has_slots(limit) and whole(call('HGET', limit, 'concurrency'), MOST_SLOTS) or 0
+  while slots > 0 and call('ZCARD', limit .. ':allowed') < slots do
+    local id = call('ZRANGE', limit .. ':rate_limited', 0, 0)[1]
+    local job = id and load(id)
+    if not id or job and not fits(job.queue, 'list') then return end
+    call('ZREM', limit .. ':rate_limited', id)
     if job and job.origin ~= '' and job.status == 'rate_limited' then
       call('ZADD', limit .. ':allowed', now, id)
       push(job, job.enqueue_at_front == '1')
@@ -77,14 +84,15 @@ end
 
 local function wait_for_slot(job)
   call('HSET', job.key, 'status', 'rate_limited')
-  call('SADD', P .. ':rl-keys', job.rate_limit_key)
+  try('SADD', P .. ':rl-keys', job.rate_limit_key)
   call('HSET', job.limit, 'concurrency', job.rate_limit_concurrency)
   call('ZADD', job.limit .. ':rate_limited', now, job.id)
   fill_slots(job.limit)
 end
 
 local function retry(job)
-  if not fits(job.queue, 'list') or not take(job, 'failed') then return job.status end
+  local has_room = fits(job.queue, 'list') and (job.rate_limit_key == '' or has_slots(job.limit))
+  if not has_room or not take(job, 'failed') then return job.status end
   call('HDEL', job.key, 'exc_info')
   call('HSET', job.key, 'started_at', '', 'ended_at', '')
   if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
@@ -117,7 +125,8 @@ local function forget_all(job, executions)
   for _, execution in ipairs(executions) do
     local run = job.id .. ':' .. execution
     call('ZREM', wip_key(job.origin), run)
-    forget(job.id, execution, call('HGET', P .. ':execution:' .. run, 'worker_name') or '')
+    local worker = try('HGET', P .. ':execution:' .. run, 'worker_name')
+    forget(job.id, execution, type(worker) == 'string' and worker or '')
   end
 end
 
@@ -181,7 +190,7 @@ end
 local function compact(page)
   local start, stop, queue = string.match(page, '^(%d+) (%d+) (.*)$')
   local list, gone, found = P .. ':queue:' .. queue, 'werk: gone', 0 -- which is no id
-  for i, id in ipairs(call('LRANGE', list, start, stop)) do
+  for i, id in ipairs(try('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
       call('LSET', list, start + i - 1, gone)
       found = found + 1
@@ -191,16 +200,17 @@ local function compact(page)
 end
 
 local function pause(queue)
-  local is_known = call('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) + call('EXISTS', P .. ':workers:' .. queue) > 0
+  local is_known = try('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) == 1
+    or call('EXISTS', P .. ':workers:' .. queue) == 1
   if what == 'pause' and not is_known then return 'unknown' end
-  if call(what == 'pause' and 'SADD' or 'SREM', P .. ':werk:paused', queue) == 1 then return 'yes' end
+  if call(what == 'pause' and 'SADD' or 'SREM', own(P .. ':werk:paused', 'set'), queue) == 1 then return 'yes' end
   return is_known and 'already' or 'unknown'
 end
 
 -- Told once: a second time would make it break off its job.
 local function drain(name)
   local worker = P .. ':worker:' .. name
-  local birth, told, asked = unpack(call('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
+  local birth, told, asked = unpack(try('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
   if not birth then return 'unknown' end
   if told or asked then return 'already' end
   if call('PUBLISH', P .. ':pubsub:' .. name, '{"command": "shutdown"}') == 0 then return 'deaf' end
@@ -211,8 +221,8 @@ end
 -- Asked again in here: it may just have registered anew.
 local function bury(worker_key)
   if call('EXISTS', worker_key) == 1 then return 'there' end
-  call('SREM', P .. ':workers', worker_key)
-  for _, list in ipairs(call('SMEMBERS', P .. ':queues')) do call('SREM', P .. ':workers:' .. string.sub(list, #P + 8), worker_key) end
+  try('SREM', P .. ':workers', worker_key)
+  for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do try('SREM', P .. ':workers:' .. string.sub(list, #P + 8), worker_key) end
   return 'gone'
 end
 

@@ -31,6 +31,7 @@ local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
 local LIVE_S = 15 -- catalog.py
+local VERSION = 1 -- of a record; wire.py
 local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be sent again
 local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
@@ -138,7 +139,7 @@ if is_listed == 0 then call('SADD', queues, queue) end
 local function write_whole(job, data, description)
   call('HSET', job, 'created_at', created_at, 'data', data, 'origin', origin,
     'description', description, 'timeout', ARGV[7], 'result_ttl', ARGV[8], 'failure_ttl', ARGV[9],
-    'werk_task', task, 'werk_max_crashes', ARGV[11], 'status', status_now,
+    'werk_task', task, 'werk_max_crashes', ARGV[11], 'werk_v', VERSION, 'status', status_now,
     'success_callback_name', '', 'failure_callback_name', '', 'stopped_callback_name', '',
     'started_at', '', 'ended_at', '', 'last_heartbeat', '', 'worker_name', '', 'group_id', '',
     is_scheduled and 'created_at' or 'enqueued_at', created_at) -- a scheduled one has no enqueued_at yet

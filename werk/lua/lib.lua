@@ -4,7 +4,9 @@
 -- or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here `run`; its place
 -- in wip is what makes it the job's own: whoever removes that first decides what becomes of the job.
 -- All of it reads and checks before it writes. What may be of another type is asked first where that decides,
--- and written with `try` where it does not: then Redis refuses that one write, and nothing else.
+-- and written with `try` where it does not: then Redis refuses that one write, and nothing else. A key of one job,
+-- execution or worker alone, or of werk's, that is of another type is removed and written anew (see `own`); one of a
+-- queue stays as it is. A number in a record may be any text: `whole` bounds it. So no error is replied.
 -- The first write is a removal: Redis 6.2 lets that pass at maxmemory, and then all that follows (7.0 and
 -- newer: flags=allow-oom).
 
@@ -12,6 +14,7 @@ local call, try = redis.call, redis.pcall
 
 local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
 local COUNTED, UNCOUNTED = true, false
+local LONGEST_S, MOST_CRASHES = 1000000000, 10000 -- task.py
 
 local function job_key(id) return P .. ':job:' .. id end
 local function wip_key(queue) return P .. ':wip:' .. queue end
@@ -22,6 +25,36 @@ local function split(run) return string.match(run, '^(.*):([^:]*)$') end
 local function fits(key, kind)
   local found = call('TYPE', key).ok
   return found == kind or found == 'none'
+end
+
+-- Have a key of ours hold such a value or nothing. Returns the key.
+local function own(key, kind)
+  if not fits(key, kind) then call('UNLINK', key) end
+  return key
+end
+
+-- The whole number that a text of a record stands for, from 0 on; 0 for what is none.
+local function whole(text, most)
+  local number = tonumber(text or 0) or 0
+  return number > 0 and math.min(math.floor(number), most) or 0
+end
+
+-- The executions of a worker; what is no name of one goes.
+local function open_runs(worker)
+  local found, runs = {}, own(runs_of(worker), 'set')
+  for _, run in ipairs(call('SMEMBERS', runs)) do
+    if split(run) then found[#found + 1] = run else call('SREM', runs, run) end
+  end
+  return found
+end
+
+-- The queue whose wip an execution is in, nil if there is none. A record can name another queue than that.
+local function queue_of(run, origin)
+  if type(try('ZSCORE', wip_key(origin), run)) == 'string' then return origin end
+  for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do
+    local queue = string.sub(list, #P + 8)
+    if type(try('ZSCORE', wip_key(queue), run)) == 'string' then return queue end
+  end
 end
 
 local function redis_time()
@@ -37,13 +70,13 @@ local function forget(id, execution, worker)
   local run = id .. ':' .. execution
   call('UNLINK', P .. ':execution:' .. run)
   try('ZREM', P .. ':executions:' .. id, execution)
-  call('SREM', runs_of(worker), run)
+  try('SREM', runs_of(worker), run)
 end
 
 -- How often this job has killed its worker since it was enqueued: a requeue writes another enqueued_at.
 local function crashes_of(field, enqueued_at)
   local since, count = string.match(field or '', '^(.*)|(%d+)$')
-  return since == enqueued_at and tonumber(count) or 0
+  return since == enqueued_at and whole(count, MOST_CRASHES) or 0
 end
 
 -- Take an execution away from `worker` and put its job back at the front of its queue.
@@ -54,16 +87,21 @@ end
 local function give_back(run, worker, counted, heir, now)
   local id, execution = split(run)
   local job, execution_key = job_key(id), P .. ':execution:' .. run
-  if not fits(job, 'hash') then forget(id, execution, worker); return 'gone', 0 end
-  local h = call('HMGET', job, 'origin', 'status', 'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl')
-  local queue, status, enqueued_at, max, ttl = h[1] or '', h[2], h[3] or '', tonumber(h[5] or 0) or 0, tonumber(h[6] or 0) or 0
+  local is_job = fits(job, 'hash')
+  local h = is_job and call('HMGET', job, 'origin', 'status', 'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl') or {}
+  local origin, status, enqueued_at = h[1] or '', h[2], h[3] or ''
+  local max, ttl = whole(h[5], MOST_CRASHES), whole(h[6], LONGEST_S)
+  local in_wip = queue_of(run, origin)
+  local queue = in_wip or origin
   local wip, list = wip_key(queue), P .. ':queue:' .. queue
-  if not fits(wip, 'zset') or not fits(list, 'list') then return 'later', 0 end
-  local mine = call('ZSCORE', wip, run)
+  -- Where wip is of another type the execution's own record says whose it is, and nobody can be made its heir.
+  local has_wip = fits(wip, 'zset')
+  local mine = in_wip or not has_wip and try('HGET', execution_key, 'worker_name') == worker
+  if is_job and mine and not fits(list, 'list') then return 'later', 0 end
   -- RQ writes 'scheduled' before the transaction that puts a job off. Its horse may have died between the two.
   local is_half_put_off = status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
-  if not mine or not (status == 'started' or is_half_put_off) then
-    if mine then call('ZREM', wip, run) end
+  if not mine or not is_job or not (status == 'started' or is_half_put_off) then
+    if in_wip then call('ZREM', wip, run) end
     forget(id, execution, worker)
     if is_half_put_off and is_cancelled(id, queue) then call('HSET', job, 'status', 'canceled') end
     return 'gone', 0
@@ -71,31 +109,45 @@ local function give_back(run, worker, counted, heir, now)
 
   local crashes = crashes_of(h[4], enqueued_at)
   if counted then crashes = crashes + 1 end
-  if counted and crashes > max then
-    call('SREM', runs_of(worker), run)
-    call('SADD', runs_of(heir), run)
+  if counted and crashes > max and has_wip then
+    try('SREM', runs_of(worker), run)
+    call('SADD', own(runs_of(heir), 'set'), run)
     call('ZADD', wip, now + OWNED_S, run)
-    call('HSET', execution_key, 'worker_name', heir)
+    call('HSET', own(execution_key, 'hash'), 'worker_name', heir)
     call('EXPIRE', execution_key, OWNED_S)
     call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
     return 'fail', crashes
   end
-  call('ZREM', wip, run)
+  if in_wip then call('ZREM', wip, run) end
   forget(id, execution, worker)
   call('HSET', job, 'status', 'queued', 'worker_name', '')
+  if queue ~= origin then call('HSET', job, 'origin', queue) end
   if counted then call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes) end
   if ttl > 0 then call('EXPIRE', job, ttl) end
-  call('SADD', P .. ':queues', list)
+  try('SADD', P .. ':queues', list)
   call('LPUSH', list, id)
   return 'requeued', crashes
 end
 
+-- The first of the keys that RQ's own finish writes that is of another type, nil if there is none: of its transaction
+-- Redis would refuse a part.
+local function clash(id, queue)
+  local kinds = {[P .. ':queues'] = 'set', [P .. ':results:' .. id] = 'stream', [P .. ':executions:' .. id] = 'zset',
+    [P .. ':queue:' .. queue] = 'list', [P .. ':job:' .. id .. ':dependents'] = 'set'}
+  for _, place in ipairs({'wip', 'finished', 'failed', 'scheduled'}) do
+    kinds[P .. ':' .. place .. ':' .. queue] = 'zset'
+  end
+  for key, kind in pairs(kinds) do if not fits(key, kind) then return key .. ' is no ' .. kind end end
+end
+
 -- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
 -- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
+-- Returns 1, or 0 if it is not; or a text, which says what is wrong with a key that RQ would write.
 local function fence(run, queue, now, seconds)
   local id = split(run)
-  local execution_key = P .. ':execution:' .. run
-  call('HDEL', execution_key, 'werk_ending')
+  local execution_key, wrong = P .. ':execution:' .. run, id and clash(id, queue)
+  if wrong or not id then return wrong or 0 end
+  call('HDEL', own(execution_key, 'hash'), 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
     call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
   elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
@@ -110,15 +162,15 @@ end
 -- What the dead one had counted and not written is written here, once: `last` is the last request that it had an
 -- answer to, and one after that has written all. Its success of `run` counts if it was recorded: it is in hand no more.
 local function cut(worker, generation, lease_s, dead, last, counts, run, took)
-  local key, runs = P .. ':worker:' .. worker, runs_of(worker)
+  local key, runs = own(P .. ':worker:' .. worker, 'hash'), own(runs_of(worker), 'set')
   local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
   local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
   call('HDEL', key, 'werk_horse')
   call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
-  call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
+  call('ZADD', own(P .. ':werk:leases', 'zset'), redis_time() + lease_s, worker)
   if h[1] and h[2] ~= dead and not has_written then
     if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
     add_counts(key, counts)
   end
-  return call('SMEMBERS', runs)
+  return open_runs(worker)
 end

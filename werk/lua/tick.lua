@@ -28,6 +28,7 @@ local RQ_BEAT_S = 30
 local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
+local LONGEST_FINISH_S, LONGEST_GRACE_S = 3600, 3600 -- what lasts longer was not written by us
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue ',
   ready = ' queued started finished failed deferred stopped canceled rate_limited scheduled '}
@@ -38,15 +39,21 @@ local clock, events = redis_time(), {}
 
 local function event(...) events[#events + 1] = {...} end
 
+local function number_in(key) return fits(key, 'string') and tonumber(call('GET', key) or 0) or 0 end
+
 -- After a gap in which nobody could tick, all leases look expired, and nobody is rescued for one more lease.
 local function beat()
   call('HDEL', worker_key, 'werk_horse')
   call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation)
   call('EXPIRE', worker_key, worker_ttl)
   call('EXPIRE', runs, worker_ttl)
-  local last = tonumber(call('GET', P .. ':werk:ticked') or 0) or 0
+  local last = number_in(P .. ':werk:ticked')
   if clock - last > lease_s / 2 then call('SET', P .. ':werk:grace', clock + lease_s, 'EX', math.ceil(lease_s) + 60) end
   call('SET', P .. ':werk:ticked', clock)
+  if not fits(leases, 'zset') then -- nobody's is known: all begin anew
+    call('UNLINK', leases)
+    for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9)) end
+  end
   call('ZADD', leases, clock + lease_s, worker)
 end
 
@@ -58,22 +65,22 @@ end
 
 local function renew(run)
   local id, execution = split(run)
-  local key, executions = P .. ':execution:' .. run, P .. ':executions:' .. id
-  local queue = fits(job_key(id), 'hash') and call('HGET', job_key(id), 'origin') or ''
-  local is_in_wip = fits(wip_key(queue), 'zset') and call('ZSCORE', wip_key(queue), run)
+  local key, executions = own(P .. ':execution:' .. run, 'hash'), own(P .. ':executions:' .. id, 'zset')
+  local is_job = call('TYPE', job_key(id)).ok == 'hash'
+  local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
   -- A job cancelled while it runs has left wip, and its execution is still ours.
-  if not is_in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
-  if is_in_wip then call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run) end
+  if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
+  if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', now + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', ARGV[3])
-  if fits(executions, 'zset') then
-    call('ZADD', executions, 'XX', now + OWNED_S + 60, execution)
-    call('EXPIRE', executions, OWNED_S + 60)
-  end
+  call('ZADD', executions, 'XX', now + OWNED_S + 60, execution)
+  call('EXPIRE', executions, OWNED_S + 60)
   -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and starts over whenever
   -- one has been written. So this is written as seldom as RQ does, and not at all during that finish.
   if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
     call('EXPIRE', key, OWNED_S)
-    if call('HEXISTS', key, 'werk_ending') == 0 then call('HSET', job_key(id), 'last_heartbeat', now_text) end
+    if is_job and call('HEXISTS', key, 'werk_ending') == 0 then
+      call('HSET', job_key(id), 'last_heartbeat', now_text)
+    end
   end
 end
 
@@ -84,8 +91,12 @@ local function is_past(run)
 end
 
 local function check_own()
-  if current ~= '' then renew(current) end
-  for _, run in ipairs(call('SMEMBERS', runs)) do
+  if not fits(runs, 'set') then
+    call('UNLINK', runs)
+    if split(current) then call('SADD', runs, current) end
+  end
+  if split(current) then renew(current) end
+  for _, run in ipairs(open_runs(worker)) do
     if is_past(run) then
       local what, crashes = give_back(run, worker, UNCOUNTED, worker, now)
       event(what, run, crashes, worker)
@@ -95,15 +106,16 @@ end
 
 -- RQ's own finish may still be at work on it, if its worker is only frozen or cut off.
 local function is_ending(run)
-  return clock < (tonumber(call('HGET', P .. ':execution:' .. run, 'werk_ending') or 0) or 0)
+  local until_then = tonumber(try('HGET', P .. ':execution:' .. run, 'werk_ending') or 0) or 0
+  return clock < until_then and until_then < clock + LONGEST_FINISH_S
 end
 
 local function rescue()
-  if clock <= (tonumber(call('GET', P .. ':werk:grace') or 0) or 0) then return end
+  local grace = number_in(P .. ':werk:grace')
+  if clock <= grace and grace <= clock + LONGEST_GRACE_S then return end
   for _, dead in ipairs(call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)) do
     local is_done = true
-    local left = fits(runs_of(dead), 'set') and call('SMEMBERS', runs_of(dead)) or {}
-    for _, run in ipairs(left) do
+    for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
       if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, worker, now) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
@@ -127,13 +139,13 @@ local function enqueue(id, place, queue)
   call('ZREM', from, id)
   call('HSET', job, 'status', 'queued', 'origin', queue, 'enqueued_at', now_text)
   if not h[6] then call('HSET', job, 'timeout', 180) end
-  local ttl = tonumber(h[5] or 0) or 0
+  local ttl = whole(h[5], LONGEST_S)
   if ttl > 0 then
     call('EXPIRE', job, ttl)
     call('EXPIRE', job .. ':dependents', ttl)
     call('EXPIRE', job_key(':' .. id) .. ':dependencies', ttl)
   end
-  call('SADD', P .. ':queues', list)
+  try('SADD', P .. ':queues', list)
   call(at_front and 'LPUSH' or 'RPUSH', list, id)
 end
 
@@ -170,7 +182,7 @@ local function move_ready(list)
 end
 
 local function serve(list)
-  local serves = P .. ':werk:serves:' .. string.sub(list, #P + 8)
+  local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for i = 12, 11 + tasks do call('ZADD', serves, clock, ARGV[i]) end
   call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - CATALOG_S)
   call('EXPIRE', serves, CATALOG_S)
@@ -178,8 +190,8 @@ end
 
 -- A task that no worker has had for so long is forgotten; `pages` is written after that, with the time of now.
 local function forget_old_pages()
-  local catalog = P .. ':werk:catalog'
-  local pages = fits(catalog, 'hash') and call('HGETALL', catalog) or {}
+  local catalog = own(P .. ':werk:catalog', 'hash')
+  local pages = call('HGETALL', catalog)
   for i = 1, #pages, 2 do
     local is_read, page = pcall(cjson.decode, pages[i + 1])
     local seen = is_read and type(page) == 'table' and tonumber(page.seen) or 0
@@ -187,7 +199,7 @@ local function forget_old_pages()
   end
 end
 
-if call('HEXISTS', worker_key, 'birth') == 0 then return {{'unborn'}} end
+if call('HEXISTS', own(worker_key, 'hash'), 'birth') == 0 then return {{'unborn'}} end
 beat()
 note_dropped()
 check_own()
