@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import redis
+
 
 @contextmanager
 def listening(handle: Callable[[socket.socket], None]) -> Iterator[int]:
@@ -102,6 +104,43 @@ def speaking_tls(url: str, certificate: str, key: str) -> Iterator[int]:
 
     with listening(handle) as port:
         yield port
+
+
+class Holder:
+    """A proxy that holds a request in its middle: when `is_on`, one that has these bytes in it."""
+
+    def __init__(self, url: str, words: bytes) -> None:
+        self.place, self.words, self.is_on, self.url = _place(url), words, False, ""
+        self.held, self.let_go = threading.Event(), threading.Event()
+
+    def handle(self, client: socket.socket) -> None:
+        with socket.create_connection(self.place, timeout=30) as server:
+            while True:
+                for sock in select.select([client, server], [], [])[0]:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    if sock is client and self.is_on and self.words in data:
+                        self.is_on, half = False, len(data) // 2
+                        server.sendall(data[:half])
+                        self.held.set()
+                        self.let_go.wait(60)
+                        data = data[half:]
+                    (server if sock is client else client).sendall(data)
+
+
+@contextmanager
+def holding(url: str, words: bytes) -> Iterator[Holder]:
+    """Serve a holder; its address is in its `url`."""
+    holder = Holder(url, words)
+    with listening(holder.handle) as port:
+        holder.url = f"redis://127.0.0.1:{port}/0"
+        try:
+            yield holder
+        finally:
+            holder.let_go.set()
+            with redis.Redis.from_url(url) as client:  # so that its threads end
+                client.client_kill_filter(_type="normal", skipme=True)
 
 
 def say_nothing(client: socket.socket) -> None:

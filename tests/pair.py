@@ -25,7 +25,9 @@ from werk.worker import Worker
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
 HOW = ("returns", "none", "raises", "again", "later")  # a job of `work` ends
-FAULTS = ("request lost", "reply lost", "frozen", "on its way")  # of an exchange
+FAULTS = (  # of an exchange
+    "request lost", "reply lost", "frozen", "frozen before", "on its way"
+)  # fmt: skip
 
 ends: dict[str, str] = {}
 
@@ -88,6 +90,8 @@ class Line(Channel):
         fault, self.fault = self.fault, ""
         if fault == "request lost":
             raise ConnectionError(fault)
+        if fault == "frozen before":
+            raise Died
         if fault == "on its way":
             self.words = tuple(words)
             raise Died
@@ -105,10 +109,11 @@ class Line(Channel):
 class Rider(Horse):
     """A horse that can be frozen in the middle of a request, and goes on with it later."""
 
-    pending: tuple[list[Any], Claim | None] | None = None
+    pending: tuple[tuple[Any, ...], Claim | None] | None = None
+    last_request: tuple[Any, ...] = ()
 
-    def ask(self, request: list[Any], finish: Claim | None) -> Any:
-        self.pending = request, finish
+    def ask(self, request: tuple[Any, ...], finish: Claim | None) -> Any:
+        self.pending, self.last_request = (request, finish), request
         reply = super().ask(request, finish)
         self.pending = None
         return reply
@@ -203,8 +208,9 @@ class Pair:
         """Thawed in the middle of a request, which may have been answered."""
         request, finish = cast(Any, self.horse.pending)
         self.line.close()
-        request[self.horse.resent] = "1"
-        wants_job = request[self.horse.resent - 1] == "1"
+        at = self.horse.resent
+        request = (*request[:at], "1", *request[at + 1 :])
+        wants_job = request[at - 1] == "1"
         return self.go_on(self.horse.ask(request, finish), finish, wants_job)
 
     def go_on(self, reply: Any, finish: Claim | None, claims: bool) -> tuple[bytes, Any]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from faults import listening
+from faults import holding, listening
 from rq import Queue
 from rq.suspension import resume, suspend
 from support import wait_until
@@ -25,6 +25,7 @@ from test_worker import (
     finished,
     go,
     horse,
+    places,
     runs,
     work,  # noqa: F401  the fixture
 )
@@ -241,3 +242,35 @@ def test_a_connection_cut_at_every_byte_of_an_exchange(
     key = connection.srandmember("rq:workers")
     wait_until(lambda: connection.hget(key, "state") == b"idle")
     wait_until(lambda: int(connection.hget(key, "successful_job_count")) == len(jobs))
+
+
+# --- frozen in the middle of a request
+
+
+def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """Half of its request is at Redis when its job is rescued, and run to its end elsewhere."""
+    with holding(redis_url, b"finished") as holder:
+        frozen = work("default", env={"RQ_REDIS_URL": holder.url})
+        job = werk.enqueue("block", str(tmp_path))
+        pid = int(begun(tmp_path)[0][1])
+        os.kill(frozen.pid, signal.SIGSTOP)
+        holder.is_on = True
+        go(tmp_path)
+        assert holder.held.wait(20)
+        os.kill(pid, signal.SIGSTOP)
+        other = work()
+        record = finished(job, 20)
+        os.kill(pid, signal.SIGCONT)
+        holder.let_go.set()
+        wait_until(lambda: "event=late" in frozen.output(), 20)
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert record.worker_name.split(":")[1] == str(other.pid)
+        assert len(job.job.results()) == 1
+        assert places(connection, job.id) == ["finished"]
+        assert len(runs(tmp_path, "begins")) == 2
+        other.terminate()
+        assert other.wait(10) == 0
+        finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+        frozen.kill()

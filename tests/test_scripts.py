@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, cast
@@ -91,6 +92,7 @@ class Life(RuleBasedStateMachine):
     connection: redis.Redis
     url: str
     generations: Iterator[int]
+    asked_again: Counter[str] = Counter()  # in the whole run
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,6 +316,13 @@ class Life(RuleBasedStateMachine):
                 self.kill_now(pair)
             return None
 
+    @one_of(busy, claims=st.booleans(), fault=st.sampled_from(["frozen", "frozen before"]))
+    def freeze_in_its_finish(self, pair: Pair, claims: bool, fault: str) -> None:
+        claim = cast(Claim, pair.claim)
+        assert self.exchange(pair, pair.perform("returns"), claims, fault) is None
+        if claim.id in self.alive and not self.look().status(claim.id):
+            self.alive.discard(claim.id)  # its result was not to be kept
+
     @one_of(lambda self: self.on_the_way)
     def arrive(self, line: Line) -> None:
         self.on_the_way.remove(line)
@@ -327,8 +336,17 @@ class Life(RuleBasedStateMachine):
 
     @one_of(asking)
     def ask_again(self, pair: Pair) -> None:
-        outcome, _ = pair.ask_again()
-        assert outcome in (b"none", b"again", b"late")
+        """The horse was frozen in the middle of a request; its job may have been rescued since."""
+        before, finish = self.now, cast(Any, pair.horse.pending)[1]
+        is_owned = finish and finish.run in before.runs()
+        can_claim = next_of(pair, before) != "fenced"
+        outcome, claimed = pair.ask_again()
+        self.asked_again[text(outcome)] += 1
+        if is_owned:
+            assert outcome == b"done"
+        elif finish and before.status(finish.id) != "canceled":
+            assert outcome in (b"again", b"late")
+        assert can_claim or type(claimed) is list or claimed in (b"fenced", b"unasked")
 
     # the ends of workers
 
@@ -602,6 +620,7 @@ def test_any_order_of_steps(connection: redis.Redis, redis_url: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert sum(Life.asked_again[how] for how in ("done", "again", "late")), Life.asked_again
 
 
 @pytest.fixture
@@ -613,6 +632,38 @@ def pair(connection: redis.Redis, redis_url: str, _alone: None) -> Iterator[Pair
     pair.step(None, True)
     yield pair
     pair.supervisor.close()
+
+
+def rescue_from(pair: Pair, connection: redis.Redis, url: str) -> None:
+    """Another worker finds that this one's lease is over."""
+    other = Pair("w1", QUEUES, url)
+    connection.zadd(LEASES, {pair.name: PAST})
+    connection.set("rq:werk:grace", PAST)
+    other.supervisor.ticker.tick()
+    other.supervisor.close()
+
+
+@pytest.mark.parametrize("fault", ["frozen", "frozen before", "on its way"])
+def test_a_horse_goes_on_in_the_middle_of_a_request_after_a_rescue(
+    pair: Pair, connection: redis.Redis, redis_url: str, fault: str
+) -> None:
+    """Frozen, it had sent the request or not, or the request was on its way all the time."""
+    client.enqueue("tough", options=Options(job_id="b", queue="high"), connection=connection)
+    finish, line = pair.perform("returns"), pair.line
+    line.fault = fault
+    with pytest.raises(Died):
+        pair.step(finish, True)
+    is_recorded = fault == "frozen"
+    assert Contents(connection).places("b") == [("wip" if is_recorded else "queue", "high")]
+    rescue_from(pair, connection, redis_url)
+    is_first = [("finished" if is_recorded else "queue", "high")]
+    assert Contents(connection).places("a") == is_first
+    reply = line.arrive()[:2] if fault == "on its way" else pair.ask_again()
+    assert tuple(reply) == (b"again" if is_recorded else b"late", b"fenced")
+    after = Contents(connection)
+    assert after.places("a") == is_first
+    assert after.places("b") == [("queue", "high")]
+    assert not after.runs()
 
 
 def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(

@@ -108,7 +108,7 @@ local function give_back(run, worker, counted, heir, now)
   end
 
   local crashes = crashes_of(h[4], enqueued_at)
-  if counted then crashes = crashes + 1 end
+  if counted then crashes = math.min(crashes, max) + 1 end -- the same, however often this is sent
   if counted and crashes > max and has_wip then
     try('SREM', runs_of(worker), run)
     call('SADD', own(runs_of(heir), 'set'), run)
