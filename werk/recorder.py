@@ -94,7 +94,7 @@ class Recorder:
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Claim | None:
         """Fail a job at once; or put it off, where this worker may only be older than the job."""
         if isinstance(why, Unknown) and self._may_be_known_soon(claim):
-            self.diary.tell("put-off", claim)
+            self.diary.tell("put-off", claim, reason=why)
             return claim.put_off(time.time() + PUT_OFF_S)
         self.diary.tell("refused", claim, logging.WARNING, reason=why)
         self.tally.add(claim.task, False)

@@ -1,0 +1,124 @@
+-- Prepended to step.lua and tick.lua, after a line that sets P, RQ's key prefix.
+--
+-- A waiting job is in its queue (a list), a running one in wip:<queue>, others in scheduled:, finished:
+-- or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here `run`; its place
+-- in wip is what makes it the job's own: whoever removes that first decides what becomes of the job.
+-- All of it reads and checks before it writes. What may be of another type is asked first where that decides,
+-- and written with `try` where it does not: then Redis refuses that one write, and nothing else.
+-- The first write is a removal: Redis 6.2 lets that pass at maxmemory, and then all that follows (7.0 and
+-- newer: flags=allow-oom).
+
+local call, try = redis.call, redis.pcall
+
+local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
+local COUNTED, UNCOUNTED = true, false
+
+local function job_key(id) return P .. ':job:' .. id end
+local function wip_key(queue) return P .. ':wip:' .. queue end
+local function runs_of(worker) return P .. ':worker:' .. worker .. ':executions' end
+local function split(run) return string.match(run, '^(.*):([^:]*)$') end
+
+-- May this key hold such a value? Asked first, so that a key of another type stops nothing half way.
+local function fits(key, kind)
+  local found = call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+
+local function redis_time()
+  local time = call('TIME')
+  return time[1] + time[2] / 1000000
+end
+
+-- A job that is cancelled while it runs leaves wip at once; its status may be another when the execution ends.
+local function is_cancelled(id, queue) return tonumber(try('ZSCORE', P .. ':canceled:' .. queue, id)) end
+
+-- Remove what RQ keeps about one execution, but for its place in wip.
+local function forget(id, execution, worker)
+  local run = id .. ':' .. execution
+  call('UNLINK', P .. ':execution:' .. run)
+  try('ZREM', P .. ':executions:' .. id, execution)
+  call('SREM', runs_of(worker), run)
+end
+
+-- How often this job has killed its worker since it was enqueued: a requeue writes another enqueued_at.
+local function crashes_of(field, enqueued_at)
+  local since, count = string.match(field or '', '^(.*)|(%d+)$')
+  return since == enqueued_at and tonumber(count) or 0
+end
+
+-- Take an execution away from `worker` and put its job back at the front of its queue.
+-- A COUNTED one ended in a crash. After more of those than the job may have it goes to `heir` instead, who
+-- must fail it: it stays in wip as the heir's, so if the heir dies too, its own lease brings it up again.
+-- Returns what became of it, and the count of crashes:
+-- 'requeued', 'fail', 'gone' (it was no longer the job's), 'later' (cannot be decided now; nothing changed).
+local function give_back(run, worker, counted, heir, now)
+  local id, execution = split(run)
+  local job, execution_key = job_key(id), P .. ':execution:' .. run
+  if not fits(job, 'hash') then forget(id, execution, worker); return 'gone', 0 end
+  local h = call('HMGET', job, 'origin', 'status', 'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl')
+  local queue, status, enqueued_at, max, ttl = h[1] or '', h[2], h[3] or '', tonumber(h[5] or 0) or 0, tonumber(h[6] or 0) or 0
+  local wip, list = wip_key(queue), P .. ':queue:' .. queue
+  if not fits(wip, 'zset') or not fits(list, 'list') then return 'later', 0 end
+  local mine = call('ZSCORE', wip, run)
+  -- RQ writes 'scheduled' before the transaction that puts a job off. Its horse may have died between the two.
+  local is_half_put_off = status == 'scheduled' and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
+  if not mine or not (status == 'started' or is_half_put_off) then
+    if mine then call('ZREM', wip, run) end
+    forget(id, execution, worker)
+    if is_half_put_off and is_cancelled(id, queue) then call('HSET', job, 'status', 'canceled') end
+    return 'gone', 0
+  end
+
+  local crashes = crashes_of(h[4], enqueued_at)
+  if counted then crashes = crashes + 1 end
+  if counted and crashes > max then
+    call('SREM', runs_of(worker), run)
+    call('SADD', runs_of(heir), run)
+    call('ZADD', wip, now + OWNED_S, run)
+    call('HSET', execution_key, 'worker_name', heir)
+    call('EXPIRE', execution_key, OWNED_S)
+    call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
+    return 'fail', crashes
+  end
+  call('ZREM', wip, run)
+  forget(id, execution, worker)
+  call('HSET', job, 'status', 'queued', 'worker_name', '')
+  if counted then call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes) end
+  if ttl > 0 then call('EXPIRE', job, ttl) end
+  call('SADD', P .. ':queues', list)
+  call('LPUSH', list, id)
+  return 'requeued', crashes
+end
+
+-- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
+-- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
+local function fence(run, queue, now, seconds)
+  local id = split(run)
+  local execution_key = P .. ':execution:' .. run
+  call('HDEL', execution_key, 'werk_ending')
+  if call('ZSCORE', wip_key(queue), run) then
+    call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
+  elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
+    return 0
+  end
+  call('HSET', execution_key, 'werk_ending', redis_time() + seconds)
+  call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
+  return 1
+end
+
+-- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
+-- What the dead one had counted and not written is written here, once: `last` is the last request that it had an
+-- answer to, and one after that has written all. Its success of `run` counts if it was recorded: it is in hand no more.
+local function cut(worker, generation, lease_s, dead, last, counts, run, took)
+  local key, runs = P .. ':worker:' .. worker, runs_of(worker)
+  local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
+  local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
+  call('HDEL', key, 'werk_horse')
+  call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
+  call('ZADD', P .. ':werk:leases', redis_time() + lease_s, worker)
+  if h[1] and h[2] ~= dead and not has_written then
+    if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
+    add_counts(key, counts)
+  end
+  return call('SMEMBERS', runs)
+end
