@@ -104,7 +104,7 @@ class Lua:
         return self.of_worker("back", "a:h1", "one", 1, self.now)
 
     def fence(self) -> Any:
-        return self.of_worker("fence", "a:h1", "high", self.now, 10)
+        return self.of_worker("fence", "a:h1", "high", self.now, 10, "one")
 
     def cut(self, dead: str = "", last: str = "", counts: str = "", run: str = "") -> Any:
         return self.of_worker("cut", "one", "new", 15, dead, last, counts, run, 0.25)

@@ -141,7 +141,8 @@ class Recorder:
         """
         if not self.page.finishing:  # RQ's own perform_job: user code ran until now
             self._begin_finish(job)
-        words = (run, job.origin, repr(time.time()), self.worker.recording_s)
+        own = self.worker
+        words = (run, job.origin, repr(time.time()), own.recording_s, own.name)
         reply = self.worker.connection.eval(self.fence.text, 0, *words)
         if isinstance(reply, bytes):
             raise Refused(f"RQ cannot record the outcome: {text(reply)}")
@@ -160,7 +161,7 @@ class Recorder:
             job.redis_server_version = worker.server_version()
             if not worker.has_own_way_of_performing():
                 self._begin_finish(job)
-            worker.executions = {execution.id: execution}
+            worker.executions, worker.recorded_run = {execution.id: execution}, claim.run
             record(job, worker._queue(job.origin), execution)
             if self._is_closed(claim):
                 return None
@@ -171,7 +172,8 @@ class Recorder:
             self.diary.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
             trouble = trouble or error
         finally:
-            worker.executions, worker._stopped_job_id, worker.not_kept = {}, None, ""
+            worker.executions, worker.recorded_run = {}, ""
+            worker._stopped_job_id, worker.not_kept = None, ""
             self.page.end_finish()
         return failure(claim, trouble)
 

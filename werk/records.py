@@ -169,6 +169,7 @@ class RecordingWorker(StockWorker):
     recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
+    recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """RQ calls this first, whatever the outcome. Raises Late."""
@@ -183,10 +184,9 @@ class RecordingWorker(StockWorker):
         super().cleanup_execution(job, pipeline, execution)
 
     def _check_fence(self, job: Job) -> None:
-        if self.ask_fence and self.executions:
-            run = next(iter(self.executions.values())).composite_key
-            if not self.ask_fence(run, job):
-                raise Late(run)
+        run = self.recorded_run
+        if self.ask_fence and run and not self.ask_fence(run, job):
+            raise Late(run)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         pid = os.getpid()

@@ -16,7 +16,7 @@ _SINCE = (7, 0)
 _SMALL = {
     "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}",
     "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]), unpack(ARGV, 4, 8))",
-    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))",
+    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5])",
 }
 
 

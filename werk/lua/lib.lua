@@ -15,6 +15,7 @@ local call, try = redis.call, redis.pcall
 local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
 local COUNTED, UNCOUNTED = true, false
 local LONGEST_S, MOST_CRASHES = 1000000000, 10000 -- task.py
+local MOST_COUNTED = 1000000000000000
 
 local function job_key(id) return P .. ':job:' .. id end
 local function wip_key(queue) return P .. ':wip:' .. queue end
@@ -140,13 +141,24 @@ local function clash(id, queue)
   for key, kind in pairs(kinds) do if not fits(key, kind) then return key .. ' is no ' .. kind end end
 end
 
+-- RQ's transaction adds to a worker's counts: one that is no number begins anew.
+local function check_counts(worker)
+  local key = own(P .. ':worker:' .. worker, 'hash')
+  for _, field in ipairs({'failed_job_count', 'successful_job_count', 'total_working_time'}) do
+    local value = call('HGET', key, field)
+    local is_number = value and string.match(value, field == 'total_working_time' and '^%d+%.?%d*$' or '^%d+$')
+    if value and not (is_number and tonumber(value) < MOST_COUNTED) then call('HDEL', key, field) end
+  end
+end
+
 -- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
 -- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
 -- Returns 1, or 0 if it is not; or a text, which says what is wrong with a key that RQ would write.
-local function fence(run, queue, now, seconds)
+local function fence(run, queue, now, seconds, worker)
   local id = split(run)
   local execution_key, wrong = P .. ':execution:' .. run, id and clash(id, queue)
   if wrong or not id then return wrong or 0 end
+  check_counts(worker)
   call('HDEL', own(execution_key, 'hash'), 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
     call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)
