@@ -1,4 +1,4 @@
-"""Any value in any field and any type in any key: no script fails, and no job is lost because of it.
+"""Any value in any field, any type in any key: no script fails, and no job is lost because of it.
 
 Each example puts random values and types into a small fleet's records, then has a script run by the
 code that runs it in production. Afterwards each job is in exactly one place or was dropped, which
@@ -25,7 +25,7 @@ from test_scripts import TASKS as TASKS
 from werk import Options, actions, client
 from werk.claim import Claim, failure, misplaced
 from werk.errors import ConfigError
-from werk.link import Link, link_over
+from werk.link import link_over
 from werk.records import Refused
 
 EXAMPLES = 2000
@@ -93,7 +93,7 @@ class Fleet:
         self.move("s", "scheduled", 1)
         self.move("f", "failed", 1)
         self.kill("d")
-        self.base = {key: connection.dump(key) for key in connection.keys()}
+        self.base = {key: connection.dump(key) for key in connection.scan_iter()}
         self.poisoned: set[str] = set()
 
     def enqueue(self, job_id: str, name: str, queue: str = "high") -> None:
@@ -203,7 +203,9 @@ class Fleet:
                 found.add(("queue", queue))
             in_hand = [*now.get("wip", queue)]
             if queue == "high" and any(key.startswith("wip:high ") for key in self.poisoned):
-                in_hand = [run for own in ("w0", "dead") for run in now.get("worker", own, "executions")]
+                in_hand = [
+                    run for own in ("w0", "dead") for run in now.get("worker", own, "executions")
+                ]
             found |= {("wip", queue) for run in in_hand if run.startswith(f"{job_id}:")}
             found |= {(place, queue) for place in PLACES if job_id in now.get(place, queue)}
         if job_id in now.get("rl:k:rate_limited"):
@@ -222,7 +224,9 @@ class Fleet:
 
     def check_place(self, job_id: str, was_in: str) -> None:
         found = self.places(job_id)
-        if len(found) == 2 and f"job:{job_id} repeats_left" in self.poisoned:  # RQ repeats it, and keeps its result
+        if (
+            len(found) == 2 and f"job:{job_id} repeats_left" in self.poisoned
+        ):  # RQ repeats it, and keeps its result
             found -= {("finished", "high")}
         assert len(found) <= 1, (job_id, found)
         assert found or self.may_be_dropped(job_id, was_in), (job_id, "in no place")
@@ -351,7 +355,7 @@ def test_a_finish(fleet: Fleet) -> None:
                 lambda: fleet.claim.put_off(time.time() + 10),
             ]
         )()
-        _, claim = fleet.step(finish, dice.random() < 0.5)
+        fleet.step(finish, dice.random() < 0.5)
         fleet.check_place("a", "wip:high")
         fleet.check_next()
 
@@ -453,8 +457,8 @@ def test_an_enqueue(fleet: Fleet) -> None:
         try:
             [handle] = client.send([request], fleet.redis)
         except ConfigError as error:
-            assert "is something else using it?" in str(error)
-            assert fleet.state() == before
+            if "is something else using it?" not in str(error) or fleet.state() != before:
+                raise
             return
         after = fleet.state()
         assert after == before if handle.duplicate else len(fleet.places("n")) == 1
@@ -479,7 +483,9 @@ def test_a_run(fleet: Fleet, how: str) -> None:
         fleet.step(finish, False)
         fleet.check_place("v", "queue:high")
         if claim and claim.id == "v":
-            assert not [run for run in fleet.look().get("worker", "w0", "executions") if "v:" in run]
+            assert not [
+                run for run in fleet.look().get("worker", "w0", "executions") if "v:" in run
+            ]
         fleet.check_next()
 
     repeat(fleet, example, EXAMPLES // 8)

@@ -83,7 +83,7 @@ def test_each_bad_record_ends_and_the_same_horse_runs_the_next_job(
 
 
 def ended_in(connection: redis.Redis, job_id: str) -> list[str]:
-    """The sets, of any queue, that a job has ended in; or was deferred: another may know its task."""
+    """Return the sets of all queues that a job has ended in, or was deferred to."""
     sets = [key for name in ENDS for key in connection.keys(f"rq:{name}:*")]
     return [repr(key) for key in sets if connection.zscore(key, job_id) is not None]
 

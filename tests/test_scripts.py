@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import redis
@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
     connection: redis.Redis
     url: str
     generations: Iterator[int]
-    asked_again: Counter[str] = Counter()  # in the whole run
+    asked_again: ClassVar[Counter[str]] = Counter()  # in the whole run
 
     def __init__(self) -> None:
         super().__init__()

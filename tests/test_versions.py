@@ -1,7 +1,7 @@
 """One version back and forth: a fleet that is being deployed runs both at the same time.
 
-tests/data/v0 holds the scripts of 0.1.0 and every record that it wrote. Its side here sends what its
-Python sent; today's side is a worker of today's.
+tests/data/v0 holds the scripts of 0.1.0 and every record that it wrote. Its side here sends what
+its Python sent; today's side is a worker of today's.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ GENERATION = "00000000000000aa"
 
 def of_v0(name: str) -> str:
     """Return a script as 0.1.0 sent it."""
-    small = {"back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}"}
+    small = {
+        "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}"
+    }
     body = small.get(name) or (V0 / f"{name}.lua").read_text()
     before = ["counts"] if name == "step" else ["counts", "lib"]
-    return "\n".join(["local P = 'rq'", *((V0 / f"{part}.lua").read_text() for part in before), body])
+    return "\n".join(
+        ["local P = 'rq'", *((V0 / f"{part}.lua").read_text() for part in before), body]
+    )
 
 
 class Old:
