@@ -13,6 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import hiredis
@@ -20,6 +21,7 @@ import pytest
 import redis
 from contents import PLACES, QUEUES, Contents
 from pair import NO_PID, Line, Pair, ends
+from rq.job import Job
 from test_scripts import TASKS as TASKS
 
 from werk import Options, actions, client
@@ -381,13 +383,15 @@ def test_a_tick(fleet: Fleet) -> None:
 @pytest.mark.parametrize("name", ["back", "cut", "fence"])
 def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
     supervisor, horse = fleet.pair.supervisor, fleet.pair.horse
+    limits = {"success_callback_timeout": 1, "failure_callback_timeout": 1}
+    job = SimpleNamespace(origin="high", **limits)  # what RQ has read of it
 
     def back() -> None:
         supervisor.give_back(fleet.claim.run, supervisor.page.state(), None, "killed")
 
     def fence() -> None:
         try:
-            horse.recorder.ask_fence(fleet.claim.run, "high")
+            horse.recorder.ask_fence(fleet.claim.run, cast(Job, job))
         except Refused:
             pass
 
