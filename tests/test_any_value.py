@@ -372,7 +372,8 @@ def test_a_tick(fleet: Fleet) -> None:
         before = fleet.state()
         fleet.tick()
         after = fleet.state()
-        for key in ("worker:w0", "werk:leases", "werk:ticked", "werk:grace", "werk:serves:high"):
+        beats = ("worker:w0", "werk:leases", "werk:ticked", "werk:grace", "werk:catalog")
+        for key in (*beats, *(f"werk:serves:{queue}" for queue in QUEUES)):
             before.pop(key, None), after.pop(key, None)
         assert before == after
         fleet.check_next()

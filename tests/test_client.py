@@ -127,6 +127,7 @@ def test_every_field_is_the_one_that_rq_writes(
     assert {name: ours.pop(name) for name in list(ours) if name.startswith(b"werk_")} == {
         b"werk_task": b"plain",
         b"werk_max_crashes": b"2",
+        b"werk_v": b"1",
     }
     assert ours.keys() == theirs.keys()
     assert ours.pop(b"description") == b"plain('Ada')"
