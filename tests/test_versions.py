@@ -124,6 +124,7 @@ def load(connection: redis.Redis) -> None:
                     connection.xadd(name, fields, id=entry)
         if own["lives"] > 0:
             connection.expire(name, own["lives"])
+    connection.zadd("rq:scheduled:high", {"scheduled": time.time() + 1000})
 
 
 @pytest.fixture(autouse=True)

@@ -155,7 +155,7 @@ end
 
 local function restore(job)
   local over = lost(job)
-  if not over then return 'fine' end
+  if not over or job.rate_limit_key ~= '' and not has_slots(job.limit) then return 'fine' end
   if what == 'probe' then return job.status end
   try('LREM', job.queue .. ':intermediate', 0, job.id)
   forget_all(job, over)

@@ -169,7 +169,7 @@ end
 -- the set has not been empty. RQ watches what it enqueues: it leaves alone what was moved before.
 local function move_ready(list)
   local queue = string.sub(list, #P + 8)
-  local ready, seen_ready = P .. ':ready:' .. queue, P .. ':werk:ready'
+  local ready, seen_ready = P .. ':ready:' .. queue, own(P .. ':werk:ready', 'zset')
   if not fits(ready, 'zset') or not fits(list, 'list') then return end
   if call('EXISTS', ready) == 0 then call('ZREM', seen_ready, queue); return end
   local seen = tonumber(call('ZSCORE', seen_ready, queue) or '')
