@@ -105,9 +105,9 @@ class Line(Channel):
 class Rider(Horse):
     """A horse that can be frozen in the middle of a request, and goes on with it later."""
 
-    pending: tuple[list[Any], Claim | None] | None = None
+    pending: tuple[tuple[Any, ...], Claim | None] | None = None
 
-    def ask(self, request: list[Any], finish: Claim | None) -> Any:
+    def ask(self, request: tuple[Any, ...], finish: Claim | None) -> Any:
         self.pending = request, finish
         reply = super().ask(request, finish)
         self.pending = None
@@ -203,7 +203,7 @@ class Pair:
         """Thawed in the middle of a request, which may have been answered."""
         request, finish = cast(Any, self.horse.pending)
         self.line.close()
-        request[self.horse.resent] = "1"
+        request = (*request[: self.horse.resent], "1", *request[self.horse.resent + 1 :])
         wants_job = request[self.horse.resent - 1] == "1"
         return self.go_on(self.horse.ask(request, finish), finish, wants_job)
 

@@ -11,6 +11,7 @@
 local call, try = redis.call, redis.pcall
 
 local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
+local RUNS_S = 30 * 24 * 3600 -- for so long a dead worker's jobs are found and run again
 local COUNTED, UNCOUNTED = true, false
 
 local function job_key(id) return P .. ':job:' .. id end
@@ -28,6 +29,10 @@ local function redis_time()
   local time = call('TIME')
   return time[1] + time[2] / 1000000
 end
+
+-- Since when a job has been in its queue, on Redis's clock. It is valid while the job's enqueued_at,
+-- which is on the writer's clock, is the one that it names.
+local function enqueued(enqueued_at) return string.format('%s|%.6f', enqueued_at, redis_time()) end
 
 -- A job that is cancelled while it runs leaves wip at once; its status may be another when the execution ends.
 local function is_cancelled(id, queue) return tonumber(try('ZSCORE', P .. ':canceled:' .. queue, id)) end
@@ -92,8 +97,8 @@ end
 
 -- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
 -- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
-local function fence(run, queue, now, seconds)
-  local id = split(run)
+local function fence(run, queue, seconds)
+  local id, now = string.match(run, '^(.*):'), redis_time()
   local execution_key = P .. ':execution:' .. run
   call('HDEL', execution_key, 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
@@ -101,7 +106,7 @@ local function fence(run, queue, now, seconds)
   elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
     return 0
   end
-  call('HSET', execution_key, 'werk_ending', redis_time() + seconds)
+  call('HSET', execution_key, 'werk_ending', now + seconds)
   call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
   return 1
 end
@@ -121,4 +126,22 @@ local function cut(worker, generation, lease_s, dead, last, counts, run, took)
     add_counts(key, counts)
   end
   return call('SMEMBERS', runs)
+end
+
+-- Before RQ's clean-up of a queue, give more time to each execution whose time in wip is over but
+-- which will be rescued, because its worker has a lease. To RQ it is abandoned, and would fail. So
+-- after an outage of all workers their jobs run again, too.
+local function spare(queue)
+  local wip, now = wip_key(queue), redis_time()
+  local over = fits(wip, 'zset') and call('ZRANGEBYSCORE', wip, '-inf', now) or {}
+  for _, run in ipairs(over) do
+    local id = split(run) or ''
+    local worker = try('HGET', P .. ':execution:' .. run, 'worker_name')
+    if type(worker) ~= 'string' then worker = try('HGET', job_key(id), 'worker_name') end
+    if type(worker) == 'string' and tonumber(try('ZSCORE', P .. ':werk:leases', worker))
+      and try('SISMEMBER', runs_of(worker), run) == 1 then
+      call('ZREM', wip, run)
+      call('ZADD', wip, now + OWNED_S, run)
+    end
+  end
 end
