@@ -457,9 +457,10 @@ def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None
         queue:high              =b,x,a
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
         job:a:dependents        lives=50
         job::a:dependencies     lives=50
-        job:b                   status=queued enqueued_at=at:5000""")
+        job:b                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
     assert lua.tick("one") == []
     assert lua.changes() == {"werk:ready": "gone"}
 
@@ -786,11 +787,14 @@ def test_a_ready_job_is_restored_as_rq_enqueues_it(lua: Lua) -> None:
         queue:high              =b,x,a,c
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 worker_name= timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
         job:b                   status=queued enqueued_at=at:5000 worker_name=
+        job:b+                  werk_enqueued=at:5000|now
         job:c                   status=queued enqueued_at=at:5000 worker_name=
+        job:c+                  werk_enqueued=at:5000|now
         rl-keys                 =k
         rl:k                    concurrency=1
-        rl:k:allowed            c=5000""")
+        rl:k:allowed            c=now+0""")
 
 
 def test_a_worker_is_told_to_drain(lua: Lua) -> None:
