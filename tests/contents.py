@@ -101,6 +101,9 @@ class Contents:
         """Return a value as one word; a moment on Redis's clock in seconds from now."""
         if isinstance(value, list):
             return ",".join(value)
+        written, bar, moment = value.partition("|")
+        if bar and moment.replace(".", "").isdigit() and abs(float(moment) - self.clock) < 5:
+            return f"{written}|now"
         try:
             seconds = float(value) - self.clock
         except ValueError:

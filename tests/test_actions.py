@@ -173,6 +173,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
     here, there = record(connection, ours.id), record(connection, stock.id)
     differ = {"created_at", "data", "description", "enqueued_at", "exc_info", "last_heartbeat"}
+    differ.add("werk_enqueued")
     skip = {*differ, "success_callback_timeout", "failure_callback_timeout"}
     skip |= {"stopped_callback_timeout", "allow_dependency_failures"}
     assert {k: v for k, v in here.items() if k not in skip and v} == {

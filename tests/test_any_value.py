@@ -53,7 +53,7 @@ OF_WORKER = (
 OF_EXECUTION = "id job_id created_at last_heartbeat worker_name werk_ending".split()
 SHARED = [
     "suspended", "queues", "workers", "workers:high", "werk:paused", "werk:tallies", "werk:leases",
-    "werk:ticked", "werk:grace", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
+    "werk:ticked", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
     "rl-keys", "rl:k", "rl:k:allowed", "rl:k:rate_limited", "clean_registries:high",
     *[f"{place}:{queue}" for place in (*PLACES, "wip", "queue") for queue in QUEUES],
 ]  # fmt: skip
@@ -131,7 +131,6 @@ class Fleet:
             pipeline.flushdb()
             for key, value in self.base.items():
                 pipeline.restore(key, 0, value)
-            pipeline.set("rq:werk:grace", 1)
             pipeline.set("rq:werk:ticked", time.time())
             pipeline.execute()
         self.poisoned = set()
@@ -268,7 +267,7 @@ class Fleet:
                     assert again[1][8] == reply[1][8]
             if not (finish and reply[0] == b"misplaced" and finish.words[3] != "failed"):
                 break
-            finish = misplaced(finish)
+            finish = misplaced(finish, time.time())
         horse = self.pair.horse
         claimed = reply[1]
         is_one = type(claimed) is list
@@ -292,7 +291,7 @@ class Fleet:
             _, claim = self.step(finish, True, is_resent=False)
             if claim and claim.id == "z":
                 return
-            finish = failure(claim, Refused("not the one")) if claim else None
+            finish = failure(claim, Refused("not the one"), time.time()) if claim else None
         raise AssertionError("the next job is not claimed")
 
     def tick(self) -> None:
@@ -352,9 +351,11 @@ def test_a_finish(fleet: Fleet) -> None:
         value = dice.choice([b"", b"dmFsdWU="])
         finish = dice.choice(
             [
-                lambda: fleet.claim.ended("finished", dice.choice([1, 500, 10**9]), value),
-                lambda: failure(fleet.claim, ValueError("as asked")),
-                lambda: fleet.claim.put_off(time.time() + 10),
+                lambda: fleet.claim.ended(
+                    "finished", dice.choice([1, 500, 10**9]), value, time.time()
+                ),
+                lambda: failure(fleet.claim, ValueError("as asked"), time.time()),
+                lambda: fleet.claim.put_off(time.time() + 10, time.time()),
             ]
         )()
         fleet.step(finish, dice.random() < 0.5)
@@ -372,7 +373,7 @@ def test_a_tick(fleet: Fleet) -> None:
         before = fleet.state()
         fleet.tick()
         after = fleet.state()
-        beats = ("worker:w0", "werk:leases", "werk:ticked", "werk:grace", "werk:catalog")
+        beats = ("worker:w0", "werk:leases", "werk:ticked", "werk:catalog")
         for key in (*beats, *(f"werk:serves:{queue}" for queue in QUEUES)):
             before.pop(key, None), after.pop(key, None)
         assert before == after

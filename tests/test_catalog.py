@@ -423,7 +423,7 @@ def test_workers_ahead_of_callers(
     done = run("werk-enqueue", "--job-id", "changed", "report", "2026-11-24", env=old)
     assert "low has this version of report, but another" in done.stderr
     wait_until(lambda: connection.zscore("rq:scheduled:low", "changed"))
-    connection.hset("rq:job:changed", "created_at", "2020-01-01T00:00:00.000000Z")
+    connection.hset("rq:job:changed", "werk_unknown_since", time.time() - 601)
     connection.zadd("rq:scheduled:low", {"changed": 0})
     with pytest.raises(werk.JobFailed, match="another version of the task: report: missing COPIES"):
         werk.result("changed", timeout=60)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -128,6 +129,7 @@ def test_every_field_is_the_one_that_rq_writes(
         b"werk_task": b"plain",
         b"werk_max_crashes": b"2",
         b"werk_v": b"1",
+        b"werk_enqueued": ANY,
     }
     assert ours.keys() == theirs.keys()
     assert ours.pop(b"description") == b"plain('Ada')"
@@ -352,7 +354,7 @@ def test_each_of_many_is_as_one_alone(connection: redis.Redis, options: werk.Opt
     assert len({job[b"data"] for job in found}) == len({job[b"description"] for job in found}) == 3
     if options.retry:
         assert len({job[b"retry_intervals"] for job in found}) > 1
-    times = {b"created_at", b"enqueued_at", b"retry_intervals"}
+    times = {b"created_at", b"enqueued_at", b"werk_enqueued", b"retry_intervals"}
     assert found[2].keys() == wanted.keys()
     assert all(found[2][name] == wanted[name] for name in wanted.keys() - times)
     for handle in handles:

@@ -39,7 +39,7 @@ class Lua:
         for worker, generation in GENERATION.items():
             self.given(f"HSET worker:{worker} birth x werk_horse {generation}")
             self.tick(worker)
-        self.given("DEL werk:grace")
+        self.given()
 
     def given(self, *commands: str) -> None:
         """Have Redis carry these out: words between spaces, the first a key, without RQ's prefix.
@@ -98,13 +98,16 @@ class Lua:
         dropped: int = 0,
     ) -> Any:
         now = (f"at:{self.now}", self.now, GENERATION[worker])
-        return self.of_worker("tick", worker, *now, run, last, 15, 480, due, dropped, *served)
+        words = (worker, *now, run, last, 15, 480, due, dropped, "0.5", *served)
+        redis_time, *events = self.of_worker("tick", *words)
+        assert float(redis_time) == pytest.approx(time.time(), abs=5)
+        return events
 
     def back(self) -> Any:
-        return self.of_worker("back", "a:h1", "one", 1, self.now)
+        return self.of_worker("back", "a:h1", "one", 1)
 
     def fence(self) -> Any:
-        return self.of_worker("fence", "a:h1", "high", self.now, 10, "one")
+        return self.of_worker("fence", "a:h1", "high", 10, "one")
 
     def cut(self, dead: str = "", last: str = "", counts: str = "", run: str = "") -> Any:
         return self.of_worker("cut", "one", "new", 15, dead, last, counts, run, 0.25)
@@ -119,7 +122,7 @@ class Lua:
         return self.run(Script.named("enqueue").text, *head, *jobs[0], *jobs[1], keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
-        return self.run(script("act").text, what, f"at:{self.now}", self.now, *names)
+        return self.run(script("act").text, what, f"at:{self.now}", *names)
 
 
 def decoded(reply: Any) -> Any:
@@ -193,7 +196,7 @@ def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
     assert lua.step("h2", lua.finish("scheduled"), claims=0)[0] == "done"
     assert lua.changes() == table(f"""{NO_EXECUTION}
         scheduled:high          a=6500
-        job:a                   status=scheduled worker_name=""")
+        job:a                   status=scheduled worker_name= werk_unknown_since=v""")
 
 
 def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:
@@ -282,10 +285,9 @@ def test_a_tick_says_that_its_worker_lives(lua: Lua) -> None:
     lua.given("HSET worker:one birth x")
     assert lua.tick("one") == []
     assert lua.changes() == table("""
-        worker:one              last_heartbeat=at:5000 werk_horse=h lives=480
+        worker:one              last_heartbeat=at:5000 werk_horse=h werk_clock=0.5 lives=480
         werk:leases             one=now+15
-        werk:ticked             =now+0
-        werk:grace              =now+15 lives=75""")
+        werk:ticked             =now+0""")
 
 
 def test_a_tick_notes_how_many_log_lines_were_dropped_and_when(lua: Lua) -> None:
@@ -307,11 +309,11 @@ def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:
     assert lua.tick("one", "a:h1", "h1") == []
     assert lua.changes() == table("""
         worker:one              last_heartbeat=at:6000
-        worker:one:executions   lives=480
-        wip:high                a:h1=6090
+        worker:one:executions   lives=2592000
+        wip:high                a:h1=now+90
         job:a                   last_heartbeat=at:6000
         execution:a:h1          last_heartbeat=6000 lives=90
-        executions:a            h1=6150 lives=150""")
+        executions:a            h1=now+150 lives=150""")
 
 
 def test_a_tick_says_what_its_horse_has_lost(lua: Lua) -> None:
@@ -342,14 +344,54 @@ def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> No
         worker:two              last_heartbeat=at:6000""")
 
 
-def test_nobody_is_rescued_for_one_lease_after_a_gap(lua: Lua) -> None:
+@pytest.mark.parametrize(
+    ("ticked_s_ago", "lease_s", "after_s"),
+    [
+        (60, -55, 5 - 1),  # it had 5 s left when Redis fell silent
+        (60, -40, 15),  # no more than a new one, whatever their clocks
+        (2, 5, 5),  # a late tick is no outage
+        (-1000, 1005, 15),  # the clock was set back, or the new master's is another
+        (None, -1e6, 15),  # Redis has lost a part of its memory
+    ],
+)
+def test_an_outage_extends_a_lease_by_its_own_length(
+    lua: Lua, ticked_s_ago: float | None, lease_s: float, after_s: float
+) -> None:
+    now = time.time()
     lua.begin()
-    lua.given(f"SET werk:ticked {time.time() - 60}")
-    for _ in range(2):  # the second finds no gap any more, but the grace
-        lua.given("ZADD werk:leases 1 one")
+    lua.given(f"ZADD werk:leases {now + lease_s} one", "DEL werk:ticked")
+    if ticked_s_ago is not None:
+        lua.given(f"SET werk:ticked {now - ticked_s_ago}")
+    for _ in range(2):  # the first tick does it for all
         assert lua.tick("two") == []
-    lua.given(f"SET werk:grace {time.time() - 1}")
-    assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
+        assert lua.redis.zscore("rq:werk:leases", "one") == pytest.approx(now + after_s, abs=1)
+
+
+def test_a_lease_ends_even_if_each_outage_is_followed_by_another(lua: Lua) -> None:
+    lua.begin()
+    for _ in range(20):
+        lease = lua.redis.zscore("rq:werk:leases", "one")
+        if events := lua.tick("two"):
+            break
+        lua.given(f"SET werk:ticked {time.time() - 8}", f"ZADD werk:leases {lease - 20} one")
+    assert events == [["fail", "a:h1", 1, "one"]]
+    assert lua.redis.zscore("rq:werk:leases", "two")
+
+
+@pytest.mark.parametrize("has_expired", [False, True])
+def test_rqs_clean_up_is_kept_from_what_a_lease_has_rescued(lua: Lua, has_expired: bool) -> None:
+    """All workers were down for longer than RQ waits; now one is back."""
+    lua.begin()
+    lua.enqueue("x", "wip:high", status="started", worker_name="one")
+    lua.given("HSET job:a worker_name one", "ZREM wip:high x")
+    lua.given("ZADD wip:high 1 a:h1 1 x:h0 1 odd", "HSET execution:x:h0 worker_name one")
+    if has_expired:
+        lua.given("DEL execution:a:h1")
+    lua.of_worker("spare", "high", "low")
+    assert lua.changes() == {"wip:high": "a:h1=now+90"}
+    lua.given("ZADD wip:high 1 a:h1", "ZREM werk:leases one")
+    lua.of_worker("spare", "high")
+    assert lua.changes() == {}
 
 
 def test_a_rescue_leaves_rqs_own_finish_its_time(lua: Lua) -> None:
@@ -369,7 +411,7 @@ def test_a_tick_moves_due_jobs_as_rqs_scheduler_does(lua: Lua) -> None:
     lua.enqueue("a", "scheduled:high", origin="other", ttl=50)
     lua.enqueue("b", "scheduled:high", enqueue_at_front=1)
     lua.enqueue("c", "scheduled:high", **at_front_again)
-    lua.given("HDEL job:a timeout", f"ZADD scheduled:high {lua.now + 1} later")
+    lua.given("HDEL job:a timeout", f"ZADD scheduled:high {time.time() + 60} later")
     assert lua.tick("one", due=0) == []
     lua.given("SET scheduler-lock:high 1")
     assert lua.tick("one") == []
@@ -381,8 +423,9 @@ def test_a_tick_moves_due_jobs_as_rqs_scheduler_does(lua: Lua) -> None:
         queue:high              =c,b,x,a
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 origin=high timeout=180 lives=50
-        job:b                   status=queued enqueued_at=at:5000
-        job:c                   status=queued enqueued_at=at:5000""")
+        job:a+                  werk_enqueued=at:5000|now
+        job:b                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now
+        job:c                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
 
 
 def test_a_due_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
@@ -414,9 +457,10 @@ def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None
         queue:high              =b,x,a
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
         job:a:dependents        lives=50
         job::a:dependencies     lives=50
-        job:b                   status=queued enqueued_at=at:5000""")
+        job:b                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
     assert lua.tick("one") == []
     assert lua.changes() == {"werk:ready": "gone"}
 
@@ -480,8 +524,9 @@ def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
 
 
 def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) -> None:
-    lua.now = MONTH_S + 100
-    lua.given('HSET werk:catalog old {"seen":99} kept {"seen":101} broken { odd [1]')
+    month_ago = time.time() - MONTH_S
+    pages = f'old {{"seen":{month_ago - 60}}} kept {{"seen":{month_ago + 60}}}'
+    lua.given(f"HSET werk:catalog {pages} broken {{ odd [1]")
     lua.tick("one", served=(1, "sleep f00"))  # most ticks write no page
     assert "werk:catalog" not in lua.changes()
     lua.tick("one", served=(1, "sleep f00", "sleep", "{}"))
@@ -505,7 +550,7 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
     lua.given("ZADD werk:leases 1 one")
     assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
     assert lua.changes() == table("""
-        wip:high                a:h1=6090
+        wip:high                a:h1=now+90
         execution:a:h1          worker_name=two lives=90
         worker:one:executions   gone
         worker:two:executions   =a:h1
@@ -548,7 +593,7 @@ def test_the_fence_keeps_an_execution_for_rqs_own_finish(lua: Lua) -> None:
     lua.begin()
     assert lua.fence() == 1
     assert lua.changes() == table("""
-        wip:high                a:h1=6090
+        wip:high                a:h1=now+90
         execution:a:h1          werk_ending=now+10 lives=100""")
     lua.tick("one", "a:h1", "h1")
     assert "lives" not in lua.changes()["execution:a:h1"]
@@ -616,6 +661,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
     def wanted(own: str) -> str:
         return f"""
         job:{own}               status=scheduled created_at=before origin=high ttl=100 lives=100
+        job:{own}+              werk_enqueued=before|now
         job:{own}+              data=data:{own} description={own}() werk_task=sleep timeout=180
         job:{own}+              result_ttl=0 failure_ttl=600 werk_max_crashes=2 webhooks=hooks
         job:{own}+              retries_left=1 retry_intervals=[1] enqueue_at_front=1
@@ -649,6 +695,7 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 timeout=180 exc_info=gone
         job:a+                  started_at= ended_at= lives={ttl or "gone"}
+        job:a+                  werk_enqueued=at:5000|now
         {"job:a:dependents      lives=100" if ttl else ""}
         {"job::a:dependencies   lives=100" if ttl else ""}""")
 
@@ -662,11 +709,12 @@ def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
         queue:high              =a
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 started_at= ended_at=
+        job:a+                  werk_enqueued=at:5000|now
         job:b                   status=rate_limited started_at= ended_at=
         rl-keys                 =k
         rl:k                    concurrency=1
-        rl:k:allowed            a=5000
-        rl:k:rate_limited       b=5000""")
+        rl:k:allowed            a=now+0
+        rl:k:rate_limited       b=now+0""")
 
 
 @pytest.mark.parametrize(
@@ -678,7 +726,7 @@ def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, place: str) -> None:
     assert lua.act("cancel", "a", "a") == ["cancelled", "canceled"]
     assert lua.changes() == table(f"""
         {place}                 gone
-        canceled:high           a=5000
+        canceled:high           a=now+0
         job:a                   status=canceled""")
 
 
@@ -690,9 +738,9 @@ def test_a_slot_of_a_rate_limit_goes_to_the_next(lua: Lua, what: str) -> None:
     lua.given("ZADD rl:k:allowed 1 a", "HSET rl:k concurrency 1")
     lua.act(what, "a")
     changes = lua.changes()
-    assert changes["rl:k:allowed"] == "a=gone b=5000"
+    assert changes["rl:k:allowed"] == "a=gone b=now+0"
     assert changes["rl:k:rate_limited"] == "gone"
-    assert changes["job:b"] == "enqueued_at=at:5000 status=queued"
+    assert changes["job:b"] == "enqueued_at=at:5000 status=queued werk_enqueued=at:5000|now"
     assert changes["queue:high"] == "=b,c"
 
 
@@ -740,11 +788,14 @@ def test_a_ready_job_is_restored_as_rq_enqueues_it(lua: Lua) -> None:
         queue:high              =b,x,a,c
         queues                  =rq:queue:high
         job:a                   status=queued enqueued_at=at:5000 worker_name= timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
         job:b                   status=queued enqueued_at=at:5000 worker_name=
+        job:b+                  werk_enqueued=at:5000|now
         job:c                   status=queued enqueued_at=at:5000 worker_name=
+        job:c+                  werk_enqueued=at:5000|now
         rl-keys                 =k
         rl:k                    concurrency=1
-        rl:k:allowed            c=5000""")
+        rl:k:allowed            c=now+0""")
 
 
 def test_a_worker_is_told_to_drain(lua: Lua) -> None:
@@ -771,8 +822,9 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
     lua.begin(ttl=100)
     lua.enqueue("b")
     lua.given("RPUSH queue:high:intermediate a", f"HSET job:a status {status}")
-    lua.now = 5050
+    lua.given(f"ZADD wip:high {time.time() + 60} a:h1")
     assert lua.act("restore", "a") == ["fine"]
+    lua.given("ZADD wip:high 1 a:h1")
     lua.now = 7000
     assert lua.act("probe", "a") == [status]
     assert lua.changes() == {}
@@ -781,7 +833,7 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
         queue:high:intermediate gone
         queue:high              =a,b
         queues                  =rq:queue:high
-        job:a                   enqueued_at=at:7000 worker_name= lives=100
+        job:a                   enqueued_at=at:7000 werk_enqueued=at:7000|now worker_name= lives=100
         job:a+                  {"status=queued" if status != "queued" else ""}""")
 
 

@@ -397,7 +397,6 @@ class Life(RuleBasedStateMachine):
     def rescue(self, pair: Pair) -> None:
         dead = [other for other in self.pairs if other.is_frozen]
         self.connection.zadd(LEASES, {other.name: PAST for other in dead}, xx=True)
-        self.connection.set("rq:werk:grace", PAST)
         self.connection.set("rq:werk:ticked", time.time())
         for run, _ in self.now.named("execution"):  # RQ's own finish has had its time
             self.connection.hset(f"rq:execution:{run}", "werk_ending", PAST)
@@ -638,7 +637,6 @@ def rescue_from(pair: Pair, connection: redis.Redis, url: str) -> None:
     """Another worker finds that this one's lease is over."""
     other = Pair("w1", QUEUES, url)
     connection.zadd(LEASES, {pair.name: PAST})
-    connection.set("rq:werk:grace", PAST)
     other.supervisor.ticker.tick()
     other.supervisor.close()
 
@@ -669,7 +667,7 @@ def test_a_horse_goes_on_in_the_middle_of_a_request_after_a_rescue(
 def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
     pair: Pair, connection: redis.Redis
 ) -> None:
-    finish = failure(cast(Claim, pair.claim), ValueError("unreadable"))
+    finish = failure(cast(Claim, pair.claim), ValueError("unreadable"), time.time())
     assert pair.step(finish, False)[0] == b"done"
     now = Contents(connection)
     assert now.places("a") == [("failed", "high")]

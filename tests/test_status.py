@@ -115,7 +115,7 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
         "waiting oldest_s running scheduled ready failed paused workers".split()
     )
     assert set(found["workers"][0]) == set(
-        "name host pid state job job_s beat_s done failed queues kind".split()
+        "name host pid state job job_s beat_s done failed queues kind clock_s".split()
     )
     assert found["time"].endswith("+00:00")
 

@@ -312,8 +312,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
 
 def test_a_newer_record_fails_after_ten_minutes(connection: redis.Redis, pair: Pair) -> None:
     newer(connection)
-    connection.hset("rq:job:a", "created_at", wire.iso(time.time() - 700))
-    connection.hdel("rq:job:a", "werk_enqueued")
+    connection.hset("rq:job:a", "werk_unknown_since", time.time() - 700)
     pair.step(None, True)
     finish = pair.perform("returns")
     if finish:

@@ -197,7 +197,14 @@ def test_the_record_is_the_one_that_werk_writes(told: redis.Redis) -> None:
     theirs, ours = (told.hgetall(f"rq:job:{one}") for one in (job_id, own.id))
     assert set(theirs) == set(ours)
     differing = {name for name in ours if ours[name] != theirs[name]}
-    assert differing <= {b"created_at", b"enqueued_at", b"data", b"retry_intervals", b"description"}
+    assert differing <= {
+        b"created_at",
+        b"enqueued_at",
+        b"werk_enqueued",
+        b"data",
+        b"retry_intervals",
+        b"description",
+    }
     assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", theirs[b"created_at"])
     now = datetime.datetime.now(datetime.timezone.utc)
     written = datetime.datetime.fromisoformat(theirs[b"created_at"].decode())

@@ -707,7 +707,7 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     assert places(connection, job.id) == ["scheduled"]
     assert job.status() == "scheduled"
     connection.zadd("rq:scheduled:default", {job.id: 0})
-    connection.hset(f"rq:job:{job.id}", "created_at", "2020-01-01T00:00:00.000000Z")
+    connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
     assert work("default", "--burst", "--with-scheduler").wait(60) == 0
     assert "Unknown" in reason(job.job)
     assert "newer" in reason(job.job)
@@ -723,7 +723,7 @@ def test_arguments_of_another_version_are_put_off(
     assert work("default", "--burst").wait(60) == 0
     assert places(connection, job.id) == ["scheduled"]
     connection.zadd("rq:scheduled:default", {job.id: 0})
-    connection.hset(f"rq:job:{job.id}", "created_at", "2020-01-01T00:00:00.000000Z")
+    connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
     assert work("default", "--burst", "--with-scheduler").wait(60) == 0
     assert "another version of the task: note: takes 1 to 2 arguments, 3 given" in reason(job.job)
     assert not runs(tmp_path)

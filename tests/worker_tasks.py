@@ -117,6 +117,12 @@ def again(folder: str) -> object:
     return Retry(max=1)
 
 
+def later(folder: str) -> object:
+    """Ask to be tried again, half a minute later."""
+    note(folder)
+    return Retry(max=1, interval=30)
+
+
 def surroundings() -> list[str | None]:
     """Return what a job, and a process that it starts, find in the environment."""
     command = ["sh", "-c", "echo $RQ_JOB_ID $RQ_WORKER_ID"]
@@ -259,8 +265,8 @@ _PATH = "worker_tasks."
 TASKS = {
     name: Task(_PATH + name)
     for name in (
-        "note block fail odd again leave forever keep keep_and_fail saw saw_and_waits mistaken "
-        "perish unread surroundings doze leave_an_alarm fork fork_in_callback "
+        "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
+        "mistaken perish unread surroundings doze leave_an_alarm fork fork_in_callback "
         "hold_descriptors large heavy heavy_pieces heavy_later saw_result local prints "
         "mutters".split()
     )

@@ -114,7 +114,7 @@ def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]
     """Do to each of these what act.lua can, a page at a time; yield each with what became of it."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        words = [what, wire.timestamp(), repr(time.time()), *page]
+        words = [what, wire.timestamp(), *page]
         yield from zip(page, map(wire.text, link.run(script("act"), (), words)), strict=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 import traceback
 import zlib
 from operator import itemgetter
@@ -122,16 +121,17 @@ class Claim(list[Any]):
             records.permit(text(callback))
         return path, args, kwargs
 
-    def ended(self, outcome: str, keep_s: int, value: bytes) -> Claim:
-        """Note the outcome, which the next step is to record."""
-        until = int(time.time()) + keep_s
+    def ended(self, outcome: str, keep_s: int, value: bytes, now: float) -> Claim:
+        """Note the outcome, which the next step is to record; `now` on Redis's clock."""
+        until = int(now) + keep_s
         self.words = (self.raw_id, self[0], self.execution, outcome, keep_s, until, value,
                       self.claimed_at)  # fmt: skip
         return self
 
-    def put_off(self, due: float) -> Claim:
-        """Note that the job goes back, for a while."""
-        self.words = (self.raw_id, self[0], self.execution, "scheduled", 0, repr(due), b"", "")
+    def put_off(self, due: float, since: float) -> Claim:
+        """Note that the job is deferred until `due`, as it has been `since`; on Redis's clock."""
+        times = (repr(due), repr(since))
+        self.words = (self.raw_id, self[0], self.execution, "scheduled", 0, *times, "")
         return self
 
     def misfit(
@@ -166,14 +166,14 @@ def _unreadable() -> None:
     raise DeserializationError()
 
 
-def failure(claim: Claim, error: BaseException) -> Claim:
+def failure(claim: Claim, error: BaseException, now: float) -> Claim:
     """A failure without RQ's help: for a record that RQ cannot even read."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    return claim.ended("failed", FAILURE_TTL_S, value)
+    return claim.ended("failed", FAILURE_TTL_S, value, now)
 
 
-def misplaced(claim: Claim) -> Claim:
+def misplaced(claim: Claim, now: float) -> Claim:
     """A failure instead of an outcome whose set, finished:<queue> for one, is of another type."""
     key = wire.key(claim.words[3], text(claim.origin))
-    return failure(claim, Refused(f"its outcome cannot be recorded: {key} is no sorted set"))
+    return failure(claim, Refused(f"its outcome cannot be recorded: {key} is no sorted set"), now)

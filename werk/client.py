@@ -92,7 +92,7 @@ class Request(NamedTuple):
     data: bytes
     created_at: str
     options: Options
-    due: float | None  # Unix time, of a job that is scheduled
+    due: float | None  # Unix time by this host's clock, of a job that is scheduled
     ttl: int
     hold: str  # key that keeps off others of the same; '': none
     pointer: str  # key that names the last of the same; '': none
@@ -271,10 +271,11 @@ def _script_call(requests: Sequence[Request], own: str) -> tuple[tuple[str, ...]
     task, options = first.task, first.options
     prefix, queue = wire.KEY_PREFIX, task.queue
     keys = (f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}")
-    front = "front" if options.front else "back"
-    place = front if first.due is None else "at front" if options.front else "at"
+    place, due = "front" if options.front else "back", options.delay or first.due or 0
+    if first.due is not None:
+        place = f"{'in' if options.delay else 'at'}{' front' if options.front else ''}"
     hold_s = (options.once_per or 0) * HOLD_SHARE if options.slot is None else SLOT_MEMORY_S
-    words: list[Any] = [prefix, place, first.due or 0, first.ttl, first.created_at, queue]
+    words: list[Any] = [prefix, place, due, first.ttl, first.created_at, queue]
     words += [task.timeout, task.result_ttl, task.failure_ttl, first.name, task.max_crashes]
     words += [task.retry, task.retry_delay, int(hold_s * 1000), _webhooks(options.ping)]
     words += [own, int(options.require_worker)]

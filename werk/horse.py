@@ -63,6 +63,7 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
 
     `bell` is a pipe: the supervisor writes to it when there is something to look at.
     """
+    records.keep_redis_time(page.now)
     horse = Horse(worker, page, plan, bell)
     horse.settle()
     try:
@@ -181,7 +182,7 @@ class Horse:
         job = self.recorder.job(claim.id)
         result, _, _ = self.runner.run(claim.call(self.tasks, self.default_ttl), claim.timeout, job)
         self.stored(result)
-        claim.ended("finished", 0, b"")
+        claim.ended("finished", 0, b"", self.page.now())
 
     # --- the loop
 
@@ -201,7 +202,7 @@ class Horse:
                 if outcome == b"misplaced" and finish.words[3] != "failed":
                     if finish.words[3] == "finished":
                         self.tally.take_back(self.jobs)
-                    finish = misplaced(finish)
+                    finish = misplaced(finish, self.page.now())
                     continue
                 if outcome in (b"late", b"misplaced"):
                     self.diary.tell(outcome.decode(), finish, logging.WARNING)
@@ -245,12 +246,13 @@ class Horse:
 
     def step(self, finish: Claim | None, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
-        second, asked_at, now_iso = wire.clock()
+        _, asked_at, now_iso = wire.clock()
+        owned = int(self.page.now()) + OWNED_S
         self.count += 1
         self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
         request = (
-            *self.head, self.execution, now_iso, asked_at, second + OWNED_S, second + OWNED_S + 60,
+            *self.head, self.execution, now_iso, asked_at, owned, owned + 60,
             "1" if wants_job else "0", "0", self.tally.text() if flush else "",
             *(finish.words if finish else ()),
         )  # fmt: skip
@@ -382,7 +384,7 @@ class Horse:
             return self.recorder.succeed(claim, job, result, value)
         self.tally.add(claim.task, True, took, self.jobs)
         claim.job, claim.result = job, result
-        return claim.ended("finished", claim.result_ttl, value)
+        return claim.ended("finished", claim.result_ttl, value, self.page.now())
 
     def stored(self, result: Any) -> bytes | str | None:
         """Return a result as RQ stores it, or why it cannot be stored; None for a Retry."""

@@ -74,6 +74,7 @@ class Page(ctypes.Structure):
 
     _fields_ = (
         ("stop", ctypes.c_ubyte),  # written by the supervisor
+        ("offset", ctypes.c_double),  # likewise: of Redis's clock from the monotonic one
         ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
         # All else is written by the horse.
         ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up
@@ -89,6 +90,7 @@ class Page(ctypes.Structure):
     reconnect: int
     finishing: int
     request: int
+    offset: float
     cleaned_at: float
     orders_begun: int
     dropped: int
@@ -105,6 +107,7 @@ class Page(ctypes.Structure):
 
     def __init__(self) -> None:
         super().__init__()
+        self.offset = time.time() - time.monotonic()  # until the first tick
         self.tally = Tally()
         self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
 
@@ -128,6 +131,21 @@ class Page(ctypes.Structure):
     @reason.setter
     def reason(self, text: str) -> None:
         self._reason = text.encode("utf-8", "replace")[: LONGEST_REASON - 1]
+
+    def now(self) -> float:
+        """Return the Unix time on Redis's clock: for all that hosts compare, scores and due times.
+
+        No change of this host's clock moves it.
+        """
+        return time.monotonic() + self.offset
+
+    def learn(self, redis_time: float, asked_at: float) -> None:
+        """Note that Redis's time was this between `asked_at` and now.
+
+        The offset moves no farther than that proves: a slow reply spoils no good one.
+        """
+        earliest, latest = redis_time - time.monotonic(), redis_time - asked_at
+        self.offset = min(max(self.offset, earliest), latest)
 
     def show(self, jobs: int, job_id: str, execution: str) -> None:
         """Say what the horse is at: no job id, no job; the execution is the last it asked for."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 PUT_OFF_S = 10  # of a task that this worker does not know
-UNKNOWN_S = 600  # after the job was created, it fails
+UNKNOWN_S = 600  # after it was first put off, it fails
 
 Record = Callable[[Job, Queue, Execution], object]
 
@@ -47,7 +47,7 @@ class Recorder:
         self.tally = tally
         self.lazy_class = records.lazy(worker.job_class, worker)
         self.fence = script("fence", worker.server_version())
-        worker.ask_fence = self.ask_fence
+        worker.ask_fence, worker.redis_time = self.ask_fence, page.now
         webhooks.made_progress = page.extend_finish
 
     def job(self, job_id: str) -> Job:
@@ -93,9 +93,10 @@ class Recorder:
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Claim | None:
         """Fail a job at once; or put it off, where this worker may only be older than the job."""
-        if isinstance(why, Unknown) and self._may_be_known_soon(claim):
+        since = self._unknown_since(claim) if isinstance(why, Unknown) else None
+        if since is not None:
             self.diary.tell("put-off", claim, reason=why)
-            return claim.put_off(time.time() + PUT_OFF_S)
+            return claim.put_off(self.page.now() + PUT_OFF_S, since)
         self.diary.tell("refused", claim, logging.WARNING, reason=why)
         self.tally.add(claim.task, False)
 
@@ -131,7 +132,7 @@ class Recorder:
         self.tally.add(claim.task, False)
         why = RuntimeError(order.reason)
         if order.is_raw:
-            return failure(claim, why)
+            return failure(claim, why, self.page.now())
         return self._record(claim, self.job(claim.id), record, why)
 
     def ask_fence(self, run: str, job: Job) -> bool:
@@ -142,7 +143,7 @@ class Recorder:
         if not self.page.finishing:  # RQ's own perform_job: user code ran until now
             self._begin_finish(job)
         own = self.worker
-        words = (run, job.origin, repr(time.time()), own.recording_s, own.name)
+        words = (run, job.origin, own.recording_s, own.name)
         reply = self.worker.connection.eval(self.fence.text, 0, *words)
         if isinstance(reply, bytes):
             raise Refused(f"RQ cannot record the outcome: {text(reply)}")
@@ -175,7 +176,7 @@ class Recorder:
             worker.executions, worker.recorded_run = {}, ""
             worker._stopped_job_id, worker.not_kept = None, ""
             self.page.end_finish()
-        return failure(claim, trouble)
+        return failure(claim, trouble, self.page.now())
 
     def _begin_finish(self, job: Job) -> None:
         callbacks_s = float(job.success_callback_timeout) + float(job.failure_callback_timeout)
@@ -186,9 +187,20 @@ class Recorder:
         run = claim.raw_id + f":{claim.execution}".encode()
         return self.worker.connection.zscore(wip, run) is None
 
-    def _may_be_known_soon(self, claim: Claim) -> bool:
-        created_at = self.worker.connection.hget(wire.key("job", claim.id), "created_at")
-        return time.time() < wire.moment(text(created_at), 0.0) + UNKNOWN_S
+    def _unknown_since(self, claim: Claim) -> float | None:
+        """Return since when its task is unknown, on Redis's clock; None if that has been too long.
+
+        It is forgotten then: whoever retries the job gives it as much time again.
+        """
+        key, field, now = wire.key("job", claim.id), "werk_unknown_since", self.page.now()
+        try:
+            since = min(float(self.worker.connection.hget(key, field) or now), now)
+        except ValueError:
+            since = now
+        if now < since + UNKNOWN_S:
+            return since
+        self.worker.connection.hdel(key, field)
+        return None
 
     def _claim_of(self, run: str) -> Claim:
         """Return the claim that a dead horse had, as far as it is needed."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import rq.executions
+import rq.intermediate_queue
+import rq.rate_limit
+import rq.registry
 from redis.client import Pipeline
 from rq.executions import Execution
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker import Worker as StockWorker
 
 from werk import registry, webhooks, wire
@@ -150,6 +155,45 @@ def lazy(job_class: type[Job], worker: StockWorker) -> type[Job]:
     return type(f"Lazy{job_class.__name__}", (job_class,), known)
 
 
+def keep_redis_time(redis_time: Callable[[], float]) -> None:
+    """Have RQ write and compare Redis's time, in this process and its children.
+
+    All of its scores and cutoffs come from current_timestamp(), which each of these has imported.
+    Its text fields come from now(), and keep this host's clock.
+    """
+
+    def current_timestamp() -> int:
+        return int(redis_time())
+
+    def redis_now() -> datetime:
+        return datetime.fromtimestamp(redis_time(), timezone.utc)
+
+    for module in (rq.executions, rq.rate_limit, rq.registry):
+        module.current_timestamp = current_timestamp  # type: ignore[attr-defined]
+    rq.intermediate_queue.now = redis_now  # type: ignore[attr-defined]
+
+
+def by_redis_time(queue_class: type[Queue], worker: RecordingWorker) -> type[Queue]:
+    """Return that class of queues, where a worker's retries and repeats are due by Redis's time."""
+
+    class Timed(queue_class):  # type: ignore[misc, valid-type]
+        def schedule_job(self, job: Job, datetime: datetime, *args: Any, **kwargs: Any) -> Job:
+            ahead = timedelta(seconds=time.time() - worker.redis_time())
+            scheduled: Job = super().schedule_job(job, datetime - ahead, *args, **kwargs)
+            return scheduled
+
+        def _persist_job(
+            self, job: Job, pipeline: Pipeline, status: JobStatus = JobStatus.QUEUED
+        ) -> None:
+            super()._persist_job(job, pipeline, status)
+            if status == JobStatus.QUEUED and job.enqueued_at:
+                since = f"{utcformat(job.enqueued_at)}|{worker.redis_time():.6f}"
+                pipeline.hset(job.key, "werk_enqueued", since)
+
+    Timed.__name__ = queue_class.__name__
+    return Timed
+
+
 def load(job: Job) -> Job:
     """Return the job, read from Redis by now. Raises what RQ raises where it cannot read it.
 
@@ -170,6 +214,7 @@ class RecordingWorker(StockWorker):
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
+    redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """RQ calls this first, whatever the outcome. Raises Late."""

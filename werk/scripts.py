@@ -14,15 +14,16 @@ _FLAGS = "#!lua flags=allow-oom\n"
 _SINCE = (7, 0)
 
 _SMALL = {
-    "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}",
+    "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], redis_time())}",
     "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]), unpack(ARGV, 4, 8))",
-    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5])",
+    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4])",
+    "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
 
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
-    """Return step, tick, act or look (see their headers), back, cut or fence."""
+    """Return step, tick, act or look (see their headers), back, cut, fence or spare."""
     body = _SMALL.get(name) or Script.named(name).text
     before = ["counts"] if name == "step" else ["counts", "lib"]
     constants = f"local P, VERSION = '{KEY_PREFIX}', {RECORD_VERSION}"

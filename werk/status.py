@@ -26,6 +26,8 @@ RQ_SPARE_S = 50.0  # RQ has a worker's record outlive its next beat by 60 (Worke
 RQ_TTL_S = 480.0  # of a record that RQ forgot to give one: its default
 READY_S = 30.0  # a tick enqueues what RQ has left after 3 s
 DROPPED_S = 60.0  # lines dropped longer ago are no problem any more
+CLOCK_S = 5.0  # a clock may differ from Redis's; plain RQ, which compares clocks, bears 60
+FARTHEST_S = 1e9
 IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -126,6 +128,7 @@ class Worker(NamedTuple):
     queues: Sequence[str]
     kind: str  # werk or stock
     free: bool  # it runs any path (WERK_ALLOW_UNREGISTERED)
+    clock_s: float  # its host's clock is ahead of Redis's
     dropped: int = 0  # log lines, if it has dropped any lately
 
     @property
@@ -168,7 +171,7 @@ class Snapshot(NamedTuple):
     def as_json(self, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
         """Return it as `werk status --json` prints it. Keys may be added, or SCHEMA is another."""
         of_queue = "waiting oldest_s running scheduled ready failed paused workers".split()
-        of_worker = "name host pid state job job_s beat_s done failed queues kind".split()
+        of_worker = "name host pid state job job_s beat_s done failed queues kind clock_s".split()
         return {
             "schema": SCHEMA,
             "time": datetime.fromtimestamp(self.time, timezone.utc).isoformat(timespec="seconds"),
@@ -255,11 +258,18 @@ def _server(link: Link, info: str, suspended: bool) -> Server:
 
 
 def _queue(
-    now: float, *, since: str, ready_since: str, served: Sequence[str], **facts: Any
+    now: float,
+    *,
+    since: float | None,
+    since_by_rq: str,
+    ready_since: str,
+    served: Sequence[str],
+    **facts: Any,
 ) -> Queue:
     versions = Counter(member.partition(" ")[0] for member in served)
     differing = ", ".join(task for task, count in versions.items() if count > 1)
-    oldest_s = _ago(wire.moment(since, now), now) if facts["waiting"] else None
+    oldest = min(now if since is None else since, wire.moment(since_by_rq, now))
+    oldest_s = _ago(oldest, now) if facts["waiting"] else None
     ready_s = _ago(_number(ready_since), now) if facts["ready"] and ready_since else None
     return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, **facts)
 
@@ -270,12 +280,15 @@ def _worker(
     served = facts.get("queues", "").split(",")
     oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
     beat, lease = wire.moment(facts.get("last_heartbeat"), now), own.pop("lease")
+    clock_s = max(0.0, beat - now)  # plain RQ tells no more
     if lease:  # by Redis's clock, whatever the worker's says
         beat = _number(lease) - _number(facts.get("werk_lease"))
+        clock_s = max(-FARTHEST_S, min(FARTHEST_S, _number(facts.get("werk_clock"))))
     return Worker(
-        state=_state(now, oldest_s, facts, bool(own["job"]), beat, own.pop("ttl")),
-        job_s=_ago(_number(since), now) if own["job"] and since else None,
+        state=_state(now, clock_s, oldest_s, facts, bool(own["job"]), beat, own.pop("ttl")),
+        job_s=_ago(_number(since) - clock_s, now) if own["job"] and since else None,
         beat_s=_ago(beat, now),
+        clock_s=clock_s,
         queues=served,
         dropped=_dropped(now, facts),
         **own,
@@ -290,11 +303,18 @@ def _dropped(now: float, facts: Mapping[str, str]) -> int:
 
 
 def _state(
-    now: float, oldest_s: float, facts: Mapping[str, str], has_job: bool, beat: float, ttl: int
+    now: float,
+    clock_s: float,
+    oldest_s: float,
+    facts: Mapping[str, str],
+    has_job: bool,
+    beat: float,
+    ttl: int,
 ) -> str:
     """Return RQ's state of a worker, or what is wrong with it."""
     if "werk_lease" in facts:
-        lease_s, born = _number(facts["werk_lease"]), wire.moment(facts["birth"], now)
+        lease_s = _number(facts["werk_lease"])
+        born = wire.moment(facts["birth"], now + clock_s) - clock_s
         is_silent = now - beat > lease_s or "werk_horse" not in facts
         if is_silent and now - born > lease_s:
             return "stale"
@@ -359,6 +379,12 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
         if worker.free and worker.is_live:
             what = f"{at} has WERK_ALLOW_UNREGISTERED: runs any code"
             yield Problem(WARNING, what, "register the tasks and unset it")
+    clocks = {worker.host: worker.clock_s for worker in live}
+    for host, ahead_s in clocks.items():
+        if abs(ahead_s) > CLOCK_S:
+            way = "ahead of" if ahead_s > 0 else "behind"
+            what = f"the clock of {host} is {abs(ahead_s):.0f} s {way} Redis's"
+            yield Problem(WARNING, what, "synchronise it (NTP)")
     kinds = {worker.kind: worker.name for worker in live}
     if len(kinds) > 1:
         what = f"worker {kinds['stock']} is a stock one: it runs whatever is enqueued"

@@ -313,8 +313,7 @@ class Supervisor:
 
     def give_back(self, run: str, state: State, leave: Leave | None, how: str) -> None:
         is_crash = leave is None and not self.killed and state.is_busy and state.run == run
-        words = (run, self.worker.name, int(is_crash), repr(time.time()))
-        reply = self.insist(self.back_script, *words)
+        reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
         what, crashes = reply[0].decode(), reply[1]
         self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
         if what == "fail":

@@ -32,6 +32,7 @@ class Ticker:
         self.due_at = time.monotonic() + self.worker.tick_s
         self.lost_run = ""  # that the last tick told of
         self.is_away = False
+        self.ahead = ""  # seconds that this host's clock is ahead of Redis's
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
 
     def tick_if_due(self) -> bool:
@@ -47,16 +48,19 @@ class Ticker:
         """Run tick.lua. Returns whether there is more to do for it."""
         supervisor, worker = self.supervisor, self.worker
         state = supervisor.page.state()
-        now = time.time()
-        head = [worker.name, iso(now), repr(now), supervisor.generation, state.run, state.last,
-                worker.lease_s, worker.worker_ttl + 60, int(self.moves_due),
-                supervisor.page.dropped]  # fmt: skip
+        now, asked_at = time.time(), time.monotonic()
+        head: list[Any] = [worker.name, iso(now), repr(now)]
+        head += [supervisor.generation, state.run, state.last]
+        head += [worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]
+        head += [supervisor.page.dropped, self.ahead]
         try:
             words: list[Any] = [*head, *self.catalog_words()]
-            events = supervisor.link.run(self.script, worker.queue_keys(), words)
+            redis_time, *events = supervisor.link.run(self.script, worker.queue_keys(), words)
         except (RedisUnavailable, ConfigError) as error:
             self.say_away(error)
             return False
+        supervisor.page.learn(float(redis_time), asked_at)
+        self.ahead = f"{time.time() - supervisor.page.now():.3f}"
         if self.is_away:
             self.log.warning("event=redis-back worker=%s", worker.name)
         self.is_away = False

@@ -40,6 +40,7 @@ from werk.link import Link, Script, cluster_error, is_cluster, link_over
 from werk.log_stream import bound_logs, flush_all
 from werk.page import Page, Plan
 from werk.records import RecordingWorker
+from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
 from werk.supervisor import Supervisor
 from werk.tick import TICK_BUDGET_S
@@ -73,6 +74,7 @@ class Worker(RecordingWorker):
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
         self.death_penalty_class = records.single(self.death_penalty_class)
         super().__init__(queues, name, *args, **kwargs)
+        self.queue_class = records.by_redis_time(self.queue_class, self)
         registered_only = not Settings.read().allow_unregistered
         if registered_only:
             self.serializer = records.PlainSerializer
@@ -85,6 +87,11 @@ class Worker(RecordingWorker):
         is_free = int(Settings.read().allow_unregistered)
         own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({} if self._is_not_ours() else own)}
+
+    def clean_registries(self) -> None:
+        spare = script("spare", self.server_version())
+        self.connection.eval(spare.text, 0, *self.queue_names())
+        super().clean_registries()  # type: ignore[no-untyped-call]
 
     # --- what the horse asks of its worker
 

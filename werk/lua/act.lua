@@ -1,6 +1,6 @@
 -- What an operator does to jobs, queues and workers (actions.py). Doing it again changes nothing.
 --
--- No KEYS. ARGV  1 what   2 now, as RQ writes it   3 now, Unix seconds   4.. what it is for
+-- No KEYS. ARGV  1 what   2 now, as RQ writes it   3.. what it is for
 -- Returns for each what became of it. Of a job 'gone' if there is no record, its status if that does not fit, or else
 --       retry    'retried': a failed or stopped one is back in its queue, as RQ's requeue; 'limited': at its rate limit
 --       cancel   'cancelled', one that waits, is scheduled, deferred or ready, as RQ's cancel
@@ -19,7 +19,7 @@
 -- passes when memory is full. A job whose place, or the one that it is to go to, is of another type stays as it is, and
 -- no error is replied.
 
-local what, now_text, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local what, now_text, now = ARGV[1], ARGV[2], redis_time()
 
 local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_key', 'rate_limit_concurrency',
   'enqueue_at_front'}
@@ -48,7 +48,8 @@ local function take(job, place)
 end
 
 local function push(job, at_front)
-  call('HSET', job.key, 'status', 'queued', 'enqueued_at', now_text)
+  call('HSET', job.key, 'status', 'queued', 'enqueued_at', now_text,
+    'werk_enqueued', enqueued(now_text))
   try('SADD', P .. ':queues', job.queue)
   call(at_front and 'LPUSH' or 'RPUSH', job.queue, job.id)
 end
@@ -236,5 +237,5 @@ local function act(name)
 end
 
 local replies = {}
-for i = 4, #ARGV do replies[i - 3] = tostring(act(ARGV[i])) end
+for i = 3, #ARGV do replies[i - 2] = tostring(act(ARGV[i])) end
 return replies

@@ -1,7 +1,8 @@
 -- Enqueue jobs of one task, each once, however often this is sent.
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
--- ARGV  1 RQ's key prefix   2 'back', 'front', 'at' or 'at front'   3 with 'at', the time: Unix seconds
+-- ARGV  1 RQ's key prefix   2 'back', 'front', 'at', 'in', 'at front' or 'in front'
+--       3 with 'at', the time: Unix seconds; with 'in', seconds from now on Redis's clock
 --       4 seconds until a job expires, 0 never
 --       5 created_at, which tells this sending from another's with the same id   6 name of the queue
 --       7 timeout   8 result_ttl   9 failure_ttl   10 task   11 max_crashes   12 retries, 0 none   13 seconds before the first
@@ -23,10 +24,10 @@
 -- What few jobs need is asked and made for those few alone: this runs once for nearly each job.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
-local P, place, time, ttl, created_at, origin = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local P, place, due, ttl, created_at, origin = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local result_ttl, task, retries, hold_ms, webhooks = tonumber(ARGV[8]), ARGV[10], tonumber(ARGV[12]), ARGV[14], ARGV[15]
 local own, FIRST, WORDS = ARGV[16], 18, 5
-local is_scheduled = place == 'at' or place == 'at front'
+local is_scheduled, is_in = place ~= 'back' and place ~= 'front', string.sub(place, 1, 2) == 'in'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
@@ -36,6 +37,7 @@ local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be s
 local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
+local clock = call('TIME')
 
 local wrong -- what to reply because of a key of another type
 local function fits(key, wanted)
@@ -101,7 +103,7 @@ if own ~= '' then
   -- 'differs' if live workers serve another version, 'unknown' if they do not know it, 'unheard' if there is none.
   local function doubt()
     local serves, prefix = P .. ':werk:serves:' .. origin, task .. ' '
-    local since = call('TIME')[1] - LIVE_S
+    local since = clock[1] - LIVE_S
     local beat = try('ZSCORE', serves, own)
     if type(beat) == 'string' and tonumber(beat) >= since then return '' end
     local live = members('ZRANGEBYSCORE', serves, since, '+inf')
@@ -125,7 +127,8 @@ if #new == 0 then return replies end
 local placed
 if is_scheduled then
   local scored = {}
-  for _, id in ipairs(ids) do scored[#scored + 1] = time; scored[#scored + 1] = id end
+  if is_in then due = string.format('%.3f', clock[1] + clock[2] / 1000000 + due) end
+  for _, id in ipairs(ids) do scored[#scored + 1] = due; scored[#scored + 1] = id end
   placed = try('ZADD', scheduled, unpack(scored))
 else
   placed = try(place == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
@@ -141,9 +144,11 @@ local function write_whole(job, data, description)
     'description', description, 'timeout', ARGV[7], 'result_ttl', ARGV[8], 'failure_ttl', ARGV[9],
     'werk_task', task, 'werk_max_crashes', ARGV[11], 'werk_v', VERSION, 'status', status_now,
     'success_callback_name', '', 'failure_callback_name', '', 'stopped_callback_name', '',
+    'werk_enqueued', string.format('%s|%s.%06d', created_at, clock[1], clock[2]),
     'started_at', '', 'ended_at', '', 'last_heartbeat', '', 'worker_name', '', 'group_id', '',
     is_scheduled and 'created_at' or 'enqueued_at', created_at) -- a scheduled one has no enqueued_at yet
-  if place == 'at front' then call('HSET', job, 'enqueue_at_front', 1) end
+  local is_front = is_scheduled and string.find(place, 'front', 1, true)
+  if is_front then call('HSET', job, 'enqueue_at_front', 1) end
   if retries > 0 then call('HSET', job, 'retries_left', retries) end
   if webhooks ~= '' then call('HSET', job, 'webhooks', webhooks) end
   if ttl > 0 then call('HSET', job, 'ttl', ARGV[4]); call('EXPIRE', job, ARGV[4]) end
@@ -160,7 +165,7 @@ local function retry_intervals()
 end
 
 local first
-if retries > 0 then math.randomseed(call('TIME')[2]) end
+if retries > 0 then math.randomseed(clock[2]) end
 for _, i in ipairs(new) do
   local id, data, description, hold, pointer = unpack(ARGV, i, i + 4)
   local job = P .. ':job:' .. id

@@ -13,6 +13,7 @@
 local call, try = redis.call, redis.pcall
 
 local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
+local RUNS_S = 30 * 24 * 3600 -- for so long a dead worker's jobs are found and run again
 local COUNTED, UNCOUNTED = true, false
 local LONGEST_S, MOST_CRASHES = 1000000000, 10000 -- task.py
 local MOST_COUNTED = 1000000000000000
@@ -62,6 +63,10 @@ local function redis_time()
   local time = call('TIME')
   return time[1] + time[2] / 1000000
 end
+
+-- Since when a job has been in its queue, on Redis's clock. It is valid while the job's enqueued_at,
+-- which is on the writer's clock, is the one that it names.
+local function enqueued(enqueued_at) return string.format('%s|%.6f', enqueued_at, redis_time()) end
 
 -- A job that is cancelled while it runs leaves wip at once; its status may be another when the execution ends.
 local function is_cancelled(id, queue) return tonumber(try('ZSCORE', P .. ':canceled:' .. queue, id)) end
@@ -154,8 +159,8 @@ end
 -- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks first, and again
 -- before it commits, and for `seconds` a rescue stays away. A job cancelled while it runs has left wip; it is recorded as RQ does.
 -- Returns 1, or 0 if it is not; or a text, which says what is wrong with a key that RQ would write.
-local function fence(run, queue, now, seconds, worker)
-  local id = split(run)
+local function fence(run, queue, seconds, worker)
+  local id, now = split(run), redis_time()
   local execution_key, wrong = P .. ':execution:' .. run, id and clash(id, queue)
   if wrong or not id then return wrong or 0 end
   check_counts(worker)
@@ -165,7 +170,7 @@ local function fence(run, queue, now, seconds, worker)
   elseif not is_cancelled(id, queue) or call('EXISTS', execution_key) == 0 then
     return 0
   end
-  call('HSET', execution_key, 'werk_ending', redis_time() + seconds)
+  call('HSET', execution_key, 'werk_ending', now + seconds)
   call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
   return 1
 end
@@ -185,4 +190,22 @@ local function cut(worker, generation, lease_s, dead, last, counts, run, took)
     add_counts(key, counts)
   end
   return open_runs(worker)
+end
+
+-- Before RQ's clean-up of a queue, give more time to each execution whose time in wip is over but
+-- which will be rescued, because its worker has a lease. To RQ it is abandoned, and would fail. So
+-- after an outage of all workers their jobs run again, too.
+local function spare(queue)
+  local wip, now = wip_key(queue), redis_time()
+  local over = fits(wip, 'zset') and call('ZRANGEBYSCORE', wip, '-inf', now) or {}
+  for _, run in ipairs(over) do
+    local id = split(run) or ''
+    local worker = try('HGET', P .. ':execution:' .. run, 'worker_name')
+    if type(worker) ~= 'string' then worker = try('HGET', job_key(id), 'worker_name') end
+    if type(worker) == 'string' and tonumber(try('ZSCORE', P .. ':werk:leases', worker))
+      and try('SISMEMBER', runs_of(worker), run) == 1 then
+      call('ZREM', wip, run)
+      call('ZADD', wip, now + OWNED_S, run)
+    end
+  end
 end

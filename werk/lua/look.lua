@@ -2,8 +2,8 @@
 --
 -- No KEYS, no ARGV.
 -- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and, by name,
---       queues   name, waiting, since (the oldest waits), running, scheduled, failed, paused, left (jobs whose worker
---                is gone), in_hand (jobs in the hands of stock workers), ready (dependents that RQ is about to enqueue)
+--       queues   name, waiting, since and since_by_rq (see oldest), running, scheduled, failed, paused, left
+--                (jobs whose worker is gone), in_hand (jobs in the hands of stock workers), ready (dependents that RQ is about to enqueue)
 --                and ready_since (a tick first saw some), served (what its workers say: task, fingerprint)
 --       workers  name, host, pid, job, since (it is at that), done, failed, kind, free (runs any path), lease (until
 --                when), ttl (RQ keeps it for so long without a beat), facts (its hash)
@@ -27,20 +27,27 @@ local function hash_of(key)
 end
 
 -- The first is the oldest, but for those enqueued at the front: so look at 0, 1, 2, 4, 8, ... too.
+-- Returns since when it waits: on Redis's clock, as a number or null; and the oldest of those that
+-- plain RQ has enqueued, as RQ writes it.
 local function oldest(list, waiting)
-  local found, at = '', 0
+  local found, by_rq, at = nil, '', 0
   while at < waiting do
-    local since = ask('', 'HGET', job_key(ask('', 'LINDEX', list, at)), 'enqueued_at')
-    if since ~= '' and (found == '' or since < found) then found = since end
+    local h = ask({}, 'HMGET', job_key(ask('', 'LINDEX', list, at)), 'enqueued_at', 'werk_enqueued')
+    local written, since = string.match(h[2] or '', '^(.*)|([%d.]+)$')
+    local time = written == h[1] and tonumber(since)
+    if time then found = math.min(found or time, time)
+    elseif h[1] and (by_rq == '' or h[1] < by_rq) then by_rq = h[1] end
     at = math.max(1, at * 2)
   end
-  return found
+  return found or cjson.null, by_rq
 end
 
 local function look_at_queue(name)
   local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
   local waiting = ask(0, 'LLEN', list)
-  return {name = name, waiting = waiting, since = oldest(list, waiting), running = ask(0, 'ZCARD', wip_key(name)),
+  local since, since_by_rq = oldest(list, waiting)
+  return {name = name, waiting = waiting, since = since, since_by_rq = since_by_rq,
+    running = ask(0, 'ZCARD', wip_key(name)),
     scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name), failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
     paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1, left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
     in_hand = ask(0, 'LLEN', list .. ':intermediate'), ready = ask(0, 'ZCARD', P .. ':ready:' .. name),

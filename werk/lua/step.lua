@@ -2,13 +2,15 @@
 --
 -- KEYS  the queues, in the order in which they are served
 -- ARGV  1 worker   2 generation of the horse   3 id of the execution that a claim begins   4 now, as RQ writes it
---       5 now, Unix seconds   6 until when RQ is to leave an execution alone, and 7 its name: whole Unix seconds
+--       5 now, Unix seconds   6 until when RQ is to leave an execution alone, and 7 its name: whole seconds on Redis's
+--       clock, which the tick has measured
 --       8 '1' to claim   9 '1' if this may have been sent before   10 '' or, to write the state, what has been counted
 --       since it was last written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
 --       of the finish, which ended just now; all left out when there is none:
 --       11 job   12 its queue   13 execution   14 'finished', 'failed', or 'scheduled' (put off)
---       15 seconds to keep the job   16 until when that is, or with 'scheduled' when it is due, Unix seconds
---       17 base64 of the result or of the traceback, '' for none   18 when it was claimed, Unix seconds
+--       15 seconds to keep the job   16 until when that is, or with 'scheduled' when it is due, on Redis's clock
+--       17 base64 of the result or of the traceback, '' for none; with 'scheduled', since when its task is unknown
+--       18 when it was claimed, Unix seconds
 -- Returns {what became of the finish, the claim, dropped jobs, paused queues}:
 --       finish  'none', 'done', 'again' (this very one is recorded already), 'late' (the execution is no longer the
 --               job's: discarded), 'dependents' (RQ must finish it; nothing was changed and nothing claimed), or
@@ -88,7 +90,7 @@ else
     if not is_ours then -- discarded
     elseif ended_as == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
-      call('HSET', job, 'status', 'scheduled', 'worker_name', '')
+      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', value)
     elseif ended_as ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- there is such a job, and it is a hash
       and type(try('HSET', job, 'status', ended_as, 'ended_at', now_text, 'last_heartbeat', now_text)) == 'number' then
       outcome = 'done'

@@ -1,12 +1,12 @@
 -- The supervisor's script, once a second: beat, lease, what its horse runs, rescue, due jobs, catalog.
 --
 -- KEYS  the queues that the worker serves
--- ARGV  1 worker   2 now, as RQ writes it   3 now, Unix seconds   4 generation of its horse
+-- ARGV  1 worker   2 and 3 now by its host's clock, as RQ writes it and in Unix seconds   4 generation of its horse
 --       5 the execution that the horse is at, '' for none   6 the last execution id of the horse, '' before the first
 --       7 seconds of a lease   8 seconds until the worker's hash expires   9 '1' to move due jobs
---       10 how many log lines the worker has dropped
---       11 how many names of tasks follow; then that many "<task> <fingerprint>"; then task, JSON, task, JSON, ...
--- Returns a list of events, each {what, ...}:
+--       10 how many log lines the worker has dropped   11 seconds that its host's clock is ahead of Redis's, '' before it
+--       is known   12 how many names of tasks follow; then that many "<task> <fingerprint>"; then task, JSON, task, JSON, ...
+-- Returns Redis's TIME in seconds, and then events, each {what, ...}:
 --       {'unborn'} the worker's hash is gone: nothing was done, write it again and tick again
 --       {'lost', run} the execution that the horse is at is no longer the job's
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
@@ -17,9 +17,9 @@
 -- queue (or, after too many crashes, an execution of ours), or a due or ready job has moved to its queue.
 -- Nothing here needs a leader: any number of workers may run it.
 
-local worker, now_text, now, generation = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local worker, now_text, generation = ARGV[1], ARGV[2], ARGV[4]
 local current, counter, lease_s, worker_ttl = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local moves_due, dropped, tasks = ARGV[9] == '1', ARGV[10], tonumber(ARGV[11])
+local moves_due, dropped, tasks = ARGV[9] == '1', ARGV[10], tonumber(ARGV[12])
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
@@ -28,32 +28,50 @@ local RQ_BEAT_S = 30
 local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
-local LONGEST_FINISH_S, LONGEST_GRACE_S = 3600, 3600 -- what lasts longer was not written by us
+local LONGEST_FINISH_S = 3600 -- what lasts longer was not written by us
+local USUAL_S = lease_s / 15 -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue ',
   ready = ' queued started finished failed deferred stopped canceled rate_limited scheduled '}
 local CATALOG_S = 30 * 24 * 3600
 
 local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
-local clock, events = redis_time(), {}
+local clock = redis_time()
+local events = {string.format('%.6f', clock)}
 
 local function event(...) events[#events + 1] = {...} end
 
-local function number_in(key) return fits(key, 'string') and tonumber(call('GET', key) or 0) or 0 end
+local function number_in(key)
+  local number = tonumber(call('GET', own(key, 'string')) or '') or 0
+  return number == number and number or 0 -- or NaN
+end
 
--- After a gap in which nobody could tick, all leases look expired, and nobody is rescued for one more lease.
+-- An outage, in which nobody could tick, extends every lease by its own length. The first tick after
+-- it does that, once. No lease ends later than a new one, and after a clock that was set back (or a
+-- key that was overwritten) each is a new one. The usual time between two ticks does not count, so
+-- that a dead worker's lease expires even if every tick is late.
+local function survive_outage()
+  local gap = clock - number_in(P .. ':werk:ticked')
+  call('SET', P .. ':werk:ticked', string.format('%.6f', clock))
+  if gap >= 0 and gap < 3 * USUAL_S then return end
+  local length = gap >= 0 and gap - USUAL_S or math.huge
+  local all = call('ZRANGE', leases, 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do
+    call('ZADD', leases, math.min(math.max(all[i + 1], 0) + length, clock + lease_s), all[i])
+  end
+end
+
 local function beat()
   call('HDEL', worker_key, 'werk_horse')
-  call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation)
+  call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation,
+    'werk_clock', ARGV[11])
   call('EXPIRE', worker_key, worker_ttl)
-  call('EXPIRE', runs, worker_ttl)
-  local last = number_in(P .. ':werk:ticked')
-  if clock - last > lease_s / 2 then call('SET', P .. ':werk:grace', clock + lease_s, 'EX', math.ceil(lease_s) + 60) end
-  call('SET', P .. ':werk:ticked', clock)
+  call('EXPIRE', runs, RUNS_S)
   if not fits(leases, 'zset') then -- nobody's is known: all begin anew
     call('UNLINK', leases)
     for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9)) end
   end
+  survive_outage()
   call('ZADD', leases, clock + lease_s, worker)
 end
 
@@ -70,9 +88,9 @@ local function renew(run)
   local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
   -- A job cancelled while it runs has left wip, and its execution is still ours.
   if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
-  if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', now + OWNED_S, run) end
+  if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', ARGV[3])
-  call('ZADD', executions, 'XX', now + OWNED_S + 60, execution)
+  call('ZADD', executions, 'XX', clock + OWNED_S + 60, execution)
   call('EXPIRE', executions, OWNED_S + 60)
   -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and starts over whenever
   -- one has been written. So this is written as seldom as RQ does, and not at all during that finish.
@@ -98,7 +116,7 @@ local function check_own()
   if split(current) then renew(current) end
   for _, run in ipairs(open_runs(worker)) do
     if is_past(run) then
-      local what, crashes = give_back(run, worker, UNCOUNTED, worker, now)
+      local what, crashes = give_back(run, worker, UNCOUNTED, worker, clock)
       event(what, run, crashes, worker)
     end
   end
@@ -111,13 +129,11 @@ local function is_ending(run)
 end
 
 local function rescue()
-  local grace = number_in(P .. ':werk:grace')
-  if clock <= grace and grace <= clock + LONGEST_GRACE_S then return end
   for _, dead in ipairs(call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)) do
     local is_done = true
     for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
-      if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, worker, now) end
+      if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, worker, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
     if is_done then call('ZREM', leases, dead) else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
@@ -137,7 +153,8 @@ local function enqueue(id, place, queue)
   if h[1] and h[1] ~= '' then event('limited', id, queue, place); return end
   local at_front = h[2] == '1' or (h[3] == '1' and h[4] and h[4] ~= '')
   call('ZREM', from, id)
-  call('HSET', job, 'status', 'queued', 'origin', queue, 'enqueued_at', now_text)
+  call('HSET', job, 'status', 'queued', 'origin', queue, 'enqueued_at', now_text,
+    'werk_enqueued', enqueued(now_text))
   if not h[6] then call('HSET', job, 'timeout', 180) end
   local ttl = whole(h[5], LONGEST_S)
   if ttl > 0 then
@@ -161,7 +178,8 @@ local function move_due(list)
   local queue = string.sub(list, #P + 8)
   local scheduled = P .. ':scheduled:' .. queue
   if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 or not fits(scheduled, 'zset') or not fits(list, 'list') then return end
-  enqueue_all(call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, DUE_AT_ONCE), 'scheduled', queue, DUE_AT_ONCE)
+  local due = call('ZRANGEBYSCORE', scheduled, '-inf', clock, 'LIMIT', 0, DUE_AT_ONCE)
+  enqueue_all(due, 'scheduled', queue, DUE_AT_ONCE)
 end
 
 -- RQ marks the dependents of a job as ready in one transaction, and enqueues them one by one after it. What stays was
@@ -183,7 +201,7 @@ end
 
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
-  for i = 12, 11 + tasks do call('ZADD', serves, clock, ARGV[i]) end
+  for i = 13, 12 + tasks do call('ZADD', serves, clock, ARGV[i]) end
   call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - CATALOG_S)
   call('EXPIRE', serves, CATALOG_S)
 end
@@ -195,11 +213,11 @@ local function forget_old_pages()
   for i = 1, #pages, 2 do
     local is_read, page = pcall(cjson.decode, pages[i + 1])
     local seen = is_read and type(page) == 'table' and tonumber(page.seen) or 0
-    if seen < now - CATALOG_S then call('HDEL', catalog, pages[i]) end
+    if seen < clock - CATALOG_S then call('HDEL', catalog, pages[i]) end
   end
 end
 
-if call('HEXISTS', own(worker_key, 'hash'), 'birth') == 0 then return {{'unborn'}} end
+if call('HEXISTS', own(worker_key, 'hash'), 'birth') == 0 then event('unborn'); return events end
 beat()
 note_dropped()
 check_own()
@@ -207,9 +225,9 @@ rescue()
 if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
-if #ARGV > 11 + tasks then
+if #ARGV > 12 + tasks then
   forget_old_pages()
-  call('HSET', P .. ':werk:catalog', unpack(ARGV, 12 + tasks))
+  call('HSET', P .. ':werk:catalog', unpack(ARGV, 13 + tasks))
   call('EXPIRE', P .. ':werk:catalog', CATALOG_S)
 end
 return events
