@@ -8,77 +8,61 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from chaos import mutants, report
 from chaos.fleet import COMMANDS, Fleet
-from chaos.monkey import Monkey
-from chaos.records import count_waiting, read_diary, read_jobs, read_traces
-from chaos.verdict import Verdict
+from chaos.trial import Plan, run
 
-DRAIN_S = 60.0  # for all jobs to end after the last fault
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
     """Run `bin/chaos`. Return 0 if nothing is wrong, else 1."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="werk-chaos-", dir=_memory()))
-    fleet = Fleet(options.worker, options.seed, folder)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _interrupt)
     is_well = False
     try:
-        verdict = _run(fleet, options.seconds, options.seed)
-        is_well = not verdict.wrong
+        if options.mutants is not None:
+            is_well = mutants.run_all(options.mutants, options.seed, folder)
+        else:
+            is_well = _run(Plan(options.seconds, options.seed, options.worker), folder)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         is_well = True  # nothing to look into
         return 130
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # not in the middle of this
-        fleet.stop()
         if is_well:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     if not is_well:
-        print(f"\nwrong, with logs and traces in {folder}:\n{verdict.details()}")
+        print(f"logs and traces: {folder}")
     return 0 if is_well else 1
 
 
-def _run(fleet: Fleet, seconds: float, seed: int) -> Verdict:
-    begin = time.monotonic()
-    fleet.start()
-    monkey = Monkey(fleet, seed)
-    monkey.torment(seconds)
-    tormented = time.monotonic() - begin
-    monkey.relent()
-    fleet.stop_callers()
-    drained = _drain(monkey)
-    fleet.stop_workers()
-    with fleet.connection() as connection:
-        jobs = read_jobs(connection)
-    verdict = Verdict(
-        read_diary(fleet.diary),
-        read_traces(fleet.traces),
-        jobs,
-        monkey.faults,
-        fleet.surprises,
-        fleet.gave_up,
-        monkey.doubles,
-    )
-    print(f"bin/chaos --worker {fleet.kind} --seconds {seconds:g} --seed {seed}: ", end="")
-    print(f"{tormented:.0f} s of faults, {drained:.0f} s until no job was waiting or running\n")
-    print(verdict.table())
-    return verdict
+def _run(plan: Plan, folder: Path) -> bool:
+    fleet = Fleet(plan.worker, plan.seed, folder)
+    try:
+        outcome = run(fleet, plan)
+    finally:
+        stop(fleet)
+    name = f"bin/chaos --worker {plan.worker} --seconds {plan.seconds:g} --seed {plan.seed}"
+    print(f"{name}: {outcome.tormented_s:.0f} s of faults, ", end="")
+    print(f"{outcome.drained_s:.0f} s until no job was waiting or running\n")
+    print(report.table(outcome.verdict))
+    wrong = outcome.verdict.wrong
+    if wrong:
+        print(f"\n{len(wrong)} problems:\n{report.details(wrong)}")
+    return not wrong
 
 
-def _drain(monkey: Monkey) -> float:
-    """Wait until no job waits or runs. Return the seconds it took."""
-    begin = time.monotonic()
-    with monkey.fleet.connection() as connection:
-        while count_waiting(connection) and time.monotonic() < begin + DRAIN_S:
-            monkey.wait(0.2)
-    return time.monotonic() - begin
+def stop(fleet: Fleet) -> None:
+    """End everything, whoever asks to be quicker."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    fleet.stop()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _options() -> argparse.Namespace:
@@ -86,6 +70,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="of faults; then it drains")
     parser.add_argument("--seed", type=int, default=1, help="decides the order of the faults")
     parser.add_argument("--worker", choices=COMMANDS, default="werk")
+    parser.add_argument(
+        "--mutants",
+        nargs="*",
+        choices=mutants.MUTANTS,
+        metavar="NAME",
+        help="check the verdict: faulty copies of werk must be caught; without names, all",
+    )
     return parser.parse_args()
 
 

@@ -5,67 +5,191 @@ python -m chaos.caller NAME SEED, until SIGTERM.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
+import time
+import warnings
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
+
+import redis
+from rq import Callback, Queue
 
 import werk
+from chaos.kinds import FAILURE_TTL_S, KINDS, QUEUES, RESULT_TTL_S
+from chaos.tasks import CRASHES
+from werk.link import redis_client
+from werk.settings import Settings
 
-QUEUES = ("high", "default", "low")
-WINDOW = 100  # jobs that it has under way before it waits for the oldest
-WAIT_S = 1.0  # for the oldest; then it goes on without
+WINDOW = 60  # jobs that a caller has under way before it waits for the oldest
+WAIT_S = 1.0  # for the oldest; then the caller goes on without
+DEPENDENTS = 2
+DELAY_S = (1.0, 3.0)
+UNREACHED = (werk.RedisUnavailable, redis.exceptions.RedisError, OSError)
+
+
+class DiaryWriter:
+    """Appends a line for each call and each answer, so that a kill loses at most the last one."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = os.open(file, os.O_WRONLY | os.O_APPEND)
+
+    def write(self, what: str, token: str, **more: object) -> None:
+        entry = {"what": what, "token": token, "at": time.monotonic(), **more}
+        os.write(self._file, (json.dumps(entry) + "\n").encode())
+
+    @contextmanager
+    def trying(self, token: str, queue: str, **more: object) -> Iterator[None]:
+        """Write down a call; an answer that is lost leaves the job unknown."""
+        self.write("try", token, **{"queue": queue, "value": token, **more})
+        try:
+            yield
+        except UNREACHED:
+            self.write("unknown", token)
 
 
 class Caller:
-    """One caller; `told` is its diary: what it was about to do, then what it heard."""
+    """One caller."""
 
     def __init__(self, name: str, seed: str) -> None:
         self.name = name
         self.chance = random.Random(f"{seed} {name}")
-        self.diary = os.open(os.environ["CHAOS_DIARY"], os.O_WRONLY | os.O_APPEND)
+        self.diary = DiaryWriter(Path(os.environ["CHAOS_DIARY"]))
+        self.pings = os.environ["CHAOS_PINGS"]
         self.handles: deque[tuple[str, werk.Handle]] = deque()
+        self.client = redis_client(Settings.read())
+        self.client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
         self.stopping = False
         signal.signal(signal.SIGTERM, self._stop)
 
     def run(self) -> None:
         """Enqueue until asked to stop."""
+        kinds = [name for name, kind in KINDS.items() if kind.share]
+        shares = [KINDS[name].share for name in kinds]
         for number in count():
             if self.stopping:
                 return
-            self._enqueue(f"{self.name}-{number}")
+            kind = self.chance.choices(kinds, shares)[0]
+            self.queue = self.chance.choice(QUEUES)
+            self.seconds = some_seconds(self.chance)
+            WAYS[kind](self, f"{self.name}-{number}-{kind}")
             if len(self.handles) > WINDOW:
                 self._await(*self.handles.popleft())
 
-    def _enqueue(self, token: str) -> None:
-        self._write("try", token)
-        options = werk.Options(queue=self.chance.choice(QUEUES))
-        try:
-            handle = werk.enqueue("work", token, some_seconds(self.chance), options=options)
-        except werk.RedisUnavailable:
-            self._write("unreachable", token)
+    # --- the kinds
+
+    def plain(self, token: str) -> None:
+        self._enqueue(token)
+
+    def retried(self, token: str) -> None:
+        failures = self.chance.choice((1, 2))
+        self._enqueue(token, arguments=(failures,), options=werk.Options(retry=failures))
+
+    def delayed(self, token: str) -> None:
+        delay = round(self.chance.uniform(*DELAY_S), 3)
+        self._enqueue(token, delay=delay, options=werk.Options(delay=delay))
+
+    def pinging(self, token: str) -> None:
+        self._enqueue(token, options=werk.Options(ping=f"{self.pings}/{token}"))
+
+    def parent(self, token: str) -> None:
+        """A job, and others by RQ's own enqueue that wait for it."""
+        self.seconds += 0.05
+        if not self._enqueue(token):
             return
-        self._write("duplicate" if handle.duplicate else "accepted", token, handle.id)
-        self.handles.append((token, handle))
+        for number in range(DEPENDENTS):
+            own = f"{token.rpartition('-')[0]}-{number}-dependent"
+            self._enqueue_by_rq(own, parent=token, depends_on=[token])
+
+    def single(self, token: str) -> None:
+        """Enqueue twice: under the same id, or not while the first is active."""
+        if self.chance.random() < 0.5:
+            self._enqueue(token)
+            self._enqueue(token)
+            return
+        options = werk.Options(unless_active=True)
+        self._enqueue(token, options=options)
+        twin = f"{token.rpartition('-')[0]}-twin"
+        self._enqueue(twin, value=token, twin=token, options=options)
+
+    def called(self, token: str) -> None:
+        self._enqueue_by_rq(token, on_success=Callback("chaos.tasks.on_success"))
+
+    def blamed(self, token: str) -> None:
+        self._enqueue_by_rq(token, on_failure=Callback("chaos.tasks.on_failure"))
+
+    # --- how they are enqueued
+
+    def _enqueue(
+        self,
+        token: str,
+        *,
+        arguments: tuple[object, ...] = (),
+        options: werk.Options | None = None,
+        **more: object,
+    ) -> bool:
+        options = (options or werk.Options())._replace(queue=self.queue, job_id=token)
+        task = KINDS[token.rpartition("-")[2]].task
+        value = str(more.get("value", token))
+        with self.diary.trying(token, self.queue, **more):
+            handle = werk.enqueue(task, value, self.seconds, *arguments, options=options)
+            is_new = not handle.duplicate
+            self.diary.write("accepted" if is_new else "duplicate", token)
+            if is_new:
+                self.handles.append((token, handle))
+            elif handle.id not in (token, more.get("twin")):
+                self.diary.write("wrong", token, value=handle.id)
+            return is_new
+        return False
+
+    def _enqueue_by_rq(self, token: str, parent: str = "", **options: object) -> None:
+        function = f"chaos.tasks.{KINDS[token.rpartition('-')[2]].task}"
+        with self.diary.trying(token, self.queue, parent=parent):
+            call = (function, (token, self.seconds), token)
+            enqueue_by_rq(self.client, self.queue, *call, **options)
+            self.diary.write("accepted", token)
 
     def _await(self, token: str, handle: werk.Handle) -> None:
         try:
             value = handle.result(timeout=WAIT_S)
-        except (werk.ResultTimeout, werk.RedisUnavailable):
+        except (werk.ResultTimeout, werk.JobCancelled, werk.RedisUnavailable):
             return
         except werk.WerkError as error:
-            self._write("failed", token, f"{type(error).__name__}: {error}")
+            self.diary.write("failed", token, value=f"{type(error).__name__}: {error}")
             return
-        self._write("result" if value == token else "wrong", token, repr(value))
-
-    def _write(self, what: str, token: str, more: str = "") -> None:
-        line = f"{what} {token} {' '.join(more.split())}\n"
-        os.write(self.diary, line.encode())
+        self.diary.write("result", token, value=str(value))
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
+
+
+def enqueue_by_rq(
+    client: redis.Redis,
+    queue: str,
+    function: str,
+    arguments: tuple[object, ...],
+    token: str,
+    **options: object,
+) -> None:
+    """Enqueue as plain RQ does, but for the crashes that the job survives."""
+    ttls = {"timeout": 180, "result_ttl": RESULT_TTL_S, "failure_ttl": FAILURE_TTL_S}
+    while True:
+        pipeline = client.pipeline()
+        try:
+            job = Queue(queue, connection=client).enqueue_call(
+                function, arguments, job_id=token, pipeline=pipeline, **ttls, **options
+            )
+            pipeline.hset(job.key, "werk_max_crashes", CRASHES)
+            pipeline.execute()
+            return
+        except redis.WatchError:
+            continue  # the parent's status changed in between: RQ looks again
 
 
 def some_seconds(chance: random.Random) -> float:
@@ -76,5 +200,18 @@ def some_seconds(chance: random.Random) -> float:
     return chance.uniform(0.05, 0.3) if dice < 0.98 else chance.uniform(1, 4)
 
 
+WAYS: dict[str, Callable[[Caller, str], None]] = {
+    "plain": Caller.plain,
+    "failing": Caller.plain,
+    "retried": Caller.retried,
+    "delayed": Caller.delayed,
+    "parent": Caller.parent,
+    "called": Caller.called,
+    "blamed": Caller.blamed,
+    "pinging": Caller.pinging,
+    "single": Caller.single,
+}
+
 if __name__ == "__main__":
+    warnings.simplefilter("ignore", werk.WerkWarning)
     Caller(*sys.argv[1:]).run()

@@ -1,4 +1,8 @@
-"""Why a job of `bin/chaos` ran again: the fault that explains it, or none."""
+"""Why a job of `bin/chaos` ran again: the fault, the failure or the operator, or nothing.
+
+These are the excuses of the verdict. They may shrink and must not grow; tests/test_chaos.py has a
+history for each that it must not excuse, and mutants.py a mutant.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,37 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import inf
 
-from chaos.monkey import Fault
-from chaos.records import Execution
+from chaos.records import Act, Execution, Fault, kind_of
 
 LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
+RETRIED, BY_OPERATOR = "failed, and has retries", "retried by an operator"
 LIFELINE_S = 0.1  # within which a horse is dead after its supervisor; it may begin one more job
 FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
 
 CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
 LONG_ABSENCES = ("freeze supervisor, long", "freeze both, long", "cut off from Redis, long")
-DISTURBANCES = ("kill -9 server", "pause Redis, short", "pause Redis, long")
+DISTURBANCES = (
+    "kill -9 server",
+    "pause Redis, short",
+    "pause Redis, long",
+    "stalls in a row",
+)
 
 
 class Causes:
     """Knows all faults and all executions.
 
-    Only these explain a second run: a crash of the process that had the first run in hand, and
-    the absence of that worker for longer than its lease. A horse that is frozen, however long, a
-    worker that is away for less, a server that is restarted or silent, a connection that is cut
-    at whatever byte, and a polite stop explain none.
+    Only these explain a second run: a failure of a job that has retries, an operator's retry of a
+    job that had failed, a crash of the process that had the first run in hand, and the absence of
+    that worker for longer than its lease. A horse that is frozen, however long, a worker that is
+    away for less, a server that is restarted, silent or full, a connection that is cut at whatever
+    byte, a wrong clock, output that nobody reads, and a polite stop explain none.
     """
 
-    def __init__(self, faults: Sequence[Fault], executions: Sequence[Execution]) -> None:
+    def __init__(
+        self, faults: Sequence[Fault], executions: Sequence[Execution], acts: Sequence[Act] = ()
+    ) -> None:
         self.crashes = [fault for fault in faults if fault.kind in CRASHES]
         self.absences = [fault for fault in faults if fault.kind in LONG_ABSENCES]
         self.disturbances = [
@@ -38,6 +50,10 @@ class Causes:
             for fault in faults
             if fault.kind in DISTURBANCES or fault.kind.startswith(("cut", "freeze"))
         ]
+        self._retries: dict[str, list[Act]] = defaultdict(list)
+        for act in acts:
+            if act.what == "retry":
+                self._retries[act.target].append(act)
         self._starts: dict[int, list[float]] = defaultdict(list)  # of a horse's executions
         for run in sorted(executions, key=lambda run: run.start):
             self._starts[run.horse].append(run.start)
@@ -47,12 +63,15 @@ class Causes:
 
         What befell one execution explains one more, not two.
         """
-        unused = list(runs)
+        unused, retries = list(runs), list(self._retries[runs[0].token])
         found = []
         for again in runs[1:]:
             earlier = [run for run in unused if run.start < again.start]
-            causes = ((run, self.cause(run, again)) for run in earlier)
+            causes = ((run, self._failure(run, again, retries)) for run in earlier)
             run, cause = next(((run, cause) for run, cause in causes if cause), (None, None))
+            if not run:
+                causes = ((run, self.cause(run, again)) for run in earlier)
+                run, cause = next(((run, cause) for run, cause in causes if cause), (None, None))
             if run:
                 unused.remove(run)
             found.append((again, cause))
@@ -71,6 +90,18 @@ class Causes:
     def cause(self, first: Execution, again: Execution) -> Fault | None:
         """Return the fault because of which an execution was followed by another."""
         return self._crash(first, again) or self._absence(first, again)
+
+    def _failure(self, first: Execution, again: Execution, retries: list[Act]) -> Fault | None:
+        """Return what had a job that failed run again; an operator's act is used up by that."""
+        if not first.raised or first.end is None or again.start < first.end:
+            return None
+        if kind_of(first.token) == "retried":
+            return Fault(RETRIED, first.token, first.end, first.end)
+        for act in retries:
+            if first.end - SLACK_S < act.end and act.begin < again.start:
+                retries.remove(act)
+                return Fault(BY_OPERATOR, first.token, act.begin, act.end)
+        return None
 
     def _crash(self, first: Execution, again: Execution) -> Fault | None:
         for fault in self.crashes:

@@ -14,70 +14,43 @@ from itertools import count
 from pathlib import Path
 
 import redis
-from support import command, descendants
+from support import descendants
 
-from chaos.caller import QUEUES
-from chaos.gates import Gate, Gates
-from werk.stack import Server, die_with, free_port
+from chaos.gates import Gates
+from chaos.kinds import QUEUES
+from chaos.member import Member
+from chaos.outputs import Outputs
+from chaos.pings import Pings
+from chaos.prober import Prober
+from werk.stack import Server, free_port
 
 PR_SET_CHILD_SUBREAPER = 36
 WORKERS = 5
 CALLERS = 3
 START_S = 30.0  # for the first job to run
 LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
+HERE = Path(__file__).parent
 
-COMMANDS = {kind: [name, "worker", "--quiet"] for kind, name in (("werk", "werk"), ("stock", "rq"))}
-
-
-class Member:
-    """A process behind its gate. One whose end is expected is not reported when it ends."""
-
-    def __init__(self, name: str, gate: Gate, log: Path) -> None:
-        self.name = name
-        self.gate = gate
-        self.log = log
-        self.process: subprocess.Popen[bytes] | None = None
-        self.end_expected = False
-        self.is_busy = False  # under a fault that lasts: no other is put on top
-        self.back_at = 0.0  # when to start it again
-        self.has_begun = False  # to work: it has had a horse
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def is_up(self) -> bool:
-        """Tell whether it runs, and nothing is being done to it."""
-        return self.is_alive() and not self.end_expected and not self.is_busy
-
-    def is_alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def look(self) -> None:
-        """Find out whether it has begun."""
-        self.has_begun = self.has_begun or bool(self.is_alive() and self.horse())
-
-    def horse(self) -> int | None:
-        """Return the child that leads a group of its own, as RQ's horses and ours do, if any."""
-        try:
-            found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            return next((pid for pid in map(int, found) if os.getpgid(pid) == pid), None)
-        except (FileNotFoundError, ProcessLookupError):
-            return None
+COMMANDS = {"werk": ("werk", "worker"), "stock": ("rq", "worker", "--with-scheduler")}
 
 
 class Fleet:
     """Everything that runs. `tend` is called often: it starts again what has ended."""
 
-    def __init__(self, kind: str, seed: int, folder: Path) -> None:
-        self.kind, self.seed, self.folder = kind, seed, folder
+    def __init__(self, kind: str, seed: int, folder: Path, package: Path | None = None) -> None:
+        """`package`: a folder with another copy of werk, which the processes import."""
+        self.kind, self.seed, self.folder, self.package = kind, seed, folder, package
         self.chance = random.Random(f"{seed} fleet")
         self.traces, self.diary = folder / "traces", folder / "diary"
         for file in (self.traces, self.diary):
             file.touch()
-        self.server = Server(folder / "server", free_port())
+        (folder / "attempts").mkdir()
+        self.port = free_port()
+        self.server = Server(folder / "server", self.port)
         self.gates: Gates | None = None
+        self.outputs: Outputs | None = None
+        self.pings: Pings | None = None
+        self.prober: Prober | None = None
         self.workers: list[Member] = []
         self.callers: list[Member] = []
         self.gave_up = 0  # workers that ended with an error before they had begun
@@ -88,15 +61,16 @@ class Fleet:
         """Start the server, then all others; jobs run."""
         adopt_orphans()
         self.start_server()
-        self.gates = Gates(int(self.server.url.rpartition(":")[2].partition("/")[0]))
+        self.gates, self.outputs, self.pings = Gates(self.port), Outputs(), Pings()
+        self.prober = Prober(self.port)
         for number in range(WORKERS):
             self.workers.append(self._member(f"worker{number}"))
-        for _ in range(CALLERS):
-            self.callers.append(self._member("caller"))
+        for number in range(CALLERS):
+            self.callers.append(self._member(f"caller{number}"))
         deadline = time.monotonic() + START_S
         while not self.traces.stat().st_size:
             self.tend()
-            assert time.monotonic() < deadline, f"no job runs; see {self.workers[0].log}"
+            assert time.monotonic() < deadline, f"no job runs; see {self.folder}"
             time.sleep(0.02)  # between two looks at the processes, until the deadline
 
     def start_server(self) -> None:
@@ -115,18 +89,23 @@ class Fleet:
         for number, worker in enumerate(self.workers):
             worker.look()
             if self._has_to_start(worker):
-                self._spawn(worker, [*COMMANDS[self.kind], *_rotated(QUEUES, number)])
+                worker.started += 1
+                # An odd one is quiet: then the horse goes another way (diary.says).
+                options = ["--name", worker.worker_name, *["--quiet"] * (number % 2)]
+                words = [*COMMANDS[self.kind], *options, *_rotated(QUEUES, number)]
+                worker.start(words, self._environment(worker))
         for caller in self.callers:
             if self._has_to_start(caller):
-                caller.name = f"c{next(self._numbers)}"  # what it is going to say is new
-                arguments = ["-m", "chaos.caller", caller.name, str(self.seed)]
-                self._spawn(caller, [sys.executable, *arguments])
+                caller.name = f"c{next(self._numbers)}"  # what it is going to enqueue is new
+                words = [sys.executable, "-m", "chaos.caller", caller.name, str(self.seed)]
+                caller.start(words, self._environment(caller))
 
     def stop_callers(self) -> None:
-        """Let the callers finish what they are about to say."""
-        for caller in self.callers:
+        """Let the callers finish what they are about to enqueue."""
+        alive = [caller for caller in self.callers if caller.is_alive()]
+        for caller in alive:
             caller.process.terminate()
-        for caller in self.callers:
+        for caller in alive:
             caller.process.wait(LEAVE_S)
         self.callers = []
 
@@ -156,15 +135,18 @@ class Fleet:
             for pid in found:
                 _kill(pid)
             _reap()
+        if self.prober:
+            self.prober.stop()
+            self.pings.stop()
+            self.outputs.close()
 
     def connection(self) -> redis.Redis:
         """Return a connection past all gates."""
         return redis.Redis.from_url(self.server.url)
 
     def _member(self, name: str) -> Member:
-        assert self.gates is not None
         gate = self.gates.add()
-        return Member(name, gate, self.folder / f"{name}-{gate.port}.log")
+        return Member(name, gate, self.outputs.add(self.folder / f"{name}.log"))
 
     def _has_to_start(self, member: Member) -> bool:
         if member.process is None:
@@ -183,29 +165,22 @@ class Fleet:
             self.gave_up += 1  # it was started while Redis was away; whoever runs it tries again
         elif not member.end_expected or code not in (0, -signal.SIGKILL):
             how = "when asked to stop" if member.end_expected else "by itself"
-            self.surprises.append(f"{member.name} ended {how}, exit code {code}; see {member.log}")
-
-    def _spawn(self, member: Member, arguments: Sequence[str]) -> None:
-        parent = os.getpid()
-        with member.log.open("ab") as log:
-            member.process = subprocess.Popen(
-                command(*arguments),
-                env={**_clean_environment(), **self._environment(member)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us
-                preexec_fn=lambda: die_with(parent),
-            )
-        member.end_expected, member.back_at, member.has_begun = False, 0.0, False
+            log = member.output.log
+            self.surprises.append(f"{member.name} ended {how}, exit code {code}; see {log}")
 
     def _environment(self, member: Member) -> dict[str, str]:
-        return {
+        ours = ("RQ_", "WERK_", "REDIS_", "CHAOS_")
+        outer = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        first = [str(self.package)] if self.package else []
+        return outer | {
             "RQ_REDIS_URL": member.gate.url,
             "WERK_REGISTRY": "chaos.tasks:TASKS",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join([*first, str(HERE.parent), str(HERE / "skew")]),
+            "PYTHONUNBUFFERED": "1",
             "CHAOS_TRACES": str(self.traces),
             "CHAOS_DIARY": str(self.diary),
+            "CHAOS_ATTEMPTS": str(self.folder / "attempts"),
+            "CHAOS_PINGS": self.pings.url,
         }
 
 
@@ -213,11 +188,6 @@ def adopt_orphans() -> None:
     """Become the parent of what is left by our children, so that none is lost sight of. Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _clean_environment() -> dict[str, str]:
-    ours = ("RQ_", "WERK_", "REDIS_", "CHAOS_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def _rotated(names: Sequence[str], by: int) -> list[str]:

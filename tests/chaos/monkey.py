@@ -1,41 +1,22 @@
-"""The faults of `bin/chaos`: rounds of every kind, in an order that the seed decides."""
+"""Injects faults: rounds of the kinds in faults.py, in an order that the seed decides."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from chaos.fleet import Fleet, Member
-from chaos.gates import Cut
-from chaos.records import doubles
+from chaos.faults import KINDS
+from chaos.fleet import Fleet
+from chaos.member import Member
+from chaos.records import Fault
 
-LONG_S = (17.5, 20.0)  # more than a lease of 15 s and a tick
-SHORT_S = (0.5, 5.0)  # less than a lease
-LONG_AT_ONCE = 2  # or too few workers would be left to rescue anything
-CUTS_AT_ONCE = 5
+CALM_S = 45.0  # without faults, in the middle of a long run: a silent fleet has no excuse then
+CALM_AFTER_S = 150.0
+PATIENCE_S = 30.0  # until there is somebody to inject a fault into
 
 Undo = Callable[[], None]
-
-
-@dataclass
-class Fault:
-    """What was done to whom and when, by the monotonic clock."""
-
-    kind: str
-    target: str
-    begin: float
-    end: float | None = None  # None: it lasts
-    supervisor: int | None = None
-    horse: int | None = None
-    note: str = ""
-
-    def hits(self, horse: int, supervisor: int) -> bool:
-        """Tell whether it was done to the worker of this execution."""
-        return supervisor == self.supervisor or horse == self.horse
 
 
 @dataclass
@@ -44,28 +25,34 @@ class Monkey:
 
     fleet: Fleet
     seed: int
+    kinds: Sequence[str]
     faults: list[Fault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.order = random.Random(f"{self.seed} order")
         self.chance = random.Random(f"{self.seed} chance")
         self.server_is_well = True
-        self.doubles: set[str] = set()  # ids seen twice in the queues
+        self.jobs = 0  # that were enqueued as faults
         self._later: list[tuple[float, Undo]] = []
 
     def torment(self, seconds: float) -> None:
         """Inject every kind once, then go on in rounds until the time is over."""
-        deadline = time.monotonic() + seconds
+        begin = calm_since = time.monotonic()
+        deadline = begin + seconds
         first = True
         while first or time.monotonic() < deadline:
-            brief = [kind for kind in KINDS if not kind.endswith("long")]  # twice: the others last
-            kinds = [*KINDS, *brief]
+            brief = [kind for kind in self.kinds if not lasts(kind)]  # twice: the others last
+            kinds = [*self.kinds, *brief]
             self.order.shuffle(kinds)
             for kind in kinds:
                 if first or time.monotonic() < deadline:
                     self._inject(kind)
                     self.wait(self.chance.uniform(0.1, 0.7))
             first = False
+            if time.monotonic() > calm_since + CALM_AFTER_S and time.monotonic() < deadline:
+                self.relent()
+                self.wait(CALM_S)
+                calm_since = time.monotonic()
         self.wait(deadline - time.monotonic())
 
     def relent(self) -> None:
@@ -87,34 +74,31 @@ class Monkey:
                 return
             time.sleep(min(left, 0.02))  # between two looks at the processes and at what is due
 
-    def _inject(self, kind: str) -> None:
-        """Inject a fault of this kind as soon as there is somebody to do it to."""
-        if self.server_is_well:
-            with self.fleet.connection() as connection:
-                self.doubles |= doubles(connection)
-        deadline = time.monotonic() + 30
-        while not KINDS[kind](self, kind):
-            if time.monotonic() > deadline:
-                return  # the verdict says that there was none
-            self.wait(0.02)
+    # --- what faults.py needs
 
-    def _note(self, kind: str, target: Member | str, **more: object) -> Fault:
-        """Write a fault down just before it is injected."""
+    def note(self, kind: str, target: Member | str, **more: object) -> Fault:
+        """Write a fault down just before it is injected; it is over at once unless it lasts."""
         name = target if isinstance(target, str) else target.name
-        fault = Fault(kind, name, time.monotonic(), **more)
+        begin = time.monotonic()
+        fault = Fault(kind, name, begin, begin, **more)
         self.faults.append(fault)
         return fault
 
-    def _until(self, seconds: tuple[float, float], fault: Fault, undo: Undo) -> None:
+    def until(self, seconds: tuple[float, float], fault: Fault, undo: Undo) -> None:
         """Have a fault end, some time from now."""
+        fault.end = None
 
         def end() -> None:
             undo()
             fault.end = time.monotonic()
 
-        self._later.append((time.monotonic() + self.chance.uniform(*seconds), end))
+        self.later(self.chance.uniform(*seconds), end)
 
-    def _some_worker(self) -> tuple[Member, int] | None:
+    def later(self, seconds: float, do: Undo) -> None:
+        """Do something, so many seconds from now."""
+        self._later.append((time.monotonic() + seconds, do))
+
+    def some_worker(self) -> tuple[Member, int] | None:
         """Return a worker that is well, and its horse."""
         well = [worker for worker in self.fleet.workers if worker.is_up() and worker.has_begun]
         if not well:
@@ -123,187 +107,19 @@ class Monkey:
         horse = worker.horse()
         return (worker, horse) if horse else None
 
-    # --- the kinds; each returns whether it was injected
-
-    def kill(self, kind: str) -> bool:
-        """SIGKILL to the horse, to the supervisor, or to both."""
-        if (found := self._some_worker()) is None:
-            return False
-        worker, horse = found
-        to_supervisor = kind != "kill -9 horse"
-        self._note(kind, worker, horse=horse, supervisor=worker.pid if to_supervisor else None)
-        if to_supervisor:
-            worker.end_expected = True
-            os.kill(worker.pid, signal.SIGKILL)
-        if kind != "kill -9 supervisor":
-            _signal(horse, signal.SIGKILL)
-        return True
-
-    def terminate(self, kind: str) -> bool:
-        """SIGTERM: it finishes its job and leaves."""
-        if (found := self._some_worker()) is None:
-            return False
-        worker, horse = found
-        self._note(kind, worker, horse=horse, supervisor=worker.pid)
-        worker.end_expected = True
-        os.kill(worker.pid, signal.SIGTERM)
-        if kind == "TERM supervisor and horse":  # as systemd does
-            _signal(horse, signal.SIGTERM)
-        return True
-
-    def terminate_twice(self, kind: str) -> bool:
-        """SIGTERM, and again 1.1 s later if it still works then; RQ ignores one before that."""
-        if (found := self._some_worker()) is None:
-            return False
-        worker, horse = found
-        worker.end_expected = True
-        fault = self._note("TERM supervisor", worker, horse=horse, supervisor=worker.pid)
-        os.kill(worker.pid, signal.SIGTERM)
-        self.wait(1.1)
-        if worker.horse() != horse:
-            return False  # it had little left to do: once was enough
-        self.faults.remove(fault)
-        self._note(kind, worker, horse=horse, supervisor=worker.pid)
-        os.kill(worker.pid, signal.SIGTERM)
-        return True
-
-    def freeze(self, kind: str) -> bool:
-        """SIGSTOP to horse, supervisor or both, SIGCONT later."""
-        long = kind.endswith("long")
-        if long and self._lasting() >= LONG_AT_ONCE:
-            return False
-        if (found := self._some_worker()) is None:
-            return False
-        worker, horse = found
-        whole = {"horse": [horse], "supervisor": [worker.pid], "both": [worker.pid, horse]}
-        pids = whole[kind.split()[1].strip(",")]
-        fault = self._note(
-            kind,
-            worker,
-            horse=horse if horse in pids else None,
-            supervisor=worker.pid if worker.pid in pids else None,
-        )
-        for pid in pids:
-            _signal(pid, signal.SIGSTOP)
-
-        def thaw() -> None:
-            for pid in pids:
-                _signal(pid, signal.SIGCONT)
-            worker.is_busy = False
-
-        worker.is_busy = True
-        self._until(LONG_S if long else SHORT_S, fault, thaw)
-        return True
-
-    def cut_off(self, kind: str) -> bool:
-        """Hold back all that a worker says and hears; it arrives late."""
-        if self._lasting() >= LONG_AT_ONCE or (found := self._some_worker()) is None:
-            return False
-        worker, horse = found
-        fault = self._note(kind, worker, horse=horse, supervisor=worker.pid)
-
-        def reconnect() -> None:
-            worker.gate.release()
-            worker.is_busy = False
-
-        worker.is_busy = True
-        worker.gate.hold()
-        self._until(LONG_S, fault, reconnect)
-        return True
-
-    def cut(self, kind: str) -> bool:
-        """Cut connections of a worker or a caller, a few in a row, each at some byte."""
-        everyone = self.fleet.callers if "caller" in kind else self.fleet.workers
-        well = [member for member in everyone if member.is_up()]
-        if not well:
-            return False
-        member = self.chance.choice(well)
-        direction = "reply" if "reply" in kind else "request"
-        return sum(self._cut_once(kind, member, direction) for _ in range(CUTS_AT_ONCE)) > 0
-
-    def _cut_once(self, kind: str, member: Member, direction: str) -> bool:
-        cut = Cut(direction, self.chance.random())
-        member.gate.cut(cut)
-        deadline = time.monotonic() + 2
-        while cut.at is None and time.monotonic() < deadline and member.is_up():
-            self.wait(0.01)
-        if cut.at is None:
-            member.gate.cut(None)
-            return False
-        fault = self._note(kind, member, supervisor=member.pid, note=cut.note)
-        fault.begin = fault.end = cut.at
-        return True
-
-    def kill_caller(self, kind: str) -> bool:
-        """SIGKILL to a caller, wherever it is."""
-        caller = self.chance.choice(self.fleet.callers)
-        if not caller.is_up():
-            return False
-        self._note(kind, caller)
-        caller.end_expected = True
-        os.kill(caller.pid, signal.SIGKILL)
-        return True
-
-    def kill_server(self, kind: str) -> bool:
-        """SIGKILL to the server; it is started again and reads its file."""
-        if not self.server_is_well:
-            return False
-        fault = self._note(kind, "server")
-        self.server_is_well = False
-        self.fleet.server.kill()
-        self._until((0.1, 2), fault, self._start_server)
-        return True
-
-    def _start_server(self) -> None:
-        self.fleet.start_server()
-        self.server_is_well = True
-
-    def pause_server(self, kind: str) -> bool:
-        """SIGSTOP to the server: connections stay, nothing is answered."""
-        if not self.server_is_well:
-            return False
-        fault = self._note(kind, "server")
-        self.server_is_well = False
-        os.kill(self.fleet.server.pid, signal.SIGSTOP)
-
-        def resume() -> None:
-            os.kill(self.fleet.server.pid, signal.SIGCONT)
-            self.server_is_well = True
-
-        self._until(LONG_S if kind.endswith("long") else SHORT_S, fault, resume)
-        return True
-
-    def _lasting(self) -> int:
+    def lasting(self) -> int:
+        """Return how many workers are under a fault that lasts."""
         return sum(worker.is_busy for worker in self.fleet.workers)
 
-
-KINDS: dict[str, Callable[[Monkey, str], bool]] = {
-    "kill -9 horse": Monkey.kill,
-    "kill -9 supervisor": Monkey.kill,
-    "kill -9 both": Monkey.kill,
-    "TERM supervisor": Monkey.terminate,
-    "TERM supervisor and horse": Monkey.terminate,
-    "TERM twice": Monkey.terminate_twice,
-    "freeze horse, short": Monkey.freeze,
-    "freeze horse, long": Monkey.freeze,
-    "freeze supervisor, short": Monkey.freeze,
-    "freeze supervisor, long": Monkey.freeze,
-    "freeze both, short": Monkey.freeze,
-    "freeze both, long": Monkey.freeze,
-    "cut off from Redis, long": Monkey.cut_off,
-    "cut a worker's request": Monkey.cut,
-    "cut a worker's reply": Monkey.cut,
-    "cut a caller's request": Monkey.cut,
-    "cut a caller's reply": Monkey.cut,
-    "kill -9 caller": Monkey.kill_caller,
-    "kill -9 server": Monkey.kill_server,
-    "pause Redis, short": Monkey.pause_server,
-    "pause Redis, long": Monkey.pause_server,
-}
+    def _inject(self, kind: str) -> None:
+        """Inject a fault of this kind as soon as there is somebody to do it to."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not KINDS[kind](self, kind):
+            if time.monotonic() > deadline:
+                return  # the verdict says that there was none
+            self.wait(0.02)
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
+def lasts(kind: str) -> bool:
+    """Tell whether a fault of this kind takes long."""
+    return kind.endswith(("long", "ahead", "behind", "row", "unread"))

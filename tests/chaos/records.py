@@ -1,28 +1,30 @@
-"""What `bin/chaos` has to go by: the traces of executions, the callers' diary, and Redis."""
+"""What the run left behind outside Redis: the traces of executions and the callers' diary."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import redis
+CALLBACKS = ("on_success", "on_failure")
 
-from chaos.caller import QUEUES
 
-PLACES = {  # RQ's structures, as keys of a queue; an id is in one of them
-    "queued": "rq:queue:{}",
-    "intermediate": "rq:queue:{}:intermediate",
-    "started": "rq:wip:{}",
-    "scheduled": "rq:scheduled:{}",
-    "deferred": "rq:deferred:{}",
-    "finished": "rq:finished:{}",
-    "failed": "rq:failed:{}",
-    "canceled": "rq:canceled:{}",
-}
-WAITING = ("queued", "intermediate", "started", "scheduled", "deferred")
-ENDED = ("finished", "failed", "stopped", "canceled")
+@dataclass
+class Fault:
+    """What was done to whom and when, by the monotonic clock."""
+
+    kind: str
+    target: str
+    begin: float
+    end: float | None = None  # None: it lasts
+    supervisor: int | None = None
+    horse: int | None = None
+    note: str = ""
+
+    def hits(self, horse: int, supervisor: int) -> bool:
+        """Tell whether it was done to the worker of this execution."""
+        return supervisor == self.supervisor or horse == self.horse
 
 
 @dataclass
@@ -35,108 +37,113 @@ class Execution:
     supervisor: int
     start: float
     last: float  # line
-    end: float | None = None  # None: it did not come to its end
+    end: float | None = None  # None: the task neither returned nor raised
+    raised: bool = False  # how it ended
 
     def overlaps(self, other: Execution) -> bool:
         return self.start < other.last and other.start < self.last
 
 
 @dataclass
-class Job:
-    """A job's hash in Redis, and where its id is found."""
+class Call:
+    """A job that a caller tried to enqueue, and what it was told."""
 
-    id: str
-    token: str
-    status: str
-    places: list[str] = field(default_factory=list)
+    token: str  # also the job's id
+    queue: str
+    begin: float
+    end: float | None = None  # of the call; None: the caller died in the middle
+    delay: float = 0.0
+    parent: str = ""  # the job must not run before this one is done
+    twin: str = ""  # must not be enqueued while this job is active
+    value: str = ""  # that the task returns
+    answer: str = "unknown"  # or accepted, duplicate
+    sightings: int = 0  # how often the answer was "accepted"
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.token)
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether the job has to exist."""
+        return self.answer == "accepted"
 
 
 @dataclass
 class Diary:
-    """What the callers were told."""
+    """What the callers tried and what they were told."""
 
-    accepted: dict[str, str] = field(default_factory=dict)  # token -> job id
-    results: set[str] = field(default_factory=set)
-    failures: dict[str, str] = field(default_factory=dict)  # token -> what was said of it
-    impossible: list[str] = field(default_factory=list)  # no answer that a caller should ever get
-    unreachable: int = 0
+    calls: dict[str, Call] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)  # token -> value
+    failures: dict[str, str] = field(default_factory=dict)  # token -> message
+    impossible: list[str] = field(default_factory=list)  # answers that no caller should ever get
 
 
-def read_traces(file: Path) -> list[Execution]:
-    """Return all executions, by start."""
+@dataclass
+class Act:
+    """What an operator did to a job or a queue, and the reply; None: the reply was lost."""
+
+    what: str  # retry, cancel, stop, pause
+    target: str
+    begin: float
+    end: float
+    reply: str | None = None
+
+
+@dataclass
+class Traces:
+    """What the tasks wrote down."""
+
+    executions: list[Execution] = field(default_factory=list)  # by start
+    callbacks: Counter[tuple[str, str]] = field(default_factory=Counter)  # (token, which)
+
+
+def kind_of(token: str) -> str:
+    """Return the kind of a job by its token: c3-17-plain."""
+    return token.rpartition("-")[2]
+
+
+def read_traces(file: Path) -> Traces:
+    """Return all executions and callbacks."""
     found: dict[str, Execution] = {}
+    callbacks: Counter[tuple[str, str]] = Counter()
     for line in file.read_text().splitlines():
         token, name, what, time, horse, supervisor = line.split()
+        if what in CALLBACKS:
+            callbacks[token, what] += 1
+            continue
         at = float(time)
         run = found.setdefault(
             name, Execution(token, name, int(horse), int(supervisor), start=at, last=at)
         )
         run.last = at
-        if what == "end":
-            run.end = at
-    return sorted(found.values(), key=lambda run: run.start)
+        if what in ("end", "raise"):
+            run.end, run.raised = at, what == "raise"
+    return Traces(sorted(found.values(), key=lambda run: run.start), callbacks)
 
 
 def read_diary(file: Path) -> Diary:
-    """Return what the callers were told."""
+    """Return what the callers tried and what they were told."""
     diary = Diary()
     for line in file.read_text().splitlines():
-        what, token, more = line.split(" ", 2)
-        if what == "accepted":
-            diary.accepted[token] = more
-        elif what == "result":
-            diary.results.add(token)
-        elif what == "failed":
-            diary.failures[token] = more
-        elif what == "unreachable":
-            diary.unreachable += 1
-        elif what != "try":
-            diary.impossible.append(line)
+        entry = json.loads(line)
+        _note(diary, entry.pop("what"), entry.pop("token"), entry.pop("at"), entry)
     return diary
 
 
-def read_jobs(connection: redis.Redis) -> list[Job]:
-    """Return every job that Redis knows."""
-    places = _places(connection)
-    jobs = []
-    for key in connection.scan_iter("rq:job:*", count=1000, _type="hash"):
-        status, shown = connection.hmget(key, "status", "description")
-        token = re.search(r"\bc\d+-\d+\b", (shown or b"").decode())
-        job_id = key.decode().removeprefix("rq:job:")
-        jobs.append(
-            Job(job_id, token[0] if token else "?", (status or b"").decode(), places[job_id])
-        )
-    return jobs
-
-
-def count_waiting(connection: redis.Redis) -> int:
-    """Return how many jobs wait or run."""
-    return sum(
-        len(_members(connection, PLACES[name].format(queue)))
-        for name in WAITING
-        for queue in QUEUES
-    )
-
-
-def doubles(connection: redis.Redis) -> set[str]:
-    """Return the ids that stand in the queues more than once, at this moment."""
-    pipeline = connection.pipeline(transaction=True)
-    for queue in QUEUES:
-        pipeline.lrange(PLACES["queued"].format(queue), 0, -1)
-    ids = Counter(item.decode() for items in pipeline.execute() for item in items)
-    return {job_id for job_id, times in ids.items() if times > 1}
-
-
-def _places(connection: redis.Redis) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, pattern in PLACES.items():
-        for queue in QUEUES:
-            for member in _members(connection, pattern.format(queue)):
-                found[member.decode().partition(":")[0]].append(name)
-    return found
-
-
-def _members(connection: redis.Redis, key: str) -> list[bytes]:
-    if connection.type(key) == b"list":
-        return connection.lrange(key, 0, -1)
-    return connection.zrange(key, 0, -1)
+def _note(diary: Diary, what: str, token: str, at: float, entry: dict[str, str]) -> None:
+    if what == "try":
+        diary.calls.setdefault(token, Call(token, begin=at, **entry))
+    elif what in ("accepted", "duplicate"):
+        call = diary.calls[token]
+        call.end = at
+        call.sightings += what == "accepted"
+        call.answer = what if call.answer != "accepted" else call.answer
+    elif what == "unknown":
+        diary.calls[token].end = at
+    elif what == "result":
+        diary.results[token] = entry["value"]
+    elif what == "failed":
+        diary.failures[token] = entry["value"]
+    else:
+        diary.impossible.append(f"{what} {token} {entry}")

@@ -1,41 +1,129 @@
-"""The task of `bin/chaos`, which leaves its traces in a file outside Redis."""
+"""The tasks of `bin/chaos`, which leave their traces in a file outside Redis."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+from chaos.kinds import FAILURE_TTL_S, RESULT_TTL_S, RETRY_DELAY_S
 from werk.registry import Task
 
 BEAT_S = 0.02
+FLOOD = 1 << 20  # bytes
+CRASHES = 1000  # a job may be hit by several faults of a run; the job does not kill its workers
 
-# A job may be hit by several faults of a run; it is not the job that kills its workers.
-TASKS = {"work": Task("chaos.tasks.work", max_crashes=1000)}
+
+def _task(name: str, timeout: int = 180) -> Task:
+    ttls = {"result_ttl": RESULT_TTL_S, "failure_ttl": FAILURE_TTL_S}
+    path, delay = f"chaos.tasks.{name}", RETRY_DELAY_S
+    return Task(path, timeout=timeout, retry_delay=delay, max_crashes=CRASHES, **ttls)
 
 
 def work(token: str, seconds: float) -> str:
-    """Run for so long and write a line every 20 ms."""
-    trace = _Trace(token)
-    end = time.monotonic() + seconds
+    """Run for `seconds` and write a line every 20 ms."""
+    trace = _Trace()
     trace.write("start")
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(BEAT_S, left))  # the job's own length, beat by beat: faults hit it meanwhile
-        trace.write("beat")
+    trace.beat(seconds)
     trace.write("end")
     return token
 
 
-class _Trace:
-    """One execution's lines: token, execution id, what, monotonic time, horse, supervisor."""
+def fail(token: str, seconds: float) -> None:
+    """Run for `seconds`, then raise."""
+    trace = _Trace()
+    trace.write("start")
+    trace.beat(seconds)
+    trace.write("raise")
+    raise ValueError(f"{token} has to fail")
 
-    def __init__(self, token: str) -> None:
+
+def falter(token: str, seconds: float, failures: int) -> str:
+    """Raise in the first executions that get so far, return in the next one."""
+    trace = _Trace()
+    trace.write("start")
+    trace.beat(seconds)
+    for number in range(failures):
+        try:
+            (Path(os.environ["CHAOS_ATTEMPTS"]) / f"{token}.{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        trace.write("raise")
+        raise ValueError(f"{token} fails at first")
+    trace.write("end")
+    return token
+
+
+def fork(token: str, how: str) -> str:
+    """Fork; the child leaves this function too: it returns, raises or exits."""
+    trace = _Trace()
+    trace.write("start")
+    if os.fork() == 0:
+        if how == "raises":
+            raise ValueError("in the child")
+        if how == "exits":
+            sys.exit(0)
+        return "the child's"
+    trace.beat(0.2)  # the child goes on meanwhile
+    trace.write("end")
+    return token
+
+
+def leak(token: str) -> None:
+    """Leave no descriptor free, then fail."""
+    trace = _Trace()
+    trace.write("start")
+    try:
+        while True:
+            os.dup(trace.file)
+    except OSError:
+        trace.write("raise")
+        raise
+
+
+def flood(token: str) -> str:
+    """Print more than a pipe holds."""
+    trace = _Trace()
+    trace.write("start")
+    os.write(1, b"flood\n" * (FLOOD // 6))
+    trace.write("end")
+    return token
+
+
+def on_success(job: object, connection: object, result: object) -> None:
+    """Write down that the job's success was reported."""
+    _Trace().write("on_success")
+
+
+def on_failure(job: object, connection: object, *error: object) -> None:
+    """Write down that the job's failure was reported."""
+    _Trace().write("on_failure")
+
+
+class _Trace:
+    """One execution's lines: job id, execution, what, monotonic time, horse, supervisor."""
+
+    def __init__(self) -> None:
         self.file = os.open(os.environ["CHAOS_TRACES"], os.O_WRONLY | os.O_APPEND)
         self.horse, self.supervisor = os.getpid(), os.getppid()
+        token = os.environ["RQ_JOB_ID"]
         self.head = f"{token} {self.horse}.{time.monotonic_ns()}"
 
     def write(self, what: str) -> None:
         line = f"{self.head} {what} {time.monotonic():.6f} {self.horse} {self.supervisor}\n"
         os.write(self.file, line.encode())  # one write, appended: a kill leaves no half of it
 
+    def beat(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(BEAT_S, left))  # the job's own length: faults hit it meanwhile
+            self.write("beat")
+
     def __del__(self) -> None:
         os.close(self.file)
+
+
+_ALL: tuple[Callable[..., object], ...] = (work, fail, falter, fork, leak, flood)
+TASKS = {each.__name__: _task(each.__name__) for each in (*_ALL, on_success, on_failure)}

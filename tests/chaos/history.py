@@ -1,0 +1,44 @@
+"""Everything that the verdict goes by, from one run."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chaos.places import Contents
+from chaos.prober import Sample, Uptime
+from chaos.records import Act, Diary, Execution, Fault
+
+
+@dataclass
+class History:
+    """What was done, what ran, what was told, and what is left."""
+
+    diary: Diary
+    executions: Sequence[Execution]  # by start
+    contents: Contents
+    faults: Sequence[Fault] = ()
+    acts: Sequence[Act] = ()
+    callbacks: Counter[tuple[str, str]] = field(default_factory=Counter)
+    pings: Counter[str] = field(default_factory=Counter)
+    uptime: Uptime = field(default_factory=lambda: Uptime([]))
+    samples: Sequence[Sample] = ()
+    surprises: Sequence[str] = ()
+    gave_up: int = 0
+
+    def __post_init__(self) -> None:
+        self.runs: dict[str, list[Execution]] = defaultdict(list)
+        self._by_horse: dict[int, list[Execution]] = defaultdict(list)
+        for run in self.executions:
+            self.runs[run.token].append(run)
+            self._by_horse[run.horse].append(run)
+        self.origin = min((fault.begin for fault in self.faults), default=0.0)
+
+    def of_horse(self, horse: int) -> Sequence[Execution]:
+        """Return the executions of a horse, by start."""
+        return self._by_horse[horse]
+
+    def since_origin(self, moment: float) -> str:
+        """Return a moment as people read it: in seconds since the first fault."""
+        return f"{moment - self.origin:.2f}"

@@ -1,0 +1,40 @@
+"""What the monkey does through Redis, past all gates: jobs that misbehave, and a drain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import redis
+
+from chaos.caller import DiaryWriter, enqueue_by_rq
+from chaos.kinds import KINDS
+from werk import actions
+from werk.link import link_over
+
+if TYPE_CHECKING:
+    from chaos.fleet import Fleet
+
+MISBEHAVING = {  # fault -> kind of the job and the rest of its arguments
+    "a task forks, the child returns": ("forking", ("returns",)),
+    "a task forks, the child raises": ("forking", ("raises",)),
+    "a task forks, the child exits": ("forking", ("exits",)),
+    "a task leaks descriptors": ("leaking", ()),
+    "a task floods its output": ("flooding", ()),
+}
+
+
+def enqueue(fleet: Fleet, token: str, arguments: tuple[str, ...]) -> None:
+    """Enqueue a job that misbehaves. Like a caller, it writes down what it was told."""
+    diary = DiaryWriter(fleet.diary)
+    with diary.trying(token, "high"), fleet.connection() as client:
+        client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+        function = f"chaos.tasks.{KINDS[token.rpartition('-')[2]].task}"
+        enqueue_by_rq(client, "high", function, (token, *arguments), token)
+        diary.write("accepted", token)
+
+
+def drain(fleet: Fleet, worker: str) -> str:
+    """Drain a worker as an operator does. Returns what act.lua replied."""
+    with fleet.connection() as client:
+        [(_, reply)] = actions.act(link_over(client), "drain", [worker])
+        return reply

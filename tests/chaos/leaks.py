@@ -1,0 +1,36 @@
+"""Keys that must not be left when all jobs have ended and all workers have left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from chaos.places import Contents
+
+NEVER_EXPIRES = -1
+DAY_S = 24 * 3600
+
+# Key -> the longest TTL that it may have; None: it may have none.
+DOCUMENTED: dict[str, int | None] = {
+    r"rq:queues|rq:workers|rq:workers:\w+": None,
+    r"rq:worker:worker\d\.\d+": 10 * 60,  # of a worker that was killed (RQ: 480 s and 60)
+    r"rq:clean_registries:\w+": 15 * 60,
+    r"rq:scheduler-lock:\w+": 2 * 60,
+    r"werk:leases|werk:ticked|werk:tallies": None,
+    r"werk:grace|werk:outage": 10 * 60,
+    r"werk:sent:[\w-]+": 60,
+    r"werk:catalog|werk:serves:\w+": 30 * DAY_S,
+    r"werk:last:\w+": 30 * DAY_S,  # of --unless-active
+}
+
+
+def leaks(contents: Contents) -> Iterator[str]:
+    """Yield a line for each key that should not be there, or should expire."""
+    for key, ttl in sorted(contents.others.items()):
+        name = key.removeprefix("rq:") if key.startswith("rq:werk:") else key
+        limits = [limit for own, limit in DOCUMENTED.items() if re.fullmatch(own, name)]
+        if not limits:
+            yield f"{key} is left (TTL {ttl})"
+        elif limits[0] is not None and not 0 <= ttl <= limits[0]:
+            how = "never expires" if ttl == NEVER_EXPIRES else f"expires in {ttl} s only"
+            yield f"{key} {how}"

@@ -1,0 +1,79 @@
+"""One process of the fleet, behind its gate, with its clock and its output."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from support import command
+
+from chaos.gates import Gate
+from chaos.outputs import Output
+from werk.stack import die_with
+
+DESCRIPTORS = 1024  # that a process may open: few enough to leak them all in a moment
+
+
+class Member:
+    """A process behind its gate. One whose end is expected is not reported when it ends."""
+
+    def __init__(self, name: str, gate: Gate, output: Output) -> None:
+        self.name, self.gate, self.output = name, gate, output
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0  # how often
+        self.clock_s = 0  # by how much the clock of the next process is shifted
+        self.end_expected = False
+        self.is_busy = False  # under a fault that lasts: no other is put on top
+        self.back_at = 0.0  # when to start it again
+        self.has_begun = False  # to work: it has had a horse
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def worker_name(self) -> str:
+        """The name under which RQ knows the process, as a worker."""
+        return f"{self.name}.{self.started}"
+
+    def is_up(self) -> bool:
+        """Tell whether it runs, and nothing is being done to it."""
+        return self.is_alive() and not self.end_expected and not self.is_busy
+
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def look(self) -> None:
+        """Find out whether it has begun."""
+        self.has_begun = self.has_begun or bool(self.is_alive() and self.horse())
+
+    def horse(self) -> int | None:
+        """Return the child that leads a group of its own, as RQ's horses and ours do, if any."""
+        try:
+            found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return next((pid for pid in map(int, found) if os.getpgid(pid) == pid), None)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start the process, or the next one."""
+        parent = os.getpid()
+
+        def prepare() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+            die_with(parent)
+
+        self.process = subprocess.Popen(
+            command(*arguments),
+            env={**environment, "CHAOS_CLOCK_S": str(self.clock_s)},
+            stdin=subprocess.DEVNULL,
+            stdout=self.output.write_end,
+            stderr=self.output.write_end,
+            start_new_session=True,  # Ctrl-C is for us
+            preexec_fn=prepare,
+        )
+        self.end_expected, self.back_at, self.has_begun = False, 0.0, False

@@ -1,0 +1,2 @@
+MUTANTS = ()
+def run_all(*a): pass
