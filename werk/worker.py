@@ -281,6 +281,7 @@ class Worker(RecordingWorker):
             "werk": version("werk"),
             "rq": rq.__version__,
             "python": sys.version.split()[0],
+            **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
         }
         if Settings.read().allow_unregistered:
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"

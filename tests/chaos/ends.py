@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from chaos.causes import CRASHES, FINISH_S
 from chaos.history import History
 from chaos.kinds import KINDS
-from chaos.places import ENDED, FAILED, OF_STATUS, STOPPED, SUCCESSFUL, Job
+from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
 from chaos.records import Act, Call, Execution, Fault
 
-TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": STOPPED}
+TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
+STOPPED = "Job stopped by user"
 RECORD_S = 60.0  # from the end of a run until it is recorded, at the latest: for TTLs
 
 
@@ -120,10 +121,12 @@ class Ends:
                 self._add("results", call, f"{job.status} with a result of type {result.type}")
             if result.type == SUCCESSFUL and result.text != call.value:
                 self._add("results", call, f"returned {result.text!r}")
-            if result.type == FAILED and not self._is_its_failure(call, result.trace):
+            if result.type == FAILED and not self._is_its_failure(call, job, result.trace):
                 self._add("results", call, f"failed with {result.text!r}")
 
-    def _is_its_failure(self, call: Call, trace: str) -> bool:
+    def _is_its_failure(self, call: Call, job: Job, trace: str) -> bool:
+        if job.status == "stopped":
+            return STOPPED in trace
         if call.kind == "leaking":  # its horse may have had no descriptor left to read the source
             return bool(trace)
         return "Traceback" in trace and f"{call.token} has to fail" in trace

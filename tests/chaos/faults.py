@@ -177,6 +177,7 @@ def shift_clock(monkey: Monkey, kind: str) -> bool:
     is_caller = kind.startswith("a caller")
     everyone = monkey.fleet.callers if is_caller else monkey.fleet.workers
     well = [member for member in everyone if member.is_up() and not member.clock_s]
+    well = [member for member in well if is_caller or member.has_begun]
     if not well:
         return False
     member = monkey.chance.choice(well)
@@ -186,8 +187,10 @@ def shift_clock(monkey: Monkey, kind: str) -> bool:
 
     def correct() -> None:
         member.clock_s = 0
-        if member.is_alive():
+        if member.is_up() and (is_caller or member.has_begun):
             _replace(member)
+        elif member.is_alive():
+            monkey.later(0.2, correct)
 
     monkey.until(LONG_S, fault, correct)
     return True

@@ -163,10 +163,15 @@ class Fleet:
         has_begun = member.has_begun or member in self.callers
         if code > 0 and not has_begun and not member.end_expected:
             self.gave_up += 1  # it was started while Redis was away; whoever runs it tries again
-        elif not member.end_expected or code not in (0, -signal.SIGKILL):
+        elif not member.end_expected or code not in self._expected_codes(member):
             how = "when asked to stop" if member.end_expected else "by itself"
             log = member.output.log
             self.surprises.append(f"{member.name} ended {how}, exit code {code}; see {log}")
+
+    def _expected_codes(self, member: Member) -> tuple[int, ...]:
+        """A caller handles SIGTERM only when it has imported everything."""
+        of_callers = (-signal.SIGTERM,) * (member in self.callers)
+        return (0, -signal.SIGKILL, *of_callers)
 
     def _environment(self, member: Member) -> dict[str, str]:
         ours = ("RQ_", "WERK_", "REDIS_", "CHAOS_")

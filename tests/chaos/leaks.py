@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from chaos.kinds import FAILURE_TTL_S
 from chaos.places import Contents
 
 NEVER_EXPIRES = -1
@@ -14,7 +15,8 @@ DAY_S = 24 * 3600
 DOCUMENTED: dict[str, int | None] = {
     r"rq:queues|rq:workers|rq:workers:\w+": None,
     r"rq:worker:worker\d\.\d+": 10 * 60,  # of a worker that was killed (RQ: 480 s and 60)
-    r"rq:clean_registries:\w+": 15 * 60,
+    r"rq:clean_registries:\w+|rq:clean_groups": 15 * 60,
+    r"rq:job::[\w-]+:dependencies|rq:job:[\w-]+:dependents": FAILURE_TTL_S,  # with their job
     r"rq:scheduler-lock:\w+": 2 * 60,
     r"werk:leases|werk:ticked|werk:tallies": None,
     r"werk:grace|werk:outage": 10 * 60,

@@ -40,7 +40,7 @@ OF_STATUS = {  # the place that a status names
 }
 OPEN = ("queue", "intermediate", "wip", "scheduled", "deferred", "ready")
 ENDED = ("finished", "failed", "stopped", "canceled")
-SUCCESSFUL, FAILED, STOPPED = "1", "2", "3"  # types of a result (rq/results.py)
+SUCCESSFUL, FAILED = "1", "2"  # types of a result (rq/results.py)
 AT_ONCE = 1000
 FIELDS = ("status", "result_ttl", "failure_ttl")
 
