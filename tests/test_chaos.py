@@ -9,14 +9,23 @@ import socketserver
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from chaos.causes import LEASE_S, Causes
+from chaos import report
+from chaos.causes import BY_OPERATOR, LEASE_S, RETRIED, Causes
+from chaos.faults import KINDS
 from chaos.gates import Cut, Gates
-from chaos.monkey import KINDS, Fault
-from chaos.records import Diary, Execution, Job
-from chaos.verdict import Verdict
+from chaos.history import History
+from chaos.kinds import KINDS as JOBS
+from chaos.leaks import leaks
+from chaos.mutants import MUTANTS, copied
+from chaos.outputs import Outputs
+from chaos.places import Contents, Job, Result, count_open, read_contents
+from chaos.prober import Prober, Sample, Uptime
+from chaos.records import Act, Call, Diary, Execution, Fault, read_diary, read_traces
+from chaos.verdict import CATEGORIES, Verdict
 from support import descendants, is_gone, wait_until
 
 HORSE, SUPERVISOR = 11, 10
@@ -29,10 +38,13 @@ def run(
     last: float | None = None,
     *,
     by=(HORSE, SUPERVISOR),
-    token="c0-1",
+    token="c0-1-plain",
+    raised=False,
 ):
     """An execution, by the worker that the faults here hit unless said otherwise."""
-    return Execution(token, f"{by}{start}", *by, start=start, last=last or end or start, end=end)
+    return Execution(
+        token, f"{by}{start}", *by, start=start, last=last or end or start, end=end, raised=raised
+    )
 
 
 def fault(kind: str, begin: float, end: float | None = None, target: str = "worker0"):
@@ -79,7 +91,7 @@ def test_a_crash_explains_nothing_that_was_long_recorded():
     assert cause([crash], run(100, 109.9), run(111, 112, by=OTHERS)) is crash
     pause = fault("pause Redis, long", 100, 109.5, target="server")  # it could not be recorded
     assert cause([crash, pause], run(100, 101), run(111, 112, by=OTHERS)) is crash
-    later = run(102, 103, token="c0-2")  # the horse went on, so it was
+    later = run(102, 103, token="c0-2-plain")  # the horse went on, so it was
     known = Causes([crash, pause], [run(100, 101), later])
     assert known.cause(run(100, 101), run(111, 112, by=OTHERS)) is None
 
@@ -144,45 +156,457 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
 
 
-def verdict(*, jobs=(), runs=(), faults=(), **diary):
-    return Verdict(Diary(**diary), runs, jobs, faults, surprises=[], gave_up=0, doubles=set())
+# --- the verdict
 
 
-def test_each_end_of_a_job_is_told_apart():
-    found = verdict(
-        accepted={f"c0-{number}": str(number) for number in range(1, 8)},
-        results={"c0-1", "c0-3"},
-        runs=[run(100, 101, token=f"c0-{number}") for number in (1, 3, 7)],
-        jobs=[
-            Job("1", "c0-1", "finished", ["finished"]),
-            Job("2", "c0-2", "finished", ["finished"]),  # says who? it never ran
-            Job("3", "c0-3", "started", ["started"]),  # its caller has the result already
-            Job("4", "c0-4", "queued", []),
-            Job("5", "c0-5", "failed", ["failed"]),
-            Job("7", "c0-7", "finished", ["finished", "queued"]),
-            Job("8", "c0-7", "finished", ["finished"]),  # the same call
-        ],
+ASKED = (7200, 10800)  # result_ttl and failure_ttl
+NOW = 200.0  # when Redis was read
+TYPES = {"finished": "1", "failed": "2", "stopped": "2"}
+
+
+def call(token="c0-1-plain", *, begin=99.0, end=99.1, answer="accepted", **more):
+    """A call of a caller, acknowledged unless said otherwise."""
+    sightings = more.pop("sightings", int(answer == "accepted"))
+    return Call(token, "low", begin, end, value=token, answer=answer, sightings=sightings, **more)
+
+
+def job(token="c0-1-plain", status="finished", places=None, *, results=None, **more):
+    """A job as Redis has it in the end, well unless said otherwise."""
+    places = (
+        {TYPES.get(status) and ("finished" if status == "finished" else "failed")}
+        if (places is None)
+        else places
     )
-    assert [line.split()[0] for line in found.lost] == ["c0-2", "c0-4", "c0-3:", "c0-6"]
-    assert [line.split()[0] for line in found.stuck] == ["c0-3"]
-    assert [line.split()[0] for line in found.failed] == ["c0-5"]
-    assert [line.split()[0] for line in found.twice] == ["c0-7:", "c0-7"]
+    trace = f"Traceback (most recent call last):\nValueError: {token} has to fail"
+    known = {
+        "finished": [Result("1", token)],
+        "failed": [Result("2", trace.rpartition("\n")[2], trace)],
+        "stopped": [Result("2", "", "Job stopped by user")],
+    }
+    results = known.get(status, []) if results is None else results
+    ttl = ASKED[status != "finished"] - 90
+    facts = {"ttl": ttl, "results_ttl": ttl, "keep": ASKED, **more}
+    return Job(token, status, places, results, **facts)
+
+
+def verdict(calls=(), jobs=(), runs=(), *, faults=(), acts=(), **more):
+    diary = Diary(
+        {own.token: own for own in calls},
+        more.pop("results", {}),
+        more.pop("failures", {}),
+        more.pop("impossible", []),
+    )
+    contents = Contents(
+        {own.id: own for own in jobs}, more.pop("strays", {}), more.pop("others", {}), NOW
+    )
+    uptime = more.pop("uptime", Uptime([(0.0, 1000.0, True)]))
+    history = History(diary, runs, contents, faults, acts, uptime=uptime, **more)
+    return Verdict(history, kinds=(), fewest_jobs=0)
+
+
+def found(*args, **kwargs):
+    """Return the categories in which the verdict finds something."""
+    lines = verdict(*args, **kwargs).wrong
+    return {line.partition(":")[0] for line in lines} - {"never enqueued"}
+
+
+def ended(token="c0-1-plain", *, raised=False, **more):
+    return run(100, 101, token=token, raised=raised, **more)
+
+
+def failing(token="c0-1-failing"):
+    return call(token), job(token, "failed"), ended(token, raised=True)
+
+
+def test_a_job_that_ran_once_and_is_in_its_place_is_well():
+    assert found([call()], [job()], [ended()]) == set()
+    own, its_job, its_run = failing()
+    assert found([own], [its_job], [its_run]) == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "places", "category"),
+    [
+        ("finished", set(), "misplaced"),
+        ("finished", {"finished", "queue"}, "misplaced"),
+        ("finished", {"failed"}, "misplaced"),
+        ("queued", {"queue"}, "stuck"),
+        ("queued", set(), "lost"),
+        ("ready_to_enqueue", {"ready"}, "stuck"),
+        ("rate_limited", {"rate_limited"}, "stuck"),
+        ("started", {"wip", "intermediate"}, "misplaced"),
+        ("failed", {"failed"}, "wrong end"),
+        ("canceled", {"canceled"}, "wrong end"),
+        ("stopped", {"failed"}, "wrong end"),
+        ("", {"queue"}, "misplaced"),
+    ],
+)
+def test_each_wrong_end_is_found(status, places, category):
+    assert category in found([call()], [job(status=status, places=places)], [ended()])
+
+
+def test_an_acknowledged_job_must_exist_and_an_unknown_one_may():
+    assert found([call()], [], []) == {"lost"}
+    assert found([call(answer="unknown")], [], []) == set()
+    recovered = verdict([call(answer="unknown")], [job()], [ended()])
+    assert recovered.ends.recovered == 1
+    assert found([call(answer="unknown")], [job(status="queued", places=set())], []) >= {"lost"}
+    assert found([call(answer="unknown")], [], [ended()]) == {"unexpected"}
+    assert "unexpected" in found([], [job()], [ended()])
+    assert found([], [], [], strays={"c0-9-plain": {"queue"}}) == {"misplaced"}
+
+
+def test_a_success_needs_a_run_that_returned_and_a_failure_one_that_raised():
+    assert found([call()], [job()], [run(100, last=101)]) == {"lost"}
+    own, its_job, _ = failing()
+    assert "wrong end" in found([own], [its_job], [ended(own.token)])
+
+
+def test_callers_must_be_told_the_truth():
+    assert found([call()], [job()], [ended()], results={"c0-1-plain": "other"}) == {"untrue"}
+    assert found([call()], [job()], [ended()], failures={"c0-1-plain": "it failed"}) == {"untrue"}
+    assert found([call()], [job()], [ended()], impossible=["wrong"]) == {"untrue"}
+    waiting = job(status="queued", places={"queue"})
+    assert "lost" in found([call()], [waiting], [ended()], results={"c0-1-plain": "c0-1-plain"})
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [],
+        [Result("1", "other")],
+        [Result("1", "")],
+        [Result("2", "x", "Traceback")],
+        [Result("1", "c0-1-plain")] * 2,
+    ],
+)
+def test_each_wrong_result_is_found(results):
+    assert found([call()], [job(results=results)], [ended()]) == {"results"}
+
+
+def test_a_failure_needs_its_traceback():
+    own, _, its_run = failing()
+    bare = job(own.token, "failed", results=[Result("2", "killed", "killed")])
+    assert found([own], [bare], [its_run]) == {"results"}
+
+
+@pytest.mark.parametrize("field", ["ttl", "results_ttl"])
+@pytest.mark.parametrize("ttl", [-1, ASKED[0] + 1, 60])
+def test_what_never_expires_or_at_the_wrong_time_is_leaked(field, ttl):
+    assert found([call()], [job(**{field: ttl})], [ended()]) == {"leaked"}
+
+
+@pytest.mark.parametrize(
+    ("key", "ttl", "is_leaked"),
+    [
+        ("rq:execution:c0-1-plain:abc", 60, True),
+        ("rq:executions:c0-1-plain", 60, True),
+        ("rq:worker:worker0.1:executions", -1, True),
+        ("rq:queue:low:intermediate:1", -1, True),
+        ("rq:results:expired", 60, True),
+        ("rq:werk:anything", 10, True),
+        ("rq:werk:last:0a", -1, True),
+        ("rq:werk:last:0a", 10, False),
+        ("rq:werk:leases", -1, False),
+        ("rq:worker:worker0.1", 400, False),
+        ("rq:worker:worker0.1", -1, True),
+    ],
+)
+def test_keys_that_are_left_are_leaked_unless_that_is_documented(key, ttl, is_leaked):
+    assert bool([*leaks(Contents(others={key: ttl}))]) == is_leaked
+
+
+def test_callbacks_run_for_their_own_jobs_and_once_a_run():
+    own, token = call("c0-1-called"), "c0-1-called"
+    well = {"callbacks": Counter({(token, "on_success"): 1})}
+    assert found([own], [job(token)], [ended(token)], **well) == set()
+    for callbacks in ({}, {(token, "on_success"): 2}, {(token, "on_failure"): 1}):
+        wrong = {"callbacks": Counter(callbacks)}
+        assert found([own], [job(token)], [ended(token)], **wrong) == {"callbacks"}
+
+
+def test_a_ping_may_be_lost_only_with_its_horse():
+    token = "c0-1-pinging"
+    parts = ([call(token)], [job(token)], [ended(token)])
+    assert found(*parts, pings=Counter({token: 1})) == set()
+    assert found(*parts, pings=Counter({token: 2})) == {"pings"}
+    assert found(*parts) == {"pings"}
+    assert found(*parts, faults=[fault("kill -9 horse", 101.02)]) == set()
+    assert found(*parts, faults=[fault("TERM supervisor", 101.02)]) == {"pings"}
+    later = ended("c0-2-plain")
+    later.start, later.end = 101.01, 101.05  # the horse had gone on: the ping was sent
+    calls, jobs = [*parts[0], call("c0-2-plain")], [*parts[1], job("c0-2-plain")]
+    killed = [fault("kill -9 horse", 101.04)]
+    assert found(calls, jobs, [*parts[2], later], faults=killed) == {"pings"}
+    assert found([call()], [job()], [ended()], pings=Counter({"c0-1-plain": 1})) == {"pings"}
+
+
+# --- operators
+
+
+def test_an_operator_s_retry_explains_one_more_run_of_a_failed_job():
+    own, its_job, first = failing()
+    its_job.results *= 2
+    again = run(110, 111, token=own.token, raised=True)
+    act = Act("retry", own.token, 105, 105.1, "retried")
+    assert found([own], [its_job], [first, again], acts=[act]) == set()
+    assert "ran again" in found([own], [its_job], [first, again])
+    early = Act("retry", own.token, 90, 90.1, "retried")  # before it failed
+    assert "ran again" in found([own], [its_job], [first, again], acts=[early])
+    third = run(120, 121, token=own.token, raised=True)
+    assert "ran again" in found([own], [its_job], [first, again, third], acts=[act])
+    causes = Causes([], [first, again], [act])
+    assert causes.of_reruns([first, again])[0][1].kind == BY_OPERATOR
+    returned = [ended(), run(110, 111)]
+    assert Causes([], returned, [act]).of_reruns(returned)[0][1] is None
+
+
+def test_a_retry_that_was_acknowledged_has_a_result_of_its_own():
+    own, its_job, first = failing()
+    act = Act("retry", own.token, 105, 105.1, "retried")
+    assert found([own], [its_job], [first], acts=[act]) == {"results"}
+    lost = Act("retry", own.token, 105, 105.1, None)
+    assert found([own], [its_job], [first], acts=[lost]) == set()
+
+
+def test_a_cancelled_job_ends_so_and_does_not_run():
+    act = Act("cancel", "c0-1-plain", 99.2, 99.3, "cancelled")
+    canceled = job(status="canceled", places={"canceled"}, ttl=-1)
+    assert found([call()], [canceled], [], acts=[act]) == set()
+    assert found([call()], [canceled], [ended()], acts=[act]) == {"wrong end"}
+    assert found([call()], [job()], [ended()], acts=[act]) == {"wrong end"}
+    refused = Act("cancel", "c0-1-plain", 99.2, 99.3, "started")
+    assert "wrong end" in found([call()], [canceled], [], acts=[refused])
+
+
+def test_a_stopped_job_may_end_so():
+    act = Act("stop", "c0-1-plain", 100.5, 101, "worker0.1")
+    assert found([call()], [job(status="stopped")], [run(100, last=100.7)], acts=[act]) == set()
+    assert found([call()], [job()], [ended()], acts=[act]) == set()
+
+
+# --- deduplication, dependents, times
+
+
+def test_a_job_that_is_enqueued_twice_is_found():
+    assert found([call(sightings=2)], [job()], [ended()]) == {"enqueued twice"}
+    first, twin = call("c0-1-single"), call("c0-1-twin", twin="c0-1-single", answer="duplicate")
+    parts = [first, twin], [job("c0-1-single")], [ended("c0-1-single")]
+    assert found(*parts) == set()
+    assert "enqueued twice" in found(parts[0], [*parts[1], job("c0-1-twin")], parts[2])
+    twin.answer, twin.end = "accepted", 100.5  # the first was still running
+    runs = [*parts[2], run(102, 103, token="c0-1-twin")]
+    jobs = [*parts[1], job("c0-1-twin", results=[Result("1", twin.value)])]
+    assert "enqueued twice" in found(parts[0], jobs, runs)
+    twin.end = 101.5
+    assert found(parts[0], jobs, runs) == set()
+
+
+def test_a_dependent_runs_after_its_parent_and_soon():
+    parent, own = call("c0-1-parent"), call("c0-1-0-dependent", parent="c0-1-parent")
+
+    def of(start):
+        runs = [ended("c0-1-parent"), run(start, start + 1, token=own.token)]
+        return found([parent, own], [job(parent.token), job(own.token, ttl=7190)], runs)
+
+    assert of(101.1) == set()
+    assert of(100.5) == {"untimely"}
+    assert of(140) == {"untimely"}
+
+
+def test_a_delayed_job_is_neither_early_nor_late():
+    own = call("c0-1-delayed", begin=99, end=99.5, delay=2.0)
+    for start, category in ((101.0, set()), (100.5, {"untimely"}), (140.0, {"untimely"})):
+        runs = [run(start, start + 0.1, token=own.token)]
+        assert found([own], [job(own.token)], runs) == category
+    frozen = Uptime([(0.0, 101.0, True), (101.0, 135.0, False), (135.0, 300.0, True)])
+    late = [run(140, 140.1, token=own.token)]
+    assert found([own], [job(own.token)], late, uptime=frozen) == set()
+    pause = Act("pause", "low", 101, 135, "yes")
+    assert found([own], [job(own.token)], late, acts=[pause]) == set()
+
+
+def test_a_failure_explains_a_retry_but_not_one_before_it_is_due():
+    token = "c0-1-retried"
+    first, second = run(100, 101, token=token, raised=True), run(101.5, 102, token=token)
+    assert Causes([], [first, second]).of_reruns([first, second])[0][1].kind == RETRIED
+    assert found([call(token)], [job(token)], [first, second]) == set()
+    third = run(103, 104, token=token)  # the second had returned
+    assert found([call(token)], [job(token)], [first, second, third]) == {"ran again"}
+    raised = run(101.5, 102, token=token, raised=True)
+    hasty = run(102.2, 103, token=token)  # the second retry comes after 2 s
+    assert found([call(token)], [job(token)], [first, raised, hasty]) == {"untimely"}
+    while_running = run(100.5, 102, token=token)
+    assert "ran again" in found([call(token)], [job(token)], [first, while_running])
+
+
+@pytest.mark.parametrize("kind", ["kill -9 horse", "kill -9 supervisor", "kill -9 both"])
+def test_a_re_run_is_slow_after_30_s_of_redis_s_uptime(kind):
+    runs = [run(100, last=101), run(135, 136, by=OTHERS)]
+    parts = {"faults": [fault(kind, 101)], "calls": [call()], "jobs": [job()], "runs": runs}
+    assert found(**parts) == {"slow"}
+    down = Uptime([(0.0, 102.0, True), (102.0, 110.0, False), (110.0, 300.0, True)])
+    assert found(**parts, uptime=down) == set()
+    pause = Act("pause", "low", 102, 110, "yes")
+    assert found(**parts, acts=[pause]) == set()
+    elsewhere = Act("pause", "high", 102, 110, "yes")
+    assert found(**parts, acts=[elsewhere]) == {"slow"}
+
+
+def test_a_silence_counts_when_jobs_were_claimable_redis_up_and_no_fault_near():
+    runs = [ended()]
+    samples = [Sample(100 + number / 2, 3) for number in range(30)]
+    parts = {"calls": [call()], "jobs": [job()], "runs": runs}
+    assert found(**parts, samples=samples) == {"silent"}
+    assert found(**parts, samples=samples[:20]) == set()  # 10 s are not over
+    assert found(**parts, samples=samples, faults=[fault("kill -9 caller", 90)]) == set()
+    assert found(**parts, samples=samples, faults=[fault("kill -9 caller", 70)]) == {"silent"}
+    empty = [*samples[:12], Sample(106, 0), *samples[13:]]
+    assert found(**parts, samples=empty) == set()
+    down = Uptime([(0.0, 105.0, True), (105.0, 108.0, False), (108.0, 300.0, True)])
+    assert found(**parts, samples=samples, uptime=down) == set()
 
 
 def test_overlapping_runs_of_a_worker_that_was_not_away_are_wrong():
     crash = fault("kill -9 supervisor", 101)
-    found = verdict(runs=[run(100, 110), run(105, 106, by=OTHERS)], faults=[crash])
-    assert found.unexplained == []
-    assert len(found.overlaps) == 1
-    assert found.absent_overlaps == 0
+    seen = verdict([call()], [job()], [run(100, 110), run(105, 106, by=OTHERS)], faults=[crash])
+    assert seen.found["ran again"] == []
+    assert len(seen.found["overlapping"]) == 1
+    assert seen.absent_overlaps == 0
 
 
 def test_all_is_well_only_after_enough_of_everything():
-    runs = [run(number, number + 0.5, token=f"c0-{number}") for number in range(1000)]
+    tokens = [f"c0-{number}-{name}" for number, name in enumerate(JOBS) if JOBS[name].share]
+    calls = [call(token, answer="unknown") for token in tokens]
     faults = [fault(kind, 100) for kind in KINDS]
-    assert verdict(runs=runs, faults=faults).wrong == []
-    assert verdict(runs=runs[1:], faults=faults).wrong == ["only 999 jobs ran"]
-    assert verdict(runs=runs, faults=faults[1:]).wrong == ["never injected: kill -9 horse"]
+    history = History(Diary({own.token: own for own in calls}), [], Contents(), faults)
+    assert Verdict(history, fewest_jobs=0).wrong == []
+    assert Verdict(history, fewest_jobs=1).wrong == ["only 0 jobs ran"]
+    history.faults = faults[1:]
+    assert Verdict(history, fewest_jobs=0).wrong == ["never injected: kill -9 horse"]
+    del history.diary.calls[tokens[0]]
+    assert "never enqueued: plain" in Verdict(history, fewest_jobs=0).wrong
+
+
+def test_the_report_names_every_category_and_shortens_long_lists():
+    shown = report.table(verdict([call()] * 10))
+    assert all(name in shown for name in CATEGORIES.values())
+    lines = [f"lost: {number}" for number in range(9)] + ["stuck: 1"]
+    assert report.details(lines).splitlines()[-2:] == ["stuck: 1", "lost: ... and 4 more"]
+
+
+# --- what it goes by
+
+
+def test_traces_and_diaries_are_read_as_they_are_written(tmp_path: Path):
+    traces, diary = tmp_path / "traces", tmp_path / "diary"
+    traces.write_text(
+        "c0-1-failing 5.1 start 10.0 5 4\n"
+        "c0-1-failing 5.1 raise 11.0 5 4\n"
+        "c0-1-blamed 5.2 on_failure 11.5 5 4\n"
+    )
+    seen = read_traces(traces)
+    assert [(each.end, each.raised) for each in seen.executions] == [(11.0, True)]
+    assert seen.callbacks == {("c0-1-blamed", "on_failure"): 1}
+    diary.write_text(
+        '{"what": "try", "token": "c0-1-plain", "at": 1, "queue": "low", "value": "v"}\n'
+        '{"what": "try", "token": "c0-2-plain", "at": 2, "queue": "low", "value": "v"}\n'
+        '{"what": "accepted", "token": "c0-1-plain", "at": 3}\n'
+        '{"what": "wrong", "token": "c0-1-plain", "at": 3}\n'
+    )
+    known = read_diary(diary)
+    assert [own.answer for own in known.calls.values()] == ["accepted", "unknown"]
+    assert len(known.impossible) == 1
+
+
+def test_places_are_read_from_raw_keys(connection):
+    for number, place in enumerate(("queue:low", "queue:low:intermediate")):
+        connection.hset(f"rq:job:{number}", "status", "queued")
+        connection.rpush(f"rq:{place}", number, number)  # an id twice is in one place
+    for number, place in enumerate(("wip:low", "ready:low", "rl:a:rate_limited"), 2):
+        connection.hset(f"rq:job:{number}", "status", "started")
+        connection.zadd(f"rq:{place}", {f"{number}:e" if number == 2 else number: 1})
+    connection.rpush("rq:queue:low", "stray")
+    seen = read_contents(connection, 0.0)
+    places = {own.id: own.places for own in seen.jobs.values()}
+    assert places["0"] == {"queue"}
+    assert places["1"] == {"intermediate"}
+    assert places["2"] == {"wip"}
+    assert places["3"] == {"ready"}
+    assert places["4"] == {"rate_limited"}
+    assert seen.strays == {"stray": {"queue"}}
+    assert count_open(connection) == 7
+
+
+def test_uptime_stands_still_while_redis_does_not_answer():
+    uptime = Uptime([(10.0, 11.0, True), (11.0, 19.0, False), (19.0, 20.0, True)])
+    assert uptime.between(10, 20) == 2
+    assert uptime.between(10.5, 15) == 0.5
+    assert uptime.between(12, 13) == 0
+    assert uptime.between(0, 10) == 0
+
+
+def test_a_prober_sees_a_server_that_is_stopped(server, redis_url, connection):
+    connection.rpush("rq:queue:low", "1")
+    prober = Prober(int(server.url.rpartition(":")[2].partition("/")[0]))
+    try:
+        wait_until(lambda: prober.uptime().between(0, 1e12) > 0.2 and prober.samples)
+        os.kill(server.pid, signal.SIGSTOP)
+        stopped = len(prober.probes)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    wait_until(lambda: len(prober.probes) > stopped + 3)
+    prober.stop()
+    assert prober.samples[-1].claimable == 1
+
+
+def test_an_output_that_nobody_reads_is_full_until_it_is_read_again(tmp_path: Path):
+    outputs = Outputs()
+    output = outputs.add(tmp_path / "log")
+    outputs.hold(output)
+    writer = threading.Thread(target=os.write, args=(output.write_end, b"late\n"))
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive()
+    outputs.release(output)
+    writer.join(10)
+    assert not writer.is_alive()
+    wait_until(lambda: output.log.read_text().endswith("late\n"))
+    outputs.close()
+
+
+def test_a_shifted_clock_is_what_werk_and_rq_read():
+    code = (
+        "import time; from datetime import datetime, timezone\n"
+        "from rq.utils import current_timestamp, now\n"
+        "from werk.wire import clock\n"
+        "real = time.clock_gettime(time.CLOCK_REALTIME)\n"
+        "seen = time.time(), current_timestamp(), now().timestamp(), clock()[0]\n"
+        "print(*(round((each - real) / 100) for each in seen))"
+    )
+    skew = Path(__file__).parent / "chaos" / "skew"
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(skew), "CHAOS_CLOCK_S": "3600"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == ["36"] * 4
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_mutant_can_be_made_of_werk_as_it_is(name, tmp_path: Path):
+    copied(MUTANTS[name], tmp_path)
+
+
+def test_a_mutant_whose_text_is_not_there_once_is_refused(tmp_path: Path):
+    mutant = MUTANTS["early"]._replace(edits=(("lua/tick.lua", "call(", "try("),))
+    with pytest.raises(ValueError, match="instead of once"):
+        copied(mutant, tmp_path)
+
+
+# --- gates
 
 
 @pytest.fixture

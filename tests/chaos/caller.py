@@ -27,7 +27,7 @@ from chaos.tasks import CRASHES
 from werk.link import redis_client
 from werk.settings import Settings
 
-WINDOW = 60  # jobs that a caller has under way before it waits for the oldest
+WINDOW = 60  # prompt jobs that a caller has under way before it waits for the oldest
 WAIT_S = 1.0  # for the oldest; then the caller goes on without
 DEPENDENTS = 2
 DELAY_S = (1.0, 3.0)
@@ -141,7 +141,7 @@ class Caller:
             handle = werk.enqueue(task, value, self.seconds, *arguments, options=options)
             is_new = not handle.duplicate
             self.diary.write("accepted" if is_new else "duplicate", token)
-            if is_new:
+            if is_new and KINDS[token.rpartition("-")[2]].is_prompt:
                 self.handles.append((token, handle))
             elif handle.id not in (token, more.get("twin")):
                 self.diary.write("wrong", token, value=handle.id)

@@ -67,11 +67,7 @@ class Causes:
         found = []
         for again in runs[1:]:
             earlier = [run for run in unused if run.start < again.start]
-            causes = ((run, self._failure(run, again, retries)) for run in earlier)
-            run, cause = next(((run, cause) for run, cause in causes if cause), (None, None))
-            if not run:
-                causes = ((run, self.cause(run, again)) for run in earlier)
-                run, cause = next(((run, cause) for run, cause in causes if cause), (None, None))
+            run, cause = self._first(earlier, again, retries)
             if run:
                 unused.remove(run)
             found.append((again, cause))
@@ -90,6 +86,18 @@ class Causes:
     def cause(self, first: Execution, again: Execution) -> Fault | None:
         """Return the fault because of which an execution was followed by another."""
         return self._crash(first, again) or self._absence(first, again)
+
+    def _first(
+        self, earlier: Sequence[Execution], again: Execution, retries: list[Act]
+    ) -> tuple[Execution | None, Fault | None]:
+        """A crash comes before a failure: one that was not recorded is no failure for Redis."""
+        for run in earlier:
+            if cause := self.cause(run, again):
+                return run, cause
+        for run in earlier:
+            if cause := self._failure(run, again, retries):
+                return run, cause
+        return None, None
 
     def _failure(self, first: Execution, again: Execution, retries: list[Act]) -> Fault | None:
         """Return what had a job that failed run again; an operator's act is used up by that."""

@@ -37,7 +37,7 @@ class Ends:
 
     def _judge_call(self, call: Call) -> None:
         job = self.history.contents.jobs.get(call.token)
-        runs = self.history.runs[call.token]
+        runs = self.history.runs_of(call.token)
         if call.sightings > 1:
             self._add("enqueued twice", call, f"accepted {call.sightings} times")
         if call.answer == "duplicate" and call.twin:
@@ -57,7 +57,7 @@ class Ends:
     def _judge_twin(self, call: Call) -> None:
         """A call with --unless-active is accepted only if the first job had ended."""
         if call.twin and call.answer == "accepted" and call.end:
-            ends = [run.end for run in self.history.runs[call.twin] if run.end]
+            ends = [run.end for run in self.history.runs_of(call.twin) if run.end]
             first = self.history.diary.calls.get(call.twin)
             is_there = first and first.is_known
             if is_there and not self._was_cancelled(call.twin) and min(ends or [1e99]) > call.end:

@@ -349,7 +349,7 @@ KINDS: dict[str, Callable[[Monkey, str], bool]] = {
     "script flush": flush_scripts,
     "client kill": kill_clients,
     "maxmemory": fill_memory,
-    **{kind: misbehave for kind in jobs.MISBEHAVING},
+    **dict.fromkeys(jobs.MISBEHAVING, misbehave),
 }
 
 

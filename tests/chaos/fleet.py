@@ -97,7 +97,7 @@ class Fleet:
         for caller in self.callers:
             if self._has_to_start(caller):
                 caller.name = f"c{next(self._numbers)}"  # what it is going to enqueue is new
-                words = [sys.executable, "-m", "chaos.caller", caller.name, str(self.seed)]
+                words = [sys.executable, "-P", "-m", "chaos.caller", caller.name, str(self.seed)]
                 caller.start(words, self._environment(caller))
 
     def stop_callers(self) -> None:

@@ -28,12 +28,16 @@ class History:
     gave_up: int = 0
 
     def __post_init__(self) -> None:
-        self.runs: dict[str, list[Execution]] = defaultdict(list)
+        self.runs: dict[str, list[Execution]] = {}
         self._by_horse: dict[int, list[Execution]] = defaultdict(list)
         for run in self.executions:
-            self.runs[run.token].append(run)
+            self.runs.setdefault(run.token, []).append(run)
             self._by_horse[run.horse].append(run)
         self.origin = min((fault.begin for fault in self.faults), default=0.0)
+
+    def runs_of(self, token: str) -> list[Execution]:
+        """Return the executions of a job, by start."""
+        return self.runs.get(token, [])
 
     def of_horse(self, horse: int) -> Sequence[Execution]:
         """Return the executions of a horse, by start."""

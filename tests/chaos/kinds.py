@@ -15,14 +15,15 @@ class Kind(NamedTuple):
 
     task: str
     ends: str = "finished"
+    is_prompt: bool = True  # callers wait for the result
     share: float = 0.0  # of what callers enqueue; 0: a fault, or enqueued beside another
 
 
 KINDS = {
     "plain": Kind("work", share=0.58),
     "failing": Kind("fail", "failed", share=0.08),
-    "retried": Kind("falter", share=0.08),
-    "delayed": Kind("work", share=0.08),
+    "retried": Kind("falter", is_prompt=False, share=0.08),
+    "delayed": Kind("work", is_prompt=False, share=0.08),
     "parent": Kind("work", share=0.04),
     "dependent": Kind("work"),
     "called": Kind("work", share=0.03),  # back, by on_success

@@ -6,17 +6,19 @@ import re
 from collections.abc import Iterator
 
 from chaos.kinds import FAILURE_TTL_S
-from chaos.places import Contents
+from chaos.places import ENDED, Contents
 
 NEVER_EXPIRES = -1
 DAY_S = 24 * 3600
+
+DEPENDENCIES = r"rq:job::?([\w-]+):(?:dependencies|dependents)"
 
 # Key -> the longest TTL that it may have; None: it may have none.
 DOCUMENTED: dict[str, int | None] = {
     r"rq:queues|rq:workers|rq:workers:\w+": None,
     r"rq:worker:worker\d\.\d+": 10 * 60,  # of a worker that was killed (RQ: 480 s and 60)
     r"rq:clean_registries:\w+|rq:clean_groups": 15 * 60,
-    r"rq:job::[\w-]+:dependencies|rq:job:[\w-]+:dependents": FAILURE_TTL_S,  # with their job
+    DEPENDENCIES: FAILURE_TTL_S,  # with their job
     r"rq:scheduler-lock:\w+": 2 * 60,
     r"werk:leases|werk:ticked|werk:tallies": None,
     r"werk:grace|werk:outage": 10 * 60,
@@ -29,6 +31,8 @@ DOCUMENTED: dict[str, int | None] = {
 def leaks(contents: Contents) -> Iterator[str]:
     """Yield a line for each key that should not be there, or should expire."""
     for key, ttl in sorted(contents.others.items()):
+        if _is_in_use(key, contents):
+            continue
         name = key.removeprefix("rq:") if key.startswith("rq:werk:") else key
         limits = [limit for own, limit in DOCUMENTED.items() if re.fullmatch(own, name)]
         if not limits:
@@ -36,3 +40,10 @@ def leaks(contents: Contents) -> Iterator[str]:
         elif limits[0] is not None and not 0 <= ttl <= limits[0]:
             how = "never expires" if ttl == NEVER_EXPIRES else f"expires in {ttl} s only"
             yield f"{key} {how}"
+
+
+def _is_in_use(key: str, contents: Contents) -> bool:
+    """Tell whether a key belongs to a job that has not ended: that job is stuck, no more."""
+    found = re.fullmatch(DEPENDENCIES, key)
+    job = found and contents.jobs.get(found[1])
+    return bool(job) and job.status not in ENDED

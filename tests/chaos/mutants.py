@@ -135,7 +135,13 @@ MUTANTS = {
         KILLS,
     ),
     "early": Mutant(
-        (("lua/tick.lua", "scheduled, '-inf', now, 'LIMIT'", "scheduled, '-inf', now + 5, 'LIMIT'"),),
+        (
+            (
+                "lua/tick.lua",
+                "scheduled, '-inf', now, 'LIMIT'",
+                "scheduled, '-inf', now + 5, 'LIMIT'",
+            ),
+        ),
         ("untimely",),
     ),
     "everlasting": Mutant(
@@ -216,7 +222,7 @@ def shas_of(package: Path) -> str:
     code = f"""from werk.scripts import script
 print(*(f"{{name}}={{script(name, {version}).sha[:8]}}" for name in ("step", "tick")))"""
     environment = {**os.environ, "PYTHONPATH": str(package)}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-P", "-c", code]  # not the current folder first
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -40,6 +40,7 @@ class Times:
         for act in self.history.acts:
             if act.what == "pause":
                 self.pauses[act.target].append(act)
+        self._retries: Counter[str] = Counter()  # so far, of a job
         for again, cause in self.reruns:
             self._judge_rerun(again, cause)
         for call in self.history.diary.calls.values():
@@ -85,9 +86,8 @@ class Times:
 
     def _judge_retry(self, again: Execution, failure: Fault) -> None:
         """The second delay is twice the first; both of them vary."""
-        raised = [run for run in self.history.runs[again.token] if run.raised]
-        number = [run.end for run in raised].index(failure.begin)
-        delay = RETRY_DELAY_S * 2**number
+        delay = RETRY_DELAY_S * 2 ** self._retries[again.token]
+        self._retries[again.token] += 1
         soonest = failure.begin + delay * JITTER - RQ_ROUNDS_S
         self._judge_start(again.token, again.start, soonest, delay + 1, failure.begin)
 
@@ -144,12 +144,12 @@ class Times:
         return call.queue if call else ""
 
     def _first(self, token: str) -> float | None:
-        runs = self.history.runs[token]
+        runs = self.history.runs_of(token)
         return runs[0].start if runs else None
 
     def _done(self, token: str) -> float | None:
-        ends = [run.end for run in self.history.runs[token] if run.end]
+        ends = [run.end for run in self.history.runs_of(token) if run.end]
         return min(ends) if ends else None
 
     def _last_end(self, token: str) -> float:
-        return max(run.last for run in self.history.runs[token])
+        return max(run.last for run in self.history.runs_of(token))
