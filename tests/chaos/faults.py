@@ -1,360 +1,46 @@
-"""The kinds of faults. Each function injects one and returns whether it could."""
+"""The kinds of faults, by name, and how each is injected."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import redis
-
 from chaos import jobs
-from chaos.gates import Cut
-from chaos.member import Member
+from chaos import process_faults as processes
+from chaos import server_faults as server
 
 if TYPE_CHECKING:
     from chaos.monkey import Monkey
 
-LONG_S = (17.5, 20.0)  # more than a lease of 15 s and a tick
-SHORT_S = (0.5, 5.0)  # less than a lease
-LONG_AT_ONCE = 2  # or too few workers would be left to rescue anything
-CUTS_AT_ONCE = 5
-STALLS, STALL_S, BETWEEN_STALLS_S = 3, 8.0, 20.0
-CLIENTS_AT_ONCE = 5
-CLOCKS = {"100 s ahead": 100, "3600 s ahead": 3600, "90 s behind": -90}
-
-
-def kill(monkey: Monkey, kind: str) -> bool:
-    """SIGKILL to the horse, to the supervisor, or to both."""
-    if (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    to_supervisor = kind != "kill -9 horse"
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid if to_supervisor else None)
-    if to_supervisor:
-        worker.end_expected = True
-        os.kill(worker.pid, signal.SIGKILL)
-    if kind != "kill -9 supervisor":
-        _signal(horse, signal.SIGKILL)
-    return True
-
-
-def terminate(monkey: Monkey, kind: str) -> bool:
-    """SIGTERM: it finishes its job and leaves."""
-    if (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
-    worker.end_expected = True
-    os.kill(worker.pid, signal.SIGTERM)
-    if kind == "TERM supervisor and horse":  # as systemd does
-        _signal(horse, signal.SIGTERM)
-    return True
-
-
-def terminate_twice(monkey: Monkey, kind: str) -> bool:
-    """SIGTERM, and again 1.1 s later if it still works then; RQ ignores one before that."""
-    if (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    worker.end_expected = True
-    fault = monkey.note("TERM supervisor", worker, horse=horse, supervisor=worker.pid)
-    os.kill(worker.pid, signal.SIGTERM)
-    monkey.wait(1.1)
-    if worker.horse() != horse:
-        return False  # it had little left to do: once was enough
-    monkey.faults.remove(fault)
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
-    os.kill(worker.pid, signal.SIGTERM)
-    return True
-
-
-def drain(monkey: Monkey, kind: str) -> bool:
-    """An operator drains a worker: it finishes its job and leaves."""
-    if not monkey.server_is_well or (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    worker.end_expected = True
-    if jobs.drain(monkey.fleet, worker.worker_name) != "told":
-        worker.end_expected = False
-        return False
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
-    return True
-
-
-def freeze(monkey: Monkey, kind: str) -> bool:
-    """SIGSTOP to horse, supervisor or both, SIGCONT later."""
-    long = kind.endswith("long")
-    if long and monkey.lasting() >= LONG_AT_ONCE:
-        return False
-    if (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    whole = {"horse": [horse], "supervisor": [worker.pid], "both": [worker.pid, horse]}
-    pids = whole[kind.split()[1].strip(",")]
-    fault = monkey.note(
-        kind,
-        worker,
-        horse=horse if horse in pids else None,
-        supervisor=worker.pid if worker.pid in pids else None,
-    )
-    for pid in pids:
-        _signal(pid, signal.SIGSTOP)
-
-    def thaw() -> None:
-        for pid in pids:
-            _signal(pid, signal.SIGCONT)
-        worker.is_busy = False
-
-    worker.is_busy = True
-    monkey.until(LONG_S if long else SHORT_S, fault, thaw)
-    return True
-
-
-def cut_off(monkey: Monkey, kind: str) -> bool:
-    """Hold back all that a worker says and hears; it arrives late."""
-    if monkey.lasting() >= LONG_AT_ONCE or (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    fault = monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
-
-    def reconnect() -> None:
-        worker.gate.release()
-        worker.is_busy = False
-
-    worker.is_busy = True
-    worker.gate.hold()
-    monkey.until(LONG_S, fault, reconnect)
-    return True
-
-
-def leave_unread(monkey: Monkey, kind: str) -> bool:
-    """Nobody reads what a worker prints."""
-    if monkey.lasting() >= LONG_AT_ONCE or (found := monkey.some_worker()) is None:
-        return False
-    worker, horse = found
-    fault = monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
-
-    def read_again() -> None:
-        monkey.fleet.outputs.release(worker.output)
-        worker.is_busy = False
-
-    worker.is_busy = True
-    monkey.fleet.outputs.hold(worker.output)
-    monkey.until(LONG_S, fault, read_again)
-    return True
-
-
-def cut(monkey: Monkey, kind: str) -> bool:
-    """Cut connections of a worker or a caller, a few in a row, each at some byte."""
-    everyone = monkey.fleet.callers if "caller" in kind else monkey.fleet.workers
-    well = [member for member in everyone if member.is_up()]
-    if not well:
-        return False
-    member = monkey.chance.choice(well)
-    direction = "reply" if "reply" in kind else "request"
-    return sum(_cut_once(monkey, kind, member, direction) for _ in range(CUTS_AT_ONCE)) > 0
-
-
-def _cut_once(monkey: Monkey, kind: str, member: Member, direction: str) -> bool:
-    wanted = Cut(direction, monkey.chance.random())
-    member.gate.cut(wanted)
-    deadline = time.monotonic() + 2
-    while wanted.at is None and time.monotonic() < deadline and member.is_up():
-        monkey.wait(0.01)
-    if wanted.at is None:
-        member.gate.cut(None)
-        return False
-    fault = monkey.note(kind, member, supervisor=member.pid, note=wanted.note)
-    fault.begin = fault.end = wanted.at
-    return True
-
-
-def shift_clock(monkey: Monkey, kind: str) -> bool:
-    """Replace a worker or a caller by one whose clock is wrong, for a while."""
-    is_caller = kind.startswith("a caller")
-    everyone = monkey.fleet.callers if is_caller else monkey.fleet.workers
-    well = [member for member in everyone if member.is_up() and not member.clock_s]
-    well = [member for member in well if is_caller or member.has_begun]
-    if not well:
-        return False
-    member = monkey.chance.choice(well)
-    member.clock_s = CLOCKS[kind.partition("'s clock ")[2]]
-    _replace(member)
-    fault = monkey.note(kind, member)
-
-    def correct() -> None:
-        member.clock_s = 0
-        if member.is_up() and (is_caller or member.has_begun):
-            _replace(member)
-        elif member.is_alive():
-            monkey.later(0.2, correct)
-
-    monkey.until(LONG_S, fault, correct)
-    return True
-
-
-def _replace(member: Member) -> None:
-    """Ask a process to end; fleet.tend starts the next one."""
-    member.end_expected = True
-    os.kill(member.pid, signal.SIGTERM)
-
-
-def kill_caller(monkey: Monkey, kind: str) -> bool:
-    """SIGKILL to a caller, wherever it is."""
-    caller = monkey.chance.choice(monkey.fleet.callers)
-    if not caller.is_up():
-        return False
-    monkey.note(kind, caller)
-    caller.end_expected = True
-    os.kill(caller.pid, signal.SIGKILL)
-    return True
-
-
-def kill_server(monkey: Monkey, kind: str) -> bool:
-    """SIGKILL to the server; it is started again and reads its file."""
-    if not monkey.server_is_well:
-        return False
-    fault = monkey.note(kind, "server")
-    monkey.server_is_well = False
-    monkey.fleet.server.kill()
-
-    def start() -> None:
-        monkey.fleet.start_server()
-        monkey.server_is_well = True
-
-    monkey.until((0.1, 2), fault, start)
-    return True
-
-
-def pause_server(monkey: Monkey, kind: str) -> bool:
-    """SIGSTOP to the server: connections stay, nothing is answered."""
-    return _stall(monkey, kind, LONG_S if kind.endswith("long") else SHORT_S)
-
-
-def _stall(monkey: Monkey, kind: str, seconds: tuple[float, float]) -> bool:
-    if not monkey.server_is_well:
-        return False
-    fault = monkey.note(kind, "server")
-    monkey.server_is_well = False
-    os.kill(monkey.fleet.server.pid, signal.SIGSTOP)
-
-    def resume() -> None:
-        os.kill(monkey.fleet.server.pid, signal.SIGCONT)
-        monkey.server_is_well = True
-
-    monkey.until(seconds, fault, resume)
-    return True
-
-
-def stall_in_a_row(monkey: Monkey, kind: str) -> bool:
-    """Stall the server for 8 s of every 20 s, a worker dead since the first."""
-    if not kill(monkey, "kill -9 both") or not _stall(monkey, kind, (STALL_S, STALL_S)):
-        return False
-
-    def again() -> None:
-        if not _stall(monkey, kind, (STALL_S, STALL_S)):
-            monkey.later(0.2, again)  # another fault of the server's comes first
-
-    for number in range(1, STALLS):
-        monkey.later(number * BETWEEN_STALLS_S, again)
-    return True
-
-
-def flush_scripts(monkey: Monkey, kind: str) -> bool:
-    """SCRIPT FLUSH."""
-    return _by_command(monkey, kind, lambda client: client.script_flush())
-
-
-def kill_clients(monkey: Monkey, kind: str) -> bool:
-    """CLIENT KILL of some connections, whoever has them."""
-
-    def kill_some(client: redis.Redis) -> None:
-        own = client.client_id()
-        ids = [entry["id"] for entry in client.client_list() if int(entry["id"]) != own]
-        for number in monkey.chance.sample(ids, min(CLIENTS_AT_ONCE, len(ids))):
-            client.client_kill_filter(_id=number)
-
-    return _by_command(monkey, kind, kill_some)
-
-
-def fill_memory(monkey: Monkey, kind: str) -> bool:
-    """Have Redis allow itself no more memory than it uses."""
-
-    def limit(client: redis.Redis) -> None:
-        client.config_set("maxmemory", client.info("memory")["used_memory"])
-
-    def allow() -> None:
-        if monkey.server_is_well:  # else it was restarted or is stopped: see below
-            with monkey.fleet.connection() as client:
-                client.config_set("maxmemory", 0)
-        else:
-            monkey.later(0.2, allow)
-
-    if not _by_command(monkey, kind, limit):
-        return False
-    monkey.until(SHORT_S, monkey.faults[-1], allow)
-    return True
-
-
-def _by_command(monkey: Monkey, kind: str, do: Callable[[redis.Redis], object]) -> bool:
-    if not monkey.server_is_well:
-        return False
-    monkey.note(kind, "server")
-    with monkey.fleet.connection() as client:
-        do(client)
-    return True
-
-
-def misbehave(monkey: Monkey, kind: str) -> bool:
-    """Enqueue a task that forks, leaks or floods."""
-    if not monkey.server_is_well:
-        return False
-    name, how = jobs.MISBEHAVING[kind]
-    monkey.jobs += 1
-    monkey.note(kind, "a job")
-    jobs.enqueue(monkey.fleet, f"m-{monkey.jobs}-{name}", how)
-    return True
-
-
 KINDS: dict[str, Callable[[Monkey, str], bool]] = {
-    "kill -9 horse": kill,
-    "kill -9 supervisor": kill,
-    "kill -9 both": kill,
-    "TERM supervisor": terminate,
-    "TERM supervisor and horse": terminate,
-    "TERM twice": terminate_twice,
-    "drain": drain,
-    "freeze horse, short": freeze,
-    "freeze horse, long": freeze,
-    "freeze supervisor, short": freeze,
-    "freeze supervisor, long": freeze,
-    "freeze both, short": freeze,
-    "freeze both, long": freeze,
-    "cut off from Redis, long": cut_off,
-    "a worker's output unread": leave_unread,
-    "cut a worker's request": cut,
-    "cut a worker's reply": cut,
-    "cut a caller's request": cut,
-    "cut a caller's reply": cut,
-    **{f"a worker's clock {clock}": shift_clock for clock in CLOCKS},
-    **{f"a caller's clock {clock}": shift_clock for clock in CLOCKS},
-    "kill -9 caller": kill_caller,
-    "kill -9 server": kill_server,
-    "pause Redis, short": pause_server,
-    "pause Redis, long": pause_server,
-    "stalls in a row": stall_in_a_row,
-    "script flush": flush_scripts,
-    "client kill": kill_clients,
-    "maxmemory": fill_memory,
-    **dict.fromkeys(jobs.MISBEHAVING, misbehave),
+    "kill -9 horse": processes.kill,
+    "kill -9 supervisor": processes.kill,
+    "kill -9 both": processes.kill,
+    "TERM supervisor": processes.terminate,
+    "TERM supervisor and horse": processes.terminate,
+    "TERM twice": processes.terminate_twice,
+    "drain": processes.drain,
+    "freeze horse, short": processes.freeze,
+    "freeze horse, long": processes.freeze,
+    "freeze supervisor, short": processes.freeze,
+    "freeze supervisor, long": processes.freeze,
+    "freeze both, short": processes.freeze,
+    "freeze both, long": processes.freeze,
+    "cut off from Redis, long": processes.cut_off,
+    "a worker's output unread": processes.leave_unread,
+    "cut a worker's request": processes.cut,
+    "cut a worker's reply": processes.cut,
+    "cut a caller's request": processes.cut,
+    "cut a caller's reply": processes.cut,
+    **{f"a worker's clock {clock}": processes.shift_clock for clock in processes.CLOCKS},
+    **{f"a caller's clock {clock}": processes.shift_clock for clock in processes.CLOCKS},
+    "kill -9 caller": processes.kill_caller,
+    "kill -9 server": server.kill_server,
+    "pause Redis, short": server.pause_server,
+    "pause Redis, long": server.pause_server,
+    "stalls in a row": server.stall_in_a_row,
+    "script flush": server.flush_scripts,
+    "client kill": server.kill_clients,
+    "maxmemory": server.fill_memory,
+    **dict.fromkeys(jobs.MISBEHAVING, processes.misbehave),
 }
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
