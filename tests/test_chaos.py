@@ -548,7 +548,8 @@ def test_uptime_stands_still_while_redis_does_not_answer():
 
 def test_a_prober_sees_a_server_that_is_stopped(server, redis_url, connection):
     connection.rpush("rq:queue:low", "1")
-    prober = Prober(int(server.url.rpartition(":")[2].partition("/")[0]))
+    port = int(server.url.rpartition(":")[2].partition("/")[0])
+    prober = Prober(lambda: port)
     try:
         wait_until(lambda: prober.uptime().between(0, 1e12) > 0.2 and prober.samples)
         os.kill(server.pid, signal.SIGSTOP)

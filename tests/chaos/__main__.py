@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 from chaos import mutants, report
+from chaos.faults import KINDS, OF_SENTINEL
 from chaos.fleet import COMMANDS, Fleet
+from chaos.sentinel import SentinelFleet
 from chaos.trial import Plan, run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,7 +30,10 @@ def main() -> int:
         if options.mutants is not None:
             is_well = mutants.run_all(options.mutants, options.seed, folder)
         else:
-            is_well = _run(Plan(options.seconds, options.seed, options.worker), folder)
+            kinds = OF_SENTINEL if options.sentinel else KINDS
+            plan = Plan(options.seconds, options.seed, options.worker, tuple(kinds))
+            kind = SentinelFleet if options.sentinel else Fleet
+            is_well = _run(kind(plan.worker, plan.seed, folder), plan)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         is_well = True  # nothing to look into
@@ -41,13 +46,13 @@ def main() -> int:
     return 0 if is_well else 1
 
 
-def _run(plan: Plan, folder: Path) -> bool:
-    fleet = Fleet(plan.worker, plan.seed, folder)
+def _run(fleet: Fleet, plan: Plan) -> bool:
     try:
         outcome = run(fleet, plan)
     finally:
         stop(fleet)
-    name = f"bin/chaos --worker {plan.worker} --seconds {plan.seconds:g} --seed {plan.seed}"
+    mode = " --sentinel" * isinstance(fleet, SentinelFleet)
+    name = f"bin/chaos{mode} --worker {plan.worker} --seconds {plan.seconds:g} --seed {plan.seed}"
     print(f"{name}: {outcome.tormented_s:.0f} s of faults, ", end="")
     print(f"{outcome.drained_s:.0f} s until no job was waiting or running\n")
     print(report.table(outcome.verdict))
@@ -70,6 +75,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="of faults; then it drains")
     parser.add_argument("--seed", type=int, default=1, help="decides the order of the faults")
     parser.add_argument("--worker", choices=COMMANDS, default="werk")
+    parser.add_argument(
+        "--sentinel", action="store_true", help="a master, a replica and sentinels, and failovers"
+    )
     parser.add_argument(
         "--mutants",
         nargs="*",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import inf
 
-from chaos.records import Act, Execution, Fault, kind_of
+from chaos.records import LOSING, LOST_S, Act, Execution, Fault, kind_of
 
 LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
@@ -34,8 +34,9 @@ class Causes:
     """Knows all faults and all executions.
 
     Only these explain a second run: a failure of a job that has retries, an operator's retry of a
-    job that had failed, a crash of the process that had the first run in hand, and the absence of
-    that worker for longer than its lease. A horse that is frozen, however long, a worker that is
+    job that had failed, a crash of the process that had the first run in hand, the absence of that
+    worker for longer than its lease, and the loss of a master whose last second was not replicated
+    (--sentinel). A horse that is frozen, however long, a worker that is
     away for less, a server that is restarted, silent or full, a connection that is cut at whatever
     byte, a wrong clock, output that nobody reads, and a polite stop explain none.
     """
@@ -44,6 +45,7 @@ class Causes:
         self, faults: Sequence[Fault], executions: Sequence[Execution], acts: Sequence[Act] = ()
     ) -> None:
         self.crashes = [fault for fault in faults if fault.kind in CRASHES]
+        self.losses = [fault for fault in faults if fault.kind in LOSING]
         self.absences = [fault for fault in faults if fault.kind in LONG_ABSENCES]
         self.disturbances = [
             fault
@@ -78,14 +80,15 @@ class Causes:
     ) -> list[tuple[Execution, Execution, Fault | None]]:
         """Return the executions of a job that overlap, with the absence that explains it."""
         return [
-            (first, second, self._absence(first, second))
+            (first, second, self._absence(first, second) or self._loss(first, second))
             for first, second in combinations(runs, 2)
             if first.overlaps(second)
         ]
 
     def cause(self, first: Execution, again: Execution) -> Fault | None:
         """Return the fault because of which an execution was followed by another."""
-        return self._crash(first, again) or self._absence(first, again)
+        own = self._crash(first, again) or self._absence(first, again)
+        return own or self._loss(first, again)
 
     def _first(
         self, earlier: Sequence[Execution], again: Execution, retries: list[Act]
@@ -128,6 +131,15 @@ class Causes:
             # It had claimed the job, but began it only when it was back and another had done it.
             is_late = (fault.end or inf) - SLACK_S <= again.start <= back
             if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
+                return fault
+        return None
+
+    def _loss(self, first: Execution, again: Execution) -> Fault | None:
+        """With its master, Redis may have lost the claim or the outcome of its last second."""
+        for fault in self.losses:
+            since = fault.begin - LOST_S - FINISH_S
+            is_late = first.end is None or first.end >= since or first.start >= since
+            if is_late and first.start <= (fault.end or inf) and again.start >= fault.begin:
                 return fault
         return None
 

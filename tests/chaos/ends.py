@@ -9,7 +9,7 @@ from chaos.causes import CRASHES, FINISH_S
 from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
-from chaos.records import Act, Call, Execution, Fault
+from chaos.records import LOSING, Act, Call, Execution, Fault
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
 STOPPED = "Job stopped by user"
@@ -18,11 +18,12 @@ RECORD_S = 60.0  # from the end of a run until it is recorded, at the latest: fo
 
 @dataclass
 class Ends:
-    """Lines of what must not be, by category; `recovered` is only counted."""
+    """Lines of what must not be, by category; the rest is only counted, or named."""
 
     history: History
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     recovered: int = 0
+    not_replicated: list[str] = field(default_factory=list)  # acknowledged, and lost with a master
 
     def __post_init__(self) -> None:
         self.acts: dict[str, list[Act]] = defaultdict(list)
@@ -45,7 +46,9 @@ class Ends:
                 self._add("enqueued twice", call, "called a duplicate, and enqueued")
             return
         if job is None:
-            if call.is_known:
+            if self.history.is_lost(call):
+                self.not_replicated.append(call.token)
+            elif call.is_known:
                 self._add("lost", call, "acknowledged; Redis has no such job")
             elif runs:
                 self._add("unexpected", call, "ran, though Redis has no such job")
@@ -161,7 +164,7 @@ class Ends:
             if times:
                 self._add("pings", call, f"{times}, and nobody asked for any")
             return
-        if times > 1:
+        if times > max(1, sum(fault.kind in LOSING for fault in self.history.faults)):
             self._add("pings", call, f"{times} for one success")
         if not times and job.status == "finished" and not self._was_killed_after(runs):
             self._add("pings", call, "none")

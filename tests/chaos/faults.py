@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chaos import jobs
+from chaos import jobs, sentinel
 from chaos import process_faults as processes
 from chaos import server_faults as server
 
@@ -44,3 +44,13 @@ KINDS: dict[str, Callable[[Monkey, str], bool]] = {
     "maxmemory": server.fill_memory,
     **dict.fromkeys(jobs.MISBEHAVING, processes.misbehave),
 }
+
+# Without gates, and with another way to lose the server.
+OF_SENTINEL = {
+    **{kind: inject for kind, inject in KINDS.items() if kind.startswith(("kill -9", "TERM"))},
+    "drain": processes.drain,
+    "script flush": server.flush_scripts,
+    **sentinel.KINDS,
+}
+del OF_SENTINEL["kill -9 server"]
+ALL = {**KINDS, **OF_SENTINEL}

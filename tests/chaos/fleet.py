@@ -45,8 +45,7 @@ class Fleet:
         for file in (self.traces, self.diary):
             file.touch()
         (folder / "attempts").mkdir()
-        self.port = free_port()
-        self.server = Server(folder / "server", self.port)
+        self.server = Server(folder / "server", free_port())
         self.gates: Gates | None = None
         self.outputs: Outputs | None = None
         self.pings: Pings | None = None
@@ -57,12 +56,25 @@ class Fleet:
         self.surprises: list[str] = []  # processes that ended, or did not, against the rules
         self._numbers = count()
 
+    @property
+    def port(self) -> int:
+        """The server's port, past all gates."""
+        return int(self.server.url.rpartition(":")[2].partition("/")[0])
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment in which werk finds the server past all gates."""
+        return {"RQ_REDIS_URL": self.server.url}
+
+    modules: Sequence[str] = ()  # folders that processes import from besides
+
     def start(self) -> None:
         """Start the server, then all others; jobs run."""
         adopt_orphans()
         self.start_server()
-        self.gates, self.outputs, self.pings = Gates(self.port), Outputs(), Pings()
-        self.prober = Prober(self.port)
+        self.make_gates()
+        self.outputs, self.pings = Outputs(), Pings()
+        self.prober = Prober(lambda: self.port)
         for number in range(WORKERS):
             self.workers.append(self._member(f"worker{number}"))
         for number in range(CALLERS):
@@ -83,6 +95,17 @@ class Fleet:
         self.server.start()
         with self.connection() as connection:
             connection.config_set("appendfsync", "always")
+
+    def kill_server(self) -> None:
+        """End the server as a crash would."""
+        self.server.kill()
+
+    def make_gates(self) -> None:
+        self.gates = Gates(self.port)
+
+    def redis_environment(self, member: Member) -> dict[str, str]:
+        """Return the environment in which a process finds its gate."""
+        return {"RQ_REDIS_URL": member.gate.url}
 
     def tend(self) -> None:
         """Start what is not running and should be."""
@@ -130,7 +153,7 @@ class Fleet:
         self.workers = self.callers = []
         if self.gates:
             self.gates.close()
-        self.server.kill()
+        self.kill_server()
         while found := descendants(os.getpid()):  # also what was left by those that were killed
             for pid in found:
                 _kill(pid)
@@ -145,7 +168,7 @@ class Fleet:
         return redis.Redis.from_url(self.server.url)
 
     def _member(self, name: str) -> Member:
-        gate = self.gates.add()
+        gate = self.gates.add() if self.gates else None
         return Member(name, gate, self.outputs.add(self.folder / f"{name}.log"))
 
     def _has_to_start(self, member: Member) -> bool:
@@ -177,8 +200,9 @@ class Fleet:
         ours = ("RQ_", "WERK_", "REDIS_", "CHAOS_")
         outer = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         first = [str(self.package)] if self.package else []
+        first += self.modules
         return outer | {
-            "RQ_REDIS_URL": member.gate.url,
+            **self.redis_environment(member),
             "WERK_REGISTRY": "chaos.tasks:TASKS",
             "PYTHONPATH": os.pathsep.join([*first, str(HERE.parent), str(HERE / "skew")]),
             "PYTHONUNBUFFERED": "1",

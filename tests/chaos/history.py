@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from chaos.places import Contents
 from chaos.prober import Sample, Uptime
-from chaos.records import Act, Diary, Execution, Fault
+from chaos.records import Act, Call, Diary, Execution, Fault
 
 
 @dataclass
@@ -34,6 +34,14 @@ class History:
             self.runs.setdefault(run.token, []).append(run)
             self._by_horse[run.horse].append(run)
         self.origin = min((fault.begin for fault in self.faults), default=0.0)
+
+        for act in self.acts:  # what an operator did may be lost like everything else
+            if any(fault.may_have_lost(act.end) for fault in self.faults):
+                act.reply = None
+
+    def is_lost(self, call: Call) -> bool:
+        """Tell whether a call was acknowledged by a master that was lost within a second."""
+        return any(fault.may_have_lost(call.end or call.begin) for fault in self.faults)
 
     def runs_of(self, token: str) -> list[Execution]:
         """Return the executions of a job, by start."""

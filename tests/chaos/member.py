@@ -20,7 +20,7 @@ DESCRIPTORS = 1024  # that a process may open: few enough to leak them all in a 
 class Member:
     """A process behind its gate. One whose end is expected is not reported when it ends."""
 
-    def __init__(self, name: str, gate: Gate, output: Output) -> None:
+    def __init__(self, name: str, gate: Gate | None, output: Output) -> None:
         self.name, self.gate, self.output = name, gate, output
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0  # how often

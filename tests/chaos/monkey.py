@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from chaos.faults import KINDS
+from chaos.faults import ALL
 from chaos.fleet import Fleet
 from chaos.member import Member
 from chaos.records import Fault
 
 CALM_S = 45.0  # without faults, in the middle of a long run: a silent fleet has no excuse then
 CALM_AFTER_S = 150.0
-PATIENCE_S = 30.0  # until there is somebody to inject a fault into
+PATIENCE_S = 60.0  # until there is somebody to inject a fault into
 
 Undo = Callable[[], None]
 
@@ -114,7 +114,7 @@ class Monkey:
     def _inject(self, kind: str) -> None:
         """Inject a fault of this kind as soon as there is somebody to do it to."""
         deadline = time.monotonic() + PATIENCE_S
-        while not KINDS[kind](self, kind):
+        while not ALL[kind](self, kind):
             if time.monotonic() > deadline:
                 return  # the verdict says that there was none
             self.wait(0.02)

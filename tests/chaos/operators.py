@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from chaos.kinds import QUEUES
 from chaos.records import Act, kind_of
 from werk import actions
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
-from werk.link import Address, Link, link
+from werk.link import Link, link
 from werk.settings import Settings
 
 EVERY_S = (0.5, 2.0)  # between two acts
@@ -30,11 +30,10 @@ CANCELLED_KINDS = ("plain", "delayed")  # nothing waits for these, and nobody is
 class Operators:
     """One thread that acts until it is stopped."""
 
-    def __init__(self, port: int, seed: int) -> None:
+    def __init__(self, settings: Mapping[str, str], seed: int) -> None:
         self.acts: list[Act] = []
         self.chance = random.Random(f"{seed} operators")
-        url = f"redis://{Address('127.0.0.1', port)}"
-        self.link: Link = link(Settings.read({"RQ_REDIS_URL": url}), BUDGET_S)
+        self.link: Link = link(Settings.read(settings), BUDGET_S)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

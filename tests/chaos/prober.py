@@ -20,6 +20,7 @@ from chaos.kinds import QUEUES
 
 EVERY_S = 0.05  # between two PINGs
 QUICK_S = 0.1  # an answer within this is one of a server that is up
+SLOW_S = 1.0  # after which nobody waits for an answer
 SAMPLE_S = 0.5  # between two looks at the queues
 PAUSED = "rq:werk:paused"
 
@@ -40,6 +41,15 @@ class Uptime:
         """Return the seconds in which Redis was up."""
         return max(0.0, self._at(until) - self._at(since))
 
+    def without(self, spells: Sequence[tuple[float, float]]) -> Uptime:
+        """Return this clock, standing still in these spells as well."""
+        return Uptime(
+            [
+                (since, until, is_up and not any(a <= since <= b for a, b in spells))
+                for since, until, is_up in self.probes
+            ]
+        )
+
     def _at(self, moment: float) -> float:
         number = bisect_right(self._begins, moment) - 1
         if number < 0:
@@ -59,7 +69,8 @@ class Sample:
 class Prober:
     """Two threads: one PINGs, one looks at the queues."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: Callable[[], int]) -> None:
+        """`port` returns that of the server, which may change."""
         self.port = port
         self.probes: list[tuple[float, float, bool]] = []
         self.samples: list[Sample] = []
@@ -80,14 +91,16 @@ class Prober:
 
     def _ping(self) -> None:
         connection: socket.socket | None = None
-        since, was_up = time.monotonic(), False
+        since, was_up, port = time.monotonic(), False, 0
         while not self._stopping.wait(EVERY_S):
             sent = time.monotonic()
             is_prompt = sent - since <= EVERY_S + 2 * QUICK_S  # or we were late ourselves
             self.probes.append((since, sent, was_up and is_prompt))
             since = sent
+            if port != self.port():
+                connection, port = _closed(connection), self.port()
             try:
-                connection = connection or self._connect()
+                connection = connection or _connected(port)
                 connection.sendall(b"PING\r\n")
                 was_up = connection.recv(100) == b"+PONG\r\n"
             except OSError:
@@ -95,15 +108,24 @@ class Prober:
             was_up = was_up and time.monotonic() - sent <= QUICK_S
         _closed(connection)
 
-    def _connect(self) -> socket.socket:
-        """A server that is stopped takes connections and is waited for: it will answer late."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
-
     def _look(self) -> None:
-        with redis.Redis(port=self.port, socket_timeout=60) as client:
-            client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
-            while not self._stopping.wait(SAMPLE_S):
-                _quietly(lambda: self.samples.append(_sample(client)))
+        client, port = redis.Redis(), 0
+        while not self._stopping.wait(SAMPLE_S):
+            if port != self.port():
+                port = self.port()
+                client.close()
+                client = redis.Redis(port=port, socket_timeout=SLOW_S)
+                client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+            try:
+                self.samples.append(_sample(client))
+            except (redis.RedisError, OSError):
+                pass  # the next look is soon
+        client.close()
+
+
+def _connected(port: int) -> socket.socket:
+    """A server that is stopped still takes connections: an answer that is late is no answer."""
+    return socket.create_connection(("127.0.0.1", port), timeout=SLOW_S)
 
 
 def _sample(client: redis.Redis) -> Sample:
@@ -116,13 +138,6 @@ def _sample(client: redis.Redis) -> Sample:
     return Sample(
         time.monotonic(), sum(length for name, length in named if name.encode() not in paused)
     )
-
-
-def _quietly(look: Callable[[], None]) -> None:
-    try:
-        look()
-    except (redis.RedisError, OSError):
-        pass  # the next look is soon
 
 
 def _closed(connection: socket.socket | None) -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 
 CALLBACKS = ("on_success", "on_failure")
 
+LOSING = ("kill -9 master", "freeze master")
+FAILOVERS = (*LOSING, "SENTINEL FAILOVER")
+LOST_S = 1.0  # before the master was lost: what it acknowledged then may not be replicated
+ANSWER_S = 0.1  # from an acknowledgement until it is written down
+
 
 @dataclass
 class Fault:
@@ -25,6 +30,11 @@ class Fault:
     def hits(self, horse: int, supervisor: int) -> bool:
         """Tell whether it was done to the worker of this execution."""
         return supervisor == self.supervisor or horse == self.horse
+
+    def may_have_lost(self, answered: float) -> bool:
+        """Tell whether what was acknowledged then may be lost, because replication is late."""
+        is_near = self.begin - LOST_S <= answered <= self.begin + ANSWER_S
+        return self.kind in LOSING and is_near
 
 
 @dataclass

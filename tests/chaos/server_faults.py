@@ -24,7 +24,7 @@ def kill_server(monkey: Monkey, kind: str) -> bool:
         return False
     fault = monkey.note(kind, "server")
     monkey.server_is_well = False
-    monkey.fleet.server.kill()
+    monkey.fleet.kill_server()
 
     def start() -> None:
         monkey.fleet.start_server()

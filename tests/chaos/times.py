@@ -12,7 +12,7 @@ from chaos.causes import RETRIED
 from chaos.history import History
 from chaos.kinds import RETRY_DELAY_S
 from chaos.prober import Sample
-from chaos.records import Act, Call, Execution, Fault
+from chaos.records import FAILOVERS, Act, Call, Execution, Fault
 
 AGAIN_S = 30.0  # of Redis's uptime: from a kill to the next run
 LATE_S = 30.0  # of Redis's uptime: from when a job is due, or a parent is done, to its run
@@ -22,6 +22,8 @@ RQ_ROUNDS_S = 1.0  # RQ cuts off fractions of the second in which a retry is due
 SILENCE_S = 10.0
 QUIET_S = 30.0  # without a fault before a silence counts
 MOST_DOWN_S = 1.0  # that Redis may not have answered within a silence
+
+PROMOTED_S = 20.0  # from the promotion of a replica until jobs run again
 
 HORSE, WORKER = "a horse", "a worker"
 
@@ -49,6 +51,9 @@ class Times:
             if call.parent:
                 self._judge_dependent(call)
         self._judge_silence()
+        for fault in self.history.faults:
+            if fault.kind in FAILOVERS:
+                self._judge_failover(fault)
 
     def claimable_between(self, queue: str, since: float, until: float) -> float:
         """Return the seconds in which Redis was up and the queue was not paused."""
@@ -133,6 +138,15 @@ class Times:
         is_claimable = all(s.claimable for s in samples if begin <= s.at <= at)
         is_up = self.history.uptime.between(begin, at) >= SILENCE_S - MOST_DOWN_S
         return is_claimable and is_up and not self._is_faulty(at - QUIET_S, at)
+
+    def _judge_failover(self, fault: Fault) -> None:
+        """Jobs run again soon after another server was promoted."""
+        promoted = fault.end or inf
+        starts = (run.start for run in self.history.executions if run.start >= promoted)
+        took = min(starts, default=inf) - promoted
+        if took > PROMOTED_S:
+            at = self.history.since_origin(promoted)
+            self.found["slow"].append(f"jobs ran again {took:.1f} s after {fault.kind} at {at}")
 
     def _is_faulty(self, since: float, until: float) -> bool:
         return any(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from chaos.history import History
 from chaos.monkey import Monkey
 from chaos.operators import Operators
 from chaos.places import count_open, read_contents
-from chaos.records import read_diary, read_traces
+from chaos.records import FAILOVERS, read_diary, read_traces
+from chaos.times import PROMOTED_S
 from chaos.verdict import FEWEST_JOBS, Verdict
 
 DRAIN_S = 60.0  # for all jobs to end after the last fault
@@ -44,7 +46,7 @@ def run(fleet: Fleet, plan: Plan) -> Outcome:
     begin = time.monotonic()
     fleet.start()
     monkey = Monkey(fleet, plan.seed, plan.kinds)
-    operators = Operators(fleet.port, plan.seed)
+    operators = Operators(fleet.settings, plan.seed)
     try:
         monkey.torment(plan.seconds)
         tormented_s = time.monotonic() - begin
@@ -61,6 +63,12 @@ def run(fleet: Fleet, plan: Plan) -> Outcome:
 
 def _judge(fleet: Fleet, monkey: Monkey, operators: Operators, plan: Plan) -> Verdict:
     traces = read_traces(fleet.traces)
+    # A master that was promoted answers, and takes writes when it has a replica: see sentinel.py.
+    promotions = [
+        (fault.begin, (fault.end or inf) + PROMOTED_S)
+        for fault in monkey.faults
+        if fault.kind in FAILOVERS
+    ]
     with fleet.connection() as connection:
         contents = read_contents(connection, time.monotonic())
     history = History(
@@ -71,7 +79,7 @@ def _judge(fleet: Fleet, monkey: Monkey, operators: Operators, plan: Plan) -> Ve
         operators.acts,
         traces.callbacks,
         fleet.pings.heard,
-        fleet.prober.uptime(),
+        fleet.prober.uptime().without(promotions),
         fleet.prober.samples,
         fleet.surprises,
         fleet.gave_up,

@@ -86,6 +86,7 @@ class Verdict:
             ("jobs acknowledged", answers["accepted"]),
             ("calls without an answer", answers["unknown"]),
             ("of these, recovered: enqueued all the same", self.ends.recovered),
+            ("lost with a master, acknowledged in its last second", self._not_replicated()),
             ("jobs that ran", self._jobs),
             ("executions", len(self.history.executions)),
             ("acts of operators", len(self.history.acts)),
@@ -99,6 +100,10 @@ class Verdict:
     @property
     def _jobs(self) -> int:
         return len(self.history.runs)
+
+    def _not_replicated(self) -> str:
+        tokens = self.ends.not_replicated
+        return f"{len(tokens)}{': ' * bool(tokens)}{', '.join(tokens)}"
 
     def _missing_kinds(self) -> list[str]:
         """A kind of jobs that nobody enqueued shows nothing."""
