@@ -135,11 +135,15 @@ class Causes:
         return None
 
     def _loss(self, first: Execution, again: Execution) -> Fault | None:
-        """With its master, Redis may have lost the claim or the outcome of its last second."""
+        """With its master, Redis may have lost the claim or the outcome of its last second.
+
+        A master that was frozen still answers what it had received before, then follows the other.
+        """
         for fault in self.losses:
             since = fault.begin - LOST_S - FINISH_S
             is_late = first.end is None or first.end >= since or first.start >= since
-            if is_late and first.start <= (fault.end or inf) and again.start >= fault.begin:
+            back = (fault.end or inf) + LIFELINE_S
+            if is_late and first.start <= back and again.start >= fault.begin:
                 return fault
         return None
 

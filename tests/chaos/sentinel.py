@@ -239,8 +239,9 @@ def _promote(monkey: Monkey, kind: str, begin, come_back) -> bool:  # type: igno
         if port == old.port:
             monkey.later(0.1, look)
             return
-        fault.note, fault.end = f"promoted {port}", time.monotonic()
+        fault.note = f"promoted {port}"
         come_back(old, port)
+        fault.end = time.monotonic()
         monkey.later(REST_S, rest)
 
     monkey.later(0.1, look)
