@@ -25,6 +25,7 @@ from chaos.outputs import Outputs
 from chaos.places import Contents, Job, Result, count_open, read_contents
 from chaos.prober import Prober, Sample, Uptime
 from chaos.records import Act, Call, Diary, Execution, Fault, read_diary, read_traces
+from chaos.sentinel import Cluster
 from chaos.verdict import CATEGORIES, Verdict
 from support import descendants, is_gone, wait_until
 
@@ -411,16 +412,16 @@ def test_a_dependent_runs_after_its_parent_and_soon():
 
     assert of(101.1) == set()
     assert of(100.5) == {"untimely"}
-    assert of(140) == {"untimely"}
+    assert of(150) == {"untimely"}
 
 
 def test_a_delayed_job_is_neither_early_nor_late():
     own = call("c0-1-delayed", begin=99, end=99.5, delay=2.0)
-    for start, category in ((101.0, set()), (100.5, {"untimely"}), (140.0, {"untimely"})):
+    for start, category in ((101.0, set()), (100.5, {"untimely"}), (150.0, {"untimely"})):
         runs = [run(start, start + 0.1, token=own.token)]
         assert found([own], [job(own.token)], runs) == category
     frozen = Uptime([(0.0, 101.0, True), (101.0, 135.0, False), (135.0, 300.0, True)])
-    late = [run(140, 140.1, token=own.token)]
+    late = [run(150, 150.1, token=own.token)]
     assert found([own], [job(own.token)], late, uptime=frozen) == set()
     pause = Act("pause", "low", 101, 135, "yes")
     assert found([own], [job(own.token)], late, acts=[pause]) == set()
@@ -493,6 +494,64 @@ def test_the_report_names_every_category_and_shortens_long_lists():
     assert all(name in shown for name in CATEGORIES.values())
     lines = [f"lost: {number}" for number in range(9)] + ["stuck: 1"]
     assert report.details(lines).splitlines()[-2:] == ["stuck: 1", "lost: ... and 4 more"]
+
+
+# --- a master that is lost
+
+
+@pytest.mark.parametrize("kind", ["kill -9 master", "freeze master"])
+def test_only_the_last_second_of_a_lost_master_is_excused_and_named(kind):
+    lost = fault(kind, 100, 103, target="server")
+    recent, old = call(end=99.5), call(end=98.9)
+    assert found([recent], faults=[lost]) == {"slow"}  # and nothing ran afterwards
+    assert verdict([recent], faults=[lost]).ends.not_replicated == [recent.token]
+    assert found([old], faults=[lost]) == {"lost", "slow"}
+    polite = fault("SENTINEL FAILOVER", 100, 103, target="server")
+    assert found([recent], faults=[polite]) == {"lost", "slow"}
+
+
+def test_a_lost_master_explains_a_run_of_what_it_may_have_forgotten():
+    lost = fault("kill -9 master", 100, 103, target="server")
+    again = run(105, 106, by=OTHERS)
+    assert cause([lost], run(98.5, 99.5), again) is lost  # its outcome was not replicated
+    assert cause([lost], run(99.5, 104), again) is lost  # its claim
+    assert cause([lost], run(96, 97.9), again) is None
+    assert cause([lost], run(103.5, 104), again) is None  # claimed from the new master
+    assert cause([lost], run(98.5, 98.9), run(99.5, 99.8, by=OTHERS)) is None  # before it
+    polite = fault("SENTINEL FAILOVER", 100, 103, target="server")
+    assert cause([polite], run(98.5, 99.5), again) is None
+
+
+def test_what_an_operator_was_told_by_a_lost_master_is_not_relied_on():
+    act = Act("cancel", "c0-1-plain", 99.2, 99.5, "cancelled")
+    verdict([call()], acts=[act], faults=[fault("kill -9 master", 100, 103, target="server")])
+    assert act.reply is None
+
+
+def test_jobs_run_again_within_20_s_of_a_promotion():
+    promotion = fault("SENTINEL FAILOVER", 90, 93, target="server")
+    for start, categories in ((112.0, set()), (114.0, {"slow"})):
+        runs = [run(start, start + 1)]
+        assert found([call()], [job()], runs, faults=[promotion]) == categories
+
+
+def test_a_spell_can_be_taken_out_of_the_uptime():
+    uptime = Uptime([(0.0, 1.0, True), (1.0, 2.0, True), (2.0, 3.0, True)])
+    assert uptime.without([(0.5, 1.5)]).between(0, 3) == 2
+
+
+def test_sentinels_promote_the_replica_of_a_killed_master(tmp_path: Path):
+    cluster = Cluster(tmp_path / "cluster")
+    try:
+        cluster.start()
+        old = cluster.master()
+        old.signal(signal.SIGKILL)
+        wait_until(lambda: cluster.look() != old.port, timeout=60)
+        old.start(cluster.port)
+        with cluster.master().client() as client:
+            wait_until(lambda: client.info("replication")["connected_slaves"] == 1, timeout=60)
+    finally:
+        cluster.kill()
 
 
 # --- what it goes by

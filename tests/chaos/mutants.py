@@ -38,10 +38,13 @@ AGAIN = """      if string.find(id, '7%-%a+$') and call('HSETNX', job, 'again', 
         call('RPUSH', P .. ':queue:' .. queue, id)
       end
 """
-REVIVED = """for _, id in ipairs(call('ZRANGE', P .. ':failed:high', 0, 0)) do
-  call('ZREM', P .. ':failed:high', id)
-  call('HSET', job_key(id), 'status', 'queued')
-  call('LPUSH', P .. ':queue:high', id)
+REVIVED = """for _, list in ipairs(KEYS) do
+  local place = P .. ':failed:' .. string.sub(list, #P + 8)
+  for _, id in ipairs(call('ZRANGE', place, 0, 0)) do
+    call('ZREM', place, id)
+    call('HSET', job_key(id), 'status', 'queued')
+    call('LPUSH', list, id)
+  end
 end
 return events"""
 SENT = '    replies = connected.run(Script.named("enqueue"), *words)\n'
@@ -100,6 +103,12 @@ MUTANTS = {
     "again": Mutant((("lua/step.lua", LISTED, LISTED + AGAIN),), ("ran again",), KILLS, 30.0),
     # The excuse: an operator retried it.
     "revived": Mutant((("lua/tick.lua", "return events", REVIVED),), ("ran again",), seconds=30.0),
+    # The excuse: an operator cancelled it.
+    "uncancelled": Mutant(
+        (("lua/tick.lua", "return events", REVIVED.replace("failed", "canceled")),),
+        ("wrong end",),
+        seconds=40.0,
+    ),
     # The excuse: the reply was lost.
     "acknowledged": Mutant(
         (("client.py", SENT, ACKNOWLEDGED),),

@@ -15,7 +15,7 @@ from chaos.prober import Sample
 from chaos.records import FAILOVERS, Act, Call, Execution, Fault
 
 AGAIN_S = 30.0  # of Redis's uptime: from a kill to the next run
-LATE_S = 30.0  # of Redis's uptime: from when a job is due, or a parent is done, to its run
+LATE_S = 45.0  # likewise, from when a job is due or its parent done: with a rescue in between
 EARLY_S = 0.1  # a due time is rounded, and this clock is not Redis's
 JITTER = 0.9  # of a retry's delay, at least (enqueue.lua)
 RQ_ROUNDS_S = 1.0  # RQ cuts off fractions of the second in which a retry is due
