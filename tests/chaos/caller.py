@@ -29,6 +29,7 @@ from werk.settings import Settings
 
 WINDOW = 60  # prompt jobs that a caller has under way before it waits for the oldest
 WAIT_S = 1.0  # for the oldest; then the caller goes on without
+REFUSED_S = 0.2  # between a call that was refused, or not answered, and the next
 DEPENDENTS = 2
 DELAY_S = (1.0, 3.0)
 UNREACHED = (werk.RedisUnavailable, redis.exceptions.RedisError, OSError)
@@ -52,6 +53,7 @@ class DiaryWriter:
             yield
         except UNREACHED:
             self.write("unknown", token)
+            time.sleep(REFUSED_S)  # or a caller would be refused a thousand times a second
 
 
 class Caller:
