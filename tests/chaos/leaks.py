@@ -21,7 +21,7 @@ DOCUMENTED: dict[str, int | None] = {
     DEPENDENCIES: FAILURE_TTL_S,  # with their job
     r"rq:scheduler-lock:\w+": 2 * 60,
     r"werk:leases|werk:ticked|werk:tallies": None,
-    r"werk:grace|werk:outage": 10 * 60,
+    r"werk:ready": 10 * 60,
     r"werk:sent:[\w-]+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,
     r"werk:last:\w+": 30 * DAY_S,  # of --unless-active

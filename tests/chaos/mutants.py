@@ -38,7 +38,9 @@ AGAIN = """      if string.find(id, '7%-%a+$') and call('HSETNX', job, 'again', 
         call('RPUSH', P .. ':queue:' .. queue, id)
       end
 """
-REVIVED = """for _, list in ipairs(KEYS) do
+LAST_LINE = "\nreturn events"
+REVIVED = """
+for _, list in ipairs(KEYS) do
   local place = P .. ':failed:' .. string.sub(list, #P + 8)
   for _, id in ipairs(call('ZRANGE', place, 0, 0)) do
     call('ZREM', place, id)
@@ -102,10 +104,10 @@ MUTANTS = {
     # The excuses: a crash, a failure that is retried.
     "again": Mutant((("lua/step.lua", LISTED, LISTED + AGAIN),), ("ran again",), KILLS, 30.0),
     # The excuse: an operator retried it.
-    "revived": Mutant((("lua/tick.lua", "return events", REVIVED),), ("ran again",), seconds=30.0),
+    "revived": Mutant((("lua/tick.lua", LAST_LINE, REVIVED),), ("ran again",), seconds=30.0),
     # The excuse: an operator cancelled it.
     "uncancelled": Mutant(
-        (("lua/tick.lua", "return events", REVIVED.replace("failed", "canceled")),),
+        (("lua/tick.lua", LAST_LINE, REVIVED.replace("failed", "canceled")),),
         ("wrong end",),
         seconds=40.0,
     ),
@@ -147,8 +149,8 @@ MUTANTS = {
         (
             (
                 "lua/tick.lua",
-                "scheduled, '-inf', now, 'LIMIT'",
-                "scheduled, '-inf', now + 5, 'LIMIT'",
+                "scheduled, '-inf', clock, 'LIMIT'",
+                "scheduled, '-inf', clock + 5, 'LIMIT'",
             ),
         ),
         ("untimely",),
