@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from chaos.places import Contents
 from chaos.prober import Sample, Uptime
-from chaos.records import Act, Call, Diary, Execution, Fault
+from chaos.records import Act, Call, Calm, Diary, Execution, Fault
 
 
 @dataclass
@@ -24,6 +24,7 @@ class History:
     pings: Counter[str] = field(default_factory=Counter)
     uptime: Uptime = field(default_factory=lambda: Uptime([]))
     samples: Sequence[Sample] = ()
+    calms: Sequence[Calm] = ()
     surprises: Sequence[str] = ()
     gave_up: int = 0
 

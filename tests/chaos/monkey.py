@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from chaos.faults import ALL
 from chaos.fleet import Fleet
 from chaos.member import Member
-from chaos.records import Fault
+from chaos.records import Calm, Fault
 
 CALM_S = 45.0  # without faults, in the middle of a long run: a silent fleet has no excuse then
 CALM_AFTER_S = 150.0
@@ -32,6 +32,7 @@ class Monkey:
         self.order = random.Random(f"{self.seed} order")
         self.chance = random.Random(f"{self.seed} chance")
         self.server_is_well = True
+        self.calms: list[Calm] = []
         self.jobs = 0  # that were enqueued as faults
         self._later: list[tuple[float, Undo]] = []
 
@@ -51,7 +52,7 @@ class Monkey:
             first = False
             if time.monotonic() > calm_since + CALM_AFTER_S and time.monotonic() < deadline:
                 self.relent()
-                self.wait(CALM_S)
+                self._rest()
                 calm_since = time.monotonic()
         self.wait(deadline - time.monotonic())
 
@@ -73,6 +74,14 @@ class Monkey:
             if left <= 0:
                 return
             time.sleep(min(left, 0.02))  # between two looks at the processes and at what is due
+
+    def _rest(self) -> None:
+        """Inject nothing for a while, and note which workers are there all the time."""
+        begin = time.monotonic()
+        workers = {worker.pid for worker in self.fleet.workers if worker.is_up()}
+        self.wait(CALM_S)
+        workers &= {worker.pid for worker in self.fleet.workers if worker.is_up()}
+        self.calms.append(Calm(begin, time.monotonic(), workers))
 
     # --- what faults.py needs
 

@@ -101,6 +101,15 @@ class Act:
 
 
 @dataclass
+class Calm:
+    """A spell without faults, and the supervisors that were there all the time."""
+
+    begin: float
+    end: float
+    supervisors: set[int]
+
+
+@dataclass
 class Traces:
     """What the tasks wrote down."""
 

@@ -12,7 +12,7 @@ from chaos.causes import RETRIED
 from chaos.history import History
 from chaos.kinds import RETRY_DELAY_S
 from chaos.prober import Sample
-from chaos.records import FAILOVERS, Act, Call, Execution, Fault
+from chaos.records import FAILOVERS, Act, Call, Calm, Execution, Fault
 
 AGAIN_S = 30.0  # of Redis's uptime: from a kill to the next run
 LATE_S = 45.0  # likewise, from when a job is due or its parent done: with a rescue in between
@@ -21,6 +21,7 @@ JITTER = 0.9  # of a retry's delay, at least (enqueue.lua)
 RQ_ROUNDS_S = 1.0  # RQ cuts off fractions of the second in which a retry is due
 SILENCE_S = 10.0
 QUIET_S = 30.0  # without a fault before a silence counts
+FEWEST_IN_CALM = 100  # jobs, before a worker that ran none of them counts as silent
 MOST_DOWN_S = 1.0  # that Redis may not have answered within a silence
 
 PROMOTED_S = 20.0  # from the promotion of a replica until jobs run again
@@ -51,6 +52,8 @@ class Times:
             if call.parent:
                 self._judge_dependent(call)
         self._judge_silence()
+        for calm in self.history.calms:
+            self._judge_calm(calm)
         for fault in self.history.faults:
             if fault.kind in FAILOVERS:
                 self._judge_failover(fault)
@@ -130,6 +133,20 @@ class Times:
             if silent is not None:
                 at = self.history.since_origin(silent)
                 self.found["silent"].append(f"no job ended in the {SILENCE_S:g} s before {at}")
+
+    def _judge_calm(self, calm: Calm) -> None:
+        """A worker has to take its share when nothing has been done to it for 30 s."""
+        since = calm.begin + QUIET_S
+        runs = [
+            run for run in self.history.executions if since <= run.last and run.start < calm.end
+        ]
+        if len(runs) < FEWEST_IN_CALM:
+            return
+        for supervisor in sorted(calm.supervisors - {run.supervisor for run in runs}):
+            spell = f"{self.history.since_origin(since)} and {self.history.since_origin(calm.end)}"
+            self.found["silent"].append(
+                f"worker {supervisor} ran none of {len(runs)} jobs between {spell}"
+            )
 
     def _is_silent(self, at: float, since: float, samples: Sequence[Sample]) -> bool:
         begin = at - SILENCE_S

@@ -81,6 +81,7 @@ def _judge(fleet: Fleet, monkey: Monkey, operators: Operators, plan: Plan) -> Ve
         fleet.pings.heard,
         fleet.prober.uptime().without(promotions),
         fleet.prober.samples,
+        monkey.calms,
         fleet.surprises,
         fleet.gave_up,
     )
