@@ -369,7 +369,10 @@ def test_a_cancelled_job_ends_so_and_does_not_run():
 
 def test_a_stopped_job_may_end_so():
     act = Act("stop", "c0-1-plain", 100.5, 101, "worker0.1")
-    assert found([call()], [job(status="stopped")], [run(100, last=100.7)], acts=[act]) == set()
+    parts = [call()], [job(status="stopped")], [run(100, last=100.7)]
+    assert found(*parts, acts=[act]) == set()
+    refused = Act("stop", "c0-1-plain", 100.5, 101, "refused: it does not run")
+    assert found(*parts, acts=[refused]) == {"wrong end"}
     assert found([call()], [job()], [ended()], acts=[act]) == set()
 
 

@@ -9,7 +9,7 @@ from chaos.causes import CRASHES, FINISH_S
 from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
-from chaos.records import LOSING, Act, Call, Execution, Fault
+from chaos.records import LOSING, REFUSED, Act, Call, Execution, Fault
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
 STOPPED = "Job stopped by user"
@@ -94,7 +94,7 @@ class Ends:
                     return {"canceled"}
                 if act.reply is None:
                     allowed.add("canceled")
-            if act.what == "stop":
+            if act.what == "stop" and not (act.reply or "").startswith(REFUSED):
                 allowed.add("stopped")
         return allowed
 

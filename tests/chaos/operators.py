@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from chaos.kinds import QUEUES
-from chaos.records import Act, kind_of
+from chaos.records import REFUSED, Act, kind_of
 from werk import actions
-from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.errors import RedisUnavailable, ResultTimeout, WerkError
 from werk.link import Link, link
 from werk.settings import Settings
 
@@ -115,5 +115,9 @@ class Operators:
     def _stop_job(self, job_id: str) -> str:
         try:
             return actions.stop(self.link, job_id, STOP_S)
-        except (NoSuchJob, ResultTimeout) as error:
-            return f"{type(error).__name__}: {error}"
+        except ResultTimeout as error:
+            return f"late: {error}"  # the worker was asked, and may still do it
+        except RedisUnavailable:
+            raise
+        except WerkError as error:
+            return f"{REFUSED}: {error}"

@@ -11,6 +11,7 @@ CALLBACKS = ("on_success", "on_failure")
 
 LOSING = ("kill -9 master", "freeze master")
 FAILOVERS = (*LOSING, "SENTINEL FAILOVER")
+REFUSED = "refused"  # how the reply to a stop begins that was not sent to a worker
 LOST_S = 1.0  # before the master was lost: what it acknowledged then may not be replicated
 ANSWER_S = 0.1  # from an acknowledgement until it is written down
 
