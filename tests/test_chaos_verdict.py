@@ -79,6 +79,9 @@ def test_a_crash_explains_nothing_that_was_long_recorded():
     assert cause([crash], run(100, 109.9), run(111, 112, by=OTHERS)) is crash
     pause = fault("pause Redis, long", 100, 109.5, target="server")  # it could not be recorded
     assert cause([crash, pause], run(100, 101), run(111, 112, by=OTHERS)) is crash
+    full = fault("maxmemory", 100.5, 109.5, target="server")
+    assert cause([crash, full], run(100, 101), run(111, 112, by=OTHERS)) is crash
+    assert cause([full], run(100, 101), run(111, 112, by=OTHERS)) is None
     later = run(102, 103, token="c0-2-plain")  # the horse went on, so it was
     known = Causes([crash, pause], [run(100, 101), later])
     assert known.cause(run(100, 101), run(111, 112, by=OTHERS)) is None
@@ -94,8 +97,16 @@ def test_a_crash_explains_nothing_that_was_long_recorded():
         ("TERM supervisor", "worker0"),
         ("cut a worker's reply", "worker0"),
         ("cut a worker's request", "worker0"),
+        ("a worker's output unread", "worker0"),
+        ("a worker's clock 3600 s ahead", "worker0"),
+        ("drain", "worker0"),
         ("kill -9 server", "server"),
         ("pause Redis, long", "server"),
+        ("stalls in a row", "server"),
+        ("maxmemory", "server"),
+        ("client kill", "server"),
+        ("script flush", "server"),
+        ("SENTINEL FAILOVER", "server"),
     ],
 )
 def test_what_must_not_cause_a_run_explains_none(kind, target):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import inf
 
-from chaos.records import LOSING, LOST_S, Act, Execution, Fault, kind_of
+from chaos.records import FAILOVERS, LOSING, LOST_S, Act, Execution, Fault, kind_of
 
 LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
@@ -22,11 +22,13 @@ FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be
 
 CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
 LONG_ABSENCES = ("freeze supervisor, long", "freeze both, long", "cut off from Redis, long")
-DISTURBANCES = (
+DISTURBANCES = (  # these keep a horse from recording an outcome; they explain nothing by themselves
     "kill -9 server",
     "pause Redis, short",
     "pause Redis, long",
     "stalls in a row",
+    "maxmemory",
+    *FAILOVERS,
 )
 
 
