@@ -28,12 +28,13 @@ FEWEST_JOBS = 50
 MARK = "this module is a mutant"
 KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
-FENCE = "local is_ours = try('ZREM', wip, run) == 1"
-LISTED = "      try('ZADD', P .. ':' .. ended_as .. ':' .. queue, ARGV[16], id)\n"
+FENCE = "local is_ours = removed == 1"
+LISTED = "try('ZADD', place, ARGV[16], id)"
+KEPT = "      call('EXPIRE', results, keep)\n"
 OVERDUE = "call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)"
 LATE = ("lua/tick.lua", OVERDUE, OVERDUE.replace(" clock,", " clock - 25,"))
 AGAIN = """      if string.find(id, '7%-%a+$') and call('HSETNX', job, 'again', 1) == 1 then
-        try('ZREM', P .. ':finished:' .. queue, id)
+        try('ZREM', place, id)
         call('HSET', job, 'status', 'queued')
         call('RPUSH', P .. ':queue:' .. queue, id)
       end
@@ -71,7 +72,7 @@ MUTANTS = {
     # The two of the review: ended jobs are in no place; a fleet that neglects its duties.
     "unlisted": Mutant(
         (
-            ("lua/step.lua", LISTED, ""),
+            ("lua/step.lua", LISTED, "0"),
             ("lua/step.lua", "    call('UNLINK', execution_key)\n", ""),
             ("lua/step.lua", "    try('ZREM', P .. ':executions:' .. id, finished)\n", ""),
         ),
@@ -102,7 +103,7 @@ MUTANTS = {
         60.0,
     ),
     # The excuses: a crash, a failure that is retried.
-    "again": Mutant((("lua/step.lua", LISTED, LISTED + AGAIN),), ("ran again",), KILLS, 30.0),
+    "again": Mutant((("lua/step.lua", KEPT, KEPT + AGAIN),), ("ran again",), KILLS, 30.0),
     # The excuse: an operator retried it.
     "revived": Mutant((("lua/tick.lua", LAST_LINE, REVIVED),), ("ran again",), seconds=30.0),
     # The excuse: an operator cancelled it.
