@@ -30,6 +30,9 @@ KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
 FENCE = "local is_ours = removed == 1"
 LISTED = "try('ZADD', place, ARGV[16], id)"
+FORGOTTEN = """    call('UNLINK', execution_key)
+    try('ZREM', P .. ':executions:' .. id, finished)
+"""
 KEPT = "      call('EXPIRE', results, keep)\n"
 OVERDUE = "call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)"
 LATE = ("lua/tick.lua", OVERDUE, OVERDUE.replace(" clock,", " clock - 25,"))
@@ -73,8 +76,7 @@ MUTANTS = {
     "unlisted": Mutant(
         (
             ("lua/step.lua", LISTED, "0"),
-            ("lua/step.lua", "    call('UNLINK', execution_key)\n", ""),
-            ("lua/step.lua", "    try('ZREM', P .. ':executions:' .. id, finished)\n", ""),
+            ("lua/step.lua", FORGOTTEN, ""),
         ),
         ("misplaced", "leaked"),
     ),

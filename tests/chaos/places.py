@@ -145,7 +145,7 @@ def _places(connection: redis.Redis) -> dict[str, set[str]]:
 
 
 def _members(connection: redis.Redis, key: str) -> list[bytes]:
-    if connection.type(key) == b"list":
+    if key.startswith("rq:queue:"):  # a queue or its intermediate: lists
         return connection.lrange(key, 0, -1)
     return connection.zrange(key, 0, -1)
 
