@@ -42,6 +42,7 @@ OPEN = ("queue", "intermediate", "wip", "scheduled", "deferred", "ready")
 ENDED = ("finished", "failed", "stopped", "canceled")
 SUCCESSFUL, FAILED = "1", "2"  # types of a result (rq/results.py)
 AT_ONCE = 1000
+EXPIRED = -2  # TTL of a key that is no more
 FIELDS = ("status", "result_ttl", "failure_ttl")
 
 
@@ -93,7 +94,8 @@ def read_contents(connection: redis.Redis, at: float) -> Contents:
     rest = [key for key in keys if not _is_job(key) and key not in known]
     rest = [key for key in rest if key.removeprefix("rq:results:") not in found.jobs]
     for chunk in _chunks(rest):
-        found.others |= dict(zip(chunk, _all(connection, "ttl", chunk), strict=True))
+        ttls = zip(chunk, _all(connection, "ttl", chunk), strict=True)
+        found.others |= {key: ttl for key, ttl in ttls if ttl != EXPIRED}
     return found
 
 
