@@ -438,6 +438,8 @@ def test_a_failure_explains_a_retry_but_not_one_before_it_is_due():
     raised = run(101.5, 102, token=token, raised=True)
     hasty = run(102.2, 103, token=token)  # the second retry comes after 2 s
     assert found([call(token)], [job(token)], [first, raised, hasty]) == {"untimely"}
+    own_kill = [fault("kill -9 horse", 102.05)]  # before the second failure was recorded
+    assert found([call(token)], [job(token)], [first, raised, hasty], faults=own_kill) == set()
     while_running = run(100.5, 102, token=token)
     assert "ran again" in found([call(token)], [job(token)], [first, while_running])
 

@@ -17,6 +17,7 @@ from chaos.records import FAILOVERS, LOSING, LOST_S, Act, Execution, Fault, kind
 LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
 RETRIED, BY_OPERATOR = "failed, and has retries", "retried by an operator"
+UNRECORDED = "the failure may not be recorded"
 LIFELINE_S = 0.1  # within which a horse is dead after its supervisor; it may begin one more job
 FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
 
@@ -95,12 +96,11 @@ class Causes:
     def _first(
         self, earlier: Sequence[Execution], again: Execution, retries: list[Act]
     ) -> tuple[Execution | None, Fault | None]:
-        """A crash comes before a failure: one that was not recorded is no failure for Redis."""
-        for run in earlier:
-            if cause := self.cause(run, again):
-                return run, cause
         for run in earlier:
             if cause := self._failure(run, again, retries):
+                return run, cause
+        for run in earlier:
+            if cause := self.cause(run, again):
                 return run, cause
         return None, None
 
@@ -109,7 +109,9 @@ class Causes:
         if not first.raised or first.end is None or again.start < first.end:
             return None
         if kind_of(first.token) == "retried":
-            return Fault(RETRIED, first.token, first.end, first.end)
+            is_recorded = self.cause(first, again) is None  # or a crash came first
+            note = "" if is_recorded else UNRECORDED
+            return Fault(RETRIED, first.token, first.end, first.end, note=note)
         for act in retries:
             if first.end - SLACK_S < act.end and act.begin < again.start:
                 retries.remove(act)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from chaos.causes import RETRIED
+from chaos.causes import RETRIED, UNRECORDED
 from chaos.history import History
 from chaos.kinds import RETRY_DELAY_S
 from chaos.prober import Sample
@@ -94,6 +94,8 @@ class Times:
 
     def _judge_retry(self, again: Execution, failure: Fault) -> None:
         """The second delay is twice the first; both of them vary."""
+        if failure.note == UNRECORDED:
+            return
         delay = RETRY_DELAY_S * 2 ** self._retries[again.token]
         self._retries[again.token] += 1
         soonest = failure.begin + delay * JITTER - RQ_ROUNDS_S
