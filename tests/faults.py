@@ -66,6 +66,29 @@ def losing_replies(url: str, count: int) -> Iterator[str]:
 
 
 @contextmanager
+def losing_a_reply(url: str, *words: bytes) -> Iterator[str]:
+    """A proxy that hangs up instead of the reply to a request that has these words, once."""
+    left = [1]
+
+    def handle(client: socket.socket) -> None:
+        with socket.create_connection(_place(url), timeout=60) as server:
+            while True:
+                for near in select.select([client, server], [], [])[0]:
+                    data = near.recv(1 << 20)
+                    if not data:
+                        return
+                    (server if near is client else client).sendall(data)
+                    is_meant = near is client and all(word in data for word in words)
+                    if is_meant and left[0] > 0:
+                        left[0] -= 1
+                        server.recv(1 << 20)
+                        return
+
+    with listening(handle) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
 def freezing(url: str, word: bytes) -> Iterator[str]:
     """A proxy that stops to pass anything on a connection whose request has this word, once."""
     left = [1]

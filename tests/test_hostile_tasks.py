@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 import pytest
 import redis
-from faults import freezing
+from faults import freezing, losing_a_reply
 from rq import Callback, Queue
 from rq.webhook import Webhook
 from support import wait_until
@@ -159,6 +159,34 @@ def test_a_finish_on_a_silent_connection_is_sent_on_another(
         worker.terminate()
         assert worker.wait(10) == 0
     assert len(runs(tmp_path)) == 2
+
+
+def test_a_failure_whose_reply_is_lost_is_recorded_once(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    job = werk.enqueue("fail", str(tmp_path))
+    with losing_a_reply(redis_url, b"EXEC", b"exc_string") as url:
+        worker = work(env={"RQ_REDIS_URL": url})
+        ended(job, "failed")
+        next_job(tmp_path)
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert len(job.job.results()) == 1
+    assert not connection.keys("rq:werk:committed:*")
+
+
+def test_a_worker_leaves_while_redis_takes_no_writes(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    next_job(tmp_path)
+    try:
+        connection.config_set("min-replicas-to-write", 1)
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        connection.config_set("min-replicas-to-write", 0)
+    assert "Traceback" not in worker.output()
 
 
 def test_an_idle_wait_on_a_silent_connection_ends_with_the_supervisors(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any, TypeVar
 
 import hiredis
@@ -133,6 +135,8 @@ class _Backoff(AbstractBackoff):
 class _Progress(Retry):
     """Tries a command as often as it is told. A success is progress of a finish."""
 
+    has_committed: Callable[[], bool] | None = None  # see sent_once
+
     def __init__(self, page: Page, backoff: AbstractBackoff, retries: int) -> None:
         super().__init__(backoff, retries, (*AWAY, FULL))
         self._page = page
@@ -141,9 +145,36 @@ class _Progress(Retry):
         return self  # redis-py copies its retry policy for each connection
 
     def call_with_retry(self, do: Callable[[], T], *args: Any, **kwargs: Any) -> T:
-        result = super().call_with_retry(lambda: _tried(do), *args, **kwargs)
+        tries = count()
+
+        def attempt() -> T:
+            if next(tries) and self._ask_whether_committed():
+                return None  # type: ignore[return-value]  # of a transaction; RQ does not look
+            return _tried(do)
+
+        result = super().call_with_retry(attempt, *args, **kwargs)
         self._page.extend_finish()
         return result
+
+    def _ask_whether_committed(self) -> bool:
+        ask, self.has_committed = self.has_committed, None  # the question is a command, too
+        try:
+            return ask is not None and ask()
+        finally:
+            self.has_committed = ask
+
+
+@contextmanager
+def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None]:
+    """After a lost reply, have a transaction sent again only if it has not been committed."""
+    retry = client.get_retry()
+    if isinstance(retry, _Progress):
+        retry.has_committed = has_committed
+    try:
+        yield
+    finally:
+        if isinstance(retry, _Progress):
+            retry.has_committed = None
 
 
 def _tried(do: Callable[[], T]) -> T:
@@ -190,7 +221,7 @@ class PatientRedis(Redis):
 def patience(page: Page) -> Retry:
     """Return how RQ's own commands in the horse are tried: until Redis is there, and has room.
 
-    A transaction sent twice after a lost reply can put a job into its queue twice. That does no
-    harm: the second time it is found started, or done, and dropped.
+    A job that is put into its queue twice, because a reply was lost, does no harm: the second time
+    it is found started, or done, and dropped. For what records an outcome see sent_once.
     """
     return _Progress(page, _Backoff(page), -1)

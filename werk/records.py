@@ -28,11 +28,13 @@ from rq.utils import now, utcformat
 from rq.worker import Worker as StockWorker
 
 from werk import registry, webhooks, wire
+from werk.channel import sent_once
 from werk.child import end_copies
 from werk.errors import ArgumentError, WerkError
 from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
+LONGEST_OUTAGE_S = 3600  # after which it is still known whether a transaction was committed
 
 
 class Refused(WerkError):
@@ -227,6 +229,22 @@ class RecordingWorker(StockWorker):
         """RQ calls this last, before it commits the outcome: a callback may have taken long."""
         self._check_fence(job)
         super().cleanup_execution(job, pipeline, execution)
+        if self.ask_fence and not pipeline.watching:  # RQ starts over what it watches, fence first
+            self._commit_once(pipeline)
+
+    def _commit_once(self, pipeline: Pipeline) -> None:
+        """Have a transaction leave a mark, so that after a lost reply it is not sent again."""
+        client, execute = self.connection, pipeline.execute
+        mark = wire.key("werk", "committed", self.recorded_run)
+        pipeline.set(mark, "", ex=LONGEST_OUTAGE_S)
+
+        def execute_once(*args: Any, **kwargs: Any) -> Any:
+            with sent_once(client, lambda: bool(client.exists(mark))):
+                replies = execute(*args, **kwargs)
+            client.unlink(mark)
+            return replies
+
+        pipeline.execute = execute_once  # type: ignore[method-assign]
 
     def _check_fence(self, job: Job) -> None:
         run = self.recorded_run

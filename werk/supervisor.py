@@ -22,7 +22,7 @@ import redis.exceptions
 import rq.command
 
 from werk import wire
-from werk.channel import AWAY, FULL
+from werk.channel import AWAY
 from werk.child import Child
 from werk.errors import ConfigError, RedisUnavailable
 from werk.horse import ride
@@ -112,7 +112,7 @@ class Supervisor:
                 worker.teardown()  # type: ignore[no-untyped-call]
             else:
                 worker.unsubscribe()  # type: ignore[no-untyped-call]
-        except (*AWAY, FULL) as error:
+        except (*AWAY, redis.exceptions.ResponseError) as error:  # NOREPLICAS, OOM, MISCONF, ...
             self.log.warning("event=not-deregistered worker=%s reason=%s", worker.name, error)
         finally:
             self.link.close()
