@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from test_worker import Start, ended, finished, own_key, places, reason, runs, w
 from test_worker import horse as horse_of
 
 import werk
+from werk import wire
 
 __all__ = ["work"]
 
@@ -151,7 +153,7 @@ def test_a_finish_on_a_silent_connection_is_sent_on_another(
     work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    with freezing(redis_url, b"finished") as url:
+    with freezing(redis_url, b64encode(wire.dumps("ran"))) as url:
         worker = work(env={"RQ_REDIS_URL": url})
         finished(job)
         next_job(tmp_path)
@@ -189,14 +191,13 @@ def test_a_worker_leaves_while_redis_takes_no_writes(
     assert "Traceback" not in worker.output()
 
 
-def test_an_idle_wait_on_a_silent_connection_ends_with_the_supervisors(
+def test_an_idle_wait_on_a_silent_connection_ends(
     work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
     with freezing(redis_url, b"BLMOVE") as url:
         worker = work(env={"RQ_REDIS_URL": url})
         wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
         job = werk.enqueue("note", str(tmp_path))
-        connection.client_kill_filter(_type="normal", skipme=True)  # the supervisor's, too
         finished(job)
         worker.terminate()
         assert worker.wait(10) == 0

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
 OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
-BLOCK_S = 60  # one idle wait of Redis's; then it is asked again
+BLOCK_S = 10  # one idle wait of Redis's; then it is asked again
+LATE_S = 5  # after that, without a reply, the connection is taken for dead
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
 CLEAN_S = 120  # of RQ's clean-up without progress: a callback in it has 60 s
@@ -112,7 +113,7 @@ class Horse:
         self.script = script("step", worker.server_version())
         self.channel = Channel(worker.connection)
         self.waiting: dict[str, Channel] = {}  # one a queue, for the idle wait
-        self.asked: set[str] = set()  # those of them that have not answered
+        self.asked: dict[str, float] = {}  # when those were asked that have not answered
         self.serve(worker.ordered_queue_keys())
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
@@ -328,16 +329,19 @@ class Horse:
             if key not in self.asked:
                 channel = self.waiting.setdefault(key, Channel(self.worker.connection))
                 channel.send(("BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S))
-                self.asked.add(key)
+                self.asked[key] = time.monotonic()
         sockets = {self.waiting[key].socket: key for key in keys}
-        for ready in select.select([self.bell, *sockets], [], [], left)[0]:
+        longest = BLOCK_S + LATE_S if left is None else min(left, BLOCK_S + LATE_S)
+        for ready in select.select([self.bell, *sockets], [], [], longest)[0]:
             if ready == self.bell:
                 self.answer_bell()
                 continue
             key = sockets[ready]
-            self.asked.discard(key)
+            del self.asked[key]
             if isinstance(self.waiting[key].receive(), hiredis.ReplyError):
                 self.sleep(FENCED_S)  # OOM: it counts as a write. So ask step.lua again and again
+        if self.asked and min(self.asked.values()) < time.monotonic() - BLOCK_S - LATE_S:
+            raise TimeoutError("an idle wait has lasted too long")
 
     def sleep(self, seconds: float) -> None:
         if select.select([self.bell], [], [], seconds)[0]:

@@ -28,7 +28,7 @@ READY_S = 30.0  # a tick enqueues what RQ has left after 3 s
 DROPPED_S = 60.0  # lines dropped longer ago are no problem any more
 CLOCK_S = 5.0  # a clock may differ from Redis's; plain RQ, which compares clocks, bears 60
 FARTHEST_S = 1e9
-IDLE_S = 60.0  # horse.BLOCK_S: an idle horse asks for work at least so often
+IDLE_S = 10.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
 class Limit(NamedTuple):

@@ -60,7 +60,7 @@ class Supervisor:
         self.generation, self.dead = new_generation(), ""  # of the horse; of the one before
         self.ticker = Ticker(self, moves_due)
         self.watchdog = Watchdog(self.page, worker.lease_s)
-        self.opened = 0  # connections of ours that the horse has been told of
+        self.opened, self.server = 0, b""  # our connections so far; the server of the last one
         self.told = 0.0  # the last deadline that the horse has been told of
         self.jobs, self.pause_s = 0, 0.0
         self.orders: list[Order] = []
@@ -91,7 +91,7 @@ class Supervisor:
         self.worker._install_signal_handlers()  # type: ignore[no-untyped-call]
         while self.ticker.tick():
             pass
-        self.opened = self.link.opened
+        self.has_moved()
         if self.plan.is_burst:
             self.ticker.moves_due = False  # one pass, as RQ's scheduler does
 
@@ -205,12 +205,21 @@ class Supervisor:
     def guard(self) -> None:
         """After a tick that reached Redis: see to it that the horse reaches Redis, too."""
         verdict = self.watchdog.look(time.monotonic())
-        is_new = self.opened != self.link.opened  # our connection ended: it may be another server
-        self.opened = self.link.opened
-        if verdict is Verdict.RECONNECT or (is_new and not self.page.finishing):
+        is_moved = self.opened != self.link.opened and self.has_moved()
+        if verdict is Verdict.RECONNECT or (is_moved and not self.page.finishing):
             self.tell_to_reconnect()
         elif verdict is Verdict.REPLACE:
             self.kill("stuck")
+
+    def has_moved(self) -> bool:
+        """After a new connection of ours: tell whether it is to another server than before."""
+        before, self.opened = self.server, self.link.opened
+        try:
+            info = self.link.call("INFO", "server").split(b"\r\n")
+            self.server = next((line for line in info if line.startswith(b"run_id:")), b"")
+        except (RedisUnavailable, ConfigError):
+            pass  # a silent connection is noticed all the same, only later
+        return before != self.server
 
     def tell_to_reconnect(self) -> None:
         self.log.warning("event=reconnect worker=%s", self.worker.name)
