@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -76,6 +77,14 @@ def connection(redis_url: str) -> Iterator[redis.Redis]:
     """A connection to an empty database."""
     with redis.Redis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def no_logs() -> Iterator[None]:
+    """Make no log line. Loggers remember what they may log, so this is logging.disable()."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

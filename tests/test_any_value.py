@@ -7,7 +7,6 @@ is said; the same request once more changes nothing; and the next job is claimed
 
 from __future__ import annotations
 
-import logging
 import random
 import resource
 import signal
@@ -301,16 +300,9 @@ class Fleet:
         assert not self.pair.supervisor.ticker.is_away
 
 
-@pytest.fixture(scope="module")
-def _quiet() -> Iterator[None]:
-    before, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
-    yield
-    logging.root.manager.disable = before
-
-
 @pytest.fixture
 def fleet(
-    connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, _quiet: None
+    connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, no_logs: None
 ) -> Iterator[Fleet]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}

@@ -10,7 +10,6 @@ What the machine does not see (beats, counters, times to live) is in test_lua.py
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
 from collections import Counter
@@ -592,10 +591,9 @@ def crashes_of(job: dict[str, str]) -> int:
 
 
 @pytest.fixture
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
     """These tasks, no logs, nothing by chance, and the signals' handlers back when it has ended."""
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     # hypothesis must be able to do the same once more
     generation = lambda: f"{next(Life.generations):016x}"  # noqa: E731
     monkeypatch.setattr("werk.supervisor.new_generation", generation)

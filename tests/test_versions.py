@@ -7,7 +7,6 @@ its Python sent; today's side is a worker of today's.
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -128,9 +127,8 @@ def load(connection: redis.Redis) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     for number, handler in kept.items():
