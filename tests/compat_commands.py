@@ -127,6 +127,7 @@ class Commands:
         [execution] = Job.fetch("block", self.connection).get_executions()
         send_stop_execution_command(self.connection, "block", execution.id)
         wait_until(lambda: self.of("next")["status"] == "finished")
+        wait_until(lambda: self.state() == "idle")  # before that, RQ's worker may miss the signal
         worker.terminate()
         return {"exit": worker.wait(60), "info": info} | self.of("block")
 
