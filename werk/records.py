@@ -34,7 +34,7 @@ from werk.errors import ArgumentError, WerkError
 from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
-LONGEST_OUTAGE_S = 3600  # after which it is still known whether a transaction was committed
+LONGEST_OUTAGE_S = 600  # for so long it is known whether a transaction was committed
 
 
 class Refused(WerkError):
