@@ -140,12 +140,12 @@ end
 if is_listed == 0 then call('SADD', queues, queue) end
 
 local function write_whole(job, data, description)
-  call('HSET', job, 'created_at', created_at, 'data', data, 'origin', origin,
-    'description', description, 'timeout', ARGV[7], 'result_ttl', ARGV[8], 'failure_ttl', ARGV[9],
-    'werk_task', task, 'werk_max_crashes', ARGV[11], 'werk_v', VERSION, 'status', status_now,
-    'success_callback_name', '', 'failure_callback_name', '', 'stopped_callback_name', '',
-    'werk_enqueued', string.format('%s|%s.%06d', created_at, clock[1], clock[2]),
-    'started_at', '', 'ended_at', '', 'last_heartbeat', '', 'worker_name', '', 'group_id', '',
+  -- What step.lua reads and writes comes first: in a small hash Redis looks at one field after the other.
+  call('HSET', job, 'status', status_now, 'origin', origin, 'data', data, 'timeout', ARGV[7], 'result_ttl', ARGV[8],
+    'werk_task', task, 'werk_v', VERSION, 'success_callback_name', '', 'failure_callback_name', '',
+    'stopped_callback_name', '', 'started_at', '', 'worker_name', '', 'last_heartbeat', '', 'ended_at', '',
+    'created_at', created_at, 'description', description, 'failure_ttl', ARGV[9], 'werk_max_crashes', ARGV[11],
+    'group_id', '', 'werk_enqueued', string.format('%s|%s.%06d', created_at, clock[1], clock[2]),
     is_scheduled and 'created_at' or 'enqueued_at', created_at) -- a scheduled one has no enqueued_at yet
   local is_front = is_scheduled and string.find(place, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
