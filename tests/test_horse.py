@@ -31,6 +31,7 @@ from test_worker import (
 )
 
 import werk
+from werk import channel
 from werk.claim import iso
 from werk.scripts import script
 from werk.stack import Server
@@ -274,3 +275,23 @@ def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
         assert other.wait(10) == 0
         finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
         frozen.kill()
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("MISCONF Redis is configured to save RDB snapshots", True),
+        ("Command # 1 (HSET k v MISCONF) of pipeline caused error: NOREPLICAS Not enough", True),
+        ("Transaction discarded because of: OOM command not allowed when used memory", True),
+        ("Transaction discarded because of previous errors.", False),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("Command # 1 (HSET k OOM) of pipeline caused error: WRONGTYPE Operation", False),
+    ],
+)
+def test_what_passes_of_the_errors_in_rqs_own_commands(said: str, passes: bool) -> None:
+    def command() -> None:
+        raise redis.ResponseError(said)
+
+    with pytest.raises(redis.ConnectionError if passes else redis.ResponseError):
+        channel._tried(command)

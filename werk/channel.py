@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ AWAY = (
     redis.exceptions.TryAgainError,
 )
 FULL = redis.exceptions.OutOfMemoryError
+
+# What redis-py's pipelines, and EXEC itself, put in front of what Redis says of a command.
+_BEFORE_A_REPLY = re.compile("caused error: |because of: ")
 
 T = TypeVar("T")
 
@@ -180,8 +184,7 @@ def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None
 def _tried(do: Callable[[], T]) -> T:
     """Run a command of RQ's, and sort its errors: one meaning of "unreachable" for all of us.
 
-    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others. Its pipelines
-    put the command in front of what Redis said.
+    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others.
     """
     try:
         return do()
@@ -189,7 +192,8 @@ def _tried(do: Callable[[], T]) -> T:
         raise_if_short()
         raise
     except redis.exceptions.ResponseError as error:
-        if isinstance(error, FULL) or not link.passes(str(error).rpartition("caused error: ")[2]):
+        said = _BEFORE_A_REPLY.split(str(error))[-1]
+        if isinstance(error, FULL) or not link.passes(said):
             raise
         time.sleep(SHORT_PAUSE_S)  # a transaction that watches comes again at once
         raise redis.exceptions.ConnectionError(str(error)) from error
