@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from rq import Queue
-from rq.job import Job, JobStatus
+from rq.job import Dependency, Job, JobStatus
 from rq.registry import ReadyJobRegistry
 from support import wait_until
 from test_worker import Start, finished, horse, places, runs, work
@@ -82,6 +82,42 @@ def test_each_of_many_dependents_runs_once(
     assert parent.get_status() == JobStatus.FINISHED
     assert not connection.exists("rq:ready:default", "rq:deferred:default", "rq:wip:default")
     wait_until(lambda: not connection.exists("rq:werk:ready"))
+
+
+def test_dependents_of_a_failure_run_though_its_horse_dies_after_the_commit(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    queue = Queue(connection=connection)
+    parent = queue.enqueue("worker_tasks.fail", str(tmp_path), job_id="parent")
+    whenever = Dependency([parent], allow_failure=True)
+    jobs = [
+        queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever) for _ in range(300)
+    ]
+    worker = work()
+    wait_until(lambda: connection.exists("rq:werk:committed"), pause_s=0.0005)
+    os.kill(horse(worker), signal.SIGKILL)
+    assert connection.scard("rq:job:parent:dependents") or in_ready(connection)  # in the middle
+    wait_until(have_run(tmp_path, 1 + len(jobs)), SOON_S)
+    wait_until(lambda: all(job.get_status() == JobStatus.FINISHED for job in jobs))
+    assert Counter(line[0] for line in runs(tmp_path)) == dict.fromkeys(
+        ["parent", *(job.id for job in jobs)], 1
+    )
+    wait_until(lambda: not connection.exists("rq:werk:committed"))
+    assert not connection.exists("rq:deferred:default", "rq:ready:default", "rq:wip:default")
+
+
+def test_dependents_of_a_failure_run_that_rq_could_not_record(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """A key is of another type, so step.lua records the failure."""
+    queue = Queue(connection=connection)
+    parent = queue.enqueue("worker_tasks.fail", str(tmp_path), job_id="parent")
+    whenever = Dependency([parent], allow_failure=True)
+    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever)
+    connection.set("rq:results:parent", "something else's")
+    work()
+    wait_until(lambda: places(connection, "parent") == ["failed"])
+    wait_until(lambda: child.get_status() == JobStatus.FINISHED)
 
 
 def test_a_dependent_of_a_queue_that_nobody_serves_waits_there(

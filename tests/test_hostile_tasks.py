@@ -174,7 +174,7 @@ def test_a_failure_whose_reply_is_lost_is_recorded_once(
         worker.terminate()
         assert worker.wait(60) == 0
     assert len(job.job.results()) == 1
-    assert not connection.keys("rq:werk:committed:*")
+    assert not connection.exists("rq:werk:committed")
 
 
 def test_a_worker_leaves_while_redis_takes_no_writes(

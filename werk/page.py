@@ -43,6 +43,7 @@ class Order(NamedTuple):
     is_stopped: bool = False  # on request: RQ's 'stopped' instead of 'failed'
     death: tuple[int, int, Any] | None = None  # of that horse: process id, wait status, resources
     is_raw: bool = False  # a horse has died of this order: no users' code this time
+    is_recorded: bool = False  # its outcome is recorded, and its dependents are to be enqueued
 
 
 class Plan(NamedTuple):

@@ -112,6 +112,9 @@ class Recorder:
 
     def obey(self, order: Order) -> Claim | None:
         """Fail an execution whose horse is dead, as RQ's worker does: handlers, retries and all."""
+        if order.is_recorded:
+            self._complete(order)
+            return None
         worker, claim = self.worker, self._claim_of(order.run)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
@@ -134,6 +137,22 @@ class Recorder:
         if order.is_raw:
             return failure(claim, why, self.page.now())
         return self._record(claim, self.job(claim.id), record, why)
+
+    def _complete(self, order: Order) -> None:
+        """Enqueue the dependents of a job whose horse died after it had recorded a failure."""
+        worker, job_id = self.worker, order.run.rpartition(":")[0]
+        self.page.begin_finish(FINISH_S)
+        try:
+            job = records.load(self.job(job_id))
+            if not order.is_raw:
+                worker._queue(job.origin).enqueue_dependents(job)
+        except Unusable:
+            raise
+        except Exception as error:  # the job has expired, or cannot be read
+            name = type(error).__name__
+            self.diary.log.error("event=incomplete job=%s reason=%s: %s", job_id, name, error)
+        worker.connection.zrem(records.COMMITTED, f"{order.run} {worker.name}")
+        self.page.end_finish()
 
     def ask_fence(self, run: str, job: Job) -> bool:
         """Tell whether the execution is still its job's, and keep a rescue away for a while.

@@ -34,7 +34,8 @@ from werk.errors import ArgumentError, WerkError
 from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
-LONGEST_OUTAGE_S = 600  # for so long it is known whether a transaction was committed
+COMMITTED = wire.key("werk", "committed")
+COMMITTED_S = 30 * 24 * 3600
 
 
 class Refused(WerkError):
@@ -215,6 +216,7 @@ class RecordingWorker(StockWorker):
     recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
+    _mark = ""  # of a transaction that was committed, until all that follows it is done
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
     redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
 
@@ -233,18 +235,25 @@ class RecordingWorker(StockWorker):
             self._commit_once(pipeline)
 
     def _commit_once(self, pipeline: Pipeline) -> None:
-        """Have a transaction leave a mark, so that after a lost reply it is not sent again."""
+        """Have a transaction leave a mark, so that after a lost reply it is not sent again.
+
+        It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
+        """
         client, execute = self.connection, pipeline.execute
-        mark = wire.key("werk", "committed", self.recorded_run)
-        pipeline.set(mark, "", ex=LONGEST_OUTAGE_S)
+        mark = self._mark = f"{self.recorded_run} {self.name}"
+        pipeline.zadd(COMMITTED, {mark: self.redis_time()})
+        pipeline.expire(COMMITTED, COMMITTED_S)
 
         def execute_once(*args: Any, **kwargs: Any) -> Any:
-            with sent_once(client, lambda: bool(client.exists(mark))):
-                replies = execute(*args, **kwargs)
-            client.unlink(mark)
-            return replies
+            with sent_once(client, lambda: client.zscore(COMMITTED, mark) is not None):
+                return execute(*args, **kwargs)
 
         pipeline.execute = execute_once  # type: ignore[method-assign]
+
+    def _forget_commit(self) -> None:
+        if self._mark:
+            self.connection.zrem(COMMITTED, self._mark)
+            self._mark = ""
 
     def _check_fence(self, job: Job) -> None:
         run = self.recorded_run
@@ -276,6 +285,7 @@ class RecordingWorker(StockWorker):
         if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
             _note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
         super().handle_job_failure(job, queue, *args, **kwargs)
+        self._forget_commit()
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any
@@ -284,6 +294,7 @@ class RecordingWorker(StockWorker):
             delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
             _note_attempt(job, "asked to be tried again", delay)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
+        self._forget_commit()
 
 
 def limited(dumps: Callable[[object], bytes]) -> Callable[[object], bytes]:

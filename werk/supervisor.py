@@ -337,6 +337,13 @@ class Supervisor:
         self.orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
         self.ask_to_stop()
 
+    def complete(self, run: str) -> None:
+        """Have the next horse enqueue the dependents of a job whose failure is recorded."""
+        if not any(order.run == run for order in self.orders):
+            self.log.warning("event=unfinished run=%s", run)
+            self.orders.append(Order(run, "", is_recorded=True))
+            self.ask_to_stop()
+
     # --- what signals and RQ's commands come to
 
     def drain(self) -> None:

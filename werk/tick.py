@@ -84,6 +84,8 @@ class Ticker:
             self.write_birth()
         elif what == "limited":
             self.enqueue_limited(*(text(fact) for fact in facts))
+        elif what == "unfinished":
+            self.supervisor.complete(text(facts[0]))
         elif what != "more":
             run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
             self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)

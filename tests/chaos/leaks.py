@@ -22,7 +22,6 @@ DOCUMENTED: dict[str, int | None] = {
     r"rq:scheduler-lock:\w+": 2 * 60,
     r"werk:leases|werk:ticked|werk:tallies": None,
     r"werk:ready": 10 * 60,
-    r"werk:committed:[\w:-]+": 10 * 60,  # of a horse that was killed just after its commit
     r"werk:sent:[\w-]+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,
     r"werk:last:\w+": 30 * DAY_S,  # of --unless-active

@@ -111,6 +111,9 @@ else
       end
       call('EXPIRE', results, keep)
       if is_special then call('EXPIRE', dependents, keep); call('EXPIRE', dependencies, keep) end
+      if is_special and not is_success and call('EXISTS', dependents) == 1 then -- for the tick: see find_unfinished
+        try('ZADD', P .. ':werk:committed', ARGV[6] - 90, run .. ' ' .. worker)
+      end
       if not is_success then try('HINCRBY', worker_key, 'failed_job_count', 1) end
     else -- the job was deleted, or has expired
       call('ZREM', place, id)

@@ -11,6 +11,7 @@
 --       {'lost', run} the execution that the horse is at is no longer the job's
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
 --       {'limited', job, queue, place} of a rate limit, and due or ready: for RQ's own code
+--       {'unfinished', run} a failure was recorded, and its job's dependents are to be enqueued
 --       {'more'} more jobs are due or ready: tick again
 --
 -- Invariant: after it each job is where it was, or an execution that nobody is at any more has become a job in its
@@ -25,6 +26,7 @@ local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
 local READY_S = 3 -- RQ enqueues one dependent in some milliseconds; moving one before RQ does is harmless
 local RQ_BEAT_S = 30
+local COMMITTED_S, MARKS_AT_ONCE = 3, 100 -- RQ needs so long at least before another horse helps
 local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
@@ -199,6 +201,22 @@ local function move_ready(list)
   end
 end
 
+-- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua leaves them to others.
+-- Until that is done the execution is in werk:committed, with the worker that answers for it. If that worker's lease is
+-- over, or its horse has gone on, they are for ours.
+local function find_unfinished()
+  local committed = own(P .. ':werk:committed', 'zset')
+  for _, mark in ipairs(call('ZRANGEBYSCORE', committed, '-inf', clock - COMMITTED_S, 'LIMIT', 0, MARKS_AT_ONCE)) do
+    local run, by = string.match(mark, '^(%S+:%S+) (.*)$')
+    local is_left = by == worker and run ~= current or by ~= worker and (tonumber(call('ZSCORE', leases, by or '') or '') or 0) < clock
+    if is_left then call('ZREM', committed, mark) end
+    if is_left and run then
+      call('ZADD', committed, clock, run .. ' ' .. worker)
+      event('unfinished', run)
+    end
+  end
+end
+
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for i = 13, 12 + tasks do call('ZADD', serves, clock, ARGV[i]) end
@@ -224,6 +242,7 @@ check_own()
 rescue()
 if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
+find_unfinished()
 if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
 if #ARGV > 12 + tasks then
   forget_old_pages()
