@@ -180,6 +180,7 @@ def test_a_finish_moves_a_job_to_where_its_outcome_belongs(
         lua.given("SADD job:a:dependents b")
     assert lua.step("h2", lua.finish(outcome, value)) == ["done", "empty", None, None]
     failure = "worker:one              failed_job_count=1" if outcome == "failed" else ""
+    left = "werk:committed          a:h1_one=6000" if failure else ""  # the dependents, for a tick
     assert lua.changes() == table(f"""{NO_EXECUTION}
         {outcome}:high          a=6500
         job:a                   status={outcome} ended_at=at:6000 last_heartbeat=at:6000 lives=500
@@ -188,7 +189,8 @@ def test_a_finish_moves_a_job_to_where_its_outcome_belongs(
         results:a               type={kind} worker_name=one execution_id=h1 lives=500
         results:a+              execution_started_at=5000 execution_ended_at=6000
         results:a+              {f"{field}=v" if value else ""}
-        {failure}""")
+        {failure}
+        {left}""")
 
 
 def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
@@ -314,6 +316,17 @@ def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:
         job:a                   last_heartbeat=at:6000
         execution:a:h1          last_heartbeat=6000 lives=90
         executions:a            h1=now+150 lives=150""")
+
+
+def test_a_tick_takes_over_what_is_left_after_a_commit(lua: Lua) -> None:
+    lua.begin()
+    past, ago = time.time() - 10, time.time() - 1
+    lua.redis.zadd("rq:werk:leases", {"dead": past, "live": time.time() + 10})
+    marks = {"x:1 dead": past, "x:2 live": past, "a:h1 one": past, "x:3 one": past, "x:4 one": ago}
+    lua.redis.zadd("rq:werk:committed", {**marks, "odd": past})
+    assert lua.tick("one", "a:h1", "h1") == [["unfinished", "x:1"], ["unfinished", "x:3"]]
+    left = lua.redis.zrange("rq:werk:committed", 0, -1)
+    assert set(left) == {b"x:1 one", b"x:2 live", b"a:h1 one", b"x:3 one", b"x:4 one"}
 
 
 def test_a_tick_says_what_its_horse_has_lost(lua: Lua) -> None:

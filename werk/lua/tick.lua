@@ -208,7 +208,8 @@ local function find_unfinished()
   local committed = own(P .. ':werk:committed', 'zset')
   for _, mark in ipairs(call('ZRANGEBYSCORE', committed, '-inf', clock - COMMITTED_S, 'LIMIT', 0, MARKS_AT_ONCE)) do
     local run, by = string.match(mark, '^(%S+:%S+) (.*)$')
-    local is_left = by == worker and run ~= current or by ~= worker and (tonumber(call('ZSCORE', leases, by or '') or '') or 0) < clock
+    local lease = by and tonumber(call('ZSCORE', leases, by) or '') or 0
+    local is_left = not run or by == worker and run ~= current or by ~= worker and lease < clock
     if is_left then call('ZREM', committed, mark) end
     if is_left and run then
       call('ZADD', committed, clock, run .. ' ' .. worker)
