@@ -88,18 +88,21 @@ def test_dependents_of_a_failure_run_though_its_horse_dies_after_the_commit(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     queue = Queue(connection=connection)
-    parent = queue.enqueue("worker_tasks.fail", str(tmp_path), job_id="parent")
+    parent = queue.create_job("worker_tasks.fail", (str(tmp_path),), job_id="parent")
+    parent.save()
     whenever = Dependency([parent], allow_failure=True)
     jobs = [
-        queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever) for _ in range(300)
+        queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever) for _ in range(600)
     ]
     worker = work()
+    finished(werk.enqueue("note", str(tmp_path), "first"))
+    queue.enqueue_job(parent)
     wait_until(lambda: connection.exists("rq:werk:committed"), pause_s=0.0005)
     os.kill(horse(worker), signal.SIGKILL)
     assert connection.scard("rq:job:parent:dependents") or in_ready(connection)  # in the middle
     wait_until(have_run(tmp_path, 1 + len(jobs)), SOON_S)
     wait_until(lambda: all(job.get_status() == JobStatus.FINISHED for job in jobs))
-    assert Counter(line[0] for line in runs(tmp_path)) == dict.fromkeys(
+    assert Counter(line[0] for line in runs(tmp_path, "ran")) == dict.fromkeys(
         ["parent", *(job.id for job in jobs)], 1
     )
     wait_until(lambda: not connection.exists("rq:werk:committed"))
