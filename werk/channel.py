@@ -87,7 +87,7 @@ class Channel:
         self.socket = None
 
     def hang_up(self) -> None:
-        """Have whoever reads from this connection find its end. For a signal handler."""
+        """End this connection for its reader. For a signal handler."""
         shut(self.socket)
 
     def send(self, words: tuple[Any, ...]) -> None:
@@ -206,7 +206,7 @@ def hang_up(client: Redis) -> None:
 
 
 def shut(sock: Any) -> None:
-    """Have whoever reads from a socket find its end, in whichever thread; it stays to be closed."""
+    """End a socket for its reader, in any thread. The reader closes it."""
     try:
         if sock is not None:
             sock.shutdown(socket.SHUT_RDWR)

@@ -55,7 +55,7 @@ Examples:
 
 \b
 Exit codes: 0 queued; 1 the job failed, or its result was not kept (--wait); 2 wrong usage;
-65 bad lines (--batch); 75 Redis away, try later; 78 configuration wrong;
+65 bad lines (--batch); 75 Redis unreachable, try later; 78 configuration wrong;
 124 not done within --timeout, the job goes on; 130 interrupted."""
 
 
