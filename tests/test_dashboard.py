@@ -174,6 +174,7 @@ def test_the_password_is_asked_for(browse: Browse) -> None:
         return client.get(path, base_url=HERE, auth=auth).status_code
 
     for path in ("/", "/0/data/queues.json", "/static/css/main.css", "/metrics", "/nowhere"):
+        client = browse("ops", "s3crét")  # which has not refused anybody yet
         for wrong in (None, ("ops", "wrong"), ("wrong", "s3crét"), ("ops", ""), ("", "")):
             assert code(path, wrong) == 401
     assert code("/", ("ops", "s3crét")) == 200

@@ -12,29 +12,26 @@ import re
 import signal
 import threading
 from collections.abc import Collection, Iterator
-from hmac import compare_digest
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, render_template, request, url_for
 from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
-from waitress import create_server
 from werkzeug.exceptions import HTTPException
 
 from werk import actions, show, status
 from werk.actions import Filters
 from werk.errors import ConfigError, NoSuchJob, RedisUnavailable, WerkError
+from werk.guard import Guard
+from werk.http_server import listen
 from werk.link import link
 from werk.settings import Settings
 
-LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
-LONGEST_BODY = 64 * 1024  # bytes; a POST of the pages has none
 MOST_ROWS = 200  # on a page: the most that its field takes
 LAST_PAGE = 10**9
-THREADS = 16  # a page that waits for Redis holds one, and /healthz has to find one that is free
+READY_AT_ONCE = 4  # requests that may wait for Redis without a password
 
-PUBLIC = ("healthz", "readyz")  # asked by machines without a password
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; script-src-attr 'none'; "
@@ -60,14 +57,7 @@ def serve(
             "set RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD"
         )
     try:
-        server = create_server(
-            app,
-            host=bind,
-            port=port,
-            threads=THREADS,
-            ident="werk",
-            max_request_body_size=LONGEST_BODY,
-        )
+        server = listen(app, bind, port)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"dashboard: port {port} of {bind}: {why}; see --port, --bind") from None
@@ -94,59 +84,27 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.add_url_rule("/readyz", "readyz", views.readyz)
     app.add_url_rule("/metrics", "metrics", views.metrics)
     app.url_value_preprocessor(_check_address)
-    app.before_request(_Guard(settings, hosts, read_only).check)
+    app.before_request(Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
     app.register_error_handler(Exception, _as_json)
     return app
 
 
-class _Guard:
-    """Who may ask for what."""
-
-    def __init__(self, settings: Settings, hosts: Collection[str], read_only: bool) -> None:
-        self.user, self.password = settings.dashboard_username, settings.dashboard_password
-        self.hosts = LOOPBACK_HOSTS | {_named(host) for host in hosts}
-        self.read_only = read_only
-        if bool(self.user) != bool(self.password):
-            raise ConfigError(
-                "dashboard: set both RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD, or neither"
-            )
-
-    def check(self) -> Response | None:
-        """Refuse, or return None.
-
-        Host: a page of elsewhere may reach us under its own name (DNS rebinding). Origin: it may
-        have a browser that knows the password post to us.
-        """
-        if _without_port(request.host) not in self.hosts:
-            abort(403, f"unknown Host {request.host[:100]!r}; see werk dashboard --host NAME")
-        if request.endpoint in PUBLIC:
-            return None
-        if self.user and not self._has_password():
-            return Response("a password, please\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
-        if request.method in ("GET", "HEAD", "OPTIONS"):
-            return None
-        own_pages = (f"http://{request.host}", f"https://{request.host}")
-        if request.headers.get("Origin") not in own_pages:
-            abort(403, "only the dashboard's own pages may ask for this: Origin is not this Host")
-        if self.read_only:
-            abort(403, "this dashboard is read-only")
-        return None
-
-    def _has_password(self) -> bool:
-        given = request.authorization
-        said = f"{given.username or ''}:{given.password or ''}" if given else ""
-        return compare_digest(said.encode(), f"{self.user}:{self.password}".encode())
-
-
 class _Views(threading.local):  # each thread has a link of its own
     """What stands in for rq-dashboard's views, by their names."""
+
+    asks_redis = threading.BoundedSemaphore(READY_AT_ONCE)
 
     def __init__(self, settings: Settings, read_only: bool) -> None:
         self.link, self.read_only = link(settings), read_only
 
     def readyz(self) -> Response:
-        self.link.call("PING")
+        if not self.asks_redis.acquire(blocking=False):
+            raise RedisUnavailable("others are waiting for Redis's answer already")
+        try:
+            self.link.call("PING")
+        finally:
+            self.asks_redis.release()
         return _plain("ok\n")
 
     def metrics(self) -> Response:
@@ -304,15 +262,3 @@ def _as_json(error: Exception) -> tuple[Response, int]:
 
 def _plain(text: str) -> Response:
     return Response(text, mimetype="text/plain")
-
-
-def _without_port(host: str) -> str:
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]+)(:\d+)?", host.lower())
-    return match[1] if match else ""
-
-
-def _named(host: str) -> str:
-    """Return a name as it is in the header Host. Raises ConfigError."""
-    if name := _without_port(f"[{host}]" if host.count(":") > 1 and "[" not in host else host):
-        return name
-    raise ConfigError(f"dashboard: --host {host!r} is no name of a host")
