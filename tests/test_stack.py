@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +105,95 @@ def test_state_folder_is_private(start: Callable[..., Server]) -> None:
     server = start()
     for folder in (server.state_dir, server.data):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, 0o701, 0o1770])
+@pytest.mark.parametrize("name", ["", "data", "link"])
+def test_a_state_folder_that_is_open_to_others_is_refused(
+    tmp_path: Path, own_url: str, mode: int, name: str
+) -> None:
+    state = tmp_path / "state"
+    bad = state / name if name == "data" else state
+    bad.mkdir(parents=True, mode=0o700)
+    state.chmod(0o700)
+    bad.chmod(mode)
+    if name == "link":
+        state = tmp_path / "link"
+        state.symlink_to(bad)
+    env = {"RQ_REDIS_URL": own_url, "WERK_STATE_DIR": str(state)}
+    done = run("werk", "up", "--port", free_port(), env=env, timeout=30)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.count("\n") == 1
+    assert f"{mode & 0o777:04o}" in done.stderr
+    assert f"chmod 700 {state / name if name == 'data' else state}" in done.stderr
+    assert [*state.iterdir()] == [bad] * (name == "data")  # nothing was begun there
+    assert stack._who_answers(own_url) is None
+
+
+@pytest.mark.parametrize("name", ["state", "state/data"])
+def test_a_state_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir(parents=True, mode=0o700)
+    (tmp_path / "state").chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / name, 12345, -1)
+        theirs, ours = 12345, 0
+    else:
+        theirs, ours = os.geteuid(), 12345
+        monkeypatch.setattr(os, "geteuid", lambda: ours)
+    whose = f"belongs to user {theirs}, not to {ours}.*WERK_STATE_DIR"
+    with pytest.raises(ConfigError, match=whose) as caught:
+        Server(tmp_path / "state", free_port()).start()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "state" / "lock").exists()
+
+
+def test_a_link_to_a_folder_of_ones_own_is_followed(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    with client(start(tmp_path / "link").url) as connection:
+        assert connection.ping()
+    assert (tmp_path / "real" / "data").is_dir()
+
+
+def test_a_link_that_another_user_may_change_is_refused(tmp_path: Path) -> None:
+    """Wherever it leads now: a folder of theirs may be there in a moment."""
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    link = os.lstat(tmp_path / "link")
+    theirs = os.stat_result((*link[:4], 12345, *link[5:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "lstat", lambda path: theirs if path.name == "link" else link)
+        with pytest.raises(ConfigError, match="belongs to user 12345"):
+            Server(tmp_path / "link", free_port()).start()
+    assert not list((tmp_path / "real").iterdir())
+
+
+def test_no_other_user_reaches_a_socket_in_the_state_folder(
+    up: Callable[..., Process], tmp_path: Path
+) -> None:
+    """As the README recommends it on a machine with other users. (Only root can try as another.)"""
+    with tempfile.TemporaryDirectory() as home:  # a path that is short enough for a socket
+        os.chmod(home, 0o755)
+        state = Path(home) / ".local" / "state" / "werk"
+        url = f"unix://{state}/redis.sock"
+        process = up(url, env={"WERK_STATE_DIR": str(state), "HOME": home})
+        assert f"at {url}, data in {state}" in process.output()
+        done = run("werk-enqueue", "--wait", "hello", "Ada", env={"RQ_REDIS_URL": url})
+        assert (done.returncode, done.stdout) == (0, "Hello Ada\n")
+        assert stat.S_IMODE((state / "redis.sock").stat().st_mode) == 0o700
+        assert stat.S_IMODE(state.stat().st_mode) == 0o700
+        for parent in (state.parent, state.parent.parent):
+            parent.chmod(0o755)
+        if os.geteuid() == 0:
+            connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+            words = ["/usr/bin/env", "python3", "-c", connect, str(state / "redis.sock")]
+            other = subprocess.run(words, user=65534, group=65534, capture_output=True, text=True)
+            assert "PermissionError" in other.stderr
+            assert subprocess.run(words, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("theirs", ["other 7.0.15", "NAME 99.0.0"])
@@ -268,6 +360,70 @@ def talk(tmp_path: Path) -> Path:
 
 def in_reach(file: Path) -> dict[str, str]:
     return {"WERK_REGISTRY": f"{file.stem}:TASKS", "PYTHONPATH": str(file.parent)}
+
+
+@pytest.fixture
+def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a table of tasks, and a file for each module that others bring.
+
+    Returns where those write that they were run.
+    """
+    folder, marker = tmp_path / "here", tmp_path / "trapped"
+    folder.mkdir()
+    others = [name for name in sys.stdlib_module_names if _is_installed(name)]
+    for name in [*others, "click", "flask", "hiredis", "redis", "rq", "waitress", "werk"]:
+        trap = f"open({str(marker)!r}, 'a').write(__name__ + ' ')\n"
+        (folder / f"{name}.py").write_text(trap)
+    (folder / "shop_tasks.py").write_text('TASKS = {"greet": "shop_tasks.greet"}\n')
+    with (folder / "shop_tasks.py").open("a") as file:
+        file.write("import shop_text\ndef greet(): return shop_text.HELLO\n")
+    (folder / "shop_text.py").write_text('HELLO = "good day"\n')
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WERK_REGISTRY", "shop_tasks:TASKS")
+    return marker
+
+
+def _is_installed(name: str) -> bool:
+    return not name.startswith("_") and importlib.util.find_spec(name) is not None
+
+
+def test_up_runs_the_tasks_of_the_current_folder_and_no_other_module_there(
+    up: Callable[..., Process], traps: Path, redis_url: str
+) -> None:
+    Path("crontab").write_text("*/5 * * * * greet\n")
+    process = up(redis_url, env={"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"})
+    wait_until(lambda: "cron      | " in process.output() or _cron_runs(process))
+    done = run("werk-enqueue", "--wait", "greet")
+    assert (done.returncode, done.stdout) == (0, "good day\n"), done.stderr
+    assert not traps.exists(), traps.read_text()
+
+
+def _cron_runs(process: Process) -> bool:
+    return any(b"\0cron\0" in _command_line(pid) for pid in descendants(process.pid))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("werk", "worker", "--burst", "default"),
+        ("rq", "worker", "--burst", "default"),
+        ("rq", "worker-pool", "--burst", "-w", "werk.worker.Worker", "default"),
+        ("werk", "status"),
+        ("werk", "cron", "--check", "crontab"),
+    ],
+    ids=" ".join,
+)
+def test_no_command_runs_a_module_of_the_current_folder_for_another(
+    traps: Path, redis_url: str, words: tuple[str, ...]
+) -> None:
+    Path("crontab").write_text("*/5 * * * * greet\n")
+    job = run("werk-enqueue", "greet")
+    assert job.returncode == 0, job.stderr
+    done = run(*words, env={"RQ_WORKER_CLASS": "werk.worker.Worker"} if words[0] == "rq" else {})
+    assert done.returncode == 0, done.stderr
+    if "worker" in words[1]:
+        assert run("werk", "result", job.stdout.strip()).stdout == "good day\n"
+    assert not traps.exists(), traps.read_text()
 
 
 def test_up_uses_a_server_that_answers(

@@ -14,6 +14,7 @@ import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -183,8 +184,9 @@ class Server:
     def _locked(self) -> Iterator[int]:
         """Make the folders, and hold their lock."""
         try:
-            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.data.mkdir(mode=0o700, exist_ok=True)
+            for folder in (self.state_dir, self.data):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _refuse_shared(folder)
             file = (self.state_dir / "lock").open("w")
         except OSError as error:
             raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
@@ -247,6 +249,23 @@ class Server:
         raise RedisUnavailable(f"the server did not start: {self.last_words()}")
 
 
+def _refuse_shared(folder: Path) -> None:
+    """Raise ConfigError for a folder that is not ours alone: others could read or replace the jobs.
+
+    A link is followed, unless another user owns it and may have it lead elsewhere in a moment.
+    """
+    own, found = os.geteuid(), os.stat(folder)
+    for owner in (found.st_uid, os.lstat(folder).st_uid or own):  # root may have made the link
+        if owner != own:
+            raise ConfigError(
+                f"{folder} belongs to user {owner}, not to {own}, who runs this: "
+                "set WERK_STATE_DIR to a folder of your own"
+            )
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode) & 0o777
+        raise ConfigError(f"{folder} is open to other users (mode {mode:04o}): chmod 700 {folder}")
+
+
 def find_binary(settings: Settings) -> Binary:
     """Return the server program to use. Raises ConfigError.
 
@@ -287,7 +306,8 @@ class _Front:
         # It gets the address by its environment: passwords do not show in `ps`.
         environ = os.environ | {"RQ_REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}  # handed on
         process = self.children[words[0]] = _spawn(
-            [sys.executable, "-m", "werk.cli", *words],
+            # -P: with -m alone, ./types.py would stand in for Python's own
+            [sys.executable, "-P", "-m", "werk.cli", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
