@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -19,10 +21,13 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.webhook import Webhook
 from support import run, wait_until
-from test_worker import ENV, Start, finished, runs, work
+from test_worker import ENV, Start, finished, horse, runs, work
 
 import werk
-from werk import records, webhooks
+from werk import records, status, webhooks
+from werk.link import link
+from werk.settings import Settings
+from werk.status import Snapshot
 
 __all__ = ["work"]  # the fixture
 
@@ -231,3 +236,286 @@ def test_a_ping_tells_of_success_alone_and_its_failure_is_logged(
     assert [line.split()[1] for line in servers.asked] == [b"/done", b"/done"]
     assert [line[3] for line in runs(tmp_path)] == ["ran"] * 3
     assert "/done" not in worker.output()
+
+
+# --- which hosts may be asked
+
+NOT_LISTED = "left out, WERK_WEBHOOK_HOSTS does not list its host"
+
+
+@pytest.fixture
+def job_of(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], Job]:
+    """Return a job of a worker that has this value of WERK_WEBHOOK_HOSTS."""
+
+    def job_of(hosts: str | None) -> Job:
+        if hosts is not None:
+            monkeypatch.setenv("WERK_WEBHOOK_HOSTS", hosts)
+        bounded = records.bounded(Job, registered_only=True)
+        return bounded.create("os.getcwd", connection=connection, id="j")
+
+    return job_of
+
+
+@pytest.mark.parametrize("hosts", ["127.0.0.1", "LocalHost, 127.0.0.1", "a.example 127.0.0.1 ::1"])
+def test_a_listed_host_is_asked_and_no_other(
+    job_of: Callable[[str | None], Job],
+    servers: Servers,
+    caplog: pytest.LogCaptureFixture,
+    hosts: str,
+) -> None:
+    where = servers.start()
+    other = where.replace("127.0.0.1", "127.0.0.2")
+    job = job_of(hosts)
+    assert send(job, caplog, hook(other), hook(where)) == [(other, NOT_LISTED)]
+    assert len(servers.asked) == 1
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("hosts", ["none", "NONE", " none "])
+def test_none_leaves_out_all(
+    job_of: Callable[[str | None], Job],
+    servers: Servers,
+    caplog: pytest.LogCaptureFixture,
+    hosts: str,
+) -> None:
+    where = servers.start()
+    said = "left out, WERK_WEBHOOK_HOSTS is none"
+    assert send(job_of(hosts), caplog, hook(where), hook("none")) == [(where, said), ("none", said)]
+    assert servers.asked == []
+
+
+def test_what_is_left_out_is_not_one_of_the_four(
+    job_of: Callable[[str | None], Job], servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = servers.start()
+    failed = send(job_of("127.0.0.1"), caplog, *[hook("127.0.0.2:1")] * 5, *[hook(where)] * 5)
+    assert len(failed) == 6
+    assert len(servers.asked) == 4
+
+
+# A port that answers stands for PORT. Each of these is 127.0.0.1 or ::1, and so would be answered,
+# or is spelled like a listed host and leads elsewhere.
+@pytest.mark.parametrize(
+    "place",
+    [
+        "allowed.example@127.0.0.1:PORT",
+        "allowed.example:80@127.0.0.1:PORT",
+        "127.0.0.1:PORT@allowed.example",
+        "127.0.0.1:PORT\\@allowed.example",
+        "allowed.example%40127.0.0.1:PORT",
+        "allowed.example%2f@127.0.0.1:PORT",
+        "127.0.0.1:PORT%23.allowed.example",
+        "127.0.0.1:PORT%00.allowed.example",
+        "127.0.0.1%0a.allowed.example:PORT",
+        "127.1:PORT",
+        "2130706433:PORT",
+        "0x7f.0.0.1:PORT",
+        "0177.0.0.1:PORT",
+        "127.0.0.1.:PORT",
+        "127\u30020\u30020\u30021:PORT",
+        "\uff11\uff12\uff17.0.0.1:PORT",
+        "\u2460\u2461\u2466.0.0.1:PORT",
+        "localhost:PORT",
+        "lOcalhost.:PORT",
+        "\u24dbocalhost:PORT",
+        "[::1]:PORT",
+        "[::ffff:127.0.0.1]:PORT",
+        "[::ffff:7f00:1]:PORT",
+        "[0:0:0:0:0:0:0:1]:PORT",
+        "allowed.example.evil.example",
+        "evil.example:allowed.example",
+        "xallowed.example",
+        ".allowed.example",
+        "allowed..example",
+        "allowed.example:80:80",
+        "[allowed.example]",
+        "allowed.ex\u00e0mple",
+        "0.0.0.0:PORT",
+    ],
+)
+def test_no_spelling_of_an_address_gets_past_the_list(
+    job_of: Callable[[str | None], Job],
+    servers: Servers,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    looked_up: list[str] = []
+
+    def getaddrinfo(host: str, *rest: object, **options: object) -> object:
+        looked_up.append(host)
+        raise OSError("not looked up in a test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    port = servers.start().rpartition(":")[2]
+    job = job_of("allowed.example")
+    for method in ("GET", "POST"):
+        hooked = hook("a", method=method)
+        hooked.url = f"http://{place.replace('PORT', port)}/secret"  # also what RQ refuses
+        assert [said for _, said in send(job, caplog, hooked)] == [NOT_LISTED]
+    assert (looked_up, servers.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "place"),
+    [
+        ("allowed.example", "ALLOWED.example:PORT"),
+        ("allowed.example", "allowed.example.:PORT"),
+        ("Allowed.Example.", "allowed.example:PORT"),
+        ("b\u00fccher.example", "xn--bcher-kva.example:PORT"),
+        ("xn--bcher-kva.example", "B\u00dccher.example:PORT"),
+        ("my_service", "my_service:PORT"),
+        ("[::1]", "[::1]:PORT"),
+        ("::1", "[0:0:0:0:0:0:0:1]:PORT"),
+        ("127.0.0.1", "%3127.0.0.1:PORT"),
+    ],
+)
+def test_a_listed_host_may_be_spelled_in_another_way(
+    job_of: Callable[[str | None], Job],
+    servers: Servers,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    hosts: str,
+    place: str,
+) -> None:
+    where = servers.start()
+    port = where.rpartition(":")[2]
+    here = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [here])
+    assert send(job_of(hosts), caplog, hook(place.replace("PORT", port))) == []
+    assert len(servers.asked) == 1
+
+
+def test_a_listed_host_is_not_asked_for_another_one(
+    job_of: Callable[[str | None], Job], servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many hosts behind one address are told apart by the header Host."""
+    where = servers.start()
+    fronted = hook(where, headers={"hOST": "evil.example", "X-Own": "1"})
+    said = "left out, it sets the header Host, and WERK_WEBHOOK_HOSTS lists hosts"
+    assert send(job_of("127.0.0.1"), caplog, fronted) == [(where, said)]
+    assert servers.asked == []
+
+
+def test_http_and_https_alone(
+    job_of: Callable[[str | None], Job], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("secret")
+    for hosts in (None, "127.0.0.1"):
+        for url in (f"file://{file}", f"FILE://127.0.0.1{file}", "data:,secret", "ftp://127.0.0.1"):
+            odd = hook("127.0.0.1")
+            odd.url = url
+            ((_, said),) = send(job_of(hosts), caplog, odd)
+            assert said == "left out, it is not http or https"
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ",", "*", "*.example", "a.example:80", "http://a.example", "a.example/secret",
+        "user:secret@a.example", "none,a.example", "a.example;b.example", "[::1]:80", "[1.2.3.4]",
+        "::1::2", "a..example", "a.example\x1b[31m", "x" * 64 + "\u00fc.example",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["werk", "rq"])
+def test_a_wrong_list_is_refused_at_the_start(redis_url: str, value: str, command: str) -> None:
+    env = {**ENV, "WERK_WEBHOOK_HOSTS": value}
+    done = run(command, "worker", "--burst", "default", env=env)
+    assert done.returncode == 78, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "WERK_WEBHOOK_HOSTS: " in line
+    assert "separated by commas" in line
+    assert "secret" not in line and "\x1b" not in line
+
+
+# --- records
+
+
+def test_one_bad_webhook_of_a_record_is_a_line_and_the_others_are_sent(
+    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
+) -> None:
+    where = servers.start()
+    good = hook(where).to_dict()
+    bad = [
+        {**good, "url": "ftp://ftp.example/secret"},
+        {**good, "url": f"http://{where}/secret", "method": "PUT"},
+        {**good, "url": ["secret"]},
+        {**good, "url": "http://[secret/"},
+        {**good, "timeout": "secret"},
+        "secret", None, 1,
+    ]  # fmt: skip
+    jobs = []
+    for field in (json.dumps([*bad, good]), "secret", '{"secret": 1}', "[" * 60_000):
+        jobs.append(werk.enqueue("note", str(tmp_path)))
+        connection.hset(f"rq:job:{jobs[-1].id}", "webhooks", field)
+    worker = work("default", "--burst")
+    assert worker.wait(60) == 0
+    assert [job.status() for job in jobs] == ["finished"] * 4
+    hosts = [host for host, _ in failures(worker.output())]
+    assert hosts == ["ftp.example", where, "", "", where, "", "", "", "", "", ""]
+    assert {said for _, said in failures(worker.output())} == {"left out, its record is invalid"}
+    assert len(servers.asked) == 1
+    assert "secret" not in worker.output()
+    assert "Traceback" not in worker.output()
+
+
+def test_a_record_of_very_many_webhooks_is_one_line(
+    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
+) -> None:
+    many = json.dumps([hook("127.0.0.1:1").to_dict()] * 200_000)
+    job = werk.enqueue("note", str(tmp_path))
+    connection.hset(f"rq:job:{job.id}", "webhooks", many)
+    worker = work("default", "--burst")
+    assert worker.wait(60) == 0
+    assert job.status() == "finished"
+    assert failures(worker.output()) == [("", f"left out, they take {len(many)} bytes of 65536")]
+
+
+# --- in the worker
+
+
+def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(
+    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
+) -> None:
+    listed, broken = servers.start(), servers.start(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+    other = listed.replace("127.0.0.1", "localhost")
+    assert Snapshot.read(link(Settings.read())).failed_webhooks == 0
+    assert "webhook" not in run("werk", "status").stdout
+    for place in (listed, other):
+        werk.enqueue("note", str(tmp_path), options=werk.Options(ping=f"http://{place}/secret"))
+    hooks = [hook(other, "failed", method="POST"), hook(broken, "failed"), hook(listed, "failed")]
+    Queue(connection=connection).enqueue("worker_tasks.fail", str(tmp_path), webhooks=hooks)
+    worker = work(env={"WERK_WEBHOOK_HOSTS": "127.0.0.1"})
+    wait_until(lambda: len(servers.asked) == 3)
+    wait_until(lambda: Snapshot.read(link(Settings.read())).failed_webhooks == 3)
+    assert sorted(failures(worker.output())) == sorted(
+        [(other, NOT_LISTED), (other, NOT_LISTED), (broken, "answered 500")]
+    )
+    assert "\n3 webhooks failed or were left out" in run("werk", "status").stdout
+    assert json.loads(run("werk", "status", "--json").stdout)["failed_webhooks"] == 3
+    text = status.metrics(link(Settings.read()))
+    assert "werk_failed_webhooks_total 3\n" in text
+    assert 'task=""' not in text
+    assert "secret" not in worker.output()
+
+
+def test_what_a_killed_horse_has_counted_is_not_lost(
+    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
+) -> None:
+    silent = servers.start(b"")
+    hooks = [hook("127.0.0.1:1"), hook(silent)]
+    Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path), webhooks=hooks)
+    worker = work()
+    wait_until(lambda: servers.asked)
+    os.kill(horse(worker), signal.SIGKILL)
+    wait_until(lambda: Snapshot.read(link(Settings.read())).failed_webhooks == 1)
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e999", "nan", "9" * 400, "1.5", b"\xff"])
+def test_a_counter_may_hold_anything(connection: redis.Redis, value: str | bytes) -> None:
+    connection.hset("rq:werk:tallies", "failed_webhooks", value)
+    assert Snapshot.read(link(Settings.read())).failed_webhooks == 0
+    assert run("werk", "status", "--json").returncode == 0
+    assert "werk_failed_webhooks_total 0\n" in status.metrics(link(Settings.read()))

@@ -49,6 +49,7 @@ class Recorder:
         self.fence = script("fence", worker.server_version())
         worker.ask_fence, worker.redis_time = self.ask_fence, page.now
         webhooks.made_progress = page.extend_finish
+        webhooks.count_failure = tally.add_failed_webhook
 
     def job(self, job_id: str) -> Job:
         """Return what get_current_job() gives: read from Redis only if it is touched."""

@@ -11,7 +11,7 @@ import os
 import pickle
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -31,6 +31,7 @@ from werk import registry, webhooks, wire
 from werk.channel import sent_once
 from werk.child import end_copies
 from werk.errors import ArgumentError, WerkError
+from werk.settings import Settings
 from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
@@ -77,9 +78,18 @@ class _BoundedJob(Job):
     """A job whose webhooks hold nobody up."""
 
     word = "Bounded"  # in the name of a class that is made with it
+    webhook_hosts: frozenset[str] | None = None  # of the worker's settings when it was made
+    _invalid_webhooks: Sequence[tuple[str, str]] = ()
+
+    def restore(self, raw_data: dict[bytes, bytes]) -> Any:
+        restored = super().restore({**raw_data, b"webhooks": b""})
+        found = webhooks.Webhooks.read(raw_data.get(b"webhooks", b""))
+        self.webhooks, self._invalid_webhooks = list(found.readable), found.invalid
+        return restored
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
-        webhooks.send_all(self, status, exc_string)
+        invalid, hosts = self._invalid_webhooks, self.webhook_hosts
+        webhooks.send_all(self, status, exc_string, invalid=invalid, hosts=hosts)
 
 
 class _RegisteredJob(_BoundedJob):
@@ -119,7 +129,8 @@ def bounded(job_class: type[Job], *, registered_only: bool) -> type[Job]:
     base = _RegisteredJob if registered_only else _BoundedJob
     if issubclass(job_class, base):
         return job_class
-    return type(f"{base.word}{job_class.__name__}", (base, job_class), {})
+    limits = {"webhook_hosts": Settings.read().webhook_hosts}
+    return type(f"{base.word}{job_class.__name__}", (base, job_class), limits)
 
 
 def single(death_penalty_class: type[BaseDeathPenalty]) -> type[BaseDeathPenalty]:

@@ -15,6 +15,8 @@ from werk.errors import ConfigError
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 _RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_NO_HOST = "is not a host name or an IP address; list them separated by commas, or set it to none"
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -35,6 +37,7 @@ class Settings(NamedTuple):
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after so many jobs
     horse_mb: int  # or above so much memory; 0: no limit
+    webhook_hosts: frozenset[str] | None  # that a worker's webhooks may ask; None: any
 
     def __repr__(self) -> str:
         return "Settings(...)"  # there are passwords among them
@@ -73,6 +76,7 @@ class Settings(NamedTuple):
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),
+            webhook_hosts=_hosts(env.get("WERK_WEBHOOK_HOSTS")),
         )
 
 
@@ -88,3 +92,37 @@ def _whole(name: str, env: Mapping[str, str], default: str) -> int:
     if not value.isdecimal():
         raise ConfigError(f"{name}={value!r}: say a whole number")
     return int(value)
+
+
+def _hosts(value: str | None) -> frozenset[str] | None:
+    """Return a list of hosts; None if the variable is not set. An entry may be a secret address."""
+    if value is None:
+        return None
+    words, found = value.replace(",", " ").split(), set()
+    if [word.lower() for word in words] == ["none"]:
+        return frozenset()
+    for number, word in enumerate(words, 1):
+        try:
+            found.add(host_name(word))
+        except ValueError:
+            raise ConfigError(f"WERK_WEBHOOK_HOSTS: entry {number} {_NO_HOST}") from None
+    if not found or "none" in found:
+        raise ConfigError(f"WERK_WEBHOOK_HOSTS: it {_NO_HOST}")
+    return frozenset(found)
+
+
+def host_name(text: str) -> str:
+    """Return a host as it is looked up: in small letters, xn-- for others, without a final dot.
+
+    An IPv6 address may stand in brackets. Raises ValueError for what is no host.
+    """
+    from ipaddress import IPv6Address  # here: no enqueue needs it
+
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in inner:
+        return str(IPv6Address(inner))
+    name = text if text.isascii() else text.encode("idna").decode()  # as socket.getaddrinfo does
+    name = name.lower().removesuffix(".")
+    if not _HOST.fullmatch(name):
+        raise ValueError("not a host name")
+    return name

@@ -161,6 +161,12 @@ class Snapshot(NamedTuple):
         server = _server(link, wire.text(info), seen["suspended"])
         return cls(now, server, counted, workers, seen["tallies"])
 
+    @property
+    def failed_webhooks(self) -> int:
+        """Return how many webhooks failed or were left out, since the horses began to count."""
+        count = self.tallies.get(wire.FAILED_WEBHOOKS, "")
+        return int(count) if count.isdecimal() and len(count) < 20 else 0
+
     def problems(self, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
         """Return what is wrong, the worst first."""
         found = [*_of_server(self.server), *_of_workers(self.workers, limits)]
@@ -181,6 +187,7 @@ class Snapshot(NamedTuple):
                 for name, own in self.queues.items()
             },
             "workers": [{key: getattr(own, key) for key in of_worker} for own in self.workers],
+            "failed_webhooks": self.failed_webhooks,
             "problems": [problem._asdict() for problem in self.problems(limits)],
         }
 
@@ -443,6 +450,8 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     has_ready = any(queue.ready for queue in snapshot.queues.values())
     queues = [_queue_row(queue, has_ready) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
+    count = snapshot.failed_webhooks
+    webhooks = f"{count} webhooks failed or were left out: event=webhook-failed in workers' logs"
     lines = [
         ", ".join(facts),
         "",
@@ -450,6 +459,7 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
         "",
         *_columns("worker state beat done failed kind queues job".split(), workers),
         "",
+        *[webhooks, ""] * bool(count),
         *(f"{own.level}: {own.what}: {own.fix}" for own in snapshot.problems(limits)),
     ]
     return "\n".join(lines).rstrip()
@@ -533,6 +543,9 @@ def metrics(link: Link) -> str:
     levels = Counter(problem.level for problem in snapshot.problems())
     problems = {_labels(level=level): levels[level] for level in (WARNING, CRITICAL)}
     lines += _family("werk_problems", "What `werk status` complains of", problems)
+    failed_webhooks = {"": snapshot.failed_webhooks}
+    text = "Webhooks that failed or were left out"
+    lines += _family("werk_failed_webhooks_total", text, failed_webhooks, "counter")
     memory = {"": snapshot.server.memory}
     lines += _family("werk_redis_memory_bytes", "Memory that Redis uses", memory)
     return "\n".join([*lines, *_executions(snapshot.tallies)]) + "\n"
@@ -541,7 +554,7 @@ def metrics(link: Link) -> str:
 def _executions(tallies: Mapping[str, str]) -> list[str]:
     """What horses have counted (tally.Tally): executions and how long they took."""
     outcomes, durations = {}, {}
-    for task in sorted({field.rpartition("|")[0] for field in tallies}):
+    for task in sorted({field.rpartition("|")[0] for field in tallies if "|" in field}):
         for outcome in ("done", "failed"):
             count = _number(tallies.get(f"{task}|{outcome}"))
             outcomes[_labels(task=task, outcome=outcome)] = count

@@ -13,7 +13,7 @@ from werk import registry, wire
 
 _BOUNDS = wire.TALLY_BOUNDS_S
 _FIELDS = ("done", "failed", "seconds", *map(str, _BOUNDS), "+Inf")
-_LAST, _LAST_TOOK, _OTHERS, _OTHERS_TOOK, _TASKS = range(5)  # places of numbers
+_LAST, _LAST_TOOK, _OTHERS, _OTHERS_TOOK, _WEBHOOKS, _TASKS = range(6)  # places of numbers
 
 
 class Tally:
@@ -48,6 +48,9 @@ class Tally:
                 counts[_OTHERS] += is_success
                 counts[_OTHERS_TOOK] += seconds
 
+    def add_failed_webhook(self) -> None:
+        self._counts[_WEBHOOKS] += 1
+
     def take_back(self, number: int) -> float | None:
         """Forget the success of that job. Returns the seconds it took; None if there is none."""
         counts = self._counts
@@ -64,7 +67,9 @@ class Tally:
         used = [(name, at) for name, at in self._places.items() if counts[at] or counts[at + 1]]
         done = sum(counts[at] for _, at in used) - counts[_OTHERS]
         worked = sum(counts[at + 2] for _, at in used) - counts[_OTHERS_TOOK]
-        return f"done {done:.0f} worked {worked:.9g} " + " ".join(
+        webhooks = counts[_WEBHOOKS]
+        beside = f"{wire.FAILED_WEBHOOKS} {webhooks:.0f} " if webhooks else ""
+        return f"done {done:.0f} worked {worked:.9g} {beside}" + " ".join(
             f"{name}|{field} {counts[at + n]:.9g}"
             for name, at in used
             for n, field in enumerate(_FIELDS)

@@ -2,8 +2,9 @@
 
 RQ sends them after it has recorded the outcome, in the horse, which runs no other job meanwhile.
 So a job asks at most four servers, each for at most ten seconds from beginning to end, and none of
-them can send the request elsewhere. A webhook that fails is one warning, which names the host only:
-the rest of the address may be a secret.
+them can send the request elsewhere. WERK_WEBHOOK_HOSTS of the worker lists the hosts that any job
+may ask. A webhook that fails or is left out is one warning, which names the host only: the rest of
+the address may be a secret.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import logging
 import re
 import socket
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
@@ -24,7 +26,10 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 from rq.job import Job
 from rq.webhook import Webhook
 
+from werk.settings import host_name
+
 AT_MOST = 4  # requests of a job
+LONGEST = 64 * 1024  # bytes of all that a job's record has
 LIMIT_S = 10.0  # of a request, from the look-up of the host to the end of the reply's headers
 
 
@@ -32,19 +37,95 @@ def made_progress() -> None:
     """Called after each request. A horse puts its own in this place, for its watchdog."""
 
 
-def send_all(job: Job, status: str, exc_string: str | None) -> None:
-    """Send the webhooks of a job for this status. Log the ones that fail; raise nothing."""
-    meant = [hook for hook in job.webhooks if hook.job_status == status]
-    for number, hook in enumerate(meant):
-        if number >= AT_MOST:
+def count_failure() -> None:
+    """Called for each webhook that fails or is left out. A horse puts its counter in this place."""
+
+
+class Webhooks(NamedTuple):
+    """The webhooks in a job's record."""
+
+    readable: Sequence[Webhook] = ()
+    invalid: Sequence[tuple[str, str]] = ()  # of each that is no webhook: its host, and why
+
+    @classmethod
+    def read(cls, field: bytes) -> Webhooks:
+        """Return what a job's record has. RQ would drop all for one, and log its address."""
+        if len(field) > LONGEST:
+            return cls(invalid=[("", f"left out, they take {len(field)} bytes of {LONGEST}")])
+        try:
+            found = json.loads(field or b"[]")
+        except (ValueError, RecursionError):
+            found = None
+        records: list[Any] = found if isinstance(found, list) else [None]
+        readable, invalid = [], []
+        for record in records:
+            try:
+                readable.append(Webhook.from_dict(record))
+            except Exception:
+                url = record.get("url") if isinstance(record, dict) else None
+                invalid.append((_host(url), "left out, its record is invalid"))
+        return cls(readable, invalid)
+
+
+def send_all(
+    job: Job,
+    status: str,
+    exc_string: str | None,
+    *,
+    invalid: Sequence[tuple[str, str]] = (),
+    hosts: Collection[str] | None = None,
+) -> None:
+    """Send the webhooks of a job for this status to these hosts, or to any.
+
+    Log and count the ones that are invalid, left out or fail. Raise nothing.
+    """
+    for host, why_not in invalid:
+        _report(job, host, why_not)
+    asked = 0
+    for hook in job.webhooks:
+        if hook.job_status != status:
+            continue
+        why_not = _why_left_out(hook, hosts)
+        if not why_not and asked == AT_MOST:
             why_not = f"left out, a job may have {AT_MOST}"
-        else:
+        if not why_not:
+            asked += 1
             why_not = _send(hook, job, exc_string)
             made_progress()
         if why_not:
-            logging.getLogger("rq.worker").warning(
-                "event=webhook-failed job=%s host=%s reason=%s", job.id, _host(hook.url), why_not
-            )
+            _report(job, _host(hook.url), why_not)
+
+
+def _report(job: Job, host: str, why_not: str) -> None:
+    count_failure()
+    logging.getLogger("rq.worker").warning(
+        "event=webhook-failed job=%s host=%s reason=%s", job.id, host, why_not
+    )
+
+
+def _why_left_out(hook: Webhook, hosts: Collection[str] | None) -> str:
+    """Return why a webhook may not be sent, '' if it may.
+
+    Its address is read as the request will read it: another reader might find another host there.
+    """
+    try:
+        request = Request(hook.url, headers=hook.headers or {})
+        if request.type not in ("http", "https"):
+            return "left out, it is not http or https"
+        if hosts is None:
+            return ""
+        host = host_name(HTTPConnection(request.host or "").host)
+    except Exception:
+        if hosts is None:
+            return ""  # the request will fail, and say why
+        host = ""
+    if not hosts:
+        return "left out, WERK_WEBHOOK_HOSTS is none"
+    if host not in hosts:
+        return "left out, WERK_WEBHOOK_HOSTS does not list its host"
+    if request.has_header("Host"):  # it may choose another host behind the same address
+        return "left out, it sets the header Host, and WERK_WEBHOOK_HOSTS lists hosts"
+    return ""
 
 
 def _send(hook: Webhook, job: Job, exc_string: str | None) -> str:
@@ -114,9 +195,13 @@ def _reason(error: Any) -> str:
     return type(error).__name__
 
 
-def _host(url: str) -> str:
+def _host(url: object) -> str:
     """Return the host and port of an address, without a name and password before them."""
-    found = re.match(r"[\w.:\[\]-]*", urlsplit(url).netloc.rpartition("@")[2])
+    try:
+        netloc = urlsplit(url).netloc if isinstance(url, str) else ""
+    except ValueError:
+        return ""
+    found = re.match(r"[\w.:\[\]-]*", netloc.rpartition("@")[2])
     return _shown(found[0] if found else "")
 
 

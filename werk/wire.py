@@ -32,6 +32,7 @@ MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than m
 
 # Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
+FAILED_WEBHOOKS = "failed_webhooks"  # beside it: how many failed or were left out
 
 # zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
 # With a small window it makes the same of so few, but for the header, which names the window.

@@ -69,13 +69,14 @@ class Worker(RecordingWorker):
     supervisor: Supervisor | None = None  # while our own loop runs, in this process
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        settings = _settings_or_exit()
         is_own = kwargs.get("prepare_for_work", True)
         if is_own and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
         self.death_penalty_class = records.single(self.death_penalty_class)
         super().__init__(queues, name, *args, **kwargs)
         self.queue_class = records.by_redis_time(self.queue_class, self)
-        registered_only = not Settings.read().allow_unregistered
+        registered_only = not settings.allow_unregistered
         if registered_only:
             self.serializer = records.PlainSerializer
         self.job_class = records.bounded(self.job_class, registered_only=registered_only)
@@ -287,6 +288,15 @@ class Worker(RecordingWorker):
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
         shown = " ".join(f"{name}={value}" for name, value in facts.items())
         self.log.info("event=begins %s", shown)
+
+
+def _settings_or_exit() -> Settings:
+    """Return the settings, or exit: RQ makes 1 and a traceback of what its worker raises."""
+    try:
+        return Settings.read()
+    except ConfigError as error:
+        logging.getLogger("rq.worker").error("%s", error)
+        raise SystemExit(EXIT_CONFIG) from None
 
 
 _OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
