@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import redis
 from faults import listening
+from hypothesis import given, strategies
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.webhook import Webhook
@@ -386,12 +388,16 @@ def test_a_listed_host_may_be_spelled_in_another_way(
     assert len(servers.asked) == 1
 
 
+@pytest.mark.parametrize("name", ["Host", "hOST", "Host ", " host\t"])
 def test_a_listed_host_is_not_asked_for_another_one(
-    job_of: Callable[[str | None], Job], servers: Servers, caplog: pytest.LogCaptureFixture
+    job_of: Callable[[str | None], Job],
+    servers: Servers,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
 ) -> None:
     """Many hosts behind one address are told apart by the header Host."""
     where = servers.start()
-    fronted = hook(where, headers={"hOST": "evil.example", "X-Own": "1"})
+    fronted = hook(where, headers={name: "evil.example", "X-Own": "1"})
     said = "left out, it sets the header Host, and WERK_WEBHOOK_HOSTS lists hosts"
     assert send(job_of("127.0.0.1"), caplog, fronted) == [(where, said)]
     assert servers.asked == []
@@ -459,6 +465,29 @@ def test_one_bad_webhook_of_a_record_is_a_line_and_the_others_are_sent(
     assert len(servers.asked) == 1
     assert "secret" not in worker.output()
     assert "Traceback" not in worker.output()
+
+
+JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats()
+    | strategies.text(max_size=8),
+    lambda inner: strategies.lists(inner, max_size=3)
+    | strategies.dictionaries(strategies.sampled_from([*hook("a").to_dict(), "x"]), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(before=strategies.lists(JSON, max_size=4), after=strategies.lists(JSON, max_size=4))
+def test_whatever_stands_beside_a_webhook_it_is_read(before: list[Any], after: list[Any]) -> None:
+    good = hook("a.example")
+    found = webhooks.Webhooks.read(json.dumps([*before, good.to_dict(), *after]).encode())
+    assert good in found.readable
+    assert len(found.readable) + len(found.invalid) == len(before) + 1 + len(after)
+
+
+@given(strategies.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_field_of_a_record_is_read_or_named_invalid(field: bytes) -> None:
+    found = webhooks.Webhooks.read(field)
+    assert found.readable or found.invalid or field.strip() in (b"", b"[]")
 
 
 def test_a_record_of_very_many_webhooks_is_one_line(

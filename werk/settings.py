@@ -16,7 +16,10 @@ KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 _RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_NO_HOST = "is not a host name or an IP address; list them separated by commas, or set it to none"
+_NO_HOST = (
+    "is not a host name or an IP address; "
+    "list them without ports, separated by commas, or set the variable to none"
+)
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -107,7 +110,7 @@ def _hosts(value: str | None) -> frozenset[str] | None:
         except ValueError:
             raise ConfigError(f"WERK_WEBHOOK_HOSTS: entry {number} {_NO_HOST}") from None
     if not found or "none" in found:
-        raise ConfigError(f"WERK_WEBHOOK_HOSTS: it {_NO_HOST}")
+        raise ConfigError(f"WERK_WEBHOOK_HOSTS: the list {_NO_HOST}")
     return frozenset(found)
 
 
