@@ -123,7 +123,8 @@ def _why_left_out(hook: Webhook, hosts: Collection[str] | None) -> str:
         return "left out, WERK_WEBHOOK_HOSTS is none"
     if host not in hosts:
         return "left out, WERK_WEBHOOK_HOSTS does not list its host"
-    if any(name.strip().lower() == "host" for name in request.headers):  # it may choose another host behind the same address
+    # It would choose among the hosts that share an address.
+    if any(name.strip().lower() == "host" for name in request.headers):
         return "left out, it sets the header Host, and WERK_WEBHOOK_HOSTS lists hosts"
     return ""
 
