@@ -215,7 +215,7 @@ def test_data_of_an_older_version_is_taken_over(start: Callable[..., Server]) ->
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data").mkdir(mode=0o700)
     (tmp_path / "data" / "dump.rdb").write_text("somebody's")
     with pytest.raises(ConfigError, match="not ours"):
         Server(tmp_path, free_port()).start()

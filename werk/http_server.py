@@ -1,8 +1,9 @@
-"""The HTTP server of the dashboard: waitress, for whoever can connect, with or without a password.
+"""The HTTP server of the dashboard: waitress, with limits for each client, password or not.
 
-A client holds a thread only while its whole request is being answered. One that keeps us waiting
-(for the rest of a request, for the next one, or to read a reply) loses its connection after
-PATIENCE_S, and sooner if others need the room: so /healthz answers however many of these there are.
+A client occupies a thread only while its complete request is being answered. A connection that
+waits for its client (for the rest of a request, for the next request, or to read a reply) is closed
+after PATIENCE_S, and sooner if other connections need the room. So /healthz answers, however many
+such connections there are.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from waitress.server import MultiSocketServer, TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 THREADS = 16  # a page that waits for Redis holds one, and /healthz has to find one that is free
-MOST_CONNECTIONS = 100  # of which some may be closed at any time, because they wait for the client
-PATIENCE_S = 30.0  # with a client that does nothing, or that sends its request byte by byte
-LONGEST_HEAD = 16 * 1024  # bytes; also of what a connection holds in memory before its request
+MOST_CONNECTIONS = 100  # above that, the one that has waited the longest is closed
+PATIENCE_S = 30.0  # also with a client that sends its request byte by byte
+LONGEST_HEAD = 16 * 1024  # bytes, which each connection may hold in memory
 LONGEST_BODY = 64 * 1024  # a POST of the pages has none
 
 
