@@ -21,7 +21,8 @@ def runner() -> Runner:
 
 
 def outcome(runner: Runner, function: Callable[[], object], limit_s: int) -> object:
-    result, error, _ = runner.run((function, (), {}), limit_s, None)
+    runner.arm(limit_s)
+    result, error, _ = runner.run((function, (), {}), None)
     assert runner.page.deadline == 0.0
     return error or result
 

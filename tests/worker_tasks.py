@@ -202,6 +202,11 @@ def mutters() -> None:
     print("a part of a line", end="")
 
 
+def broken(job: Any, connection: Any, *rest: Any) -> None:
+    """A callback that fails."""
+    raise RuntimeError("a broken callback")
+
+
 def perish(job: Any, connection: Any, *rest: Any) -> None:
     """A callback that kills its own process."""
     note(job.kwargs["folder"], f"in:{os.getppid()}")
@@ -266,7 +271,7 @@ TASKS = {
     name: Task(_PATH + name)
     for name in (
         "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
-        "mistaken perish unread surroundings doze leave_an_alarm fork fork_in_callback "
+        "mistaken perish broken unread surroundings doze leave_an_alarm fork fork_in_callback "
         "hold_descriptors large heavy heavy_pieces heavy_later saw_result local prints "
         "mutters".split()
     )

@@ -61,7 +61,7 @@ class Claim(list[Any]):
 
     @staticmethod
     def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
-        """Return the claim that an execution makes; it needs call() before its limits are known."""
+        """Return the claim that an execution makes; its limits are known after check()."""
         claim = Claim(claimed)
         claim.raw_id = raw_id = claimed[8]
         claim.id, claim.task = raw_id.decode("utf-8", "replace"), "-"
@@ -79,14 +79,12 @@ class Claim(list[Any]):
         except (TypeError, ValueError):  # of an order, whose record anybody may have written
             return 0
 
-    def call(self, tasks: Tasks, default_result_ttl: int, reader: Any = None) -> Call:
-        """Return function, args and kwargs, if the task is registered. Imports nothing.
+    def check(self, default_result_ttl: int) -> None:
+        """Learn the limits. Reads no payload: its time limit is to begin first.
 
-        Raises Refused, also for a record that no enqueue of RQ's or ours writes; Unreadable; or
-        Unknown where only the name of the task is unknown. With a `reader`, RQ's serializer, it is
-        whatever RQ would run.
+        Raises Refused for a record that no enqueue of RQ's or ours writes; Unknown for a newer one.
         """
-        _, status, _, data, timeout, result_ttl, name, callbacks, raw_id, _ = self
+        _, status, _, _, timeout, result_ttl, _, callbacks, raw_id, _ = self
         if status:
             if status.startswith(NEWER):
                 theirs = text(status)[len(NEWER) : 100]
@@ -104,6 +102,14 @@ class Claim(list[Any]):
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
         self.is_plain = not callbacks and self.result_ttl > 0
+
+    def call(self, tasks: Tasks, reader: Any = None) -> Call:
+        """Return the function or its path, args and kwargs, if it is registered. Imports nothing.
+
+        Raises Refused; Unreadable; or Unknown where only the name of the task is unknown. With a
+        `reader`, RQ's serializer, it is whatever RQ would run.
+        """
+        data, name, callbacks = self[3], self[6], self[7]
         if reader:
             call = _any_call(data or b"", reader)
             if type(call[0]) is str:

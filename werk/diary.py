@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from werk.wire import text
@@ -36,7 +37,7 @@ class Diary:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
             self.log.warning("event=dropped job=%s reason=%s", printable(text(job_id)), text(why))
 
-    def open(self) -> logging.Logger:
+    def open(self) -> Any:
         """Mark each record with the job at hand. Returns the log that RQ's own lines go to."""
         make = logging.getLogRecordFactory()
 
@@ -56,10 +57,22 @@ class Diary:
             root.setLevel(self.log.getEffectiveLevel())
         if self.log.isEnabledFor(logging.DEBUG):
             return self.log
-        theirs = self.log.getChild("rq")  # RQ says in three lines what we say in one
-        theirs.setLevel(logging.WARNING)
         logging.getLogger("rq.job").setLevel(logging.WARNING)
-        return theirs
+        return _Warnings(self.log)  # RQ says in three lines what we say in one
+
+
+class _Warnings(logging.LoggerAdapter[logging.Logger]):
+    """A logger without what is less than a warning.
+
+    A logger of another name would do, but Sentry and others leave out `rq.worker` alone: they
+    have a failure from handle_exception already.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= logging.WARNING and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> Any:
+        return msg, kwargs  # with its own `extra`
 
 
 def printable(value: object) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 from rq.job import Job, Retry
+from rq.timeouts import JobTimeoutException
 
 from werk import link, records, registry, wire
 from werk.channel import (
@@ -37,6 +38,7 @@ from werk.child import forked
 from werk.claim import Claim, Tasks, Unknown, misplaced
 from werk.diary import Diary
 from werk.errors import Unreadable
+from werk.frame import Frame, Patches
 from werk.log_stream import bound_logs, print_by_line
 from werk.page import HORSE_SIGNAL, Leave, Page, Plan
 from werk.recorder import Recorder
@@ -88,7 +90,7 @@ class Horse:
         "diary", "dumps", "execution", "flushed_at", "follows_strategy", "generation", "head",
         "idle_since",
         "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "page",
-        "performs_as_rq", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
+        "patches", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
         "shows_busy", "tally", "tasks", "waiting", "worker",
     )  # fmt: skip
 
@@ -108,7 +110,7 @@ class Horse:
         self.dumps = wire.dumps if is_ours else records.limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
-        self.performs_as_rq = worker.has_own_way_of_performing()
+        self.patches = Patches(worker)
         self.follows_strategy = worker.has_strategy()
         self.script = script("step", worker.server_version())
         self.channel = Channel(worker.connection)
@@ -180,8 +182,11 @@ class Horse:
         data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
         fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
         claim = Claim.of(fields, "", "")
-        job = self.recorder.job(claim.id)
-        result, _, _ = self.runner.run(claim.call(self.tasks, self.default_ttl), claim.timeout, job)
+        job, runner = self.recorder.job(claim.id), self.runner
+        claim.check(self.default_ttl)
+        runner.arm(claim.timeout)
+        path, args, kwargs = claim.call(self.tasks)
+        result, _, _ = runner.run((runner.load(path, job), args, kwargs), job)
         self.stored(result)
         claim.ended("finished", 0, b"", self.page.now())
 
@@ -356,27 +361,32 @@ class Horse:
     def perform(self, claim: Claim) -> Claim | None:
         """Run a job. Returns it with its outcome for the next step, None if that is recorded."""
         self.page.show(self.jobs - 1, claim.id, claim.execution)
-        job = self.recorder.job(claim.id)
+        job, runner = self.recorder.job(claim.id), self.runner
         try:
-            call = claim.call(self.tasks, self.default_ttl, self.reader)
-        except (Refused, Unreadable, Unknown) as why:
-            return self.recorder.refuse(claim, job, why)
+            claim.check(self.default_ttl)
+            runner.arm(claim.timeout)
+            runner.is_running = True
+            path, args, kwargs = claim.call(self.tasks, self.reader)
+            runner.is_running = False
+        except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
+            runner.disarm()
+            late = why.__context__  # the reader may have caught it
+            late = late if isinstance(late, JobTimeoutException) else why
+            return self.recorder.refuse(claim, job, late)
         self.job_id.set(claim.raw_id)
-        if self.performs_as_rq:
-            return self.recorder.perform(claim, job)
         self.diary.current = claim
         if self.is_watched:
             self.begin(claim, job)
-        result, error, took = self.runner.run(call, claim.timeout, job)
-        try:
-            os.close(os.dup(self.bell))
-        except OSError:  # the task has left no descriptor: no other job of this horse would get one
-            self.last_job = self.jobs
-        if error and (misfit := claim.misfit(error, *call)):
+        function = path
+        if type(path) is str:
+            function = runner.functions.get(path) or self.load(path, job)
+        if self.patches.found():
+            return self.recorder.perform(Frame(self, claim, path, (function, args, kwargs)), job)
+        result, error, took = runner.run((function, args, kwargs), job)
+        if error and (misfit := claim.misfit(error, path, args, kwargs)):
             self.diary.current = None
             return self.recorder.refuse(claim, job, misfit)
-        if self.is_watched:
-            self.end(claim, job, result, error, took)
+        self.ended(claim, job, result, error, took)
         self.diary.current = None
         if error:
             self.tally.add(claim.task, False, took)
@@ -386,6 +396,16 @@ class Horse:
         if not isinstance(value, bytes):
             self.tally.add(claim.task, True, took)
             return self.recorder.succeed(claim, job, result, value)
+        return self.succeed(claim, job, result, value, took)
+
+    def load(self, path: str, job: Job) -> Any:
+        """Import a task's function: only then is it known what its module patches."""
+        function = self.runner.load(path, job)
+        self.patches.look()
+        return function
+
+    def succeed(self, claim: Claim, job: Job, result: Any, value: bytes, took: float) -> Claim:
+        """Leave a plain success to the next step."""
         self.tally.add(claim.task, True, took, self.jobs)
         claim.job, claim.result = job, result
         return claim.ended("finished", claim.result_ttl, value, self.page.now())
@@ -406,6 +426,18 @@ class Horse:
             self.diary.tell("started", claim)
         if self.runner.hooks:
             self.runner.hook("before", job)
+            self.runner.arm(claim.timeout)  # a hook has its own time
+
+    def ended(
+        self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float
+    ) -> None:
+        """After the task."""
+        try:
+            os.close(os.dup(self.bell))
+        except OSError:  # it has left no descriptor: no other job of this horse would get one
+            self.last_job = self.jobs
+        if self.is_watched:
+            self.end(claim, job, result, error, took)
 
     def end(
         self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float

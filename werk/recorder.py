@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,10 @@ from rq.queue import Queue
 
 from werk import records, webhooks, wire
 from werk.channel import FINISH_S, Unusable
+from werk.child import end_copies
 from werk.claim import Claim, Unknown, failure
 from werk.diary import Diary
+from werk.frame import Frame
 from werk.page import Order, Page
 from werk.records import Late, Refused
 from werk.runner import Runner
@@ -86,11 +89,50 @@ class Recorder:
 
         return self._record(claim, job, record)
 
-    def perform(self, claim: Claim, job: Job) -> Claim | None:
-        """A subclass has replaced a piece of RQ's perform_job, or of the job's: all of it runs."""
-        limit = claim.timeout + FINISH_S
-        self.page.deadline = time.monotonic() + limit if claim.timeout > 0 else 0.0
-        return self._record(claim, job, self.worker.perform_job)
+    def perform(self, frame: Frame, job: Job) -> Claim | None:
+        """Have RQ's methods perform a job, and what is patched around them."""
+        page, runner, trouble = self.page, self.runner, None
+        left = page.deadline - time.monotonic() if page.deadline else None
+        page.begin_finish(FINISH_S)  # the time that it takes to read the job is not the task's
+        try:
+            with self._execution(frame.claim, job) as (queue, execution):
+                frame.enter(job, execution)
+                page.end_finish()
+                page.deadline = 0.0 if left is None else time.monotonic() + left
+                runner.resume()
+                self.worker.execute_job(job, queue)
+        except Unusable:
+            raise
+        except BaseException as error:
+            trouble = error
+        runner.is_running, self.worker.frame = False, None
+        end_copies(runner.pid, trouble)
+        try:
+            return self._outcome(frame, job, trouble)
+        finally:
+            self.diary.current = None
+            page.end_finish()
+
+    def _outcome(self, frame: Frame, job: Job, trouble: BaseException | None) -> Claim | None:
+        """Return the finish of what was performed in a frame; None if that is recorded.
+
+        `trouble` is what came out of the frame: of what is patched, or of RQ's own code.
+        """
+        claim = frame.claim
+        if frame.misfit:
+            return self.refuse(claim, job, frame.misfit)
+        if not frame.is_over:  # nobody has recorded anything
+            trouble = trouble or RuntimeError("perform_job returned and the job did not run")
+            frame.fail(trouble)
+            return self.fail(claim, job, trouble)
+        is_left = frame.stored is not None
+        if not is_left and (isinstance(trouble, Late) or not self._is_closed(claim)):
+            trouble = trouble or RuntimeError("RQ did not record the outcome")
+            return failure(claim, trouble, self.page.now())
+        if trouble:
+            shown = f"{type(trouble).__name__}: {trouble}"
+            self.diary.tell("patch-failed", claim, logging.WARNING, reason=shown)
+        return frame.leave() if is_left else None
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Claim | None:
         """Fail a job at once; or put it off, where this worker may only be older than the job."""
@@ -98,7 +140,7 @@ class Recorder:
         if since is not None:
             self.diary.tell("put-off", claim, reason=why)
             return claim.put_off(self.page.now() + PUT_OFF_S, since)
-        self.diary.tell("refused", claim, logging.WARNING, reason=why)
+        self.diary.tell("refused", claim, logging.ERROR, reason=why)
         self.tally.add(claim.task, False)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
@@ -131,8 +173,10 @@ class Recorder:
                 worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
             worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
 
-        event = "stopped" if order.is_stopped else "failed"
-        self.diary.tell(event, claim, logging.WARNING, reason=order.reason)
+        event, level = (
+            ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)
+        )
+        self.diary.tell(event, claim, level, reason=order.reason)
         self.tally.add(claim.task, False)
         why = RuntimeError(order.reason)
         if order.is_raw:
@@ -161,7 +205,7 @@ class Recorder:
         Raises Refused if a key that RQ would write is of another type.
         """
         if not self.page.finishing:  # RQ's own perform_job: user code ran until now
-            self._begin_finish(job)
+            self.begin_finish(job)
         own = self.worker
         words = (run, job.origin, own.recording_s, own.name)
         reply = self.worker.connection.eval(self.fence.text, 0, *words)
@@ -172,20 +216,14 @@ class Recorder:
     def _record(
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Claim | None:
-        worker, trouble = self.worker, why
-        if not worker.has_own_way_of_performing():
-            self.page.begin_finish(FINISH_S)
-        execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
-        execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
+        trouble = why
+        self.page.begin_finish(FINISH_S)
         try:
-            job = execution._job = records.load(job)
-            job.redis_server_version = worker.server_version()
-            if not worker.has_own_way_of_performing():
-                self._begin_finish(job)
-            worker.executions, worker.recorded_run = {execution.id: execution}, claim.run
-            record(job, worker._queue(job.origin), execution)
-            if self._is_closed(claim):
-                return None
+            with self._execution(claim, job) as (queue, execution):
+                self.begin_finish(job)
+                record(job, queue, execution)
+                if self._is_closed(claim):
+                    return None
             trouble = trouble or RuntimeError("RQ did not record the outcome")
         except Unusable:
             raise
@@ -193,12 +231,26 @@ class Recorder:
             self.diary.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
             trouble = trouble or error
         finally:
-            worker.executions, worker.recorded_run = {}, ""
-            worker._stopped_job_id, worker.not_kept = None, ""
             self.page.end_finish()
         return failure(claim, trouble, self.page.now())
 
-    def _begin_finish(self, job: Job) -> None:
+    @contextmanager
+    def _execution(self, claim: Claim, job: Job) -> Iterator[tuple[Queue, Execution]]:
+        """Read the job, and have RQ's worker know its execution meanwhile."""
+        worker = self.worker
+        execution = Execution(claim.execution, claim.id, worker.connection, worker.name)
+        execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
+        try:
+            execution._job = records.load(job)
+            job.redis_server_version = worker.server_version()
+            worker.executions, worker.recorded_run = {execution.id: execution}, claim.run
+            yield worker._queue(job.origin), execution
+        finally:
+            worker.executions, worker.recorded_run = {}, ""
+            worker._stopped_job_id, worker.not_kept = None, ""
+
+    def begin_finish(self, job: Job) -> None:
+        """Note that RQ's code records the outcome of a job, callbacks and all."""
         callbacks_s = float(job.success_callback_timeout) + float(job.failure_callback_timeout)
         self.page.begin_finish(FINISH_S + callbacks_s)
 

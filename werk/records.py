@@ -86,6 +86,11 @@ class _BoundedJob(Job):
         found = webhooks.Webhooks.read(raw_data.get(b"webhooks", b""))
         self.webhooks, self._invalid_webhooks = list(found.readable), found.invalid
         return restored
+    call: Callable[..., Any] | None = None  # what a frame has it run: see frame.py
+
+    @property
+    def func(self) -> Any:
+        return self.call or super().func
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
         invalid, hosts = self._invalid_webhooks, self.webhook_hosts
@@ -105,7 +110,8 @@ class _RegisteredJob(_BoundedJob):
 
     @property
     def func(self) -> Any:
-        permit(self.func_name)
+        if not self.call:
+            permit(self.func_name)
         return super().func
 
     @property
@@ -133,17 +139,23 @@ def bounded(job_class: type[Job], *, registered_only: bool) -> type[Job]:
     return type(f"{base.word}{job_class.__name__}", (base, job_class), limits)
 
 
-def single(death_penalty_class: type[BaseDeathPenalty]) -> type[BaseDeathPenalty]:
-    """Return that class of time limits, which RQ puts around user code; forked copies end there."""
+def single(
+    death_penalty_class: type[BaseDeathPenalty], is_kept: Callable[[], bool]
+) -> type[BaseDeathPenalty]:
+    """Return that class of time limits, which RQ puts around user code; forked copies end there.
+
+    It does no more than that where `is_kept` tells that the limit is kept without it.
+    """
 
     class Single(death_penalty_class):  # type: ignore[misc, valid-type]
         def __enter__(self) -> None:
-            self._pid = os.getpid()
-            super().__enter__()
+            self._pid, self._is_kept = os.getpid(), is_kept()
+            if not self._is_kept:
+                super().__enter__()
 
         def __exit__(self, kind: Any, error: Any, trace: Any) -> Any:
             end_copies(self._pid, error)
-            return super().__exit__(kind, error, trace)
+            return False if self._is_kept else super().__exit__(kind, error, trace)
 
     return Single
 

@@ -29,7 +29,7 @@ from werk.wire import SCALARS
 HOOK_S = 10  # time limit of a hook
 _enter, _leave = _current_job.set, _current_job.reset
 
-# A function or its path, args and kwargs.
+# A function, args and kwargs.
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -72,26 +72,47 @@ class Runner:
                 except Exception:
                     self.diary.log.exception("event=hook-left-out hook=%s path=%s", when, path)
 
-    def run(
-        self,
-        call: Call,
-        limit_s: int,
-        job: Job | None,
-    ) -> tuple[Any, BaseException | None, float]:
-        """Call a function under a limit. Returns its result, what it raised, and how long it took.
+    def arm(self, limit_s: int) -> None:
+        """Begin a time limit, in seconds; negative: there is none."""
+        self.limit_s = limit_s
+        if limit_s > 0:
+            self.page.deadline = time.monotonic() + limit_s
 
-        What get_current_job() returns there is `job`.
+    def resume(self) -> None:
+        """Let the time limit interrupt from here on. Raises JobTimeoutException if time is up."""
+        self.is_running = True
+        if 0 < self.page.deadline <= time.monotonic():
+            self.is_running = False
+            raise self._time_is_up()
+
+    def disarm(self, error: BaseException | None = None) -> None:
+        """End the time limit, after users' code that has raised this. A forked copy ends here."""
+        self.is_running = False
+        end_copies(self.pid, error)  # before this process writes to the page, which they share
+        self.page.deadline = 0.0
+        signal.alarm(0)  # one of the function's own does not outlive it
+
+    def load(self, path: str, job: Job) -> Callable[..., Any]:
+        """Import a function within the time limit, which goes on.
+
+        Returns a function that raises what the import has raised: the job fails as if it had.
+        """
+        deadline = self.page.deadline
+        function, error, _ = self.run((self._look_up, (path,), {}), job)
+        self.page.deadline = deadline
+        return _raising(error) if error else function
+
+    def run(self, call: Call, job: Job | None) -> tuple[Any, BaseException | None, float]:
+        """Call a function. Returns its result, what it raised, and how long it took.
+
+        What get_current_job() returns there is `job`. The time limit ends with the call.
         """
         function, args, kwargs = call
         result: Any = None
         error: BaseException | None = None
         token, started = _enter(job), time.monotonic()
         try:
-            self.limit_s, self.is_running = limit_s, True
-            if limit_s > 0:
-                self.page.deadline = started + limit_s
-            if type(function) is str:
-                function = self.functions.get(function) or self._look_up(function)
+            self.resume()
             result = function(*args, **kwargs)
             if type(result) not in SCALARS and asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
@@ -99,16 +120,15 @@ class Runner:
         except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
             self.is_running = False
             error = raised
-        end_copies(self.pid, error)  # before this process writes to the page, which they share
-        self.page.deadline = 0.0
-        signal.alarm(0)  # one of the function's own does not outlive it
+        self.disarm(error)
         _leave(token)
         return result, error, time.monotonic() - started
 
     def hook(self, when: str, *arguments: Any) -> None:
         """Call a hook. Whatever it raises is logged and harms no job."""
         if hook := self.hooks.get(when):
-            _, error, _ = self.run((hook, arguments, {}), HOOK_S, None)
+            self.arm(HOOK_S)
+            _, error, _ = self.run((hook, arguments, {}), None)
             if error:
                 self.diary.log.error("event=hook-failed hook=%s", when, exc_info=error)
 
@@ -116,11 +136,20 @@ class Runner:
         """The supervisor says that time is up. The job that it means may have ended since."""
         if self.is_running and 0 < self.page.deadline <= time.monotonic():
             self.is_running = False  # once
-            raise JobTimeoutException(
-                f"Task exceeded maximum timeout value ({self.limit_s} seconds)"
-            )
+            raise self._time_is_up()
+
+    def _time_is_up(self) -> JobTimeoutException:
+        return JobTimeoutException(f"Task exceeded maximum timeout value ({self.limit_s} seconds)")
 
     def _look_up(self, path: str) -> Callable[..., Any]:
         function: Callable[..., Any] = import_attribute(path)
         self.functions[path] = function
         return function
+
+
+def _raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        trace = error.__traceback__
+        raise error.with_traceback(trace and trace.tb_next)
+
+    return fail

@@ -1,8 +1,8 @@
 """Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
 
 While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
-it. Where there is none RQ's own code runs: in the horse (horse.py), and for those who have replaced
-a piece of RQ's loop.
+it. Where there is none RQ's own code runs: in the horse (horse.py), and where a subclass replaces a
+method of RQ's loop (frame.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import rq
 import rq.scheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
-from rq.job import Job
 from rq.logutils import setup_loghandlers
 from rq.queue import Queue
 from rq.worker import DequeueStrategy
@@ -36,10 +35,10 @@ from rq.worker.base import BaseWorker
 from werk import records, registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
+from werk.frame import FramingWorker, replaced_loop
 from werk.link import Link, Script, cluster_error, is_cluster, link_over
 from werk.log_stream import bound_logs, flush_all
 from werk.page import Page, Plan
-from werk.records import RecordingWorker
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
 from werk.supervisor import Supervisor
@@ -47,19 +46,8 @@ from werk.tick import TICK_BUDGET_S
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 
-# Pieces of RQ's own loop, and of its way of performing a job. Where one is replaced, RQ's own runs.
-LOOP = tuple(
-    "perform_job execute_job dequeue_job_and_maintain_ttl fork_work_horse monitor_work_horse"
-    " wait_for_horse main_work_horse setup_work_horse_signals heartbeat maintain_heartbeats"
-    " check_for_suspension".split()
-)
-PERFORMING = tuple(
-    "prepare_execution prepare_job_execution handle_job_success handle_execution_ended"
-    " _finalize_success _finalize_failure cleanup_execution".split()
-)
 
-
-class Worker(RecordingWorker):
+class Worker(FramingWorker):
     """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
 
     lease_s = 15.0  # a worker that is silent for longer is taken for dead
@@ -67,13 +55,17 @@ class Worker(RecordingWorker):
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
     supervisor: Supervisor | None = None  # while our own loop runs, in this process
+    has_loop = False  # our own loop has begun
+    rq_loop = ""  # what a subclass replaces, so that RQ's loop runs
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
         settings = _settings_or_exit()
         is_own = kwargs.get("prepare_for_work", True)
         if is_own and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
-        self.death_penalty_class = records.single(self.death_penalty_class)
+        self.death_penalty_class = records.single(
+            self.death_penalty_class, lambda: bool(self.frame and not self.frame.is_over)
+        )
         super().__init__(queues, name, *args, **kwargs)
         self.queue_class = records.by_redis_time(self.queue_class, self)
         registered_only = not settings.allow_unregistered
@@ -87,7 +79,17 @@ class Worker(RecordingWorker):
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
         is_free = int(Settings.read().allow_unregistered)
         own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
-        return {**super().serialize(), **({} if self._is_not_ours() else own)}
+        return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        """Register. A loop that is not ours begins with this, too, and says so."""
+        self.rq_loop = "" if self.has_loop else replaced_loop(self) or "work"
+        super().bootstrap(*args, **kwargs)
+        if self.rq_loop:
+            what = "RQ's loop runs, because this is replaced, and a job is lost with its worker"
+            self.log.warning(
+                "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
+            )
 
     def clean_registries(self) -> None:
         spare = script("spare", self.server_version())
@@ -112,10 +114,6 @@ class Worker(RecordingWorker):
         queues = self._ordered_queues
         self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
 
-    def has_own_way_of_performing(self) -> bool:
-        perform = (self.job_class.perform, self.job_class._execute)
-        return self._replaces(PERFORMING) or perform != (Job.perform, Job._execute)
-
     def restore_connection(self, retry: RetryPolicy) -> None:
         """In the horse: make it RQ's again, because a job may use it for a command that blocks."""
         pool = self.connection.connection_pool
@@ -133,8 +131,9 @@ class Worker(RecordingWorker):
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
-        if self._is_not_ours():
+        if replaced_loop(self):
             return super().work(*args, **kwargs)
+        self.has_loop = True
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
         options = SimpleNamespace(**given.arguments)
@@ -243,18 +242,6 @@ class Worker(RecordingWorker):
         pool.disconnect()
         self.connection.set_retry(patience(Page()))  # until Redis knows us
         return untamed
-
-    def _is_not_ours(self) -> bool:
-        """Tell whether RQ's own loop must run, because somebody has replaced a piece of it."""
-        has_own_keys = (
-            self.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix
-            or self.queue_class.redis_queue_namespace_prefix != Queue.redis_queue_namespace_prefix
-        )
-        return has_own_keys or self._replaces(LOOP)
-
-    def _replaces(self, names: tuple[str, ...]) -> bool:
-        is_own = (getattr(type(self), name) is _OWN[name] for name in names)
-        return not all(is_own) or any(name in self.__dict__ for name in names)
 
     def _queue(self, name: str) -> Queue:
         return self.queue_class(

@@ -1,0 +1,8 @@
+"""The tasks of worker_tasks.py, in a module that patches RQ when it is imported."""
+
+from __future__ import annotations
+
+import patches
+from worker_tasks import *  # noqa: F403
+
+patches.apply("task")
