@@ -15,6 +15,15 @@ from rq.timeouts import JobTimeoutException
 from rq.worker import WorkerStatus
 from rq.worker.worker_classes import Worker as PlainWorker
 
+import werk.worker
+
+
+class Around(werk.worker.Worker):
+    """Has a frame around each job that does nothing."""
+
+    def perform_job(self, job: Job, queue: Queue, *rest: Any) -> bool:
+        return super().perform_job(job, queue, *rest)
+
 
 class Django(Worker):
     """Closes connections around each job, or pushes the context of an app."""

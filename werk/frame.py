@@ -131,7 +131,8 @@ class Frame:
     def __init__(self, horse: Horse, claim: Claim, path: Any, call: Call) -> None:
         self.horse, self.claim, self.path = horse, claim, path
         self.function, self.args, self.kwargs = call
-        self.started, self.took = time.monotonic(), 0.0
+        self.took = 0.0  # seconds
+        self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
         self.misfit: Unknown | None = None  # why the call did not even begin
         self.result: Any = None
@@ -140,6 +141,7 @@ class Frame:
     def enter(self, job: Job, execution: Execution) -> None:
         """Have a job that was read from Redis run the registry's function."""
         self.job, self.execution, self.before = job, execution, _saved(job)
+        self.has_begun, self.started = True, time.monotonic()
         if type(self.path) is str:
             job._func_name, job._instance = self.path, None
             job._args, job._kwargs = self.args, self.kwargs
@@ -193,9 +195,10 @@ class Frame:
         self.horse.recorder.begin_finish(self.job)
         return True
 
-    def leave(self) -> Claim:
-        """Return a plain success for the horse's next step."""
-        assert self.stored is not None
+    def leave(self) -> Claim | None:
+        """Return a plain success for the horse's next step, None for any other outcome."""
+        if self.stored is None:
+            return None
         return self.horse.succeed(self.claim, self.job, self.result, self.stored, self.took)
 
 

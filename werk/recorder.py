@@ -105,7 +105,8 @@ class Recorder:
             raise
         except BaseException as error:
             trouble = error
-        runner.is_running, self.worker.frame = False, None
+        finally:
+            runner.is_running, self.worker.frame = False, None
         end_copies(runner.pid, trouble)
         try:
             return self._outcome(frame, job, trouble)
@@ -121,18 +122,27 @@ class Recorder:
         claim = frame.claim
         if frame.misfit:
             return self.refuse(claim, job, frame.misfit)
-        if not frame.is_over:  # nobody has recorded anything
+        if frame.has_begun and not frame.is_over:  # nobody has recorded anything
             trouble = trouble or RuntimeError("perform_job returned and the job did not run")
             frame.fail(trouble)
             return self.fail(claim, job, trouble)
-        is_left = frame.stored is not None
-        if not is_left and (isinstance(trouble, Late) or not self._is_closed(claim)):
-            trouble = trouble or RuntimeError("RQ did not record the outcome")
-            return failure(claim, trouble, self.page.now())
+        finish = frame.leave()
+        if not finish and (why_not := self._why_open(claim, trouble)):
+            return failure(claim, why_not, self.page.now())
         if trouble:
             shown = f"{type(trouble).__name__}: {trouble}"
             self.diary.tell("patch-failed", claim, logging.WARNING, reason=shown)
-        return frame.leave() if is_left else None
+        return finish
+
+    def _why_open(self, claim: Claim, trouble: BaseException | None) -> BaseException | None:
+        """Return why an execution is not recorded, None if it is."""
+        if isinstance(trouble, Late):
+            return trouble
+        try:
+            is_closed = self._is_closed(claim)
+        except redis.exceptions.ResponseError as error:
+            return trouble or error
+        return None if is_closed else trouble or RuntimeError("RQ did not record the outcome")
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Claim | None:
         """Fail a job at once; or put it off, where this worker may only be older than the job."""

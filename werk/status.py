@@ -130,6 +130,7 @@ class Worker(NamedTuple):
     free: bool  # it runs any path (WERK_ALLOW_UNREGISTERED)
     clock_s: float  # its host's clock is ahead of Redis's
     dropped: int = 0  # log lines, if it has dropped any lately
+    replaced: str = ""  # a method of RQ's loop that its class replaces, so that RQ's loop runs
 
     @property
     def is_live(self) -> bool:
@@ -298,6 +299,7 @@ def _worker(
         clock_s=clock_s,
         queues=served,
         dropped=_dropped(now, facts),
+        replaced=facts.get("werk_rq_loop", "")[:100],
         **own,
     )
 
@@ -383,6 +385,10 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
             yield Problem(
                 WARNING, what, f"read the stdout and stderr of {process}, or redirect them"
             )
+        if worker.replaced and worker.is_live:
+            what = f"{at} runs RQ's loop, because its class replaces {worker.replaced}: "
+            what += "a job is lost when the worker is killed"
+            yield Problem(WARNING, what, "override perform_job or execute_job instead")
         if worker.free and worker.is_live:
             what = f"{at} has WERK_ALLOW_UNREGISTERED: runs any code"
             yield Problem(WARNING, what, "register the tasks and unset it")
@@ -392,7 +398,7 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
             way = "ahead of" if ahead_s > 0 else "behind"
             what = f"the clock of {host} is {abs(ahead_s):.0f} s {way} Redis's"
             yield Problem(WARNING, what, "synchronise it (NTP)")
-    kinds = {worker.kind: worker.name for worker in live}
+    kinds = {worker.kind: worker.name for worker in live if not worker.replaced}
     if len(kinds) > 1:
         what = f"worker {kinds['stock']} is a stock one: it runs whatever is enqueued"
         yield Problem(WARNING, what, "RQ_WORKER_CLASS=werk.worker.Worker, or werk worker")
