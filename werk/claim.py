@@ -134,6 +134,13 @@ class Claim(list[Any]):
                       self.claimed_at)  # fmt: skip
         return self
 
+    def succeeded(self, job: Job, result: Any, value: bytes, now: float) -> Claim:
+        """Note a success that step.lua can record; if it cannot, RQ's code needs job and result."""
+        self.job, self.result, keep_s = job, result, self.result_ttl
+        self.words = (self.raw_id, self[0], self.execution, "finished", keep_s, int(now) + keep_s,
+                      value, self.claimed_at)  # fmt: skip
+        return self
+
     def put_off(self, due: float, since: float) -> Claim:
         """Note that the job is deferred until `due`, as it has been `since`; on Redis's clock."""
         times = (repr(due), repr(since))

@@ -93,6 +93,11 @@ def replaced_loop(worker: FramingWorker) -> str:
 class Patches:
     """Knows whether a job is to be performed in a frame. Any import may patch."""
 
+    __slots__ = (
+        "_execute", "is_of_a_success", "is_one", "job_kind", "kind", "perform", "perform_job",
+        "worker",
+    )  # fmt: skip
+
     def __init__(self, worker: FramingWorker) -> None:
         self.worker, self.kind, self.job_kind = worker, type(worker), worker.job_class
         self.look()
@@ -100,8 +105,7 @@ class Patches:
     def look(self) -> None:
         """Look at everything."""
         own, job = self.kind, self.job_kind
-        self.execute_job, self.perform_job = own.execute_job, own.perform_job
-        self.perform, self._execute = job.perform, job._execute
+        self.perform_job, self.perform, self._execute = own.perform_job, job.perform, job._execute
         self.is_of_a_success = self._has_other(OF_A_SUCCESS)
         in_a_job = (getattr(job, name) for name in OF_A_JOB)
         self.is_one = (
@@ -110,11 +114,10 @@ class Patches:
 
     def found(self) -> bool:
         """Tell whether there is a patch. Looks again if one of what is patched most has changed."""
-        own, job = self.kind, self.job_kind
+        job = self.job_kind
         if (
-            own.perform_job is not self.perform_job
+            self.kind.perform_job is not self.perform_job
             or job.perform is not self.perform
-            or own.execute_job is not self.execute_job
             or job._execute is not self._execute
         ):
             self.look()
@@ -163,8 +166,8 @@ class Frame:
         self.is_over, horse = True, self.horse
         horse.runner.disarm(error)
         self.took = time.monotonic() - self.started
-        if not self.misfit:
-            horse.ended(self.claim, self.job, result, error, self.took)
+        if horse.is_watched and not self.misfit:
+            horse.end(self.claim, self.job, result, error, self.took)
         horse.page.begin_finish(FINISH_S)
 
     def succeed(self, value: Any) -> bool:
@@ -199,7 +202,9 @@ class Frame:
         """Return a plain success for the horse's next step, None for any other outcome."""
         if self.stored is None:
             return None
-        return self.horse.succeed(self.claim, self.job, self.result, self.stored, self.took)
+        horse = self.horse
+        horse.tally.add(self.claim.task, True, self.took, horse.jobs)
+        return self.claim.succeeded(self.job, self.result, self.stored, horse.page.now())
 
 
 class FramingWorker(RecordingWorker):

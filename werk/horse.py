@@ -188,7 +188,7 @@ class Horse:
         path, args, kwargs = claim.call(self.tasks)
         result, _, _ = runner.run((runner.load(path, job), args, kwargs), job)
         self.stored(result)
-        claim.ended("finished", 0, b"", self.page.now())
+        claim.succeeded(job, result, b"", self.page.now())
 
     # --- the loop
 
@@ -221,6 +221,10 @@ class Horse:
                 self.jobs += 1
                 self.is_busy = True
                 finish = self.perform(Claim.of(claimed, self.execution, self.asked_at))
+                try:
+                    os.close(os.dup(self.bell))
+                except OSError:  # the job has left no descriptor: no other one would get any
+                    self.last_job = self.jobs
                 continue
             page.show(self.jobs, "", self.execution)
             if self.is_busy:
@@ -365,7 +369,6 @@ class Horse:
         try:
             claim.check(self.default_ttl)
             runner.arm(claim.timeout)
-            runner.is_running = True
             path, args, kwargs = claim.call(self.tasks, self.reader)
             runner.is_running = False
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
@@ -386,7 +389,8 @@ class Horse:
         if error and (misfit := claim.misfit(error, path, args, kwargs)):
             self.diary.current = None
             return self.recorder.refuse(claim, job, misfit)
-        self.ended(claim, job, result, error, took)
+        if self.is_watched:
+            self.end(claim, job, result, error, took)
         self.diary.current = None
         if error:
             self.tally.add(claim.task, False, took)
@@ -396,19 +400,14 @@ class Horse:
         if not isinstance(value, bytes):
             self.tally.add(claim.task, True, took)
             return self.recorder.succeed(claim, job, result, value)
-        return self.succeed(claim, job, result, value, took)
+        self.tally.add(claim.task, True, took, self.jobs)
+        return claim.succeeded(job, result, value, self.page.now())
 
     def load(self, path: str, job: Job) -> Any:
         """Import a task's function: only then is it known what its module patches."""
         function = self.runner.load(path, job)
         self.patches.look()
         return function
-
-    def succeed(self, claim: Claim, job: Job, result: Any, value: bytes, took: float) -> Claim:
-        """Leave a plain success to the next step."""
-        self.tally.add(claim.task, True, took, self.jobs)
-        claim.job, claim.result = job, result
-        return claim.ended("finished", claim.result_ttl, value, self.page.now())
 
     def stored(self, result: Any) -> bytes | str | None:
         """Return a result as RQ stores it, or why it cannot be stored; None for a Retry."""
@@ -427,17 +426,7 @@ class Horse:
         if self.runner.hooks:
             self.runner.hook("before", job)
             self.runner.arm(claim.timeout)  # a hook has its own time
-
-    def ended(
-        self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float
-    ) -> None:
-        """After the task."""
-        try:
-            os.close(os.dup(self.bell))
-        except OSError:  # it has left no descriptor: no other job of this horse would get one
-            self.last_job = self.jobs
-        if self.is_watched:
-            self.end(claim, job, result, error, took)
+            self.runner.is_running = False
 
     def end(
         self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float

@@ -62,7 +62,8 @@ class Runner:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
         self.is_running = False  # what may be interrupted
-        self.limit_s = 0
+        self.is_due = False  # time was up while nothing could be interrupted
+        self.limit_s, self.started = 0, 0.0
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
@@ -73,15 +74,16 @@ class Runner:
                     self.diary.log.exception("event=hook-left-out hook=%s path=%s", when, path)
 
     def arm(self, limit_s: int) -> None:
-        """Begin a time limit, in seconds; negative: there is none."""
-        self.limit_s = limit_s
+        """Begin a time limit, in seconds; negative: there is none. From here on it interrupts."""
+        self.limit_s, self.is_due, self.started = limit_s, False, time.monotonic()
         if limit_s > 0:
-            self.page.deadline = time.monotonic() + limit_s
+            self.page.deadline = self.started + limit_s
+        self.is_running = True
 
     def resume(self) -> None:
-        """Let the time limit interrupt from here on. Raises JobTimeoutException if time is up."""
+        """Let the time limit interrupt again. Raises JobTimeoutException if time is up."""
         self.is_running = True
-        if 0 < self.page.deadline <= time.monotonic():
+        if self.is_due:
             self.is_running = False
             raise self._time_is_up()
 
@@ -103,16 +105,18 @@ class Runner:
         return _raising(error) if error else function
 
     def run(self, call: Call, job: Job | None) -> tuple[Any, BaseException | None, float]:
-        """Call a function. Returns its result, what it raised, and how long it took.
+        """Call a function. Returns its result, what it raised, and how long it took since arm().
 
         What get_current_job() returns there is `job`. The time limit ends with the call.
         """
         function, args, kwargs = call
         result: Any = None
         error: BaseException | None = None
-        token, started = _enter(job), time.monotonic()
+        token = _enter(job)
         try:
-            self.resume()
+            self.is_running = True
+            if self.is_due:
+                raise self._time_is_up()
             result = function(*args, **kwargs)
             if type(result) not in SCALARS and asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
@@ -122,7 +126,7 @@ class Runner:
             error = raised
         self.disarm(error)
         _leave(token)
-        return result, error, time.monotonic() - started
+        return result, error, time.monotonic() - self.started
 
     def hook(self, when: str, *arguments: Any) -> None:
         """Call a hook. Whatever it raises is logged and harms no job."""
@@ -134,7 +138,10 @@ class Runner:
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """The supervisor says that time is up. The job that it means may have ended since."""
-        if self.is_running and 0 < self.page.deadline <= time.monotonic():
+        if 0 < self.page.deadline <= time.monotonic():
+            if not self.is_running:
+                self.is_due = True
+                return
             self.is_running = False  # once
             raise self._time_is_up()
 
