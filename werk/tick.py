@@ -11,6 +11,7 @@ import rq.worker_registration
 from werk import catalog
 from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
+from werk.records import UnreadSerializer
 from werk.scripts import script
 from werk.wire import text
 
@@ -113,11 +114,11 @@ class Ticker:
         """Move a job of a rate limit that is due or ready, as RQ does."""
         worker = self.worker
         try:
-            queue = worker._queue(queue_name)
+            queue = worker._queue(queue_name, UnreadSerializer)  # others have written the meta
             if place == "ready":
                 queue.ready_job_registry.enqueue_jobs([job_id])
                 return
-            job = worker.job_class.fetch(job_id, worker.connection, worker.serializer)
+            job = worker.job_class.fetch(job_id, worker.connection, UnreadSerializer)
             with worker.connection.pipeline() as pipeline:
                 queue.scheduled_job_registry.remove(job_id, pipeline=pipeline)
                 queue._enqueue_rate_limited_job(

@@ -243,12 +243,12 @@ class Worker(FramingWorker):
         self.connection.set_retry(patience(Page()))  # until Redis knows us
         return untamed
 
-    def _queue(self, name: str) -> Queue:
+    def _queue(self, name: str, serializer: Any = None) -> Queue:
         return self.queue_class(
             name,
             connection=self.connection,
             job_class=self.job_class,
-            serializer=self.serializer,
+            serializer=serializer or self.serializer,
             death_penalty_class=self.death_penalty_class,
         )
 
