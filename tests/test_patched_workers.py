@@ -29,7 +29,7 @@ from test_worker import (
 )
 
 import werk
-from werk import status
+from werk import status, wire
 from werk.link import link
 from werk.settings import Settings
 
@@ -124,11 +124,13 @@ def test_without_a_patch_a_failure_is_one_error_too(work: Start, tmp_path: Path)
     ended(job, "failed")
     refused = Queue(connection=job.job.connection).enqueue("os.getcwd")
     wait_until(lambda: refused.get_status() == "failed")
+    killed = werk.enqueue("swallow", str(tmp_path))
+    ended(killed, "failed")
     leave(worker)
     errors = [json.loads(line) for line in lines(tmp_path, "errors")]
-    assert [name for name, _ in errors] == ["rq.worker"] * 2
-    assert job.id in errors[0][1]
-    assert refused.id in errors[1][1]
+    assert [name for name, _ in errors] == ["rq.worker"] * 3
+    failed = (job.id, refused.id, killed.id)
+    assert all(job_id in said for job_id, (_, said) in zip(failed, errors, strict=True))
 
 
 def test_the_job_of_a_killed_worker_runs_again_beside_a_second_one(
@@ -175,6 +177,21 @@ def test_a_time_limit_is_kept_and_alarms_are_the_tasks_own(
 
 
 # --- what else RQ's methods record, in a frame
+
+
+def test_a_call_that_fits_another_version_is_put_off_and_is_no_error(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    newer = wire.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
+    connection.hset(f"rq:job:{job.id}", "data", newer)
+    unread = werk.enqueue("unread", 1, 2, 3)
+    env = patches(tmp_path, "sentry", "settings") | {"WERK_REGISTRY": "worker_tasks:TASKS"}
+    assert work("-c", "patched_settings", "--burst", "default", env=env).wait(60) == 0
+    assert places(connection, job.id) == ["scheduled"]
+    assert not runs(tmp_path)
+    assert "TypeError" in reason(ended(unread, "failed"))
+    assert [json.loads(line)["job"] for line in lines(tmp_path, "events")] == [unread.id]
 
 
 def test_outcomes_other_than_a_plain_success(

@@ -148,7 +148,7 @@ class Frame:
         if type(self.path) is str:
             job._func_name, job._instance = self.path, None
             job._args, job._kwargs = self.args, self.kwargs
-        job.call = self.call  # type: ignore[attr-defined]
+        job.werk_call = self.call  # type: ignore[attr-defined]
         self.horse.worker.frame = self
 
     def call(self, *args: Any, **kwargs: Any) -> Any:

@@ -88,17 +88,17 @@ class _BoundedJob(Job):
     word = "Bounded"  # in the name of a class that is made with it
     webhook_hosts: frozenset[str] | None = None  # of the worker's settings when it was made
     _invalid_webhooks: Sequence[tuple[str, str]] = ()
+    werk_call: Callable[..., Any] | None = None  # what a frame has it run: see frame.py
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         restored = super().restore({**raw_data, b"webhooks": b""})
         found = webhooks.Webhooks.read(raw_data.get(b"webhooks", b""))
         self.webhooks, self._invalid_webhooks = list(found.readable), found.invalid
         return restored
-    call: Callable[..., Any] | None = None  # what a frame has it run: see frame.py
 
     @property
     def func(self) -> Any:
-        return self.call or super().func
+        return self.werk_call or super().func
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
         invalid, hosts = self._invalid_webhooks, self.webhook_hosts
@@ -118,7 +118,7 @@ class _RegisteredJob(_BoundedJob):
 
     @property
     def func(self) -> Any:
-        if not self.call:
+        if not self.werk_call:
             permit(self.func_name)
         return super().func
 

@@ -388,7 +388,7 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
         if worker.replaced and worker.is_live:
             what = f"{at} runs RQ's loop, because its class replaces {worker.replaced}: "
             what += "a job is lost when the worker is killed"
-            yield Problem(WARNING, what, "override perform_job or execute_job instead")
+            yield Problem(WARNING, what, "override perform_job or execute_job in its place")
         if worker.free and worker.is_live:
             what = f"{at} has WERK_ALLOW_UNREGISTERED: runs any code"
             yield Problem(WARNING, what, "register the tasks and unset it")

@@ -86,7 +86,7 @@ class Worker(FramingWorker):
         self.rq_loop = "" if self.has_loop else replaced_loop(self) or "work"
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
-            what = "RQ's loop runs, because this is replaced, and a job is lost with its worker"
+            what = "RQ's loop runs, as its class replaces this; a killed worker loses its job"
             self.log.warning(
                 "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
             )
@@ -284,9 +284,6 @@ def _settings_or_exit() -> Settings:
     except ConfigError as error:
         logging.getLogger("rq.worker").error("%s", error)
         raise SystemExit(EXIT_CONFIG) from None
-
-
-_OWN = {name: getattr(Worker, name) for name in LOOP + PERFORMING}  # before anybody replaces one
 
 
 def wait_for_redis(link: Link) -> None:
