@@ -5,8 +5,10 @@ from __future__ import annotations
 import patches
 import worker_tasks
 
+from werk import Task
+
 TASKS = {
     name: task._replace(path=task.path.replace("worker_tasks.", "patched_tasks."))
     for name, task in worker_tasks.TASKS.items()
-}
+} | {"patch": Task("patched_tasks.patch")}
 patches.apply("table")

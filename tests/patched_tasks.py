@@ -6,3 +6,8 @@ import patches
 from worker_tasks import *  # noqa: F403
 
 patches.apply("task")
+
+
+def patch() -> None:
+    """Patch when it is called."""
+    patches.apply("call")

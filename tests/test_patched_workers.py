@@ -98,6 +98,20 @@ def test_every_job_goes_through_the_patch_once_and_is_recorded_once(
     assert all(job.id in said for job, (_, said) in zip(every[5:], errors, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["sentry", "wrapt", "job"])
+def test_what_a_task_patches_is_called_from_the_next_job_on(
+    work: Start, connection: redis.Redis, tmp_path: Path, kind: str
+) -> None:
+    first = Queue(connection=connection).enqueue("patched_tasks.patch")
+    jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(3)]
+    worker = work(env=patches(tmp_path, kind, "call"))
+    for job in jobs:
+        assert job.result(60) == "ran"
+    assert first.get_status() == "finished"
+    leave(worker)
+    assert lines(tmp_path, "calls") == [job.id for job in jobs]
+
+
 @pytest.mark.parametrize("place", ["table", "task", "settings"])
 def test_sentry_has_one_event_of_a_failure_with_all_about_it(
     work: Start, tmp_path: Path, place: str

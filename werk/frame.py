@@ -161,9 +161,11 @@ class Frame:
 
     def end(self, result: Any, error: BaseException | None) -> None:
         """Note that the task has ended. From here on RQ's finish has a limit of its own."""
+        horse = self.horse
+        horse.runner.is_running = False  # first: what is raised before this ends the task
         if self.is_over:
             return
-        self.is_over, horse = True, self.horse
+        self.is_over = True
         horse.runner.disarm(error)
         self.took = time.monotonic() - self.started
         if horse.is_watched and not self.misfit:
