@@ -50,25 +50,19 @@ def test_a_payload_that_takes_too_long_to_read_fails_on_time(
     assert [line[3] for line in runs(tmp_path)] == ["after"]
 
 
-@pytest.mark.parametrize("place", ["scheduled", "ready"])
-def test_the_supervisor_moves_a_job_and_reads_no_meta(
-    connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, place: str
+def test_the_supervisor_moves_a_job_of_a_rate_limit_and_reads_no_meta(
+    connection: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WERK_REGISTRY", "worker_tasks:TASKS")
-    queue = Queue(connection=connection)
-    job = queue.enqueue_in(
-        timedelta(hours=1), "worker_tasks.odd", rate_limit=RateLimit("one", 1), meta={"mark": 1}
-    )
+    queue, in_an_hour = Queue(connection=connection), timedelta(hours=1)
+    job = queue.enqueue_in(in_an_hour, "worker_tasks.odd", rate_limit=RateLimit("one", 1))
+    connection.zadd("rq:scheduled:default", {job.id: 1})
     meta = b"\x80\x05" + collision() + b"."
     connection.hset(job.key, "meta", meta)
-    if place == "ready":
-        connection.hset(job.key, "status", "ready_to_enqueue")
-        connection.zadd("rq:ready:default", {job.id: 1})
-    pair = Pair("w", ("default",), redis_url)
-    read: list[bytes] = []
+    pair, read = Pair("w", ("default",), redis_url), list[bytes]()
     monkeypatch.setattr(wire, "loads", read.append)
     try:
-        pair.supervisor.ticker.enqueue_limited(job.id, "default", place)
+        pair.supervisor.ticker.tick()
     finally:
         pair.supervisor.close()
     assert not read
