@@ -178,6 +178,7 @@ def test_a_killed_horse_runs_its_job_again_at_once(patched: Patched, tmp_path: P
 def test_a_time_limit_is_kept_and_alarms_are_the_tasks_own(
     patched: Patched, tmp_path: Path
 ) -> None:
+    werk.enqueue("note", str(tmp_path))  # it imports what patches, which may take a second
     alarms = werk.enqueue("use_alarms", str(tmp_path))
     swallows = werk.enqueue("swallow", str(tmp_path))
     after = werk.enqueue("note", str(tmp_path), "after")
