@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+import roles
 from croniter import croniter
 from prometheus_client import parser
 from ruamel.yaml import YAML
@@ -20,7 +21,6 @@ from support import run
 
 from werk import registry, status
 from werk.link import link
-from werk.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))
@@ -118,7 +118,7 @@ def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
 def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.hset("rq:werk:tallies", "sleep|failed", 1)
-    page = status.metrics(link(Settings.read()))
+    page = status.metrics(link(roles.settings("reader")))
     families = {own.name: own for own in parser.text_string_to_metric_families(page)}
     samples = {own.name for family in families.values() for own in family.samples}
     rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from rq import Callback, Queue
 from rq.command import send_kill_horse_command, send_shutdown_command, send_stop_job_command
 from rq.job import Job, JobStatus
@@ -499,7 +500,7 @@ def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
 
 def after_leases(job: werk.Handle, count: int) -> bool:
     """Let so many leases pass, as Redis counts them."""
-    client = redis.Redis.from_url(os.environ["RQ_REDIS_URL"])
+    client = redis.Redis.from_url(roles.url(os.environ["RQ_REDIS_URL"], None))
     with client:
         since = client.time()[0]
         return wait_until(lambda: client.time()[0] > since + count)
