@@ -45,7 +45,10 @@ def cron_lines() -> list[tuple[str, str, str]]:
     return [(one[1], one[2], one[3]) for one in found if one and not one[0].startswith("#")]
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+
+
+@needs_systemd
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert UNITS == ["werk-sleep.service", "werk-sleep.timer", "werk-worker@.service"]
     for name in UNITS:
@@ -58,6 +61,20 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@needs_systemd
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
+def test_a_unit_is_hardened(name: str) -> None:
+    words = ("security", "--offline=true", "--threshold=30", "--no-pager", DEPLOY / name)
+    done = run(str(shutil.which("systemd-analyze")), *words)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_worker_imports_nothing_from_where_jobs_may_write() -> None:
+    service = unit("werk-worker@.service")["Service"]
+    assert (service["ProtectSystem"], service["WorkingDirectory"]) == ("strict", "/opt/werk")
+    assert service["StateDirectory"] == "werk"
+
+
 def test_a_worker_may_finish_its_longest_job() -> None:
     service = unit("werk-worker@.service")["Service"]
     longest = max(task.timeout for task in registry.tasks().values())
@@ -66,10 +83,18 @@ def test_a_worker_may_finish_its_longest_job() -> None:
     assert service["Restart"] == "always"  # also when it was drained
 
 
-def in_a_bare_environment(home: Path, command: str, *settings: str) -> Any:
-    """Run a command as cron and systemd do: hardly a variable, and in the home of the user."""
-    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}", *settings)
-    command = f"cd && {command.replace(BIN, HERE)}"
+def in_a_bare_environment(home: Path, command: str) -> Any:
+    """Run a command as cron and systemd do: hardly a variable, and in the home of the user.
+
+    systemd reads /etc/werk.env by itself; a line of the crontab has to.
+    """
+    file = home / "werk.env"
+    role = "reader" if "werk status" in command else "caller"
+    file.write_text(f"RQ_REDIS_URL='{roles.settings(role).redis_url}'\n")
+    if "/etc/werk.env" not in command:
+        command = f"set -a; . /etc/werk.env; {command}"
+    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}")
+    command = f"cd && {command.replace(BIN, HERE).replace('/etc/werk.env', str(file))}"
     return run("/usr/bin/env", "-i", *bare, "/bin/sh", "-c", command)
 
 
@@ -82,7 +107,7 @@ def test_what_the_timer_starts_on_two_hosts_is_one_job(
     assert timer["AccuracySec"] == "1s"  # by itself systemd is up to a minute late
     assert service["Type"] == "oneshot"
     for _ in range(2):
-        done = in_a_bare_environment(tmp_path, service["ExecStart"], f"RQ_REDIS_URL={redis_url}")
+        done = in_a_bare_environment(tmp_path, service["ExecStart"])
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert connection.llen("rq:queue:default") == 1
 
@@ -102,17 +127,16 @@ def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
         assert croniter.is_valid(when.strip())
         assert user == "werk"
         assert "%" not in command  # cron would cut it there
-    settings = f"RQ_REDIS_URL={redis_url}"
-    assert "\nRQ_REDIS_URL=redis://" in (DEPLOY / "crontab").read_text()
+        assert "://" not in command  # everyone can read this file
     for _, _, command in lines[:2] * 2:
-        done = in_a_bare_environment(tmp_path, command, settings)
+        done = in_a_bare_environment(tmp_path, command)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert connection.llen("rq:queue:default") == 2
     check = lines[2][2]
-    done = in_a_bare_environment(tmp_path, check, settings)
+    done = in_a_bare_environment(tmp_path, check)
     assert done.stdout.startswith("WERK CRITICAL - queue default: 2 waiting and no worker")
     connection.flushall()
-    assert in_a_bare_environment(tmp_path, check, settings).stdout == ""
+    assert in_a_bare_environment(tmp_path, check).stdout == ""
 
 
 def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
