@@ -74,9 +74,14 @@ def settings(role: str) -> Settings:
 
 
 def refused(client: redis.Redis) -> list[str]:
-    """Return what Redis has refused to these users. redis-py does without CLIENT SETINFO."""
+    """Return what Redis has refused to these users, and should not have.
+
+    A key of other applications is one that bad data names. redis-py does without CLIENT SETINFO.
+    """
     return [
-        f"{entry['username']}: {entry['reason']} {entry['object']} ({entry['context']})"
-        for entry in client.acl_log()
-        if entry["username"].startswith("werk-") and entry["object"] != "client|setinfo"
+        f"{own['username']}: {own['reason']} {own['object']} ({own['context']})"
+        for own in client.acl_log()
+        if own["username"].startswith("werk-")
+        and own["object"] != "client|setinfo"
+        and (own["reason"] != "key" or own["object"].startswith("rq:"))
     ]

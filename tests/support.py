@@ -52,8 +52,9 @@ def run(
 
 
 def environment(*args: object, env: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a command: the test's, the address for its role, and `env`."""
-    return {**os.environ, **roles.environment(roles.role_of(args)), **(env or {})}
+    """Return the environment of a command: the test's, Redis's address for its role, and `env`."""
+    role = None if "RQ_KEY_PREFIX" in (env or {}) else roles.role_of(args)  # their keys are rq:*
+    return {**os.environ, **roles.environment(role), **(env or {})}
 
 
 def command(*args: object) -> list[str]:

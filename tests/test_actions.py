@@ -69,6 +69,12 @@ def record(connection: redis.Redis, job_id: str) -> dict[str, str]:
     return {name.decode(): value.decode("latin1") for name, value in found.items()}
 
 
+def due(connection: redis.Redis) -> Job:
+    """Return a job that is due in a minute; over a connection that may do to it what RQ does."""
+    handle = werk.enqueue("sleep", 1, options=werk.Options(delay=60))
+    return Job.fetch(handle.id, connection=connection)
+
+
 # --- failed
 
 
@@ -363,7 +369,7 @@ def test_a_waiting_job_is_cancelled_as_rq_does(
 
     def make() -> Job:
         if kind == "scheduled":
-            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+            return due(connection)
         return queue.enqueue("os.getcwd", depends_on=first if kind == "deferred" else None)
 
     first = queue.enqueue("os.getcwd")
@@ -418,7 +424,7 @@ def test_a_deleted_job_leaves_what_it_leaves_with_rq(
 
     def make() -> Job:
         if kind == "scheduled":
-            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+            return due(connection)
         data = Queue.prepare_data("os.getcwd", depends_on=first if kind == "deferred" else None)
         (job,) = group.enqueue_many(queue, [data])
         if kind in ("finished", "failed"):

@@ -270,7 +270,7 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     assert 0.05 <= float(facts["Duration"].removesuffix(" s")) < 60
     assert facts["Worker"]
     assert facts["Timeout"] == "180 s"
-    job.job.delete()
+    Job.fetch(job.id, connection=connection).delete()
     assert page(f"/0/data/job/{child.id}.json")["depends_on_status"] == ["expired"]
 
 

@@ -313,7 +313,7 @@ def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     assert "out of memory?" in reason(record)
     assert places(connection, job.id) == ["failed"]
     finished(after)
-    record.requeue()
+    Job.fetch(record.id, connection=connection).requeue()
     wait_until(lambda: len(runs(tmp_path, "ran")) == 6)
     ended(job, "failed")
     assert worker.poll() is None
@@ -592,7 +592,7 @@ def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
     job = werk.enqueue("block", str(tmp_path))
     worker = work()
     (_, pid, *_), *_ = begun(tmp_path)
-    job.job.cancel()
+    Job.fetch(job.id, connection=connection).cancel()
     (execution,) = connection.keys(f"rq:execution:{job.id}:*")
     for key in (execution, f"rq:executions:{job.id}"):
         connection.expire(key, 5)
