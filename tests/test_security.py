@@ -36,7 +36,7 @@ HAS_USERS = find_binary(Settings.read()).version >= roles.OLDEST
 
 pytestmark = pytest.mark.skipif(not HAS_USERS, reason="this server has no keys for reading only")
 
-REFUSAL = r"(?i)no permissions|ACL failure"
+REFUSAL = r"(?i)no permissions|ACL failure|user executing the script can't"
 
 # For every role: settings, users, all keys at once, keys of other applications.
 FORBIDDEN = """
@@ -71,16 +71,20 @@ ALSO_FORBIDDEN = {
         CONFIG GET requirepass
         DEL rq:job:x
         EVAL "return redis.call('DEL', KEYS[1])" 1 rq:job:x
+        EXPIRE rq:queue:default 0
         HSET rq:worker:x pid 1
         HGETALL rq:werk:tallies
         INFO
         LPOP rq:queue:default
         PUBLISH rq:pubsub:x {}
         SCAN 0
+        SET rq:job:x y
+        SET rq:queue:default x
         SET rq:suspended 1
         UNLINK rq:job:x
         XADD rq:results:x * type 1
         ZADD rq:werk:serves:default 1 x
+        ZRANGEBYSCORE rq:scheduled:default -inf +inf
     """,
     "reader": """
         DEL rq:job:x
