@@ -19,6 +19,7 @@ from prometheus_client import parser
 from ruamel.yaml import YAML
 from support import run
 
+import werk
 from werk import registry, status
 from werk.link import link
 
@@ -26,6 +27,7 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))
 BIN = "/opt/werk/.venv/bin"  # in all of them
 HERE = str(Path(sys.executable).parent)
+SANDBOX = Path(__file__).parent / "sandbox.py"
 
 
 def unit(name: str) -> ConfigParser:
@@ -73,6 +75,55 @@ def test_a_worker_imports_nothing_from_where_jobs_may_write() -> None:
     service = unit("werk-worker@.service")["Service"]
     assert (service["ProtectSystem"], service["WorkingDirectory"]) == ("strict", "/opt/werk")
     assert service["StateDirectory"] == "werk"
+
+
+PROBE = """
+import os, socket, subprocess
+from pathlib import Path
+
+TASKS = {"probe": "probe.probe"}
+
+
+def probe(elsewhere: str) -> list[str]:
+    file = Path(os.environ["STATE_DIRECTORY"]) / "kept"
+    file.write_text("kept by a job")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    read = subprocess.run(["cat", file], capture_output=True, text=True, check=True).stdout
+    try:
+        Path(elsewhere).touch()
+    except OSError as error:
+        return [read, error.strerror]
+    return [read, "it could write elsewhere"]
+"""
+
+
+def can_be_confined() -> bool:
+    """Tell whether this process may give another one mounts of its own."""
+    words = ["unshare", "--mount", "true"]
+    return bool(shutil.which("unshare")) and subprocess.run(words, check=False).returncode == 0
+
+
+@needs_systemd
+@pytest.mark.skipif(not can_be_confined(), reason="only root may confine a process")
+def test_a_job_can_work_within_what_the_unit_allows(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = unit("werk-worker@.service")["Service"]
+    state, code = tmp_path / "state-directory", tmp_path / "code"
+    for folder in (state, code):
+        folder.mkdir()
+    (code / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(code)
+    monkeypatch.setenv("WERK_REGISTRY", "probe:TASKS")
+    registry.tasks.cache_clear()
+    job = werk.enqueue("probe", str(code / "elsewhere"))
+    words = (SANDBOX, service["SystemCallFilter"], state, f"{HERE}/werk", "worker", "--burst")
+    env = {"PYTHONPATH": str(code), **roles.environment("worker")}
+    done = run("python", *words, "default", env=env)
+    assert done.returncode == 0, done.stderr
+    assert job.result(1) == ["kept by a job", "Read-only file system"]
+    assert (state / "kept").stat().st_mode & 0o777 == 0o600  # UMask=
 
 
 def test_a_worker_may_finish_its_longest_job() -> None:
