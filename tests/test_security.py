@@ -19,7 +19,7 @@ import redis
 import roles
 from faults import speaking_tls
 from servers import Node
-from support import Process, run
+from support import Process, run, wait_until
 
 import werk
 from werk.errors import EXIT_CONFIG
@@ -167,6 +167,18 @@ def test_a_process_is_the_user_of_its_role(
         connection.acl_log_reset()
     assert done.returncode == EXIT_CONFIG
     assert roles.password(role) not in done.stdout + done.stderr
+
+
+def test_other_languages_enqueue_as_a_caller(
+    spawn: Callable[..., Process], redis_url: str, connection: redis.Redis
+) -> None:
+    lua = ROOT / "werk" / "lua"
+    script = (lua / "json.lua").read_text() + (lua / "enqueue.lua").read_text()
+    spawn("werk", "worker", "default")
+    wait_until(lambda: connection.exists("rq:werk:serves:default"))
+    with redis.Redis.from_url(roles.url(redis_url, "caller")) as client:
+        assert client.eval(script, 0, "rq", "of-another-language", "hello", '["Ada"]') == [1, b""]
+    assert werk.result("of-another-language", timeout=60) == "Hello Ada"
 
 
 def shell(commands: list[str], folder: Path, **settings: str) -> str:
