@@ -72,6 +72,8 @@ ALSO_FORBIDDEN = {
         DEL rq:job:x
         EVAL "return redis.call('DEL', KEYS[1])" 1 rq:job:x
         EXPIRE rq:queue:default 0
+        EVAL "return redis.call('HSET', KEYS[1], 'x', 'y')" 1 rq:werk:catalog
+        HSET rq:werk:catalog x y
         HSET rq:worker:x pid 1
         HGETALL rq:werk:tallies
         INFO
@@ -179,6 +181,12 @@ def test_other_languages_enqueue_as_a_caller(
     with redis.Redis.from_url(roles.url(redis_url, "caller")) as client:
         assert client.eval(script, 0, "rq", "of-another-language", "hello", '["Ada"]') == [1, b""]
     assert werk.result("of-another-language", timeout=60) == "Hello Ada"
+
+
+def test_a_script_of_a_caller_may_declare_the_catalog(redis_url: str) -> None:
+    """Redis takes each key that a script declares for one that it writes to."""
+    with redis.Redis.from_url(roles.url(redis_url, "caller")) as client:
+        assert client.eval("return redis.call('HKEYS', KEYS[1])", 1, "rq:werk:catalog") == []
 
 
 def shell(commands: list[str], folder: Path, **settings: str) -> str:
