@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import redis
+import roles
 from compat_run import FOLDER, WORKER, adder, begun, let_go, ran, start
 from rq import Queue
 from rq.command import (
@@ -178,7 +179,7 @@ ATTEMPTS = [name for name in vars(Commands) if name[0] != "_" and name not in HE
 
 
 def main(worker_class: str, *only: str) -> None:
-    connection = redis.Redis.from_url(os.environ["RQ_REDIS_URL"])
+    connection = redis.Redis.from_url(roles.url(os.environ["RQ_REDIS_URL"], None))
     seen = {}
     for name in only or ATTEMPTS:
         connection.flushdb()

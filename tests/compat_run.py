@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import roles
 from rq import Callback, Queue, Repeat, Retry, Webhook
 from rq.command import send_kill_horse_command, send_stop_job_command
 from rq.defaults import RQ_KEY_PREFIX
@@ -37,7 +38,7 @@ WORKER = "the-worker-" + FOLDER.name
 
 
 def main(worker_class: str) -> None:
-    connection = redis.Redis.from_url(os.environ["RQ_REDIS_URL"])
+    connection = redis.Redis.from_url(roles.url(os.environ["RQ_REDIS_URL"], None))
     with site() as url:
         high, default = Queue("high", connection=connection), Queue(connection=connection)
         part_one(high, default, url)

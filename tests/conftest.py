@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from hypothesis import HealthCheck, settings
-from support import Process, children, command, wait_until
+from support import Process, children, command, environment, wait_until
 
 from werk import registry
 from werk.settings import Settings
@@ -32,12 +33,23 @@ settings.load_profile("any")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _Server(Server):
+    """A server that has the users of docs/security.md."""
+
+    def _launch(self, config: str, lock: int) -> subprocess.Popen[bytes]:
+        users = [roles.line(role) for role in roles.ROLES if self.has_users()]
+        return super()._launch("\n".join([config, *users, ""]), lock)
+
+    def has_users(self) -> bool:
+        return self.binary.version >= roles.OLDEST
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server() -> Iterator[_Server]:
     """The server of this run. A test that ends it may leave it so: `redis_url` starts it again."""
     binary = find_binary(Settings.read())
     with tempfile.TemporaryDirectory(prefix="werk-") as folder:
-        own = Server(Path(folder), free_port(), binary=binary)
+        own = _Server(Path(folder), free_port(), binary=binary)
         own.start()
         yield own
         own.stop()
@@ -62,14 +74,24 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 
 
 @pytest.fixture
-def redis_url(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty database, also in RQ_REDIS_URL."""
+def redis_url(server: _Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty database, for the default user.
+
+    RQ_REDIS_URL has it for a caller, and in processes that a test starts for their roles. The test
+    fails if Redis refuses a command to one of them.
+    """
     if not server.is_running():
         server.start()
+    role = "caller" if server.has_users() else None
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
-    monkeypatch.setenv("RQ_REDIS_URL", server.url)
-    return server.url
+        if role:
+            client.acl_log_reset()
+    monkeypatch.setenv("RQ_REDIS_URL", roles.url(server.url, role))
+    yield server.url
+    if role and server.is_running():
+        with redis.Redis.from_url(server.url) as client:
+            assert roles.refused(client) == []
 
 
 @pytest.fixture
@@ -99,7 +121,7 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
         with log.open("wb") as output:
             process = Process(
                 command(*args),
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+                env=environment(*args, env={"PYTHONUNBUFFERED": "1", **(env or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -111,10 +111,16 @@ def freezing(url: str, word: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def speaking_tls(url: str, certificate: str, key: str) -> Iterator[int]:
-    """A proxy with TLS on its near side; yield its port."""
+def speaking_tls(url: str, certificate: str, key: str, authority: str = "") -> Iterator[int]:
+    """A proxy with TLS on its near side; yield its port.
+
+    With an authority, it wants a certificate of that from each client.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    if authority:
+        context.load_verify_locations(authority)
+        context.verify_mode = ssl.CERT_REQUIRED
 
     def handle(client: socket.socket) -> None:
         with (

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import roles
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,7 @@ def run(
     """Run a command of the venv to its end, with `env` on top of the test's environment."""
     process = subprocess.Popen(
         command(*args),
-        env={**os.environ, **(env or {})},
+        env=environment(*args, env=env),
         stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,6 +49,12 @@ def run(
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def environment(*args: object, env: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a command: the test's, Redis's address for its role, and `env`."""
+    role = None if "RQ_KEY_PREFIX" in (env or {}) else roles.role_of(args)  # their keys are rq:*
+    return {**os.environ, **roles.environment(role), **(env or {})}
 
 
 def command(*args: object) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+import roles
 from rq import Queue, Retry
 from rq.group import Group
 from rq.job import Job
@@ -33,14 +34,18 @@ from werk import actions
 from werk.actions import Filters
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.link import Link, link
-from werk.settings import Settings
 
 PYTHON = Path(sys.executable)
 
 
 @pytest.fixture
 def light(redis_url: str) -> Link:
-    return link(Settings.read())
+    return link(roles.settings("operator"))
+
+
+@pytest.fixture
+def admin(redis_url: str) -> Link:
+    return link(roles.settings("admin"))
 
 
 @pytest.fixture
@@ -62,6 +67,12 @@ def fail(work: Start, tmp_path: Path) -> Callable[..., list[werk.Handle]]:
 def record(connection: redis.Redis, job_id: str) -> dict[str, str]:
     found = connection.hgetall(f"rq:job:{job_id}")
     return {name.decode(): value.decode("latin1") for name, value in found.items()}
+
+
+def due(connection: redis.Redis) -> Job:
+    """Return a job that is due in a minute; over a connection that may do to it what RQ does."""
+    handle = werk.enqueue("sleep", 1, options=werk.Options(delay=60))
+    return Job.fetch(handle.id, connection=connection)
 
 
 # --- failed
@@ -168,7 +179,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
 ) -> None:
     ours, stock = fail("panic", "a", "b")
-    light.call("SADD", "rq:werk:paused", "default")
+    connection.sadd("rq:werk:paused", "default")
     Job.fetch(stock.id, connection=connection).requeue()
     assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
     here, there = record(connection, ours.id), record(connection, stock.id)
@@ -185,7 +196,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
     assert connection.ttl(f"rq:job:{ours.id}") == -1
     assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "queued")]
     assert connection.llen("rq:queue:default") == 2
-    light.call("SREM", "rq:werk:paused", "default")
+    connection.srem("rq:werk:paused", "default")
     ended(ours, "failed")
     assert len(Job.fetch(ours.id, connection=connection).results()) == 2
 
@@ -301,12 +312,12 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
 
 
 def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
-    fail: Callable[..., list[werk.Handle]], light: Link
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
 ) -> None:
     jobs = fail("panic", *map(str, range(300)))
     assert sum(actions.retry_all(light, Filters())) == 300
     for job in jobs:
-        wait_until(lambda job=job: light.call("XLEN", f"rq:results:{job.id}") == 2)
+        wait_until(lambda job=job: connection.xlen(f"rq:results:{job.id}") == 2)
 
 
 # --- stop and cancel
@@ -335,6 +346,7 @@ def test_a_running_job_is_stopped(
 def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
     work: Start,
     tmp_path: Path,
+    connection: redis.Redis,
     light: Link,
 ) -> None:
     worker = work()
@@ -344,7 +356,7 @@ def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
     with pytest.raises(ResultTimeout):
         actions.stop(light, job.id, 0.3)
     worker.kill()
-    wait_until(lambda: light.call("PUBSUB", "NUMSUB", f"rq:pubsub:{job.job.worker_name}")[1] == 0)
+    wait_until(lambda: connection.pubsub_numsub(f"rq:pubsub:{job.job.worker_name}")[0][1] == 0)
     with pytest.raises(WerkError, match="does not listen"):
         actions.stop(light, job.id, 0.3)
 
@@ -357,7 +369,7 @@ def test_a_waiting_job_is_cancelled_as_rq_does(
 
     def make() -> Job:
         if kind == "scheduled":
-            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+            return due(connection)
         return queue.enqueue("os.getcwd", depends_on=first if kind == "deferred" else None)
 
     first = queue.enqueue("os.getcwd")
@@ -412,7 +424,7 @@ def test_a_deleted_job_leaves_what_it_leaves_with_rq(
 
     def make() -> Job:
         if kind == "scheduled":
-            return werk.enqueue("sleep", 1, options=werk.Options(delay=60)).job
+            return due(connection)
         data = Queue.prepare_data("os.getcwd", depends_on=first if kind == "deferred" else None)
         (job,) = group.enqueue_many(queue, [data])
         if kind in ("finished", "failed"):
@@ -568,11 +580,11 @@ def lost(connection: redis.Redis) -> dict[str, Job]:
 
 
 def test_what_is_in_no_place_is_put_back(
-    lost: dict[str, Job], connection: redis.Redis, light: Link, monkeypatch: pytest.MonkeyPatch
+    lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "SETTLE_S", 0.1)
     before = connection.lrange("rq:queue:default", 0, -1)
-    found = actions.repair(light, dry_run=True)
+    found = actions.repair(admin, dry_run=True)
     assert connection.lrange("rq:queue:default", 0, -1) == before
     wanted = {
         "in_no_list": "queued",
@@ -583,7 +595,7 @@ def test_what_is_in_no_place_is_put_back(
         "nowhere": "ready_to_enqueue",
     }
     assert dict(found) == {**wanted, "due": "scheduled", "rq:worker:dead": "gone"}
-    assert sorted(actions.repair(light, dry_run=False)) == sorted(found)
+    assert sorted(actions.repair(admin, dry_run=False)) == sorted(found)
     assert not connection.exists("rq:ready:default")
     for name in ("in no list", "in hand", "abandoned", "started", "due", "waits", "ready",
                  "nowhere"):  # fmt: skip
@@ -593,18 +605,18 @@ def test_what_is_in_no_place_is_put_back(
     assert places(connection, "later") == ["scheduled"]
     assert connection.llen("rq:queue:default:intermediate") == 0
     assert connection.smembers("rq:workers") == connection.smembers("rq:workers:default") == set()
-    assert actions.repair(light, dry_run=False) == []
+    assert actions.repair(admin, dry_run=False) == []
 
 
 def test_what_rqs_clean_up_is_at_is_left_to_it(
-    lost: dict[str, Job], connection: redis.Redis, light: Link, monkeypatch: pytest.MonkeyPatch
+    lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "SETTLE_S", 0.1)
     connection.set("rq:clean_registries:default", 1)
-    assert "abandoned" not in dict(actions.repair(light, dry_run=False))
+    assert "abandoned" not in dict(actions.repair(admin, dry_run=False))
     assert lost["abandoned"].get_status() == "started"
     connection.delete("rq:clean_registries:default")
-    assert dict(actions.repair(light, dry_run=False)) == {"abandoned": "started"}
+    assert dict(actions.repair(admin, dry_run=False)) == {"abandoned": "started"}
 
 
 def test_what_a_killed_stock_worker_left_runs(

@@ -18,7 +18,7 @@ from subprocess import CompletedProcess
 import pytest
 import redis
 from faults import listening, say_nothing
-from support import Process, command, run, wait_until
+from support import Process, command, environment, run, wait_until
 
 from werk.stack import free_port
 
@@ -350,9 +350,9 @@ def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Red
 
 
 def test_a_reader_that_leaves(redis_url: str) -> None:
-    done = subprocess.run(
-        f"{' '.join(command('werk', 'tasks'))} | true", shell=True, capture_output=True, check=False
-    )
+    line = f"{' '.join(command('werk', 'tasks'))} | true"
+    env = environment("werk", "tasks")
+    done = subprocess.run(line, shell=True, env=env, capture_output=True, check=False)
     assert b"Traceback" not in done.stderr
 
 
@@ -406,7 +406,8 @@ def test_nothing_steers_a_terminal(connection: redis.Redis) -> None:
         "rq:job:x", mapping={"description": "a\x1b[2Jb", "werk_task": "t", "status": "queued"}
     )
     near, far = pty.openpty()
-    subprocess.run(command("werk", "show", "x"), stdout=far, check=True)
+    words = ("werk", "show", "x")
+    subprocess.run(command(*words), env=environment(*words), stdout=far, check=True)
     os.close(far)
     output = os.read(near, 65536)
     os.close(near)

@@ -694,7 +694,8 @@ def test_the_end_of_a_job_ends_the_wait(
     connection: redis.Redis, end: Callable[[Job], object], error: type[Exception]
 ) -> None:
     handle = werk.enqueue("hello", "Ada")
-    timer = threading.Timer(0.2, lambda: end(handle.job))
+    job = Job.fetch(handle.id, connection=connection)
+    timer = threading.Timer(0.2, lambda: end(job))
     timer.start()
     begun = time.monotonic()
     with pytest.raises(error):
@@ -719,7 +720,7 @@ def test_what_an_earlier_run_left_is_not_the_result(connection: redis.Redis) -> 
     work(connection)
     with pytest.raises(JobFailed):
         handle.result(1)
-    handle.job.requeue()
+    Job.fetch(handle.id, connection=connection).requeue()
     with pytest.raises(ResultTimeout):
         handle.result(0.2)
 

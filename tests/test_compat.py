@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from rq import Queue, Retry
 from snapshot import Form, differences, reason, snapshot
 from support import Process, wait_until
@@ -25,7 +26,19 @@ TOLERANCE_S = 2.5
 
 
 @pytest.fixture
-def both(spawn: Start, connection: redis.Redis, redis_url: str, tmp_path: Path) -> Both:
+def worker_role(connection: redis.Redis) -> Iterator[str | None]:
+    """The role of the workers here, if the server has users; it may do what these tasks do, too."""
+    if not roles.environment("worker"):
+        yield None
+        return
+    user = ("ACL", "SETUSER", "werk-worker")
+    connection.execute_command(*user, "+select", "+incrby", "~shop:*")
+    yield "worker"
+    connection.execute_command(*user, "reset", *roles.line("worker").split()[2:])
+
+
+@pytest.fixture
+def both(spawn: Start, worker_role: str | None, redis_url: str, tmp_path: Path) -> Both:
     """Do the same with our class and with RQ's own, each in a database and a folder of its own."""
 
     def run(script: str, prefix: str, ours: str = OURS) -> Iterator[tuple[Path, str, Process]]:
@@ -33,7 +46,8 @@ def both(spawn: Start, connection: redis.Redis, redis_url: str, tmp_path: Path) 
         for number, worker in enumerate((ours, STOCK)):
             folder, url = tmp_path / f"run-{number}", re.sub(r"/0$", f"/{number}", redis_url)
             folder.mkdir()
-            env = environment(folder) | {"RQ_REDIS_URL": url, "RQ_KEY_PREFIX": prefix}
+            own = roles.url(url, worker_role if prefix == "rq" else None)
+            env = environment(folder) | {"RQ_REDIS_URL": own, "RQ_KEY_PREFIX": prefix}
             runs.append((folder, url, spawn("python", TESTS / script, worker, env=env)))
         for folder, url, process in runs:
             assert process.wait(60) == 0, process.output()[-2000:]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,24 @@ import redis
 from support import Process, run, wait_until
 
 from werk import registry
-from werk.stack import free_port
+from werk.errors import EXIT_CONFIG
+from werk.settings import Settings
+from werk.stack import find_binary, free_port
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+SECRET = "p@ss/word: $HOME \"'%20\\"  # nothing that a URL or a configuration file would take
 
 
 def compose(**env: str) -> Any:
     done = run("docker-compose", "--project-directory", ROOT, "config", "--format=json", env=env)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["services"]
+    return json.loads(done.stdout.replace("$$", "$"))["services"]  # escaped, to be read again
 
 
 @pytest.fixture(scope="module")
 def services() -> Any:
-    return compose(RQ_DASHBOARD_PASSWORD="secret", COMPOSE_PROFILES="cron")
+    return compose(RQ_DASHBOARD_PASSWORD="secret", REDIS_PASSWORD=SECRET, COMPOSE_PROFILES="cron")
 
 
 def test_no_dashboard_without_a_password() -> None:
@@ -44,12 +49,101 @@ def test_nothing_is_published_but_on_the_loopback(services: Any) -> None:
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
 
 
-def test_redis_keeps_jobs(services: Any) -> None:
-    command = " ".join(services["redis"]["command"])
-    assert "--appendonly yes" in command
-    assert "--maxmemory-policy noeviction" in command
-    assert "--stream-node-max-bytes 512" in command
-    assert "--hash-max-listpack-value 1024" in command
+def test_no_service_has_more_rights_than_it_needs(services: Any) -> None:
+    for service in services.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
+        assert service["tmpfs"] == ["/tmp"]
+        assert int(service["mem_limit"]) > 0
+        assert "privileged" not in service and "cap_add" not in service
+
+
+def test_one_image_is_built_once_and_the_others_are_pinned(services: Any) -> None:
+    ours = {name: own for name, own in services.items() if own["image"] == "werk"}
+    assert {*ours} == {"worker", "dashboard", "cron"}
+    assert [name for name, own in services.items() if "build" in own] == ["worker"]
+    assert {own["pull_policy"] for own in ours.values()} == {"never"}  # nobody else's "werk"
+    [base] = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for image in (base, services["redis"]["image"]):
+        assert re.search(r":\d+\.\d+\.\d+-\w+", image), image
+
+
+def test_the_password_of_redis_is_in_no_address_and_no_argument(services: Any) -> None:
+    for name in ("worker", "dashboard", "cron"):
+        environment = services[name]["environment"]
+        assert (environment["REDIS_HOST"], environment["REDIS_PASSWORD"]) == ("redis", SECRET)
+        assert "://" not in " ".join([*services[name]["command"], *environment.values()])
+    assert "secret" not in str([own["command"] for own in services.values()])
+
+
+@pytest.fixture
+def redis_service(
+    services: Any, spawn: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[Process, int]]:
+    """Start what the service `redis` starts, with the server and the client that are here."""
+    binary = find_binary(Settings.read())
+    (tmp_path / "bin").mkdir()
+    client = shutil.which("valkey-cli") or shutil.which("redis-cli") or "/bin/false"
+    server, port = tmp_path / "bin" / "valkey-server", free_port()
+    server.write_text(f'#!/bin/sh\nexec {binary.path} "$@" --port {port} --dir {tmp_path}\n')
+    server.chmod(0o755)
+    asked = tmp_path / "bin" / "valkey-cli"
+    asked.write_text(f'#!/bin/sh\nexec {client} -p {port} "$@"\n')
+    asked.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def start(password: str) -> tuple[Process, int]:
+        shell, *words = services["redis"]["command"]
+        process = spawn(shutil.which(shell), *words, env={"REDIS_PASSWORD": password})
+        return process, port
+
+    return start
+
+
+@pytest.mark.parametrize("password", [SECRET, ""])
+def test_redis_keeps_jobs_and_wants_the_password(
+    services: Any, redis_service: Callable[[str], tuple[Process, int]], password: str
+) -> None:
+    process, port = redis_service(password)
+    settings = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(port), "REDIS_PASSWORD": password}
+
+    def ask(password: str) -> int:
+        done = run("werk", "status", env={**settings, "REDIS_PASSWORD": password})
+        return done.returncode
+
+    wait_until(lambda: ask(password) == 0)
+    assert ask("another") == EXIT_CONFIG
+    assert ask("") == (EXIT_CONFIG if password else 0)
+    done = run("werk-enqueue", "--quiet", "hello", "Ada", env=settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    with redis.Redis(port=port, password=password or None) as client:
+        kept = client.config_get("*max*", "appendonly", "stream-node-max-bytes", "requirepass")
+        assert client.acl_getuser("default")["passwords"] == (
+            [sha256(password.encode()).hexdigest()] if password else []
+        )
+    assert kept["appendonly"] == "yes"
+    assert kept["maxmemory-policy"] == "noeviction"
+    assert (kept["stream-node-max-bytes"], kept["hash-max-listpack-value"]) == ("512", "1024")
+    assert kept["requirepass"] == ""
+    assert 0 < int(kept["maxmemory"]) < 0.75 * int(services["redis"]["mem_limit"])
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert not password or password.encode() not in words
+
+
+@pytest.mark.skipif(
+    not (shutil.which("valkey-cli") or shutil.which("redis-cli")), reason="no redis-cli here"
+)
+@pytest.mark.parametrize("password", [SECRET, ""])
+def test_redis_is_healthy_when_it_answers(
+    services: Any, redis_service: Callable[[str], tuple[Process, int]], password: str
+) -> None:
+    kind, script = services["redis"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    command = ("/bin/sh", "-c", script)
+    assert run(*command, env={"REDIS_PASSWORD": password}).returncode == 1
+    redis_service(password)
+    wait_until(lambda: run(*command, env={"REDIS_PASSWORD": password}).returncode == 0)
+    assert run(*command, env={"REDIS_PASSWORD": "another"}).returncode == (1 if password else 0)
 
 
 def test_workers_can_be_scaled_and_may_finish_their_jobs(services: Any) -> None:
@@ -120,7 +214,13 @@ def is_healthy():
     return done.stdout.count('"kind": "werk"') == len(pids("worker"))
 
 if command == "exec":
-    words = [word.replace(":9181", f":{{port}}") for word in rest[2:]]
+    assert rest.pop(0) == "-T"
+    while rest[0] == "--env":
+        name, _, value = rest[1].partition("=")
+        os.environ[name] = value.replace("/var/lib/werk", str(here))
+        del rest[:2]
+    words = [word.replace(":9181", f":{{port}}") for word in rest[1:]]
+    os.environ["STATE_DIRECTORY"] = str(here)
     os.execvp(words[0], words)
 elif command == "ps":
     print(*pids("worker"), sep="\\n")
@@ -173,6 +273,7 @@ def test_from_build_to_teardown(
     said = script.output()
     assert "RuntimeError: panic! as asked" in said
     assert re.findall("Hello number ([1-5])", said) == list("12345")
+    assert "kept by a job" in said
     assert connection.zcard("rq:failed:default") == 1
 
 

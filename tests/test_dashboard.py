@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import redis
+import roles
 from flask.testing import FlaskClient
 from rq import Queue
 from rq.job import Job, Retry
@@ -29,7 +30,6 @@ from test_worker import Start, horse, work  # noqa: F401  the fixture
 import werk
 from werk import dashboard, registry
 from werk.errors import ConfigError
-from werk.settings import Settings
 from werk.stack import free_port
 
 HERE = "http://localhost"
@@ -67,7 +67,8 @@ def browse(redis_url: str) -> Browse:
     """A client of the app: browse(read_only=True, username=..., password=...)."""
 
     def browse(username: str | None = None, password: str | None = None, **how: Any) -> FlaskClient:
-        settings = Settings.read()._replace(
+        role = "reader" if how.get("read_only") else "operator"
+        settings = roles.settings(role)._replace(
             dashboard_username=username, dashboard_password=password
         )
         return dashboard.make_app(settings, **how).test_client()
@@ -269,7 +270,7 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     assert 0.05 <= float(facts["Duration"].removesuffix(" s")) < 60
     assert facts["Worker"]
     assert facts["Timeout"] == "180 s"
-    job.job.delete()
+    Job.fetch(job.id, connection=connection).delete()
     assert page(f"/0/data/job/{child.id}.json")["depends_on_status"] == ["expired"]
 
 

@@ -13,19 +13,21 @@ from typing import Any
 
 import pytest
 import redis
+import roles
 from croniter import croniter
 from prometheus_client import parser
 from ruamel.yaml import YAML
 from support import run
 
+import werk
 from werk import registry, status
 from werk.link import link
-from werk.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))
 BIN = "/opt/werk/.venv/bin"  # in all of them
 HERE = str(Path(sys.executable).parent)
+SANDBOX = Path(__file__).parent / "sandbox.py"
 
 
 def unit(name: str) -> ConfigParser:
@@ -45,7 +47,10 @@ def cron_lines() -> list[tuple[str, str, str]]:
     return [(one[1], one[2], one[3]) for one in found if one and not one[0].startswith("#")]
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+
+
+@needs_systemd
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert UNITS == ["werk-sleep.service", "werk-sleep.timer", "werk-worker@.service"]
     for name in UNITS:
@@ -58,6 +63,69 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@needs_systemd
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
+def test_a_unit_is_hardened(name: str) -> None:
+    words = ("security", "--offline=true", "--threshold=30", "--no-pager", DEPLOY / name)
+    done = run(str(shutil.which("systemd-analyze")), *words)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_worker_imports_nothing_from_where_jobs_may_write() -> None:
+    service = unit("werk-worker@.service")["Service"]
+    assert (service["ProtectSystem"], service["WorkingDirectory"]) == ("strict", "/opt/werk")
+    assert service["StateDirectory"] == "werk"
+
+
+PROBE = """
+import os, socket, subprocess
+from pathlib import Path
+
+TASKS = {"probe": "probe.probe"}
+
+
+def probe(elsewhere: str) -> list[str]:
+    file = Path(os.environ["STATE_DIRECTORY"]) / "kept"
+    file.write_text("kept by a job")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    read = subprocess.run(["cat", file], capture_output=True, text=True, check=True).stdout
+    try:
+        Path(elsewhere).touch()
+    except OSError as error:
+        return [read, error.strerror]
+    return [read, "it could write elsewhere"]
+"""
+
+
+def can_be_confined() -> bool:
+    """Tell whether this process may give another one mounts of its own."""
+    words = ["unshare", "--mount", "true"]
+    return bool(shutil.which("unshare")) and subprocess.run(words, check=False).returncode == 0
+
+
+@needs_systemd
+@pytest.mark.skipif(not can_be_confined(), reason="only root may confine a process")
+def test_a_job_can_work_within_what_the_unit_allows(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = unit("werk-worker@.service")["Service"]
+    state, code = tmp_path / "state-directory", tmp_path / "code"
+    for folder in (state, code):
+        folder.mkdir()
+    (code / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(code)
+    monkeypatch.setenv("WERK_REGISTRY", "probe:TASKS")
+    registry.tasks.cache_clear()
+    job = werk.enqueue("probe", str(code / "elsewhere"))
+    words = (SANDBOX, service["SystemCallFilter"], state, f"{HERE}/werk", "worker", "--burst")
+    env = {"PYTHONPATH": str(code), **roles.environment("worker")}
+    done = run("python", *words, "default", env=env)
+    assert done.returncode == 0, done.stderr
+    assert job.result(1) == ["kept by a job", "Read-only file system"]
+    assert (state / "kept").stat().st_mode & 0o777 == 0o600  # UMask=
+
+
 def test_a_worker_may_finish_its_longest_job() -> None:
     service = unit("werk-worker@.service")["Service"]
     longest = max(task.timeout for task in registry.tasks().values())
@@ -66,10 +134,18 @@ def test_a_worker_may_finish_its_longest_job() -> None:
     assert service["Restart"] == "always"  # also when it was drained
 
 
-def in_a_bare_environment(home: Path, command: str, *settings: str) -> Any:
-    """Run a command as cron and systemd do: hardly a variable, and in the home of the user."""
-    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}", *settings)
-    command = f"cd && {command.replace(BIN, HERE)}"
+def in_a_bare_environment(home: Path, command: str) -> Any:
+    """Run a command as cron and systemd do: hardly a variable, and in the home of the user.
+
+    systemd reads /etc/werk.env by itself; a line of the crontab has to.
+    """
+    file = home / "werk.env"
+    role = "reader" if "werk status" in command else "caller"
+    file.write_text(f"RQ_REDIS_URL='{roles.settings(role).redis_url}'\n")
+    if "/etc/werk.env" not in command:
+        command = f"set -a; . /etc/werk.env; {command}"
+    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}")
+    command = f"cd && {command.replace(BIN, HERE).replace('/etc/werk.env', str(file))}"
     return run("/usr/bin/env", "-i", *bare, "/bin/sh", "-c", command)
 
 
@@ -82,7 +158,7 @@ def test_what_the_timer_starts_on_two_hosts_is_one_job(
     assert timer["AccuracySec"] == "1s"  # by itself systemd is up to a minute late
     assert service["Type"] == "oneshot"
     for _ in range(2):
-        done = in_a_bare_environment(tmp_path, service["ExecStart"], f"RQ_REDIS_URL={redis_url}")
+        done = in_a_bare_environment(tmp_path, service["ExecStart"])
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert connection.llen("rq:queue:default") == 1
 
@@ -102,23 +178,22 @@ def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
         assert croniter.is_valid(when.strip())
         assert user == "werk"
         assert "%" not in command  # cron would cut it there
-    settings = f"RQ_REDIS_URL={redis_url}"
-    assert "\nRQ_REDIS_URL=redis://" in (DEPLOY / "crontab").read_text()
+        assert "://" not in command  # everyone can read this file
     for _, _, command in lines[:2] * 2:
-        done = in_a_bare_environment(tmp_path, command, settings)
+        done = in_a_bare_environment(tmp_path, command)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert connection.llen("rq:queue:default") == 2
     check = lines[2][2]
-    done = in_a_bare_environment(tmp_path, check, settings)
+    done = in_a_bare_environment(tmp_path, check)
     assert done.stdout.startswith("WERK CRITICAL - queue default: 2 waiting and no worker")
     connection.flushall()
-    assert in_a_bare_environment(tmp_path, check, settings).stdout == ""
+    assert in_a_bare_environment(tmp_path, check).stdout == ""
 
 
 def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.hset("rq:werk:tallies", "sleep|failed", 1)
-    page = status.metrics(link(Settings.read()))
+    page = status.metrics(link(roles.settings("reader")))
     families = {own.name: own for own in parser.text_string_to_metric_families(page)}
     samples = {own.name for family in families.values() for own in family.samples}
     rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]

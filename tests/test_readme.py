@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import pytest
 import redis
+import roles
 from support import Process, run, wait_until
 
 from werk import cli, cli_ops, errors, settings
 from werk.link import Link, link
-from werk.settings import Settings
 from werk.stack import free_port
 from werk.status import Snapshot
 
@@ -28,7 +28,7 @@ ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @pytest.fixture
 def light(redis_url: str) -> Link:
-    return link(Settings.read())
+    return link(roles.settings("reader"))
 
 
 def shown(start: str) -> list[tuple[str, str]]:

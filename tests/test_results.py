@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from rq import Callback, Queue
 from rq.job import Job
 from rq.results import Result
@@ -20,7 +21,6 @@ from support import Process, children, run, wait_until
 import werk
 from werk import show, wire
 from werk.link import link
-from werk.settings import Settings
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS), "WERK_REGISTRY": "worker_tasks:TASKS"}
@@ -74,7 +74,7 @@ def not_kept(job: werk.Handle) -> str:
 
 
 def shown(job: werk.Handle) -> dict[str, object]:
-    return show.show(job.id, link(Settings.read()))
+    return show.show(job.id, link(roles.settings("reader")))
 
 
 # --- a result that is not kept
@@ -220,7 +220,7 @@ def test_show_and_the_dashboard_say_it_instead_of_rqs_text(work: Start) -> None:
     job = werk.enqueue("odd")
     not_kept(job)
     assert shown(job)["result"] == f"(not kept: {TYPE_NAMED})"
-    page = show.page(link(Settings.read()), job.id)
+    page = show.page(link(roles.settings("reader")), job.id)
     assert ["Result", f"(not kept: {TYPE_NAMED})"] in page["rows"]
     printed = run("werk", "show", job.id).stdout
     assert TYPE_NAMED in printed

@@ -17,6 +17,7 @@ from zlib import compress
 
 import pytest
 import redis
+import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
@@ -32,7 +33,6 @@ from test_worker import (
 import werk
 from werk import status, wire
 from werk.link import Link, link
-from werk.settings import Settings
 from werk.status import CRITICAL, OK, WARNING, Limit, Limits, Snapshot
 
 HOST = socket.gethostname()
@@ -40,7 +40,7 @@ HOST = socket.gethostname()
 
 @pytest.fixture
 def light(redis_url: str) -> Link:
-    return link(Settings.read())
+    return link(roles.settings("reader"))
 
 
 @pytest.fixture
@@ -120,13 +120,18 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
     assert found["time"].endswith("+00:00")
 
 
-def test_the_oldest_is_found_behind_those_that_came_to_the_front(light: Link) -> None:
+def test_the_oldest_is_found_behind_those_that_came_to_the_front(
+    connection: redis.Redis, light: Link
+) -> None:
     for number in range(40):
         job = werk.enqueue("sleep", 1, options=werk.Options(front=number > 0))
         if number == 0:
-            light.call("HSET", f"rq:job:{job.id}", "enqueued_at", "2020-01-01T00:00:00.000000Z")
+            connection.hset(f"rq:job:{job.id}", "enqueued_at", "2020-01-01T00:00:00.000000Z")
     # the first of them lies 40th: between 32 and 64 nothing is looked at but 32
-    light.call("RPUSH", "rq:queue:default", *light.call("LRANGE", "rq:queue:default", 39, 39) * 30)
+    connection.rpush(
+        "rq:queue:default",
+        *connection.lrange("rq:queue:default", 39, 39) * 30,
+    )
     assert (Snapshot.read(light).queues["default"].oldest_s or 0) > 10**6
 
 
@@ -154,12 +159,14 @@ def test_a_queue_without_a_worker(light: Link) -> None:
     )
 
 
-def test_the_age_of_the_oldest(work: Start, light: Link, tmp_path: Path) -> None:
+def test_the_age_of_the_oldest(
+    work: Start, connection: redis.Redis, light: Link, tmp_path: Path
+) -> None:
     work()
     werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     job = werk.enqueue("block", str(tmp_path))
-    light.call("HSET", f"rq:job:{job.id}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
+    connection.hset(f"rq:job:{job.id}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
     assert says(light, CRITICAL, "queue default: the oldest has waited")
     assert (WARNING, "queue default") in [
         (level, what[:13]) for level, what in problems(light, age_s=Limit(5, None))
@@ -170,6 +177,7 @@ def test_the_age_of_the_oldest(work: Start, light: Link, tmp_path: Path) -> None
 
 def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(
     work: Start,
+    connection: redis.Redis,
     light: Link,
 ) -> None:
     worker = work()
@@ -185,7 +193,7 @@ def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(
     assert f"process {worker.pid} on" in done.stdout
     done = run("werk", "ping", "default", "--timeout", "0.5")
     assert (done.returncode, done.stdout) == (1, "default: no answer\n")
-    assert light.call("LLEN", "rq:queue:default") == 0  # the ping is taken back
+    assert connection.llen("rq:queue:default") == 0  # the ping is taken back
     os.killpg(child, signal.SIGCONT)
     os.kill(worker.pid, signal.SIGCONT)
     wait_until(lambda: problems(light) == [])
@@ -206,13 +214,15 @@ def test_a_container_asks_for_its_own_beat(work: Start, redis_url: str) -> None:
     assert run("werk", "status", "--here", "--typo").returncode == 2
 
 
-def test_a_killed_worker_is_stale_at_once_after_its_lease(work: Start, light: Link) -> None:
+def test_a_killed_worker_is_stale_at_once_after_its_lease(
+    work: Start, connection: redis.Redis, light: Link
+) -> None:
     worker = work()
     work()
     worker.kill()
     wait_until(lambda: says(light, WARNING, "is stale"))
     # and still so when another has rescued what it had
-    wait_until(lambda: light.call("ZCARD", "rq:werk:leases") == 1)
+    wait_until(lambda: connection.zcard("rq:werk:leases") == 1)
     assert says(light, WARNING, "is stale")
     assert Snapshot.read(light).queues["default"].workers == 1
 
@@ -234,6 +244,7 @@ def test_a_horse_that_hangs(work: Start, light: Link) -> None:
 
 def test_a_long_job_and_an_idle_hour_are_no_hang(
     work: Start,
+    connection: redis.Redis,
     light: Link,
     tmp_path: Path,
 ) -> None:
@@ -245,7 +256,7 @@ def test_a_long_job_and_an_idle_hour_are_no_hang(
     assert problems(light) == []
     go(tmp_path)
     wait_until(lambda: Snapshot.read(light).workers[0].state == "idle")
-    light.call("HSET", "rq:worker:" + Snapshot.read(light).workers[0].name, "werk_moved", 1)
+    connection.hset("rq:worker:" + Snapshot.read(light).workers[0].name, "werk_moved", 1)
     assert says(light, WARNING, "is hung")  # an idle one moves once a minute
 
 
@@ -306,9 +317,9 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     assert wait_until(lambda: says(light, WARNING, "is paused, but stock worker stocky goes on"))
 
 
-def test_a_paused_queue_is_no_more_than_a_warning(light: Link) -> None:
+def test_a_paused_queue_is_no_more_than_a_warning(connection: redis.Redis, light: Link) -> None:
     werk.enqueue("sleep", 1)
-    light.call("SADD", "rq:werk:paused", "default")
+    connection.sadd("rq:werk:paused", "default")
     assert problems(light, waiting=Limit(None, 0), age_s=Limit(None, 0)) == [
         (WARNING, "queue default: 1 waiting, paused")
     ]
@@ -328,9 +339,11 @@ def test_redis_away() -> None:
     assert done.stdout.startswith("WERK CRITICAL - Redis at 127.0.0.1:1/0 was not reached within")
 
 
-def test_a_check_is_one_line_whatever_a_queue_is_called(light: Link) -> None:
-    light.call("RPUSH", "rq:queue:a|b\nc", "x")
-    light.call("SADD", "rq:queues", "rq:queue:a|b\nc")
+def test_a_check_is_one_line_whatever_a_queue_is_called(
+    connection: redis.Redis, light: Link
+) -> None:
+    connection.rpush("rq:queue:a|b\nc", "x")
+    connection.sadd("rq:queues", "rq:queue:a|b\nc")
     code, line = status.check(Snapshot.read(light), Limits())
     assert (code, line.count("|")) == (2, 1)
     assert line.startswith("WERK CRITICAL - queue a?b?c: 1 waiting and no worker (")
@@ -395,13 +408,13 @@ def test_limits_of_a_check(light: Link, connection: redis.Redis) -> None:
     assert run("werk", "status", "--check", "--max-failed", "2").returncode == 0
 
 
-def test_workers_that_differ(light: Link) -> None:
+def test_workers_that_differ(connection: redis.Redis, light: Link) -> None:
     now = time.time()
-    light.call("SADD", "rq:queues", "rq:queue:default")
+    connection.sadd("rq:queues", "rq:queue:default")
     serves = ["rq:werk:serves:default", now, "sleep aaa", now - 3, "hello bbb"]
-    light.call("ZADD", *serves, now - 60, "sleep old")
+    connection.execute_command("ZADD", *serves, now - 60, "sleep old")
     assert problems(light) == []
-    light.call("ZADD", "rq:werk:serves:default", now, "sleep ccc")
+    connection.execute_command("ZADD", "rq:werk:serves:default", now, "sleep ccc")
     assert problems(light) == [(WARNING, "queue default: its workers differ about sleep")]
 
 
@@ -638,8 +651,8 @@ def test_metrics_are_what_prometheus_reads(work: Start, light: Link) -> None:
     assert families["werk_execution_seconds"].type == "histogram"
 
 
-def test_a_hostile_name_steers_no_terminal(light: Link) -> None:
-    light.call("SADD", "rq:queues", b"rq:queue:\x1b[2J")
+def test_a_hostile_name_steers_no_terminal(connection: redis.Redis) -> None:
+    connection.sadd("rq:queues", b"rq:queue:\x1b[2J")
     words = [str(Path(sys.executable).with_name("werk")), "status"]
     script = f"import pty, sys; sys.exit(pty.spawn({words!r}) >> 8)"
     shown = run("python", "-c", script)

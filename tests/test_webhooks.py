@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+import roles
 from faults import listening
 from hypothesis import given, strategies
 from rq import Queue
@@ -28,7 +29,6 @@ from test_worker import ENV, Start, finished, horse, runs, work
 import werk
 from werk import records, status, webhooks
 from werk.link import link
-from werk.settings import Settings
 from werk.status import Snapshot
 
 __all__ = ["work"]  # the fixture
@@ -510,7 +510,7 @@ def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(
 ) -> None:
     listed, broken = servers.start(), servers.start(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
     other = listed.replace("127.0.0.1", "localhost")
-    assert Snapshot.read(link(Settings.read())).failed_webhooks == 0
+    assert Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 0
     assert "webhook" not in run("werk", "status").stdout
     for place in (listed, other):
         werk.enqueue("note", str(tmp_path), options=werk.Options(ping=f"http://{place}/secret"))
@@ -518,13 +518,13 @@ def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(
     Queue(connection=connection).enqueue("worker_tasks.fail", str(tmp_path), webhooks=hooks)
     worker = work(env={"WERK_WEBHOOK_HOSTS": "127.0.0.1"})
     wait_until(lambda: len(servers.asked) == 3)
-    wait_until(lambda: Snapshot.read(link(Settings.read())).failed_webhooks == 3)
+    wait_until(lambda: Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 3)
     assert sorted(failures(worker.output())) == sorted(
         [(other, NOT_LISTED), (other, NOT_LISTED), (broken, "answered 500")]
     )
     assert "\n3 webhooks failed or were left out" in run("werk", "status").stdout
     assert json.loads(run("werk", "status", "--json").stdout)["failed_webhooks"] == 3
-    text = status.metrics(link(Settings.read()))
+    text = status.metrics(link(roles.settings("reader")))
     assert "werk_failed_webhooks_total 3\n" in text
     assert 'task=""' not in text
     assert "secret" not in worker.output()
@@ -539,12 +539,12 @@ def test_what_a_killed_horse_has_counted_is_not_lost(
     worker = work()
     wait_until(lambda: servers.asked)
     os.kill(horse(worker), signal.SIGKILL)
-    wait_until(lambda: Snapshot.read(link(Settings.read())).failed_webhooks == 1)
+    wait_until(lambda: Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 1)
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1e999", "nan", "9" * 400, "1.5", b"\xff"])
 def test_a_counter_may_hold_anything(connection: redis.Redis, value: str | bytes) -> None:
     connection.hset("rq:werk:tallies", "failed_webhooks", value)
-    assert Snapshot.read(link(Settings.read())).failed_webhooks == 0
+    assert Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 0
     assert run("werk", "status", "--json").returncode == 0
-    assert "werk_failed_webhooks_total 0\n" in status.metrics(link(Settings.read()))
+    assert "werk_failed_webhooks_total 0\n" in status.metrics(link(roles.settings("reader")))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from rq import Callback, Queue
 from rq.command import send_kill_horse_command, send_shutdown_command, send_stop_job_command
 from rq.job import Job, JobStatus
@@ -312,7 +313,7 @@ def test_a_job_that_kills_its_worker_fails_and_a_requeue_starts_at_zero(
     assert "out of memory?" in reason(record)
     assert places(connection, job.id) == ["failed"]
     finished(after)
-    record.requeue()
+    Job.fetch(record.id, connection=connection).requeue()
     wait_until(lambda: len(runs(tmp_path, "ran")) == 6)
     ended(job, "failed")
     assert worker.poll() is None
@@ -499,7 +500,7 @@ def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
 
 def after_leases(job: werk.Handle, count: int) -> bool:
     """Let so many leases pass, as Redis counts them."""
-    client = redis.Redis.from_url(os.environ["RQ_REDIS_URL"])
+    client = redis.Redis.from_url(roles.url(os.environ["RQ_REDIS_URL"], None))
     with client:
         since = client.time()[0]
         return wait_until(lambda: client.time()[0] > since + count)
@@ -591,7 +592,7 @@ def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
     job = werk.enqueue("block", str(tmp_path))
     worker = work()
     (_, pid, *_), *_ = begun(tmp_path)
-    job.job.cancel()
+    Job.fetch(job.id, connection=connection).cancel()
     (execution,) = connection.keys(f"rq:execution:{job.id}:*")
     for key in (execution, f"rq:executions:{job.id}"):
         connection.expire(key, 5)
