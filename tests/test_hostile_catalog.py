@@ -22,8 +22,9 @@ EXAMPLES = 2000
 GOOD = "werk.jobs.sleep"
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 10**30, 1e400, -1e400, 0.5, float("nan"), "", "x", "\x1b[2J",
-    "a\nb", "\ud800", "positional", "var_positional", "choice", "optional", "json", "list", "x" * 5000,
-    [], [[]], [None], ["str", None, []], ["choice", None, []], ["optional", None, []], {}, {"a": 1},
+    "a\nb", "\ud800", "positional", "var_positional", "choice", "optional", "json", "list",
+    "x" * 5000, [], [[]], [None], ["str", None, []], ["choice", None, []], ["optional", None, []],
+    {}, {"a": 1},
     ["choice", None, [["a", {"bytes": "\u1234"}]]], ["list", ["optional", None, []], []],
     {"bytes": "x"}, [["a", "b"]], ["x", "y"], {"__class__": "x"},
 ]  # fmt: skip
