@@ -32,8 +32,9 @@ VALUES = [
     b"nan", b"-nan", b"inf", b"-inf", b"Infinity", b"1e400", b"1_0", b"9223372036854775808",
     b"x" * 300,
     b"\xff\xfe\x00", b"\x00", b"a\nb", b"\x1b[2J", b"{", b"[]", b'"', b"a|b", b",",
-    b",,,\xff", b"%n", b"2001-01-01T00:00:00.000000Z", b"0001-01-01T00:00:00", b"9999-12-31T23:59:59Z",
-    b"\xe2\x80\xae", "\u0663".encode(), b"default", b"busy", b"idle", b"suspended",
+    b",,,\xff", b"%n", b"2001-01-01T00:00:00.000000Z", b"0001-01-01T00:00:00",
+    b"9999-12-31T23:59:59Z", b"\xe2\x80\xae", "\u0663".encode(), b"default", b"busy", b"idle",
+    b"suspended",
 ]  # fmt: skip
 OF_WORKER = (
     "birth hostname pid state queues last_heartbeat successful_job_count failed_job_count"
