@@ -17,7 +17,7 @@ from support import run
 from test_dashboard import HERE, OURS, Browse, browse  # noqa: F401  the fixture
 
 import werk
-from werk import dashboard
+from werk import addresses
 
 NAMES = [
     "a/b", "a\\b", "a\\", "a\nb", "a\r\nb", '"><script>alert(1)</script>', "'", '"', "..", ".",
@@ -83,7 +83,7 @@ def test_a_queue_has_its_pages_and_actions(
 
     def post(*words: str) -> None:
         with client.application.test_request_context(base_url=HERE):
-            url = dashboard._url_for(*words[:1], **dict(zip(words[1::2], words[2::2], strict=True)))
+            url = addresses.url_for(*words[:1], **dict(zip(words[1::2], words[2::2], strict=True)))
         done = client.post(url, base_url=HERE, headers=OURS)
         assert done.status_code == 200, (url, done.text)
 
@@ -126,9 +126,9 @@ def test_a_job_whose_id_has_slashes(client: FlaskClient, connection: redis.Redis
 
 def test_the_script_that_is_changed_is_there(client: FlaskClient) -> None:
     """The contract with rq-dashboard 0.9.0."""
-    loader = dashboard._Templates(client.application)
-    theirs = super(dashboard._Templates, loader).get_source(None, "rq_dashboard/scripts/jobs.js")[0]
-    assert theirs.count(dashboard.IN_QUOTES) == 1
+    loader = addresses.Templates(client.application)
+    theirs = super(addresses.Templates, loader).get_source(None, "rq_dashboard/scripts/jobs.js")[0]
+    assert theirs.count(addresses.IN_QUOTES) == 1
     assert theirs.count("{{ queue.name }}") == 1
 
 

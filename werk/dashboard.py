@@ -15,14 +15,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, render_template, request, url_for
-from flask.templating import DispatchingJinjaLoader
-from jinja2 import Environment
 from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
 
-from werk import actions, show, status
+from werk import actions, addresses, show, status
 from werk.actions import Filters
 from werk.errors import ConfigError, NoSuchJob, RedisUnavailable, WerkError
 from werk.guard import Guard
@@ -34,7 +31,6 @@ LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
 MOST_ROWS = 200  # on a page: the most that its field takes
 LAST_PAGE = 10**9
 READY_AT_ONCE = 4  # requests that may wait for Redis without a password
-IN_QUOTES = "'{{ queue.name }}'"  # in rq-dashboard's jobs.js
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -77,9 +73,8 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     """Return the WSGI app; it reaches for Redis when a page does. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
     app.jinja_options = {"autoescape": True}  # in scripts too
-    app.jinja_env.loader = _Templates(app)
     app.register_blueprint(web.blueprint)
-    _route_slashes(app)
+    addresses.take_any_name(app)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
     views = _Views(settings, read_only)
     for name in app.view_functions:
@@ -94,31 +89,6 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.after_request(_finish)
     app.register_error_handler(Exception, _as_json)
     return app
-
-
-class _Templates(DispatchingJinjaLoader):
-    """rq-dashboard's templates, but for a script that has a queue's name between quotes."""
-
-    def get_source(self, environment: Environment, template: str) -> Any:
-        text, *others = super().get_source(environment, template)
-        return text.replace(IN_QUOTES, "{{ queue.name|tojson }}"), *others
-
-
-class _AnyName(BaseConverter):
-    """A name in an address, also one with slashes."""
-
-    regex = "(?s:.+?)"
-    part_isolating = False
-    weight = 200
-
-
-def _route_slashes(app: Flask) -> None:
-    """Route names with a slash as the others."""
-    app.url_map.converters["any_name"] = _AnyName
-    for rule in [*app.url_map.iter_rules()]:
-        path = re.sub("<(queue_name|job_id)>", r"<any_name:\1>", rule.rule)
-        if path != rule.rule:
-            app.add_url_rule(path, rule.endpoint, methods=rule.methods)
 
 
 class _Views(threading.local):  # each thread has a link of its own
@@ -239,7 +209,7 @@ class _Views(threading.local):  # each thread has a link of its own
             rq_dashboard_version=web.rq_dashboard_version,
             rq_version=RQ_VERSION,
             enable_delete=not self.read_only,
-            url_for=_url_for,
+            url_for=addresses.url_for,
             **facts,
         )
 
@@ -253,19 +223,7 @@ class _Views(threading.local):  # each thread has a link of its own
 
 
 def _list_url(**place: Any) -> str:
-    return _url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
-
-
-def _url_for(endpoint: str, **values: Any) -> str:
-    """Return the address of a page or action. inline_js.html does the same with names of queues.
-
-    A browser resolves .. in an address and a proxy takes %2F for a slash, so such a name goes
-    into the query.
-    """
-    name = values.get("queue_name")
-    if name is not None and (name in ("", ".", "..") or not {"/", "\\"}.isdisjoint(name)):
-        values |= {"queue_name": "-", "queue": name}
-    return url_for(endpoint, **values)
+    return addresses.url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
 
 
 def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
@@ -273,7 +231,7 @@ def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
     if not values:
         return
     if "queue_name" in values:
-        values["queue_name"] = request.args.get("queue", values["queue_name"])
+        values["queue_name"] = request.args.get(addresses.QUEUE, values["queue_name"])
     if values.pop("instance_number", 0):
         abort(404, "a dashboard has one Redis; its number is 0")
     if values.get("registry_name", "queued") not in show.PLACES:
