@@ -19,7 +19,8 @@ from contents import QUEUES, Contents, text
 from pair import Pair
 from test_scripts import TASKS as TASKS
 
-from werk import Options, actions, catalog, client, wire
+from werk import Options, actions, client, wire
+from werk.catalog_page import read_pages
 from werk.claim import Claim, Unknown
 from werk.link import Link, Script, link_over
 from werk.scripts import script
@@ -221,7 +222,7 @@ def test_an_old_worker_and_its_catalog_are_seen(connection: redis.Redis, link: L
     snapshot = Snapshot.read(link)
     assert [(own.name, own.kind) for own in snapshot.workers] == [("old", "werk")]
     assert snapshot.queues["high"].waiting == 2
-    assert {"tough", "hello"} <= catalog.everything(link).keys()
+    assert {"tough", "hello"} <= read_pages(link).entries.keys()
 
 
 def test_an_old_enqueue_is_known_when_it_is_sent_again(connection: redis.Redis) -> None:

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from werk import show, wire
-from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.errors import ArgumentError, ConfigError, NoSuchJob, ResultTimeout, WerkError
 from werk.link import Link
 from werk.scripts import script
 from werk.status import Snapshot
@@ -61,7 +61,10 @@ class Failure(NamedTuple):
 def queues(link: Link) -> list[str]:
     """Return the names of all queues that RQ knows."""
     start = wire.key("queue", "")
-    keys = map(wire.text, link.call("SMEMBERS", wire.key("queues")))
+    found = _ask(link, "SMEMBERS", wire.key("queues"))
+    if found is None:  # of another type: those that workers serve
+        return sorted(Snapshot.read(link).queues)
+    keys = map(wire.text, found)
     return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
 
 
@@ -72,11 +75,11 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
     """
     for queue in _queues(link, filters):
         key, start = wire.key("failed", queue), 0
-        while ids := link.call("ZREVRANGE", key, start, start + PAGE - 1):
+        while ids := _ask(link, "ZREVRANGE", key, start, start + PAGE - 1):
             found = _read(link, queue, [wire.text(job_id) for job_id in ids])
             jobs = [job for job in found if filters.wants(job)]
             yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
-            start += sum(score is not None for score in link.call("ZMSCORE", key, *ids))
+            start += sum(score is not None for score in _ask(link, "ZMSCORE", key, *ids) or ids)
 
 
 def groups(link: Link, filters: Filters) -> list[dict[str, Any]]:
@@ -96,7 +99,8 @@ def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
         names = _queues(link, filters)
-        return sum(link.calls([("ZCARD", wire.key("failed", name)) for name in names]))
+        asked = [("ZCARD", wire.key("failed", name)) for name in names]
+        return sum(size or 0 for size in link.calls(asked, skips_type=True))
     return sum(map(len, walk(link, filters)))
 
 
@@ -131,7 +135,7 @@ def empty(link: Link, kind: str, queue: str) -> int:
 
 def compact(link: Link, queue: str) -> int:
     """Take the ids of jobs that are no more out of a queue; return how many."""
-    starts = range(0, link.call("LLEN", wire.key("queue", queue)), PAGE)
+    starts = range(0, _ask(link, "LLEN", wire.key("queue", queue)) or 0, PAGE)
     pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
     return sum(int(count) for page in pages for _, count in act(link, "compact", page))
 
@@ -198,8 +202,11 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
         elif queue.paused or snapshot.server.suspended:
             yield name, "paused", 0.0
         else:
-            request = client.prepare(own, (), {}, options._replace(queue=name))
-            sent[name] = client.send([request], link)[0].id
+            try:
+                request = client.prepare(own, (), {}, options._replace(queue=name))
+                sent[name] = client.send([request], link)[0].id
+            except (ArgumentError, ConfigError) as error:  # of this queue: its name, or its type
+                yield name, str(error), 0.0
     begun = time.monotonic()
     while sent:
         passed = time.monotonic() - begun
@@ -216,7 +223,7 @@ def _verdict(link: Link, queue: str, job: show.Job) -> str:
     state = job.text("status") or "gone"
     if state == "finished":
         return ""
-    if state == "queued" and link.call("LREM", wire.key("queue", queue), 1, job.id):
+    if state == "queued" and _ask(link, "LREM", wire.key("queue", queue), 1, job.id):
         link.call("UNLINK", wire.key("job", job.id))
         return "no answer"
     return (
@@ -226,13 +233,20 @@ def _verdict(link: Link, queue: str, job: show.Job) -> str:
     )
 
 
+def _ask(link: Link, *command: Any) -> Any:
+    """Return the reply of a command; None if the key is of another type."""
+    return link.calls([command], skips_type=True)[0]
+
+
 # --- failed jobs
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:
     known = queues(link)
-    if filters.queue is None or filters.queue in known:
-        return [filters.queue] if filters.queue else known
+    if filters.queue is None:
+        return known
+    if filters.queue in known:
+        return [filters.queue]
     raise WerkError(f"no queue is called {filters.queue}: werk status")
 
 
@@ -279,7 +293,8 @@ def _waiting(link: Link) -> set[int]:
     found: set[int] = set()
     for queue in queues(link):
         start = 0
-        while ids := link.call("LRANGE", wire.key("queue", queue), start, start + KEYS_AT_ONCE - 1):
+        key = wire.key("queue", queue)
+        while ids := _ask(link, "LRANGE", key, start, start + KEYS_AT_ONCE - 1):
             found.update(hash(wire.text(job_id)) for job_id in ids)
             start += len(ids)
     return found
@@ -287,7 +302,7 @@ def _waiting(link: Link) -> set[int]:
 
 def _buried(link: Link, dry_run: bool) -> list[str]:
     """Return the workers that are no more, and take them out of the sets of workers."""
-    keys = [wire.text(key) for key in link.call("SMEMBERS", wire.key("workers"))]
+    keys = [wire.text(key) for key in _ask(link, "SMEMBERS", wire.key("workers")) or ()]
     there = link.calls([("EXISTS", key) for key in keys])
     gone = [key for key, found in zip(keys, there, strict=True) if not found]
     return gone if dry_run else [key for key, what in act(link, "bury", gone) if what == "gone"]

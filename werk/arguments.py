@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from werk.errors import ArgumentError
+from werk.printable import printable
 from werk.wire import SCALARS, plain_problem
 
 MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_info)
@@ -104,11 +105,14 @@ class Type(NamedTuple):
 JSON = Type("json")
 
 
+KINDS = ("positional", "var_positional", "keyword", "var_keyword")
+
+
 class Parameter(NamedTuple):
-    """A parameter of a task; kind: "positional", "var_positional", "keyword" or "var_keyword"."""
+    """A parameter of a task."""
 
     name: str
-    kind: str
+    kind: str  # one of KINDS
     type: Type = JSON
     required: bool = False
     default: str | None = None  # its source text, for help
@@ -352,10 +356,6 @@ def shown_repr(value: object) -> str:
 
 def _word(text: str) -> str:
     return text if re.fullmatch(r"[\w-]{1,80}", text) else _shown(text)
-
-
-def printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 # --- text to values: Unfit with a reason of its own, or LookupError, ValueError, ArithmeticError

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import click
 
 from werk import client, wire
-from werk.catalog import Entry
+from werk.catalog_page import Entry
 from werk.cli import How, handle_as_json, print_request
 from werk.client import CHUNK, Handle, Request
 from werk.errors import (
@@ -33,7 +33,7 @@ from werk.errors import (
     WerkError,
 )
 from werk.link import Link
-from werk.terminal import connect, remark, say_json
+from werk.terminal import connect, remark, say, say_json
 
 FAILED = frozenset(("failed", "stopped", "canceled"))
 ENDED = FAILED | {"finished", "gone"}
@@ -124,7 +124,7 @@ class Said:
         if self.how.as_json:
             say_json({"line": number, **handle_as_json(handle)})
         elif self.prints_ids:
-            click.echo(handle.id)
+            say(handle.id)
 
     def so_far(self) -> str:
         """Return how far it came, for who was interrupted."""

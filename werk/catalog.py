@@ -17,22 +17,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from werk import registry, signature, wire
-from werk.arguments import Parameter, Signature, Type
+from werk.arguments import Parameter, Signature
+from werk.catalog_page import LONGEST_PAGE, NO_PAGES, Entry, Pages, read_pages
 from werk.errors import RedisUnavailable, UnknownTask
 from werk.link import Link
 from werk.registry import Task
 
-CATALOG = wire.key("werk", "catalog")
 LIVE_S = 15  # three beats of a worker (tick.CATALOG_S); older ones are of workers that are gone
-
-
-class Entry(NamedTuple):
-    """A task as callers need it, from the table and the code here or from the catalog."""
-
-    name: str
-    task: Task
-    shape: Signature
-    fingerprint: str
+MOST_SERVED = 10_000  # tasks on one queue
 
 
 class Row(NamedTuple):
@@ -63,7 +55,7 @@ class Row(NamedTuple):
             "differing": self.differing,
         }
 
-    def text(self) -> str:
+    def lines(self) -> list[str]:
         """Return it as `werk tasks` prints it."""
         said = [_usage(self.entry)]
         said += [self.entry.shape.summary] if self.entry.shape.summary else []
@@ -75,23 +67,29 @@ class Row(NamedTuple):
             said.append(f"another version on {', '.join(self.differing)}: a deploy half done?")
             if self.theirs and self.theirs.fingerprint != self.entry.fingerprint:
                 said.append(f"there: {_usage(self.theirs)}")
-        return "\n    ".join(said)
+        if self.theirs and (warning := path_warning(self.entry, self.theirs)):
+            said.append(warning)
+        return [said[0], *(f"    {line}" for line in said[1:])]
 
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
-    """Return a task; from the catalog, over `link()`, if its table or its code is not here.
+    """Return a task of the table here; from the catalog, over `link()`, what is not here.
 
+    That is the whole task if no table here has it, and its parameters if its code is not here.
     Raises UnknownTask with the nearest name, RedisUnavailable, ConfigError.
     """
     is_own = name in registry.BUILT_IN or name in registry.tasks()
     own = own_entry(name) if is_own else None
     if own and not own.shape.is_missing:
         return own
-    page, names = link().calls([("HGET", CATALOG, name), ("HKEYS", CATALOG)])
-    found = (page and _entry(name, page)) or own
-    if found is None:
-        raise UnknownTask(registry.unknown(name, map(wire.text, names)))
-    return found
+    pages = read_pages(link(), name)
+    page = pages.entries.get(name)
+    if found := _completed(own, page) if own else page:
+        return found
+    if pages.damaged:
+        repair = "restart a worker that serves it"
+        raise UnknownTask(f"unknown task {name!r}: its entry in the catalog is damaged; {repair}")
+    raise UnknownTask(registry.unknown(name, read_pages(link()).entries))
 
 
 @cache
@@ -101,29 +99,59 @@ def own_entry(name: str) -> Entry:
     return Entry(name, task, signature.read(task.path), fingerprint(task.path))
 
 
-def everything(link: Link) -> dict[str, Entry]:
-    """Return the catalog. Raises RedisUnavailable, ConfigError."""
-    pages = wire.pairs(link.call("HGETALL", CATALOG))
-    found = {wire.text(name): _entry(wire.text(name), page) for name, page in pages.items()}
-    return {name: entry for name, entry in found.items() if entry}
+def everything(pages: Pages) -> dict[str, Entry]:
+    """Return all tasks by name, each as `find` does."""
+    own = {name: own_entry(name) for name in registry.tasks()}
+    for name, entry in own.items():
+        if entry.shape.is_missing:
+            own[name] = _completed(entry, pages.entries.get(name))
+    return {**pages.entries, **own}
+
+
+def _completed(own: Entry, page: Entry | None) -> Entry:
+    """Return a task of the table here, whose code is not here, with the parameters on its page."""
+    if page is None:
+        return own
+    warning = path_warning(own, page)
+    names = {parameter.name for parameter in page.shape.parameters}
+    secret = own.task.secret
+    if not names.issuperset(secret):  # any of them may be what the table means
+        secret = (*secret, *names)
+    return own._replace(
+        task=own.task._replace(secret=secret),
+        shape=page.shape,
+        fingerprint=_sum(own.task.path, page.shape.parameters) if warning else page.fingerprint,
+        warning=warning,
+    )
+
+
+def path_warning(own: Entry, page: Entry) -> str:
+    """Return what to say of a task whose path in the catalog is not the one here, or ''."""
+    here, there = own.task.path, page.task.path
+    if here == there:
+        return ""
+    return f"task {own.name}: the catalog has the path {there}; the one here is used: {here}"
 
 
 def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
     """Return all tasks by name: those of the tables here, and those that live workers serve.
 
-    Without a link nobody is asked who serves them; `note` is told if Redis is away.
+    Without a link nobody is asked who serves them; `note` gets what could not be read.
     """
     own = {name: own_entry(name) for name in registry.tasks()}
-    pages: dict[str, Entry] = {}
+    pages = NO_PAGES
     served: dict[str, dict[str, list[str]]] | None = None
     try:
         if link:
-            pages, served = everything(link), _served(link)
+            pages, served = read_pages(link), _served(link)
     except RedisUnavailable as error:
         note(f"who serves them is not known: {error}")
-    shown = {name: pages[name] for name in served or () if name in pages} | own
+    if pages.damaged:
+        note(pages.problem())
+    theirs = pages.entries
+    shown = {name: theirs[name] for name in served or () if name in theirs} | own
     by = {name: None if served is None else served.get(name, {}) for name in shown}
-    return [Row(shown[name], name in own, pages.get(name), by[name]) for name in sorted(shown)]
+    return [Row(shown[name], name in own, theirs.get(name), by[name]) for name in sorted(shown)]
 
 
 def _served(link: Link) -> dict[str, dict[str, list[str]]]:
@@ -133,10 +161,11 @@ def _served(link: Link) -> dict[str, dict[str, list[str]]]:
     snapshot = Snapshot.read(link)
     since = snapshot.time - LIVE_S
     keys = [wire.key("werk", "serves", queue) for queue in snapshot.queues]
-    replies = link.calls([("ZRANGEBYSCORE", key, since, "+inf") for key in keys])
+    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in keys]
+    replies = link.calls(asked, skips_type=True)
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
-        for member in map(wire.text, members):
+        for member in map(wire.text, members or ()):
             task, _, version = member.partition(" ")
             found.setdefault(task, {}).setdefault(queue, []).append(version)
     return found
@@ -153,7 +182,11 @@ def _usage(entry: Entry) -> str:
 @cache
 def fingerprint(path: str) -> str:
     """Return a short sum of what caller and worker must agree on: path and parameters."""
-    return f"{zlib.crc32(repr((path, signature.read(path).parameters)).encode()):08x}"
+    return _sum(path, signature.read(path).parameters)
+
+
+def _sum(path: str, parameters: tuple[Parameter, ...]) -> str:
+    return f"{zlib.crc32(repr((path, parameters)).encode()):08x}"
 
 
 def serves() -> list[str]:
@@ -168,6 +201,11 @@ def pages() -> list[str]:
 
 def _page(task: Task) -> str:
     shape = signature.read(task.path)
+    text = _page_of(task, shape)
+    return text if len(text) <= LONGEST_PAGE else _page_of(task, Signature())
+
+
+def _page_of(task: Task, shape: Signature) -> str:
     facts = {
         **task._asdict(),
         "parameters": [own._asdict() for own in shape.parameters],
@@ -181,39 +219,3 @@ def _page(task: Task) -> str:
 def _bytes_as_json(value: object) -> Any:
     assert isinstance(value, bytes)  # an Enum's value: all else of a page is JSON
     return {"bytes": value.decode("latin-1")}
-
-
-# --- reading a page
-
-
-def _entry(name: str, page: bytes) -> Entry | None:
-    """Return what a page says; None if it is none that we write."""
-    try:
-        if not registry.NAME.fullmatch(name):
-            return None
-        facts = json.loads(page)
-        task = Task(**{field: facts[field] for field in Task._fields})
-        if task.problem():
-            return None
-        task = task._replace(secret=tuple(task.secret))
-        parameters = tuple(_parameter(**own) for own in facts["parameters"])
-        summary = "".join(c if c.isprintable() else " " for c in facts["summary"])
-        shape = Signature(parameters, summary)
-        return Entry(name, task, shape, str(facts["fingerprint"]))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-
-
-def _parameter(name: str, type: Any, **facts: Any) -> Parameter:
-    if not name.isidentifier():  # it is printed, and nothing steers a terminal
-        raise ValueError(name)
-    return Parameter(name, type=_type(type), **facts)
-
-
-def _type(parts: Any) -> Type:
-    name, of, choices = parts
-    values = (
-        (text, value["bytes"].encode("latin-1") if isinstance(value, dict) else value)
-        for text, value in choices
-    )
-    return Type.checked(name, of and _type(of), tuple(values))

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
 
-from werk import __version__, registry
+from werk import __version__
 from werk.errors import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -35,14 +36,15 @@ from werk.errors import (
     WerkError,
 )
 from werk.link import link
+from werk.printable import printable, printable_lines
 from werk.settings import Settings
-from werk.terminal import Parsed, connect, printable, remark, say, say_json
+from werk.terminal import Parsed, connect, remark, say, say_json, say_lines
 
 gc.enable()
 
 if TYPE_CHECKING:  # a third of the time of `werk status`, which needs neither
     from werk import client
-    from werk.catalog import Entry
+    from werk.catalog_page import Entry
 
 HELP_BUDGET_S = 0.5  # for the names in the catalog
 
@@ -84,17 +86,17 @@ def _run(command: click.Command, name: str) -> NoReturn:
         code = command.main(prog_name=name, standalone_mode=False) or 0
         sys.stdout.flush()
     except WerkError as error:
-        code = _complain(name, str(error), error.exit_code)
+        code = _complain(name, error.exit_code, *map(str, error.args))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         code = EXIT_USAGE
     except click.ClickException as error:
-        code = _complain(name, error.format_message(), EXIT_USAGE)
+        code = _complain(name, EXIT_USAGE, error.format_message())
     except (KeyboardInterrupt, click.Abort):
-        code = _complain(name, "interrupted", EXIT_INTERRUPTED)
+        code = _complain(name, EXIT_INTERRUPTED, "interrupted")
     except OSError as error:
         sys.stdout = _stream(None)  # a full disk, a reader that has left: do not flush it again
-        code = _complain(name, f"cannot print: {error.strerror}", EXIT_FAILED)
+        code = _complain(name, EXIT_FAILED, f"cannot print: {error.strerror}")
     sys.exit(code)
 
 
@@ -107,9 +109,10 @@ def _stream(stream: TextIO | None) -> TextIO:
     return stream
 
 
-def _complain(name: str, message: str, code: int) -> int:
+def _complain(name: str, code: int, *lines: str) -> int:
     try:
-        click.echo(printable(f"{name}: {message}", sys.stderr), err=True)
+        for at, line in enumerate(lines):
+            remark(line if at else f"{name}: {line}")
     except OSError:
         sys.stderr = _stream(None)
     return code
@@ -153,19 +156,25 @@ class TaskGroup(click.Group):
     """A group whose commands are the tasks, each made from its signature, or from the catalog."""
 
     listed: Mapping[str, TaskCommand] = MappingProxyType({})
+    damaged = ""  # what to say of the catalog
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """For --help and completion. A Redis that is away is no reason to do without them."""
-        from werk import catalog
+        from werk import catalog, catalog_page
 
-        try:
-            pages = catalog.everything(link(Settings.read(), HELP_BUDGET_S))
-        except WerkError:
-            pages = {}
-        own = {name: catalog.own_entry(name) for name in registry.tasks()}
-        here = {name: entry for name, entry in own.items() if not entry.shape.is_missing}
-        self.listed = {name: TaskCommand(entry) for name, entry in (own | pages | here).items()}
+        pages = catalog_page.NO_PAGES
+        with suppress(WerkError):
+            pages = catalog_page.read_pages(link(Settings.read(), HELP_BUDGET_S))
+        self.damaged = pages.problem() if pages.damaged else ""
+        found = catalog.everything(pages)
+        self.listed = {name: TaskCommand(entry) for name, entry in found.items()}
         return sorted(self.listed)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        if self.damaged:
+            formatter.write_paragraph()
+            formatter.write_text(printable(f"Not listed: {self.damaged}."))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from werk import client
@@ -204,7 +213,7 @@ class TaskCommand(click.Command):
         """Enqueue the task with the options that stood before it."""
         from werk import client
 
-        name, task, shape, _ = self.entry
+        name, task, shape = self.entry[:3]
         how = click.get_current_context().find_object(How)
         assert how is not None
         for option, value in (("--batch", how.batch), ("--args-json", how.args_json)):
@@ -309,7 +318,7 @@ def _enqueue(request: client.Request, how: How) -> int | None:
     if how.as_json:
         say_json(said)
     elif not how.quiet:
-        click.echo(handle.id)
+        say(handle.id)
     return None
 
 
@@ -379,8 +388,8 @@ def show(job_id: str, as_json: bool) -> None:
         return
     for name, value in found.items():
         if value is not None:
-            text = printable(as_text(value), sys.stdout)
-            click.echo(f"{name:<13}{text.replace(chr(10), chr(10) + ' ' * 13)}")
+            text = as_text(value).replace("\n", "\n" + " " * 13)
+            say_lines(f"{name:<13}{text}")
 
 
 @werk.command()
@@ -395,8 +404,8 @@ def tasks(check: bool, as_json: bool) -> int | None:
     if as_json:
         say_json({row.entry.name: row.as_json() for row in rows})
     elif not check:
-        for row in rows:
-            say(row.text())
+        for line in chain.from_iterable(row.lines() for row in rows):
+            say(line)
     for entry, note in notes if check else ():
         say(f"{entry.name}: {note.text}")
     is_broken = check and any(entry.shape.is_missing for entry, _ in notes)
@@ -466,7 +475,9 @@ def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
         say_json(shown)
         return
     for line in shown:
-        say("\n    ".join([f"{line['line']}: {line['when']}  {line['call']}", *line["next"]]))
+        say(f"{line['line']}: {line['when']}  {line['call']}")
+        for moment in line["next"]:
+            say(f"    {moment}")
 
 
 def _print_outcome(wait: Callable[[], Any], as_json: bool, said: dict[str, Any]) -> int | None:
@@ -483,12 +494,12 @@ def _print_outcome(wait: Callable[[], Any], as_json: bool, said: dict[str, Any])
         if as_json:
             say_json({**said, "error": str(error), "traceback": traceback})
         elif traceback:
-            click.echo(printable(traceback, sys.stderr), err=True)
+            click.echo(printable_lines(traceback), err=True)
         raise
     if as_json:
         say_json({**said, "result": value})
     else:
-        say(as_text(value))
+        say_lines(as_text(value))
     return None
 
 

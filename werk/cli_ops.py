@@ -22,9 +22,10 @@ from werk.actions import Filters
 from werk.cli import MOMENT, PERIOD, SECONDS
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
 from werk.link import LIBRARY_BUDGET_S, Link, link
+from werk.printable import printable
 from werk.settings import Settings
 from werk.status import CRITICAL, Limit, Limits, Snapshot
-from werk.terminal import Parsed, connect, printable, remark, say, say_json
+from werk.terminal import Parsed, connect, remark, say, say_json
 
 NO_JOB = "no job {}: never enqueued here, or expired"
 NO_QUEUE = "no queue is called {}: werk status"
@@ -110,7 +111,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
         snapshot = Snapshot.read(connect())
-        _tell(as_json, snapshot.as_json(limits), looking.table(snapshot, limits))
+        _tell(as_json, snapshot.as_json(limits), *looking.table(snapshot, limits).split("\n"))
         return None
     if as_json:
         raise CheckUsage("--check and --here print one line; --json goes without them")
@@ -286,7 +287,7 @@ def _ask(what: str, yes: bool) -> None:
         return
     if not (sys.stdin and sys.stdin.isatty()):
         raise ArgumentError(f"this would {what}; say --yes")
-    if not click.confirm(printable(what, sys.stderr) + "?", err=True):
+    if not click.confirm(printable(what) + "?", err=True):
         raise WerkError("nothing was done")
 
 
@@ -317,7 +318,21 @@ def _retry_command(task: str, error: str, filters: Filters) -> str:
     words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escape = {"\\": "\\\\", "'": "\\'"}
+    shown = (escape.get(c, c if c.isprintable() else _escaped(c)) for c in word)
+    return f"$'{''.join(shown)}'"
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def _when(moment: float) -> str:

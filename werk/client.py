@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from werk import catalog, wire
-from werk.catalog import Entry
+from werk.catalog_page import Entry
 from werk.errors import (
     ArgumentError,
     JobCancelled,
@@ -96,6 +96,7 @@ class Request(NamedTuple):
     ttl: int
     hold: str  # key that keeps off others of the same; '': none
     pointer: str  # key that names the last of the same; '': none
+    warning: str  # of the task (catalog.Entry)
 
 
 class Handle(NamedTuple):
@@ -177,7 +178,7 @@ def enqueue_many(
 
 
 def find(name: str, connection: Connection | None = None) -> Entry:
-    """Return a task; of the catalog, if its table or its code is not here.
+    """Return a task of the table here; from the catalog what is not here (catalog.find).
 
     Raises UnknownTask, RedisUnavailable, ConfigError.
     """
@@ -192,7 +193,7 @@ def prepare(
     now: float | None = None,
 ) -> Request:
     """Return the job that a call of a task becomes. Raises ArgumentError."""
-    name, task, shape, fingerprint = entry
+    name, task, shape, fingerprint, warning = entry
     if options != NO_OPTIONS:
         task = treated(task, options)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
@@ -215,6 +216,7 @@ def prepare(
         ttl,
         hold,
         pointer,
+        warning,
     )
 
 
@@ -237,8 +239,11 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
         connected.beliefs[first.task.queue, own] = now + LOOK_S, warning
     if not replies:
         raise NoWorker(f"{warning}; nothing was enqueued")
+    warnings = (warning,) if warning else ()
+    if first.warning:
+        warnings = (first.warning, *warnings)
     return [
-        _handle(request, reply, (warning,) if warning else (), connection)
+        _handle(request, reply, warnings, connection)
         for request, reply in zip(requests, replies, strict=True)
     ]
 

@@ -100,7 +100,7 @@ def read(path: str, link: Link) -> list[Line]:
         except (ArgumentError, UnknownTask) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
-        raise ArgumentError("\n".join(problems))
+        raise ArgumentError(*problems)
     return lines
 
 

@@ -19,7 +19,7 @@ from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
 
-from werk import actions, show, status
+from werk import actions, addresses, show, status
 from werk.actions import Filters
 from werk.errors import ConfigError, NoSuchJob, RedisUnavailable, WerkError
 from werk.guard import Guard
@@ -72,8 +72,9 @@ def serve(
 def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool = False) -> Flask:
     """Return the WSGI app; it reaches for Redis when a page does. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
-    app.jinja_options = {"autoescape": True}  # in scripts: one has a queue's name between quotes
+    app.jinja_options = {"autoescape": True}  # in scripts too
     app.register_blueprint(web.blueprint)
+    addresses.take_any_name(app)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
     views = _Views(settings, read_only)
     for name in app.view_functions:
@@ -208,6 +209,7 @@ class _Views(threading.local):  # each thread has a link of its own
             rq_dashboard_version=web.rq_dashboard_version,
             rq_version=RQ_VERSION,
             enable_delete=not self.read_only,
+            url_for=addresses.url_for,
             **facts,
         )
 
@@ -221,13 +223,15 @@ class _Views(threading.local):  # each thread has a link of its own
 
 
 def _list_url(**place: Any) -> str:
-    return url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
+    return addresses.url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
 
 
 def _check_address(_: str | None, values: dict[str, Any] | None) -> None:
     """Check and convert what is in an address, and take the number of a Redis server out of it."""
     if not values:
         return
+    if "queue_name" in values:
+        values["queue_name"] = request.args.get(addresses.QUEUE, values["queue_name"])
     if values.pop("instance_number", 0):
         abort(404, "a dashboard has one Redis; its number is 0")
     if values.get("registry_name", "queued") not in show.PLACES:

@@ -18,9 +18,12 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells
 
 
 class WerkError(Exception):
-    """Base of all errors raised by werk."""
+    """Base of all errors raised by werk. Each argument is one line of its message."""
 
     exit_code = EXIT_FAILED
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ArgumentError(WerkError):

@@ -122,9 +122,10 @@ class Link:
         self._loaded.add(script)
         return reply
 
-    def calls(self, commands: Sequence[Command]) -> list[Any]:
+    def calls(self, commands: Sequence[Command], *, skips_type: bool = False) -> list[Any]:
         """Send commands in one round trip, return their replies.
 
+        With `skips_type` the reply of a key of another type is None, and no error.
         Sends all of them again after a fault that may pass, until the budget is used up. Raises
         RedisUnavailable then, and at once when Redis is full; ConfigError for what will not pass.
         """
@@ -133,9 +134,11 @@ class Link:
         while True:
             try:
                 replies = self._exchange(commands, deadline)
-                for reply in replies:
+                for at, reply in enumerate(replies):
                     if isinstance(reply, hiredis.ReplyError):
-                        raise _fault(reply, self.where)
+                        if not skips_type or _code(str(reply)) != "WRONGTYPE":
+                            raise _fault(reply, self.where)
+                        replies[at] = None
                 return replies
             except (OSError, _TryAgain) as error:
                 import random  # callers who failed together do not try again together

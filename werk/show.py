@@ -72,8 +72,8 @@ def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return for each queue how many jobs are in each place."""
     size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
     asked = [(size[own], wire.key(PLACES[own], name)) for name in queues for own in PLACES]
-    found = iter(link.calls(asked))
-    return {name: {own: next(found) for own in PLACES} for name in queues}
+    found = iter(link.calls(asked, skips_type=True))
+    return {name: {own: next(found) or 0 for own in PLACES} for name in queues}
 
 
 def rows(
@@ -84,7 +84,8 @@ def rows(
     size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
     if last_first:
         first, last = -last - 1, -first - 1
-    total, entries = link.calls([(size, key), (read, key, first, last)])
+    total, entries = link.calls([(size, key), (read, key, first, last)], skips_type=True)
+    total, entries = total or 0, entries or []
     if last_first:
         entries.reverse()
     ids = [wire.text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
@@ -126,7 +127,8 @@ def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
     (job,) = jobs(link, [job_id], longest)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    due = link.call("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
+    asked = ("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
+    [due] = link.calls([asked], skips_type=True)
     return job.facts(None if due is None else float(due))
 
 

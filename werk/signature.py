@@ -14,7 +14,8 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from itertools import repeat
 
-from werk.arguments import JSON, Note, Parameter, Signature, Type, printable, shown_repr
+from werk.arguments import JSON, Note, Parameter, Signature, Type, shown_repr
+from werk.printable import printable
 
 MAX_SOURCE = 1024 * 1024  # bytes; its syntax tree takes a hundred times as much
 

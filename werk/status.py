@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from werk import wire
+from werk import catalog_page, wire
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.link import Link, cluster_error, is_cluster
+from werk.printable import listed, printable
 from werk.scripts import script
 
 SCHEMA = 1
@@ -28,6 +29,9 @@ READY_S = 30.0  # a tick enqueues what RQ has left after 3 s
 DROPPED_S = 60.0  # lines dropped longer ago are no problem any more
 CLOCK_S = 5.0  # a clock may differ from Redis's; plain RQ, which compares clocks, bears 60
 FARTHEST_S = 1e9
+MOST = 1e15  # a number in a record: more is no count and no time
+LONGEST_CELL = 200  # characters in a column
+STATES = ("started", "suspended", "busy", "idle")  # RQ's
 IDLE_S = 10.0  # horse.BLOCK_S: an idle horse asks for work at least so often
 
 
@@ -145,11 +149,14 @@ class Snapshot(NamedTuple):
     queues: Mapping[str, Queue]
     workers: Sequence[Worker]
     tallies: Mapping[str, str]  # what horses have counted: "<task>|<what>" -> number
+    damaged: Sequence[str]  # keys that cannot be read
+    pages: catalog_page.Pages
 
     @classmethod
     def read(cls, link: Link) -> Snapshot:
         """Read it, in at most two round trips. Raises RedisUnavailable, ConfigError."""
-        reply, info = link.calls([("EVAL", script("look").text, 0), ("INFO",)])
+        look = ("EVAL", script("look").text, 0)
+        reply, pages, info = link.calls([look, catalog_page.command(), ("INFO",)])
         if is_cluster(info):
             raise cluster_error(link.where)
         seen = json.loads(wire.text(reply))
@@ -160,17 +167,17 @@ class Snapshot(NamedTuple):
         live = Counter(name for own in workers if own.is_live for name in own.queues)
         counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
         server = _server(link, wire.text(info), seen["suspended"])
-        return cls(now, server, counted, workers, seen["tallies"])
+        read = catalog_page.pages(pages)
+        return cls(now, server, counted, workers, seen["tallies"], [*seen["damaged"]], read)
 
     @property
     def failed_webhooks(self) -> int:
         """Return how many webhooks failed or were left out, since the horses began to count."""
-        count = self.tallies.get(wire.FAILED_WEBHOOKS, "")
-        return int(count) if count.isdecimal() and len(count) < 20 else 0
+        return _whole(self.tallies.get(wire.FAILED_WEBHOOKS))
 
     def problems(self, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
         """Return what is wrong, the worst first."""
-        found = [*_of_server(self.server), *_of_workers(self.workers, limits)]
+        found = [*_of_server(self.server), *_of_workers(self.workers, limits), *_of_keys(self)]
         for queue in self.queues.values():
             found += _of_queue(queue, self, limits)
         return sorted(found, key=lambda problem: problem.level != CRITICAL)
@@ -275,7 +282,7 @@ def _queue(
     **facts: Any,
 ) -> Queue:
     versions = Counter(member.partition(" ")[0] for member in served)
-    differing = ", ".join(task for task, count in versions.items() if count > 1)
+    differing = listed([task for task, count in versions.items() if count > 1])
     oldest = min(now if since is None else since, wire.moment(since_by_rq, now))
     oldest_s = _ago(oldest, now) if facts["waiting"] else None
     ready_s = _ago(_number(ready_since), now) if facts["ready"] and ready_since else None
@@ -283,32 +290,46 @@ def _queue(
 
 
 def _worker(
-    now: float, waiting: Sequence[Queue], facts: Mapping[str, str], since: str, **own: Any
+    now: float,
+    waiting: Sequence[Queue],
+    *,
+    name: str,
+    run: str,
+    since: str,
+    lease: str,
+    ttl: int,
+    facts: Mapping[str, str],
 ) -> Worker:
-    served = facts.get("queues", "").split(",")
+    served, job = facts.get("queues", "").split(","), run.rpartition(":")[0] or None
     oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
-    beat, lease = wire.moment(facts.get("last_heartbeat"), now), own.pop("lease")
-    clock_s = max(0.0, beat - now)  # plain RQ tells no more
+    beat = wire.moment(facts.get("last_heartbeat"), now)
+    clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ tells no more
     if lease:  # by Redis's clock, whatever the worker's says
         beat = _number(lease) - _number(facts.get("werk_lease"))
         clock_s = max(-FARTHEST_S, min(FARTHEST_S, _number(facts.get("werk_clock"))))
     return Worker(
-        state=_state(now, clock_s, oldest_s, facts, bool(own["job"]), beat, own.pop("ttl")),
-        job_s=_ago(_number(since) - clock_s, now) if own["job"] and since else None,
+        name=name,
+        host=facts.get("hostname") or "?",
+        pid=_whole(facts.get("pid")),
+        state=_state(now, clock_s, oldest_s, facts, bool(job), beat, ttl),
+        job=job,
+        job_s=_ago(_number(since) - clock_s, now) if job and since else None,
         beat_s=_ago(beat, now),
-        clock_s=clock_s,
+        done=_whole(facts.get("successful_job_count")),
+        failed=_whole(facts.get("failed_job_count")),
         queues=served,
+        kind="werk" if "werk_lease" in facts else "stock",
+        free=facts.get("werk_free") == "1",
+        clock_s=clock_s,
         dropped=_dropped(now, facts),
         replaced=facts.get("werk_rq_loop", "")[:100],
-        **own,
     )
 
 
 def _dropped(now: float, facts: Mapping[str, str]) -> int:
     """Return how many log lines a worker has dropped, 0 if none of them within DROPPED_S."""
     number, _, since = facts.get("werk_lines_dropped", "").partition("|")
-    is_recent = now - _number(since) < DROPPED_S
-    return int(number) if is_recent and number.isdecimal() and len(number) < 20 else 0
+    return _whole(number) if now - _number(since) < DROPPED_S else 0
 
 
 def _state(
@@ -332,15 +353,23 @@ def _state(
             return "hung"
     elif ttl < RQ_SPARE_S if ttl >= 0 else now - beat > RQ_TTL_S:
         return "stale"
-    is_leaving = facts.get("werk_draining") or facts.get("shutdown_requested_date")
-    return "draining" if is_leaving else facts.get("state") or "starting"
+    if facts.get("werk_draining") or facts.get("shutdown_requested_date"):
+        return "draining"
+    state = facts.get("state") or "starting"
+    return state if state in (*STATES, "starting") else "unknown"
 
 
 def _number(text: str | None) -> float:
+    """Return the number that a text in a record stands for; 0 for one that is none or too large."""
     try:
-        return float(text or 0)
+        number = float(text or 0)
     except ValueError:
         return 0.0
+    return number if -MOST <= number <= MOST else 0.0
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,15}", text) else 0
 
 
 def _ago(then: float, now: float) -> float:
@@ -365,6 +394,15 @@ def _of_server(server: Server) -> Iterator[Problem]:
         part = f"{server.memory / server.memory_limit:.0%} of {_size(server.memory_limit)}"
         fix = "give it more, or keep results for a shorter time"
         yield Problem(WARNING, f"Redis's memory is nearly full: {part}", fix)
+
+
+def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
+    if snapshot.damaged:
+        what = f"{len(snapshot.damaged)} keys that werk cannot read: {listed(snapshot.damaged)}"
+        yield Problem(WARNING, what, "look with TYPE; rename or delete what is not RQ's or werk's")
+    if snapshot.pages.damaged:
+        fix = "restart a worker that serves the task, or HDEL the field"
+        yield Problem(WARNING, snapshot.pages.problem(), fix)
 
 
 def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
@@ -468,7 +506,7 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
         *[webhooks, ""] * bool(count),
         *(f"{own.level}: {own.what}: {own.fix}" for own in snapshot.problems(limits)),
     ]
-    return "\n".join(lines).rstrip()
+    return "\n".join(map(printable, lines)).rstrip()
 
 
 def _queue_head(has_ready: bool) -> Sequence[str]:
@@ -495,11 +533,17 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
         return [f"no {head[0]}"]
     columns = []
     for title, *values in zip(head, *rows, strict=True):
-        cells = [title, *map(str, values)]
+        cells = [title, *(_cell(str(value)) for value in values)]
         justify = str.rjust if any(isinstance(value, int) for value in values) else str.ljust
         width = max(map(len, cells))
         columns.append([justify(cell, width) for cell in cells])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _cell(text: str) -> str:
+    """Return a name as it fits a table: on one line, and not for ever."""
+    cut = text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}..."
+    return printable(cut)
 
 
 def _age(seconds: float | None) -> str:
@@ -552,6 +596,9 @@ def metrics(link: Link) -> str:
     failed_webhooks = {"": snapshot.failed_webhooks}
     text = "Webhooks that failed or were left out"
     lines += _family("werk_failed_webhooks_total", text, failed_webhooks, "counter")
+    damaged = {"key": len(snapshot.damaged), "page": len(snapshot.pages.damaged)}
+    counts = {_labels(kind=kind): count for kind, count in damaged.items()}
+    lines += _family("werk_damaged", "Keys and entries of the catalog that cannot be read", counts)
     memory = {"": snapshot.server.memory}
     lines += _family("werk_redis_memory_bytes", "Memory that Redis uses", memory)
     return "\n".join([*lines, *_executions(snapshot.tallies)]) + "\n"
@@ -561,14 +608,17 @@ def _executions(tallies: Mapping[str, str]) -> list[str]:
     """What horses have counted (tally.Tally): executions and how long they took."""
     outcomes, durations = {}, {}
     for task in sorted({field.rpartition("|")[0] for field in tallies if "|" in field}):
+        counts = {
+            what: max(0.0, _number(tallies.get(f"{task}|{what}")))
+            for what in ("done", "failed", "seconds", *map(str, wire.TALLY_BOUNDS_S), "+Inf")
+        }
         for outcome in ("done", "failed"):
-            count = _number(tallies.get(f"{task}|{outcome}"))
-            outcomes[_labels(task=task, outcome=outcome)] = count
+            outcomes[_labels(task=task, outcome=outcome)] = counts[outcome]
         total = 0.0
         for bound in (*map(str, wire.TALLY_BOUNDS_S), "+Inf"):
-            total += _number(tallies.get(f"{task}|{bound}"))
+            total += counts[bound]
             durations[f"_bucket{_labels(task=task, le=bound)}"] = total
-        durations[f"_sum{_labels(task=task)}"] = _number(tallies.get(f"{task}|seconds"))
+        durations[f"_sum{_labels(task=task)}"] = counts["seconds"]
         durations[f"_count{_labels(task=task)}"] = total
     return [
         *_family("werk_executions_total", "Executions by task and outcome", outcomes, "counter"),

@@ -15,6 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
 HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
+LONGEST_COMMAND = 4096  # bytes; RQ's have one or two ids
+MOST_COMMANDS = 1000  # that wait for us
 LEASES = wire.key("werk", "leases")
 
 
@@ -183,7 +186,7 @@ class Supervisor:
             os.read(self.wake_r, 4096)
 
     def obey_commands(self) -> None:
-        while self.commands:
+        for _ in range(len(self.commands)):  # those that come meanwhile wait for the next look
             command = self.commands.popleft()
             try:
                 rq.command.handle_command(self.worker, command)
@@ -364,11 +367,16 @@ class Supervisor:
 
     def hear(self, message: dict[str, Any]) -> None:
         """Called in RQ's pubsub thread. The main thread alone may signal the horse."""
+        if len(self.commands) >= MOST_COMMANDS:
+            return  # a flood; that was reported when it began
         try:
-            self.commands.append(rq.command.parse_payload(message))
+            self.commands.append(parse_command(message))
+            if len(self.commands) == MOST_COMMANDS:
+                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped until they end")
         except ValueError as error:
             self.log.warning("event=bad-command worker=%s reason=%s", self.worker.name, error)
-        os.write(self.wake_w, b"c")
+        with suppress(BlockingIOError):  # the pipe is full, so that it wakes anyway
+            os.write(self.wake_w, b"c")
 
     def kill_if(self, why: str, is_meant: Callable[[str], bool]) -> None:
         """Kill the horse if it is at what is meant. It is frozen while we look."""
@@ -387,6 +395,17 @@ class Supervisor:
             self.killed, self.killed_run = why, run
             self.log.warning("event=kill worker=%s reason=%s run=%s", self.worker.name, why, run)
             self.child.signal_group(signal.SIGKILL)
+
+
+def parse_command(message: dict[str, Any]) -> Any:
+    """Return what a message on our channel says. Raises ValueError."""
+    size = len(message["data"])
+    if size > LONGEST_COMMAND:
+        raise ValueError(f"{size:,} bytes are no command")
+    try:
+        return rq.command.parse_payload(message)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def killed_text(crashes: int, how: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from werk.errors import ArgumentError, WerkError
 from werk.link import COMMAND_BUDGET_S, Link, link
+from werk.printable import printable, printable_lines
 from werk.settings import Settings
 
 
@@ -34,13 +34,18 @@ def connect() -> Link:
 
 
 def say(text: str) -> None:
-    """Print a line of what was asked for."""
-    click.echo(printable(text, sys.stdout))
+    """Print what was asked for as one line, whatever names are in it."""
+    click.echo(printable(text))
+
+
+def say_lines(text: str) -> None:
+    """Print a text that may have several lines: a result."""
+    click.echo(printable_lines(text))
 
 
 def remark(text: str) -> None:
     """Print a line beside it, on stderr."""
-    click.echo(printable(text, sys.stderr), err=True)
+    click.echo(printable(text), err=True)
 
 
 def say_json(value: object) -> None:
@@ -50,10 +55,3 @@ def say_json(value: object) -> None:
     except ValueError as error:  # an int of thousands of digits
         raise WerkError(f"cannot be printed as JSON: {error}") from None
     click.echo(text)
-
-
-def printable(text: str, stream: TextIO) -> str:
-    """Return text without what would steer a terminal."""
-    if not stream.isatty():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import redis
 import rq
+import rq.command
 import rq.scheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
@@ -41,7 +42,7 @@ from werk.log_stream import bound_logs, flush_all
 from werk.page import Page, Plan
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
-from werk.supervisor import Supervisor
+from werk.supervisor import Supervisor, parse_command
 from werk.tick import TICK_BUDGET_S
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
@@ -192,8 +193,11 @@ class Worker(FramingWorker):
     def handle_payload(self, message: dict[str, Any]) -> None:
         if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
             supervisor.hear(message)
-        else:
-            super().handle_payload(message)  # type: ignore[no-untyped-call]
+            return
+        try:
+            rq.command.handle_command(self, parse_command(message))
+        except (LookupError, TypeError, ValueError) as error:  # or RQ's thread would end
+            self.log.warning("event=bad-command worker=%s reason=%r", self.name, error)
 
     def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
         """RQ's thread for commands would end at a time-out, and we be deaf from then on."""

@@ -260,6 +260,55 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     expect(result).to_have_text(XSS)
 
 
+NAMES = [
+    "a/b",
+    "a\\b",
+    "a\nb",
+    '"><script>alert(7)</script>',
+    "..",
+    "%2e%2e",
+    "a?b#c",
+    "it's",
+    "ü%",
+]
+
+
+def test_a_queue_of_any_name_has_its_page_and_its_actions(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    jobs = {}
+    for name in [*NAMES, "ab"]:
+        queue = Queue(name, connection=connection)
+        jobs[name] = [queue.enqueue("werk.jobs.hello", f"job {n} of {name!r}") for n in range(10)]
+        for job in jobs[name][5:]:
+            connection.lrem(queue.key, 0, job.id)
+            connection.hset(job.key, "status", "failed")
+            connection.zadd(f"rq:failed:{name}", {job.id: 1e10})
+    for name in NAMES:
+        page = browser.open("/", "Queues")
+        row = page.locator("tr[data-role=queue]").nth(sorted(jobs).index(name))
+        row.locator("td.failed a").first.click()
+        first = page.locator(f"tr[data-job-id='{jobs[name][5].id}']")
+        expect(first).to_be_visible()
+        expect(page.locator(".intro strong")).to_have_text(name.replace("\n", " "))
+        page.hover("#select-queue")
+        page.mouse.move(0, 0)
+        expect(page.locator("#select-queue")).to_have_value(name.replace("\n", ""))
+        page.select_option("#select-sort-order", "dsc")  # its script builds the address
+        expect(first).to_be_visible()
+        page.select_option("#select-registry", "queued")
+        expect(page.locator(f"tr[data-job-id='{jobs[name][0].id}']")).to_be_visible()
+        click_at_once(page, "empty-btn", "confirmation-modal-yes")
+        expect(page.locator("#jobs")).to_contain_text("No jobs.")
+        assert not connection.exists(f"rq:queue:{name}")
+        page.select_option("#select-registry", "failed")
+        expect(first).to_be_visible()
+        click_at_once(page, "requeue-all-btn", "confirmation-modal-yes")
+        wait_until(lambda name=name: connection.llen(f"rq:queue:{name}") == 5)
+        browser.look(f"name-{NAMES.index(name)}")
+    assert connection.llen("rq:queue:ab") == connection.zcard("rq:failed:ab") == 5
+
+
 def test_errors_are_said(browser: Browser, connection: redis.Redis) -> None:
     job = werk.enqueue("sleep", 1)
     page = browser.open("/0/view/jobs/default/queued/8/asc/1", "sleep(1.0)")

@@ -1,27 +1,42 @@
 -- All that `werk status` asks of Redis, in one reading. Writes nothing. O(queues + workers), not their jobs.
 --
 -- No KEYS, no ARGV.
--- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), and, by name,
+-- Returns JSON: time (Redis's), suspended, tallies (what horses have counted), damaged (keys of another type, or too
+--       large to read), and, by name,
 --       queues   name, waiting, since and since_by_rq (see oldest), running, scheduled, failed, paused, left
---                (jobs whose worker is gone), in_hand (jobs in the hands of stock workers), ready (dependents that RQ is about to enqueue)
---                and ready_since (a tick first saw some), served (what its workers say: task, fingerprint)
---       workers  name, host, pid, job, since (it is at that), done, failed, kind, free (runs any path), lease (until
---                when), ttl (RQ keeps it for so long without a beat), facts (its hash)
+--                (jobs whose worker is gone), in_hand (jobs in the hands of stock workers), ready (dependents that
+--                RQ is about to enqueue) and ready_since (a tick first saw some), served (what its workers say: task,
+--                fingerprint)
+--       workers  name, run (that it is at), since (it is at that), lease (until when), ttl (RQ keeps it for so long
+--                without a beat), facts (its hash)
+-- Texts are as they stand in Redis: status.py reads the numbers in them.
 --
--- Invariant: what is of another type, or gone, counts as nothing: 0, '' or {}; no reading fails because of it.
+-- Invariant: a key of another type counts as nothing, 0, '' or {}, and is named in `damaged`. Each queue and each
+-- worker is read and encoded by itself, so none of them can fail the reading of another.
 
 local SERVED_S = 15 -- three beats of the catalog
+local LONGEST_RECORD, LONGEST_TALLIES = 256 * 1024, 4 * 1024 * 1024 -- bytes
+local MOST_QUEUES = 2000 -- in the record of one worker
+local MOST_SERVED = 10000 -- on one queue
+local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds, and as text
 
-local clock = redis_time()
+local clock, damaged, queues, workers = redis_time(), {}, {}, {}
 
-local function ask(nothing, ...)
-  local reply = try(...)
-  local is_such = type(reply) == type(nothing) and not (type(reply) == 'table' and reply.err)
-  return is_such and reply or nothing
+local function ask(nothing, command, key, ...)
+  local reply = try(command, key, ...)
+  local is_error = type(reply) == 'table' and reply.err
+  if is_error and string.find(reply.err, 'WRONGTYPE', 1, true) then damaged[key] = true end
+  return not is_error and type(reply) == type(nothing) and reply or nothing
 end
 
-local function hash_of(key)
-  local flat, found = ask({}, 'HGETALL', key), {}
+-- The size is asked first; one that may not be asked for counts as 0.
+local function hash_of(key, longest)
+  local found = {}
+  if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then
+    damaged[key] = true
+    return found
+  end
+  local flat = ask({}, 'HGETALL', key)
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
@@ -35,49 +50,85 @@ local function oldest(list, waiting)
     local h = ask({}, 'HMGET', job_key(ask('', 'LINDEX', list, at)), 'enqueued_at', 'werk_enqueued')
     local written, since = string.match(h[2] or '', '^(.*)|([%d.]+)$')
     local time = written == h[1] and tonumber(since)
-    if time then found = math.min(found or time, time)
+    if time and time < LATEST then found = math.min(found or time, time)
     elseif h[1] and (by_rq == '' or h[1] < by_rq) then by_rq = h[1] end
     at = math.max(1, at * 2)
   end
-  return found or cjson.null, by_rq
+  return found or cjson.null, string.sub(by_rq, 1, LONGEST_TIME)
 end
 
 local function look_at_queue(name)
   local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
   local waiting = ask(0, 'LLEN', list)
   local since, since_by_rq = oldest(list, waiting)
-  return {name = name, waiting = waiting, since = since, since_by_rq = since_by_rq,
-    running = ask(0, 'ZCARD', wip_key(name)),
-    scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name), failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
-    paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1, left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
+  return {
+    name = name, waiting = waiting, since = since, since_by_rq = since_by_rq,
+    running = ask(0, 'ZCARD', wip_key(name)), scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name),
+    failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
+    paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1,
+    left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
     in_hand = ask(0, 'LLEN', list .. ':intermediate'), ready = ask(0, 'ZCARD', P .. ':ready:' .. name),
     ready_since = ask('', 'ZSCORE', P .. ':werk:ready', name),
-    served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf')}
+    served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf',
+      'LIMIT', 0, MOST_SERVED),
+  }
 end
 
-local function whole(text) return tonumber(string.match(text or '', '^%d+$') or 0) end
-
-local function look_at_worker(key, facts)
-  local name, run = string.sub(key, #P + 9), ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
-  return {name = name, host = facts.hostname or '?', pid = whole(facts.pid), job = split(run) or cjson.null,
-    since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at'), done = whole(facts.successful_job_count),
-    failed = whole(facts.failed_job_count), kind = facts.werk_lease and 'werk' or 'stock', free = facts.werk_free == '1',
-    lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key), facts = facts}
+local function look_at_worker(name)
+  local key = P .. ':worker:' .. name
+  local facts = hash_of(key, LONGEST_RECORD)
+  if not facts.birth then return nil end -- it has expired
+  local served = string.gmatch(facts.queues or '', '[^,]+')
+  for _ = 1, MOST_QUEUES do
+    local queue = served()
+    if not queue then break end
+    queues[queue] = true
+  end
+  local run = ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
+  local since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at')
+  return {
+    name = name, run = run, since = string.sub(since, 1, LONGEST_TIME), facts = facts,
+    lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key),
+  }
 end
 
-local known, names, queues, workers = {}, {}, {}, {}
-for _, key in ipairs(ask({}, 'SMEMBERS', P .. ':queues')) do known[string.sub(key, #P + 8)] = true end
-for _, name in ipairs(ask({}, 'SMEMBERS', P .. ':werk:paused')) do known[name] = true end
-local keys = ask({}, 'SMEMBERS', P .. ':workers')
-table.sort(keys)
-for _, key in ipairs(keys) do
-  local facts = hash_of(key)
-  if facts.birth then workers[#workers + 1] = look_at_worker(key, facts) end -- or it has expired
-  for name in string.gmatch(facts.birth and facts.queues or '', '[^,]+') do known[name] = true end
+local function sorted(set)
+  local found = {}
+  for name in pairs(set) do found[#found + 1] = name end
+  table.sort(found)
+  return found
 end
-for name in pairs(known) do names[#names + 1] = name end
-table.sort(names)
-for i, name in ipairs(names) do queues[i] = look_at_queue(name) end
 
-return cjson.encode({time = clock, suspended = call('EXISTS', P .. ':suspended') == 1, queues = queues, workers = workers,
-  tallies = hash_of(P .. ':werk:tallies')})
+-- The rows as JSON, each by itself: one that cannot be written is left out.
+local function rows(look, names, prefix)
+  local found = {}
+  for _, name in ipairs(names) do
+    local is_read, row = pcall(look, name)
+    if is_read and row then is_read, row = pcall(cjson.encode, row) end
+    if not is_read then damaged[prefix .. name] = true else found[#found + 1] = row end
+  end
+  return '[' .. table.concat(found, ',') .. ']'
+end
+
+-- Add the names in a set of keys that begin so.
+local function add_named(found, set, start)
+  for _, key in ipairs(ask({}, 'SMEMBERS', set)) do
+    if string.sub(key, 1, #start) == start then found[string.sub(key, #start + 1)] = true end
+  end
+end
+
+add_named(queues, P .. ':queues', P .. ':queue:')
+for _, name in ipairs(ask({}, 'SMEMBERS', P .. ':werk:paused')) do queues[name] = true end
+add_named(workers, P .. ':workers', P .. ':worker:')
+-- RQ's set of workers can be of another type. Then there are still leases, and the sets of each queue.
+for _, name in ipairs(ask({}, 'ZRANGE', P .. ':werk:leases', 0, -1)) do workers[name] = true end
+if damaged[P .. ':workers'] then
+  for name in pairs(queues) do add_named(workers, P .. ':workers:' .. name, P .. ':worker:') end
+end
+local worker_rows = rows(look_at_worker, sorted(workers), P .. ':worker:') -- adds the queues that they serve
+local queue_rows = rows(look_at_queue, sorted(queues), P .. ':queue:')
+local rest = cjson.encode({
+  time = clock, suspended = ask(0, 'EXISTS', P .. ':suspended') == 1,
+  tallies = hash_of(P .. ':werk:tallies', LONGEST_TALLIES), damaged = sorted(damaged),
+})
+return '{"queues":' .. queue_rows .. ',"workers":' .. worker_rows .. ',' .. string.sub(rest, 2)
