@@ -28,7 +28,6 @@ import rq.scheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
 from rq.job import Job
-from rq.logutils import setup_loghandlers
 from rq.queue import Queue
 from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
@@ -37,7 +36,7 @@ from werk import records, registry, wire
 from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.link import Link, Script, cluster_error, is_cluster, link_over
-from werk.log_stream import bound_logs, flush_all
+from werk.log_stream import bound_logs, flush_all, set_up_logs
 from werk.page import Page, Plan
 from werk.records import RecordingWorker
 from werk.scripts import script
@@ -133,15 +132,17 @@ class Worker(RecordingWorker):
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
-        if self._is_not_ours():
-            return super().work(*args, **kwargs)
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
         options = SimpleNamespace(**given.arguments)
         log_options = (options.logging_level, options.date_format, options.log_format)
+        set_up_logs(*log_options)
+        if self._is_not_ours():
+            has_secrets = any(task.secret for task in registry.tasks().values())
+            self.log_job_description = self.log_job_description and not has_secrets
+            return super().work(*args, **kwargs)
         untamed, page = self._tame_connection(), Page()
         with stoppable():
-            setup_loghandlers(*log_options)
             bound_logs(page)
             self._say_who_we_are()
             self.bootstrap(*log_options)
