@@ -441,18 +441,68 @@ def test_a_tick_moves_due_jobs_as_rqs_scheduler_does(lua: Lua) -> None:
         job:c                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
 
 
-def test_a_due_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
+def test_a_due_job_that_is_somewhere_else_stays_there(lua: Lua) -> None:
     for number, status in enumerate(("queued", "started", "finished")):
         lua.enqueue(f"j{number}", "scheduled:high", status=status)
-    lua.given("ZADD scheduled:high 1 gone")
     assert lua.tick("one") == []
     assert lua.changes() == {"scheduled:high": "gone"}
 
 
-def test_a_due_job_of_a_rate_limit_is_left_to_rq(lua: Lua) -> None:
-    lua.enqueue("a", "scheduled:high", rate_limit_key="k")
-    assert lua.tick("one") == [["limited", "a", "high", "scheduled"]]
-    assert lua.changes() == {}
+@pytest.mark.parametrize("place", ["scheduled", "ready"])
+def test_a_due_entry_that_is_no_jobs_is_dropped(lua: Lua, place: str) -> None:
+    lua.enqueue("a", f"{place}:high", status="queued started")  # of no status that there is
+    lua.given(f"ZADD {place}:high -inf gone", f"ZADD {place}:high 1 list", "RPUSH job:list x")
+    lua.given("ZADD werk:ready 1 high")
+    dropped = [("gone", place, "there is no such job"), ("list", place, "its key is no hash")]
+    assert lua.tick("one") == [["dropped", *facts] for facts in dropped]
+    changes = lua.changes()
+    assert changes[f"{place}:high"] == "gone"
+    assert changes["queue:high"] == "=a"
+    assert "job:list" not in changes
+
+
+@pytest.mark.parametrize("place", ["scheduled", "ready"])
+def test_a_due_job_waits_for_a_slot_of_its_rate_limit(lua: Lua, place: str) -> None:
+    for job_id in ("a", "b"):
+        more = {"enqueue_at_front_on_retry": 1, "ended_at": "x", "timeout": "", "ttl": 50}
+        lua.enqueue(job_id, f"{place}:high", **LIMITED, **(more if job_id == "b" else {}))
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == []
+    changes = lua.changes()
+    changes.pop("werk:ready", None)
+    assert changes == table(f"""
+        {place}:high            gone
+        queue:high              =a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now
+        job:b                   status=rate_limited enqueue_at_front=1 timeout=180 lives=50
+        rl-keys                 =k
+        rl:k                    concurrency=1
+        rl:k:allowed            a=now+0
+        rl:k:rate_limited       b=now+0""")
+    assert lua.tick("one") == []
+    assert lua.changes() in ({}, {"werk:ready": "gone"})
+
+
+def test_a_due_job_of_a_rate_limit_that_is_none_goes_to_its_queue(lua: Lua) -> None:
+    for number, limit in enumerate(("", "0", "x", "nan", "-1")):
+        lua.enqueue(
+            f"j{number}", "scheduled:high", rate_limit_key="k", rate_limit_concurrency=limit
+        )
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=j0,j1,j2,j3,j4"
+
+
+@pytest.mark.parametrize("key", ["rl:k", "rl:k:allowed", "rl:k:rate_limited"])
+def test_a_due_job_waits_while_its_rate_limit_is_of_another_type(lua: Lua, key: str) -> None:
+    lua.enqueue("a", "scheduled:high", **LIMITED)
+    lua.enqueue("b", "scheduled:high")
+    lua.given(f"SET {key} x")
+    assert lua.tick("one") == []
+    assert lua.changes()["scheduled:high"] == "b=gone"
+    lua.given(f"DEL {key}")
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=b,a"
 
 
 def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None:
@@ -478,19 +528,12 @@ def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None
     assert lua.changes() == {"werk:ready": "gone"}
 
 
-def test_a_ready_job_that_is_somewhere_else_or_gone_stays_there(lua: Lua) -> None:
+def test_a_ready_job_that_is_somewhere_else_stays_there(lua: Lua) -> None:
     for status in ("queued", "started", "scheduled"):
         lua.enqueue(status, "ready:high", status=status)
-    lua.given("ZADD ready:high 1 gone", "ZADD werk:ready 1 high")
+    lua.given("ZADD werk:ready 1 high")
     assert lua.tick("one") == []
     assert lua.changes() == {"ready:high": "gone"}
-
-
-def test_a_ready_job_of_a_rate_limit_is_left_to_rq(lua: Lua) -> None:
-    lua.enqueue("a", "ready:high", rate_limit_key="k")
-    lua.given("ZADD werk:ready 1 high")
-    assert lua.tick("one") == [["limited", "a", "high", "ready"]]
-    assert lua.changes() == {}
 
 
 def test_many_ready_jobs_are_moved_in_pieces(lua: Lua) -> None:

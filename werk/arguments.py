@@ -232,6 +232,15 @@ class Signature:
             for name, own, value in self._owned(args, kwargs)
         )
 
+    def masked(self, args: _Args, kwargs: _Kwargs, secret: Collection[str]) -> _Call:
+        """Return a call with *** for each value of a secret parameter; for all if it is wrong."""
+        is_wrong = bool(self._misplaced(len(args), kwargs))
+        values = [
+            "***" if is_wrong or self._is_secret(name, own, secret) else value
+            for name, own, value in self._owned(args, kwargs)
+        ]
+        return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
     def named(self, args: _Args, kwargs: _Kwargs) -> list[tuple[str, object]]:
         """Return a bound call by names, the same whether arguments came in order or by name."""
         found = self._owned(args, kwargs)

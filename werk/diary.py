@@ -6,6 +6,8 @@ import logging
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from werk.log_lines import mask
+from werk.printable import printable
 from werk.wire import text
 
 if TYPE_CHECKING:
@@ -30,31 +32,22 @@ class Diary:
             "attempt": claim.attempt,
             **more,
         }
-        shown = " ".join(f"{name}={printable(value)}" for name, value in facts.items())
+        shown = " ".join(f"{name}={printable(str(value))}" for name, value in facts.items())
         self.log.log(level, "event=%s %s", event, shown)
 
     def tell_dropped(self, dropped: list[bytes]) -> None:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
-            self.log.warning("event=dropped job=%s reason=%s", printable(text(job_id)), text(why))
+            self.log.warning("event=dropped job=%s reason=%s", text(job_id), text(why))
 
     def open(self) -> Any:
-        """Mark each record with the job at hand. Returns the log that RQ's own lines go to."""
-        make = logging.getLogRecordFactory()
-
-        def mark(*args: Any, **kwargs: Any) -> logging.LogRecord:
-            record = make(*args, **kwargs)
-            record.job = self.current.id if self.current else "-"
-            record.task = self.current.task if self.current else "-"
-            return record
-
-        logging.setLogRecordFactory(mark)
+        """Have what a task logs appear, if nobody else does. Returns the log for RQ's own lines."""
         root = logging.getLogger()
         if not root.handlers:
             handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter(TASK_FORMAT))
-            handler.addFilter(lambda record: not record.name.startswith("rq."))  # have their own
+            handler.setFormatter(_TaskFormatter(self))
             root.addHandler(handler)
             root.setLevel(self.log.getEffectiveLevel())
+        self.log.addFilter(mask)
         if self.log.isEnabledFor(logging.DEBUG):
             return self.log
         logging.getLogger("rq.job").setLevel(logging.WARNING)
@@ -75,7 +68,19 @@ class _Warnings(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs  # with its own `extra`
 
 
-def printable(value: object) -> str:
-    """Return a value without control characters: they never reach a terminal."""
-    shown = str(value)
-    return shown if shown.isprintable() else ascii(shown)
+class _TaskFormatter(logging.Formatter):
+    """Names the job at hand on each line.
+
+    They are no attributes of the record: those names would be taken, and a task that logs with
+    extra={"job": ...} would fail.
+    """
+
+    def __init__(self, diary: Diary) -> None:
+        super().__init__(TASK_FORMAT)
+        self.diary = diary
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        claim = self.diary.current
+        job, task = (claim.id, claim.task) if claim else ("-", "-")
+        facts = {"job": printable(job), "task": printable(task)}
+        return TASK_FORMAT % {**vars(record), **facts}

@@ -18,6 +18,9 @@ import time
 from contextlib import ExitStack
 from typing import Any, TextIO
 
+from rq.logutils import colorizer, setup_loghandlers
+
+from werk.log_lines import all_handlers, make_safe, mask
 from werk.page import Page
 
 WAIT_S = 0.2  # for the reader of a line
@@ -130,20 +133,27 @@ def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
         os.close(own)
 
 
+def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> None:
+    """Prepare the log of a worker, as RQ does; but for all of RQ's loggers, and safe to print."""
+    colorizer.notty = True  # the names that it colours are escaped, and so would be its colours
+    for name in ("rq.worker", "rq"):
+        setup_loghandlers(level, date_format, log_format, name)
+    logging.getLogger("rq.worker").addFilter(mask)
+    make_safe(all_handlers())
+
+
 def bound_logs(page: Page) -> None:
-    """Give each log handler of stdout or stderr a LogStream that counts in `page`."""
-    for handler in _handlers():
+    """Have each log handler print safe lines; on stdout or stderr to a LogStream, for `page`."""
+    handlers = all_handlers()
+    make_safe(handlers)
+    for handler in handlers:
+        if not isinstance(handler, logging.StreamHandler) or handler is logging.lastResort:
+            continue
         if isinstance(handler.stream, LogStream):
             handler.stream.page = page
         elif handler.stream in (sys.stdout, sys.stderr) and _number(handler.stream) is not None:
             _flush(handler.stream)  # or setStream would, and block
             handler.setStream(LogStream(handler.stream, page))
-
-
-def _handlers() -> list[logging.StreamHandler[Any]]:
-    loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
-    found = [handler for log in loggers for handler in getattr(log, "handlers", ())]
-    return [own for own in found if isinstance(own, logging.StreamHandler)]
 
 
 def print_by_line() -> None:

@@ -30,7 +30,7 @@ from rq.worker import Worker as StockWorker
 from werk import registry, webhooks, wire
 from werk.channel import sent_once
 from werk.child import end_copies
-from werk.errors import ArgumentError, Unreadable, WerkError
+from werk.errors import ArgumentError, WerkError
 from werk.settings import Settings
 from werk.task import LONGEST_S
 
@@ -57,14 +57,6 @@ class PlainSerializer:
     @staticmethod
     def loads(data: bytes) -> Any:
         return wire.loads(data)
-
-
-class UnreadSerializer(PlainSerializer):
-    """Reads nothing: RQ then leaves a job's meta as it is. For a process that must not be late."""
-
-    @staticmethod
-    def loads(data: bytes) -> Any:
-        raise Unreadable("not read here")
 
 
 def permit(path: str | None) -> None:

@@ -22,6 +22,7 @@ from rq.utils import import_attribute
 
 from werk.child import end_copies
 from werk.diary import Diary
+from werk.log_stream import bound_logs
 from werk.page import LONGEST_RUN, Page
 from werk.settings import Settings
 from werk.wire import SCALARS
@@ -151,6 +152,7 @@ class Runner:
     def _look_up(self, path: str) -> Callable[..., Any]:
         function: Callable[..., Any] = import_attribute(path)
         self.functions[path] = function
+        bound_logs(self.page)  # its module may have set up logging
         return function
 
 

@@ -26,6 +26,7 @@ def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
     """Return step, tick, act or look (see their headers), back, cut, fence or spare."""
     body = _SMALL.get(name) or Script.named(name).text
     before = ["counts"] if name == "step" else ["counts", "lib"]
+    before += ["limits"] if name in ("tick", "act") else []
     constants = f"local P, VERSION = '{KEY_PREFIX}', {RECORD_VERSION}"
     parts = [constants, *(Script.named(part).text for part in before), body]
     text = "\n".join(parts).replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants

@@ -11,7 +11,6 @@ import rq.worker_registration
 from werk import catalog
 from werk.claim import iso
 from werk.errors import ConfigError, RedisUnavailable
-from werk.records import UnreadSerializer
 from werk.scripts import script
 from werk.wire import text
 
@@ -83,8 +82,9 @@ class Ticker:
         if what == "unborn":  # it expired, or Redis is back without its memory
             self.served_at = self.catalog_at = -CATALOG_WHOLE_S
             self.write_birth()
-        elif what == "limited":
-            self.enqueue_limited(*(text(fact) for fact in facts))
+        elif what == "dropped":
+            job_id, place, why = map(text, facts)
+            self.log.warning("event=dropped job=%s place=%s reason=%s", job_id, place, why)
         elif what == "unfinished":
             self.supervisor.complete(text(facts[0]))
         elif what != "more":
@@ -109,25 +109,6 @@ class Ticker:
                 pipeline.execute()
             except redis.exceptions.RedisError as error:
                 self.say_away(error)
-
-    def enqueue_limited(self, job_id: str, queue_name: str, place: str) -> None:
-        """Move a job of a rate limit that is due or ready, as RQ does."""
-        worker = self.worker
-        try:
-            queue = worker._queue(queue_name, UnreadSerializer)  # others have written the meta
-            if place == "ready":
-                queue.ready_job_registry.enqueue_jobs([job_id])
-                return
-            job = worker.job_class.fetch(job_id, worker.connection, UnreadSerializer)
-            with worker.connection.pipeline() as pipeline:
-                queue.scheduled_job_registry.remove(job_id, pipeline=pipeline)
-                queue._enqueue_rate_limited_job(
-                    job, pipeline=pipeline, at_front=job.should_enqueue_at_front()
-                )
-                pipeline.execute()
-        except Exception as error:
-            name = type(error).__name__
-            self.log.error("event=not-enqueued job=%s reason=%s: %s", job_id, name, error)
 
     def catalog_words(self) -> list[Any]:
         """What tick.lua writes of our tasks: what we serve often, all of it once an hour."""

@@ -28,7 +28,6 @@ import rq.command
 import rq.scheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
-from rq.logutils import setup_loghandlers
 from rq.queue import Queue
 from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
@@ -38,7 +37,7 @@ from werk.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patien
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.frame import FramingWorker, replaced_loop
 from werk.link import Link, Script, cluster_error, is_cluster, link_over
-from werk.log_stream import bound_logs, flush_all
+from werk.log_stream import bound_logs, flush_all, set_up_logs
 from werk.page import Page, Plan
 from werk.scripts import script
 from werk.settings import KEY_PREFIX, Settings
@@ -132,16 +131,19 @@ class Worker(FramingWorker):
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
-        if replaced_loop(self):
-            return super().work(*args, **kwargs)
-        self.has_loop = True
+        is_replaced = bool(replaced_loop(self))
+        self.has_loop = not is_replaced
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
         options = SimpleNamespace(**given.arguments)
         log_options = (options.logging_level, options.date_format, options.log_format)
+        set_up_logs(*log_options)
+        if is_replaced:
+            has_secrets = any(task.secret for task in registry.tasks().values())
+            self.log_job_description = self.log_job_description and not has_secrets
+            return super().work(*args, **kwargs)
         untamed, page = self._tame_connection(), Page()
         with stoppable():
-            setup_loghandlers(*log_options)
             bound_logs(page)
             self._say_who_we_are()
             self.bootstrap(*log_options)
@@ -247,12 +249,12 @@ class Worker(FramingWorker):
         self.connection.set_retry(patience(Page()))  # until Redis knows us
         return untamed
 
-    def _queue(self, name: str, serializer: Any = None) -> Queue:
+    def _queue(self, name: str) -> Queue:
         return self.queue_class(
             name,
             connection=self.connection,
             job_class=self.job_class,
-            serializer=serializer or self.serializer,
+            serializer=self.serializer,
             death_penalty_class=self.death_penalty_class,
         )
 

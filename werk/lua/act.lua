@@ -19,26 +19,14 @@
 -- passes when memory is full. A job whose place, or the one that it is to go to, is of another type stays as it is, and
 -- no error is replied.
 
-local what, now_text, now = ARGV[1], ARGV[2], redis_time()
-
-local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_key', 'rate_limit_concurrency',
-  'enqueue_at_front'}
+local what = ARGV[1]
 
 -- In which place a job of a status is; one that runs is in wip.
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
   rate_limited = 'rate_limited', ready_to_enqueue = 'ready', finished = 'finished', failed = 'failed', stopped = 'failed',
   canceled = 'canceled'}
-local MOST_SLOTS = 1000000
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true, rate_limited = true,
   ready_to_enqueue = true}
-
-local function load(id)
-  local job = {id = id, key = job_key(id)}
-  if call('TYPE', job.key).ok ~= 'hash' then return nil end
-  for i, value in ipairs(call('HMGET', job.key, unpack(FIELDS))) do job[FIELDS[i]] = value or '' end
-  job.queue, job.limit = P .. ':queue:' .. job.origin, P .. ':rl:' .. job.rate_limit_key
-  return job
-end
 
 -- Take a job out of a place; was it there?
 local function take(job, place)
@@ -47,58 +35,24 @@ local function take(job, place)
   return try('ZREM', place == 'rate_limited' and job.limit .. ':rate_limited' or key, job.id) == 1
 end
 
-local function push(job, at_front)
-  call('HSET', job.key, 'status', 'queued', 'enqueued_at', now_text,
-    'werk_enqueued', enqueued(now_text))
-  try('SADD', P .. ':queues', job.queue)
-  call(at_front and 'LPUSH' or 'RPUSH', job.queue, job.id)
-end
-
 local function expire(job)
   local ttl = whole(job.ttl, LONGEST_S)
   if ttl == 0 then call('PERSIST', job.key); return end
   for _, key in ipairs({job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies'}) do call('EXPIRE', key, ttl) end
 end
 
-local function has_slots(limit)
-  return fits(limit, 'hash') and fits(limit .. ':allowed', 'zset') and fits(limit .. ':rate_limited', 'zset')
-end
-
--- Fill the free slots of a rate limit with those that wait for one, oldest first (rq/rate_limit.py).
-local function fill_slots(limit)
-  local slots = has_slots(limit) and whole(call('HGET', limit, 'concurrency'), MOST_SLOTS) or 0
-  while slots > 0 and call('ZCARD', limit .. ':allowed') < slots do
-    local id = call('ZRANGE', limit .. ':rate_limited', 0, 0)[1]
-    local job = id and load(id)
-    if not id or job and not fits(job.queue, 'list') then return end
-    call('ZREM', limit .. ':rate_limited', id)
-    if job and job.origin ~= '' and job.status == 'rate_limited' then
-      call('ZADD', limit .. ':allowed', now, id)
-      push(job, job.enqueue_at_front == '1')
-    end
-  end
-end
-
 local function free_slot(job)
   if job.rate_limit_key ~= '' and try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
 end
 
-local function wait_for_slot(job)
-  call('HSET', job.key, 'status', 'rate_limited')
-  try('SADD', P .. ':rl-keys', job.rate_limit_key)
-  call('HSET', job.limit, 'concurrency', job.rate_limit_concurrency)
-  call('ZADD', job.limit .. ':rate_limited', now, job.id)
-  fill_slots(job.limit)
-end
-
 local function retry(job)
-  local has_room = fits(job.queue, 'list') and (job.rate_limit_key == '' or has_slots(job.limit))
+  local has_room = fits(job.queue, 'list') and (slots_of(job) == 0 or has_slots(job.limit))
   if not has_room or not take(job, 'failed') then return job.status end
   call('HDEL', job.key, 'exc_info')
   call('HSET', job.key, 'started_at', '', 'ended_at', '')
   if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
   expire(job)
-  if job.rate_limit_key == '' then push(job); return 'retried' end
+  if slots_of(job) == 0 then push(job); return 'retried' end
   wait_for_slot(job)
   return 'limited'
 end

@@ -10,7 +10,7 @@
 --       {'unborn'} the worker's hash is gone: nothing was done, write it again and tick again
 --       {'lost', run} the execution that the horse is at is no longer the job's
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
---       {'limited', job, queue, place} of a rate limit, and due or ready: for RQ's own code
+--       {'dropped', id, place, why} an entry among the due or ready jobs that is no job's
 --       {'unfinished', run} a failure was recorded, and its job's dependents are to be enqueued
 --       {'more'} more jobs are due or ready: tick again
 --
@@ -18,7 +18,7 @@
 -- queue (or, after too many crashes, an execution of ours), or a due or ready job has moved to its queue.
 -- Nothing here needs a leader: any number of workers may run it.
 
-local worker, now_text, generation = ARGV[1], ARGV[2], ARGV[4]
+local worker, generation = ARGV[1], ARGV[4]
 local current, counter, lease_s, worker_ttl = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local moves_due, dropped, tasks = ARGV[9] == '1', ARGV[10], tonumber(ARGV[12])
 
@@ -33,12 +33,14 @@ local TRY_AGAIN_S = 5
 local LONGEST_FINISH_S = 3600 -- what lasts longer was not written by us
 local USUAL_S = lease_s / 15 -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
-  scheduled = ' queued started finished failed deferred stopped canceled rate_limited ready_to_enqueue ',
-  ready = ' queued started finished failed deferred stopped canceled rate_limited scheduled '}
+  scheduled = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
+    canceled = 1, rate_limited = 1, ready_to_enqueue = 1},
+  ready = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
+    canceled = 1, rate_limited = 1, scheduled = 1}}
 local CATALOG_S = 30 * 24 * 3600
 
 local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
-local clock = redis_time()
+local clock = now
 local events = {string.format('%.6f', clock)}
 
 local function event(...) events[#events + 1] = {...} end
@@ -144,35 +146,43 @@ local function rescue()
   end
 end
 
--- Move a job from its place to its queue, as RQ does; but one that is somewhere else stays there: its id stood
--- here for a job that has expired before it was due.
+-- Move a job from its place to its queue, or have it wait for a slot of its rate limit, as RQ does.
+-- Returns whether its entry was removed. A job whose status names another place stays there. An
+-- entry without a job is dropped: the job has expired, or something else has written the entry. A
+-- job stays in its place while a key of its rate limit is of another type.
 local function enqueue(id, place, queue)
-  local job, list, from = job_key(id), P .. ':queue:' .. queue, P .. ':' .. place .. ':' .. queue
-  if call('TYPE', job).ok ~= 'hash' then call('ZREM', from, id); return end
-  local h = call('HMGET', job, 'rate_limit_key', 'enqueue_at_front', 'enqueue_at_front_on_retry', 'ended_at', 'ttl', 'timeout',
-    'status')
-  if h[7] and string.find(ELSEWHERE[place], ' ' .. h[7] .. ' ', 1, true) then call('ZREM', from, id); return end
-  if h[1] and h[1] ~= '' then event('limited', id, queue, place); return end
-  local at_front = h[2] == '1' or (h[3] == '1' and h[4] and h[4] ~= '')
+  local job, from = load(id), P .. ':' .. place .. ':' .. queue
+  if not job then
+    call('ZREM', from, id)
+    local is_gone = call('EXISTS', job_key(id)) == 0
+    event('dropped', id, place, is_gone and 'there is no such job' or 'its key is no hash')
+    return true
+  end
+  if ELSEWHERE[place][job.status] then call('ZREM', from, id); return true end
+  local is_limited = slots_of(job) > 0
+  if is_limited and not has_slots(job.limit) then return false end
+  local at_front = job.enqueue_at_front == '1'
+    or (job.enqueue_at_front_on_retry == '1' and job.ended_at ~= '')
+  job.origin, job.queue = queue, P .. ':queue:' .. queue
   call('ZREM', from, id)
-  call('HSET', job, 'status', 'queued', 'origin', queue, 'enqueued_at', now_text,
-    'werk_enqueued', enqueued(now_text))
-  if not h[6] then call('HSET', job, 'timeout', 180) end
-  local ttl = whole(h[5], LONGEST_S)
+  call('HSET', job.key, 'origin', queue)
+  if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
+  local ttl = whole(job.ttl, LONGEST_S)
   if ttl > 0 then
-    call('EXPIRE', job, ttl)
-    call('EXPIRE', job .. ':dependents', ttl)
+    call('EXPIRE', job.key, ttl)
+    call('EXPIRE', job.key .. ':dependents', ttl)
     call('EXPIRE', job_key(':' .. id) .. ':dependencies', ttl)
   end
-  try('SADD', P .. ':queues', list)
-  call(at_front and 'LPUSH' or 'RPUSH', list, id)
+  if not is_limited then push(job, at_front); return true end
+  if at_front then call('HSET', job.key, 'enqueue_at_front', '1') end
+  wait_for_slot(job)
+  return true
 end
 
 local function enqueue_all(ids, place, queue, at_once)
-  local before = #events
-  for _, id in ipairs(ids) do enqueue(id, place, queue) end
-  local for_rq = #events - before
-  if #ids == at_once and for_rq < #ids then event('more') end
+  local has_room = false
+  for _, id in ipairs(ids) do has_room = enqueue(id, place, queue) or has_room end
+  if #ids == at_once and has_room then event('more') end
 end
 
 -- A stock scheduler that holds its lock moves the queue's jobs itself. We never take that lock.
