@@ -153,12 +153,6 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     assert cause([absence], run(117, 118, by=OTHERS), run(120.1, 121)) is absence
     assert cause([absence], run(117, 118, by=OTHERS), run(130, 131)) is None
     assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
-    waited = run(130, 131, by=OTHERS)  # until another worker came to it
-    assert cause([absence], run(120.1, 121), waited) is absence
-    assert cause([absence], run(123, 124), waited) is None
-    assert cause([fault("freeze both, long", 101, 110)], run(110.1, 111), waited) is None
-    causes = Causes([absence], [run(119, 120, token="c0-2-plain"), run(120.1, 121), waited])
-    assert causes.cause(run(120.1, 121), waited) is None  # claimed when it was back
 
 
 # --- the verdict

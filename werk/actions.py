@@ -210,7 +210,7 @@ def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     begun = time.monotonic()
     while sent:
         passed = time.monotonic() - begun
-        jobs = show.jobs(link, [*sent.values()], wire.MAX_BYTES, FIELDS)
+        jobs = show.jobs(link, [*sent.values()], show.LONGEST, FIELDS)
         for name, job in zip([*sent], jobs, strict=True):
             if passed >= timeout_s or job.text("status") not in ("queued", "started"):
                 del sent[name]
@@ -252,7 +252,7 @@ def _queues(link: Link, filters: Filters) -> list[str]:
 
 def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
     """Read failed jobs; those that have expired are left out."""
-    for job in show.jobs(link, ids, wire.MAX_BYTES, FIELDS):
+    for job in show.jobs(link, ids, show.LONGEST, FIELDS):
         task = job.text("werk_task") or (job.text("description") or "").partition("(")[0] or "?"
         if job.record:
             yield Failure(job.id, task, queue, job.ended(), _error(job))

@@ -13,7 +13,7 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 
 from werk import records, registry, signature, wire
-from werk.errors import ArgumentError, UnknownTask
+from werk.errors import ArgumentError, UnknownTask, Unreadable
 from werk.records import Refused
 from werk.runner import Call
 from werk.task import LONGEST_S
@@ -115,7 +115,10 @@ class Claim(list[Any]):
             if type(call[0]) is str:
                 self.task, _ = tasks.get(call[0], ("-", ""))
             return call
-        path, args, kwargs = wire.read_call(data or b"")
+        try:
+            path, args, kwargs = wire.read_call(data or b"")
+        except Unreadable as why:
+            raise why.with_traceback(None) from None  # its frames would keep what was read
         known = tasks.get(name or path)
         if not known:
             if name:

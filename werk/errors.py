@@ -88,5 +88,9 @@ class Unreadable(WerkError):
     """Raised when bytes in Redis are no plain data: broken, too large or deep, or with code."""
 
 
+class TooLarge(Unreadable):
+    """Raised when there are more bytes than the reader takes; they may be plain data."""
+
+
 class WerkWarning(UserWarning):
     """Said of an enqueue that was accepted but deserves a look."""

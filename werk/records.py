@@ -30,13 +30,16 @@ from rq.worker import Worker as StockWorker
 from werk import registry, webhooks, wire
 from werk.channel import sent_once
 from werk.child import end_copies
-from werk.errors import ArgumentError, WerkError
+from werk.errors import ArgumentError, TooLarge, WerkError
 from werk.settings import Settings
 from werk.task import LONGEST_S
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
 COMMITTED = wire.key("werk", "committed")
 COMMITTED_S = 30 * 24 * 3600
+JSON_FIELDS = (b"webhooks", b"dependency_ids", b"retry_intervals", b"repeat_intervals")
+MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
+LONGEST_EXC_INFO = 1024 * 1024  # bytes, decompressed
 
 
 class Refused(WerkError):
@@ -103,9 +106,15 @@ class _RegisteredJob(_BoundedJob):
     word = "Registered"
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
-        wire.decompress(
-            raw_data.get(b"data", b"")
-        )  # raises Unreadable where RQ would fill the memory
+        """Raises Unreadable where RQ would fill the memory."""
+        wire.decompress(raw_data.get(b"data", b""))
+        for name in JSON_FIELDS:
+            if raw_data.get(name):
+                wire.check_json(raw_data[name], MOST_IN_A_LIST)
+        try:
+            wire.decompress(raw_data.get(b"exc_info", b""), LONGEST_EXC_INFO)
+        except TooLarge:  # an older RQ's traceback of an earlier execution
+            raw_data = {name: own for name, own in raw_data.items() if name != b"exc_info"}
         return super().restore(raw_data)
 
     @property

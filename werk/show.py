@@ -10,11 +10,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from math import nan
 from typing import Any, NamedTuple
 
 from werk import wire
-from werk.errors import NoSuchJob, Unreadable
+from werk.errors import NoSuchJob, TooLarge, Unreadable
 from werk.link import Link, Script
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
@@ -22,8 +23,12 @@ PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
     "queued": "queue",
     "started": "wip",
 }
-LONGEST = 64 * 1024  # bytes of a value on a page; more takes too long to read
+# Bytes of a value that is shown. To read more may take long, even if it is plain data: a set of
+# numbers that have the same hash takes the square of their number.
+LONGEST = 64 * 1024
 LONGEST_IN_ROW = 8 * 1024
+PARTS = 2  # a byte: without shared values, so many parts can be in a pickle
+CHARACTERS = 16  # a byte: so many of text can be in a value that refers to the same text again
 LONGEST_TRACEBACK = 1024 * 1024  # decompressed; of it is shown:
 LONGEST_TEXT, LONGEST_TEXT_IN_ROW = 100_000, 4_000  # characters
 LONGEST_CALL = 500
@@ -42,7 +47,7 @@ def show(job_id: str, link: Link) -> dict[str, Any]:
 
     What is not known is None. Raises NoSuchJob.
     """
-    return {"id": job_id, **_read(link, job_id, wire.MAX_BYTES)}
+    return {"id": job_id, **_read(link, job_id)}
 
 
 def page(link: Link, job_id: str) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
 
     Raises NoSuchJob.
     """
-    facts = _read(link, job_id, LONGEST)
+    facts = _read(link, job_id)
     needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
     found = link.calls([("EXISTS", wire.key("job", own)) for own in needed])
     units = dict.fromkeys(_SECONDS, " s")
@@ -116,15 +121,39 @@ def as_text(value: object, indent: int | None = None) -> str:
     if isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-    except TypeError:
-        return repr(value)
+        try:
+            return json.dumps(value, ensure_ascii=False, indent=indent)
+        except TypeError:
+            return repr(value)
     except ValueError as error:  # an int of thousands of digits
         return f"({error})"
 
 
-def _read(link: Link, job_id: str, longest: int) -> dict[str, Any]:
-    (job,) = jobs(link, [job_id], longest)
+def _is_long(value: object, most: int) -> bool:
+    """Tell whether plain data has more than `most` characters, or parts."""
+    left = [value]
+    while left:
+        part = left.pop()
+        kind = type(part)
+        most -= 1
+        if kind is dict:
+            left += part.keys()  # type: ignore[attr-defined]
+            left += part.values()  # type: ignore[attr-defined]
+        elif kind in (list, tuple, set, frozenset):
+            left += part  # type: ignore[arg-type]
+        elif kind is str or kind is bytes:
+            most -= len(part)  # type: ignore[arg-type]
+        elif kind is int:
+            most -= part.bit_length() // 4  # type: ignore[attr-defined]
+        elif kind is Decimal:
+            most -= len(str(part))
+        if most < 0:
+            return True
+    return False
+
+
+def _read(link: Link, job_id: str) -> dict[str, Any]:
+    (job,) = jobs(link, [job_id], LONGEST)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     asked = ("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
@@ -149,19 +178,31 @@ class Job(NamedTuple):
             return f"({value:,} bytes, too long to show)"
         try:
             return None if value is None else read(value)
+        except TooLarge as error:
+            return f"({error}, too long to show)"
         except Unreadable as error:
             return f"(unreadable: {error})"
+
+    def plain(self, name: str, read: Callable[[bytes, int], Any]) -> Any:
+        """Return the plain data in a field, which `read` reads, or why it cannot be shown."""
+        value = self.read(name, lambda own: read(own, PARTS * self.longest))
+        most = CHARACTERS * self.longest
+        return (
+            f"(more than {most:,} characters, too long to show)" if _is_long(value, most) else value
+        )
 
     def call(self) -> str | None:
         """Return the call; its secrets were masked when werk enqueued it, else they are here."""
         if not self.record:
             return "(no record of it: deleted or expired)"
-        return self.text("description") if "werk_task" in self.record else self.payload(_masked)
+        if "werk_task" in self.record:
+            return self.text("description")
+        called = self.payload()
+        return _masked(called) if isinstance(called, tuple) else called
 
-    def payload(self, read: Callable[[tuple[str, tuple[Any, ...], dict[str, Any]]], Any]) -> Any:
-        return self.read(
-            "data", lambda own: read(wire.read_call(wire.decompress(own, self.longest)))
-        )
+    def payload(self) -> Any:
+        """Return path, args and kwargs, or why they cannot be shown."""
+        return self.plain("data", lambda own, parts: wire.read_call(own, self.longest, parts))
 
     def exception(self) -> str | None:
         """Return the traceback of the latest execution, if that failed."""
@@ -175,7 +216,9 @@ class Job(NamedTuple):
 
     def result(self) -> Any:
         """Return what the latest execution returned, or why that was not kept."""
-        value = self.read("return_value", lambda own: wire.read_result({b"return_value": own}))
+        value = self.plain(
+            "return_value", lambda own, parts: wire.read_result({b"return_value": own}, parts)
+        )
         if value != wire.UNSERIALIZABLE:
             return value
         return f"(not kept: {wire.read_not_kept(self.text('werk_not_kept'))})"
@@ -197,7 +240,8 @@ class Job(NamedTuple):
 
     def facts(self, due: float | None) -> dict[str, Any]:
         text = {name: self.text(name) for name in _FIELDS if name not in ("data", "meta")}
-        meta = self.read("meta", wire.loads)
+        meta = self.plain("meta", wire.loads)
+        payload = self.payload()
         noted = meta.get("werk") if type(meta) is dict else None
         noted = noted if type(noted) is dict else {}  # by our worker, of what is tried again
         when = noted.get("next_try") if due is None else wire.iso(max(0.0, min(due, LATEST)))
@@ -205,7 +249,7 @@ class Job(NamedTuple):
         return {
             "task": text["werk_task"],
             "call": self.call(),
-            "payload": self.payload(lambda own: None),
+            "payload": payload if isinstance(payload, str) else None,
             "status": text["status"],
             "queue": text["origin"],
             **{name: text[name] for name in _TIMES},
@@ -223,12 +267,9 @@ class Job(NamedTuple):
         }
 
     def depends_on(self) -> list[str]:
-        try:
-            found = json.loads(self.text("dependency_ids") or "")
-        except ValueError:
-            found = None
+        found = self.plain("dependency_ids", wire.loads)
         ids = found if isinstance(found, list) else []
-        return [wire.text(str(own).encode("utf-8", "replace")) for own in ids if own]
+        return [wire.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
 
 
 def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:

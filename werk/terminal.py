@@ -51,7 +51,21 @@ def remark(text: str) -> None:
 def say_json(value: object) -> None:
     """Print a value as JSON, on one line. Raises WerkError."""
     try:
-        text = json.dumps(value, default=repr)
+        try:
+            text = json.dumps(value, default=repr)
+        except TypeError:  # a key that JSON does not have: a tuple, bytes, a date
+            text = json.dumps(_with_json_keys(value), default=repr)
     except ValueError as error:  # an int of thousands of digits
         raise WerkError(f"cannot be printed as JSON: {error}") from None
     click.echo(text)
+
+
+def _with_json_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, (str, int, float, type(None))) else repr(key): _with_json_keys(
+                own
+            )
+            for key, own in value.items()
+        }
+    return [*map(_with_json_keys, value)] if isinstance(value, (list, tuple)) else value

@@ -6,19 +6,18 @@ ours read it with a reader that can call nothing but the constructors of that pl
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import zlib
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from time import gmtime, strftime, time_ns
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
-from werk.errors import ArgumentError, Unreadable
+from werk.errors import ArgumentError, TooLarge, Unreadable
 from werk.settings import KEY_PREFIX as KEY_PREFIX
 
 # The version of what werk writes in the records of jobs and workers, their field werk_v; absent: 0,
@@ -28,7 +27,12 @@ RECORD_VERSION = 1
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
+MAX_READ_DEPTH = MAX_DEPTH + 2  # arguments stand in a tuple, and that in the call
 MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
+
+# As how many parts a value counts whose pickle takes more memory to read than that of a number; a
+# zone counts beside its time.
+LARGE, LARGER, ZONE = 3, 4, 2
 
 # Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
@@ -37,6 +41,7 @@ FAILED_WEBHOOKS = "failed_webhooks"  # beside it: how many failed or were left o
 # zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
 # With a small window it makes the same of so few, but for the header, which names the window.
 FEW = 128
+MANY = MAX_PARTS // 4  # bytes; with fewer, arguments that are plain are not too many together
 ZLIB_HEADER = b"\x78\x9c"
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/defaults.py
@@ -45,7 +50,9 @@ LONGEST_REASON = 500  # characters
 PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"
 
 SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
+_LIGHT = frozenset((type(None), bool, int, float, str, bytes))
 _SEQUENCES = frozenset((list, tuple, set, frozenset))
+_IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
 _CALL = (tuple, list)  # pickle's, and JSON's
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
 _OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
@@ -111,30 +118,38 @@ def text(data: bytes | str | None) -> str:
 # --- what is plain
 
 
-def plain_problem(value: object) -> str | None:
+def plain_problem(value: object, most_parts: int = MAX_PARTS, depth: int = MAX_DEPTH) -> str | None:
     """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
     if type(value) in SCALARS:
         return None
-    parts_left = [MAX_PARTS]
+    parts_left = [most_parts]
     try:
-        return _problem(value, MAX_DEPTH, parts_left)
+        problem = _problem(value, depth, parts_left)
     except RecursionError:
         return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+    if parts_left[0] < 0:
+        return f"has more than {most_parts:,} parts; store the data elsewhere and pass a reference"
+    return problem
 
 
 def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
     kind = type(value)
     parts_left[0] -= 1
-    if kind in SCALARS:
+    if kind in _LIGHT:
         return None
     if parts_left[0] < 0:
-        return f"has more than {MAX_PARTS:,} parts; store the data elsewhere and pass a reference"
+        return "has more parts"
+    if kind in _IS_LARGE:
+        parts_left[0] -= LARGE - 1
     if kind is dict:
         inner: Iterable[object] = (part for pair in value.items() for part in pair)  # type: ignore[attr-defined]
     elif kind in _SEQUENCES:
         inner = value  # type: ignore[assignment]
+    elif kind in SCALARS:
+        return None
     else:
-        return _leaf_problem(value)
+        parts_left[0] -= LARGER - 1
+        return _leaf_problem(value, parts_left)
     if depth == 0:
         return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
     for part in inner:
@@ -143,11 +158,13 @@ def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
     return None
 
 
-def _leaf_problem(value: object) -> str | None:
+def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
     """Say what is wrong with a value that is neither a simple one nor a container."""
     kind = type(value)
     if kind is datetime or kind is time:
         zone = value.tzinfo  # type: ignore[attr-defined]
+        if zone is not None and zone is not timezone.utc:
+            parts_left[0] -= ZONE
         if zone is None or type(zone) is timezone:
             return None
         convert = ".astimezone(timezone.utc)" if kind is datetime else ".replace(tzinfo=None)"
@@ -205,6 +222,8 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
     """
     data = _pickled((path, None, args, kwargs))
     if len(data) >= FEW:
+        if len(data) > MANY and (problem := plain_problem((args, kwargs), depth=MAX_READ_DEPTH)):
+            raise ArgumentError(f"the arguments together: a value that {problem}")
         return zlib.compress(data)
     small = zlib.compressobj(wbits=9, memLevel=1)
     return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
@@ -233,54 +252,101 @@ def _one_form(value: object) -> str:
 # --- bytes -> plain data
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, most_parts: int = MAX_PARTS) -> Any:
     """Return the plain data in a pickle or in JSON, as RQ's two serializers write it; run nothing.
 
     Raises Unreadable for anything else: broken, too large, too deep, or naming what is not plain.
     """
     size = len(data)
     if size > MAX_BYTES:
-        raise Unreadable(f"larger than {MAX_BYTES:,} bytes")
+        raise TooLarge(f"larger than {MAX_BYTES:,} bytes")
     try:
         if data[:1] != b"\x80":
-            value = json.loads(data)
+            value = _read_json(data, most_parts)
         elif size <= SHORT and is_simple(data):
             value = pickle.loads(data)
             if size <= MAX_DEPTH:  # bytes: each level takes one
                 return value
         else:
-            value = _Reader(io.BytesIO(data)).load()
+            from werk.reader import read  # most calls do without
+
+            value = read(data, most_parts)
     except Unreadable:
         raise
     except Exception as error:  # a hostile pickle can make a constructor raise anything
         why = f"{type(error).__name__}: {str(error)[:100]}"
         raise Unreadable(f"not plain data: {why}") from None
-    if problem := plain_problem(value):
+    if problem := plain_problem(value, most_parts, MAX_READ_DEPTH):
         raise Unreadable(f"not plain data: it {problem}")
     return value
 
 
-def is_simple(data: bytes) -> bool:
-    """Tell whether a pickle has only opcodes that name nothing.
+def _read_json(data: bytes, most_parts: int) -> Any:
+    check_json(data, most_parts)
+    return json.loads(data.decode())
 
-    Then even the reader in C, ten times as fast, can do no more than build plain data.
+
+def check_json(data: bytes, most_parts: int) -> None:
+    """Raise Unreadable if JSON has more parts: each but one follows one of four characters."""
+    if _parts_in_json(data) > most_parts:
+        bare = data.replace(rb"\\", b"").replace(rb"\"", b"")  # then each " begins or ends a text
+        is_too_much = bare.count(b'"') > 2 * most_parts
+        if is_too_much or _parts_in_json(b"".join(bare.split(b'"')[::2])) > most_parts:
+            raise Unreadable(f"it has more than {most_parts:,} parts")
+
+
+def _parts_in_json(text: bytes) -> int:
+    return sum(map(text.count, (b",", b":", b"[", b"{")))
+
+
+def is_simple(data: bytes) -> bool:
+    """Tell whether a short pickle has only opcodes that name nothing, and refers to no tuple.
+
+    Then even the reader in C, ten times as fast, can do no more than build plain data, and takes
+    no longer for it than the pickle is long.
     """
-    at, end, lengths = 0, len(data), _LENGTH
+    at, end, lengths, fetched = 0, len(data), _LENGTH, 0
     while at < end:
         size = lengths[data[at]]
         if size > 0:
             at += size
         elif size == _COUNTED and at + 1 < end:
             at += 2 + data[at + 1]
+        elif size == _FETCHING:
+            fetched |= 1 << data[at + 1]
+            at += 2
         else:
             return False
+    if fetched and _may_be_tuples(data, fetched):
+        return False
     return at == end
 
 
-def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+def _may_be_tuples(data: bytes, fetched: int) -> bool:
+    """Tell whether a pickle of those opcodes refers to a tuple; bits of `fetched` say to what.
+
+    A tuple that holds another twice, and so on, takes for ever to hash, and may be a key.
+    """
+    at, last, lengths = 0, 0, _LENGTH
+    while fetched and at < len(data):
+        code = data[at]
+        if code == _MEMOIZE:
+            if fetched & 1 and last not in _SURELY_NO_TUPLE:
+                return True
+            fetched >>= 1
+            at += 1
+            continue
+        last, size = code, lengths[code]
+        at += size if size > 0 else 2 + data[at + 1] if size == _COUNTED else 2
+    return fetched > 0
+
+
+def read_call(
+    data: bytes, most: int = MAX_BYTES, most_parts: int = MAX_PARTS
+) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """Return path, args and kwargs of a job's `data` field. Raises Unreadable."""
     try:
-        path, instance, args, kwargs = loads(decompress(data))
+        path, instance, args, kwargs = loads(decompress(data, most), most_parts)
     except (TypeError, ValueError):
         raise Unreadable("not a call") from None
     if instance is not None:
@@ -293,7 +359,7 @@ def read_call(data: bytes) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
 
 
 def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a field that RQ may have compressed. Raises Unreadable if too many."""
+    """Return the bytes of a field that RQ may have compressed. Raises TooLarge."""
     try:
         if len(data) * _ZLIB_MOST <= most:
             return zlib.decompress(data)
@@ -301,17 +367,17 @@ def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
     except zlib.error:
         return data  # older RQ did not compress (rq.job.Job.restore)
     if len(plain) > most:
-        raise Unreadable(f"larger than {most:,} bytes")
+        raise TooLarge(f"larger than {most:,} bytes")
     return plain
 
 
-def read_result(fields: dict[bytes, bytes]) -> Any:
+def read_result(fields: dict[bytes, bytes], most_parts: int = MAX_PARTS) -> Any:
     """Return the value in an entry of a job's results (rq.results.Result). Raises Unreadable.
 
     UNSERIALIZABLE stands for a value that its worker could not store.
     """
     value = fields.get(b"return_value")
-    return None if value is None else loads(_unbase64(value))
+    return None if value is None else loads(_unbase64(value), most_parts)
 
 
 def read_not_kept(reason: bytes | str | None) -> str:
@@ -332,90 +398,32 @@ def _unbase64(text: bytes) -> bytes:
         raise Unreadable("not base64") from None
 
 
-_CONSTRUCTORS: dict[tuple[str, str], type] = {
-    (kind.__module__, kind.__name__): kind
-    for kind in (date, time, timedelta, datetime, timezone, Decimal, UUID)
-}
-
-_OPCODES = """
-    PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE
-    BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET
-    GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
-""".split()
-
 _ZLIB_MOST = 1032  # times smaller a stream of zlib can be than its content
 SHORT = 4096  # bytes: no nesting in so few can exhaust the stack
-_COUNTED, _REFUSED = -1, 0
+_COUNTED, _REFUSED, _FETCHING = -1, 0, -2
 
 # How long each opcode is, with its argument, that can be in the pickle of a call of simple values.
 _LENGTH = [_REFUSED] * 256
 for _size, _names in {
     1: "STOP MARK MEMOIZE NONE NEWTRUE NEWFALSE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
     "EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS",
-    2: "PROTO BININT1 BINGET",
+    2: "PROTO BININT1",
     3: "BININT2",
     5: "BININT",
     9: "BINFLOAT FRAME",
     _COUNTED: "SHORT_BINUNICODE SHORT_BINBYTES LONG1",
+    _FETCHING: "BINGET",
 }.items():
     for _opcode in _names.split():
         _LENGTH[getattr(pickle, _opcode)[0]] = _size
 
-_BASE: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-
-
-class _Reader(pickle._Unpickler):
-    """A reader of pickles of plain data: the opcodes of protocol 2+ that it needs, no more.
-
-    On the one in Python, not the one in C: ten bytes make that one allocate 64 GB (LONG_BINPUT).
-    """
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        code: _BASE[code] for code in (getattr(pickle, name)[0] for name in _OPCODES)
-    }
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.heights: dict[int, int] = {}  # of tuples and frozensets, by id
-
-    def find_class(self, module: str, name: str) -> type:
-        try:
-            return _CONSTRUCTORS[module, name]
-        except KeyError:
-            raise Unreadable(f"not plain data: it names {module}.{name}"[:200]) from None
-
-    def check_height(self) -> None:
-        """Refuse a deep tuple before it is hashed: hashing it recurses in C without a limit."""
-        top = self.stack[-1]  # type: ignore[attr-defined]
-        inner = (part for part in top if type(part) is tuple or type(part) is frozenset)
-        height = 1 + max((self.heights.get(id(part), 0) for part in inner), default=0)
-        if height > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels")
-        self.heights[id(top)] = height
-
-    def load_newobj(self) -> None:
-        if self.stack[-2] is not UUID:  # type: ignore[attr-defined]
-            raise Unreadable("not plain data: it makes an object")
-        _BASE[pickle.NEWOBJ[0]](self)
-
-    def load_build(self) -> None:
-        target, state = self.stack[-2:]  # type: ignore[attr-defined]
-        if type(target) is not UUID or type(state) is not dict:  # else it could change class UUID
-            raise Unreadable("not plain data: it sets an object's state")
-        _BASE[pickle.BUILD[0]](self)
-
-
-def _with_height(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def load_and_check(reader: _Reader) -> None:
-        load(reader)
-        reader.check_height()
-
-    return load_and_check
-
-
-_Reader.dispatch[pickle.NEWOBJ[0]] = _Reader.load_newobj
-_Reader.dispatch[pickle.BUILD[0]] = _Reader.load_build
-for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
-    _Reader.dispatch[_code[0]] = _with_height(_BASE[_code[0]])
+_MEMOIZE = pickle.MEMOIZE[0]
+_SURELY_NO_TUPLE = frozenset(
+    opcode[0]
+    for opcode in (
+        pickle.SHORT_BINUNICODE,
+        pickle.SHORT_BINBYTES,
+        pickle.EMPTY_LIST,
+        pickle.EMPTY_DICT,
+    )
+)

@@ -136,16 +136,7 @@ class Causes:
             is_late = (fault.end or inf) - SLACK_S <= again.start <= back
             if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
                 return fault
-            # Or it began it before another did, though it was no longer its own.
-            if may_be and (fault.end or inf) >= rescue and self._is_first_since(fault, first, back):
-                return fault
         return None
-
-    def _is_first_since(self, fault: Fault, run: Execution, back: float) -> bool:
-        """Tell whether a horse began this when it was back, and nothing else since it was away."""
-        is_back = (fault.end or inf) - SLACK_S <= run.start <= back
-        between = [at for at in self._starts[run.horse] if fault.begin < at < run.start]
-        return is_back and not between
 
     def _loss(self, first: Execution, again: Execution) -> Fault | None:
         """With its master, Redis may have lost the claim or the outcome of its last second.

@@ -145,7 +145,7 @@ local function write_whole(job, data, description)
     'werk_task', task, 'werk_v', VERSION, 'success_callback_name', '', 'failure_callback_name', '',
     'stopped_callback_name', '', 'started_at', '', 'worker_name', '', 'last_heartbeat', '', 'ended_at', '',
     'created_at', created_at, 'description', description, 'failure_ttl', ARGV[9], 'werk_max_crashes', ARGV[11],
-    'group_id', '', 'werk_enqueued', created_at .. '|' .. clock[1] .. '.' .. string.sub('00000' .. clock[2], -6),
+    'group_id', '', 'werk_enqueued', string.format('%s|%s.%06d', created_at, clock[1], clock[2]),
     is_scheduled and 'created_at' or 'enqueued_at', created_at) -- a scheduled one has no enqueued_at yet
   local is_front = is_scheduled and string.find(place, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
