@@ -36,7 +36,7 @@ HERE = "http://localhost"
 HOST = socket.gethostname()
 OURS = {"Origin": HERE}
 MANY = """
-for n = ARGV[3] + 1, ARGV[3] + 10000 do
+for n = ARGV[3] + 1, ARGV[3] + 1000 do
   local id, failed = 'many-' .. ARGV[1] .. n, ARGV[1] == 'failed'
   redis.call('HSET', 'rq:job:' .. id, 'data', ARGV[4], 'description', 'hello(' .. n .. ')',
     'werk_task', 'hello', 'origin', 'default', 'status', ARGV[1], 'timeout', 180,
@@ -501,9 +501,10 @@ def crowd(connection: redis.Redis, spawn: Callable[..., Process], browse: Browse
     payload = Job.create("werk.jobs.hello", ("Ada",), connection=connection).to_dict()["data"]
     many = connection.register_script(MANY)
     result, failure = pickle.dumps("Hello Ada"), zlib.compress(traceback.encode())
-    for start in range(0, 100_000, 10_000):
+    for start in range(0, 100_000, 1_000):  # at a time: redis-py waits no longer than 5 s
         many(args=["finished", now(), start, payload, b64encode(result)])
-    many(args=["failed", now(), 0, payload, b64encode(failure)])
+    for start in range(0, 10_000, 1_000):
+        many(args=["failed", now(), start, payload, b64encode(failure)])
     noise = os.urandom(3_000_000).hex()  # 6 MB that do not compress well
     put(connection, "huge", data=zlib.compress(pickle.dumps(("a.b", None, (noise,), {}))))
     put(connection, "huge2", "finished", meta=noise, description=noise, result=noise)

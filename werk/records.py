@@ -37,7 +37,7 @@ from werk.task import LONGEST_S
 ERROR_LENGTH = 200  # of an error in meta['werk']
 COMMITTED = wire.key("werk", "committed")
 COMMITTED_S = 30 * 24 * 3600
-JSON_FIELDS = (b"webhooks", b"dependency_ids", b"retry_intervals", b"repeat_intervals")
+JSON_FIELDS = (b"dependency_ids", b"retry_intervals", b"repeat_intervals")
 MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
 LONGEST_EXC_INFO = 1024 * 1024  # bytes, decompressed
 
