@@ -33,7 +33,9 @@ def main() -> int:
             kinds = OF_SENTINEL if options.sentinel else KINDS
             plan = Plan(options.seconds, options.seed, options.worker, tuple(kinds))
             kind = SentinelFleet if options.sentinel else Fleet
-            is_well = _run(kind(plan.worker, plan.seed, folder), plan)
+            fleet = kind(plan.worker, plan.seed, folder)
+            fleet.has_sentry = options.sentry
+            is_well = _run(fleet, plan)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         is_well = True  # nothing to look into
@@ -51,7 +53,7 @@ def _run(fleet: Fleet, plan: Plan) -> bool:
         outcome = run(fleet, plan)
     finally:
         stop(fleet)
-    mode = " --sentinel" * isinstance(fleet, SentinelFleet)
+    mode = " --sentinel" * isinstance(fleet, SentinelFleet) + " --sentry" * fleet.has_sentry
     name = f"bin/chaos{mode} --worker {plan.worker} --seconds {plan.seconds:g} --seed {plan.seed}"
     print(f"{name}: {outcome.tormented_s:.0f} s of faults, ", end="")
     print(f"{outcome.drained_s:.0f} s until no job was waiting or running\n")
@@ -77,6 +79,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--worker", choices=COMMANDS, default="werk")
     parser.add_argument(
         "--sentinel", action="store_true", help="a master, a replica and sentinels, and failovers"
+    )
+    parser.add_argument(
+        "--sentry", action="store_true", help="sentry-sdk in the workers (first: bin/setup dev)"
     )
     parser.add_argument(
         "--mutants",

@@ -40,6 +40,7 @@ class Fleet:
     def __init__(self, kind: str, seed: int, folder: Path, package: Path | None = None) -> None:
         """`package`: a folder with another copy of werk, which the processes import."""
         self.kind, self.seed, self.folder, self.package = kind, seed, folder, package
+        self.has_sentry = False  # in the workers
         self.chance = random.Random(f"{seed} fleet")
         self.traces, self.diary = folder / "traces", folder / "diary"
         for file in (self.traces, self.diary):
@@ -201,7 +202,9 @@ class Fleet:
         outer = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         first = [str(self.package)] if self.package else []
         first += self.modules
+        sentry = {"CHAOS_SENTRY": "1"} if self.has_sentry and member not in self.callers else {}
         return outer | {
+            **sentry,
             **self.redis_environment(member),
             "WERK_REGISTRY": "chaos.tasks:TASKS",
             "PYTHONPATH": os.pathsep.join([*first, str(HERE.parent), str(HERE / "skew")]),

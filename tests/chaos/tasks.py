@@ -127,3 +127,8 @@ class _Trace:
 
 _ALL: tuple[Callable[..., object], ...] = (work, fail, falter, fork, leak, flood)
 TASKS = {each.__name__: _task(each.__name__) for each in (*_ALL, on_success, on_failure)}
+
+if os.environ.get("CHAOS_SENTRY"):  # as Sentry's page has it: where the worker imports its table
+    import sentry_sdk
+
+    sentry_sdk.init("http://key@127.0.0.1:9/1", traces_sample_rate=1.0)  # nobody listens there
