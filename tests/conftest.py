@@ -89,6 +89,7 @@ def redis_url(server: _Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
             client.acl_log_reset()
     monkeypatch.setenv("RQ_REDIS_URL", roles.url(server.url, role))
     yield server.url
+    monkeypatch.undo()  # a test may have replaced what a connection needs
     if role and server.is_running():
         with redis.Redis.from_url(server.url) as client:
             assert roles.refused(client) == []

@@ -127,9 +127,14 @@ def speaking_tls(url: str, certificate: str, key: str, authority: str = "") -> I
             context.wrap_socket(client, server_side=True) as near,
             socket.create_connection(_place(url), timeout=60) as server,
         ):
-            while request := near.recv(65536):
-                server.sendall(request)
-                near.sendall(server.recv(65536))
+            while True:
+                # What TLS has read already, of a long request, is not seen by select().
+                ready = [near] if near.pending() else select.select([near, server], [], [])[0]
+                for sock in ready:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    (server if sock is near else near).sendall(data)
 
     with listening(handle) as port:
         yield port

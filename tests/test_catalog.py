@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import redis
+import roles
 from rq.worker import SimpleWorker
 from support import Process, run, wait_until
 
@@ -20,7 +21,6 @@ from werk import catalog, client
 from werk.arguments import JSON
 from werk.catalog_page import read_pages
 from werk.link import Link, link
-from werk.settings import Settings
 
 Spawn = Callable[..., Process]
 
@@ -94,7 +94,7 @@ def new(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def light(redis_url: str) -> Link:
-    return link(Settings.read())
+    return link(roles.settings("reader"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import redis
+import roles
 from flask.testing import FlaskClient
 from prometheus_client import parser
 from support import run
@@ -23,7 +24,6 @@ from test_worker import (
 import werk
 from werk import status, wire
 from werk.link import Link, link
-from werk.settings import Settings
 from werk.status import Limits, Snapshot
 
 EXAMPLES = 150
@@ -51,7 +51,7 @@ KINDS = ("string", "list", "set", "zset", "hash", "stream")
 
 @pytest.fixture
 def light(redis_url: str) -> Link:
-    return link(Settings.read())
+    return link(roles.settings("reader"))
 
 
 def value(dice: random.Random) -> bytes:

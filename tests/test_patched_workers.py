@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import redis
+import roles
 from rq import Callback, Queue
 from rq.job import Dependency
 from support import Process, wait_until
 from test_worker import (
+    ENV,
     Start,
     begun,
     ended,
@@ -31,7 +33,6 @@ from test_worker import (
 import werk
 from werk import status, wire
 from werk.link import link
-from werk.settings import Settings
 
 __all__ = ["work"]
 
@@ -132,11 +133,13 @@ def test_sentry_has_one_event_of_a_failure_with_all_about_it(
         assert event["transaction"] == event["extra"]["rq-job"]["func"]
 
 
-def test_without_a_patch_a_failure_is_one_error_too(work: Start, tmp_path: Path) -> None:
+def test_without_a_patch_a_failure_is_one_error_too(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
     job = werk.enqueue("fail", str(tmp_path))
     worker = work("-c", "patched_settings", "default", env=patches(tmp_path, "none", "settings"))
     ended(job, "failed")
-    refused = Queue(connection=job.job.connection).enqueue("os.getcwd")
+    refused = Queue(connection=connection).enqueue("os.getcwd")
     wait_until(lambda: refused.get_status() == "failed")
     killed = werk.enqueue("swallow", str(tmp_path))
     ended(killed, "failed")
@@ -324,22 +327,23 @@ def test_a_method_of_a_success_is_called_for_every_job(work: Start, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["Replaced", "ReplacedWork"])
 def test_a_subclass_that_replaces_a_method_of_the_loop_has_rqs_loop_and_says_so(
-    work: Start, connection: redis.Redis, tmp_path: Path, name: str
+    work: Start, spawn: Start, connection: redis.Redis, tmp_path: Path, name: str
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    worker = subclass(work, tmp_path, name)
+    env = {**ENV, "RQ_WORKER_CLASS": f"patched_classes.{name}", "PATCHED": str(tmp_path)}
+    worker = spawn("rq", "worker", "default", env=env)  # its horses are short-lived: see work()
     assert job.result(60) == "ran"
     method = {"Replaced": "fork_work_horse", "ReplacedWork": "work"}[name]
     assert f"replaced={method}" in worker.output()
     facts = connection.hgetall(own_key(connection))
     assert facts[b"werk_rq_loop"] == method.encode()
     assert b"werk_lease" not in facts
-    [problem] = status.Snapshot.read(link(Settings.read())).problems()
+    [problem] = status.Snapshot.read(link(roles.settings("reader"))).problems()
     assert problem.level == status.WARNING
     assert method in problem.what
     beside = work()
     wait_until(lambda: len(connection.keys("rq:worker:*")) >= 2)
-    problems = status.Snapshot.read(link(Settings.read())).problems()
+    problems = status.Snapshot.read(link(roles.settings("reader"))).problems()
     assert [problem] == problems
     leave(worker), leave(beside)
 

@@ -303,7 +303,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     own = cast(Claim, pair.claim)
     words = f"of version {wire.RECORD_VERSION + 1}, this worker reads {wire.RECORD_VERSION}"
     with pytest.raises(Unknown, match=words):
-        own.call(pair.horse.tasks, 500)
+        own.check(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"
     [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
     assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
