@@ -786,6 +786,26 @@ def test_a_callback_that_is_not_registered_refuses_the_job(
     assert not runs(tmp_path)
 
 
+def test_a_stop_whose_callback_kills_the_horse_is_a_stop(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """RQ's code is not tried again: the worker records the outcome by itself."""
+    queue = Queue(connection=connection)
+    job = queue.enqueue(
+        "worker_tasks.block",
+        folder=str(tmp_path),
+        failure_ttl=7200,
+        on_stopped=Callback("worker_tasks.perish"),
+    )
+    work()
+    begun(tmp_path)
+    send_stop_job_command(connection, job.id)
+    wait_until(lambda: job.get_status() == JobStatus.STOPPED)
+    assert places(connection, job.id) == ["failed"]
+    assert 7000 < connection.ttl(job.key) <= 7200
+    finished(werk.enqueue("note", str(tmp_path)))
+
+
 def test_a_callback_of_what_stock_workers_left_does_nothing_to_the_horse(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

@@ -182,11 +182,18 @@ def _unreadable() -> None:
     raise DeserializationError()
 
 
-def failure(claim: Claim, error: BaseException, now: float) -> Claim:
-    """A failure without RQ's help: for a record that RQ cannot even read."""
+def failure(
+    claim: Claim,
+    error: BaseException,
+    now: float,
+    outcome: str = "failed",
+    keep_s: int = FAILURE_TTL_S,
+) -> Claim:
+    """Return a failure, or a stop, that is recorded without RQ's code: it may not even be able to
+    read the record."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    return claim.ended("failed", FAILURE_TTL_S, value, now)
+    return claim.ended(outcome, keep_s, value, now)
 
 
 def misplaced(claim: Claim, now: float) -> Claim:

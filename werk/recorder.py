@@ -21,7 +21,7 @@ from rq.queue import Queue
 from werk import records, webhooks, wire
 from werk.channel import FINISH_S, Unusable
 from werk.child import end_copies
-from werk.claim import Claim, Unknown, failure
+from werk.claim import FAILURE_TTL_S, Claim, Unknown, failure
 from werk.diary import Diary
 from werk.frame import Frame
 from werk.page import Order, Page
@@ -29,6 +29,7 @@ from werk.records import Late, Refused
 from werk.runner import Runner
 from werk.scripts import script
 from werk.tally import Tally
+from werk.task import LONGEST_S
 from werk.wire import text
 
 if TYPE_CHECKING:
@@ -190,8 +191,17 @@ class Recorder:
         self.tally.add(claim.task, False)
         why = RuntimeError(order.reason)
         if order.is_raw:
-            return failure(claim, why, self.page.now())
+            outcome = "stopped" if order.is_stopped else "failed"
+            return failure(claim, why, self.page.now(), outcome, self._failure_ttl(claim.id))
         return self._record(claim, self.job(claim.id), record, why)
+
+    def _failure_ttl(self, job_id: str) -> int:
+        """Return how many seconds a job that failed is kept, as far as its record can be read."""
+        try:
+            seconds = int(self.worker.connection.hget(wire.key("job", job_id), "failure_ttl") or "")
+        except (redis.exceptions.ResponseError, ValueError):
+            return FAILURE_TTL_S
+        return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
 
     def _complete(self, order: Order) -> None:
         """Enqueue the dependents of a job whose horse died after it had recorded a failure."""

@@ -7,7 +7,7 @@
 --       8 '1' to claim   9 '1' if this may have been sent before   10 '' or, to write the state, what has been counted
 --       since it was last written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
 --       of the finish, which ended just now; all left out when there is none:
---       11 job   12 its queue   13 execution   14 'finished', 'failed', or 'scheduled' (put off)
+--       11 job   12 its queue   13 execution   14 'finished', 'failed', 'stopped' or 'scheduled' (put off)
 --       15 seconds to keep the job   16 until when that is, or with 'scheduled' when it is due, on Redis's clock
 --       17 base64 of the result or of the traceback, '' for none; with 'scheduled', since when its task is unknown
 --       18 when it was claimed, Unix seconds
@@ -53,13 +53,14 @@ else
   local execution_key = P .. ':execution:' .. run
   local dependents, dependencies = job .. ':dependents', P .. ':job::' .. id .. ':dependencies' -- RQ's own second colon
   local is_success = ended_as == 'finished'
+  local set = ended_as == 'stopped' and 'failed' or ended_as -- as in RQ
   local result_type = is_success and '1' or '2' -- rq/results.py
   is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
   if is_special and is_success and call('TYPE', dependents).ok == 'set' and call('EXISTS', job) == 1
     and tonumber(try('ZSCORE', wip, run)) then return {'dependents', '', false, false} end
 
   outcome = 'late'
-  local removed, place, is_canceled = try('ZREM', wip, run), P .. ':' .. ended_as .. ':' .. queue, false
+  local removed, place, is_canceled = try('ZREM', wip, run), P .. ':' .. set .. ':' .. queue, false
   local is_ours = removed == 1 or type(removed) == 'table' and try('HGET', execution_key, 'worker_name') == worker
   if not is_ours then
     local last = call('TYPE', results).ok == 'stream' and call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
@@ -76,7 +77,7 @@ else
     is_ours = false
     if not is_canceled then
       if removed == 1 then call('ZADD', wip, ARGV[6], run) end
-      if ended_as ~= 'failed' then return {'misplaced', '', false, false} end
+      if set ~= 'failed' then return {'misplaced', '', false, false} end
       outcome = 'misplaced'
       if removed ~= 1 and call('TYPE', job).ok == 'hash' and type(try('LPUSH', P .. ':queue:' .. queue, id)) == 'number' then
         call('HSET', job, 'status', 'queued', 'worker_name', '')
