@@ -607,7 +607,8 @@ def test_the_command_makes_up_for_what_was_missed(
     connection.zadd("rq:werk:cron", {"*/5 * * * * sleep(1.0)": time.time() - 3000})
     process = spawn("werk", "cron", "--catch-up", "1h", path)
     wait_until(lambda: len(ids(connection)) >= 10)
-    assert process.output().count("event=enqueued line=1 task=sleep tick=2") >= 10
+    said = "event=enqueued line=1 task=sleep tick=2"
+    wait_until(lambda: process.output().count(said) >= 10)
     process.terminate()
     assert process.wait(60) == 0
 

@@ -603,7 +603,8 @@ def test_registries_are_emptied(browse: Browse, connection: redis.Redis) -> None
 def fail_ten_thousand(connection: redis.Redis) -> None:
     connection.flushall()
     failure = b64encode(zlib.compress(b"Traceback\n  ...\nValueError: x"))
-    connection.register_script(MANY)(args=["failed", now(), 0, b"x", failure])
+    for start in range(0, 10_000, 1_000):
+        connection.register_script(MANY)(args=["failed", now(), start, b"x", failure])
 
 
 @pytest.mark.performance

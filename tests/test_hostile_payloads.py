@@ -26,6 +26,7 @@ from uuid import UUID
 
 import pytest
 import redis
+import roles
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 from floods import BOMBS, FLOODS, called, collision, measured, noise
@@ -354,8 +355,12 @@ def change(dice: random.Random, connection: redis.Redis, job_id: str) -> dict[st
     return changes
 
 
-def test_any_value_is_shown(browse: Browse, connection: redis.Redis) -> None:
+def test_any_value_is_shown(
+    browse: Browse, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By `werk show`, the dashboard's pages and lists, `werk status`; and the neighbours too."""
+    for name, value in roles.environment("reader").items():
+        monkeypatch.setenv(name, value)
     client, runner, link = browse(), CliRunner(), link_over(connection)
     for name in ("failed", "scheduled"):
         put(connection, f"good-{name}", name, data=called(b"\x8c\x05hello", b"shop.greet"))
