@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
 OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 10  # one idle wait of Redis's; then it is asked again
+SPARE = 16  # descriptors that a job needs at most, to begin with
 LATE_S = 5  # after that, without a reply, the connection is taken for dead
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
@@ -223,7 +224,9 @@ class Horse:
                 finish = self.perform(Claim.of(claimed, self.execution, self.asked_at))
                 try:
                     os.close(os.dup(self.bell))
-                except OSError:  # the job has left no descriptor: no other one would get any
+                    if finish is None:  # it may have failed for want of some
+                        take_descriptors(SPARE, self.bell)
+                except OSError:  # the job has left too few: no other one would get any
                     self.last_job = self.jobs
                 continue
             page.show(self.jobs, "", self.execution)
@@ -470,6 +473,17 @@ class Horse:
         except Exception as error:
             self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
         return 0
+
+
+def take_descriptors(count: int, model: int) -> None:
+    """Take so many copies of a descriptor, and close them. Raises OSError if there are fewer."""
+    taken: list[int] = []
+    try:
+        while len(taken) < count:
+            taken.append(os.dup(model))
+    finally:
+        for number in taken:
+            os.close(number)
 
 
 def resident_mb() -> float:
