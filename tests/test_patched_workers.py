@@ -13,7 +13,7 @@ import pytest
 import redis
 import roles
 from rq import Callback, Queue
-from rq.job import Dependency
+from rq.job import Dependency, Job
 from support import Process, wait_until
 from test_worker import (
     ENV,
@@ -31,6 +31,7 @@ from test_worker import (
 )
 
 import werk
+import werk.worker
 from werk import status, wire
 from werk.link import link
 
@@ -346,6 +347,30 @@ def test_a_subclass_that_replaces_a_method_of_the_loop_has_rqs_loop_and_says_so(
     problems = status.Snapshot.read(link(roles.settings("reader"))).problems()
     assert [problem] == problems
     leave(worker), leave(beside)
+
+
+@pytest.mark.parametrize("name", ["Replaced", "ReplacedWork"])
+def test_only_registered_functions_run_in_rqs_loop(
+    spawn: Start, connection: redis.Redis, tmp_path: Path, name: str
+) -> None:
+    job = Queue(connection=connection).enqueue("os.mkdir", str(tmp_path / "made"))
+    env = {**ENV, "RQ_WORKER_CLASS": f"patched_classes.{name}", "PATCHED": str(tmp_path)}
+    assert spawn("rq", "worker", "--burst", "default", env=env).wait(60) == 0
+    assert job.get_status() == "failed"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_worker_has_the_classes_that_it_was_given(connection: redis.Redis) -> None:
+    class OwnJob(Job):
+        pass
+
+    class OwnQueue(Queue):
+        pass
+
+    worker = werk.worker.Worker(
+        ["default"], connection=connection, job_class=OwnJob, queue_class=OwnQueue
+    )
+    assert (worker.job_class, worker.queue_class) == (OwnJob, OwnQueue)
 
 
 @pytest.mark.parametrize("name", ["Wrapped", "WrappedByWrapt", "Extended"])

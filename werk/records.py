@@ -208,25 +208,31 @@ def keep_redis_time(redis_time: Callable[[], float]) -> None:
     rq.intermediate_queue.now = redis_now  # type: ignore[attr-defined]
 
 
+class _TimedQueue(Queue):
+    """A queue of a worker, whose retries and repeats are due by Redis's time."""
+
+    redis_time: Callable[[], float] = staticmethod(time.time)
+
+    def schedule_job(self, job: Job, datetime: datetime, *args: Any, **kwargs: Any) -> Job:
+        ahead = timedelta(seconds=time.time() - self.redis_time())
+        scheduled: Job = super().schedule_job(job, datetime - ahead, *args, **kwargs)
+        return scheduled
+
+    def _persist_job(
+        self, job: Job, pipeline: Pipeline, status: JobStatus = JobStatus.QUEUED
+    ) -> None:
+        super()._persist_job(job, pipeline, status)
+        if status == JobStatus.QUEUED and job.enqueued_at:
+            since = f"{utcformat(job.enqueued_at)}|{self.redis_time():.6f}"
+            pipeline.hset(job.key, "werk_enqueued", since)
+
+
 def by_redis_time(queue_class: type[Queue], worker: RecordingWorker) -> type[Queue]:
-    """Return that class of queues, where a worker's retries and repeats are due by Redis's time."""
-
-    class Timed(queue_class):  # type: ignore[misc, valid-type]
-        def schedule_job(self, job: Job, datetime: datetime, *args: Any, **kwargs: Any) -> Job:
-            ahead = timedelta(seconds=time.time() - worker.redis_time())
-            scheduled: Job = super().schedule_job(job, datetime - ahead, *args, **kwargs)
-            return scheduled
-
-        def _persist_job(
-            self, job: Job, pipeline: Pipeline, status: JobStatus = JobStatus.QUEUED
-        ) -> None:
-            super()._persist_job(job, pipeline, status)
-            if status == JobStatus.QUEUED and job.enqueued_at:
-                since = f"{utcformat(job.enqueued_at)}|{worker.redis_time():.6f}"
-                pipeline.hset(job.key, "werk_enqueued", since)
-
-    Timed.__name__ = queue_class.__name__
-    return Timed
+    """Return a class of queues, where a worker's retries and repeats are due by Redis's time."""
+    if issubclass(queue_class, _TimedQueue):
+        return queue_class
+    clock = {"redis_time": staticmethod(lambda: worker.redis_time())}
+    return type(queue_class.__name__, (_TimedQueue, queue_class), clock)
 
 
 def load(job: Job) -> Job:

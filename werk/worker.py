@@ -67,13 +67,9 @@ class Worker(FramingWorker):
             self.death_penalty_class, lambda: bool(self.frame and not self.frame.is_over)
         )
         super().__init__(queues, name, *args, **kwargs)
-        self.queue_class = records.by_redis_time(self.queue_class, self)
-        registered_only = not settings.allow_unregistered
-        if registered_only:
+        self._registered_only = not settings.allow_unregistered
+        if self._registered_only:
             self.serializer = records.PlainSerializer
-        self.job_class = records.bounded(self.job_class, registered_only=registered_only)
-        self.queues = [self._queue(queue.name) for queue in self.queues]
-        self._ordered_queues = self.queues[:]
 
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
@@ -84,12 +80,23 @@ class Worker(FramingWorker):
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         """Register. A loop that is not ours begins with this, too, and says so."""
         self.rq_loop = "" if self.has_loop else replaced_loop(self) or "work"
+        self._guard_records()
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
             what = "RQ's loop runs, as its class replaces this; a killed worker loses its job"
             self.log.warning(
                 "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
             )
+
+    def _guard_records(self) -> None:
+        """Read and write jobs with classes that are safe, made from those that we were given.
+
+        Not before there is work: who has made this worker may ask for the classes that it gave.
+        """
+        self.queue_class = records.by_redis_time(self.queue_class, self)
+        self.job_class = records.bounded(self.job_class, registered_only=self._registered_only)
+        self.queues = [self._queue(queue.name) for queue in self.queues]
+        self._ordered_queues = self.queues[:]
 
     def clean_registries(self) -> None:
         spare = script("spare", self.server_version())
