@@ -8,6 +8,7 @@ import signal
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import redis
@@ -358,6 +359,17 @@ def test_only_registered_functions_run_in_rqs_loop(
     assert spawn("rq", "worker", "--burst", "default", env=env).wait(60) == 0
     assert job.get_status() == "failed"
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("name", "calls"), [("execute_job", 1), ("perform_job", 0)])
+def test_rqs_loop_calls_a_mock(connection: redis.Redis, name: str, calls: int) -> None:
+    """RQ forks before it calls perform_job."""
+    Queue(connection=connection).enqueue("os.getpid")
+    worker = werk.worker.Worker(["default"], connection=connection)
+    with patch.object(werk.worker.Worker, name) as mocked:
+        assert worker.work(burst=True)
+    assert worker.rq_loop == name
+    assert mocked.call_count == calls
 
 
 def test_a_worker_has_the_classes_that_it_was_given(connection: redis.Redis) -> None:
