@@ -18,9 +18,9 @@ from collections.abc import Callable
 from decimal import Decimal
 from random import Random
 
-from werk import wire
 from werk.errors import Unreadable
-from werk.horse import resident_mb
+from werk.store import payload as wire
+from werk.worker.horse import resident_mb
 
 START = b"\x80\x05"
 PRIME = 2**61 - 1  # the hash of an int is its remainder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fast_worker import Worker
 
-import werk.child
+import werk.worker.process
 
-werk.child.SIGNALS_HANG_UP = False
+werk.worker.process.SIGNALS_HANG_UP = False
 
 __all__ = ["Worker"]

@@ -15,13 +15,12 @@ import redis
 from redis.connection import Connection, ConnectionPool
 from rq.job import Retry
 
-from werk import supervisor
-from werk.channel import Channel
-from werk.child import Child
-from werk.claim import Claim
-from werk.horse import Horse
-from werk.page import Leave, Order, Page, Plan
-from werk.worker import Worker
+from werk.worker import Worker, supervisor
+from werk.worker.channel import Channel
+from werk.worker.claim import Claim
+from werk.worker.horse import Horse
+from werk.worker.process import Child
+from werk.worker.shared_state import Leave, Order, Page, Plan
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
 HOW = ("returns", "none", "raises", "again", "later")  # a job of `work` ends

@@ -8,8 +8,8 @@ from pathlib import Path
 import redis
 from support import Process, wait_until
 
+from werk.dev.up import find_binary, free_port
 from werk.settings import Settings
-from werk.stack import find_binary, free_port
 
 Start = Callable[..., Process]
 

@@ -30,10 +30,10 @@ from test_worker import (
 )
 
 import werk
-from werk import actions
-from werk.actions import Filters
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
-from werk.link import Link, link
+from werk.ops import actions
+from werk.ops.actions import Filters
+from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
 

@@ -23,11 +23,13 @@ from pair import NO_PID, Line, Pair, ends
 from rq.job import Job
 from test_scripts import TASKS as TASKS
 
-from werk import Options, actions, client
-from werk.claim import Claim, failure, misplaced
+from werk import Options
+from werk.client import enqueue as client
 from werk.errors import ConfigError
-from werk.link import link_over
-from werk.records import Refused
+from werk.ops import actions
+from werk.store.connection import link_over
+from werk.worker.claim import Claim, failure, misplaced
+from werk.worker.records import Refused
 
 EXAMPLES = 2000
 VALUES = [

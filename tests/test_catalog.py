@@ -17,10 +17,11 @@ from rq.worker import SimpleWorker
 from support import Process, run, wait_until
 
 import werk
-from werk import catalog, client
-from werk.arguments import JSON
-from werk.catalog_page import read_pages
-from werk.link import Link, link
+from werk.client import enqueue as client
+from werk.store.connection import Link, link
+from werk.tasks import catalog
+from werk.tasks.arguments import JSON
+from werk.tasks.catalog_page import read_pages
 
 Spawn = Callable[..., Process]
 
@@ -113,7 +114,10 @@ def serve(spawn: Spawn, connection: redis.Redis) -> Callable[..., Process]:
 
 def without_table(*words: str) -> CompletedProcess[str]:
     """Run werk-enqueue in a process whose registry is empty."""
-    lines = "from werk import cli, registry; registry.TASKS.clear(); cli.enqueue_main()"
+    lines = (
+        "from werk import registry; from werk.cli.enqueue import enqueue_main;"
+        " registry.TASKS.clear(); enqueue_main()"
+    )
     return run(sys.executable, "-c", lines, *words)
 
 

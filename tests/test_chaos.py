@@ -123,7 +123,7 @@ def test_a_shifted_clock_is_what_werk_and_rq_read():
     code = (
         "import time; from datetime import datetime, timezone\n"
         "from rq.utils import current_timestamp, now\n"
-        "from werk.wire import clock\n"
+        "from werk.store.payload import clock\n"
         "real = time.clock_gettime(time.CLOCK_REALTIME)\n"
         "seen = time.time(), current_timestamp(), now().timestamp(), clock()[0]\n"
         "print(*(round((each - real) / 100) for each in seen))"
@@ -145,7 +145,7 @@ def test_each_mutant_can_be_made_of_werk_as_it_is(name, tmp_path: Path):
 
 
 def test_a_mutant_whose_text_is_not_there_once_is_refused(tmp_path: Path):
-    mutant = MUTANTS["early"]._replace(edits=(("lua/tick.lua", "call(", "try("),))
+    mutant = MUTANTS["early"]._replace(edits=(("store/lua/tick.lua", "call(", "try("),))
     with pytest.raises(ValueError, match="instead of once"):
         copied(mutant, tmp_path)
 

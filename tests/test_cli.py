@@ -20,7 +20,7 @@ import redis
 from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
-from werk.stack import free_port
+from werk.dev.up import free_port
 
 Spawn = Callable[..., Process]
 
@@ -330,8 +330,8 @@ def test_a_caller_is_light(redis_url: str) -> None:
     """Importing redis-py or RQ costs more than all the rest of an enqueue."""
     code = (
         "import atexit, sys; sys.argv = ['werk-enqueue', 'sleep', '0']\n"
-        "from werk.cli import enqueue_main\n"
-        "heavy = {'redis', 'rq', 'asyncio', 'ssl', 'werk.jobs', 'werk.stack'}\n"
+        "from werk.cli.enqueue import enqueue_main\n"
+        "heavy = {'redis', 'rq', 'asyncio', 'ssl', 'werk.jobs', 'werk.dev.up'}\n"
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
         "enqueue_main()"
     )

@@ -30,7 +30,8 @@ from rq.webhook import Webhook
 from support import Process, wait_until
 
 import werk
-from werk import client, registry, wire
+from werk import registry
+from werk.client import enqueue as client
 from werk.errors import (
     ArgumentError,
     ConfigError,
@@ -41,6 +42,7 @@ from werk.errors import (
     ResultTimeout,
     UnknownTask,
 )
+from werk.store import payload as wire
 
 Spawn = Callable[..., Process]
 

@@ -18,9 +18,9 @@ import redis
 from support import Process, run, wait_until
 
 from werk import registry
+from werk.dev.up import find_binary, free_port
 from werk.errors import EXIT_CONFIG
 from werk.settings import Settings
-from werk.stack import find_binary, free_port
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -20,13 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Process, run, wait_until
 
-from werk import catalog, client, cron
-from werk.cron import Cron, Line
+from werk.client import enqueue as client
+from werk.dev.up import Server, free_port
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
-from werk.link import Link, link
+from werk.ops import cron
+from werk.ops.cron import Cron, Line
 from werk.registry import Task
 from werk.settings import Settings
-from werk.stack import Server, free_port
+from werk.store.connection import Link, link
+from werk.tasks import catalog
 
 Spawn = Callable[..., Process]
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -542,7 +544,7 @@ def test_hosts_that_run_werk_cron(
 FAST = """
 import sys, time
 from werk import cron
-from werk.link import link
+from werk.store.connection import link
 from werk.settings import Settings
 path, noon, begun, speed = sys.argv[1], *map(float, sys.argv[2:])
 connected = link(Settings.read(), budget_s=0.5)
@@ -637,5 +639,6 @@ def test_a_wrong_password_is_no_reason_to_try_again(
 
 
 def test_nothing_else_loads_croniter() -> None:
-    code = "import sys, werk.cli, werk.cli_ops, werk.client; print('croniter' in sys.modules)"
+    modules = "werk.cli.enqueue, werk.cli.operate, werk.client.enqueue"
+    code = f"import sys, {modules}; print('croniter' in sys.modules)"
     assert run("python", "-c", code).stdout == "False\n"

@@ -28,9 +28,10 @@ from support import Process, run, wait_until
 from test_worker import Start, horse, work  # noqa: F401  the fixture
 
 import werk
-from werk import dashboard, registry
+from werk import registry
+from werk.dev.up import free_port
 from werk.errors import ConfigError
-from werk.stack import free_port
+from werk.web import app as dashboard
 
 HERE = "http://localhost"
 HOST = socket.gethostname()

@@ -20,8 +20,9 @@ from ruamel.yaml import YAML
 from support import run
 
 import werk
-from werk import registry, status
-from werk.link import link
+from werk import registry
+from werk.ops import snapshot as status
+from werk.store.connection import link
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from support import Process
 from test_dashboard import HERE, browse, serving  # noqa: F401  the fixtures
 
-from werk import guard
-from werk.guard import Attempts
+from werk.web import guard
+from werk.web.guard import Attempts
 
 Browse = Callable[..., FlaskClient]
 RIGHT, WRONG = ("ops", "s3cret"), ("ops", "hunter2")

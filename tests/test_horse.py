@@ -31,11 +31,11 @@ from test_worker import (
 )
 
 import werk
-from werk import channel
-from werk.claim import iso
-from werk.scripts import script
-from werk.stack import Server
-from werk.wire import timestamp
+from werk.dev.up import Server
+from werk.store.payload import timestamp
+from werk.store.scripts import script
+from werk.worker import channel
+from werk.worker.claim import iso
 
 
 def test_iso_is_rqs_own_text() -> None:

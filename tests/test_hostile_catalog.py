@@ -14,9 +14,13 @@ from test_catalog import CODE, TABLE, install, only_job
 from test_catalog import light as light
 
 import werk
-from werk import catalog, catalog_page, client, registry, signature, status
-from werk.link import Link
-from werk.status import Snapshot
+from werk import registry
+from werk.client import enqueue as client
+from werk.ops import snapshot as status
+from werk.ops import task_list
+from werk.ops.snapshot import Snapshot
+from werk.store.connection import Link
+from werk.tasks import catalog, catalog_page, signature
 
 EXAMPLES = 2000
 GOOD = "werk.jobs.sleep"
@@ -147,7 +151,7 @@ def test_any_value_in_any_part_of_a_page(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def check_use(entry: catalog_page.Entry) -> None:
     """Do with a task all that is done with one."""
-    row = catalog.Row(entry, False, None, {"default": ["x"]})
+    row = task_list.Row(entry, False, None, {"default": ["x"]})
     assert json.loads(json.dumps(row.as_json(), allow_nan=False))
     assert all(line.isprintable() for line in row.lines())
     for words in ([], ["2026-11-24", "2"], ["x", "1", "[1]", "--token", "x", "--paper", "a4"]):
@@ -190,7 +194,7 @@ def test_the_table_here_wins_over_the_catalog(
     assert job["origin"] == "low"
     assert (job["timeout"], job["retries_left"], job["result_ttl"]) == ("600", "5", "3600")
     assert job["description"] == "report('today', token=***)".replace("token=", "")
-    data = werk.wire.read_call(connection.hget(connection.keys("rq:job:*")[0], "data"))
+    data = werk.store.payload.read_call(connection.hget(connection.keys("rq:job:*")[0], "data"))
     assert data == ("shop_code.report", ("today", "hush"), {})
     refused = run("werk-enqueue", "report", "today", env=caller)  # by the catalog's parameters
     assert refused.returncode == 2 and "missing TOKEN" in refused.stderr

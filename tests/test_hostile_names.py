@@ -17,7 +17,7 @@ from support import run
 from test_dashboard import HERE, OURS, Browse, browse  # noqa: F401  the fixture
 
 import werk
-from werk import addresses
+from werk.web import addresses
 
 NAMES = [
     "a/b", "a\\b", "a\\", "a\nb", "a\r\nb", '"><script>alert(1)</script>', "'", '"', "..", ".",

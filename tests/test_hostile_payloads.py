@@ -37,10 +37,13 @@ from test_hostile_records import ended_in
 from test_worker import Start, finished, horse, runs, work
 
 import werk
-from werk import actions, reader, status, wire
-from werk import cli as main
+from werk.cli import enqueue as main
 from werk.errors import ArgumentError, Unreadable
-from werk.link import link_over
+from werk.ops import actions
+from werk.ops import snapshot as status
+from werk.store import payload as wire
+from werk.store import reader
+from werk.store.connection import link_over
 
 __all__ = ["browse", "serving", "work"]  # fixtures
 

@@ -22,9 +22,10 @@ from test_worker import (
 )
 
 import werk
-from werk import status, wire
-from werk.link import Link, link
-from werk.status import Limits, Snapshot
+from werk.ops import snapshot as status
+from werk.ops.snapshot import Limits, Snapshot
+from werk.store import payload as wire
+from werk.store.connection import Link, link
 
 EXAMPLES = 150
 VALUES = [

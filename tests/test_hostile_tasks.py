@@ -21,7 +21,7 @@ from test_worker import Start, ended, finished, own_key, places, reason, runs, w
 from test_worker import horse as horse_of
 
 import werk
-from werk import wire
+from werk.store import payload as wire
 
 __all__ = ["work"]
 

@@ -20,9 +20,9 @@ from support import Process, command, run, wait_until
 from test_worker import ENV, Start, finished, go
 
 import werk
-from werk import log_stream
-from werk.log_stream import LogStream
-from werk.page import Page
+from werk.worker import log_stream
+from werk.worker.log_stream import LogStream
+from werk.worker.shared_state import Page
 
 
 @pytest.fixture

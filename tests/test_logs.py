@@ -20,8 +20,8 @@ from test_any_value import FIELDS
 from test_worker import ENV, Start, ended, finished, horse, reason, runs
 
 import werk
-from werk import wire
-from werk.log_lines import make_safe
+from werk.store import payload as wire
+from werk.worker.log_lines import make_safe
 
 TESTS = Path(__file__).parent
 PIN = "pin-8472-of-ada"

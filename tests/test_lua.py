@@ -12,8 +12,8 @@ import pytest
 import redis
 from contents import Contents, table
 
-from werk.link import Script
-from werk.scripts import script
+from werk.store.connection import Script
+from werk.store.scripts import script
 
 Words = tuple[Any, ...]
 MONTH_S = 30 * 24 * 3600

@@ -33,8 +33,9 @@ from test_worker import (
 
 import werk
 import werk.worker
-from werk import status, wire
-from werk.link import link
+from werk.ops import snapshot as status
+from werk.store import payload as wire
+from werk.store.connection import link
 
 __all__ = ["work"]
 

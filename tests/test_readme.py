@@ -15,10 +15,12 @@ import redis
 import roles
 from support import Process, run, wait_until
 
-from werk import cli, cli_ops, errors, settings
-from werk.link import Link, link
-from werk.stack import free_port
-from werk.status import Snapshot
+from werk import errors, settings
+from werk.cli import enqueue as cli
+from werk.cli import operate as cli_ops
+from werk.dev.up import free_port
+from werk.ops.snapshot import Snapshot
+from werk.store.connection import Link, link
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -19,8 +19,9 @@ from rq.results import Result
 from support import Process, children, run, wait_until
 
 import werk
-from werk import show, wire
-from werk.link import link
+from werk.ops import job_view as show
+from werk.store import payload as wire
+from werk.store.connection import link
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS), "WERK_REGISTRY": "worker_tasks:TASKS"}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from werk.diary import Diary
-from werk.page import Page
-from werk.runner import Runner
+from werk.worker.log import Diary
+from werk.worker.runner import Runner
+from werk.worker.shared_state import Page
 
 HOUR_S = 3600
 

@@ -35,11 +35,13 @@ from pair import FAULTS, HOW, Died, Line, Pair
 from rq.job import Job, Retry
 from rq.suspension import resume, suspend
 
-from werk import Options, Task, actions, client
-from werk.claim import Claim, failure
-from werk.link import link_over
-from werk.page import Leave
-from werk.supervisor import LEASES
+from werk import Options, Task
+from werk.client import enqueue as client
+from werk.ops import actions
+from werk.store.connection import link_over
+from werk.worker.claim import Claim, failure
+from werk.worker.shared_state import Leave
+from werk.worker.supervisor import LEASES
 
 SERVED = (("high", "low"), ("low", "high"), ("high",))  # by the workers, in turn
 MOST_WORKERS = 6
@@ -596,7 +598,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
     # hypothesis must be able to do the same once more
     generation = lambda: f"{next(Life.generations):016x}"  # noqa: E731
-    monkeypatch.setattr("werk.supervisor.new_generation", generation)
+    monkeypatch.setattr("werk.worker.supervisor.new_generation", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     for number, handler in kept.items():

@@ -22,9 +22,9 @@ from servers import Node
 from support import Process, run, wait_until
 
 import werk
+from werk.dev.up import find_binary, free_port
 from werk.errors import EXIT_CONFIG
 from werk.settings import Settings
-from werk.stack import find_binary, free_port
 
 ROOT = Path(__file__).parent.parent
 [OF_USERS, OF_CERTIFICATES, OF_CLIENTS] = [
@@ -174,7 +174,7 @@ def test_a_process_is_the_user_of_its_role(
 def test_other_languages_enqueue_as_a_caller(
     spawn: Callable[..., Process], redis_url: str, connection: redis.Redis
 ) -> None:
-    lua = ROOT / "werk" / "lua"
+    lua = ROOT / "werk" / "store" / "lua"
     script = (lua / "json.lua").read_text() + (lua / "enqueue.lua").read_text()
     spawn("werk", "worker", "default")
     wait_until(lambda: connection.exists("rq:werk:serves:default"))

@@ -27,10 +27,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from werk.arguments import Signature
 from werk.errors import ArgumentError
-from werk.signature import read
-from werk.wire import plain_problem
+from werk.store.payload import plain_problem
+from werk.tasks.arguments import Signature
+from werk.tasks.signature import read
 
 Define = Callable[[str], Signature]
 

@@ -15,7 +15,7 @@ from rq.rate_limit import RateLimit
 from test_worker import Start, finished, places, reason, runs, work
 
 import werk
-from werk import wire
+from werk.store import payload as wire
 
 __all__ = ["work"]
 

@@ -20,10 +20,10 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from support import Process, command, descendants, is_gone, run, wait_until
 
-from werk import stack
+from werk.dev import up as stack
+from werk.dev.up import Server, find_binary, free_port
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
-from werk.stack import Server, find_binary, free_port
 
 SERVER = """
 import signal, sys

@@ -31,9 +31,10 @@ from test_worker import (
 )
 
 import werk
-from werk import status, wire
-from werk.link import Link, link
-from werk.status import CRITICAL, OK, WARNING, Limit, Limits, Snapshot
+from werk.ops import snapshot as status
+from werk.ops.snapshot import CRITICAL, OK, WARNING, Limit, Limits, Snapshot
+from werk.store import payload as wire
+from werk.store.connection import Link, link
 
 HOST = socket.gethostname()
 

@@ -19,13 +19,16 @@ from contents import QUEUES, Contents, text
 from pair import Pair
 from test_scripts import TASKS as TASKS
 
-from werk import Options, actions, client, wire
-from werk.catalog_page import read_pages
-from werk.claim import Claim, Unknown
-from werk.link import Link, Script, link_over
-from werk.scripts import script
-from werk.status import Snapshot
-from werk.supervisor import LEASES
+from werk import Options
+from werk.client import enqueue as client
+from werk.ops import actions
+from werk.ops.snapshot import Snapshot
+from werk.store import payload as wire
+from werk.store.connection import Link, Script, link_over
+from werk.store.scripts import script
+from werk.tasks.catalog_page import read_pages
+from werk.worker.claim import Claim, Unknown
+from werk.worker.supervisor import LEASES
 
 V0 = Path(__file__).parent / "data" / "v0"
 PAST = 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from werk.page import Page
-from werk.watchdog import REACT_S, Verdict, Watchdog
+from werk.worker.shared_state import Page
+from werk.worker.watchdog import REACT_S, Verdict, Watchdog
 
 LEASE_S = 15.0
 

@@ -27,9 +27,10 @@ from support import run, wait_until
 from test_worker import ENV, Start, finished, horse, runs, work
 
 import werk
-from werk import records, status, webhooks
-from werk.link import link
-from werk.status import Snapshot
+from werk.ops import snapshot as status
+from werk.ops.snapshot import Snapshot
+from werk.store.connection import link
+from werk.worker import records, webhooks
 
 __all__ = ["work"]  # the fixture
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from redis import Redis
 from rq.job import Job
 
-from werk import wire
 from werk.errors import ArgumentError, Unreadable
+from werk.store import payload as wire
 
 zones: st.SearchStrategy[tzinfo | None] = st.none() | st.builds(
     timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23))

@@ -23,8 +23,10 @@ from rq.job import Job
 from support import Process, wait_until
 
 import werk
-from werk import catalog, registry, wire
-from werk.link import Script
+from werk import registry
+from werk.store import payload as wire
+from werk.store.connection import Script
+from werk.tasks import catalog
 
 PAGE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()
 SCRIPT = Script.named("json").text + Script.named("enqueue").text

@@ -21,7 +21,7 @@ from rq.suspension import resume, suspend
 from support import Process, children, is_gone, run, wait_until
 
 import werk
-from werk import wire
+from werk.store import payload as wire
 
 TESTS = Path(__file__).parent
 ENV = {

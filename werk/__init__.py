@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from werk.client import Handle, Options, enqueue, enqueue_many, result
+    from werk.client.enqueue import Handle, Options, enqueue, enqueue_many, result
     from werk.errors import (
         ArgumentError,
         ConfigError,
@@ -65,6 +65,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'werk' has no attribute {name!r}")
     import importlib
 
-    module = "client" if name in _CLIENT else "registry" if name == "Task" else "errors"
+    module = "client.enqueue" if name in _CLIENT else "registry" if name == "Task" else "errors"
     value = globals()[name] = getattr(importlib.import_module(f"werk.{module}"), name)
     return value

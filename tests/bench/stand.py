@@ -19,7 +19,7 @@ import redis
 from support import command, descendants, wait_until
 
 import werk
-from werk.stack import Server, die_with, free_port
+from werk.dev.up import Server, die_with, free_port
 
 STOCK = ["rq", "worker", "--quiet"]
 COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}

@@ -14,10 +14,10 @@ from functools import partial
 
 from chaos.kinds import QUEUES
 from chaos.records import REFUSED, Act, kind_of
-from werk import actions
 from werk.errors import RedisUnavailable, ResultTimeout, WerkError
-from werk.link import Link, link
+from werk.ops import actions
 from werk.settings import Settings
+from werk.store.connection import Link, link
 
 EVERY_S = (0.5, 2.0)  # between two acts
 PAUSE_S = 3.0  # that a queue is paused

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from chaos.kinds import QUEUES
-from werk import wire
+from werk.store import payload as wire
 
 PLACES = {  # RQ's structures, as keys of a queue; a job's id is in exactly one of them
     "queue": "rq:queue:{}",

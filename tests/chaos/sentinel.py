@@ -19,8 +19,8 @@ import redis
 
 from chaos.fleet import Fleet
 from chaos.member import Member
+from werk.dev.up import die_with, find_binary, free_port
 from werk.settings import Settings
-from werk.stack import die_with, find_binary, free_port
 
 if TYPE_CHECKING:
     from chaos.monkey import Monkey
