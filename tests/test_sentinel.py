@@ -12,6 +12,8 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+import redis
+from redis.sentinel import SentinelConnectionPool
 from servers import Node
 from support import Process, run, wait_until
 
@@ -20,6 +22,8 @@ from werk.client.enqueue import link
 from werk.errors import RedisUnavailable
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
+from werk.worker.channel import patience
+from werk.worker.shared_state import Page
 
 TESTS = Path(__file__).parent
 DOWN_AFTER_MS = 2000
@@ -221,3 +225,33 @@ def test_status_warns_of_a_replica_that_nobody_waits_for(group: Group) -> None:
     group.master.client.execute_command("ACL", "SETUSER", "default", "-config")
     assert Snapshot.read(light).problems() == []
     light.close()
+
+
+class Directory:
+    """Stands for the sentinels: it names the master."""
+
+    def __init__(self, master: Node) -> None:
+        self.master = master
+
+    def discover_master(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", self.master.port
+
+
+def test_a_command_that_is_sent_again_asks_sentinel_first(spawn: Start, tmp_path: Path) -> None:
+    """redis-py alone would connect to the former master again, which takes no writes any more."""
+    former, other = Node(spawn, tmp_path / "former"), Node(spawn, tmp_path / "other")
+    directory = Directory(former)
+    client = redis.Redis(connection_pool=SentinelConnectionPool("mymaster", directory))
+    client.set_retry(patience(Page(), client))
+    with client.pipeline() as watching:
+        watching.watch("key")
+        client.set("before", 1)
+        former.client.replicaof("127.0.0.1", other.port)
+        directory.master = other
+        writer = threading.Thread(target=client.set, args=("after", 1), daemon=True)
+        writer.start()
+        writer.join(START_S)
+        assert other.client.get("after") == b"1"
+        assert watching.get("key") is None
+    for each in (client, former.client, other.client):
+        each.connection_pool.disconnect()

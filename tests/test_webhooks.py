@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 import roles
-from faults import listening
+from faults import listening, losing_a_reply
 from hypothesis import given, strategies
 from rq import Queue
 from rq.job import Job, JobStatus
@@ -504,6 +504,25 @@ def test_a_record_of_very_many_webhooks_is_one_line(
 
 
 # --- in the worker
+
+
+def test_a_success_whose_reply_is_lost_sends_its_webhook_once(
+    work: Start, servers: Servers, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    queue = Queue(connection=connection)
+    parent = queue.enqueue(
+        "worker_tasks.note", str(tmp_path), webhooks=[hook(servers.start())], job_id="parent"
+    )
+    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=parent)
+    with losing_a_reply(redis_url, b"EXEC", b"return_value") as url:
+        worker = work(env={"RQ_REDIS_URL": url})
+        wait_until(lambda: child.get_status() == JobStatus.FINISHED)
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert len(servers.asked) == 1
+    assert len(parent.results()) == 1
+    assert "event=late" not in worker.output()
+    assert not connection.exists("rq:werk:committed")
 
 
 def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(

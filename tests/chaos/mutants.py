@@ -59,7 +59,10 @@ ACKNOWLEDGED = f"""    try:
         replies = [1] * len(requests) + [b""] * is_due
 """
 RECORDED = "        return self._record(claim, job, record)\n\n    def perform("
-UNRECORDED = '        return claim.ended("finished", 3600, b"")\n\n    def perform('
+UNRECORDED = """\
+        return claim.ended("finished", 3600, b"", self.page.now())
+
+    def perform("""
 
 
 class Mutant(NamedTuple):

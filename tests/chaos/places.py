@@ -100,9 +100,12 @@ def read_contents(connection: redis.Redis, at: float) -> Contents:
 
 
 def count_open(connection: redis.Redis) -> int:
-    """Return how many jobs wait or run."""
-    keys = [PLACES[name].format(queue) for name in OPEN for queue in QUEUES]
-    return sum(len(_members(connection, key)) for key in keys)
+    """Return how many jobs wait or run, at one moment: one by one, a job could move past."""
+    with connection.pipeline(transaction=True) as reading:
+        for name in OPEN:
+            for queue in QUEUES:
+                _members(reading, PLACES[name].format(queue))
+        return sum(map(len, reading.execute()))
 
 
 def _is_job(key: str) -> bool:

@@ -183,7 +183,7 @@ class Worker(FramingWorker):
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
-        connection.set_retry(patience(Page()))
+        connection.set_retry(patience(Page(), connection))
         super()._set_ip_address(connection)
         connection.set_retry(before or impatience())
 
@@ -255,7 +255,7 @@ class Worker(FramingWorker):
         driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
         kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
         pool.disconnect()
-        self.connection.set_retry(patience(Page()))  # until Redis knows us
+        self.connection.set_retry(patience(Page(), self.connection))  # until Redis knows us
         return untamed
 
     def _queue(self, name: str) -> Queue:

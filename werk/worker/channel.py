@@ -15,6 +15,7 @@ import redis.exceptions
 from redis import Redis
 from redis.backoff import AbstractBackoff, NoBackoff
 from redis.retry import Retry
+from redis.sentinel import SentinelManagedConnection
 
 from werk.errors import WerkError
 from werk.store import connection as link
@@ -141,9 +142,11 @@ class _Progress(Retry):
 
     has_committed: Callable[[], bool] | None = None  # see sent_once
 
-    def __init__(self, page: Page, backoff: AbstractBackoff, retries: int) -> None:
+    def __init__(
+        self, page: Page, backoff: AbstractBackoff, retries: int, client: Redis | None = None
+    ) -> None:
         super().__init__(backoff, retries, (*AWAY, FULL))
-        self._page = page
+        self._page, self._client = page, client
 
     def __deepcopy__(self, memo: object) -> _Progress:
         return self  # redis-py copies its retry policy for each connection
@@ -152,8 +155,11 @@ class _Progress(Retry):
         tries = count()
 
         def attempt() -> T:
-            if next(tries) and self._ask_whether_committed():
-                return None  # type: ignore[return-value]  # of a transaction; RQ does not look
+            if next(tries):
+                if self._client:
+                    ask_sentinel(self._client)
+                if self._ask_whether_committed():
+                    return None  # type: ignore[return-value]  # of a transaction; RQ does not look
             return _tried(do)
 
         result = super().call_with_retry(attempt, *args, **kwargs)
@@ -199,6 +205,16 @@ def _tried(do: Callable[[], T]) -> T:
         raise redis.exceptions.ConnectionError(str(error)) from error
 
 
+def ask_sentinel(client: Redis) -> None:
+    """Open the connections that a client is using and has lost, where Sentinel says. Raises AWAY.
+
+    redis-py would open them where they were: at a master that may not be one any more.
+    """
+    for connection in list(client.connection_pool._in_use_connections):
+        if isinstance(connection, SentinelManagedConnection) and connection._sock is None:
+            connection._connect_retry()  # type: ignore[no-untyped-call]
+
+
 def hang_up(client: Redis) -> None:
     """Do the same to the connections that a client is using."""
     for connection in list(client.connection_pool._in_use_connections):
@@ -219,13 +235,13 @@ class PatientRedis(Redis):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.set_retry(patience(Page()))
+        self.set_retry(patience(Page(), self))
 
 
-def patience(page: Page) -> Retry:
-    """Return how RQ's own commands in the horse are tried: until Redis is there, and has room.
+def patience(page: Page, client: Redis) -> Retry:
+    """Return how a client's commands are tried: until Redis is there, and has room.
 
     A job that is put into its queue twice, because a reply was lost, does no harm: the second time
     it is found started, or done, and dropped. For what records an outcome see sent_once.
     """
-    return _Progress(page, _Backoff(page), -1)
+    return _Progress(page, _Backoff(page), -1, client)

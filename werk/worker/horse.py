@@ -143,7 +143,7 @@ class Horse:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
-        worker.restore_connection(patience(self.page))
+        worker.restore_connection(patience(self.page, worker.connection))
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
         bound_logs(self.page)

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import rq.executions
@@ -20,6 +21,7 @@ import rq.intermediate_queue
 import rq.rate_limit
 import rq.registry
 from redis.client import Pipeline
+from redis.exceptions import WatchError
 from rq.executions import Execution
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
@@ -271,7 +273,7 @@ class RecordingWorker(StockWorker):
         """RQ calls this last, before it commits the outcome: a callback may have taken long."""
         self._check_fence(job)
         super().cleanup_execution(job, pipeline, execution)
-        if self.ask_fence and not pipeline.watching:  # RQ starts over what it watches, fence first
+        if self.ask_fence:
             self._commit_once(pipeline)
 
     def _commit_once(self, pipeline: Pipeline) -> None:
@@ -279,14 +281,22 @@ class RecordingWorker(StockWorker):
 
         It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
         """
-        client, execute = self.connection, pipeline.execute
+        client, execute = self.connection, partial(type(pipeline).execute, pipeline)
         mark = self._mark = f"{self.recorded_run} {self.name}"
         pipeline.zadd(COMMITTED, {mark: self.redis_time()})
         pipeline.expire(COMMITTED, COMMITTED_S)
 
+        def is_committed() -> bool:
+            return client.zscore(COMMITTED, mark) is not None
+
         def execute_once(*args: Any, **kwargs: Any) -> Any:
-            with sent_once(client, lambda: client.zscore(COMMITTED, mark) is not None):
-                return execute(*args, **kwargs)
+            try:
+                with sent_once(client, is_committed):
+                    return execute(*args, **kwargs)
+            except WatchError:  # redis-py raises it, too, when a connection that watches is lost
+                if not is_committed():
+                    raise
+                return None
 
         pipeline.execute = execute_once  # type: ignore[method-assign]
 
@@ -313,6 +323,7 @@ class RecordingWorker(StockWorker):
                 self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
                 job._result = wire.UNSERIALIZABLE
         super().handle_job_success(job, queue, *args, **kwargs)
+        self._forget_commit()
 
     def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
         """RQ calls this first in the transaction of a success: the reason is stored with it."""
