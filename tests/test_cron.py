@@ -639,6 +639,8 @@ def test_a_wrong_password_is_no_reason_to_try_again(
 
 
 def test_nothing_else_loads_croniter() -> None:
-    modules = "werk.cli.enqueue, werk.cli.operate, werk.client.enqueue"
+    modules = (
+        "werk.cli.run, werk.cli.enqueue, werk.cli.operate, werk.cli.lookup, werk.client.enqueue"
+    )
     code = f"import sys, {modules}; print('croniter' in sys.modules)"
     assert run("python", "-c", code).stdout == "False\n"

@@ -1,29 +1,33 @@
-"""The operators' commands: parse, one call, print. cli.py reads this when one of them is used."""
+"""The operators' commands: parse, one call, print."""
 
 from __future__ import annotations
 
 import io
 import math
-import shlex
 import socket
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
 import click
 
-from werk.cli.enqueue import MOMENT, PERIOD, SECONDS
-from werk.cli.output import Parsed, connect, remark, say, say_json
+from werk.cli.output import (
+    confirm,
+    connect,
+    print_json,
+    print_line,
+    print_note,
+    print_rows,
+    shell_word,
+)
+from werk.cli.types import PAST, SECONDS, WORD, Parsed, json_option, yes_option
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
 from werk.ops import actions
 from werk.ops import snapshot as looking
 from werk.ops.actions import Filters
 from werk.ops.snapshot import CRITICAL, Limit, Limits, Snapshot
-from werk.printable import printable
 from werk.settings import Settings
 from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 
@@ -42,28 +46,7 @@ SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right
     "resume": ({"yes": "queue {} goes on", "already": "queue {} was not paused"}, NO_QUEUE),
     "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
 }
-
-
-def _since(text: str) -> float:
-    """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
-    with suppress(ArgumentError):
-        if (ago_s := float(PERIOD.parse(text))) >= 0:
-            return max(0.0, time.time() - ago_s)  # no job is older
-    with suppress(ArgumentError, ValueError, OverflowError):
-        return max(0.0, float(MOMENT.parse(text).timestamp()))
-    raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
-
-
-def _some(text: str) -> str:
-    """Return text, but not the nothing of a variable that is not set: it would choose all."""
-    if not text:
-        raise ArgumentError("it is empty")
-    return text
-
-
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
-SINCE = Parsed("time", _since)
-TEXT = Parsed("text", _some)
 
 
 class CheckUsage(WerkError):
@@ -86,13 +69,11 @@ class CheckCommand(click.Command):
 
 
 FILTERS = (  # which of the failed jobs
-    click.Option(["--task"], type=TEXT, help="Of this task."),
-    click.Option(["--error"], type=TEXT, help="Its last line, whatever numbers; 'Text*': begins."),
-    click.Option(["--since"], type=SINCE, help="Failed since 10m, 2h, 3d ago, or a time."),
-    click.Option(["--queue"], type=TEXT, help="Of this queue."),
+    click.Option(["--task"], type=WORD, help="Of this task."),
+    click.Option(["--error"], type=WORD, help="Its last line, whatever numbers; 'Text*': begins."),
+    click.Option(["--since"], type=PAST, help="Failed since 10m, 2h, 3d ago, or a time."),
+    click.Option(["--queue"], type=WORD, help="Of this queue."),
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 # --- is all well?
@@ -105,13 +86,13 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--max-waiting", "waiting", type=LIMIT, help="Jobs that wait in a queue.")
 @click.option("--max-failed", "failed", type=LIMIT, help="Failed jobs of a queue.")
 @click.option("--min-workers", type=click.IntRange(0), help="Fewer are critical.")
-@_json
+@json_option
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and what is wrong."""
     limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
         snapshot = Snapshot.read(connect())
-        _tell(as_json, snapshot.as_json(limits), *looking.table(snapshot, limits).split("\n"))
+        print_rows(as_json, snapshot.as_json(limits), *looking.table(snapshot, limits).split("\n"))
         return None
     if as_json:
         raise CheckUsage("--check and --here print one line; --json goes without them")
@@ -123,14 +104,14 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
             code, line = looking.check(Snapshot.read(connect()), limits)
     except WerkError as error:  # who cannot look has to be seen to
         code, line = looking.verdict(CRITICAL, str(error))
-    say(line)
+    print_line(line)
     return code
 
 
 @click.command()
 @click.argument("queue", nargs=-1)
 @click.option("--timeout", type=SECONDS, default=10, help="How long to wait for an answer.")
-@_json
+@json_option
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send a job that does nothing through queues, or all there are, and wait for it."""
     answers = []
@@ -138,11 +119,11 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
             said = {"": f"answered in {seconds:.2f} s", "paused": "paused, not asked"}
-            say(f"{name}: {said.get(trouble, trouble)}")
+            print_line(f"{name}: {said.get(trouble, trouble)}")
     if as_json:
-        say_json(answers)
+        print_json(answers)
     if not answers:
-        remark("there is no queue yet")
+        print_note("there is no queue yet")
     is_well = all(answer["trouble"] in ("", "paused") for answer in answers)
     return None if is_well else EXIT_FAILED
 
@@ -152,14 +133,14 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
 
 @click.command(params=[*FILTERS])
 @click.option("--list", "as_list", is_flag=True, help="Each job, not each error; the last first.")
-@_json
+@json_option
 def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
         for job in chain.from_iterable(actions.walk(connect(), filters)):
             text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
-            _tell(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
+            print_rows(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
     rows, lines = [], []
     for group in actions.groups(connect(), filters):
@@ -167,14 +148,14 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
         first, last = group["first"], group["last"]
         rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
         lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
-    _tell(as_json, rows, *lines)
+    print_rows(as_json, rows, *lines)
 
 
 @click.command(params=[*FILTERS])
 @click.argument("job_id", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All failed jobs.")
-@_yes
-@_json
+@yes_option
+@json_option
 def retry(
     job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
 ) -> int | None:
@@ -187,13 +168,13 @@ def retry(
         return _act(link, "retry", job_id, as_json)
     jobs, done = actions.count(link, filters), 0
     if jobs:
-        _ask(f"retry {jobs} failed jobs", yes)
+        confirm(f"retry {jobs} failed jobs", yes)
     has_bar = jobs > actions.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
             bar.update(more)
             done += more
-    _tell(as_json, {"retried": done}, f"{done} retried")
+    print_rows(as_json, {"retried": done}, f"{done} retried")
     return None
 
 
@@ -203,22 +184,22 @@ def retry(
 @click.command()
 @click.argument("job_id")
 @click.option("--timeout", type=SECONDS, default=10, help="How long to wait for its end.")
-@_yes
-@_json
+@yes_option
+@json_option
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Stop a running job; it is not retried."""
-    _ask(f"stop 1 job, {job_id}", yes)
+    confirm(f"stop 1 job, {job_id}", yes)
     worker = actions.stop(connect(), job_id, timeout)
-    _tell(as_json, {"stopped": job_id, "worker": worker}, f"stopped, at worker {worker}")
+    print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped, at worker {worker}")
 
 
 @click.command()
 @click.argument("job_id", nargs=-1, required=True)
-@_yes
-@_json
+@yes_option
+@json_option
 def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
     """Cancel jobs that wait. What depends on them goes on waiting."""
-    _ask(f"cancel {len(job_id)} jobs", yes)
+    confirm(f"cancel {len(job_id)} jobs", yes)
     return _act(connect(), "cancel", job_id, as_json)
 
 
@@ -227,7 +208,7 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
-@_json
+@json_option
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
     return _act(connect(), "pause", queue, as_json)
@@ -235,7 +216,7 @@ def pause(queue: Sequence[str], as_json: bool) -> int | None:
 
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
-@_json
+@json_option
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """End the pause of queues."""
     return _act(connect(), "resume", queue, as_json)
@@ -245,8 +226,8 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
 @click.argument("worker", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait until they have left.")
 @click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
-@_yes
-@_json
+@yes_option
+@json_option
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
 ) -> int | None:
@@ -256,7 +237,7 @@ def drain(
     link = connect()
     names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
-        _ask(f"end {len(names)} workers after their job", yes)
+        confirm(f"end {len(names)} workers after their job", yes)
     code = _act(link, "drain", names, as_json)
     if not wait:
         return code
@@ -266,37 +247,19 @@ def drain(
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only show what would be put back.")
-@_json
+@json_option
 def repair(dry_run: bool, as_json: bool) -> None:
     """Put back jobs that are in no place, as stock workers leave them when they are killed."""
     found = actions.repair(connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
-    _tell(as_json, [{"id": name, "was": state} for name, state in found], *lines)
+    print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
     jobs = sum(state != "gone" for _, state in found)
     would = "would put" if dry_run else "put"
     if not as_json:
-        remark(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
+        print_note(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
 
 
 # --- asking and printing
-
-
-def _ask(what: str, yes: bool) -> None:
-    """Ask on a terminal; elsewhere --yes must have said so. Raises WerkError."""
-    if yes:
-        return
-    if not (sys.stdin and sys.stdin.isatty()):
-        raise ArgumentError(f"this would {what}; say --yes")
-    if not click.confirm(printable(what) + "?", err=True):
-        raise WerkError("nothing was done")
-
-
-def _tell(as_json: bool, value: object, *lines: str) -> None:
-    if as_json:
-        say_json(value)
-    else:
-        for line in lines:
-            say(line)
 
 
 def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
@@ -304,10 +267,10 @@ def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | No
     good, otherwise = SAID[what]
     found = dict(actions.act(link, what, dict.fromkeys(names)))
     said = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
-    _tell(as_json, found, *said)
+    print_rows(as_json, found, *said)
     for name, outcome in found.items():
         if outcome not in good:
-            remark((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
+            print_note((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
     if "gone" in found.values():
         return EXIT_NO_JOB
     return EXIT_FAILED if len(said) < len(found) else None
@@ -318,21 +281,7 @@ def _retry_command(task: str, error: str, filters: Filters) -> str:
     words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escape = {"\\": "\\\\", "'": "\\'"}
-    shown = (escape.get(c, c if c.isprintable() else _escaped(c)) for c in word)
-    return f"$'{''.join(shown)}'"
-
-
-def _escaped(character: str) -> str:
-    number = ord(character)
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return " ".join(map(shell_word, words))
 
 
 def _when(moment: float) -> str:
