@@ -28,7 +28,7 @@ from werk.settings import Settings
 SERVER = """
 import signal, sys
 from pathlib import Path
-from werk import stack
+from werk.dev import up as stack
 if sys.argv[2] == "other":
     stack._libc = None
 server = stack.Server(Path(sys.argv[1]), stack.free_port())

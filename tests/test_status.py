@@ -523,10 +523,10 @@ def many(connection: redis.Redis) -> None:
 
 MEASURE = """
 import resource, sys
-from werk import cli
+from werk.cli.run import main
 sys.argv = "werk {}".split()
 try:
-    cli.main()
+    main()
 except SystemExit:
     pass
 usage = resource.getrusage(resource.RUSAGE_SELF)
