@@ -160,7 +160,7 @@ def _wait(report: Report, link: Link) -> int | None:
     left, ended, timeout_s = (
         list(dict.fromkeys(report.ids)),
         Counter[str](),
-        report.invocation.timeout,
+        report.invocation.wait_s,
     )
     begun = time.monotonic()
     with _progress(len(left), report.has_bar) as advance:

@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
@@ -30,6 +31,7 @@ from werk.cli.output import (
 )
 from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
 from werk.client import enqueue as client
+from werk.client.options import Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
 from werk.settings import Settings
@@ -132,10 +134,34 @@ class TaskCommand(click.Command):
 
             return batch.run(self.entry, invocation.batch, invocation)
         if invocation.args_json is None:
-            args, kwargs = shape.parse(words, task=name, secret=task.secret)
+            reserved = {word for option in enqueue.params for word in option.opts}
+            args, kwargs = shape.parse(words, name, task.secret, reserved)
         else:
             args, kwargs = shape.from_json(invocation.args_json, task=name, secret=task.secret)
         return _enqueue(client.prepare(self.entry, args, kwargs, invocation.options), invocation)
+
+
+_TYPES: dict[Any, click.ParamType[Any]] = {
+    int | None: click.INT,
+    float | None: SECONDS,
+    str | None: click.STRING,
+    datetime | None: MOMENT,
+}
+
+
+def _job_option(field: str, hint: Any) -> click.Option:
+    """Return the option that a field of client.Options declares."""
+    kinds, shown = get_args(hint)
+    words = [f"--{shown.name or field}".replace("_", "-"), field]
+    if kinds is bool:
+        return click.Option(words, is_flag=True, help=shown.text)
+    kind = PERIOD if shown.value == "PERIOD" else _TYPES[kinds]
+    return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
+
+
+_HINTS = {
+    name: hint for name, hint in Options.__annotations__.items() if hasattr(hint, "__metadata__")
+}
 
 
 @click.command(
@@ -143,41 +169,25 @@ class TaskCommand(click.Command):
     help="Enqueue TASK and print the id of the job. Options stand before TASK.",
     epilog=ENQUEUE_EPILOG,
     subcommand_metavar="TASK [ARGS]...",
+    params=[*map(_job_option, _HINTS, _HINTS.values())],
+)
+@click.option("--args-json", type=TEXT, help="Take all arguments from a JSON array or object.")
+@click.option(
+    "--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line, as --args-json."
 )
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
-@click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
-@click.option("--queue", help="Instead of the task's own queue.")
-@click.option("--front", is_flag=True, help="Before all jobs that wait.")
-@click.option("--delay", type=SECONDS, help="Run it so much later.")
-@click.option("--at", type=MOMENT, help="Run it then: 2026-12-24T18:00, local, or with +01:00.")
-@click.option("--job-id", help="An id of your own: enqueued once, however often you say it.")
-@click.option("--job-timeout", type=int, help="Seconds that one execution may take; -1: no limit.")
-@click.option("--ttl", type=int, help="Seconds that the job may wait; then it is dropped.")
-@click.option("--result-ttl", type=int, help="Seconds that the result is kept; -1: for ever.")
-@click.option("--failure-ttl", type=int, help="Seconds that a failed job is kept; -1: for ever.")
-@click.option("--retry", type=int, help="How often a failed job is tried again.")
-@click.option("--once-per", type=PERIOD, help="Once in 5m, 1h, 1d, however many hosts say so.")
-@click.option("--slot", help="Once for what this names, such as a tick; instead of --once-per.")
-@click.option("--unless-active", is_flag=True, help="Not while the last one waits or runs.")
-@click.option("--expires", type=PERIOD, help="Drop it if it waits so much longer: 10m, 1h.")
-@click.option("--ping", metavar="URL", help="GET this when the job has succeeded.")
-@click.option("--args-json", type=TEXT, help="All arguments: a JSON array or object.")
-@click.option(
-    "--batch", type=LINES, metavar="FILE|-", help="A job for each line, which is as --args-json."
-)
-@click.option("--require-worker", is_flag=True, help="Only if a worker would run it; or exit 75.")
-@click.option("--json", "as_json", is_flag=True, help="Print an object.")
+@click.option("--timeout", "wait_s", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 @click.pass_context
-def enqueue(ctx: click.Context, /, job_timeout: int | None, **given: Any) -> None:
-    printed = {name: given.pop(name) for name in Invocation._fields[1:]}
-    ctx.obj = invocation = Invocation(client.Options(timeout=job_timeout, **given), **printed)
-    excluded = (invocation.args_json, invocation.options.job_id)
-    if invocation.batch is not None and excluded != (None, None):
+def enqueue(ctx: click.Context, /, **given: Any) -> None:
+    options = Options(**{field: given.pop(field) for field in _HINTS})
+    ctx.obj = invocation = Invocation(options, **given)
+    if invocation.batch is not None and (invocation.args_json, options.job_id) != (None, None):
         raise ArgumentError("--batch excludes --args-json and --job-id")
-    if invocation.timeout is not None and not invocation.wait:
+    if invocation.wait_s is not None and not invocation.wait:
         raise ArgumentError(
             "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
         )
@@ -199,7 +209,7 @@ def _enqueue(request: client.Request, invocation: Invocation) -> int | None:
             print_note(warning)
     facts = handle_as_json(handle)
     if invocation.wait:
-        return print_outcome(lambda: handle.result(invocation.timeout), invocation.as_json, facts)
+        return print_outcome(lambda: handle.result(invocation.wait_s), invocation.as_json, facts)
     if handle.duplicate and not invocation.quiet:
         print_note(f"{handle.reason}; not enqueued again")
     if invocation.as_json:

@@ -31,6 +31,7 @@ from werk.store.connection import COMMAND_BUDGET_S, Link, link
 
 if TYPE_CHECKING:  # importing it takes a third of the time of `werk status`, which does not need it
     from werk.client import enqueue as client
+    from werk.client.options import Options
 
 
 def run_command(command: click.Command, name: str) -> NoReturn:
@@ -160,14 +161,14 @@ def confirm(what: str, yes: bool) -> None:
 class Invocation(NamedTuple):
     """What stood before the task's name: how the job is treated, and what is printed of it."""
 
-    options: client.Options
+    options: Options
+    args_json: str | None
+    batch: BinaryIO | None
     wait: bool
-    timeout: float | None
+    wait_s: float | None  # at most
     as_json: bool
     quiet: bool
     dry_run: bool
-    args_json: str | None
-    batch: BinaryIO | None
 
     def prints(self, warning: str) -> bool:
         """Tell whether a warning is printed: --quiet leaves out that no worker listens just now."""
