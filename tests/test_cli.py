@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -20,6 +21,7 @@ import redis
 from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
+from werk import __version__
 from werk.dev.up import free_port
 
 Spawn = Callable[..., Process]
@@ -317,7 +319,9 @@ def test_help_and_version_and_completion() -> None:
     for wanted in ("--wait", "sleep", "Sleep that many seconds.", "75"):
         assert wanted in text
     assert "SECONDS" in run("werk-enqueue", "sleep", "--help").stdout
-    assert run("werk", "--version").stdout.startswith("werk ")
+    for name in ("werk", "werk-enqueue"):
+        assert run(name, "--version").stdout == f"werk {__version__}\n"
+    assert metadata.version("werk") == __version__  # setup.cfg reads it
     env = {
         "_WERK_ENQUEUE_COMPLETE": "bash_complete",
         "COMP_WORDS": "werk-enqueue sl",
