@@ -344,6 +344,21 @@ def test_a_caller_is_light(redis_url: str) -> None:
     assert done.stdout.splitlines()[1:] == ["[]"], done
 
 
+@pytest.mark.parametrize("name", ["cli.enqueue", "client", "store", "tasks"])
+def test_a_caller_loads_nothing_heavy(name: str) -> None:
+    """What import-linter cannot tell: imports inside functions are not made at load."""
+    code = (
+        "import pkgutil, sys\n"
+        "from importlib import import_module\n"
+        f"own = import_module('werk.{name}')\n"
+        "for found in pkgutil.iter_modules(getattr(own, '__path__', ()), f'{own.__name__}.'):\n"
+        "    import_module(found.name)\n"
+        "heavy = {'redis', 'rq', 'flask', 'rq_dashboard', 'asyncio', 'ssl', 'werk.worker'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert run("python", "-c", code).stdout == "[]\n"
+
+
 def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Redis) -> None:
     process = spawn("werk-enqueue", "--quiet", "--wait", "sleep", "1")
     wait_until(lambda: any(client["cmd"] == "xread" for client in connection.client_list()))
