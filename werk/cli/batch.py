@@ -19,26 +19,13 @@ from typing import BinaryIO
 
 import click
 
-from werk.cli.output import (
-    Invocation,
-    connect,
-    handle_as_json,
-    print_json,
-    print_line,
-    print_note,
-    print_request,
-)
+from werk import errors
+from werk.cli import output
+from werk.cli.output import Invocation
 from werk.client import enqueue as client
 from werk.client.enqueue import CHUNK, Handle, Request
-from werk.errors import (
-    EXIT_BAD_LINES,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_NO_JOB,
-    ArgumentError,
-    ResultTimeout,
-    WerkError,
-)
+from werk.client.options import Options
+from werk.errors import ArgumentError, ResultTimeout, WerkError
 from werk.store import payload as wire
 from werk.store.connection import Link
 from werk.tasks.catalog_page import Entry
@@ -53,7 +40,7 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # enqueue.py does without it while it sends one job
     client.treated(entry.task, invocation.options)  # what is wrong with all of them is said once
-    report, link = Report(invocation), connect()
+    report, link = Report(invocation), output.connect()
     size = _size(file)
     try:
         with _progress(size, report.has_bar) as advance:
@@ -62,22 +49,20 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
                 _enqueue(piece, entry, report, link)
                 advance(file.tell() if size else report.last)
     except KeyboardInterrupt:
-        print_note(f"interrupted: {report.so_far()}")
-        return EXIT_INTERRUPTED
+        output.print_note(f"interrupted: {report.so_far()}")
+        return errors.EXIT_INTERRUPTED
     except WerkError as error:
         error.args = (f"{error}; {report.so_far()}",)
         raise
     report.sum_up()
     code = _wait(report, link) if report.ids else None
-    return EXIT_BAD_LINES if report.bad else code
+    return errors.EXIT_BAD_LINES if report.bad else code
 
 
 def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link: Link) -> None:
     """Enqueue what lines ask for, and print what became of each."""
-    invocation, now = report.invocation, time.time()
-    found = [
-        (number, _request(text, entry, invocation, now)) for number, text in piece if text.strip()
-    ]
+    invocation, options, now = report.invocation, report.invocation.options, time.time()
+    found = [(n, _request(text, entry, options, now)) for n, text in piece if text.strip()]
     requests = [request for _, request in found if isinstance(request, Request)]
     handles = iter(client.send(requests, link) if requests and not invocation.dry_run else ())
     for number, request in found:
@@ -86,17 +71,17 @@ def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link:
             report.problem(number, request)
         elif invocation.dry_run:
             report.good += 1
-            print_request(request, invocation)
+            output.print_request(request, invocation)
         else:
             report.handle(number, next(handles))
 
 
-def _request(line: bytes, entry: Entry, invocation: Invocation, now: float) -> Request | str:
+def _request(line: bytes, entry: Entry, options: Options, now: float) -> Request | str:
     """Return the job that a line asks for, or what is wrong with it."""
     try:
         text = line.strip().decode()
         args, kwargs = entry.shape.from_json(text, task=entry.name, secret=entry.task.secret)
-        return client.prepare(entry, args, kwargs, invocation.options, now)
+        return client.prepare(entry, args, kwargs, options, now)
     except UnicodeDecodeError:
         return "not valid UTF-8"
     except ArgumentError as error:
@@ -119,7 +104,7 @@ class Report:
         self.bad += 1
         self._note(f"line {number}: {text}")
         if self.invocation.as_json:
-            print_json({"line": number, "error": text})
+            output.print_json({"line": number, "error": text})
 
     def handle(self, number: int, handle: Handle) -> None:
         """Print the job of a line."""
@@ -132,13 +117,13 @@ class Report:
             if self.invocation.prints(text):
                 self._note(text)
         if self.invocation.as_json:
-            print_json({"line": number, **handle_as_json(handle)})
+            output.print_json({"line": number, **output.handle_as_json(handle)})
         elif self.prints_ids:
-            print_line(handle.id)
+            output.print_line(handle.id)
 
     def so_far(self) -> str:
         """Return how far it came, for who was interrupted."""
-        return f"lines up to {self.last} are done, of the {CHUNK} after it some may be"
+        return f"lines up to {self.last} are done; of the next {CHUNK}, some may be"
 
     def sum_up(self) -> None:
         """Print the counts, but with --quiet."""
@@ -147,12 +132,12 @@ class Report:
         counts += [f"{self.duplicates:,} duplicates"] * (self.duplicates > 0)
         counts += [f"{self.bad:,} bad lines"] * (self.bad > 0)
         if not self.invocation.quiet:
-            print_note(", ".join(counts))
+            output.print_note(", ".join(counts))
 
     def _note(self, text: str) -> None:
         if self.has_bar:
             click.echo("\r\033[K", nl=False, err=True)  # in the place of the bar, which comes again
-        print_note(text)
+        output.print_note(text)
 
 
 def _wait(report: Report, link: Link) -> int | None:
@@ -174,14 +159,15 @@ def _wait(report: Report, link: Link) -> int | None:
                 break
             now = time.monotonic()
             if timeout_s is not None and now - begun >= timeout_s:
-                late = f"{len(left):,} jobs have not ended in {timeout_s:g} s; they go on"
+                late = f"{len(left):,} jobs have not ended within {timeout_s:g} s; they continue"
                 raise ResultTimeout(late)
             time.sleep(max(POLL_S, now - looked))  # Redis has other things to do as well
     if not report.invocation.quiet:
-        print_note(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
+        output.print_note(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
     if FAILED & ended.keys():
-        return EXIT_FAILED
-    return EXIT_NO_JOB if ended["gone"] and report.invocation.options.result_ttl != 0 else None
+        return errors.EXIT_FAILED
+    keeps_results = report.invocation.options.result_ttl != 0
+    return errors.EXIT_NO_JOB if ended["gone"] and keeps_results else None
 
 
 def _states(ids: list[str], link: Link) -> Iterator[str]:

@@ -11,24 +11,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn, get_args
 
 import click
 
 from werk import __version__
-from werk.cli.output import (
-    Invocation,
-    connect,
-    handle_as_json,
-    print_json,
-    print_line,
-    print_note,
-    print_outcome,
-    print_request,
-    run_command,
-)
+from werk.cli import output
+from werk.cli.output import Invocation
 from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
 from werk.client import enqueue as client
 from werk.client.options import Options
@@ -41,30 +32,30 @@ from werk.tasks.catalog_page import Entry
 
 gc.enable()
 
-HELP_BUDGET_S = 0.5  # for the names in the catalog
+HELP_BUDGET_S = 0.5  # to read the names in the catalog
 
 ENQUEUE_EPILOG = """\b
 Examples:
   werk-enqueue sleep 1                  print the id of the job
-  werk-enqueue --wait hello Ada         wait, print the result
-  werk-enqueue --delay 60 hello Ada     in a minute
+  werk-enqueue --wait hello Ada         wait for the job, print its result
+  werk-enqueue --delay 60 hello Ada     run the job in a minute
   */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
 
 \b
-Exit codes: 0 queued; 1 the job failed, or its result was not kept (--wait); 2 wrong usage;
-65 bad lines (--batch); 75 Redis unreachable, try later; 78 configuration wrong;
-124 not done within --timeout, the job goes on; 130 interrupted."""
+Exit codes: 0 enqueued; 1 the job failed, or its result was not kept (--wait); 2 wrong usage;
+65 bad lines (--batch); 75 Redis is unreachable, try again later; 78 wrong configuration;
+124 not done within --timeout, the job continues; 130 interrupted."""
 
 
 def enqueue_main() -> NoReturn:
     """Run `werk-enqueue`."""
-    gc.disable()  # one job and the end
+    gc.disable()  # the process ends after one job
     try:
-        run_command(enqueue, "werk-enqueue")
-    except SystemExit as end:  # all is printed; to take Python apart is a seventh of the CPU
+        output.run_command(enqueue, "werk-enqueue")
+    except SystemExit as end:  # shutting Python down takes a seventh of the CPU
         atexit._run_exitfuncs()
         with suppress(OSError):
-            sys.stdout.flush()  # what those have printed
+            sys.stdout.flush()  # what the exit functions have printed
         os._exit(end.code if isinstance(end.code, int) else 0)
 
 
@@ -72,10 +63,10 @@ class TaskGroup(click.Group):
     """A group whose commands are the tasks, each made from its signature, or from the catalog."""
 
     listed: Mapping[str, TaskCommand] = MappingProxyType({})
-    damaged = ""  # what to say of the catalog
+    damaged = ""  # what is wrong with the catalog
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """For --help and completion. A Redis that is away is no reason to do without them."""
+        """Return the names for --help and completion, which work while Redis is unreachable."""
         pages = catalog_page.NO_PAGES
         with suppress(WerkError):
             pages = catalog_page.read_pages(link(Settings.read(), HELP_BUDGET_S))
@@ -91,7 +82,7 @@ class TaskGroup(click.Group):
             formatter.write_text(printable(f"Not listed: {self.damaged}."))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, connect()))
+        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, output.connect()))
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS]", "TASK [ARGS]..."]
@@ -110,7 +101,7 @@ class TaskCommand(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take all words as they are; only --help is click's."""
+        """Keep all words as they are; click handles only --help."""
         ours = args[: args.index("--")] if "--" in args else args
         if "--help" in ours and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
@@ -122,13 +113,13 @@ class TaskCommand(click.Command):
         return [self.entry.shape.usage()]
 
     def run(self, words: Sequence[str]) -> int | None:
-        """Enqueue the task with the options that stood before it."""
+        """Enqueue the task with the options before its name."""
         name, task, shape = self.entry[:3]
         invocation = click.get_current_context().find_object(Invocation)
         assert invocation is not None
         for option, value in (("--batch", invocation.batch), ("--args-json", invocation.args_json)):
             if words and value is not None:
-                raise ArgumentError(f"{option} has the arguments; {name} is the last word")
+                raise ArgumentError(f"{option} provides the arguments; {name} takes no others")
         if invocation.batch is not None:
             from werk.cli import batch
 
@@ -141,21 +132,14 @@ class TaskCommand(click.Command):
         return _enqueue(client.prepare(self.entry, args, kwargs, invocation.options), invocation)
 
 
-_TYPES: dict[Any, click.ParamType[Any]] = {
-    int | None: click.INT,
-    float | None: SECONDS,
-    str | None: click.STRING,
-    datetime | None: MOMENT,
-}
-
-
 def _job_option(field: str, hint: Any) -> click.Option:
     """Return the option that a field of client.Options declares."""
     kinds, shown = get_args(hint)
     words = [f"--{shown.name or field}".replace("_", "-"), field]
     if kinds is bool:
         return click.Option(words, is_flag=True, help=shown.text)
-    kind = PERIOD if shown.value == "PERIOD" else _TYPES[kinds]
+    named = {"SECONDS": SECONDS, "PERIOD": PERIOD, "TIME": MOMENT}
+    kind = int if int in get_args(kinds) else named.get(shown.value, str)
     return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
 
 
@@ -172,9 +156,7 @@ _HINTS = {
     params=[*map(_job_option, _HINTS, _HINTS.values())],
 )
 @click.option("--args-json", type=TEXT, help="Take all arguments from a JSON array or object.")
-@click.option(
-    "--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line, as --args-json."
-)
+@click.option("--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line of FILE.")
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
 @click.option("--timeout", "wait_s", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -186,34 +168,33 @@ def enqueue(ctx: click.Context, /, **given: Any) -> None:
     options = Options(**{field: given.pop(field) for field in _HINTS})
     ctx.obj = invocation = Invocation(options, **given)
     if invocation.batch is not None and (invocation.args_json, options.job_id) != (None, None):
-        raise ArgumentError("--batch excludes --args-json and --job-id")
+        raise ArgumentError("--batch cannot be combined with --args-json or --job-id")
     if invocation.wait_s is not None and not invocation.wait:
-        raise ArgumentError(
-            "--timeout is how long --wait waits; the limit of the job itself is --job-timeout"
-        )
+        raise ArgumentError("--timeout requires --wait; to limit the job itself: --job-timeout")
 
 
 def _enqueue(request: client.Request, invocation: Invocation) -> int | None:
     """Enqueue a job, and print its id or, with --wait, its outcome."""
     if invocation.dry_run:
-        print_request(request, invocation)
+        output.print_request(request, invocation)
         return None
-    connected = connect()
+    connected = output.connect()
     try:
         handle = client.send([request], connected)[0]
-    except KeyboardInterrupt:  # it may have arrived, or not
-        print_note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+    except KeyboardInterrupt:  # Redis may have received the job
+        output.print_note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
         return EXIT_INTERRUPTED
     for warning in handle.warnings:
         if invocation.prints(warning):
-            print_note(warning)
-    facts = handle_as_json(handle)
+            output.print_note(warning)
+    facts = output.handle_as_json(handle)
     if invocation.wait:
-        return print_outcome(lambda: handle.result(invocation.wait_s), invocation.as_json, facts)
+        wait = partial(handle.result, invocation.wait_s)
+        return output.print_outcome(wait, invocation.as_json, facts)
     if handle.duplicate and not invocation.quiet:
-        print_note(f"{handle.reason}; not enqueued again")
+        output.print_note(f"{handle.reason}; not enqueued again")
     if invocation.as_json:
-        print_json(facts)
+        output.print_json(facts)
     elif not invocation.quiet:
-        print_line(handle.id)
+        output.print_line(handle.id)
     return None

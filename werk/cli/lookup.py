@@ -7,16 +7,16 @@ from itertools import chain
 
 import click
 
+from werk import errors
 from werk.cli.output import connect, print_json, print_line, print_lines, print_note, print_outcome
 from werk.cli.types import SECONDS, json_option
-from werk.errors import EXIT_CONFIG
 from werk.settings import Settings
 from werk.store.connection import link
 
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=SECONDS, help="How long to wait; then exit 124.")
+@click.option("--timeout", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
 @json_option
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
@@ -30,7 +30,7 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 @click.argument("job_id")
 @json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Print what is known of a job."""
+    """Print what is known about a job."""
     from werk.ops import job_view
 
     found = job_view.show(job_id, connect())
@@ -44,10 +44,10 @@ def show(job_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only what is wrong; exit 78 if a task is broken.")
+@click.option("--check", is_flag=True, help="Print only problems; exit with 78 for a missing task.")
 @json_option
 def tasks(check: bool, as_json: bool) -> int | None:
-    """List the tasks, with their parameters and the queues whose workers serve them."""
+    """List the tasks, their parameters, and the queues whose workers serve them."""
     from werk.ops import task_list
 
     rows = task_list.survey(None if check else link(Settings.read()), print_note)
@@ -60,4 +60,4 @@ def tasks(check: bool, as_json: bool) -> int | None:
     for entry, note in notes if check else ():
         print_line(f"{entry.name}: {note.text}")
     is_broken = check and any(entry.shape.is_missing for entry, _ in notes)
-    return EXIT_CONFIG if is_broken else None
+    return errors.EXIT_CONFIG if is_broken else None

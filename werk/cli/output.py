@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
 
-from werk.errors import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    ArgumentError,
-    JobFailed,
-    ResultNotKept,
-    WerkError,
-)
+from werk import errors
+from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
 from werk.printable import printable, printable_lines
 from werk.settings import Settings
 from werk.store.connection import COMMAND_BUDGET_S, Link, link
@@ -46,14 +39,14 @@ def run_command(command: click.Command, name: str) -> NoReturn:
         code = _complain(name, error.exit_code, *map(str, error.args))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-        code = EXIT_USAGE
+        code = errors.EXIT_USAGE
     except click.ClickException as error:
-        code = _complain(name, EXIT_USAGE, error.format_message())
+        code = _complain(name, errors.EXIT_USAGE, error.format_message())
     except (KeyboardInterrupt, click.Abort):
-        code = _complain(name, EXIT_INTERRUPTED, "interrupted")
+        code = _complain(name, errors.EXIT_INTERRUPTED, "interrupted")
     except OSError as error:
         sys.stdout = _stream(None)  # a full disk, a reader that has exited: do not flush it again
-        code = _complain(name, EXIT_FAILED, f"cannot print: {error.strerror}")
+        code = _complain(name, errors.EXIT_FAILED, f"cannot print: {error.strerror}")
     sys.exit(code)
 
 
@@ -122,12 +115,8 @@ def print_rows(as_json: bool, value: object, *lines: str) -> None:
 
 def _with_json_keys(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key if isinstance(key, (str, int, float, type(None))) else repr(key): _with_json_keys(
-                own
-            )
-            for key, own in value.items()
-        }
+        keys = [k if isinstance(k, str | int | float | None) else repr(k) for k in value]
+        return dict(zip(keys, map(_with_json_keys, value.values()), strict=True))
     return [*map(_with_json_keys, value)] if isinstance(value, (list, tuple)) else value
 
 
@@ -150,7 +139,7 @@ def confirm(what: str, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin and sys.stdin.isatty()):
-        raise ArgumentError(f"this would {what}; say --yes")
+        raise ArgumentError(f"this would {what}; confirm with --yes")
     if not click.confirm(printable(what) + "?", err=True):
         raise WerkError("nothing was done")
 
@@ -199,8 +188,8 @@ def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any])
     try:
         value = wait()
     except KeyboardInterrupt:
-        print_note(f"interrupted; job {facts['id']} goes on: werk result {facts['id']}")
-        return EXIT_INTERRUPTED
+        print_note(f"interrupted; job {facts['id']} continues: werk result {facts['id']}")
+        return errors.EXIT_INTERRUPTED
     except (JobFailed, ResultNotKept) as error:
         traceback = getattr(error, "traceback", "")
         if as_json:

@@ -40,7 +40,7 @@ def _read(kind: str, wanted: str, text: str) -> Any:
         if kind == "float" and found < 0:
             raise Unfit
     except Unfit:
-        raise ArgumentError(f"{text!r} is not {wanted}") from None
+        raise ArgumentError(f"{wanted}, got {text!r}") from None
     return found.total_seconds() if isinstance(found, timedelta) else found
 
 
@@ -64,24 +64,23 @@ def _past(text: str) -> float:
             return max(0.0, time.time() - ago_s)  # no job is older
     with suppress(ArgumentError, ValueError, OverflowError):
         return max(0.0, float(MOMENT.parse(text).timestamp()))
-    raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
+    raise ArgumentError(f"TIME must be like 10m, 2h, 3d or 2026-12-24T18:00, got {text!r}")
 
 
 def _not_empty(text: str) -> str:
     """Return a text, but refuse the empty one of an unset variable: it would select everything."""
     if not text:
-        raise ArgumentError("it is empty")
+        raise ArgumentError("the text must not be empty")
     return text
 
 
-SECONDS = Parsed("seconds", partial(_read, "float", "a number of seconds"))
-PERIOD_WANTED = "a length of time; say 90 (seconds), 5m, 1h or 1d"
-PERIOD = Parsed("period", partial(_read, "duration", PERIOD_WANTED))
-MOMENT = Parsed("time", partial(_read, "datetime", "a time like 2026-12-24T18:00+01:00"))
+SECONDS = Parsed("seconds", partial(_read, "float", "SECONDS must be a number, 0 or more"))
+PERIOD = Parsed("period", partial(_read, "duration", "PERIOD must be like 90, 5m, 1h or 1d"))
+MOMENT = Parsed("time", partial(_read, "datetime", "TIME must be like 2026-12-24T18:00+01:00"))
 PAST = Parsed("time", _past)
 TEXT = Parsed("text|@file|-", _text_of)
 WORD = Parsed("text", _not_empty)
 LINES = click.File("rb")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
