@@ -77,7 +77,7 @@ def test_options_hold_for_each_line(connection: redis.Redis) -> None:
 @pytest.mark.parametrize(
     ("words", "hints"),
     [
-        (["--batch", "-", "sleep", "1"], ["--batch", "last word"]),
+        (["--batch", "-", "sleep", "1"], ["--batch", "no others"]),
         (["--batch", "-", "--job-id", "x", "sleep"], ["--batch", "--job-id"]),
         (["--batch", "-", "--args-json", "[1]", "sleep"], ["--batch", "--args-json"]),
         (["--batch", "/no/such/file", "sleep"], ["/no/such/file", "No such file"]),
@@ -111,7 +111,7 @@ def test_waiting_for_all(connection: redis.Redis, spawn: Spawn) -> None:
     words = ["--batch", "-", "--wait", "--timeout", "0.2", "sleep"]
     done = run("werk-enqueue", *words, input="[60]\n")
     assert done.returncode == 124
-    assert "1 jobs have not ended in 0.2 s" in done.stderr
+    assert "1 jobs have not ended within 0.2 s" in done.stderr
 
 
 def test_interrupted(redis_url: str, connection: redis.Redis) -> None:

@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -20,6 +21,7 @@ import redis
 from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
+from werk import __version__
 from werk.dev.up import free_port
 
 Spawn = Callable[..., Process]
@@ -93,7 +95,7 @@ def test_waiting_no_longer_than_told() -> None:
     ("words", "hints"),
     [
         (["sleep", "abc"], ["seconds", "'abc'"]),
-        (["slep", "1"], ["did you mean sleep?"]),
+        (["slep", "1"], ["did you mean 'sleep'?"]),
         (["sleep"], ["SECONDS"]),
         (["sleep", "1", "2"], ["2 given"]),
         (["sleep", "1", "--wait"], ["put --wait before sleep"]),
@@ -110,7 +112,7 @@ def test_waiting_no_longer_than_told() -> None:
         (["--once-per", "5 minutes", "sleep", "1"], ["--once-per", "'5 minutes'", "5m"]),
         (["--once-per", "0", "sleep", "1"], ["once_per", "1 to"]),
         (["--once-per", "-5m", "sleep", "1"], ["once_per", "1 to"]),
-        (["--slot", "", "sleep", "1"], ["slot"]),
+        (["--slot", "noon", "sleep", "1"], ["--slot"]),
         (["sleep", "1", "--once-per", "5m"], ["put --once-per before sleep"]),
     ],
 )
@@ -230,11 +232,11 @@ def test_expires_and_ping(connection: redis.Redis) -> None:
     assert b"https://x.org/1" in (connection.hget(job, "webhooks") or b"")
 
 
-def test_slot_and_unless_active(connection: redis.Redis) -> None:
-    for flags in (["--slot", "noon"], ["--unless-active"]):
-        assert run("werk-enqueue", *flags, "--quiet", "sleep", "1").stderr == ""
-        assert "not enqueued again" in run("werk-enqueue", *flags, "sleep", "1").stderr
-    assert waiting(connection) == 2
+def test_unless_active(connection: redis.Redis) -> None:
+    assert run("werk-enqueue", "--unless-active", "--quiet", "sleep", "1").stderr == ""
+    again = run("werk-enqueue", "--unless-active", "sleep", "1")
+    assert "not enqueued again" in again.stderr
+    assert waiting(connection) == 1
     connection.expire(connection.keys("rq:werk:last:*")[0], 29 * 86400 - 1)
     done = run("werk-enqueue", "--unless-active", "--quiet", "sleep", "1")
     assert (done.returncode, done.stdout) == (0, "")
@@ -317,7 +319,9 @@ def test_help_and_version_and_completion() -> None:
     for wanted in ("--wait", "sleep", "Sleep that many seconds.", "75"):
         assert wanted in text
     assert "SECONDS" in run("werk-enqueue", "sleep", "--help").stdout
-    assert run("werk", "--version").stdout.startswith("werk ")
+    for name in ("werk", "werk-enqueue"):
+        assert run(name, "--version").stdout == f"werk {__version__}\n"
+    assert metadata.version("werk") == __version__  # setup.cfg reads it
     env = {
         "_WERK_ENQUEUE_COMPLETE": "bash_complete",
         "COMP_WORDS": "werk-enqueue sl",
@@ -338,6 +342,21 @@ def test_a_caller_is_light(redis_url: str) -> None:
     done = run("python", "-c", code)
     assert (done.returncode, done.stderr) == (0, f"{UNHEARD}\n")
     assert done.stdout.splitlines()[1:] == ["[]"], done
+
+
+@pytest.mark.parametrize("name", ["cli.enqueue", "client", "store", "tasks"])
+def test_a_caller_loads_nothing_heavy(name: str) -> None:
+    """What import-linter cannot tell: imports inside functions are not made at load."""
+    code = (
+        "import pkgutil, sys\n"
+        "from importlib import import_module\n"
+        f"own = import_module('werk.{name}')\n"
+        "for found in pkgutil.iter_modules(getattr(own, '__path__', ()), f'{own.__name__}.'):\n"
+        "    import_module(found.name)\n"
+        "heavy = {'redis', 'rq', 'flask', 'rq_dashboard', 'asyncio', 'ssl', 'werk.worker'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert run("python", "-c", code).stdout == "[]\n"
 
 
 def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Redis) -> None:

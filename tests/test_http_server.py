@@ -21,10 +21,11 @@ Serving = Callable[..., tuple[Process, str]]
 CLOSED = {"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"}
 SHORT = """
 import sys
-from werk import cli, http_server
+from werk.cli.run import main
+from werk.web import http_server
 http_server.PATIENCE_S = 1.0
 sys.argv[1:] = ["dashboard", "--port", sys.argv[1]]
-cli.main()
+main()
 """
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "

@@ -16,8 +16,7 @@ import roles
 from support import Process, run, wait_until
 
 from werk import errors, settings
-from werk.cli import enqueue as cli
-from werk.cli import operate as cli_ops
+from werk.cli.run import werk
 from werk.dev.up import free_port
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link, link
@@ -39,26 +38,18 @@ def shown(start: str) -> list[tuple[str, str]]:
     return [(command, output) for command, output in pairs if command.startswith(start)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *cli.werk.list_commands(click.Context(cli.werk)),
-        *(
-            o
-            for name in cli.Commands.OF_OPERATORS
-            for p in getattr(cli_ops, name).params
-            if isinstance(p, click.Option)
-            for o in p.opts
-        ),
-        *(
-            o
-            for own in (cli.enqueue, cli.cron)
-            for p in own.params
-            if isinstance(p, click.Option)
-            for o in p.opts
-        ),
-    ],
-)
+CONTEXT = click.Context(werk)
+COMMANDS = {name: werk.get_command(CONTEXT, name) for name in werk.list_commands(CONTEXT)}
+OPTIONS = {
+    name
+    for command in COMMANDS.values()
+    for option in command.params
+    if isinstance(option, click.Option)
+    for name in option.opts
+}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *sorted(OPTIONS)])
 def test_every_command_and_option_is_in_it(name: str) -> None:
     assert name == "--version" or re.search(rf"`[^`\n]*{name}\b", README)
 
@@ -72,8 +63,8 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
     named = re.findall(r"(?:`|^\$ |\| )werk ([a-z]+)([^`\n]*)", text, re.MULTILINE)
     assert named or page.name == "wire.md"
     for name, rest in named:
-        command = cli.werk.get_command(click.Context(cli.werk), name)
-        assert command, f"werk {name}"
+        assert name in COMMANDS, f"werk {name}"
+        command = COMMANDS[name]
         known = {o for p in command.params for o in p.opts} | {"--help"}
         assert name in ("worker", "enqueue") or {*re.findall(r"--[a-z-]+", rest)} <= known, rest
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
@@ -82,7 +73,7 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
 
 def test_every_command_has_its_use_at_night() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    for name in cli.werk.list_commands(click.Context(cli.werk)):
+    for name in COMMANDS:
         assert re.search(rf"^\| (`werk [^|]*`, )?`werk {name}\b", text, re.MULTILINE), name
 
 

@@ -17,11 +17,11 @@ def test_a_path_is_a_task_with_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("slep", "did you mean sleep?"), ("xyzzy", "known: hello, panic, sleep"), ("", "known:")],
+    [("slep", "did you mean 'sleep'?"), ("xyzzy", "known: hello, panic, sleep"), ("", "known:")],
 )
 def test_an_unknown_name_brings_the_nearest(name: str, hint: str) -> None:
     said = registry.unknown(name)
-    assert said.startswith("no task is called")
+    assert said.startswith("unknown task")
     assert hint in said
 
 

@@ -667,8 +667,8 @@ def test_words(define: Define) -> None:
     ],
 )
 def test_words_are_refused(define: Define, parameters: str, words: list[str], message: str) -> None:
-    shape = define(f"def task({parameters}): ...")
-    assert refused(lambda: shape.parse(words, task="sleep")).startswith(message)
+    shape, reserved = define(f"def task({parameters}): ..."), {"--wait", "--timeout"}
+    assert refused(lambda: shape.parse(words, "sleep", reserved=reserved)).startswith(message)
 
 
 def test_a_secret_is_not_in_a_message(define: Define) -> None:

@@ -310,7 +310,7 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     assert says(light, WARNING, "queue default: 1 waiting, paused")
     assert "paused" in run("werk", "status").stdout
     done = run("werk", "ping")
-    assert (done.returncode, done.stdout) == (0, "default: paused, not asked\n")
+    assert (done.returncode, done.stdout) == (0, "default: paused, skipped\n")
     assert run("werk", "resume", "default").returncode == 0
     assert job.result(60) == "Hello Ada"
     run("werk", "pause", "default")
@@ -330,7 +330,7 @@ def test_all_suspended(light: Link, connection: redis.Redis) -> None:
     werk.enqueue("sleep", 1)
     suspend(connection)
     assert problems(light) == [(WARNING, "queue default: 1 waiting, all workers suspended")]
-    assert "default: paused, not asked" in run("werk", "ping").stdout
+    assert "default: paused, skipped" in run("werk", "ping").stdout
     resume(connection)
 
 
@@ -523,10 +523,10 @@ def many(connection: redis.Redis) -> None:
 
 MEASURE = """
 import resource, sys
-from werk import cli
+from werk.cli.run import main
 sys.argv = "werk {}".split()
 try:
-    cli.main()
+    main()
 except SystemExit:
     pass
 usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from werk.client.enqueue import Handle, Options, enqueue, enqueue_many, result
+    from werk.client.enqueue import Handle, enqueue, enqueue_many, result
+    from werk.client.options import Options
     from werk.errors import (
         ArgumentError,
         ConfigError,

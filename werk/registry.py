@@ -83,8 +83,8 @@ def unknown(name: str, others: Iterable[str] = ()) -> str:
 
     known = sorted({*tasks(), *others})
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"no task is called {name!r}; {hint}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown task {name!r}; {hint}"
 
 
 def _load(place: str) -> Mapping[str, str | Task]:

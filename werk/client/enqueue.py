@@ -12,11 +12,11 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from werk.client.options import Options
 from werk.errors import (
     ArgumentError,
     JobCancelled,
@@ -47,27 +47,6 @@ HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
 SLOT_MEMORY_S = 48 * 3600
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
-
-
-class Options(NamedTuple):
-    """How one job is treated; what is None is the task's. Times in seconds."""
-
-    queue: str | None = None
-    front: bool = False  # before all that wait
-    delay: float | None = None
-    at: datetime | None = None  # without a zone: local time
-    job_id: str | None = None  # letters, digits, - and _; an id that exists is not enqueued again
-    timeout: int | None = None  # of one execution; -1: none
-    ttl: int | None = None  # the job is dropped if it waits for longer
-    result_ttl: int | None = None
-    failure_ttl: int | None = None
-    retry: int | None = None
-    once_per: float | None = None  # one enqueue in 0.9 of it, of the same task, arguments, queue
-    slot: str | None = None  # instead of once_per: names what one enqueue is for, such as a tick
-    unless_active: bool = False  # not while the last one so enqueued waits or runs
-    expires: float | None = None  # dropped if it still waits so long after it was to run
-    ping: str | None = None  # an http(s) address that the worker GETs when the job has succeeded
-    require_worker: bool = False  # only if a live worker would run it
 
 
 NO_OPTIONS = Options()

@@ -25,13 +25,6 @@ from werk.store.payload import SCALARS, plain_problem
 
 MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_info)
 
-# Options of werk-enqueue itself, which stand before the task.
-OUR_OPTIONS = frozenset(
-    "--wait --timeout --queue --front --delay --at --job-id --ttl --result-ttl --failure-ttl"
-    " --retry --job-timeout --json --quiet --dry-run --once-per --slot --unless-active"
-    " --expires --ping --args-json --batch --require-worker".split()
-)
-
 _Args = Sequence[object]
 _Kwargs = Mapping[str, object]
 _Call = tuple[tuple[object, ...], dict[str, object]]
@@ -182,9 +175,16 @@ class Signature:
         return self._fit(args, kwargs, _check, task, secret)
 
     def parse(
-        self, words: Sequence[str], task: str = "the task", secret: Collection[str] = ()
+        self,
+        words: Sequence[str],
+        task: str = "the task",
+        secret: Collection[str] = (),
+        reserved: Collection[str] = (),
     ) -> _Call:
-        """Return the typed arguments in words of the command line. Raises as bind()."""
+        """Return the typed arguments in words of the command line. Raises as bind().
+
+        Options in `reserved` are those of the command itself, which stand before the task.
+        """
         args: list[str] = []
         kwargs: dict[str, str] = {}
         rest = iter(words)
@@ -195,10 +195,10 @@ class Signature:
                 args.append(word)
             else:
                 option, has_value, value = word.partition("=")
-                name = self._name_of(option, task, secret)
+                name = self._name_of(option, task, secret, reserved)
                 if name in kwargs:
                     raise ArgumentError(f"{task}: {_word(option)} is given twice")
-                kwargs[name] = value if has_value else _next_value(rest, option, task)
+                kwargs[name] = value if has_value else _next_value(rest, option, task, reserved)
         return self._fit(args, kwargs, Type.parse, task, secret)
 
     def from_json(self, text: str, task: str = "the task", secret: Collection[str] = ()) -> _Call:
@@ -255,11 +255,13 @@ class Signature:
         classes = tuple(kind.cls if kind else None for kind in kinds)
         return classes if SCALARS.issuperset(classes) else None
 
-    def _name_of(self, option: str, task: str, secret: Collection[str]) -> str:
+    def _name_of(
+        self, option: str, task: str, secret: Collection[str], reserved: Collection[str]
+    ) -> str:
         name = option[2:].replace("-", "_")
         if name in self._named or (self._rest_named and name.isidentifier()):
             return name
-        if option in OUR_OPTIONS:
+        if option in reserved:
             raise ArgumentError(f"put {option} before {task}")
         shown = "" if secret else _word(option)  # it may be meant as a value
         raise ArgumentError(f"{task}: {self._unknown(name, shown, '--')}")
@@ -335,11 +337,11 @@ def _check(wanted: Type, value: object) -> object:
 _check_json = partial(Type.check, is_json=True)
 
 
-def _next_value(rest: Iterator[str], option: str, task: str) -> str:
+def _next_value(rest: Iterator[str], option: str, task: str, reserved: Collection[str]) -> str:
     value = next(rest, "--")
     if not value.startswith("--"):
         return value
-    hint = f"; if it is werk's own, put it before {task}" if option in OUR_OPTIONS else ""
+    hint = f"; if it is werk's own, put it before {task}" if option in reserved else ""
     raise ArgumentError(f"{task}: {_word(option)} needs a value: {_word(option)}=VALUE{hint}")
 
 

@@ -98,8 +98,7 @@ def _read(names: list[str]) -> Signature:
         required = is_one and not default
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
     doc = (ast.get_docstring(function, clean=False) or "").strip().split("\n")[0].strip()
-    summary = "".join(letter if letter.isprintable() else " " for letter in doc)
-    return Signature(tuple(parameters), summary, tuple(notes))
+    return Signature(tuple(parameters), printable(doc, " "), tuple(notes))
 
 
 def _locate(names: list[str]) -> tuple[ModuleSpec, int]:

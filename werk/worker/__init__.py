@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from inspect import signature
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -32,7 +31,7 @@ from rq.queue import Queue
 from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
-from werk import registry
+from werk import __version__, registry
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import payload as wire
@@ -281,7 +280,7 @@ class Worker(FramingWorker):
             "prefix": KEY_PREFIX,
             "queues": ",".join(self.queue_names()),
             "tasks": ",".join(registry.tasks()),
-            "werk": version("werk"),
+            "werk": __version__,
             "rq": rq.__version__,
             "python": sys.version.split()[0],
             **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
