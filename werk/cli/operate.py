@@ -19,10 +19,10 @@ import click
 from werk.cli.enqueue import MOMENT, PERIOD, SECONDS
 from werk.cli.output import Parsed, connect, remark, say, say_json
 from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
-from werk.ops import actions
-from werk.ops import snapshot as looking
-from werk.ops.actions import Filters
-from werk.ops.snapshot import CRITICAL, Limit, Limits, Snapshot
+from werk.ops import actions, checks, failures, lost_jobs, status_view
+from werk.ops.checks import CRITICAL, Limit, Limits
+from werk.ops.failures import Filters
+from werk.ops.snapshot import Snapshot
 from werk.printable import printable
 from werk.settings import Settings
 from werk.store.connection import LIBRARY_BUDGET_S, Link, link
@@ -40,7 +40,7 @@ SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right
     ),
     "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
     "resume": ({"yes": "queue {} goes on", "already": "queue {} was not paused"}, NO_QUEUE),
-    "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}: werk status"),
 }
 
 
@@ -111,18 +111,19 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
         snapshot = Snapshot.read(connect())
-        _tell(as_json, snapshot.as_json(limits), *looking.table(snapshot, limits).split("\n"))
+        lines = status_view.table(snapshot, limits).split("\n")
+        _tell(as_json, status_view.as_json(snapshot, limits), *lines)
         return None
     if as_json:
         raise CheckUsage("--check and --here print one line; --json goes without them")
     try:
         if here:
             quick = link(Settings.read(), LIBRARY_BUDGET_S)
-            code, line = looking.check_here(quick, socket.gethostname())
+            code, line = checks.check_here(quick, socket.gethostname())
         else:
-            code, line = looking.check(Snapshot.read(connect()), limits)
+            code, line = checks.check(Snapshot.read(connect()), limits)
     except WerkError as error:  # who cannot look has to be seen to
-        code, line = looking.verdict(CRITICAL, str(error))
+        code, line = checks.verdict(CRITICAL, str(error))
     say(line)
     return code
 
@@ -133,8 +134,10 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
 @_json
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send a job that does nothing through queues, or all there are, and wait for it."""
+    from werk.ops import pings  # it imports the client
+
     answers = []
-    for name, trouble, seconds in actions.ping(connect(), queue, timeout):
+    for name, trouble, seconds in pings.send(connect(), queue, timeout):
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
             said = {"": f"answered in {seconds:.2f} s", "paused": "paused, not asked"}
@@ -157,16 +160,17 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
-        for job in chain.from_iterable(actions.walk(connect(), filters)):
+        for job in chain.from_iterable(failures.walk(connect(), filters)):
             text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
             _tell(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
     rows, lines = [], []
-    for group in actions.groups(connect(), filters):
-        command = _retry_command(group["task"], group["error"], filters)
-        first, last = group["first"], group["last"]
-        rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
-        lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
+    for group in failures.groups(connect(), filters):
+        command = _retry_command(group.task, group.error, filters)
+        first, last = group.first, group.last
+        times = {"first": _iso(first), "last": _iso(last)}
+        rows.append({**group._asdict(), **times, "retry": command})
+        lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
     _tell(as_json, rows, *lines)
 
 
@@ -185,10 +189,10 @@ def retry(
     link = connect()
     if job_id:
         return _act(link, "retry", job_id, as_json)
-    jobs, done = actions.count(link, filters), 0
+    jobs, done = failures.count(link, filters), 0
     if jobs:
         _ask(f"retry {jobs} failed jobs", yes)
-    has_bar = jobs > actions.PAGE and sys.stderr.isatty()
+    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
             bar.update(more)
@@ -260,7 +264,7 @@ def drain(
     code = _act(link, "drain", names, as_json)
     if not wait:
         return code
-    actions.wait_gone(link, names, timeout)  # whatever was said of them
+    actions.wait_for_exit(link, names, timeout)  # whatever was said of them
     return None
 
 
@@ -269,7 +273,7 @@ def drain(
 @_json
 def repair(dry_run: bool, as_json: bool) -> None:
     """Put back jobs that are in no place, as stock workers leave them when they are killed."""
-    found = actions.repair(connect(), dry_run=dry_run)
+    found = lost_jobs.repair(connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
     _tell(as_json, [{"id": name, "was": state} for name, state in found], *lines)
     jobs = sum(state != "gone" for _, state in found)
