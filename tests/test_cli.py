@@ -20,7 +20,7 @@ import redis
 from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from support import Process, run, wait_until
 
 from werk.client import enqueue as client
-from werk.dev.up import Server, free_port
+from werk.dev.server import Server, free_port
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.ops import cron
 from werk.ops.cron import Cron, Line

@@ -29,7 +29,7 @@ from test_worker import Start, horse, work  # noqa: F401  the fixture
 
 import werk
 from werk import registry
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 from werk.errors import ConfigError
 from werk.web import app as dashboard
 from werk.web import views

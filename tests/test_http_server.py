@@ -15,7 +15,7 @@ from faults import listening
 from support import Process, wait_until
 from test_dashboard import serving  # noqa: F401  the fixture
 
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 Serving = Callable[..., tuple[Process, str]]
 CLOSED = {"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"}

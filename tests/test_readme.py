@@ -18,7 +18,7 @@ from support import Process, run, wait_until
 from werk import errors, settings
 from werk.cli import enqueue as cli
 from werk.cli import operate as cli_ops
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link, link
 

@@ -29,7 +29,7 @@ from support import Process, wait_until
 from test_worker import Start, horse, work  # noqa: F401  the fixture
 
 import werk
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("WERK_SCREENSHOTS")  # read before the tests clear it

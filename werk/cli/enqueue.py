@@ -37,7 +37,7 @@ from werk.errors import (
     WerkError,
 )
 from werk.printable import printable, printable_lines
-from werk.settings import Settings
+from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
 gc.enable()
@@ -435,16 +435,18 @@ def worker(arguments: tuple[str, ...]) -> int | None:
 
 
 @werk.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=9181, help="Of the dashboard.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=DASHBOARD_PORT, help="Of the dashboard."
+)
 def up(port: int) -> int | None:
     """Run server, worker, dashboard and ./crontab in this terminal, until Ctrl-C."""
-    from werk.dev import up as stack
+    from werk.dev.up import up as run_up
 
-    return stack.up(Settings.read(), port=port)
+    return run_up(Settings.read(), port=port)
 
 
 @werk.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=9181, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=DASHBOARD_PORT, show_default=True)
 @click.option("--bind", default="127.0.0.1", help="Address to listen on; another needs a password.")
 @click.option("--host", "hosts", multiple=True, help="A name that browsers may know it by.")
 @click.option("--read-only", is_flag=True, help="Show all, change nothing.")
