@@ -255,7 +255,7 @@ def test_an_unset_variable_is_not_everything(
 @pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
 def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
     done = run("werk", *command, "--queue", "defualt")
-    assert (done.returncode, done.stderr) == (1, "werk: no queue is called defualt: werk status\n")
+    assert (done.returncode, done.stderr) == (1, "werk: unknown queue defualt; see werk status\n")
 
 
 def test_a_job_that_is_said_twice_is_retried_once(
@@ -357,7 +357,7 @@ def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
         actions.stop(light, job.id, 0.3)
     worker.kill()
     wait_until(lambda: connection.pubsub_numsub(f"rq:pubsub:{job.job.worker_name}")[0][1] == 0)
-    with pytest.raises(WerkError, match="does not listen"):
+    with pytest.raises(WerkError, match="is not listening"):
         actions.stop(light, job.id, 0.3)
 
 
@@ -486,10 +486,10 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
 
 def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.Redis) -> None:
     done = run("werk", "pause", "defualt")
-    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
     assert not connection.exists("rq:werk:paused")
     done = run("werk", "resume", "defualt")
-    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
 
 
 def test_workers_drain_and_a_second_word_does_not_hurry_them(
@@ -662,7 +662,7 @@ def test_ping_asks_every_queue_and_names_the_silent(
 
 def test_ping_makes_no_queue(connection: redis.Redis) -> None:
     done = run("werk", "ping", "defualt")
-    assert (done.returncode, done.stdout) == (1, "defualt: no queue is called so: werk status\n")
+    assert (done.returncode, done.stdout) == (1, "defualt: unknown queue; see werk status\n")
     assert not connection.keys()
 
 

@@ -739,7 +739,7 @@ def test_half_a_password_is_refused_on_the_loopback_too(browse: Browse) -> None:
     for pair in (("ops", None), (None, "pw")):
         with pytest.raises(ConfigError, match="both"):
             browse(*pair)
-    with pytest.raises(ConfigError, match="no name of a host"):
+    with pytest.raises(ConfigError, match="invalid host name"):
         browse(hosts=["http://dash.example/"])
 
 

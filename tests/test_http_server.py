@@ -22,7 +22,7 @@ CLOSED = {"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"}
 SHORT = """
 import sys
 from werk import cli, http_server
-http_server.PATIENCE_S = 1.0
+http_server.SLOW_CLIENT_S = 1.0
 sys.argv[1:] = ["dashboard", "--port", sys.argv[1]]
 cli.main()
 """

@@ -315,7 +315,7 @@ def test_errors_are_said(browser: Browser, connection: redis.Redis) -> None:
     connection.hset(f"rq:job:{job.id}", "status", "started")
     page.click("[data-role=delete-job-btn]")
     page.click("#confirmation-modal-yes")
-    expect(page.locator("#werk-error")).to_contain_text("is running, and would go on")
+    expect(page.locator("#werk-error")).to_contain_text("is running; stop it first")
     browser.look("error")
     assert "409" in browser.complaints.pop()  # the browser's own
 

@@ -28,7 +28,7 @@ from werk.settings import Settings
 from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 
 NO_JOB = "no job {}: never enqueued here, or expired"
-NO_QUEUE = "no queue is called {}: werk status"
+NO_QUEUE = "unknown queue {}; see werk status"
 SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right, and of any other
     "retry": (
         {"retried": "{} retried", "limited": "{} retried"},

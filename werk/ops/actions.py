@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
@@ -17,27 +18,27 @@ from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.registry import DEFAULT_TIMEOUT_S
 from werk.store import payload
-from werk.store.connection import Link
+from werk.store.connection import Link, Script
 from werk.store.scripts import named, rest, script
 
 POLL_S = 0.02
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 
-_ARGUMENTS = ("ACTION", "NOW_TEXT")  # of act.lua, before the names of what it acts on
-_PRELUDE = "\n".join(
-    (
-        named(_ARGUMENTS),
-        rest("NAMES", len(_ARGUMENTS) + 1),
-        f"local DEFAULT_TIMEOUT_S = {DEFAULT_TIMEOUT_S}",
-    )
-)
+
+@cache
+def act_script() -> Script:
+    """Return act.lua with names for its arguments."""
+    names = ("ACTION", "NOW_TEXT")
+    default = f"local DEFAULT_TIMEOUT_S = {DEFAULT_TIMEOUT_S}"
+    prelude = (named(names), rest("NAMES", len(names) + 1), default)
+    return script("act", prelude="\n".join(prelude))
 
 
 def act(link: Link, action: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
-    left, act_script = iter(names), script("act", prelude=_PRELUDE)
+    left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script, (), [action, payload.timestamp(), *page])
+        outcomes = link.run(act_script(), (), [action, payload.timestamp(), *page])
         yield from zip(page, map(payload.text, outcomes), strict=True)
 
 
@@ -84,7 +85,9 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
         raise WerkError(f"job {job_id} is not running, it is {status}")
     command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
     if not link.call("PUBLISH", payload.key("pubsub", worker), command):
-        raise WerkError(f"worker {worker}, which has job {job_id}, does not listen: werk status")
+        raise WerkError(
+            f"worker {worker}, which runs job {job_id}, is not listening; see werk status"
+        )
     deadline = time.monotonic() + timeout_s
     while link.call("HGET", key, "status") == b"started":
         if time.monotonic() > deadline:

@@ -109,7 +109,7 @@ def _queues(link: Link, filters: Filters) -> list[str]:
         return known
     if filters.queue in known:
         return [filters.queue]
-    raise WerkError(f"no queue is called {filters.queue}: werk status")
+    raise WerkError(f"unknown queue {filters.queue}; see werk status")
 
 
 def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:

@@ -30,7 +30,7 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     for name in dict.fromkeys(names or snapshot.queues):
         queue = snapshot.queues.get(name)
         if queue is None:
-            yield name, "no queue is called so: werk status", 0.0
+            yield name, "unknown queue; see werk status", 0.0
         elif queue.paused or snapshot.server.suspended:
             yield name, "paused", 0.0
         else:
@@ -67,5 +67,5 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
         link.call("UNLINK", payload.key("job", job.id))
         return "no answer"
     if state == "failed":
-        return f"its worker cannot: {last_line(job)}"
+        return f"failed: {last_line(job)}"
     return f"no answer (the ping is {state})"

@@ -64,12 +64,12 @@ def serve(
 
 
 def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool = False) -> Flask:
-    """Return the WSGI app; it reaches for Redis when a page does. Raises ConfigError."""
+    """Return the WSGI app. It connects to Redis when a request needs it. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
     app.jinja_options = {"autoescape": True}  # in scripts too
     app.register_blueprint(web.blueprint)
     addresses.take_any_name(app)
-    app.before_request_funcs.pop(web.blueprint.name)  # it would connect at each request
+    app.before_request_funcs.pop(web.blueprint.name)  # it would connect for each request
     views, api = Views(settings, read_only), Api(settings)
     for name in app.view_functions:
         owner, _, view = name.partition(".")
@@ -87,7 +87,7 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
 
 def _finish(response: Response) -> Response:
     for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)  # a script or style may be kept
+        response.headers.setdefault(name, value)  # scripts and styles have their own Cache-Control
     if request.method == "POST":
         log.info("event=asked path=%r status=%s", request.path, response.status_code)
     return response
@@ -96,11 +96,11 @@ def _finish(response: Response) -> Response:
 def _as_json(error: Exception) -> tuple[Response, int]:
     """Return an error as the pages show it."""
     if isinstance(error, HTTPException):
-        code, said = error.code or 500, error.description
+        code, text = error.code or 500, error.description
     elif isinstance(error, WerkError):
-        is_away = isinstance(error, (RedisUnavailable, ConfigError))
-        code, said = 503 if is_away else 404, str(error)
+        is_unusable = isinstance(error, (RedisUnavailable, ConfigError))
+        code, text = 503 if is_unusable else 404, str(error)
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
-        code, said = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
-    return jsonify(error=said), code
+        code, text = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
+    return jsonify(error=text), code

@@ -23,7 +23,7 @@ from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
 
-MOST_ROWS = 200  # on a page: the most that its field takes
+MOST_ROWS = 200  # on a page: the maximum of its input field
 LAST_PAGE = 10**9
 
 
@@ -86,7 +86,7 @@ class Views(threading.local):  # so that each thread has its own link
             {
                 **own._asdict(),
                 "hostname": own.host,
-                "status": own.state,  # rq-dashboard's script writes over the other
+                "status": own.state,  # rq-dashboard's script overwrites the field `state`
                 "bad": own.state in ("stale", "hung"),
                 "beat": f"{own.beat_s:.0f} s ago",
                 "successful_job_count": own.done,
@@ -103,17 +103,17 @@ class Views(threading.local):  # so that each thread has its own link
         return self._changed(actions.act(self.link, "retry", [job_id]), "not among the failed")
 
     def requeue_all(self, queue_name: str) -> Response:
-        if request.method != "POST":  # the one change that they allow by a GET
-            abort(405, "POST: it changes something")
+        if request.method != "POST":  # rq-dashboard allows this one change by a GET
+            abort(405, "use POST: this changes jobs")
         done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:
-        return self._changed(actions.act(self.link, "delete", [job_id]), "running, and would go on")
+        return self._changed(actions.act(self.link, "delete", [job_id]), "running; stop it first")
 
     def empty_queue(self, queue_name: str, registry_name: str) -> Response:
         if registry_name == "started":
-            abort(409, "jobs that are running would go on")
+            abort(409, "running jobs cannot be deleted")
         count = actions.empty(self.link, job_view.PLACES[registry_name], queue_name)
         return jsonify(status="OK", count=count)
 
@@ -155,11 +155,11 @@ def check_address(_: str | None, values: dict[str, Any] | None) -> None:
     if "queue_name" in values:
         values["queue_name"] = request.args.get(addresses.QUEUE, values["queue_name"])
     if values.pop("instance_number", 0):
-        abort(404, "a dashboard has one Redis; its number is 0")
+        abort(404, "a dashboard has one Redis, number 0")
     if values.get("registry_name", "queued") not in job_view.PLACES:
-        abort(404, f"no such registry: want one of {', '.join(job_view.PLACES)}")
+        abort(404, f"unknown registry; use one of {', '.join(job_view.PLACES)}")
     for name, most in {"per_page": MOST_ROWS, "page": LAST_PAGE}.items():
         if name in values:
             if not str(values[name]).isdecimal():
-                abort(404, f"{name} is a number")
+                abort(404, f"{name} must be a number")
             values[name] = min(max(1, int(str(values[name])[:10])), most)
