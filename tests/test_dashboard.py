@@ -219,9 +219,9 @@ def test_every_answer_is_guarded(browse: Browse) -> None:
 
 def test_every_view_of_theirs_is_replaced(browse: Browse) -> None:
     """The contract with rq-dashboard 0.9.0: its views unpickle, so none of them is left."""
-    views = browse().application.view_functions
-    theirs = {name: view for name, view in views.items() if name.startswith("rq_dashboard.")}
-    left = {name for name, view in theirs.items() if view.__module__ != dashboard.__name__}
+    found = browse().application.view_functions
+    theirs = {name: view for name, view in found.items() if name.startswith("rq_dashboard.")}
+    left = {name for name, view in theirs.items() if view.__module__ != views.__name__}
     assert left == {"rq_dashboard.static", "rq_dashboard.favicon"}
     assert web.blueprint.name == "rq_dashboard"
     assert len(theirs) == 15

@@ -136,7 +136,7 @@ class Fleet:
         """All that shows it works, and shows what is good."""
         snapshot = Snapshot.read(light)
         found = json.loads(
-            json.dumps(snapshot.as_json(), allow_nan=False), parse_constant=pytest.fail
+            json.dumps(status_view.as_json(snapshot), allow_nan=False), parse_constant=pytest.fail
         )
         workers = {own["name"]: own for own in found["workers"]}
         for name in self.GOOD:
