@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, settings
 from support import Process, children, command, environment, wait_until
 
 from werk import registry
-from werk.dev.up import Server, find_binary, free_port
+from werk.dev.binary import find_binary
+from werk.dev.server import Server, free_port
 from werk.settings import Settings
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -8,7 +8,8 @@ from pathlib import Path
 import redis
 from support import Process, wait_until
 
-from werk.dev.up import find_binary, free_port
+from werk.dev.binary import find_binary
+from werk.dev.server import free_port
 from werk.settings import Settings
 
 Start = Callable[..., Process]

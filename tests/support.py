@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import roles
+from prometheus_client import parser
 
 T = TypeVar("T")
 
@@ -70,6 +71,16 @@ class Process(subprocess.Popen[bytes]):
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
+
+
+def samples(exposition: str) -> dict[str, float]:
+    """Return what Prometheus reads from /metrics: 'name{label="value",...}' -> value."""
+    found = {}
+    for family in parser.text_string_to_metric_families(exposition):
+        for own in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(own.labels.items()))
+            found[f"{own.name}{{{labels}}}" if labels else own.name] = own.value
+    return found
 
 
 def children(pid: int) -> Iterator[int]:

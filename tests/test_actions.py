@@ -31,8 +31,8 @@ from test_worker import (
 
 import werk
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
-from werk.ops import actions
-from werk.ops.actions import Filters
+from werk.ops import actions, failures, lost_jobs
+from werk.ops.failures import Filters
 from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
@@ -169,7 +169,7 @@ def test_nothing_of_a_failed_job_is_unpickled(
 def test_what_has_expired_is_no_failed_job(light: Link, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.zadd("rq:failed:default", {"gone": time.time() + 100})
-    assert actions.groups(light, Filters()) == []
+    assert failures.groups(light, Filters()) == []
 
 
 # --- retry
@@ -255,7 +255,7 @@ def test_an_unset_variable_is_not_everything(
 @pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
 def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
     done = run("werk", *command, "--queue", "defualt")
-    assert (done.returncode, done.stderr) == (1, "werk: no queue is called defualt: werk status\n")
+    assert (done.returncode, done.stderr) == (1, "werk: unknown queue defualt; see werk status\n")
 
 
 def test_a_job_that_is_said_twice_is_retried_once(
@@ -301,11 +301,11 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
     end"""
     connection.eval(make, 0)
     connection.sadd("rq:queues", "rq:queue:default")
-    assert actions.count(light, Filters(task="a")) == 5000
+    assert failures.count(light, Filters(task="a")) == 5000
     assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
     ids = connection.lrange("rq:queue:default", 0, -1)
     assert len(ids) == len(set(ids)) == 5000
-    assert actions.count(light, Filters()) == 5000
+    assert failures.count(light, Filters()) == 5000
     code, said = typed("", "retry", "--all", "--yes")
     assert (code, "100%" in said, said.rstrip().endswith("5000 retried")) == (0, True, True)
     assert connection.zcard("rq:failed:default") == 0
@@ -357,7 +357,7 @@ def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
         actions.stop(light, job.id, 0.3)
     worker.kill()
     wait_until(lambda: connection.pubsub_numsub(f"rq:pubsub:{job.job.worker_name}")[0][1] == 0)
-    with pytest.raises(WerkError, match="does not listen"):
+    with pytest.raises(WerkError, match="is not listening"):
         actions.stop(light, job.id, 0.3)
 
 
@@ -486,10 +486,10 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
 
 def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.Redis) -> None:
     done = run("werk", "pause", "defualt")
-    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
     assert not connection.exists("rq:werk:paused")
     done = run("werk", "resume", "defualt")
-    assert (done.returncode, "no queue is called defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
 
 
 def test_workers_drain_and_a_second_word_does_not_hurry_them(
@@ -582,9 +582,9 @@ def lost(connection: redis.Redis) -> dict[str, Job]:
 def test_what_is_in_no_place_is_put_back(
     lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "SETTLE_S", 0.1)
+    monkeypatch.setattr(lost_jobs, "SETTLE_S", 0.1)
     before = connection.lrange("rq:queue:default", 0, -1)
-    found = actions.repair(admin, dry_run=True)
+    found = lost_jobs.repair(admin, dry_run=True)
     assert connection.lrange("rq:queue:default", 0, -1) == before
     wanted = {
         "in_no_list": "queued",
@@ -595,7 +595,7 @@ def test_what_is_in_no_place_is_put_back(
         "nowhere": "ready_to_enqueue",
     }
     assert dict(found) == {**wanted, "due": "scheduled", "rq:worker:dead": "gone"}
-    assert sorted(actions.repair(admin, dry_run=False)) == sorted(found)
+    assert sorted(lost_jobs.repair(admin, dry_run=False)) == sorted(found)
     assert not connection.exists("rq:ready:default")
     for name in ("in no list", "in hand", "abandoned", "started", "due", "waits", "ready",
                  "nowhere"):  # fmt: skip
@@ -605,18 +605,18 @@ def test_what_is_in_no_place_is_put_back(
     assert places(connection, "later") == ["scheduled"]
     assert connection.llen("rq:queue:default:intermediate") == 0
     assert connection.smembers("rq:workers") == connection.smembers("rq:workers:default") == set()
-    assert actions.repair(admin, dry_run=False) == []
+    assert lost_jobs.repair(admin, dry_run=False) == []
 
 
 def test_what_rqs_clean_up_is_at_is_left_to_it(
     lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "SETTLE_S", 0.1)
+    monkeypatch.setattr(lost_jobs, "SETTLE_S", 0.1)
     connection.set("rq:clean_registries:default", 1)
-    assert "abandoned" not in dict(actions.repair(admin, dry_run=False))
+    assert "abandoned" not in dict(lost_jobs.repair(admin, dry_run=False))
     assert lost["abandoned"].get_status() == "started"
     connection.delete("rq:clean_registries:default")
-    assert dict(actions.repair(admin, dry_run=False)) == {"abandoned": "started"}
+    assert dict(lost_jobs.repair(admin, dry_run=False)) == {"abandoned": "started"}
 
 
 def test_what_a_killed_stock_worker_left_runs(
@@ -662,7 +662,7 @@ def test_ping_asks_every_queue_and_names_the_silent(
 
 def test_ping_makes_no_queue(connection: redis.Redis) -> None:
     done = run("werk", "ping", "defualt")
-    assert (done.returncode, done.stdout) == (1, "defualt: no queue is called so: werk status\n")
+    assert (done.returncode, done.stdout) == (1, "defualt: unknown queue; see werk status\n")
     assert not connection.keys()
 
 

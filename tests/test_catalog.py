@@ -198,7 +198,7 @@ def test_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed.returncode == 0
     assert "sleep SECONDS  -> werk.jobs.sleep" in listed.stdout
     assert "served" not in listed.stdout
-    assert "not known: Redis at" in listed.stderr
+    assert "unknown which workers serve them: Redis at" in listed.stderr
     assert run("werk", "tasks", "--check").stderr == ""
 
 
@@ -397,9 +397,9 @@ def test_callers_ahead_of_workers(
     refund, report = (
         listed.stdout[listed.stdout.index(start) :] for start in ("refund DAY", "report DAY")
     )
-    assert "served by no worker that lives" in refund[: refund.index("report DAY")]
+    assert "no live worker serves it" in refund[: refund.index("report DAY")]
     assert "report DAY COPIES [COLOUR]" in report
-    assert "another version on low: a deploy half done?" in report
+    assert "another version on low: an unfinished deploy?" in report
     assert "there: report DAY [COPIES]" in report
     found = json.loads(run("werk", "tasks", "--json", env=new).stdout)
     assert found["refund"]["served"] == {}

@@ -22,7 +22,7 @@ from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
 from werk import __version__
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
 
@@ -335,7 +335,7 @@ def test_a_caller_is_light(redis_url: str) -> None:
     code = (
         "import atexit, sys; sys.argv = ['werk-enqueue', 'sleep', '0']\n"
         "from werk.cli.enqueue import enqueue_main\n"
-        "heavy = {'redis', 'rq', 'asyncio', 'ssl', 'werk.jobs', 'werk.dev.up'}\n"
+        "heavy = {'redis', 'rq', 'asyncio', 'ssl', 'werk.jobs', 'werk.dev', 'prometheus_client'}\n"
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
         "enqueue_main()"
     )

@@ -21,7 +21,7 @@ from support import Process, run, wait_until
 from test_worker import ENV, TESTS, begun, ended, finished, go, horse, places, runs
 
 import werk
-from werk.dev.up import Server
+from werk.dev.server import Server
 
 Start = Callable[..., Process]
 SLOW = {"RQ_WORKER_CLASS": "werk.worker.Worker"}  # its lease is 15 s, as in production

@@ -21,7 +21,7 @@ from support import run
 
 import werk
 from werk import registry
-from werk.ops import snapshot as status
+from werk.ops import metrics
 from werk.store.connection import link
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -194,7 +194,7 @@ def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
 def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.hset("rq:werk:tallies", "sleep|failed", 1)
-    page = status.metrics(link(roles.settings("reader")))
+    page = metrics.exposition(link(roles.settings("reader")))
     families = {own.name: own for own in parser.text_string_to_metric_families(page)}
     samples = {own.name for family in families.values() for own in family.samples}
     rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]

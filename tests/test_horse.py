@@ -31,7 +31,7 @@ from test_worker import (
 )
 
 import werk
-from werk.dev.up import Server
+from werk.dev.server import Server
 from werk.store.payload import timestamp
 from werk.store.scripts import script
 from werk.worker import channel

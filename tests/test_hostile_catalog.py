@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import redis
-from support import run
+from support import run, samples
 from test_catalog import CODE, TABLE, install, only_job
 from test_catalog import light as light
 
 import werk
 from werk import registry
 from werk.client import enqueue as client
-from werk.ops import snapshot as status
-from werk.ops import task_list
+from werk.ops import checks, metrics, task_list
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link
 from werk.tasks import catalog, catalog_page, signature
@@ -109,7 +108,7 @@ def test_very_many_pages_are_bounded(connection: redis.Redis, light: Link) -> No
     connection.hset("rq:werk:catalog", mapping={f"large{n}": large for n in range(200)})
     connection.hset("rq:werk:catalog", mapping={f"n{n}": b"" for n in range(20_000)})
     found = Snapshot.read(light)
-    assert any("damaged entries" in own.what for own in found.problems())
+    assert any("damaged entries" in own.what for own in checks.problems(found))
     assert run("werk", "tasks").returncode == 0
 
 
@@ -236,4 +235,5 @@ def test_a_python_caller_is_warned_once_each(
 
 def test_metrics_count_damaged_pages(connection: redis.Redis, light: Link) -> None:
     damaged = damage(connection)
-    assert f'werk_damaged{{kind="page"}} {len(damaged)}' in status.metrics(light)
+    found = samples(metrics.exposition(light))
+    assert found['werk_damaged{kind="page"}'] == len(damaged)

@@ -39,8 +39,8 @@ from test_worker import Start, finished, horse, runs, work
 import werk
 from werk.cli import enqueue as main
 from werk.errors import ArgumentError, Unreadable
-from werk.ops import actions
-from werk.ops import snapshot as status
+from werk.ops import failures, status_view
+from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store import reader
 from werk.store.connection import link_over
@@ -387,12 +387,12 @@ def test_any_value_is_shown(
             assert "bad" in rows
             assert good["description"] == "shop.greet('hello')"
         assert get_json(client, "/0/data/job/bad.json")["id"] == "bad"
-        snapshot = status.Snapshot.read(link)
+        snapshot = Snapshot.read(link)
         assert snapshot.queues["default"].waiting == 2
-        assert status.table(snapshot)
-        assert json.dumps(snapshot.as_json())
-        failures = {job.id for page in actions.walk(link, actions.Filters()) for job in page}
-        assert failures - {"bad"} == {"good-failed"}
+        assert status_view.table(snapshot)
+        assert json.dumps(status_view.as_json(snapshot))
+        failed = {job.id for page in failures.walk(link, failures.Filters()) for job in page}
+        assert failed - {"bad"} == {"good-failed"}
 
 
 def test_a_key_that_json_does_not_have_is_printed(connection: redis.Redis) -> None:

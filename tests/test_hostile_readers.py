@@ -22,8 +22,9 @@ from test_worker import (
 )
 
 import werk
-from werk.ops import snapshot as status
-from werk.ops.snapshot import Limits, Snapshot
+from werk.ops import checks, metrics, status_view
+from werk.ops.checks import Limits
+from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store.connection import Link, link
 
@@ -135,7 +136,7 @@ class Fleet:
         """All that shows it works, and shows what is good."""
         snapshot = Snapshot.read(light)
         found = json.loads(
-            json.dumps(snapshot.as_json(), allow_nan=False), parse_constant=pytest.fail
+            json.dumps(status_view.as_json(snapshot), allow_nan=False), parse_constant=pytest.fail
         )
         workers = {own["name"]: own for own in found["workers"]}
         for name in self.GOOD:
@@ -146,9 +147,9 @@ class Fleet:
                 abs(own[key]) < 1e16 for key in ("pid", "done", "failed", "clock_s", "beat_s")
             )
         assert found["queues"]["default"]["waiting"] == 1
-        assert all(line.isprintable() for line in status.table(snapshot).split("\n"))
-        assert status.check(snapshot, Limits())[0] in (0, 1, 2)
-        families = [*parser.text_string_to_metric_families(status.metrics(light))]
+        assert all(line.isprintable() for line in status_view.table(snapshot).split("\n"))
+        assert checks.check(snapshot, Limits())[0] in (0, 1, 2)
+        families = [*parser.text_string_to_metric_families(metrics.exposition(light))]
         [waiting] = [own for own in families if own.name == "werk_queue_waiting"]
         assert {own.labels["queue"]: own.value for own in waiting.samples}["default"] == 1
         for path in ("queues", "workers"):

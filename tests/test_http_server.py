@@ -15,7 +15,7 @@ from faults import listening
 from support import Process, wait_until
 from test_dashboard import serving  # noqa: F401  the fixture
 
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 Serving = Callable[..., tuple[Process, str]]
 CLOSED = {"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"}
@@ -23,7 +23,7 @@ SHORT = """
 import sys
 from werk.cli.run import main
 from werk.web import http_server
-http_server.PATIENCE_S = 1.0
+http_server.SLOW_CLIENT_S = 1.0
 sys.argv[1:] = ["dashboard", "--port", sys.argv[1]]
 main()
 """

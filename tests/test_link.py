@@ -16,7 +16,7 @@ import redis
 from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
 from support import Process, wait_until
 
-from werk.dev.up import Server, free_port
+from werk.dev.server import Server, free_port
 from werk.errors import ConfigError, RedisUnavailable, WerkError
 from werk.settings import Settings
 from werk.store.connection import Address, Link, Script, link, link_over, parse_url, shown

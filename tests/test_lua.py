@@ -12,6 +12,7 @@ import pytest
 import redis
 from contents import Contents, table
 
+from werk.ops.actions import act_script
 from werk.store.connection import Script
 from werk.store.scripts import script
 
@@ -122,7 +123,7 @@ class Lua:
         return self.run(Script.named("enqueue").text, *head, *jobs[0], *jobs[1], keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
-        return self.run(script("act").text, what, f"at:{self.now}", *names)
+        return self.run(act_script().text, what, f"at:{self.now}", *names)
 
 
 def decoded(reply: Any) -> Any:
@@ -856,11 +857,11 @@ def test_a_ready_job_is_restored_as_rq_enqueues_it(lua: Lua) -> None:
 
 def test_a_worker_is_told_to_drain(lua: Lua) -> None:
     lua.begin()
-    assert lua.act("drain", "one", "nobody") == ["deaf", "unknown"]
+    assert lua.act("drain", "one", "nobody") == ["not listening", "unknown"]
     with lua.redis.pubsub() as ear:
         ear.subscribe("rq:pubsub:one")
         assert ear.get_message(timeout=60)["type"] == "subscribe"
-        assert lua.act("drain", "one", "one") == ["told", "already"]
+        assert lua.act("drain", "one", "one") == ["asked", "already"]
         assert ear.get_message(timeout=60)["data"] == b'{"command": "shutdown"}'
     assert lua.changes() == {"worker:one": "werk_draining=at:6000"}
 
@@ -898,5 +899,5 @@ def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
     lua.given(
         "SADD queues rq:queue:high", f"SADD workers {workers}", f"SADD workers:high {workers}"
     )
-    assert lua.act("bury", "rq:worker:one", "rq:worker:dead") == ["there", "gone"]
+    assert lua.act("reap", "rq:worker:one", "rq:worker:dead") == ["there", "gone"]
     assert lua.changes() == {"workers": "=rq:worker:one", "workers:high": "=rq:worker:one"}

@@ -33,7 +33,8 @@ from test_worker import (
 
 import werk
 import werk.worker
-from werk.ops import snapshot as status
+from werk.ops import checks
+from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store.connection import link
 
@@ -341,12 +342,12 @@ def test_a_subclass_that_replaces_a_method_of_the_loop_has_rqs_loop_and_says_so(
     facts = connection.hgetall(own_key(connection))
     assert facts[b"werk_rq_loop"] == method.encode()
     assert b"werk_lease" not in facts
-    [problem] = status.Snapshot.read(link(roles.settings("reader"))).problems()
-    assert problem.level == status.WARNING
+    [problem] = checks.problems(Snapshot.read(link(roles.settings("reader"))))
+    assert problem.level == checks.WARNING
     assert method in problem.what
     beside = work()
     wait_until(lambda: len(connection.keys("rq:worker:*")) >= 2)
-    problems = status.Snapshot.read(link(roles.settings("reader"))).problems()
+    problems = checks.problems(Snapshot.read(link(roles.settings("reader"))))
     assert [problem] == problems
     leave(worker), leave(beside)
 

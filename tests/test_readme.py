@@ -17,7 +17,7 @@ from support import Process, run, wait_until
 
 from werk import errors, settings
 from werk.cli.run import werk
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link, link
 

@@ -19,7 +19,7 @@ from rq.results import Result
 from support import Process, children, run, wait_until
 
 import werk
-from werk.ops import job_view as show
+from werk.ops import job_view
 from werk.store import payload as wire
 from werk.store.connection import link
 
@@ -75,7 +75,7 @@ def not_kept(job: werk.Handle) -> str:
 
 
 def shown(job: werk.Handle) -> dict[str, object]:
-    return show.show(job.id, link(roles.settings("reader")))
+    return job_view.show(job.id, link(roles.settings("reader")))
 
 
 # --- a result that is not kept
@@ -221,7 +221,7 @@ def test_show_and_the_dashboard_say_it_instead_of_rqs_text(work: Start) -> None:
     job = werk.enqueue("odd")
     not_kept(job)
     assert shown(job)["result"] == f"(not kept: {TYPE_NAMED})"
-    page = show.page(link(roles.settings("reader")), job.id)
+    page = job_view.page(link(roles.settings("reader")), job.id)
     assert ["Result", f"(not kept: {TYPE_NAMED})"] in page["rows"]
     printed = run("werk", "show", job.id).stdout
     assert TYPE_NAMED in printed

@@ -22,7 +22,8 @@ from servers import Node
 from support import Process, run, wait_until
 
 import werk
-from werk.dev.up import find_binary, free_port
+from werk.dev.binary import find_binary
+from werk.dev.server import free_port
 from werk.errors import EXIT_CONFIG
 from werk.settings import Settings
 

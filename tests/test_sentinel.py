@@ -20,6 +20,7 @@ from support import Process, run, wait_until
 import werk
 from werk.client.enqueue import link
 from werk.errors import RedisUnavailable
+from werk.ops import checks
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.worker.channel import patience
@@ -214,16 +215,18 @@ def test_a_failover_by_hand_loses_nothing_with_the_two_settings(scene: Scene) ->
 def test_status_warns_of_a_replica_that_nobody_waits_for(group: Group) -> None:
     warning = "Redis has a replica and no min-replicas-to-write"
     light = link(Settings.read(), COMMAND_BUDGET_S)
-    [problem] = [own for own in Snapshot.read(light).problems() if own.what.startswith(warning)]
+    [problem] = [
+        own for own in checks.problems(Snapshot.read(light)) if own.what.startswith(warning)
+    ]
     assert "min-replicas-to-write 1" in problem.fix
     assert "min-replicas-max-lag 2" in problem.fix
     assert run("werk", "status", "--check").returncode == 1
     group.master.client.config_set("min-replicas-to-write", 1)
-    assert Snapshot.read(light).problems() == []
+    assert checks.problems(Snapshot.read(light)) == []
     # A managed server may refuse CONFIG.
     group.master.client.config_set("min-replicas-to-write", 0)
     group.master.client.execute_command("ACL", "SETUSER", "default", "-config")
-    assert Snapshot.read(light).problems() == []
+    assert checks.problems(Snapshot.read(light)) == []
     light.close()
 
 

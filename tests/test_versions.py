@@ -21,7 +21,7 @@ from test_scripts import TASKS as TASKS
 
 from werk import Options
 from werk.client import enqueue as client
-from werk.ops import actions
+from werk.ops import actions, failures
 from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store.connection import Link, Script, link_over
@@ -213,7 +213,7 @@ def test_old_results_and_failures_are_read_and_retried(
 ) -> None:
     load(connection)
     assert client.result("finished", 0, connection=connection) == 1
-    [[failed]] = [page for page in actions.walk(link, actions.Filters()) if page]
+    [[failed]] = [page for page in failures.walk(link, failures.Filters()) if page]
     assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
     assert [*actions.act(link, "retry", ["failed"])] == [("failed", "retried")]
     assert finish_all(pair)[-1] == "failed"

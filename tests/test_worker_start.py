@@ -16,7 +16,7 @@ from support import Process, run, wait_until
 from test_worker import ENV, finished, horse
 
 import werk
-from werk.dev.up import Server
+from werk.dev.server import Server
 
 Start = Callable[..., Process]
 KINDS = {

@@ -16,6 +16,7 @@ from werk.settings import Settings
 
 LONGEST_S = 10**9  # thirty years; timers and Redis take little more
 MOST_RETRIES = 10_000
+DEFAULT_TIMEOUT_S = 180  # as RQ (rq.defaults.DEFAULT_TIMEOUT)
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -25,7 +26,7 @@ class Task(NamedTuple):
 
     path: str
     queue: str = "default"
-    timeout: int = 180  # of one execution; -1: none
+    timeout: int = DEFAULT_TIMEOUT_S  # of one execution; -1: none
     result_ttl: int = 3600  # how long a result is kept; -1: for ever, 0: not at all
     failure_ttl: int = 30 * 24 * 3600  # how long a failed job is kept
     retry: int = 0  # how often a failed job is tried again

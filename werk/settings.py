@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from werk.errors import ConfigError
 
+DASHBOARD_PORT = 9181
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 _RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}

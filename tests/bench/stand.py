@@ -19,7 +19,8 @@ import redis
 from support import command, descendants, wait_until
 
 import werk
-from werk.dev.up import Server, die_with, free_port
+from werk.dev.process import die_with
+from werk.dev.server import Server, free_port
 
 STOCK = ["rq", "worker", "--quiet"]
 COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}

@@ -22,7 +22,7 @@ from chaos.member import Member
 from chaos.outputs import Outputs
 from chaos.pings import Pings
 from chaos.prober import Prober
-from werk.dev.up import Server, free_port
+from werk.dev.server import Server, free_port
 
 PR_SET_CHILD_SUBREAPER = 36
 WORKERS = 5

@@ -21,7 +21,7 @@ from chaos import report
 from chaos.fleet import Fleet
 from chaos.trial import Plan, run
 from chaos.verdict import CATEGORIES
-from werk.dev.up import find_binary
+from werk.dev.binary import find_binary
 from werk.settings import Settings
 
 FEWEST_JOBS = 50

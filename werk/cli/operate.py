@@ -17,10 +17,10 @@ from werk import errors
 from werk.cli import output
 from werk.cli.types import PAST, SECONDS, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
-from werk.ops import actions
-from werk.ops import snapshot as looking
-from werk.ops.actions import Filters
-from werk.ops.snapshot import CRITICAL, Limit, Limits, Snapshot
+from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
+from werk.ops.checks import CRITICAL, Limit, Limits
+from werk.ops.failures import Filters
+from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 
@@ -33,7 +33,7 @@ MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "cancel": ({"cancelled": "{} cancelled"}, NOT_WAITING),
     "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
     "resume": ({"yes": "queue {} is resumed", "already": "queue {} was not paused"}, NO_QUEUE),
-    "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}: werk status"),
 }
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
 
@@ -82,19 +82,19 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
         snapshot = Snapshot.read(output.connect())
-        lines = looking.table(snapshot, limits).split("\n")
-        output.print_rows(as_json, snapshot.as_json(limits), *lines)
+        lines = status_view.table(snapshot, limits).split("\n")
+        output.print_rows(as_json, status_view.as_json(snapshot, limits), *lines)
         return None
     if as_json:
         raise CheckUsage("--json cannot be combined with --check or --here, which print one line")
     try:
         if here:
             quick = link(Settings.read(), LIBRARY_BUDGET_S)
-            code, line = looking.check_here(quick, socket.gethostname())
+            code, line = checks.check_here(quick, socket.gethostname())
         else:
-            code, line = looking.check(Snapshot.read(output.connect()), limits)
+            code, line = checks.check(Snapshot.read(output.connect()), limits)
     except WerkError as error:  # a check that cannot read Redis is critical
-        code, line = looking.verdict(CRITICAL, str(error))
+        code, line = checks.verdict(CRITICAL, str(error))
     output.print_line(line)
     return code
 
@@ -106,7 +106,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send a job that does nothing through each QUEUE (default: all), and wait for it."""
     answers = []
-    for name, trouble, seconds in actions.ping(output.connect(), queue, timeout):
+    for name, trouble, seconds in pings.send(output.connect(), queue, timeout):
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
             answer = {"": f"answered in {seconds:.2f} s", "paused": "paused, skipped"}
@@ -129,16 +129,16 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
-        for job in chain.from_iterable(actions.walk(output.connect(), filters)):
+        for job in chain.from_iterable(failures.walk(output.connect(), filters)):
             text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
             output.print_rows(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
     rows, lines = [], []
-    for group in actions.groups(output.connect(), filters):
-        command = _retry_command(group["task"], group["error"], filters)
-        first, last = group["first"], group["last"]
-        rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
-        lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
+    for group in failures.groups(output.connect(), filters):
+        command = _retry_command(group.task, group.error, filters)
+        first, last = group.first, group.last
+        rows.append({**group._asdict(), "first": _iso(first), "last": _iso(last), "retry": command})
+        lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
     output.print_rows(as_json, rows, *lines)
 
 
@@ -157,10 +157,10 @@ def retry(
     link = output.connect()
     if job_id:
         return _act(link, "retry", job_id, as_json)
-    jobs, done = actions.count(link, filters), 0
+    jobs, done = failures.count(link, filters), 0
     if jobs:
         output.confirm(f"retry {jobs} failed jobs", yes)
-    has_bar = jobs > actions.PAGE and sys.stderr.isatty()
+    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
             bar.update(more)
@@ -232,7 +232,7 @@ def drain(
     code = _act(link, "drain", names, as_json)
     if not wait:
         return code
-    actions.wait_gone(link, names, timeout)  # whatever became of the orders
+    actions.wait_for_exit(link, names, timeout)  # whatever became of the orders
     return None
 
 
@@ -241,7 +241,7 @@ def drain(
 @json_option
 def repair(dry_run: bool, as_json: bool) -> None:
     """Return lost jobs to their queues, as killed plain RQ workers leave them."""
-    found = actions.repair(output.connect(), dry_run=dry_run)
+    found = lost_jobs.repair(output.connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
     output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
     jobs = sum(state != "gone" for _, state in found)

@@ -13,7 +13,7 @@ import click
 from werk import __version__
 from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
-from werk.settings import Settings
+from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
 
@@ -49,7 +49,11 @@ def werk() -> None:
 
 PORT = click.IntRange(1, 65535)
 port_option = click.option(
-    "--port", type=PORT, metavar="PORT", default=9181, help="Serve the dashboard on PORT (9181)."
+    "--port",
+    type=PORT,
+    metavar="PORT",
+    default=DASHBOARD_PORT,
+    help=f"Serve the dashboard on PORT ({DASHBOARD_PORT}).",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from werk.settings import KEY_PREFIX
@@ -21,14 +22,29 @@ _SMALL = {
 }
 
 
+def named(names: Iterable[str], first: int = 1) -> str:
+    """Return a line of Lua that names arguments: local A, B = ARGV[first], ARGV[first+1]."""
+    found = list(names)
+    values = (f"ARGV[{at}]" for at in range(first, first + len(found)))
+    return f"local {', '.join(found)} = {', '.join(values)}"
+
+
+def rest(name: str, first: int) -> str:
+    """Return a line of Lua that names the list of all arguments from `first` on."""
+    return f"local {name} = {{unpack(ARGV, {first})}}"
+
+
 @cache
-def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
-    """Return step, tick, act or look (see their headers), back, cut, fence or spare."""
+def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
+    """Return step, tick, act or snapshot (see their headers), back, cut, fence or spare.
+
+    `prelude` is Lua that names the script's arguments.
+    """
     body = _SMALL.get(name) or Script.named(name).text
     before = ["counts"] if name == "step" else ["counts", "lib"]
     before += ["limits"] if name in ("tick", "act") else []
     constants = f"local P, VERSION = '{KEY_PREFIX}', {RECORD_VERSION}"
-    parts = [constants, *(Script.named(part).text for part in before), body]
+    parts = [constants, prelude, *(Script.named(part).text for part in before), body]
     text = "\n".join(parts).replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
     if server_version >= _SINCE:
         text = _FLAGS + text

@@ -19,6 +19,8 @@ from werk.tasks.arguments import KINDS, Parameter, Signature, Type
 CATALOG = wire.key("werk", "catalog")
 LONGEST_PAGE = 256 * 1024  # bytes
 MOST_PAGES = 10_000
+SERVED_S = 15  # after a worker's last beat: three of its beats (tick.CATALOG_S)
+MOST_SERVED = 10_000  # tasks on one queue
 MOST_PARTS = 10_000  # of a list on a page
 DEEPEST_TYPE = 20  # list[list[...]]
 LONGEST_NAME = 200  # characters, of a parameter

@@ -32,13 +32,14 @@ from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import __version__, registry
-from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import payload as wire
 from werk.store.connection import Link, Script, cluster_error, is_cluster, link_over
 from werk.store.scripts import script
+from werk.store.startup import wait_for_answer
 from werk.worker import records
-from werk.worker.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
+from werk.worker.channel import AWAY, PatientRedis, impatience, patience, shut
 from werk.worker.frame import FramingWorker, replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
 from werk.worker.shared_state import Page, Plan
@@ -305,18 +306,13 @@ def wait_for_redis(link: Link) -> None:
 
     Raises ConfigError for what does not pass: a wrong password, no permission, Redis Cluster.
     """
-    is_said = False
+
+    def contact() -> None:
+        link.run(_HELLO, [wire.key("suspended")], [])
+        refuse_cluster(link)
+
     with stoppable():
-        while True:
-            try:
-                link.run(_HELLO, [wire.key("suspended")], [])
-                refuse_cluster(link)
-                break
-            except RedisUnavailable as error:
-                if not is_said:
-                    logging.getLogger("rq.worker").error("event=redis-away reason=%s", error)
-                is_said = True
-                time.sleep(LONGEST_PAUSE_S)
+        wait_for_answer(contact, logging.getLogger("rq.worker"))
     link.close()
 
 
