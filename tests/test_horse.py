@@ -32,7 +32,7 @@ from test_worker import (
 
 import werk
 from werk.dev.up import Server
-from werk.store.payload import timestamp
+from werk.store.keys import timestamp
 from werk.store.scripts import script
 from werk.worker import channel
 from werk.worker.claim import iso

@@ -24,7 +24,7 @@ from support import Process, wait_until
 
 import werk
 from werk import registry
-from werk.store import payload as wire
+from werk.store import payload
 from werk.store.connection import Script
 from werk.tasks import catalog
 
@@ -87,7 +87,7 @@ def call(told: redis.Redis, task: str, arguments: object) -> tuple[Any, Any]:
     job_id, _ = send(told, task, arguments)
     data = told.hget(f"rq:job:{job_id}", "data")
     assert data[:2] == b"\x80\x02"
-    path, args, kwargs = wire.read_call(data)
+    path, args, kwargs = payload.read_call(data)
     assert path == registry.tasks()[task].path
     return args, kwargs
 

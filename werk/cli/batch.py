@@ -32,7 +32,7 @@ from werk.errors import (
     ResultTimeout,
     WerkError,
 )
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link
 from werk.tasks.catalog_page import Entry
 
@@ -174,8 +174,8 @@ def _wait(said: Said, link: Link) -> int | None:
 def _states(ids: list[str], link: Link) -> Iterator[str]:
     """Yield the status of each job; 'gone': nothing is left of it."""
     for start in range(0, len(ids), POLLED):
-        keys = [wire.key("job", job_id) for job_id in ids[start : start + POLLED]]
-        for state in link.calls([("HGET", key, "status") for key in keys]):
+        hashes = [keys.key("job", job_id) for job_id in ids[start : start + POLLED]]
+        for state in link.calls([("HGET", key, "status") for key in hashes]):
             yield "gone" if state is None else state.decode("utf-8", "replace")
 
 

@@ -29,7 +29,7 @@ from werk.errors import (
 )
 from werk.registry import LONGEST_S, Task
 from werk.settings import Settings
-from werk.store import payload as wire
+from werk.store import keys, payload, plain
 from werk.store.connection import Link, Script, link, link_over, redis_client
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry
@@ -210,8 +210,8 @@ def prepare(
         task,
         fingerprint,
         f"{name}({shape.call(bound, named, task.secret)})",
-        wire.write_call(task.path, bound, named),
-        wire.iso(now),
+        payload.write_call(task.path, bound, named),
+        keys.iso(now),
         options,
         due,
         ttl,
@@ -262,7 +262,7 @@ def result(
 
 def status(job_id: str, *, connection: Connection | None = None) -> str:
     """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
-    found = _link(connection).call("HGET", wire.key("job", job_id), "status")
+    found = _link(connection).call("HGET", keys.key("job", job_id), "status")
     if found is None:
         raise NoSuchJob(_no_such(job_id))
     return str(found.decode("utf-8", "replace"))
@@ -275,8 +275,8 @@ def _script_call(requests: Sequence[Request], own: str) -> tuple[tuple[str, ...]
     """Return KEYS and ARGV of enqueue.lua; `own` is its member of serves:<queue>, or ''."""
     first = requests[0]
     task, options = first.task, first.options
-    prefix, queue = wire.KEY_PREFIX, task.queue
-    keys = (f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}")
+    prefix, queue = keys.KEY_PREFIX, task.queue
+    places = (f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}")
     place, due = "front" if options.front else "back", options.delay or first.due or 0
     if first.due is not None:
         place = f"{'in' if options.delay else 'at'}{' front' if options.front else ''}"
@@ -287,7 +287,7 @@ def _script_call(requests: Sequence[Request], own: str) -> tuple[tuple[str, ...]
     words += [own, int(options.require_worker)]
     for one in requests:
         words += (one.id, one.data, one.call[:DESCRIPTION_LENGTH], one.hold, one.pointer)
-    return keys, words
+    return places, words
 
 
 def _handle(
@@ -298,7 +298,7 @@ def _handle(
     own = Handle(request.id, name, task.queue, False, "", warnings, task.result_ttl, connection)
     if reply == 1:
         return own
-    why, job_id, status = [wire.text(word) for word in (*reply, b"")][:3]
+    why, job_id, status = [keys.text(word) for word in (*reply, b"")][:3]
     if why == "overdue":
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))
@@ -323,11 +323,11 @@ def _guards(
     """Return the hold of a job and its pointer (see enqueue.lua)."""
     hold = pointer = ""
     if options.slot is not None:
-        hold = wire.key("werk", "slot", wire.digest((name, call, queue, options.slot)))
+        hold = keys.key("werk", "slot", plain.digest((name, call, queue, options.slot)))
     elif options.once_per is not None:
-        hold = wire.key("werk", "period", wire.digest((name, call, queue)))
+        hold = keys.key("werk", "period", plain.digest((name, call, queue)))
     if options.unless_active:
-        pointer = wire.key("werk", "last", wire.digest((name, call)))
+        pointer = keys.key("werk", "last", plain.digest((name, call)))
     return hold, pointer
 
 
@@ -402,8 +402,8 @@ def _wait(
     nothing after it.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    look = ("HMGET", wire.key("job", job_id), "status", "result_ttl")
-    results = wire.key("results", job_id)
+    look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
+    results = keys.key("results", job_id)
     connected = _link(connection)
     entry: Any = (b"0-0", [])  # the newest; what an earlier run of the job left is no news
     waits, seen = is_ours, False
@@ -423,7 +423,7 @@ def _wait(
             return None  # done, and its result was not to be kept
         waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
         if state in (b"finished", b"failed", b"stopped", b"canceled"):
-            return _outcome(job_id, state.decode(), wire.pairs(entry[1]), connected)
+            return _outcome(job_id, state.decode(), keys.pairs(entry[1]), connected)
         if deadline is not None and time.monotonic() >= deadline:
             raise ResultTimeout(
                 f"job {job_id} is still {state.decode('utf-8', 'replace')} after {timeout:g} s; "
@@ -434,15 +434,17 @@ def _wait(
 def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], connected: Link) -> Any:
     """Return what a job that has ended returned, or raise why it did not."""
     if state == "finished":
-        value = wire.read_result(entry)
-        if value == wire.UNSERIALIZABLE:
-            why = wire.read_not_kept(connected.call("HGET", wire.key("job", job_id), wire.NOT_KEPT))
+        value = payload.read_result(entry)
+        if value == payload.UNSERIALIZABLE:
+            why = payload.read_not_kept(
+                connected.call("HGET", keys.key("job", job_id), keys.NOT_KEPT)
+            )
             raise ResultNotKept(f"job {job_id} finished, but its result was not kept: {why}")
         return value
     if state in ("canceled", "stopped"):
         word = "cancelled" if state == "canceled" else state
         raise JobCancelled(f"job {job_id} was {word}")
-    text = wire.read_exception(entry).strip()
+    text = payload.read_exception(entry).strip()
     reason = text.rpartition("\n")[2] or "no reason was recorded"
     raise JobFailed(f"job {job_id} failed: {reason}", text)
 

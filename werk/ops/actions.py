@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from werk.errors import ArgumentError, ConfigError, NoSuchJob, ResultTimeout, WerkError
 from werk.ops import job_view as show
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import script
 
@@ -61,12 +61,12 @@ class Failure(NamedTuple):
 
 def queues(link: Link) -> list[str]:
     """Return the names of all queues that RQ knows."""
-    start = wire.key("queue", "")
-    found = _ask(link, "SMEMBERS", wire.key("queues"))
+    start = keys.key("queue", "")
+    found = _ask(link, "SMEMBERS", keys.key("queues"))
     if found is None:  # of another type: those that workers serve
         return sorted(Snapshot.read(link).queues)
-    keys = map(wire.text, found)
-    return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
+    lists = map(keys.text, found)
+    return sorted(key.removeprefix(start) for key in lists if key.startswith(start))
 
 
 def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
@@ -75,9 +75,9 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
     Whoever takes a page may retry its jobs before the next one is read.
     """
     for queue in _queues(link, filters):
-        key, start = wire.key("failed", queue), 0
+        key, start = keys.key("failed", queue), 0
         while ids := _ask(link, "ZREVRANGE", key, start, start + PAGE - 1):
-            found = _read(link, queue, [wire.text(job_id) for job_id in ids])
+            found = _read(link, queue, [keys.text(job_id) for job_id in ids])
             jobs = [job for job in found if filters.wants(job)]
             yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
             start += sum(score is not None for score in _ask(link, "ZMSCORE", key, *ids) or ids)
@@ -100,7 +100,7 @@ def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs are meant."""
     if filters == Filters(queue=filters.queue):  # no need to read them
         names = _queues(link, filters)
-        asked = [("ZCARD", wire.key("failed", name)) for name in names]
+        asked = [("ZCARD", keys.key("failed", name)) for name in names]
         return sum(size or 0 for size in link.calls(asked, skips_type=True))
     return sum(map(len, walk(link, filters)))
 
@@ -119,8 +119,8 @@ def act(link: Link, what: str, names: Iterable[str]) -> Iterator[tuple[str, str]
     """Do to each of these what act.lua can, a page at a time; yield each with what became of it."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        words = [what, wire.timestamp(), *page]
-        yield from zip(page, map(wire.text, link.run(script("act"), (), words)), strict=True)
+        words = [what, keys.timestamp(), *page]
+        yield from zip(page, map(keys.text, link.run(script("act"), (), words)), strict=True)
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
@@ -136,7 +136,7 @@ def empty(link: Link, kind: str, queue: str) -> int:
 
 def compact(link: Link, queue: str) -> int:
     """Take the ids of jobs that are no more out of a queue; return how many."""
-    starts = range(0, _ask(link, "LLEN", wire.key("queue", queue)) or 0, PAGE)
+    starts = range(0, _ask(link, "LLEN", keys.key("queue", queue)) or 0, PAGE)
     pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
     return sum(int(count) for page in pages for _, count in act(link, "compact", page))
 
@@ -146,14 +146,14 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
 
     Raises NoSuchJob, ResultTimeout, WerkError if it does not run.
     """
-    key = wire.key("job", job_id)
-    status, worker = map(wire.text, link.call("HMGET", key, "status", "worker_name"))
+    key = keys.key("job", job_id)
+    status, worker = map(keys.text, link.call("HMGET", key, "status", "worker_name"))
     if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if status != "started" or not worker:
         raise WerkError(f"job {job_id} does not run, it is {status}")
     command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
-    if not link.call("PUBLISH", wire.key("pubsub", worker), command):
+    if not link.call("PUBLISH", keys.key("pubsub", worker), command):
         raise WerkError(f"worker {worker}, which has job {job_id}, does not listen: werk status")
     deadline = time.monotonic() + timeout_s
     while link.call("HGET", key, "status") == b"started":
@@ -224,8 +224,8 @@ def _verdict(link: Link, queue: str, job: show.Job) -> str:
     state = job.text("status") or "gone"
     if state == "finished":
         return ""
-    if state == "queued" and _ask(link, "LREM", wire.key("queue", queue), 1, job.id):
-        link.call("UNLINK", wire.key("job", job.id))
+    if state == "queued" and _ask(link, "LREM", keys.key("queue", queue), 1, job.id):
+        link.call("UNLINK", keys.key("job", job.id))
         return "no answer"
     return (
         f"its worker cannot: {_error(job)}"
@@ -276,13 +276,13 @@ def _is_like(error: str, wanted: str) -> bool:
 def _suspects(link: Link) -> Iterator[str]:
     """Yield the jobs that may be in no place: those that should wait and do not, and all that run,
     are due, or are ready to be enqueued, which are fewer."""
-    waiting, start = _waiting(link), wire.key("job", "")
+    waiting, start = _waiting(link), keys.key("job", "")
     how = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
     cursor: bytes | None = None
     while cursor != b"0":
-        cursor, keys = link.call("SCAN", cursor or 0, *how)
-        ids = [wire.text(key).removeprefix(start) for key in keys]
-        replies = link.calls([("HGET", wire.key("job", job_id), "status") for job_id in ids])
+        cursor, hashes = link.call("SCAN", cursor or 0, *how)
+        ids = [keys.text(key).removeprefix(start) for key in hashes]
+        replies = link.calls([("HGET", keys.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
             if is_missing or status in (b"started", b"scheduled", b"ready_to_enqueue"):
@@ -294,16 +294,16 @@ def _waiting(link: Link) -> set[int]:
     found: set[int] = set()
     for queue in queues(link):
         start = 0
-        key = wire.key("queue", queue)
+        key = keys.key("queue", queue)
         while ids := _ask(link, "LRANGE", key, start, start + KEYS_AT_ONCE - 1):
-            found.update(hash(wire.text(job_id)) for job_id in ids)
+            found.update(hash(keys.text(job_id)) for job_id in ids)
             start += len(ids)
     return found
 
 
 def _buried(link: Link, dry_run: bool) -> list[str]:
     """Return the workers that are no more, and take them out of the sets of workers."""
-    keys = [wire.text(key) for key in _ask(link, "SMEMBERS", wire.key("workers")) or ()]
-    there = link.calls([("EXISTS", key) for key in keys])
-    gone = [key for key, found in zip(keys, there, strict=True) if not found]
+    listed = [keys.text(key) for key in _ask(link, "SMEMBERS", keys.key("workers")) or ()]
+    there = link.calls([("EXISTS", key) for key in listed])
+    gone = [key for key, found in zip(listed, there, strict=True) if not found]
     return gone if dry_run else [key for key, what in act(link, "bury", gone) if what == "gone"]

@@ -25,7 +25,7 @@ from dateutil.tz import gettz
 
 from werk.client import enqueue as client
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable, UnknownTask, WerkError
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link
 
 SHORTEST_CATCH_UP_S = 60  # a busy machine and a short absence of Redis lose no tick
@@ -157,7 +157,7 @@ class Cron:
         self._link = link
         self._done = {line.number: started for line in lines}
         self.has_begun = not lines  # stamps are read
-        self._stamps = wire.key("werk", "cron")
+        self._stamps = keys.key("werk", "cron")
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""

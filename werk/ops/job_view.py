@@ -15,7 +15,7 @@ from math import nan
 from typing import Any, NamedTuple
 
 from werk.errors import NoSuchJob, TooLarge, Unreadable
-from werk.store import payload as wire
+from werk.store import keys, payload
 from werk.store.connection import Link, Script
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
@@ -57,7 +57,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
     """
     facts = _read(link, job_id)
     needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
-    found = link.calls([("EXISTS", wire.key("job", own)) for own in needed])
+    found = link.calls([("EXISTS", keys.key("job", own)) for own in needed])
     units = dict.fromkeys(_SECONDS, " s")
     return {
         "id": job_id,
@@ -76,7 +76,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
 def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return for each queue how many jobs are in each place."""
     size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
-    asked = [(size[own], wire.key(PLACES[own], name)) for name in queues for own in PLACES]
+    asked = [(size[own], keys.key(PLACES[own], name)) for name in queues for own in PLACES]
     found = iter(link.calls(asked, skips_type=True))
     return {name: {own: next(found) or 0 for own in PLACES} for name in queues}
 
@@ -85,7 +85,7 @@ def rows(
     link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
 ) -> tuple[int, list[dict[str, Any]]]:
     """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
-    key, first, last = wire.key(PLACES[place], queue), start, start + count - 1
+    key, first, last = keys.key(PLACES[place], queue), start, start + count - 1
     size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
     if last_first:
         first, last = -last - 1, -first - 1
@@ -93,7 +93,7 @@ def rows(
     total, entries = total or 0, entries or []
     if last_first:
         entries.reverse()
-    ids = [wire.text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
+    ids = [keys.text(entry).partition(":")[0] for entry in entries]  # an execution's comes after it
     return total, [job.row() for job in jobs(link, ids, LONGEST_IN_ROW)]
 
 
@@ -107,8 +107,8 @@ def jobs(
     link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = _FIELDS
 ) -> list[Job]:
     """Return these fields of jobs, and the latest result; what is longer is left out."""
-    keys = [wire.key(kind, own) for kind in ("job", "results") for own in ids]
-    replies = link.run(Script.named("show"), keys, [longest, *fields])
+    hashes = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(Script.named("show"), hashes, [longest, *fields])
     names = (*fields, "exc_string", "return_value", "entry")
     return [
         Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
@@ -156,7 +156,7 @@ def _read(link: Link, job_id: str) -> dict[str, Any]:
     (job,) = jobs(link, [job_id], LONGEST)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    asked = ("ZSCORE", wire.key("scheduled", job.text("origin") or ""), job_id)
+    asked = ("ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
     [due] = link.calls([asked], skips_type=True)
     return job.facts(None if due is None else float(due))
 
@@ -169,7 +169,7 @@ class Job(NamedTuple):
     longest: int
 
     def text(self, name: str) -> str | None:
-        return self.read(name, wire.text) or None
+        return self.read(name, keys.text) or None
 
     def read(self, name: str, read: Callable[[bytes], Any]) -> Any:
         """Return a field, or why it cannot be shown."""
@@ -202,7 +202,7 @@ class Job(NamedTuple):
 
     def payload(self) -> Any:
         """Return path, args and kwargs, or why they cannot be shown."""
-        return self.plain("data", lambda own, parts: wire.read_call(own, self.longest, parts))
+        return self.plain("data", lambda own, parts: payload.read_call(own, self.longest, parts))
 
     def exception(self) -> str | None:
         """Return the traceback of the latest execution, if that failed."""
@@ -210,23 +210,23 @@ class Job(NamedTuple):
             return None
         most = max(self.longest, LONGEST_TRACEBACK)
         text: str | None = self.read(
-            "exc_string", lambda own: wire.read_exception({b"exc_string": own}, most).rstrip()
+            "exc_string", lambda own: payload.read_exception({b"exc_string": own}, most).rstrip()
         )
         return text or None
 
     def result(self) -> Any:
         """Return what the latest execution returned, or why that was not kept."""
         value = self.plain(
-            "return_value", lambda own, parts: wire.read_result({b"return_value": own}, parts)
+            "return_value", lambda own, parts: payload.read_result({b"return_value": own}, parts)
         )
-        if value != wire.UNSERIALIZABLE:
+        if value != payload.UNSERIALIZABLE:
             return value
-        return f"(not kept: {wire.read_not_kept(self.text('werk_not_kept'))})"
+        return f"(not kept: {payload.read_not_kept(self.text('werk_not_kept'))})"
 
     def ended(self) -> float:
         """Return when its latest execution ended, by Redis's clock if that is known."""
         entry = (self.text("entry") or "0").partition("-")[0]
-        return int(entry) / 1000 or wire.moment(self.text("ended_at"), 0.0)
+        return int(entry) / 1000 or keys.moment(self.text("ended_at"), 0.0)
 
     def row(self) -> dict[str, Any]:
         has_failed = self.text("status") in ("failed", "stopped")  # else it was an earlier run
@@ -240,16 +240,16 @@ class Job(NamedTuple):
 
     def facts(self, due: float | None) -> dict[str, Any]:
         text = {name: self.text(name) for name in _FIELDS if name not in ("data", "meta")}
-        meta = self.plain("meta", wire.loads)
-        payload = self.payload()
+        meta = self.plain("meta", payload.loads)
+        unread = self.payload()
         noted = meta.get("werk") if type(meta) is dict else None
         noted = noted if type(noted) is dict else {}  # by our worker, of what is tried again
-        when = noted.get("next_try") if due is None else wire.iso(max(0.0, min(due, LATEST)))
+        when = noted.get("next_try") if due is None else keys.iso(max(0.0, min(due, LATEST)))
         waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
         return {
             "task": text["werk_task"],
             "call": self.call(),
-            "payload": payload if isinstance(payload, str) else None,
+            "payload": unread if isinstance(unread, str) else None,
             "status": text["status"],
             "queue": text["origin"],
             **{name: text[name] for name in _TIMES},
@@ -267,9 +267,9 @@ class Job(NamedTuple):
         }
 
     def depends_on(self) -> list[str]:
-        found = self.plain("dependency_ids", wire.loads)
+        found = self.plain("dependency_ids", payload.loads)
         ids = found if isinstance(found, list) else []
-        return [wire.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
+        return [keys.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
 
 
 def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
@@ -287,8 +287,8 @@ def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
 
 def _duration(text: Mapping[str, str | None]) -> float | None:
     """Return how many seconds it ran, until now if it still does; None if a time is not known."""
-    started = wire.moment(text["started_at"], nan)
-    ended = time.time() if text["status"] == "started" else wire.moment(text["ended_at"], nan)
+    started = keys.moment(text["started_at"], nan)
+    ended = time.time() if text["status"] == "started" else keys.moment(text["ended_at"], nan)
     return round(ended - started, 3) if ended >= started else None
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from werk.settings import KEY_PREFIX
 from werk.store.connection import Script
-from werk.store.payload import RECORD_VERSION
+from werk.store.keys import RECORD_VERSION
 
 # Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
 # a script that begins with a removal, as ours do, write on.)

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from werk.errors import ArgumentError
 from werk.printable import printable
-from werk.store.payload import SCALARS, plain_problem
+from werk.store.plain import SCALARS, plain_problem
 
 MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_info)
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from werk.printable import listed, printable
 from werk.registry import NAME, Task
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Command, Link, Script
 from werk.tasks.arguments import KINDS, Parameter, Signature, Type
 
-CATALOG = wire.key("werk", "catalog")
+CATALOG = keys.key("werk", "catalog")
 LONGEST_PAGE = 256 * 1024  # bytes
 MOST_PAGES = 10_000
 MOST_PARTS = 10_000  # of a list on a page
@@ -64,7 +64,7 @@ def read_pages(link: Link, *name: str) -> Pages:
 def pages(reply: Sequence[bytes]) -> Pages:
     """Return the pages in a reply of catalog.lua."""
     entries, damaged = {}, []
-    for name, page in zip(map(wire.text, reply[::2]), reply[1::2], strict=True):
+    for name, page in zip(map(keys.text, reply[::2]), reply[1::2], strict=True):
         if entry := read(name, page):
             entries[name] = entry
         else:

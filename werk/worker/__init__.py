@@ -35,7 +35,7 @@ from rq.worker.base import BaseWorker
 from werk import registry
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.settings import KEY_PREFIX, Settings
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link, Script, cluster_error, is_cluster, link_over
 from werk.store.scripts import script
 from werk.worker import records
@@ -76,7 +76,7 @@ class Worker(FramingWorker):
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
         is_free = int(Settings.read().allow_unregistered)
-        own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -310,7 +310,7 @@ def wait_for_redis(link: Link) -> None:
     with stoppable():
         while True:
             try:
-                link.run(_HELLO, [wire.key("suspended")], [])
+                link.run(_HELLO, [keys.key("suspended")], [])
                 refuse_cluster(link)
                 break
             except RedisUnavailable as error:

@@ -28,8 +28,8 @@ from werk import registry
 from werk.errors import Unreadable
 from werk.settings import Settings
 from werk.store import connection as link
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.store import keys, payload
+from werk.store.keys import text
 from werk.store.scripts import script
 from werk.worker import records
 from werk.worker.channel import (
@@ -111,7 +111,7 @@ class Horse:
         by_name = {name.encode(): (name, task.path) for name, task in known.items()}
         self.tasks: Tasks = {**by_path, **by_name}
         is_ours = worker.serializer is PlainSerializer
-        self.dumps = wire.dumps if is_ours else records.limited(worker.serializer.dumps)
+        self.dumps = payload.dumps if is_ours else records.limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.patches = Patches(worker)
@@ -183,7 +183,7 @@ class Horse:
 
         What a fork shares is copied when it is first written to: 0.3 ms that no job is to wait for.
         """
-        data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
+        data = payload.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
         fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
         claim = Claim.of(fields, "", "")
         job, runner = self.recorder.job(claim.id), self.runner
@@ -262,7 +262,7 @@ class Horse:
 
     def step(self, finish: Claim | None, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
-        _, asked_at, now_iso = wire.clock()
+        _, asked_at, now_iso = keys.clock()
         owned = int(self.page.now()) + OWNED_S
         self.count += 1
         self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
