@@ -291,13 +291,13 @@ def test_a_stock_worker_listens(connection: redis.Redis) -> None:
 @pytest.fixture(autouse=True)
 def _believes_nothing() -> None:
     for own in client._links.by_url.values():
-        own.beliefs.clear()
+        own.served_cache.clear()
 
 
 @pytest.fixture
 def asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that looks each time."""
-    monkeypatch.setattr(client, "LOOK_S", 0.0)
+    monkeypatch.setattr(client, "CACHED_S", 0.0)
 
 
 def serving(connection: redis.Redis, *members: str, ago_s: float = 0) -> None:

@@ -12,8 +12,7 @@ import pytest
 import redis
 from contents import Contents, table
 
-from werk.store.connection import Script
-from werk.store.scripts import script
+from werk.store.scripts import Script, script
 
 Words = tuple[Any, ...]
 MONTH_S = 30 * 24 * 3600

@@ -523,7 +523,7 @@ def many(connection: redis.Redis) -> None:
 
 MEASURE = """
 import resource, sys
-from werk import cli
+from werk.cli import enqueue as cli
 sys.argv = "werk {}".split()
 try:
     cli.main()

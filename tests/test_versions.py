@@ -24,8 +24,8 @@ from werk.client import enqueue as client
 from werk.ops import actions
 from werk.ops.snapshot import Snapshot
 from werk.store import keys, payload
-from werk.store.connection import Link, Script, link_over
-from werk.store.scripts import script
+from werk.store.connection import Link, link_over
+from werk.store.scripts import Script, script
 from werk.tasks.catalog_page import read_pages
 from werk.worker.claim import Claim, Unknown
 from werk.worker.supervisor import LEASES

@@ -25,7 +25,7 @@ from support import Process, wait_until
 import werk
 from werk import registry
 from werk.store import payload
-from werk.store.connection import Script
+from werk.store.scripts import Script
 from werk.tasks import catalog
 
 PAGE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()

@@ -30,7 +30,9 @@ from werk.errors import (
 from werk.registry import LONGEST_S, Task
 from werk.settings import Settings
 from werk.store import keys, payload, plain
-from werk.store.connection import Link, Script, link, link_over, redis_client
+from werk.store.connection import Link, link, link_over
+from werk.store.redis_py import redis_client
+from werk.store.scripts import Script
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry
 
@@ -72,8 +74,8 @@ class Options(NamedTuple):
 
 NO_OPTIONS = Options()
 UNHEARD = "no worker listens on queue"  # how the least of the warnings begins
-MOST_BELIEFS = 1000
-LOOK_S = 1.0  # how long a caller that enqueues all the time believes what it was told of that
+MOST_CACHED = 1000  # of task and queue
+CACHED_S = 1.0  # in which a caller that enqueues all the time does not ask again who serves a task
 _DOUBTS = {  # what enqueue.lua has found out about a task and those who would run it
     b"unheard": UNHEARD + " {queue}: werk worker {queue}",
     b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does in 10 minutes:"
@@ -228,16 +230,16 @@ def send(requests: Sequence[Request], connection: Connection | None = None) -> l
     """
     first, connected = requests[0], _link(connection)
     own, now = f"{first.name} {first.fingerprint}", time.monotonic()
-    until, warning = connected.beliefs.get((first.task.queue, own), (0.0, ""))
+    until, warning = connected.served_cache.get((first.task.queue, own), (0.0, ""))
     is_due = now >= until or first.options.require_worker
     words = _script_call(requests, own if is_due else "")
     replies = connected.run(Script.named("enqueue"), *words)
     if is_due:
         *replies, doubt = replies
         warning = doubt and _DOUBTS[doubt].format(queue=first.task.queue, task=first.name)
-        if len(connected.beliefs) > MOST_BELIEFS:  # queues may be named by the million
-            connected.beliefs.clear()
-        connected.beliefs[first.task.queue, own] = now + LOOK_S, warning
+        if len(connected.served_cache) > MOST_CACHED:  # queues may be named by the million
+            connected.served_cache.clear()
+        connected.served_cache[first.task.queue, own] = now + CACHED_S, warning
     if not replies:
         raise NoWorker(f"{warning}; nothing was enqueued")
     warnings = (warning,) if warning else ()

@@ -28,7 +28,8 @@ import redis
 from werk import registry
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
-from werk.store.connection import NO_URL, link, parse_url, shown
+from werk.store.address import NO_URL, parse_url, shown
+from werk.store.connection import link
 from werk.tasks.signature import source
 
 DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from werk.errors import NoSuchJob, TooLarge, Unreadable
 from werk.store import keys, payload
-from werk.store.connection import Link, Script
+from werk.store.connection import Link
+from werk.store.scripts import Script
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
     **{name: name for name in ("scheduled", "deferred", "finished", "failed", "canceled")},

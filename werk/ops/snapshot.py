@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
 from werk.printable import listed, printable
 from werk.store import keys
-from werk.store.connection import Link, cluster_error, is_cluster
+from werk.store.connection import Link
+from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import script
 from werk.tasks import catalog_page
 

@@ -1,12 +1,11 @@
-"""The workers' Lua scripts, made ready for one server: prefix and lib.lua in front, its flags."""
+"""The Lua scripts, made ready for one server: names and constants in front, its flags."""
 
 from __future__ import annotations
 
-from functools import cache
+import os
+from functools import cache, cached_property
 
-from werk.settings import KEY_PREFIX
-from werk.store.connection import Script
-from werk.store.keys import RECORD_VERSION
+from werk.store.keys import KEY_PREFIX, RECORD_VERSION
 
 # Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
 # a script that begins with a removal, as ours do, write on.)
@@ -19,6 +18,27 @@ _SMALL = {
     "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4])",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
+
+
+class Script:
+    """A Lua script."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    @cache
+    def named(cls, name: str) -> Script:
+        """Return lua/NAME.lua."""
+        with open(os.path.join(os.path.dirname(__file__), "lua", f"{name}.lua")) as file:
+            return cls(file.read())
+
+    @cached_property
+    def sha(self) -> str:
+        """The name that Redis gives it."""
+        from hashlib import sha1  # loads OpenSSL, and one enqueue does without
+
+        return sha1(self.text.encode()).hexdigest()
 
 
 @cache

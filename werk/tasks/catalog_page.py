@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from werk.printable import listed, printable
 from werk.registry import NAME, Task
 from werk.store import keys
-from werk.store.connection import Command, Link, Script
+from werk.store.connection import Command, Link
+from werk.store.scripts import Script
 from werk.tasks.arguments import KINDS, Parameter, Signature, Type
 
 CATALOG = keys.key("werk", "catalog")

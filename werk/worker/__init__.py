@@ -36,12 +36,13 @@ from werk import registry
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
-from werk.store.connection import Link, Script, cluster_error, is_cluster, link_over
-from werk.store.scripts import script
+from werk.store.connection import Link, hang_up, link_over
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import Script, script
 from werk.worker import records
-from werk.worker.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience, shut
 from werk.worker.frame import FramingWorker, replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
+from werk.worker.rq_side import AWAY, LONGEST_PAUSE_S, PatientRedis, no_retry, retry_forever
 from werk.worker.shared_state import Page, Plan
 from werk.worker.supervisor import Supervisor, parse_command
 from werk.worker.tick import TICK_BUDGET_S
@@ -134,7 +135,7 @@ class Worker(FramingWorker):
         """Have RQ's thread for commands find the end of its connection: it opens another."""
         connection = self.pubsub and self.pubsub.connection
         if connection:
-            shut(connection._sock)
+            hang_up(connection._sock)
 
     # --- the loop
 
@@ -183,9 +184,9 @@ class Worker(FramingWorker):
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
-        connection.set_retry(patience(Page()))
+        connection.set_retry(retry_forever(Page()))
         super()._set_ip_address(connection)
-        connection.set_retry(before or impatience())
+        connection.set_retry(before or no_retry())
 
     # --- signals, and RQ's commands
 
@@ -255,7 +256,7 @@ class Worker(FramingWorker):
         driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
         kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
         pool.disconnect()
-        self.connection.set_retry(patience(Page()))  # until Redis knows us
+        self.connection.set_retry(retry_forever(Page()))  # until Redis knows us
         return untamed
 
     def _queue(self, name: str) -> Queue:

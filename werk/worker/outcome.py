@@ -23,13 +23,13 @@ from werk.store import keys
 from werk.store.keys import text
 from werk.store.scripts import script
 from werk.worker import records, webhooks
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import FAILURE_TTL_S, Claim, Unknown, failure
 from werk.worker.counters import Tally
 from werk.worker.frame import Frame
 from werk.worker.log import Diary
 from werk.worker.process import end_copies
 from werk.worker.records import Late, Refused
+from werk.worker.rq_side import FINISH_S, Unusable
 from werk.worker.runner import Runner
 from werk.worker.shared_state import Order, Page
 

@@ -33,8 +33,8 @@ from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import keys, payload, plain
 from werk.worker import webhooks
-from werk.worker.channel import sent_once
 from werk.worker.process import end_copies
+from werk.worker.rq_side import sent_once
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
 COMMITTED = keys.key("werk", "committed")

@@ -24,11 +24,11 @@ import rq.command
 
 from werk.errors import ConfigError, RedisUnavailable
 from werk.store import keys
-from werk.store.connection import Script, link_over
-from werk.store.scripts import script
-from werk.worker.channel import AWAY
+from werk.store.connection import link_over
+from werk.store.scripts import Script, script
 from werk.worker.horse import ride
 from werk.worker.process import Child
+from werk.worker.rq_side import AWAY
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Order, Page, Plan, State
 from werk.worker.tick import TICK_BUDGET_S, Ticker
 from werk.worker.watchdog import Verdict, Watchdog
