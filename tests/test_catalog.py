@@ -18,6 +18,7 @@ from support import Process, run, wait_until
 
 import werk
 from werk.client import enqueue as client
+from werk.client import links
 from werk.store.connection import Link, link
 from werk.tasks import catalog
 from werk.tasks.arguments import JSON
@@ -290,7 +291,7 @@ def test_a_stock_worker_listens(connection: redis.Redis) -> None:
 
 @pytest.fixture(autouse=True)
 def _believes_nothing() -> None:
-    for own in client._links.by_url.values():
+    for own in links._links.by_url.values():
         own.served_cache.clear()
 
 

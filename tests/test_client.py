@@ -32,6 +32,7 @@ from support import Process, wait_until
 import werk
 from werk import registry
 from werk.client import enqueue as client
+from werk.client import result as results
 from werk.errors import (
     ArgumentError,
     ConfigError,
@@ -480,7 +481,7 @@ def test_eight_processes_at_the_same_instant(redis_url: str, connection: redis.R
     start, replies = context.Barrier(8), context.SimpleQueue()
 
     def enqueue() -> None:
-        client.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
+        results.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
         start.wait(60)
         handle = werk.enqueue("sleep", 1, options=options)
         replies.put((handle.duplicate, handle.id))
@@ -736,7 +737,7 @@ def test_no_such_job(connection: redis.Redis) -> None:
     with pytest.raises(NoSuchJob):
         werk.result("nope")
     with pytest.raises(NoSuchJob):
-        client.status("nope")
+        results.status("nope")
 
 
 def test_a_result_that_would_run_code_is_unreadable(connection: redis.Redis) -> None:

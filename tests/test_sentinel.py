@@ -16,10 +16,10 @@ from servers import Node
 from support import Process, run, wait_until
 
 import werk
-from werk.client.enqueue import link
 from werk.errors import RedisUnavailable
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
+from werk.store.connection import link
 
 TESTS = Path(__file__).parent
 DOWN_AFTER_MS = 2000

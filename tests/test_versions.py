@@ -19,13 +19,14 @@ from contents import QUEUES, Contents, text
 from pair import Pair
 from test_scripts import TASKS as TASKS
 
-from werk import Options
+from werk import Options, result
 from werk.client import enqueue as client
+from werk.client import request
 from werk.ops import actions
 from werk.ops.snapshot import Snapshot
 from werk.store import keys, payload
 from werk.store.connection import Link, link_over
-from werk.store.scripts import Script, script
+from werk.store.scripts import script
 from werk.tasks.catalog_page import read_pages
 from werk.worker.claim import Claim, Unknown
 from werk.worker.supervisor import LEASES
@@ -172,8 +173,11 @@ def finish_all(pair: Pair) -> list[str]:
 
 
 def test_the_version_is_one_number() -> None:
-    assert f"local VERSION = {keys.RECORD_VERSION} " in Script.named("enqueue").text
-    assert f"VERSION = 'rq', {keys.RECORD_VERSION}\n" in script("step").text
+    for lua in (request.script().text, script("step").text):
+        constants = lua.removeprefix("#!lua flags=allow-oom\n").partition("\n")[0]
+        names, _, values = constants.removeprefix("local ").partition(" = ")
+        found = dict(zip(names.split(", "), values.split(", "), strict=True))
+        assert found["VERSION"] == str(keys.RECORD_VERSION)
 
 
 def test_records_name_their_version(connection: redis.Redis, pair: Pair) -> None:
@@ -212,12 +216,12 @@ def test_old_results_and_failures_are_read_and_retried(
     connection: redis.Redis, link: Link, pair: Pair
 ) -> None:
     load(connection)
-    assert client.result("finished", 0, connection=connection) == 1
+    assert result("finished", 0, connection=connection) == 1
     [[failed]] = [page for page in actions.walk(link, actions.Filters()) if page]
     assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
     assert [*actions.act(link, "retry", ["failed"])] == [("failed", "retried")]
     assert finish_all(pair)[-1] == "failed"
-    assert client.result("failed", 0, connection=connection) == 1
+    assert result("failed", 0, connection=connection) == 1
 
 
 def test_an_old_worker_and_its_catalog_are_seen(connection: redis.Redis, link: Link) -> None:

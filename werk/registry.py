@@ -14,6 +14,8 @@ from typing import NamedTuple
 from werk.errors import ConfigError
 from werk.settings import Settings
 
+DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
+FAILURE_TTL_S = 30 * 24 * 3600
 LONGEST_S = 10**9  # thirty years; timers and Redis take little more
 MOST_RETRIES = 10_000
 
@@ -25,9 +27,9 @@ class Task(NamedTuple):
 
     path: str
     queue: str = "default"
-    timeout: int = 180  # of one execution; -1: none
+    timeout: int = DEFAULT_TIMEOUT_S  # of one execution; -1: none
     result_ttl: int = 3600  # how long a result is kept; -1: for ever, 0: not at all
-    failure_ttl: int = 30 * 24 * 3600  # how long a failed job is kept
+    failure_ttl: int = FAILURE_TTL_S  # how long a failed job is kept
     retry: int = 0  # how often a failed job is tried again
     retry_delay: int = 10  # before the first retry; doubled each time, at most an hour
     max_crashes: int = 2  # how often a job that killed its worker is run again

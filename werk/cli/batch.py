@@ -22,7 +22,8 @@ import click
 from werk.cli.enqueue import How, handle_as_json, print_request
 from werk.cli.output import connect, remark, say, say_json
 from werk.client import enqueue as client
-from werk.client.enqueue import CHUNK, Handle, Request
+from werk.client.enqueue import CHUNK, PreparedJob
+from werk.client.result import Handle
 from werk.errors import (
     EXIT_BAD_LINES,
     EXIT_FAILED,
@@ -45,7 +46,7 @@ POLLED = 1000  # jobs asked for in one round trip
 def run(entry: Entry, file: BinaryIO, how: How) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # which cli.py goes without for the moment that one job takes
-    client.treated(entry.task, how.options)  # what is wrong with all of them is said once
+    how.options.treated(entry.task)  # what is wrong with all of them is said once
     said, link = Said(how), connect()
     size = _size(file)
     try:
@@ -69,7 +70,7 @@ def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, said: Said, link: Lin
     """Enqueue what lines ask for, and print what became of each."""
     how, now = said.how, time.time()
     found = [(number, _request(text, entry, how, now)) for number, text in piece if text.strip()]
-    requests = [request for _, request in found if isinstance(request, Request)]
+    requests = [request for _, request in found if isinstance(request, PreparedJob)]
     handles = iter(client.send(requests, link) if requests and not how.dry_run else ())
     for number, request in found:
         said.last = number
@@ -82,7 +83,7 @@ def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, said: Said, link: Lin
             said.handle(number, next(handles))
 
 
-def _request(line: bytes, entry: Entry, how: How, now: float) -> Request | str:
+def _request(line: bytes, entry: Entry, how: How, now: float) -> PreparedJob | str:
     """Return the job that a line asks for, or what is wrong with it."""
     try:
         text = line.strip().decode()

@@ -43,7 +43,9 @@ from werk.store.connection import link
 gc.enable()
 
 if TYPE_CHECKING:  # a third of the time of `werk status`, which needs neither
-    from werk.client import enqueue as client
+    from werk.client.enqueue import PreparedJob
+    from werk.client.options import Options
+    from werk.client.result import Handle
     from werk.tasks.catalog_page import Entry
 
 HELP_BUDGET_S = 0.5  # for the names in the catalog
@@ -233,7 +235,7 @@ class TaskCommand(click.Command):
 class How(NamedTuple):
     """What stood before the task's name: how the job is treated, and what is printed of it."""
 
-    options: client.Options
+    options: Options
     wait: bool
     timeout: float | None
     as_json: bool
@@ -283,10 +285,10 @@ class How(NamedTuple):
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 @click.pass_context
 def enqueue(ctx: click.Context, /, job_timeout: int | None, **given: Any) -> None:
-    from werk.client import enqueue as client
+    from werk.client.options import Options
 
     printed = {name: given.pop(name) for name in How._fields[1:]}
-    ctx.obj = how = How(client.Options(timeout=job_timeout, **given), **printed)
+    ctx.obj = how = How(Options(timeout=job_timeout, **given), **printed)
     if how.batch is not None and (how.args_json is not None or how.options.job_id is not None):
         raise ArgumentError("--batch excludes --args-json and --job-id")
     if how.timeout is not None and not how.wait:
@@ -295,7 +297,7 @@ def enqueue(ctx: click.Context, /, job_timeout: int | None, **given: Any) -> Non
         )
 
 
-def _enqueue(request: client.Request, how: How) -> int | None:
+def _enqueue(request: PreparedJob, how: How) -> int | None:
     from werk.client import enqueue as client
 
     if how.dry_run:
@@ -322,13 +324,13 @@ def _enqueue(request: client.Request, how: How) -> int | None:
     return None
 
 
-def handle_as_json(handle: client.Handle) -> dict[str, Any]:
+def handle_as_json(handle: Handle) -> dict[str, Any]:
     """Return what --json prints of it."""
     names = ("id", "queue", "task", "duplicate", "warnings")
     return {name: getattr(handle, name) for name in names}
 
 
-def print_request(request: client.Request, how: How) -> None:
+def print_request(request: PreparedJob, how: How) -> None:
     """Print what --dry-run found good."""
     call, queue = request.call, request.task.queue
     if how.as_json:
@@ -368,7 +370,7 @@ werk.add_command(enqueue, "enqueue")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
-    from werk.client import enqueue as client
+    from werk.client import result as client
 
     wait = partial(client.result, job_id, timeout, connection=connect())
     return _print_outcome(wait, as_json, {"id": job_id})

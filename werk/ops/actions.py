@@ -189,12 +189,11 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
 def ping(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
     """Send a job that does nothing through queues, or all there are. Yields each queue with '' when
     a worker has run it, 'paused', or what is wrong, and the seconds that it took."""
-    from werk.client import enqueue as client  # nothing else here needs it
+    from werk.client import enqueue as client  # nothing else here needs them
+    from werk.client.options import Options
 
     snapshot = Snapshot.read(link)
-    options = client.Options(
-        front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
-    )
+    options = Options(front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60)
     own, sent = client.find(PING, link), {}
     for name in dict.fromkeys(names or snapshot.queues):
         queue = snapshot.queues.get(name)

@@ -24,6 +24,7 @@ from croniter import CroniterBadDateError, CroniterError, croniter
 from dateutil.tz import gettz
 
 from werk.client import enqueue as client
+from werk.client.options import Options
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable, UnknownTask, WerkError
 from werk.store import keys
 from werk.store.connection import Link
@@ -192,7 +193,7 @@ class Cron:
             done = self._done[line.number] = oldest
         for tick in line.ticks(done, now):
             entry = client.find(line.task, self._link)  # as it is now: workers may have changed
-            options = client.Options(slot=_utc(tick))
+            options = Options(slot=_utc(tick))
             request = client.prepare(entry, line.args, line.kwargs, options)
             [handle] = client.send([request], self._link)
             self._done[line.number] = tick.timestamp()

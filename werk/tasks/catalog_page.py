@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from werk.printable import listed, printable
 from werk.registry import NAME, Task
 from werk.store import keys
 from werk.store.connection import Command, Link
-from werk.store.scripts import Script
+from werk.store.scripts import Script, joined, named, source
 from werk.tasks.arguments import KINDS, Parameter, Signature, Type
 
 CATALOG = keys.key("werk", "catalog")
@@ -52,14 +53,20 @@ class Pages(NamedTuple):
 NO_PAGES = Pages({}, ())
 
 
+@cache
+def script() -> Script:
+    """Return catalog.lua."""
+    return joined(named(("LONGEST_PAGE", "MOST_PAGES", "TASK")), source("catalog"))
+
+
 def command() -> Command:
     """Return the command that asks for all pages, for `pages`."""
-    return ("EVAL", Script.named("catalog").text, 1, CATALOG, LONGEST_PAGE, MOST_PAGES)
+    return ("EVAL", script().text, 1, CATALOG, LONGEST_PAGE, MOST_PAGES)
 
 
 def read_pages(link: Link, *name: str) -> Pages:
     """Return all pages, or the one of a task. Raises RedisUnavailable, ConfigError."""
-    return pages(link.run(Script.named("catalog"), [CATALOG], [LONGEST_PAGE, MOST_PAGES, *name]))
+    return pages(link.run(script(), [CATALOG], [LONGEST_PAGE, MOST_PAGES, *name]))
 
 
 def pages(reply: Sequence[bytes]) -> Pages:
