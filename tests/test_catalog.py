@@ -21,8 +21,8 @@ from werk.client import enqueue as client
 from werk.client import links
 from werk.store.connection import Link, link
 from werk.tasks import catalog
-from werk.tasks.arguments import JSON
 from werk.tasks.catalog_page import read_pages
+from werk.tasks.types import JSON
 
 Spawn = Callable[..., Process]
 
@@ -145,7 +145,7 @@ def test_a_caller_without_a_table(
     assert wrong.stderr == "werk-enqueue: report: day: 'someday' is not a date: 2026-01-31\n"
     near = without_table("reprot", "2026-11-24")
     assert near.returncode == 2
-    assert "did you mean report?" in near.stderr
+    assert "did you mean 'report'?" in near.stderr
     assert not connection.keys("rq:job:*")
 
     words = ["report", "2026-11-24", "2", "[1, null]", "--token", "hush", "--paper", "a4"]
@@ -173,7 +173,7 @@ def test_a_python_caller_without_a_table(
     assert [handle.queue for handle in handles] == ["low", "low"]
     assert not handles[0].warnings
     assert handles[1].result(timeout=60) == "Wednesday, 2"
-    with pytest.raises(werk.UnknownTask, match="did you mean report"):
+    with pytest.raises(werk.UnknownTask, match="did you mean 'report'"):
         werk.enqueue("reports")
 
 

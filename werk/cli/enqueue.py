@@ -122,13 +122,13 @@ def _complain(name: str, code: int, *lines: str) -> int:
 
 def _read(kind: str, wanted: str, text: str) -> Any:
     """Return what a word of an option means; a length of time as seconds."""
-    from werk.tasks.arguments import Type, Unfit
+    from werk.tasks.types import Invalid, Type
 
     try:
         found: Any = Type(kind).parse(text)
         if kind == "float" and found < 0:
-            raise Unfit
-    except Unfit:
+            raise Invalid
+    except Invalid:
         raise ArgumentError(f"{text!r} is not {wanted}") from None
     return found.total_seconds() if isinstance(found, timedelta) else found
 

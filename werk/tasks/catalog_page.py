@@ -1,6 +1,6 @@
-"""Pages of the catalog: tasks as workers publish them, read as data that anybody may have written.
+"""Pages of the catalog: the tasks as workers publish them. Anybody may have written them.
 
-A page that is not as a worker writes it is damaged: it stands for no task, and is counted.
+A page that no worker could have written is damaged: it stands for no task, and is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from werk.registry import NAME, Task
 from werk.store import keys
 from werk.store.connection import Command, Link
 from werk.store.scripts import Script, joined, named, source
-from werk.tasks.arguments import KINDS, Parameter, Signature, Type
+from werk.tasks.arguments import KINDS, Parameter, Signature
+from werk.tasks.types import Type
 
 CATALOG = keys.key("werk", "catalog")
 LONGEST_PAGE = 256 * 1024  # bytes
@@ -36,17 +37,17 @@ class Entry(NamedTuple):
     task: Task
     shape: Signature
     fingerprint: str
-    warning: str = ""  # what the catalog says that the table here does not
+    warning: str = ""  # how the catalog differs from the registry here
 
 
 class Pages(NamedTuple):
-    """What the catalog holds."""
+    """The content of the catalog."""
 
     entries: Mapping[str, Entry]
     damaged: Sequence[str]  # the names of the pages that cannot be read
 
     def problem(self) -> str:
-        """Return what to say of the damaged ones."""
+        """Return a description of the damaged pages."""
         return f"{len(self.damaged)} damaged entries in the catalog: {listed(self.damaged)}"
 
 
@@ -60,7 +61,7 @@ def script() -> Script:
 
 
 def command() -> Command:
-    """Return the command that asks for all pages, for `pages`."""
+    """Return the command that asks for all pages; `pages` reads its reply."""
     return ("EVAL", script().text, 1, CATALOG, LONGEST_PAGE, MOST_PAGES)
 
 
