@@ -93,7 +93,7 @@ def test_waiting_no_longer_than_told() -> None:
     ("words", "hints"),
     [
         (["sleep", "abc"], ["seconds", "'abc'"]),
-        (["slep", "1"], ["did you mean sleep?"]),
+        (["slep", "1"], ["did you mean 'sleep'?"]),
         (["sleep"], ["SECONDS"]),
         (["sleep", "1", "2"], ["2 given"]),
         (["sleep", "1", "--wait"], ["put --wait before sleep"]),

@@ -284,7 +284,7 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: werk.enqueue("slep", 1), ["did you mean sleep?"]),
+        (lambda: werk.enqueue("slep", 1), ["did you mean 'sleep'?"]),
         (lambda: werk.enqueue("sleep", "abc"), ["seconds", "'abc'"]),
         (lambda: werk.enqueue("sleep"), ["SECONDS"]),
         (lambda: werk.enqueue("sleep", True), ["seconds"]),

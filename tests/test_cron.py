@@ -83,7 +83,7 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("* * * * * slep 1", "no task is called 'slep'; did you mean sleep?"),
+        ("* * * * * slep 1", "unknown task 'slep'; did you mean 'sleep'?"),
         ("* * * * * sleep abc", "sleep: seconds: 'abc' is not a number"),
         ("* * * * * sleep", "sleep: missing SECONDS"),
         (
@@ -120,7 +120,7 @@ def test_all_bad_lines_are_said_at_once(file: Callable[[str], Path], redis_url: 
     done = run("werk", "cron", path)
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
-    assert first.startswith(f"werk: {path}:1: no task is called 'slep'")
+    assert first.startswith(f"werk: {path}:1: unknown task 'slep'")
     assert second.startswith(f"{path}:3: sleep: seconds:")
 
 

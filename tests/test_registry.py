@@ -17,11 +17,11 @@ def test_a_path_is_a_task_with_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("slep", "did you mean sleep?"), ("xyzzy", "known: hello, panic, sleep"), ("", "known:")],
+    [("slep", "did you mean 'sleep'?"), ("xyzzy", "known: hello, panic, sleep"), ("", "known:")],
 )
 def test_an_unknown_name_brings_the_nearest(name: str, hint: str) -> None:
     said = registry.unknown(name)
-    assert said.startswith("no task is called")
+    assert said.startswith("unknown task")
     assert hint in said
 
 
@@ -66,9 +66,9 @@ def test_a_broken_table_is_said(
 @pytest.mark.parametrize(
     ("name", "entry", "words"),
     [
-        ("a b", "x.y", "no task name"),
-        ("--wait", "x.y", "no task name"),
-        (1, "x.y", "no task name"),
+        ("a b", "x.y", "not a task name"),
+        ("--wait", "x.y", "not a task name"),
+        (1, "x.y", "not a task name"),
         ("a", 1, "want a dotted path or Task"),
         ("a", "x", "package.module.function"),
         ("a", "os.system; x", "package.module.function"),

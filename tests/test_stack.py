@@ -477,7 +477,7 @@ def test_up_refuses_a_bad_crontab_before_a_job_runs(
     Path("crontab").write_text("*/5 * * * * helo Ada\n")
     done = run("werk", "up", "--port", free_port(), env={"RQ_REDIS_URL": own_url})
     assert (done.returncode, done.stdout) == (2, "server    | stopped\n")
-    assert done.stderr.startswith("werk: crontab:1: no task is called 'helo'")
+    assert done.stderr.startswith("werk: crontab:1: unknown task 'helo'")
 
 
 def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_url: str) -> None:

@@ -65,7 +65,7 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
 
 
 def ping() -> None:
-    """Do nothing. `werk ping` has workers run it, stock ones too."""
+    """Do nothing. `werk ping` has workers run it, plain RQ workers too."""
 
 
 def __getattr__(name: str) -> Any:

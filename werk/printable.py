@@ -1,4 +1,4 @@
-"""Text that others wrote, as people may see it: it steers no terminal and begins no line."""
+"""Make text from anywhere safe to print: it controls no terminal and begins no line."""
 
 from __future__ import annotations
 

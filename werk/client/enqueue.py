@@ -209,10 +209,10 @@ def _handle(
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))
     if why == "hold":
-        said = f"was enqueued for this {job.fields.hold.split(':')[-2]}"
+        what = f"was enqueued for this {job.fields.hold.split(':')[-2]}"
     else:
-        said = f"is still {status}" if why == "active" else "was there before"
-    why = f"job {job_id} {said}"
+        what = f"is still {status}" if why == "active" else "was there before"
+    why = f"job {job_id} {what}"
     return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
 
 

@@ -151,7 +151,7 @@ def is_simple(data: bytes) -> bool:
 def _may_be_tuples(data: bytes, fetched: int) -> bool:
     """Tell whether a pickle of those opcodes refers to a tuple; bits of `fetched` say to what.
 
-    A tuple that holds another twice, and so on, takes for ever to hash, and may be a key.
+    A tuple that holds another twice, and so on, takes exponential time to hash, and may be a key.
     """
     at, last, lengths = 0, 0, _LENGTH
     while fetched and at < len(data):

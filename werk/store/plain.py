@@ -23,7 +23,7 @@ _LIGHT = frozenset((type(None), bool, int, float, str, bytes))
 _SEQUENCES = frozenset((list, tuple, set, frozenset))
 _IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
-_OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
+_OF_THE_WHOLE = ("contains", "has more", "is nested")  # true of a part, true of the whole
 
 
 def plain_problem(value: object, most_parts: int = MAX_PARTS, depth: int = MAX_DEPTH) -> str | None:
@@ -67,7 +67,7 @@ def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
 
 
 def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
-    """Say what is wrong with a value that is neither a simple one nor a container."""
+    """Return what is wrong with a value that is neither a simple one nor a container."""
     kind = type(value)
     if kind is datetime or kind is time:
         zone = value.tzinfo  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
 
 
 def name_of(kind: type) -> str:
-    """Return how a type is called in messages."""
+    """Return the name of a type for messages."""
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 

@@ -74,12 +74,14 @@ def connector(client: Redis) -> tuple[Callable[[float], tuple[Any, object]], str
     where = str(Address(*place, options.get("path"), options.get("db") or 0))
     if master := getattr(pool, "service_name", None):
         where = f"{master} (by Sentinel)"
-    pool_of_caller = ref(pool)  # a link is kept by its pool, and would keep the pool for ever
+    pool_of_caller = ref(pool)  # a link is kept by its pool, and would keep the pool alive
 
     def connect(seconds: float) -> tuple[Any, object]:
         pool = pool_of_caller()
         if pool is None:
-            raise ConfigError("the client given as connection= is gone; keep it while it is used")
+            raise ConfigError(
+                "the client given as connection= was garbage-collected; keep a reference to it"
+            )
         try:
             connection = opened(pool, seconds)
         except Exception as error:
