@@ -19,7 +19,7 @@ from decimal import Decimal
 from random import Random
 
 from werk.errors import Unreadable
-from werk.store import payload as wire
+from werk.store import payload
 from werk.worker.horse import resident_mb
 
 START = b"\x80\x05"
@@ -202,7 +202,7 @@ def measured(data: bytes) -> tuple[float, float, str]:
     held, begun = resident_mb(), time.monotonic()
     if not (child := os.fork()):
         try:
-            wire.read_call(data)
+            payload.read_call(data)
             outcome = "read"
         except Unreadable as error:
             outcome = f"Unreadable: {error}"

@@ -16,10 +16,10 @@ from redis.connection import Connection, ConnectionPool
 from rq.job import Retry
 
 from werk.worker import Worker, supervisor
-from werk.worker.channel import Channel
 from werk.worker.claim import Claim
 from werk.worker.horse import Horse
 from werk.worker.process import Child
+from werk.worker.rq_side import Channel
 from werk.worker.shared_state import Leave, Order, Page, Plan
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere

@@ -18,10 +18,11 @@ from support import Process, run, wait_until
 
 import werk
 from werk.client import enqueue as client
+from werk.client import links
 from werk.store.connection import Link, link
 from werk.tasks import catalog
-from werk.tasks.arguments import JSON
 from werk.tasks.catalog_page import read_pages
+from werk.tasks.types import JSON
 
 Spawn = Callable[..., Process]
 
@@ -290,14 +291,14 @@ def test_a_stock_worker_listens(connection: redis.Redis) -> None:
 
 @pytest.fixture(autouse=True)
 def _believes_nothing() -> None:
-    for own in client._links.by_url.values():
-        own.beliefs.clear()
+    for own in links._links.by_url.values():
+        own.served_cache.clear()
 
 
 @pytest.fixture
 def asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that looks each time."""
-    monkeypatch.setattr(client, "LOOK_S", 0.0)
+    monkeypatch.setattr(client, "CACHED_S", 0.0)
 
 
 def serving(connection: redis.Redis, *members: str, ago_s: float = 0) -> None:

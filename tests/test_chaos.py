@@ -123,7 +123,7 @@ def test_a_shifted_clock_is_what_werk_and_rq_read():
     code = (
         "import time; from datetime import datetime, timezone\n"
         "from rq.utils import current_timestamp, now\n"
-        "from werk.store.payload import clock\n"
+        "from werk.store.keys import clock\n"
         "real = time.clock_gettime(time.CLOCK_REALTIME)\n"
         "seen = time.time(), current_timestamp(), now().timestamp(), clock()[0]\n"
         "print(*(round((each - real) / 100) for each in seen))"

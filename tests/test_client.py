@@ -32,6 +32,7 @@ from support import Process, wait_until
 import werk
 from werk import registry
 from werk.client import enqueue as client
+from werk.client import result as results
 from werk.errors import (
     ArgumentError,
     ConfigError,
@@ -42,7 +43,7 @@ from werk.errors import (
     ResultTimeout,
     UnknownTask,
 )
-from werk.store import payload as wire
+from werk.store import keys, payload
 
 Spawn = Callable[..., Process]
 
@@ -110,7 +111,7 @@ def test_every_field_is_the_one_that_rq_writes(
     connection: redis.Redis, options: dict[str, Any], rq_options: dict[str, Any]
 ) -> None:
     own = werk.enqueue("plain", "Ada", options=werk.Options(**options))
-    by_werk, werk_ttl = snapshot(connection), connection.ttl(wire.key("job", own.id))
+    by_werk, werk_ttl = snapshot(connection), connection.ttl(keys.key("job", own.id))
     connection.flushall()
 
     defaults = {"job_timeout": 20, "result_ttl": 500, "failure_ttl": 600, "job_id": own.id}
@@ -120,11 +121,11 @@ def test_every_field_is_the_one_that_rq_writes(
         queue.enqueue_at(options["at"], "werk.jobs.hello", "Ada", **rq_options)
     else:
         queue.enqueue("werk.jobs.hello", "Ada", **rq_options)
-    by_rq, rq_ttl = snapshot(connection), connection.ttl(wire.key("job", own.id))
+    by_rq, rq_ttl = snapshot(connection), connection.ttl(keys.key("job", own.id))
 
     assert by_werk.keys() == by_rq.keys()
     assert abs(werk_ttl - rq_ttl) <= 10
-    job = wire.key("job", own.id)
+    job = keys.key("job", own.id)
     ours, theirs = by_werk.pop(job), by_rq.pop(job)
     assert by_werk == by_rq
     assert {name: ours.pop(name) for name in list(ours) if name.startswith(b"werk_")} == {
@@ -164,7 +165,7 @@ def test_what_expires_is_counted_from_when_it_was_to_run(connection: redis.Redis
         (werk.enqueue("plain", "Ada", options=overdue), 600),
     ):
         assert handle.job.ttl == pytest.approx(wanted_s, abs=20)
-        assert connection.ttl(wire.key("job", handle.id)) == pytest.approx(wanted_s, abs=20)
+        assert connection.ttl(keys.key("job", handle.id)) == pytest.approx(wanted_s, abs=20)
 
 
 @pytest.mark.parametrize("worker", ["rq.worker.Worker", "werk.worker.Worker"])
@@ -205,9 +206,14 @@ def test_secrets_are_masked_and_long_calls_are_cut(connection: redis.Redis) -> N
 @settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_any_plain_arguments_arrive(connection: redis.Redis, args: list[object]) -> None:
     handle = werk.enqueue("anything", *args)
-    data = connection.hget(wire.key("job", handle.id), "data")
+    data = connection.hget(keys.key("job", handle.id), "data")
     assert data is not None
-    assert pickle.loads(wire.decompress(data)) == ("somewhere.else.entirely", None, tuple(args), {})
+    assert pickle.loads(payload.decompress(data)) == (
+        "somewhere.else.entirely",
+        None,
+        tuple(args),
+        {},
+    )
 
 
 # --- once, or not at all
@@ -230,10 +236,10 @@ def test_sent_again_after_the_job_has_come_and_gone(connection: redis.Redis) -> 
     request = client.prepare(client.find("sleep"), (0,), {}, werk.Options(result_ttl=0))
     assert not client.send([request])[0].duplicate
     work(connection)
-    assert not connection.exists(wire.key("job", request.id))
+    assert not connection.exists(keys.key("job", request.id))
     assert not client.send([request])[0].duplicate
     assert connection.llen("rq:queue:default") == 0
-    assert 0 < connection.ttl(wire.key("werk", "sent", request.id)) <= 60
+    assert 0 < connection.ttl(keys.key("werk", "sent", request.id)) <= 60
 
 
 def test_an_id_that_exists_is_a_duplicate(connection: redis.Redis) -> None:
@@ -435,7 +441,7 @@ def test_once_per_period(connection: redis.Redis) -> None:
 def test_what_ends_a_period_is_time_and_nothing_else(connection: redis.Redis) -> None:
     second = werk.Options(once_per=1)
     begun = time.monotonic()
-    connection.delete(wire.key("job", werk.enqueue("sleep", 0, options=second).id))
+    connection.delete(keys.key("job", werk.enqueue("sleep", 0, options=second).id))
     wait_until(lambda: not werk.enqueue("sleep", 0, options=second).duplicate)
     assert time.monotonic() - begun > 0.89
 
@@ -475,7 +481,7 @@ def test_eight_processes_at_the_same_instant(redis_url: str, connection: redis.R
     start, replies = context.Barrier(8), context.SimpleQueue()
 
     def enqueue() -> None:
-        client.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
+        results.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
         start.wait(60)
         handle = werk.enqueue("sleep", 1, options=options)
         replies.put((handle.duplicate, handle.id))
@@ -507,11 +513,11 @@ def test_a_lost_reply_is_no_duplicate(
 def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:
     request = client.prepare(client.find("sleep"), (0,), {}, HOURLY)
     assert not client.send([request])[0].duplicate
-    connection.delete(wire.key("job", request.id), "rq:queue:default")
+    connection.delete(keys.key("job", request.id), "rq:queue:default")
     assert not client.send([request])[0].duplicate
     assert not connection.exists("rq:queue:default")
     later = request._replace(
-        created_at=wire.iso(time.time())
+        created_at=keys.iso(time.time())
     )  # the same id of one's own, another tick
     assert client.send([later])[0].duplicate
 
@@ -520,17 +526,17 @@ def test_unless_active(connection: redis.Redis) -> None:
     first = werk.enqueue("sleep", 0, options=ALONE)
     assert 0 < connection.ttl(only_key(connection, "last")) <= 30 * 24 * 3600
     for status in ("queued", "scheduled", "deferred", "started"):
-        connection.hset(wire.key("job", first.id), "status", status)
+        connection.hset(keys.key("job", first.id), "status", status)
         before = snapshot(connection)
         again = werk.enqueue("sleep", 0, options=ALONE)
         assert (again.duplicate, again.id) == (True, first.id)
         assert again.reason == f"job {first.id} is still {status}"
         assert snapshot(connection) == before
     for status in ("finished", "failed", "stopped", "canceled"):
-        connection.hset(wire.key("job", first.id), "status", status)
+        connection.hset(keys.key("job", first.id), "status", status)
         first = werk.enqueue("sleep", 0, options=ALONE)
         assert not first.duplicate
-    connection.delete(wire.key("job", first.id))
+    connection.delete(keys.key("job", first.id))
     assert not werk.enqueue("sleep", 0, options=ALONE).duplicate
 
 
@@ -560,10 +566,10 @@ def test_both_must_pass_and_what_fails_one_takes_neither(connection: redis.Redis
     first = werk.enqueue("sleep", 0, options=ALONE)
     assert "still queued" in werk.enqueue("sleep", 0, options=both).reason
     assert not connection.keys("rq:werk:period:*")
-    connection.hset(wire.key("job", first.id), "status", "finished")
+    connection.hset(keys.key("job", first.id), "status", "finished")
     second = werk.enqueue("sleep", 0, options=both)
     assert not second.duplicate
-    connection.hset(wire.key("job", second.id), "status", "finished")
+    connection.hset(keys.key("job", second.id), "status", "finished")
     assert "this period" in werk.enqueue("sleep", 0, options=both).reason
     assert connection.get(only_key(connection, "last")) == second.id.encode()
 
@@ -708,7 +714,7 @@ def test_the_end_of_a_job_ends_the_wait(
 
 def test_a_job_that_keeps_no_result(connection: redis.Redis) -> None:
     handle = werk.enqueue("hello", "Ada", options=werk.Options(result_ttl=0))
-    timer = threading.Timer(0.2, lambda: connection.delete(wire.key("job", handle.id)))
+    timer = threading.Timer(0.2, lambda: connection.delete(keys.key("job", handle.id)))
     timer.start()
     assert handle.result(60) is None
     timer.join()
@@ -731,15 +737,15 @@ def test_no_such_job(connection: redis.Redis) -> None:
     with pytest.raises(NoSuchJob):
         werk.result("nope")
     with pytest.raises(NoSuchJob):
-        client.status("nope")
+        results.status("nope")
 
 
 def test_a_result_that_would_run_code_is_unreadable(connection: redis.Redis) -> None:
     handle = werk.enqueue("hello", "Ada")
     work(connection)
-    [(entry, _)] = connection.xrange(wire.key("results", handle.id))
-    connection.xdel(wire.key("results", handle.id), entry)
+    [(entry, _)] = connection.xrange(keys.key("results", handle.id))
+    connection.xdel(keys.key("results", handle.id), entry)
     evil = b"Y3Bvc2l4CnN5c3RlbQooUyd0cnVlJwp0Ui4="  # base64 of a pickle that calls os.system
-    connection.xadd(wire.key("results", handle.id), {"type": 1, "return_value": evil})
+    connection.xadd(keys.key("results", handle.id), {"type": 1, "return_value": evil})
     with pytest.raises(werk.Unreadable):
         handle.result(1)

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Process, run, wait_until
 
+import werk
 from werk.client import enqueue as client
 from werk.dev.server import Server, free_port
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
@@ -320,8 +321,8 @@ def ids(connection: redis.Redis) -> list[str]:
 def slot_of(line: Line, tick: float) -> str:
     """Return the key that names the job of a tick."""
     text = datetime.fromtimestamp(tick, timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
-    options = client.Options(slot=text)
-    return client.prepare(client.find(line.task), line.args, line.kwargs, options).hold
+    options = werk.Options(slot=text)
+    return client.prepare(client.find(line.task), line.args, line.kwargs, options).fields.hold
 
 
 def job_of(connection: redis.Redis, line: Line, tick: float) -> str:
@@ -501,8 +502,8 @@ def outcome(jobs: Counter[int]) -> tuple[int, float]:
 def test_hosts_that_say_once_per(
     hosts: Sequence[Host], never: float, connected: Link, connection: redis.Redis
 ) -> None:
-    options = client.Options(once_per=PERIOD_S)
-    hold = client.prepare(client.find("sleep"), (1,), {}, options).hold
+    options = werk.Options(once_per=PERIOD_S)
+    hold = client.prepare(client.find("sleep"), (1,), {}, options).fields.hold
 
     def fire(number: int, tick: int) -> int:
         return not client.enqueue("sleep", 1, options=options, connection=connected).duplicate

@@ -32,9 +32,9 @@ from test_worker import (
 
 import werk
 from werk.dev.server import Server
-from werk.store.payload import timestamp
+from werk.store.keys import timestamp
 from werk.store.scripts import script
-from werk.worker import channel
+from werk.worker import rq_side
 from werk.worker.claim import iso
 
 
@@ -294,4 +294,4 @@ def test_what_passes_of_the_errors_in_rqs_own_commands(said: str, passes: bool) 
         raise redis.ResponseError(said)
 
     with pytest.raises(redis.ConnectionError if passes else redis.ResponseError):
-        channel._tried(command)
+        rq_side._tried(command)

@@ -19,6 +19,7 @@ from werk.client import enqueue as client
 from werk.ops import checks, metrics, task_list
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link
+from werk.store.payload import read_call
 from werk.tasks import catalog, catalog_page, signature
 
 EXAMPLES = 2000
@@ -193,7 +194,7 @@ def test_the_table_here_wins_over_the_catalog(
     assert job["origin"] == "low"
     assert (job["timeout"], job["retries_left"], job["result_ttl"]) == ("600", "5", "3600")
     assert job["description"] == "report('today', token=***)".replace("token=", "")
-    data = werk.store.payload.read_call(connection.hget(connection.keys("rq:job:*")[0], "data"))
+    data = read_call(connection.hget(connection.keys("rq:job:*")[0], "data"))
     assert data == ("shop_code.report", ("today", "hush"), {})
     refused = run("werk-enqueue", "report", "today", env=caller)  # by the catalog's parameters
     assert refused.returncode == 2 and "missing TOKEN" in refused.stderr

@@ -41,8 +41,7 @@ from werk.cli import enqueue as main
 from werk.errors import ArgumentError, Unreadable
 from werk.ops import failures, status_view
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
-from werk.store import reader
+from werk.store import payload, plain, reader
 from werk.store.connection import link_over
 
 __all__ = ["browse", "serving", "work"]  # fixtures
@@ -62,7 +61,7 @@ def test_the_reader_stops_at_its_limit(name: str) -> None:
     begun = time.process_time()
     try:
         with suppress(Unreadable):
-            wire.loads(data, most_parts)
+            payload.loads(data, most_parts)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -80,7 +79,7 @@ def test_few_bytes_take_little_time(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["EMPTY_SET", "lists of one", "nested list", "JSON dicts"])
 def test_the_largest_payload_takes_little_memory(name: str) -> None:
-    _, mib, outcome = measured(zlib.compress(FLOODS[name](wire.MAX_BYTES - 100)))
+    _, mib, outcome = measured(zlib.compress(FLOODS[name](plain.MAX_BYTES - 100)))
     assert "has more than 1,000,000 parts" in outcome
     assert mib < MOST_MIB
 
@@ -122,7 +121,7 @@ def test_what_is_accepted_is_read(name: str) -> None:
     values = [MANY[name](n) for n in range(1, 3001)]
     for value in (values, tuple(values), *([dict.fromkeys(values, 1)] if name in AS_KEYS else [])):
         data = pickle.dumps(value, 5)
-        assert wire.loads(data) == value
+        assert payload.loads(data) == value
         assert cost(data) <= parts(value) * reader.PART_COST
 
 
@@ -133,28 +132,28 @@ def test_arguments_of_a_hundred_levels_are_read(kind: Callable[[Any], Any], leve
     for _ in range(levels):
         value = kind(value)
     if levels > 100:
-        assert "nested deeper than 100 levels" in (wire.plain_problem(value) or "")
+        assert "nested deeper than 100 levels" in (plain.plain_problem(value) or "")
         return
-    assert wire.plain_problem(value) is None
-    assert wire.read_call(wire.write_call("a.b", (value,), {})) == ("a.b", (value,), {})
+    assert plain.plain_problem(value) is None
+    assert payload.read_call(payload.write_call("a.b", (value,), {})) == ("a.b", (value,), {})
 
 
 def test_arguments_that_are_too_many_together_are_refused() -> None:
     many = [1] * 600_000
-    assert wire.plain_problem(many) is None
+    assert plain.plain_problem(many) is None
     with pytest.raises(ArgumentError, match=r"together.*1,000,000 parts"):
-        wire.write_call("a.b", (many, [2] * 600_000), {})
+        payload.write_call("a.b", (many, [2] * 600_000), {})
 
 
 def parts(value: Any) -> int:
     """Return how many parts of a value an enqueue counts."""
-    left = [wire.MAX_PARTS]
-    assert wire._problem(value, wire.MAX_DEPTH, left) is None
-    return wire.MAX_PARTS - left[0]
+    left = [plain.MAX_PARTS]
+    assert plain._problem(value, plain.MAX_DEPTH, left) is None
+    return plain.MAX_PARTS - left[0]
 
 
 def cost(data: bytes) -> int:
-    own = reader._Reader(data, wire.MAX_PARTS)
+    own = reader._Reader(data, plain.MAX_PARTS)
     before = own.left
     own.load()
     return before - own.left
@@ -194,13 +193,13 @@ def cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-LARGEST = wire.MAX_BYTES - 100
+LARGEST = plain.MAX_BYTES - 100
 FOR_A_WORKER: dict[str, Callable[[], bytes]] = {
     "4 kB": lambda: zlib.compress(FLOODS["EMPTY_SET"](4 * MIB)),
     "64 kB": lambda: zlib.compress(FLOODS["EMPTY_SET"](LARGEST)),
     "memo": lambda: zlib.compress(FLOODS["LONG_BINPUT"](4 * MIB)),
     "nested": lambda: zlib.compress(FLOODS["nested tuple"](4 * MIB)),
-    "zlib": lambda: zlib.compress(bytes(2 * wire.MAX_BYTES)),
+    "zlib": lambda: zlib.compress(bytes(2 * plain.MAX_BYTES)),
     "key": lambda: BOMBS["a tuple that is a key"],
     "JSON": lambda: zlib.compress(FLOODS["JSON lists"](LARGEST)),
 }
@@ -235,7 +234,7 @@ def test_a_worker_reads_no_bomb_in_another_field(
 ) -> None:
     """RQ's own way of recording a failure reads the whole record."""
     fields = {
-        "exc_info": zlib.compress(bytes(2 * wire.MAX_BYTES), 9),
+        "exc_info": zlib.compress(bytes(2 * plain.MAX_BYTES), 9),
         "meta": FLOODS["EMPTY_SET"](4 * MIB),
         "webhooks": FLOODS["JSON lists"](16 * MIB),
         "retry_intervals": FLOODS["nested JSON"](MIB),

@@ -25,7 +25,7 @@ import werk
 from werk.ops import checks, metrics, status_view
 from werk.ops.checks import Limits
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link, link
 
 EXAMPLES = 150
@@ -88,7 +88,7 @@ class Fleet:
         self.redis = connection
         connection.flushall()
         now = time.time()
-        beat = wire.iso(now)
+        beat = keys.iso(now)
         for name in self.GOOD:
             facts = {"birth": beat, "last_heartbeat": beat, "state": "idle", "queues": "default"}
             facts |= {"hostname": "there", "pid": "17", "successful_job_count": "5"}
@@ -115,7 +115,7 @@ class Fleet:
 
     def spoil_records(self, dice: random.Random) -> None:
         for name in ("bad1", b"bad\xff\n\x00", "bad 3"):
-            key = wire.key("worker", "").encode() + (name if type(name) is bytes else name.encode())
+            key = keys.key("worker", "").encode() + (name if type(name) is bytes else name.encode())
             facts = {field: value(dice) for field in OF_WORKER if dice.random() < 0.8}
             self.redis.hset(key, mapping={"birth": value(dice), **facts})
             self.redis.sadd("rq:workers", key)

@@ -21,7 +21,7 @@ from test_worker import Start, ended, finished, own_key, places, reason, runs, w
 from test_worker import horse as horse_of
 
 import werk
-from werk.store import payload as wire
+from werk.store import payload
 
 __all__ = ["work"]
 
@@ -155,7 +155,7 @@ def test_a_finish_on_a_silent_connection_is_sent_on_another(
     work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    with freezing(redis_url, b64encode(wire.dumps("ran"))) as url:
+    with freezing(redis_url, b64encode(payload.dumps("ran"))) as url:
         worker = work(env={"RQ_REDIS_URL": url})
         finished(job)
         next_job(tmp_path)

@@ -19,7 +19,9 @@ from support import Process, wait_until
 from werk.dev.server import Server, free_port
 from werk.errors import ConfigError, RedisUnavailable, WerkError
 from werk.settings import Settings
-from werk.store.connection import Address, Link, Script, link, link_over, parse_url, shown
+from werk.store.address import Address, parse_url, shown
+from werk.store.connection import Link, link, link_over
+from werk.store.scripts import Script
 
 
 def to(url: str, budget_s: float = 60) -> Link:

@@ -20,7 +20,7 @@ from test_any_value import FIELDS
 from test_worker import ENV, Start, ended, finished, horse, reason, runs
 
 import werk
-from werk.store import payload as wire
+from werk.store import payload
 from werk.worker.log_lines import make_safe
 
 TESTS = Path(__file__).parent
@@ -107,7 +107,7 @@ def test_no_record_of_a_log_has_the_value_of_a_secret_parameter(
     refused = werk.enqueue("pay_and_fail", PIN, folder)
     connection.hset(f"rq:job:{refused.id}", "success_callback_name", "os.system")
     other = werk.enqueue("pay_and_fail", PIN, folder)  # of another version of the task
-    data = wire.write_call("log_tasks.pay_and_fail", (PIN, folder, PIN), {})
+    data = payload.write_call("log_tasks.pay_and_fail", (PIN, folder, PIN), {})
     connection.hset(f"rq:job:{other.id}", "data", data)
     good = werk.enqueue("note", folder)
     worker = start("--verbose", env={"LOGGED": str(file), "RQ_WORKER_CLASS": f"{loop}.Worker"})

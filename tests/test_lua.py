@@ -12,8 +12,8 @@ import pytest
 import redis
 from contents import Contents, table
 
+from werk.client import request
 from werk.ops.actions import act_script
-from werk.store.connection import Script
 from werk.store.scripts import script
 
 Words = tuple[Any, ...]
@@ -120,7 +120,7 @@ class Lua:
         jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
                 for own in ("a", "b")]  # fmt: skip
         head = ("rq", how, 6000, 100, "before", "high", *limits)
-        return self.run(Script.named("enqueue").text, *head, *jobs[0], *jobs[1], keys=keys)
+        return self.run(request.script().text, *head, *jobs[0], *jobs[1], keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
         return self.run(act_script().text, what, f"at:{self.now}", *names)

@@ -35,7 +35,7 @@ import werk
 import werk.worker
 from werk.ops import checks
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
+from werk.store import payload
 from werk.store.connection import link
 
 __all__ = ["work"]
@@ -205,7 +205,7 @@ def test_a_call_that_fits_another_version_is_put_off_and_is_no_error(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    newer = wire.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
+    newer = payload.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
     connection.hset(f"rq:job:{job.id}", "data", newer)
     unread = werk.enqueue("unread", 1, 2, 3)
     env = patches(tmp_path, "sentry", "settings") | {"WERK_REGISTRY": "worker_tasks:TASKS"}

@@ -66,9 +66,9 @@ def test_a_broken_table_is_said(
 @pytest.mark.parametrize(
     ("name", "entry", "words"),
     [
-        ("a b", "x.y", "no task name"),
-        ("--wait", "x.y", "no task name"),
-        (1, "x.y", "no task name"),
+        ("a b", "x.y", "not a task name"),
+        ("--wait", "x.y", "not a task name"),
+        (1, "x.y", "not a task name"),
         ("a", 1, "want a dotted path or Task"),
         ("a", "x", "package.module.function"),
         ("a", "os.system; x", "package.module.function"),

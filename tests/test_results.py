@@ -20,7 +20,7 @@ from support import Process, children, run, wait_until
 
 import werk
 from werk.ops import job_view
-from werk.store import payload as wire
+from werk.store import payload
 from werk.store.connection import link
 
 TESTS = Path(__file__).parent
@@ -179,7 +179,7 @@ def test_the_next_run_of_the_job_is_not_taken_for_the_last(
     work()
     job = werk.enqueue("odd")
     not_kept(job)
-    connection.hset(f"rq:job:{job.id}", "data", wire.write_call("worker_tasks.heavy", (3,), {}))
+    connection.hset(f"rq:job:{job.id}", "data", payload.write_call("worker_tasks.heavy", (3,), {}))
     connection.hset(f"rq:job:{job.id}", "werk_task", "heavy")
     connection.hset(f"rq:job:{job.id}", "status", "queued")
     connection.rpush("rq:queue:default", job.id)

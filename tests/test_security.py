@@ -22,6 +22,7 @@ from servers import Node
 from support import Process, run, wait_until
 
 import werk
+from werk.client import foreign
 from werk.dev.binary import find_binary
 from werk.dev.server import free_port
 from werk.errors import EXIT_CONFIG
@@ -175,8 +176,7 @@ def test_a_process_is_the_user_of_its_role(
 def test_other_languages_enqueue_as_a_caller(
     spawn: Callable[..., Process], redis_url: str, connection: redis.Redis
 ) -> None:
-    lua = ROOT / "werk" / "store" / "lua"
-    script = (lua / "json.lua").read_text() + (lua / "enqueue.lua").read_text()
+    script = foreign.script().text
     spawn("werk", "worker", "default")
     wait_until(lambda: connection.exists("rq:werk:serves:default"))
     with redis.Redis.from_url(roles.url(redis_url, "caller")) as client:

@@ -18,12 +18,12 @@ from servers import Node
 from support import Process, run, wait_until
 
 import werk
-from werk.client.enqueue import link
 from werk.errors import RedisUnavailable
 from werk.ops import checks
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
-from werk.worker.channel import patience
+from werk.store.connection import link
+from werk.worker.rq_side import retry_forever as patience
 from werk.worker.shared_state import Page
 
 TESTS = Path(__file__).parent

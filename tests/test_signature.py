@@ -28,7 +28,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from werk.errors import ArgumentError
-from werk.store.payload import plain_problem
+from werk.store.plain import plain_problem
 from werk.tasks.arguments import Signature
 from werk.tasks.signature import read
 

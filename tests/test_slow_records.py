@@ -15,7 +15,6 @@ from rq.rate_limit import RateLimit
 from test_worker import Start, finished, places, reason, runs, work
 
 import werk
-from werk.store import payload as wire
 
 __all__ = ["work"]
 
@@ -60,7 +59,7 @@ def test_the_supervisor_moves_a_job_of_a_rate_limit_and_reads_no_meta(
     meta = b"\x80\x05" + collision() + b"."
     connection.hset(job.key, "meta", meta)
     pair, read = Pair("w", ("default",), redis_url), list[bytes]()
-    monkeypatch.setattr(wire, "loads", read.append)
+    monkeypatch.setattr("werk.store.payload.loads", read.append)
     try:
         pair.supervisor.ticker.tick()
     finally:

@@ -34,7 +34,7 @@ import werk
 from werk.ops import checks, metrics, status_view
 from werk.ops.checks import CRITICAL, OK, WARNING, Limit, Limits
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link, link
 
 HOST = socket.gethostname()
@@ -497,7 +497,7 @@ def test_a_stock_worker_that_is_silent_is_stale(
 ) -> None:
     beat = datetime.now(timezone.utc) - timedelta(seconds=beat_s_ago)
     facts = {"birth": "2026-01-01T00:00:00.000000Z", "state": "idle", "queues": "default"}
-    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": wire.timestamp(beat)})
+    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": keys.timestamp(beat)})
     connection.sadd("rq:workers", "rq:worker:w")
     if ttl:
         connection.expire("rq:worker:w", ttl)

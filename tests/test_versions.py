@@ -19,12 +19,13 @@ from contents import QUEUES, Contents, text
 from pair import Pair
 from test_scripts import TASKS as TASKS
 
-from werk import Options
+from werk import Options, result
 from werk.client import enqueue as client
+from werk.client import request
 from werk.ops import actions, failures
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
-from werk.store.connection import Link, Script, link_over
+from werk.store import keys, payload
+from werk.store.connection import Link, link_over
 from werk.store.scripts import script
 from werk.tasks.catalog_page import read_pages
 from werk.worker.claim import Claim, Unknown
@@ -62,12 +63,12 @@ class Old:
         return self.redis.eval(of_v0(name), len(keys), *keys, *words)
 
     def enqueue(self, job_id: str, name: str = "tough", queue: str = "high") -> None:
-        keys = tuple(f"rq:{key}" for key in ("queues", f"queue:{queue}", f"scheduled:{queue}"))
+        names = tuple(f"rq:{key}" for key in ("queues", f"queue:{queue}", f"scheduled:{queue}"))
         limits = (180, 500, 600, name, 1, 0, 0, 0, "", "", "0")
-        head = ("rq", "back", 0, 0, wire.iso(time.time()), queue, *limits)
-        job = (job_id, wire.write_call("pair.work", (), {}), f"{name}()", "", "")
+        head = ("rq", "back", 0, 0, keys.iso(time.time()), queue, *limits)
+        job = (job_id, payload.write_call("pair.work", (), {}), f"{name}()", "", "")
         eval_ = self.redis.eval
-        assert eval_((V0 / "enqueue.lua").read_text(), 3, *keys, *head, *job) == [1]
+        assert eval_((V0 / "enqueue.lua").read_text(), 3, *names, *head, *job) == [1]
 
     def step(self, outcome: str = "", claims: bool = True) -> bytes:
         """Finish what is in hand with that outcome, claim the next. Returns what became of it."""
@@ -78,10 +79,10 @@ class Old:
             finish = (own[8], own[0], self.execution, outcome, *keep, b"gASVAw==", now)
         self.count += 1
         self.execution = f"{GENERATION}{self.count}"
-        times = (wire.iso(now), repr(now), int(now) + 90, int(now) + 150)
+        times = (keys.iso(now), repr(now), int(now) + 90, int(now) + 150)
         head = (self.name, GENERATION, self.execution, *times, int(claims), 0, "done 0 worked 0 ")
-        keys = tuple(f"rq:queue:{queue}" for queue in QUEUES)
-        became, claimed, _, _ = self.run("step", *head, *finish, keys=keys)
+        queues = tuple(f"rq:queue:{queue}" for queue in QUEUES)
+        became, claimed, _, _ = self.run("step", *head, *finish, keys=queues)
         self.claim = claimed if type(claimed) is list else None
         return cast(bytes, became)
 
@@ -91,7 +92,7 @@ class Old:
 
     def tick(self) -> list[Any]:
         now = time.time()
-        head = (self.name, wire.iso(now), repr(now), GENERATION, "", "", LEASE_S, 480, 1, 0)
+        head = (self.name, keys.iso(now), repr(now), GENERATION, "", "", LEASE_S, 480, 1, 0)
         return cast(Any, self.run("tick", *head, keys=("rq:queue:high", "rq:queue:low")))
 
     def rescue(self, dead: str) -> list[Any]:
@@ -172,13 +173,16 @@ def finish_all(pair: Pair) -> list[str]:
 
 
 def test_the_version_is_one_number() -> None:
-    assert f"local VERSION = {wire.RECORD_VERSION} " in Script.named("enqueue").text
-    assert f"VERSION = 'rq', {wire.RECORD_VERSION}\n" in script("step").text
+    for lua in (request.script().text, script("step").text):
+        constants = lua.removeprefix("#!lua flags=allow-oom\n").partition("\n")[0]
+        names, _, values = constants.removeprefix("local ").partition(" = ")
+        found = dict(zip(names.split(", "), values.split(", "), strict=True))
+        assert found["VERSION"] == str(keys.RECORD_VERSION)
 
 
 def test_records_name_their_version(connection: redis.Redis, pair: Pair) -> None:
     enqueue(connection, "a")
-    version = str(wire.RECORD_VERSION).encode()
+    version = str(keys.RECORD_VERSION).encode()
     assert connection.hget("rq:job:a", "werk_v") == version
     assert connection.hget("rq:worker:new", "werk_v") == version
 
@@ -212,12 +216,12 @@ def test_old_results_and_failures_are_read_and_retried(
     connection: redis.Redis, link: Link, pair: Pair
 ) -> None:
     load(connection)
-    assert client.result("finished", 0, connection=connection) == 1
+    assert result("finished", 0, connection=connection) == 1
     [[failed]] = [page for page in failures.walk(link, failures.Filters()) if page]
     assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
     assert [*actions.act(link, "retry", ["failed"])] == [("failed", "retried")]
     assert finish_all(pair)[-1] == "failed"
-    assert client.result("failed", 0, connection=connection) == 1
+    assert result("failed", 0, connection=connection) == 1
 
 
 def test_an_old_worker_and_its_catalog_are_seen(connection: redis.Redis, link: Link) -> None:
@@ -295,7 +299,7 @@ def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> Non
 
 def newer(connection: redis.Redis) -> None:
     enqueue(connection, "a")
-    connection.hset("rq:job:a", "werk_v", wire.RECORD_VERSION + 1)
+    connection.hset("rq:job:a", "werk_v", keys.RECORD_VERSION + 1)
 
 
 def test_a_newer_record_is_deferred_and_names_both_versions(
@@ -304,7 +308,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     newer(connection)
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    words = f"of version {wire.RECORD_VERSION + 1}, this worker reads {wire.RECORD_VERSION}"
+    words = f"of version {keys.RECORD_VERSION + 1}, this worker reads {keys.RECORD_VERSION}"
     with pytest.raises(Unknown, match=words):
         own.check(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"
@@ -322,7 +326,7 @@ def test_a_newer_record_fails_after_ten_minutes(connection: redis.Redis, pair: P
     now = Contents(connection)
     assert now.places("a") == [("failed", "high")]
     entry = {key.encode(): own.encode("latin-1") for key, own in now.get("results", "a").items()}
-    assert f"this worker reads {wire.RECORD_VERSION}" in wire.read_exception(entry)
+    assert f"this worker reads {keys.RECORD_VERSION}" in payload.read_exception(entry)
 
 
 def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(
@@ -332,4 +336,4 @@ def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(
     pair.line.fault = "reply lost"
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    assert own[1] == f"werk_v {wire.RECORD_VERSION + 1}".encode()
+    assert own[1] == f"werk_v {keys.RECORD_VERSION + 1}".encode()

@@ -23,7 +23,8 @@ from redis import Redis
 from rq.job import Job
 
 from werk.errors import ArgumentError, Unreadable
-from werk.store import payload as wire
+from werk.store import payload
+from werk.store.plain import MAX_BYTES, plain_problem
 
 zones: st.SearchStrategy[tzinfo | None] = st.none() | st.builds(
     timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23))
@@ -54,15 +55,15 @@ plain = st.recursive(
 
 @given(plain)
 def test_plain_data_survives_the_round_trip(value: object) -> None:
-    again = wire.loads(wire.dumps(value))
+    again = payload.loads(payload.dumps(value))
     assert again == value
     assert type(again) is type(value)
 
 
 @given(st.lists(plain).map(tuple), st.dictionaries(st.text(), plain))
 def test_a_call_survives_and_rq_reads_it(args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
-    data = wire.write_call("a.b", args, kwargs)
-    assert wire.read_call(data) == ("a.b", args, kwargs)
+    data = payload.write_call("a.b", args, kwargs)
+    assert payload.read_call(data) == ("a.b", args, kwargs)
     job = Job("id", connection=Redis())
     job.restore({b"data": data})
     assert (job.func_name, job.args, job.kwargs) == ("a.b", args, kwargs)
@@ -70,8 +71,8 @@ def test_a_call_survives_and_rq_reads_it(args: tuple[object, ...], kwargs: dict[
 
 @given(plain)
 def test_what_other_python_versions_and_json_write_is_read(value: object) -> None:
-    assert wire.loads(pickle.dumps(value, protocol=4)) == value
-    assert wire.loads(b'{"a": [1, 2.5, null, "x"]}') == {"a": [1, 2.5, None, "x"]}
+    assert payload.loads(pickle.dumps(value, protocol=4)) == value
+    assert payload.loads(b'{"a": [1, 2.5, null, "x"]}') == {"a": [1, 2.5, None, "x"]}
 
 
 class Size(IntEnum):
@@ -118,11 +119,11 @@ def doubled() -> list[object]:
     ],
 )
 def test_what_is_not_plain_is_refused_with_what_to_send(value: object, words: list[str]) -> None:
-    problem = wire.plain_problem(value)
+    problem = plain_problem(value)
     assert problem is not None
     assert all(word in problem for word in words), problem
     with pytest.raises(ArgumentError):
-        wire.dumps(value)
+        payload.dumps(value)
 
 
 class Evil:
@@ -140,7 +141,7 @@ def nested_tuple_as_key(depth: int) -> bytes:
 @pytest.mark.usefixtures("little_memory")
 def test_a_high_place_in_the_memo_takes_no_memory() -> None:
     with pytest.raises(Unreadable, match="gaps"):
-        wire.loads(b"\x80\x02K\x01r\xff\xff\xff\xff.")  # 64 GB, with the reader in C
+        payload.loads(b"\x80\x02K\x01r\xff\xff\xff\xff.")  # 64 GB, with the reader in C
 
 
 @pytest.mark.parametrize(
@@ -176,18 +177,22 @@ def test_a_high_place_in_the_memo_takes_no_memory() -> None:
 )
 def test_broken_and_hostile_bytes_are_unreadable(data: bytes) -> None:
     with pytest.raises(Unreadable):
-        wire.loads(data)
+        payload.loads(data)
 
 
 def test_nothing_runs_when_it_is_read(tmp_path: Any) -> None:
     target = tmp_path / "ran"
     for protocol in range(6):
         data = pickle.dumps(Evil(os.system, f"touch {target}"), protocol)
-        for read in (wire.loads, wire.read_call, lambda d: wire.read_call(zlib.compress(d))):
+        for read in (
+            payload.loads,
+            payload.read_call,
+            lambda d: payload.read_call(zlib.compress(d)),
+        ):
             with pytest.raises(Unreadable):
                 read(data)
         with pytest.raises(Unreadable):
-            wire.read_result({b"return_value": base64.b64encode(data)})
+            payload.read_result({b"return_value": base64.b64encode(data)})
     assert not target.exists()
     assert uuid4().hex  # and class UUID is whole
 
@@ -203,10 +208,10 @@ def little_memory() -> Iterator[None]:
 
 def read_or_refuse(data: bytes) -> None:
     try:
-        value = wire.loads(data)
+        value = payload.loads(data)
     except Unreadable:
         return
-    assert wire.plain_problem(value) is None
+    assert plain_problem(value) is None
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -238,42 +243,46 @@ def test_mutated_pickles_are_read_or_refused(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        zlib.compress(b"x" * (wire.MAX_BYTES + 1)),
-        wire.dumps(("a.b", None, (), {}, 1)),
-        wire.dumps(("a.b", "an object", (), {})),
-        wire.dumps((1, None, (), {})),
-        wire.dumps(("a.b", None, 1, {})),
-        wire.dumps(("a.b", None, (), {1: 2})),
-        wire.dumps("a call"),
+        zlib.compress(b"x" * (MAX_BYTES + 1)),
+        payload.dumps(("a.b", None, (), {}, 1)),
+        payload.dumps(("a.b", "an object", (), {})),
+        payload.dumps((1, None, (), {})),
+        payload.dumps(("a.b", None, 1, {})),
+        payload.dumps(("a.b", None, (), {1: 2})),
+        payload.dumps("a call"),
     ],
 )
 def test_what_is_no_call_is_unreadable(data: bytes) -> None:
     with pytest.raises(Unreadable):
-        wire.read_call(data)
+        payload.read_call(data)
 
 
 def test_a_call_in_json_is_read() -> None:
-    assert wire.read_call(zlib.compress(b'["a.b", null, [1], {"k": 2}]')) == ("a.b", (1,), {"k": 2})
+    assert payload.read_call(zlib.compress(b'["a.b", null, [1], {"k": 2}]')) == (
+        "a.b",
+        (1,),
+        {"k": 2},
+    )
 
 
 def test_results_are_read_as_rq_writes_them() -> None:
-    assert wire.read_result({}) is None
-    assert wire.read_result({b"return_value": base64.b64encode(pickle.dumps([1]))}) == [1]
+    assert payload.read_result({}) is None
+    assert payload.read_result({b"return_value": base64.b64encode(pickle.dumps([1]))}) == [1]
     text = base64.b64encode(zlib.compress(b"Traceback\nValueError: x"))
-    assert wire.read_exception({b"exc_string": text}).endswith("ValueError: x")
+    assert payload.read_exception({b"exc_string": text}).endswith("ValueError: x")
     for broken in ({b"return_value": b"!"}, {b"return_value": b"eA=="}):
         with pytest.raises(Unreadable):
-            wire.read_result(broken)
+            payload.read_result(broken)
 
 
 def test_too_large_is_refused() -> None:
     with pytest.raises(ArgumentError, match="store the data elsewhere and pass a reference"):
-        wire.dumps(b"x" * wire.MAX_BYTES)
+        payload.dumps(b"x" * MAX_BYTES)
     with pytest.raises(Unreadable, match="larger than"):
-        wire.loads(b"x" * (wire.MAX_BYTES + 1))
+        payload.loads(b"x" * (MAX_BYTES + 1))
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=60), st.floats(), st.none())))
 def test_a_short_call_is_the_bytes_that_rq_writes(args: list[object]) -> None:
     whole = pickle.dumps(("shop.reports.build", None, tuple(args), {}), protocol=5)
-    assert wire.write_call("shop.reports.build", tuple(args), {}) == zlib.compress(whole)
+    assert payload.write_call("shop.reports.build", tuple(args), {}) == zlib.compress(whole)

@@ -24,12 +24,12 @@ from support import Process, wait_until
 
 import werk
 from werk import registry
-from werk.store import payload as wire
-from werk.store.connection import Script
+from werk.client import foreign
+from werk.store import payload
 from werk.tasks import catalog
 
 PAGE = (Path(__file__).parent.parent / "docs" / "wire.md").read_text()
-SCRIPT = Script.named("json").text + Script.named("enqueue").text
+SCRIPT = foreign.script().text
 Spawn = Callable[..., Process]
 
 TASKS = {
@@ -87,7 +87,7 @@ def call(told: redis.Redis, task: str, arguments: object) -> tuple[Any, Any]:
     job_id, _ = send(told, task, arguments)
     data = told.hget(f"rq:job:{job_id}", "data")
     assert data[:2] == b"\x80\x02"
-    path, args, kwargs = wire.read_call(data)
+    path, args, kwargs = payload.read_call(data)
     assert path == registry.tasks()[task].path
     return args, kwargs
 
@@ -133,7 +133,7 @@ def test_types_are_the_tasks(told: redis.Redis) -> None:
 @pytest.mark.parametrize(
     ("task", "arguments", "said"),
     [
-        ("slep", "[1]", "no worker has told of a task called slep"),
+        ("slep", "[1]", "unknown task slep: no worker has published it"),
         ("typed", "[]", "typed is missing count"),
         ("typed", "[1.0]", "typed: count is not a whole number"),
         ("typed", '["1"]', "typed: count is not a whole number"),
@@ -327,7 +327,9 @@ def test_from_other_languages(
 
 
 def test_the_page_says_where_the_script_is(tmp_path: Path) -> None:
-    line = next(text for text in examples("console") if "cat " in text).removeprefix("$ ")
+    line = next(text for text in examples("console") if "werk.client.foreign" in text).removeprefix(
+        "$ "
+    )
     root = Path(__file__).parent.parent
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     target = tmp_path / "enqueue-json.lua"

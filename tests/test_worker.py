@@ -21,7 +21,7 @@ from rq.suspension import resume, suspend
 from support import Process, children, is_gone, run, wait_until
 
 import werk
-from werk.store import payload as wire
+from werk.store import payload
 
 TESTS = Path(__file__).parent
 ENV = {
@@ -719,7 +719,7 @@ def test_arguments_of_another_version_are_put_off(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    newer = wire.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
+    newer = payload.write_call("worker_tasks.note", (str(tmp_path), "ran", "newer"), {})
     connection.hset(f"rq:job:{job.id}", "data", newer)
     assert work("default", "--burst").wait(60) == 0
     assert places(connection, job.id) == ["scheduled"]

@@ -53,10 +53,10 @@ for _, list in ipairs(KEYS) do
   end
 end
 return events"""
-SENT = '    replies = connected.run(Script.named("enqueue"), *words)\n'
+SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
-        replies = [1] * len(requests) + [b""] * is_due
+        replies = [1] * len(jobs) + [b""] * is_due
 """
 RECORDED = "        return self._record(claim, job, record)\n\n    def perform("
 UNRECORDED = """\

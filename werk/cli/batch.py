@@ -23,10 +23,12 @@ from werk import errors
 from werk.cli import output
 from werk.cli.output import Invocation
 from werk.client import enqueue as client
-from werk.client.enqueue import CHUNK, Handle, Request
+from werk.client.enqueue import CHUNK
+from werk.client.enqueue import PreparedJob as Request
 from werk.client.options import Options
+from werk.client.result import Handle
 from werk.errors import ArgumentError, ResultTimeout, WerkError
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link
 from werk.tasks.catalog_page import Entry
 
@@ -39,7 +41,7 @@ POLLED = 1000  # jobs asked for in one round trip
 def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # enqueue.py does without it while it sends one job
-    client.treated(entry.task, invocation.options)  # what is wrong with all of them is said once
+    invocation.options.treated(entry.task)  # what is wrong with all of them is said once
     report, link = Report(invocation), output.connect()
     size = _size(file)
     try:
@@ -173,8 +175,8 @@ def _wait(report: Report, link: Link) -> int | None:
 def _states(ids: list[str], link: Link) -> Iterator[str]:
     """Yield the status of each job; 'gone': nothing is left of it."""
     for start in range(0, len(ids), POLLED):
-        keys = [wire.key("job", job_id) for job_id in ids[start : start + POLLED]]
-        for state in link.calls([("HGET", key, "status") for key in keys]):
+        hashes = [keys.key("job", job_id) for job_id in ids[start : start + POLLED]]
+        for state in link.calls([("HGET", key, "status") for key in hashes]):
             yield "gone" if state is None else state.decode("utf-8", "replace")
 
 

@@ -173,7 +173,7 @@ def enqueue(ctx: click.Context, /, **given: Any) -> None:
         raise ArgumentError("--timeout requires --wait; to limit the job itself: --job-timeout")
 
 
-def _enqueue(request: client.Request, invocation: Invocation) -> int | None:
+def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
     """Enqueue a job, and print its id or, with --wait, its outcome."""
     if invocation.dry_run:
         output.print_request(request, invocation)

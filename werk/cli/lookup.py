@@ -20,9 +20,9 @@ from werk.store.connection import link
 @json_option
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
-    from werk.client import enqueue as client
+    from werk.client import result
 
-    wait = partial(client.result, job_id, timeout, connection=connect())
+    wait = partial(result.result, job_id, timeout, connection=connect())
     return print_outcome(wait, as_json, {"id": job_id})
 
 

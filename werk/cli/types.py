@@ -33,7 +33,8 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 def _read(kind: str, wanted: str, text: str) -> Any:
     """Return the value of a word, read as the argument of a task; a duration as seconds."""
-    from werk.tasks.arguments import Type, Unfit
+    from werk.tasks.types import Invalid as Unfit
+    from werk.tasks.types import Type
 
     try:
         found: Any = Type(kind).parse(text)

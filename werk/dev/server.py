@@ -19,7 +19,7 @@ from werk.dev.binary import Binary, find_binary, version_of
 from werk.dev.process import spawn
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
-from werk.store.connection import NO_URL, parse_url, shown
+from werk.store.address import NO_URL, parse_url, shown
 
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once

@@ -22,7 +22,8 @@ from werk.dev.process import spawn
 from werk.dev.server import Server, client_of, who_answers
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import DASHBOARD_PORT, Settings
-from werk.store.connection import link, shown
+from werk.store.address import shown
+from werk.store.connection import link
 from werk.tasks.signature import source
 
 DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own

@@ -17,9 +17,9 @@ from werk.ops.failures import PAGE, Filters, walk
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.registry import DEFAULT_TIMEOUT_S
-from werk.store import payload
-from werk.store.connection import Link, Script
-from werk.store.scripts import named, rest, script
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest, script
 
 POLL_S = 0.02
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
@@ -38,8 +38,8 @@ def act(link: Link, action: str, names: Iterable[str]) -> Iterator[tuple[str, st
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script(), (), [action, payload.timestamp(), *page])
-        yield from zip(page, map(payload.text, outcomes), strict=True)
+        outcomes = link.run(act_script(), (), [action, keys.timestamp(), *page])
+        yield from zip(page, map(keys.text, outcomes), strict=True)
 
 
 def retry_all(link: Link, filters: Filters) -> Iterator[int]:
@@ -67,7 +67,7 @@ def empty(link: Link, kind: str, queue: str) -> int:
 
 def compact(link: Link, queue: str) -> int:
     """Take the ids of jobs that were deleted or have expired out of a queue; return how many."""
-    starts = range(0, ask(link, "LLEN", payload.key("queue", queue)) or 0, PAGE)
+    starts = range(0, ask(link, "LLEN", keys.key("queue", queue)) or 0, PAGE)
     pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
     return sum(int(count) for page in pages for _, count in act(link, "compact", page))
 
@@ -77,14 +77,14 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
 
     Raises NoSuchJob, ResultTimeout, WerkError if it does not run.
     """
-    key = payload.key("job", job_id)
-    status, worker = map(payload.text, link.call("HMGET", key, "status", "worker_name"))
+    key = keys.key("job", job_id)
+    status, worker = map(keys.text, link.call("HMGET", key, "status", "worker_name"))
     if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if status != "started" or not worker:
         raise WerkError(f"job {job_id} is not running, it is {status}")
     command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
-    if not link.call("PUBLISH", payload.key("pubsub", worker), command):
+    if not link.call("PUBLISH", keys.key("pubsub", worker), command):
         raise WerkError(
             f"worker {worker}, which runs job {job_id}, is not listening; see werk status"
         )

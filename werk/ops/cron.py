@@ -27,7 +27,7 @@ from dateutil.tz import gettz
 from werk.client import enqueue as client
 from werk.client.options import Options
 from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 from werk.store.startup import wait_for_answer
 
@@ -160,7 +160,7 @@ class Cron:
         self._link = link
         self._done = {line.number: started for line in lines}
         self._has_stamps = not lines
-        self._stamps = payload.key("werk", "cron")
+        self._stamps = keys.key("werk", "cron")
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""

@@ -11,7 +11,7 @@ from werk.errors import WerkError
 from werk.ops import job_record
 from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
@@ -64,9 +64,9 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
     The caller may retry the jobs of a page before it asks for the next one.
     """
     for queue in _queues(link, filters):
-        key, start = payload.key("failed", queue), 0
+        key, start = keys.key("failed", queue), 0
         while ids := ask(link, "ZREVRANGE", key, start, start + PAGE - 1):
-            found = _read(link, queue, [payload.text(job_id) for job_id in ids])
+            found = _read(link, queue, [keys.text(job_id) for job_id in ids])
             jobs = [job for job in found if filters.matches(job)]
             yield sorted(jobs, key=lambda job: -job.at)  # Redis's order is to the second
             scores = ask(link, "ZMSCORE", key, *ids) or ids
@@ -92,7 +92,7 @@ def count(link: Link, filters: Filters) -> int:
     """Return how many failed jobs match."""
     if filters == Filters(queue=filters.queue):  # no need to read them
         names = _queues(link, filters)
-        commands = [("ZCARD", payload.key("failed", name)) for name in names]
+        commands = [("ZCARD", keys.key("failed", name)) for name in names]
         return sum(size or 0 for size in link.calls(commands, skips_type=True))
     return sum(map(len, walk(link, filters)))
 

@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from werk.errors import TooLarge, Unreadable
-from werk.store import payload
-from werk.store.connection import Link, Script
-from werk.store.scripts import named, rest
+from werk.store import keys, payload
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest
 
 # Bytes of a value that is shown. To read more may take long, even if it is plain data: a set of
 # numbers that have the same hash takes the square of their number.
@@ -35,7 +35,7 @@ RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result;
 
 def read(link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS) -> list[Job]:
     """Return these fields of jobs, and the latest result; of what is longer only the length."""
-    keys = [payload.key(kind, own) for kind in ("job", "results") for own in ids]
+    keys = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
     replies = link.run(_script(), keys, [longest, *fields])
     names = (*fields, *RESULT_FIELDS)
     return [
@@ -60,7 +60,7 @@ class Job(NamedTuple):
     longest: int
 
     def text(self, name: str) -> str | None:
-        return self.read(name, payload.text) or None
+        return self.read(name, keys.text) or None
 
     def read(self, name: str, read: Callable[[bytes], Any]) -> Any:
         """Return a field, or why it cannot be shown."""
@@ -117,12 +117,12 @@ class Job(NamedTuple):
     def ended(self) -> float:
         """Return when its latest execution ended, by Redis's clock if that is known."""
         entry = (self.text("entry") or "0").partition("-")[0]
-        return int(entry) / 1000 or payload.moment(self.text("ended_at"), 0.0)
+        return int(entry) / 1000 or keys.moment(self.text("ended_at"), 0.0)
 
     def depends_on(self) -> list[str]:
         found = self.plain("dependency_ids", payload.loads)
         ids = found if isinstance(found, list) else []
-        return [payload.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
+        return [keys.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
 
 
 def _is_long(value: object, most: int) -> bool:

@@ -13,7 +13,7 @@ from werk.errors import NoSuchJob
 from werk.ops import job_record
 from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, Job
 from werk.ops.queues import ask
-from werk.store import payload
+from werk.store import keys, payload
 from werk.store.connection import Link
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
@@ -44,7 +44,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
     """
     facts = _read(link, job_id)
     needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
-    found = link.calls([("EXISTS", payload.key("job", own)) for own in needed])
+    found = link.calls([("EXISTS", keys.key("job", own)) for own in needed])
     units = dict.fromkeys(_SECONDS, " s")
     return {
         "id": job_id,
@@ -63,7 +63,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
 def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return for each queue how many jobs are in each place."""
     size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
-    commands = [(size[own], payload.key(PLACES[own], name)) for name in queues for own in PLACES]
+    commands = [(size[own], keys.key(PLACES[own], name)) for name in queues for own in PLACES]
     found = iter(link.calls(commands, skips_type=True))
     return {name: {own: next(found) or 0 for own in PLACES} for name in queues}
 
@@ -72,7 +72,7 @@ def rows(
     link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
 ) -> tuple[int, list[dict[str, Any]]]:
     """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
-    key, first, last = payload.key(PLACES[place], queue), start, start + count - 1
+    key, first, last = keys.key(PLACES[place], queue), start, start + count - 1
     size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
     if last_first:
         first, last = -last - 1, -first - 1
@@ -80,7 +80,7 @@ def rows(
     total, entries = total or 0, entries or []
     if last_first:
         entries.reverse()
-    ids = [payload.text(entry).partition(":")[0] for entry in entries]  # of id:execution
+    ids = [keys.text(entry).partition(":")[0] for entry in entries]  # of id:execution
     return total, [_row(job) for job in job_record.read(link, ids, LONGEST_IN_ROW)]
 
 
@@ -107,7 +107,7 @@ def _read(link: Link, job_id: str) -> dict[str, Any]:
     (job,) = job_record.read(link, [job_id], LONGEST)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    due = ask(link, "ZSCORE", payload.key("scheduled", job.text("origin") or ""), job_id)
+    due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
     return _facts(job, None if due is None else float(due))
 
 
@@ -128,7 +128,7 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
     called = job.called()
     noted = meta.get("werk") if type(meta) is dict else None
     noted = noted if type(noted) is dict else {}  # our worker's notes about a retry
-    when = noted.get("next_try") if due is None else payload.iso(max(0.0, min(due, LATEST)))
+    when = noted.get("next_try") if due is None else keys.iso(max(0.0, min(due, LATEST)))
     waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
     return {
         "task": text["werk_task"],
@@ -153,8 +153,8 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
 
 def _duration(text: Mapping[str, str | None]) -> float | None:
     """Return how many seconds a job ran, until now if it is running; None if a time is unknown."""
-    started = payload.moment(text["started_at"], nan)
-    ended = time.time() if text["status"] == "started" else payload.moment(text["ended_at"], nan)
+    started = keys.moment(text["started_at"], nan)
+    ended = time.time() if text["status"] == "started" else keys.moment(text["ended_at"], nan)
     return round(ended - started, 3) if ended >= started else None
 
 

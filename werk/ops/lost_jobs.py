@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from werk.ops.actions import act
 from werk.ops.queues import ask, queue_names
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 
 KEYS_AT_ONCE = 1000  # of a SCAN, and of a queue
@@ -38,13 +38,13 @@ def _suspects(link: Link) -> Iterator[str]:
     These are the jobs that should wait and do not, and all that run, are due, or are ready to be
     enqueued, which are fewer.
     """
-    waiting, start = _waiting(link), payload.key("job", "")
+    waiting, start = _waiting(link), keys.key("job", "")
     options = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
     cursor: bytes | None = None
     while cursor != b"0":
-        cursor, keys = link.call("SCAN", cursor or 0, *options)
-        ids = [payload.text(key).removeprefix(start) for key in keys]
-        replies = link.calls([("HGET", payload.key("job", job_id), "status") for job_id in ids])
+        cursor, hashes = link.call("SCAN", cursor or 0, *options)
+        ids = [keys.text(key).removeprefix(start) for key in hashes]
+        replies = link.calls([("HGET", keys.key("job", job_id), "status") for job_id in ids])
         for job_id, status in zip(ids, replies, strict=True):
             is_missing = status == b"queued" and hash(job_id) not in waiting
             if is_missing or status in (b"started", b"scheduled", b"ready_to_enqueue"):
@@ -56,16 +56,16 @@ def _waiting(link: Link) -> set[int]:
     found: set[int] = set()
     for queue in queue_names(link):
         start = 0
-        key = payload.key("queue", queue)
+        key = keys.key("queue", queue)
         while ids := ask(link, "LRANGE", key, start, start + KEYS_AT_ONCE - 1):
-            found.update(hash(payload.text(job_id)) for job_id in ids)
+            found.update(hash(keys.text(job_id)) for job_id in ids)
             start += len(ids)
     return found
 
 
 def _reap(link: Link, dry_run: bool) -> list[str]:
     """Return the workers that have exited, and take them out of the sets of workers."""
-    keys = [payload.text(key) for key in ask(link, "SMEMBERS", payload.key("workers")) or ()]
-    exists = link.calls([("EXISTS", key) for key in keys])
-    gone = [key for key, found in zip(keys, exists, strict=True) if not found]
+    listed = [keys.text(key) for key in ask(link, "SMEMBERS", keys.key("workers")) or ()]
+    exists = link.calls([("EXISTS", key) for key in listed])
+    gone = [key for key, found in zip(listed, exists, strict=True) if not found]
     return gone if dry_run else [key for key, what in act(link, "reap", gone) if what == "gone"]

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from werk.ops.checks import CRITICAL, WARNING, problems
 from werk.ops.snapshot import Snapshot, number
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 
 _OF_A_QUEUE = (  # metric, field of a Queue, help text
@@ -32,7 +32,7 @@ _OF_A_QUEUE = (  # metric, field of a Queue, help text
     ("paused", "paused", "1 for a paused queue"),
     ("workers", "workers", "Live workers"),
 )
-_BOUNDS = (*map(str, payload.TALLY_BOUNDS_S), "+Inf")
+_BOUNDS = (*map(str, keys.TALLY_BOUNDS_S), "+Inf")
 
 
 def exposition(link: Link) -> str:

@@ -13,7 +13,7 @@ from werk.ops.failures import FIELDS, last_line
 from werk.ops.job_record import Job
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 
 TASK = "werk.ping"
@@ -64,8 +64,8 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
     state = job.text("status") or "gone"
     if state == "finished":
         return ""
-    if state == "queued" and ask(link, "LREM", payload.key("queue", queue), 1, job.id):
-        link.call("UNLINK", payload.key("job", job.id))
+    if state == "queued" and ask(link, "LREM", keys.key("queue", queue), 1, job.id):
+        link.call("UNLINK", keys.key("job", job.id))
         return "no answer"
     if state == "failed":
         return f"failed: {last_line(job)}"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from werk.ops.snapshot import Snapshot
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 
 
 def queue_names(link: Link) -> list[str]:
     """Return the names of all queues that RQ knows."""
-    start = payload.key("queue", "")
-    found = ask(link, "SMEMBERS", payload.key("queues"))
+    start = keys.key("queue", "")
+    found = ask(link, "SMEMBERS", keys.key("queues"))
     if found is None:  # of another type: then the queues that workers serve
         return sorted(Snapshot.read(link).queues)
-    keys = map(payload.text, found)
-    return sorted(key.removeprefix(start) for key in keys if key.startswith(start))
+    lists = map(keys.text, found)
+    return sorted(key.removeprefix(start) for key in lists if key.startswith(start))
 
 
 def ask(link: Link, *command: Any) -> Any:

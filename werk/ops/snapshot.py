@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from werk.errors import ConfigError
 from werk.printable import listed
-from werk.store import payload
-from werk.store.connection import Link, cluster_error, is_cluster
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import script
 from werk.tasks import catalog_page
 
@@ -106,21 +107,21 @@ class Snapshot(NamedTuple):
         reply, pages, info = link.calls([command, catalog_page.command(), ("INFO",)])
         if is_cluster(info):
             raise cluster_error(link.where)
-        seen = json.loads(payload.text(reply))
+        seen = json.loads(keys.text(reply))
         now = seen["time"]
         queues = [_queue(now, **facts) for facts in seen["queues"]]
         waiting = [own for own in queues if own.waiting and not own.paused]
         workers = [_worker(now, waiting, **facts) for facts in seen["workers"]]
         live = Counter(name for own in workers if own.is_live for name in own.queues)
         counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
-        server = _server(link, payload.text(info), seen["suspended"])
+        server = _server(link, keys.text(info), seen["suspended"])
         read = catalog_page.pages(pages)
         return cls(now, server, counted, workers, seen["counters"], [*seen["damaged"]], read)
 
     @property
     def failed_webhooks(self) -> int:
         """Return how many webhooks failed or were left out, since the horses began to count."""
-        return whole(self.counters.get(payload.FAILED_WEBHOOKS))
+        return whole(self.counters.get(keys.FAILED_WEBHOOKS))
 
 
 def _server(link: Link, info: str, suspended: bool) -> Server:
@@ -128,11 +129,11 @@ def _server(link: Link, info: str, suspended: bool) -> Server:
     aof = facts.get("aof_enabled") == "1"
     names = ("appendfsync" if aof else "save", "min-replicas-to-write")
     try:  # INFO does not report these, and a managed server may refuse CONFIG
-        settings = [payload.pairs(own) for own in link.calls([("CONFIG", "GET", n) for n in names])]
+        settings = [keys.pairs(own) for own in link.calls([("CONFIG", "GET", n) for n in names])]
     except ConfigError:
         settings = [{}, {}]
     kept, least = (
-        payload.text(found[name.encode()]) if name.encode() in found else None
+        keys.text(found[name.encode()]) if name.encode() in found else None
         for name, found in zip(names, settings, strict=True)
     )
     program = "valkey" if "valkey_version" in facts else facts.get("server_name", "redis")
@@ -162,7 +163,7 @@ def _queue(
 ) -> Queue:
     versions = Counter(member.partition(" ")[0] for member in served)
     differing = listed([task for task, count in versions.items() if count > 1])
-    oldest = min(now if since is None else since, payload.moment(since_by_rq, now))
+    oldest = min(now if since is None else since, keys.moment(since_by_rq, now))
     oldest_s = _ago(oldest, now) if facts["waiting"] else None
     ready_s = _ago(number(ready_since), now) if facts["ready"] and ready_since else None
     return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, **facts)
@@ -181,7 +182,7 @@ def _worker(
 ) -> Worker:
     served, job = facts.get("queues", "").split(","), run.rpartition(":")[0] or None
     oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
-    beat = payload.moment(facts.get("last_heartbeat"), now)
+    beat = keys.moment(facts.get("last_heartbeat"), now)
     clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ publishes no more
     if lease:  # by Redis's clock; the worker's may be wrong
         beat = number(lease) - number(facts.get("werk_lease"))
@@ -223,7 +224,7 @@ def _state(
     """Return RQ's state of a worker, or what is wrong with it."""
     if "werk_lease" in facts:
         lease_s = number(facts["werk_lease"])
-        born = payload.moment(facts["birth"], now + clock_s) - clock_s
+        born = keys.moment(facts["birth"], now + clock_s) - clock_s
         is_silent = now - beat > lease_s or "werk_horse" not in facts
         if is_silent and now - born > lease_s:
             return "stale"

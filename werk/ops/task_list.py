@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from werk import registry
 from werk.errors import RedisUnavailable
 from werk.ops.snapshot import Snapshot
-from werk.store import payload
+from werk.store import keys
 from werk.store.connection import Link
 from werk.tasks.catalog import own_entry, path_warning
 from werk.tasks.catalog_page import MOST_SERVED, NO_PAGES, SERVED_S, Entry, read_pages
@@ -84,12 +84,12 @@ def _served(link: Link) -> dict[str, dict[str, list[str]]]:
     """Return what live workers serve: task -> queue -> fingerprints."""
     snapshot = Snapshot.read(link)
     since = snapshot.time - SERVED_S
-    keys = [payload.key("werk", "serves", queue) for queue in snapshot.queues]
-    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in keys]
+    sets = [keys.key("werk", "serves", queue) for queue in snapshot.queues]
+    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in sets]
     replies = link.calls(asked, skips_type=True)
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
-        for member in map(payload.text, members or ()):
+        for member in map(keys.text, members or ()):
             task, _, version = member.partition(" ")
             found.setdefault(task, {}).setdefault(queue, []).append(version)
     return found

@@ -34,14 +34,15 @@ from rq.worker.base import BaseWorker
 from werk import __version__, registry
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from werk.settings import KEY_PREFIX, Settings
-from werk.store import payload as wire
-from werk.store.connection import Link, Script, cluster_error, is_cluster, link_over
-from werk.store.scripts import script
+from werk.store import keys
+from werk.store.connection import Link, hang_up, link_over
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import Script, script
 from werk.store.startup import wait_for_answer
 from werk.worker import records
-from werk.worker.channel import AWAY, PatientRedis, impatience, patience, shut
 from werk.worker.frame import FramingWorker, replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
+from werk.worker.rq_side import AWAY, PatientRedis, no_retry, retry_forever
 from werk.worker.shared_state import Page, Plan
 from werk.worker.supervisor import Supervisor, parse_command
 from werk.worker.tick import TICK_BUDGET_S
@@ -76,7 +77,7 @@ class Worker(FramingWorker):
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
         is_free = int(Settings.read().allow_unregistered)
-        own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -134,7 +135,7 @@ class Worker(FramingWorker):
         """Have RQ's thread for commands find the end of its connection: it opens another."""
         connection = self.pubsub and self.pubsub.connection
         if connection:
-            shut(connection._sock)
+            hang_up(connection._sock)
 
     # --- the loop
 
@@ -183,9 +184,9 @@ class Worker(FramingWorker):
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
-        connection.set_retry(patience(Page(), connection))
+        connection.set_retry(retry_forever(Page(), connection))
         super()._set_ip_address(connection)
-        connection.set_retry(before or impatience())
+        connection.set_retry(before or no_retry())
 
     # --- signals, and RQ's commands
 
@@ -255,7 +256,7 @@ class Worker(FramingWorker):
         driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
         kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
         pool.disconnect()
-        self.connection.set_retry(patience(Page(), self.connection))  # until Redis knows us
+        self.connection.set_retry(retry_forever(Page(), self.connection))  # until Redis knows us
         return untamed
 
     def _queue(self, name: str) -> Queue:
@@ -308,7 +309,7 @@ def wait_for_redis(link: Link) -> None:
     """
 
     def contact() -> None:
-        link.run(_HELLO, [wire.key("suspended")], [])
+        link.run(_HELLO, [keys.key("suspended")], [])
         refuse_cluster(link)
 
     with stoppable():

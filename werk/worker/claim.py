@@ -15,9 +15,9 @@ from rq.job import Job
 from werk import registry
 from werk.errors import ArgumentError, UnknownTask, Unreadable
 from werk.registry import LONGEST_S
-from werk.store import payload as wire
-from werk.store.payload import iso as iso
-from werk.store.payload import text
+from werk.store import keys, payload
+from werk.store.keys import iso as iso
+from werk.store.keys import text
 from werk.tasks import signature
 from werk.worker import records
 from werk.worker.records import Refused
@@ -92,7 +92,7 @@ class Claim(list[Any]):
             if status.startswith(NEWER):
                 theirs = text(status)[len(NEWER) : 100]
                 raise Unknown(
-                    f"its record is of version {theirs}, this worker reads {wire.RECORD_VERSION}"
+                    f"its record is of version {theirs}, this worker reads {keys.RECORD_VERSION}"
                 )
             raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
         if len(raw_id) not in LENGTHS or raw_id.translate(None, LETTERS):
@@ -119,7 +119,7 @@ class Claim(list[Any]):
                 self.task, _ = tasks.get(call[0], ("-", ""))
             return call
         try:
-            path, args, kwargs = wire.read_call(data or b"")
+            path, args, kwargs = payload.read_call(data or b"")
         except Unreadable as why:
             raise why.with_traceback(None) from None  # its frames would keep what was read
         known = tasks.get(name or path)
@@ -175,7 +175,7 @@ class Claim(list[Any]):
 def _any_call(data: bytes, reader: Any) -> Call:
     """WERK_ALLOW_UNREGISTERED. What cannot be read fails as in RQ."""
     try:
-        name, instance, args, kwargs = reader.loads(wire.decompress(data))
+        name, instance, args, kwargs = reader.loads(payload.decompress(data))
     except Exception:
         return _unreadable, (), {}
     return (getattr(instance, name) if instance else name), args, kwargs
@@ -201,5 +201,5 @@ def failure(
 
 def misplaced(claim: Claim, now: float) -> Claim:
     """A failure instead of an outcome whose set, finished:<queue> for one, is of another type."""
-    key = wire.key(claim.words[3], text(claim.origin))
+    key = keys.key(claim.words[3], text(claim.origin))
     return failure(claim, Refused(f"its outcome cannot be recorded: {key} is no sorted set"), now)

@@ -10,9 +10,9 @@ import mmap
 from bisect import bisect_left
 
 from werk import registry
-from werk.store import payload as wire
+from werk.store import keys
 
-_BOUNDS = wire.TALLY_BOUNDS_S
+_BOUNDS = keys.TALLY_BOUNDS_S
 _FIELDS = ("done", "failed", "seconds", *map(str, _BOUNDS), "+Inf")
 _LAST, _LAST_TOOK, _OTHERS, _OTHERS_TOOK, _WEBHOOKS, _TASKS = range(6)  # places of numbers
 
@@ -69,7 +69,7 @@ class Tally:
         done = sum(counts[at] for _, at in used) - counts[_OTHERS]
         worked = sum(counts[at + 2] for _, at in used) - counts[_OTHERS_TOOK]
         webhooks = counts[_WEBHOOKS]
-        beside = f"{wire.FAILED_WEBHOOKS} {webhooks:.0f} " if webhooks else ""
+        beside = f"{keys.FAILED_WEBHOOKS} {webhooks:.0f} " if webhooks else ""
         return f"done {done:.0f} worked {worked:.9g} {beside}" + " ".join(
             f"{name}|{field} {counts[at + n]:.9g}"
             for name, at in used

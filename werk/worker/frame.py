@@ -26,8 +26,8 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.records import Late, RecordingWorker
+from werk.worker.rq_side import FINISH_S, Unusable
 
 if TYPE_CHECKING:
     from werk.worker.claim import Claim, Unknown

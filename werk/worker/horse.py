@@ -27,20 +27,10 @@ from rq.timeouts import JobTimeoutException
 from werk import registry
 from werk.errors import Unreadable
 from werk.settings import Settings
-from werk.store import connection as link
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.store import keys, payload, replies
+from werk.store.keys import text
 from werk.store.scripts import script
 from werk.worker import records
-from werk.worker.channel import (
-    AWAY,
-    LONGEST_PAUSE_S,
-    Channel,
-    Unusable,
-    hang_up,
-    impatience,
-    patience,
-)
 from werk.worker.claim import Claim, Tasks, Unknown, misplaced
 from werk.worker.frame import Frame, Patches
 from werk.worker.log import Diary
@@ -48,6 +38,15 @@ from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.outcome import Recorder
 from werk.worker.process import forked
 from werk.worker.records import PlainSerializer, Refused
+from werk.worker.rq_side import (
+    AWAY,
+    LONGEST_PAUSE_S,
+    Channel,
+    Unusable,
+    hang_up_all,
+    no_retry,
+    retry_forever,
+)
 from werk.worker.runner import JobId, Runner
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Page, Plan
 
@@ -111,7 +110,7 @@ class Horse:
         by_name = {name.encode(): (name, task.path) for name, task in known.items()}
         self.tasks: Tasks = {**by_path, **by_name}
         is_ours = worker.serializer is PlainSerializer
-        self.dumps = wire.dumps if is_ours else records.limited(worker.serializer.dumps)
+        self.dumps = payload.dumps if is_ours else records.limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.reader = worker.serializer if self.settings.allow_unregistered else None
         self.patches = Patches(worker)
@@ -143,7 +142,7 @@ class Horse:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
-        worker.restore_connection(patience(self.page, worker.connection))
+        worker.restore_connection(retry_forever(self.page, worker.connection))
         os.environ["RQ_WORKER_ID"] = worker.name
         worker.log = self.diary.open()
         bound_logs(self.page)
@@ -160,7 +159,7 @@ class Horse:
             if self.cleaner:
                 os.kill(self.cleaner, signal.SIGKILL)
             elif self.page.finishing:
-                hang_up(self.worker.connection)
+                hang_up_all(self.worker.connection)
         self.runner.interrupt(signum, frame)
 
     def serve(self, keys: list[str]) -> None:
@@ -183,7 +182,7 @@ class Horse:
 
         What a fork shares is copied when it is first written to: 0.3 ms that no job is to wait for.
         """
-        data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
+        data = payload.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
         fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
         claim = Claim.of(fields, "", "")
         job, runner = self.recorder.job(claim.id), self.runner
@@ -262,7 +261,7 @@ class Horse:
 
     def step(self, finish: Claim | None, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
-        _, asked_at, now_iso = wire.clock()
+        _, asked_at, now_iso = keys.clock()
         owned = int(self.page.now()) + OWNED_S
         self.count += 1
         self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
@@ -310,7 +309,7 @@ class Horse:
 
     def read_refusal(self, text: str) -> None:
         """Make good for an error reply. Raises Unusable if sending again would not help."""
-        if link.passes(text):  # LOADING, READONLY, ...: another connection may do better
+        if replies.passes(text):  # LOADING, READONLY, ...: another connection may do better
             raise ConnectionError(text)
         if not text.startswith("NOSCRIPT"):
             raise Unusable(f"Redis refused to record the job: {text}")
@@ -470,7 +469,7 @@ class Horse:
 
     def clean_up(self) -> int:
         # Not patiently: while memory is full it would wait for ever, and no job would run.
-        self.worker.connection.set_retry(impatience(self.page))
+        self.worker.connection.set_retry(no_retry(self.page))
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from werk.printable import printable
-from werk.store.payload import text
+from werk.store.keys import text
 from werk.worker.log_lines import mask
 
 if TYPE_CHECKING:

@@ -19,17 +19,17 @@ from rq.job import Job
 from rq.queue import Queue
 
 from werk.registry import LONGEST_S
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.store import keys
+from werk.store.keys import text
 from werk.store.scripts import script
 from werk.worker import records, webhooks
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import FAILURE_TTL_S, Claim, Unknown, failure
 from werk.worker.counters import Tally
 from werk.worker.frame import Frame
 from werk.worker.log import Diary
 from werk.worker.process import end_copies
 from werk.worker.records import Late, Refused
+from werk.worker.rq_side import FINISH_S, Unusable
 from werk.worker.runner import Runner
 from werk.worker.shared_state import Order, Page
 
@@ -199,7 +199,7 @@ class Recorder:
     def _failure_ttl(self, job_id: str) -> int:
         """Return how many seconds a job that failed is kept, as far as its record can be read."""
         try:
-            seconds = int(self.worker.connection.hget(wire.key("job", job_id), "failure_ttl") or "")
+            seconds = int(self.worker.connection.hget(keys.key("job", job_id), "failure_ttl") or "")
         except (redis.exceptions.ResponseError, ValueError):
             return FAILURE_TTL_S
         return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
@@ -276,7 +276,7 @@ class Recorder:
         self.page.begin_finish(FINISH_S + callbacks_s)
 
     def _is_closed(self, claim: Claim) -> bool:
-        wip = wire.key("wip", "").encode() + claim.origin
+        wip = keys.key("wip", "").encode() + claim.origin
         run = claim.raw_id + f":{claim.execution}".encode()
         return self.worker.connection.zscore(wip, run) is None
 
@@ -285,7 +285,7 @@ class Recorder:
 
         It is forgotten then: whoever retries the job gives it as much time again.
         """
-        key, field, now = wire.key("job", claim.id), "werk_unknown_since", self.page.now()
+        key, field, now = keys.key("job", claim.id), "werk_unknown_since", self.page.now()
         try:
             since = min(float(self.worker.connection.hget(key, field) or now), now)
         except ValueError:
@@ -300,13 +300,13 @@ class Recorder:
         job_id, _, execution = run.rpartition(":")
         facts: list[Any] = [None, None, None]
         try:
-            key = wire.key("job", job_id)
+            key = keys.key("job", job_id)
             facts = self.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
         except redis.exceptions.ResponseError:
             pass  # no hash: it will be found late
         origin, attempt, task = facts
         nothing: list[Any] = [None] * 5
         claimed = [origin, b"", attempt or 0, *nothing, job_id.encode(), b""]
-        claim = Claim.of(claimed, execution, wire.clock()[1])
+        claim = Claim.of(claimed, execution, keys.clock()[1])
         claim.task = text(task)
         return claim

@@ -33,13 +33,13 @@ from werk import registry
 from werk.errors import ArgumentError, TooLarge, WerkError
 from werk.registry import LONGEST_S
 from werk.settings import Settings
-from werk.store import payload as wire
+from werk.store import keys, payload, plain
 from werk.worker import webhooks
-from werk.worker.channel import sent_once
 from werk.worker.process import end_copies
+from werk.worker.rq_side import sent_once
 
 ERROR_LENGTH = 200  # of an error in meta['werk']
-COMMITTED = wire.key("werk", "committed")
+COMMITTED = keys.key("werk", "committed")
 COMMITTED_S = 30 * 24 * 3600
 JSON_FIELDS = (b"dependency_ids", b"retry_intervals", b"repeat_intervals")
 MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
@@ -59,11 +59,11 @@ class PlainSerializer:
 
     @staticmethod
     def dumps(value: object) -> bytes:
-        return pickle.dumps(value, 5) if type(value) is Retry else wire.dumps(value)
+        return pickle.dumps(value, 5) if type(value) is Retry else payload.dumps(value)
 
     @staticmethod
     def loads(data: bytes) -> Any:
-        return wire.loads(data)
+        return payload.loads(data)
 
 
 def permit(path: str | None) -> None:
@@ -111,12 +111,12 @@ class _RegisteredJob(_BoundedJob):
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         """Raises Unreadable where RQ would fill the memory."""
-        wire.decompress(raw_data.get(b"data", b""))
+        payload.decompress(raw_data.get(b"data", b""))
         for name in JSON_FIELDS:
             if raw_data.get(name):
-                wire.check_json(raw_data[name], MOST_IN_A_LIST)
+                payload.check_json(raw_data[name], MOST_IN_A_LIST)
         try:
-            wire.decompress(raw_data.get(b"exc_info", b""), LONGEST_EXC_INFO)
+            payload.decompress(raw_data.get(b"exc_info", b""), LONGEST_EXC_INFO)
         except TooLarge:  # an older RQ's traceback of an earlier execution
             raw_data = {name: own for name, own in raw_data.items() if name != b"exc_info"}
         return super().restore(raw_data)
@@ -321,7 +321,7 @@ class RecordingWorker(StockWorker):
             self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
             if self.not_kept:
                 self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
-                job._result = wire.UNSERIALIZABLE
+                job._result = payload.UNSERIALIZABLE
         super().handle_job_success(job, queue, *args, **kwargs)
         self._forget_commit()
 
@@ -329,7 +329,7 @@ class RecordingWorker(StockWorker):
         """RQ calls this first in the transaction of a success: the reason is stored with it."""
         if self.not_kept and pipeline is not None:
             execution = next(iter(self.executions.values()))
-            pipeline.hset(wire.key("job", execution.job_id), wire.NOT_KEPT, self.not_kept)
+            pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
         super().increment_successful_job_count(pipeline)
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
@@ -353,7 +353,7 @@ def limited(dumps: Callable[[object], bytes]) -> Callable[[object], bytes]:
 
     def limited_dumps(value: object) -> bytes:
         data = dumps(value)
-        wire.check_size(len(data))
+        payload.check_size(len(data))
         return data
 
     return limited_dumps
@@ -371,17 +371,17 @@ def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
 def reason_of(error: Exception, result: object) -> str:
     """Return what the error that the serializer raised says of a result."""
     if isinstance(error, ArgumentError):
-        return str(error)[: wire.LONGEST_REASON]
+        return str(error)[: payload.LONGEST_REASON]
     shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
-    what = f"the value is a {wire.name_of(type(result))}, which cannot be stored"
-    return f"{what} ({shown[:ERROR_LENGTH]}); use {wire.PLAIN}"[: wire.LONGEST_REASON]
+    what = f"the value is a {plain.name_of(type(result))}, which cannot be stored"
+    return f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"[: payload.LONGEST_REASON]
 
 
 def _note_attempt(job: Job, error: str, delay_s: int) -> None:
     """RQ saves the job with its meta when it puts it back: this goes with it."""
     attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
     lines = error.strip().splitlines() or [""]
-    next_try = wire.timestamp(now() + timedelta(seconds=delay_s))
+    next_try = keys.timestamp(now() + timedelta(seconds=delay_s))
     note(job, attempt=attempt, error=lines[-1][:ERROR_LENGTH], next_try=next_try)
 
 

@@ -21,7 +21,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
 
 from werk.settings import Settings
-from werk.store.payload import SCALARS
+from werk.store.plain import SCALARS
 from werk.worker.log import Diary
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies

@@ -9,7 +9,7 @@ import redis.exceptions
 import rq.worker_registration
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.store.payload import text
+from werk.store.keys import text
 from werk.store.scripts import script
 from werk.tasks import catalog
 from werk.worker.claim import iso

@@ -1,4 +1,4 @@
-"""The horse's connections. They wait for Redis as long as it takes."""
+"""A worker's use of RQ and redis-py: connections that wait for Redis as long as it takes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import hiredis
 import redis.exceptions
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import AbstractBackoff, NoBackoff
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection
 
 from werk.errors import WerkError
-from werk.store import connection as link
+from werk.store import replies
+from werk.store.connection import Connection, hang_up, shortage
+from werk.store.redis_py import opened
 from werk.worker.shared_state import Page
 
-CONNECT_S = 5  # one try; there is always another
-SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two tries
-FINISH_S = 60  # of RQ's own finish without progress, beyond its callbacks' limits: four webhooks
+CONNECT_S = 5  # one attempt; there is always another
+SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two attempts
+FINISH_S = 60  # of a finish of RQ's without progress, beyond its callbacks' limits: four webhooks
 
 # A dead peer is noticed after about 40 s, also in the middle of a wait.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 30_000}
@@ -41,7 +44,7 @@ AWAY = (
 )
 FULL = redis.exceptions.OutOfMemoryError
 
-# What redis-py's pipelines, and EXEC itself, put in front of what Redis says of a command.
+# What redis-py's pipelines, and EXEC itself, put in front of Redis's reply to a command.
 _BEFORE_A_REPLY = re.compile("caused error: |because of: ")
 
 T = TypeVar("T")
@@ -53,81 +56,40 @@ class Unusable(WerkError):
 
 def raise_if_short() -> None:
     """Raise Unusable if a connection failed because of this process, not of Redis."""
-    if why := link.shortage():
+    if why := shortage():
         raise Unusable(f"its process could open nothing more: {why}")
 
 
-class Channel:
-    """One connection, opened as redis-py does and spoken to directly: C packs and parses."""
+class Channel(Connection):
+    """One of the horse's connections, opened as redis-py does; a reply may take any time."""
 
     def __init__(self, client: Redis) -> None:
-        self._pool = client.connection_pool
-        self.socket: Any = None
-
-    def open(self) -> None:
-        # RESP2, or Redis may push messages between the replies.
-        connection = self._pool.connection_class(**{**self._pool.connection_kwargs, "protocol": 2})
-        connection.retry = impatience()
-        connection.socket_connect_timeout = connection.socket_timeout = CONNECT_S
-        try:
-            connection.connect()
-        except AWAY:
-            raise_if_short()
-            raise
-        self._owner, self.socket, self._reader = connection, connection._sock, hiredis.Reader()
-        self.socket.settimeout(None)
-        if self.socket.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if hasattr(socket, name):
-                    self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-    def close(self) -> None:
-        if self.socket is not None:
-            self._owner.disconnect()
-        self.socket = None
-
-    def hang_up(self) -> None:
-        """End this connection for its reader. For a signal handler."""
-        shut(self.socket)
-
-    def send(self, words: tuple[Any, ...]) -> None:
-        """Send a command. Raises one of AWAY."""
-        if self.socket is None:
-            self.open()
-        try:
-            self.socket.sendall(hiredis.pack_command(words))
-        except ConnectionError:
-            if not self._is_refused():
-                raise  # else receive() returns what Redis said before it hung up
-
-    def _is_refused(self) -> bool:
-        self.socket.settimeout(0.1)
-        try:
-            self._reader.feed(self.socket.recv(65536))
-        except OSError:
-            return False
-        return bool(self._reader.has_data())
-
-    def receive(self) -> Any:
-        """Return the next reply; an error as a value. Raises one of AWAY."""
-        while True:
-            reply = self._reader.gets()
-            if reply is not False:
-                return reply
-            data = self.socket.recv(65536)
-            if not data:
-                raise EOFError("Redis closed the connection")
-            self._reader.feed(data)
+        super().__init__(partial(_open, client.connection_pool), CONNECT_S)
 
 
-def impatience(page: Page | None = None) -> Retry:
-    """Return how often what can be done another time is tried again: not at all."""
+def _open(pool: ConnectionPool, seconds: float) -> tuple[Any, object]:
+    try:
+        connection = opened(pool, seconds)
+    except AWAY:
+        raise_if_short()
+        raise
+    sock = connection._sock
+    sock.settimeout(None)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock, connection
+
+
+def no_retry(page: Page | None = None) -> Retry:
+    """Return redis-py's retry policy for commands that can be sent another time."""
     return _Progress(page, NoBackoff(), 0) if page else Retry(NoBackoff(), 0)
 
 
 class _Backoff(AbstractBackoff):
-    """Waits, and pushes on the deadline of a finish: Redis being unreachable is not its fault."""
+    """Waits, and extends the deadline of a finish: it is not late because Redis is unreachable."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
@@ -138,7 +100,7 @@ class _Backoff(AbstractBackoff):
 
 
 class _Progress(Retry):
-    """Tries a command as often as it is told. A success is progress of a finish."""
+    """Tries a command as often as the policy says. A success is progress of a finish."""
 
     has_committed: Callable[[], bool] | None = None  # see sent_once
 
@@ -188,7 +150,7 @@ def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None
 
 
 def _tried(do: Callable[[], T]) -> T:
-    """Run a command of RQ's, and sort its errors: one meaning of "unreachable" for all of us.
+    """Run a command of RQ's, and sort its errors: one meaning of "unreachable" in all of werk.
 
     redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others.
     """
@@ -199,7 +161,7 @@ def _tried(do: Callable[[], T]) -> T:
         raise
     except redis.exceptions.ResponseError as error:
         said = _BEFORE_A_REPLY.split(str(error))[-1]
-        if isinstance(error, FULL) or not link.passes(said):
+        if isinstance(error, FULL) or not replies.passes(said):
             raise
         time.sleep(SHORT_PAUSE_S)  # a transaction that watches comes again at once
         raise redis.exceptions.ConnectionError(str(error)) from error
@@ -215,33 +177,25 @@ def ask_sentinel(client: Redis) -> None:
             connection._connect_retry()  # type: ignore[no-untyped-call]
 
 
-def hang_up(client: Redis) -> None:
-    """Do the same to the connections that a client is using."""
+def hang_up_all(client: Redis) -> None:
+    """End the connections that a client is using, for the one who waits for their replies."""
     for connection in list(client.connection_pool._in_use_connections):
-        shut(connection._sock)
-
-
-def shut(sock: Any) -> None:
-    """End a socket for its reader, in any thread. The reader closes it."""
-    try:
-        if sock is not None:
-            sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it has ended
+        hang_up(connection._sock)
 
 
 class PatientRedis(Redis):
-    """What `werk worker` has RQ's command line use, which asks Redis before it makes our worker."""
+    """The client that `werk worker` gives RQ's command line, which asks Redis before our worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.set_retry(patience(Page(), self))
+        self.set_retry(retry_forever(Page(), self))
 
 
-def patience(page: Page, client: Redis) -> Retry:
-    """Return how a client's commands are tried: until Redis is there, and has room.
+def retry_forever(page: Page, client: Redis) -> Retry:
+    """Return the policy for a client's commands: until Redis answers and has room.
 
     A job that is put into its queue twice, because a reply was lost, does no harm: the second time
-    it is found started, or done, and dropped. For what records an outcome see sent_once.
+    it is found started, or finished, and is dropped. For transactions that record an outcome see
+    sent_once.
     """
     return _Progress(page, _Backoff(page), -1, client)
