@@ -23,7 +23,6 @@ local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
-local ACTIVE = {queued = true, scheduled = true, deferred = true, started = true}
 local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be sent again
 local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
@@ -62,11 +61,12 @@ end
 
 -- Return the reply for a job whose pointer names an active one, nothing for others.
 local function active(pointer)
+  local is_active = {queued = true, scheduled = true, deferred = true, started = true}
   local last = read(pointer)
   if not last then return end
   if stands[pointer] then return {'active', last, status_now} end
   local status = try('HGET', PREFIX .. ':job:' .. last, 'status')
-  if not ACTIVE[status] then return end
+  if not is_active[status] then return end
   local age_ms = POINTER_MS - call('PTTL', pointer)
   return {age_ms > DAY_MS and 'overdue' or 'active', last, status}
 end
@@ -90,52 +90,49 @@ for at = REQUEST_FIELDS, #ARGV - 1, JOB_FIELDS do
   end
 end
 
-local function members(...)
-  local reply = try(...)
-  return reply.err and {} or reply
-end
-
--- Return '' if a live worker serves the task as the caller has it, or a plain RQ worker listens,
--- which runs anything; 'differs' if live workers serve another version of it, 'unknown' if they do
--- not know it, 'unheard' if no worker listens.
-local function warning()
-  local serves, prefix = PREFIX .. ':werk:serves:' .. QUEUE, TASK .. ' '
-  local since = clock[1] - LEASE_S
-  local beat = try('ZSCORE', serves, SERVED)
-  if type(beat) == 'string' and tonumber(beat) >= since then return '' end
-  local live = members('ZRANGEBYSCORE', serves, since, '+inf')
-  for _, other in ipairs(live) do
-    if string.sub(other, 1, #prefix) == prefix then return 'differs' end
-  end
-  if #live > 0 then return 'unknown' end
-  for _, worker in ipairs(members('SMEMBERS', PREFIX .. ':workers:' .. QUEUE)) do
-    local found = members('HMGET', worker, 'birth', 'werk_lease')
-    if found[1] and not found[2] then return '' end
-  end
-  return 'unheard'
-end
-
 if SERVED ~= '' then
+  local function members(...)
+    local reply = try(...)
+    return reply.err and {} or reply
+  end
+
+  -- Return '' if a live worker serves the task as the caller has it, or a plain RQ worker listens,
+  -- which runs anything; 'differs' if live workers serve another version of it, 'unknown' if they
+  -- do not know it, 'unheard' if no worker listens.
+  local function warning()
+    local serves, prefix = PREFIX .. ':werk:serves:' .. QUEUE, TASK .. ' '
+    local since = clock[1] - LEASE_S
+    local beat = try('ZSCORE', serves, SERVED)
+    if type(beat) == 'string' and tonumber(beat) >= since then return '' end
+    local live = members('ZRANGEBYSCORE', serves, since, '+inf')
+    for _, other in ipairs(live) do
+      if string.sub(other, 1, #prefix) == prefix then return 'differs' end
+    end
+    if #live > 0 then return 'unknown' end
+    for _, worker in ipairs(members('SMEMBERS', PREFIX .. ':workers:' .. QUEUE)) do
+      local found = members('HMGET', worker, 'birth', 'werk_lease')
+      if found[1] and not found[2] then return '' end
+    end
+    return 'unheard'
+  end
+
   local found = warning()
   if found ~= '' and #new > 0 and REQUIRE_WORKER == '1' then return {found} end
   replies[#replies + 1] = found
 end
 if #new == 0 then return replies end
 
--- Return Redis's reply to the first write.
-local function place_jobs()
-  if not is_scheduled then
-    return try(PLACE == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
-  end
+local placed
+if is_scheduled then
   local due, scored = DUE, {}
   if string.sub(PLACE, 1, 2) == 'in' then
     due = string.format('%.3f', clock[1] + clock[2] / 1000000 + DUE)
   end
   for _, id in ipairs(ids) do scored[#scored + 1] = due; scored[#scored + 1] = id end
-  return try('ZADD', scheduled, unpack(scored))
+  placed = try('ZADD', scheduled, unpack(scored))
+else
+  placed = try(PLACE == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
 end
-
-local placed = place_jobs()
 if type(placed) == 'table' then
   fits(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list')
   return wrong or placed
