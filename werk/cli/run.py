@@ -66,7 +66,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     from werk.worker import wait_for_redis
     from werk.worker.tick import TICK_BUDGET_S
 
-    classes = {"worker": "werk.worker.Worker", "connection": "werk.worker.channel.PatientRedis"}
+    classes = {"worker": "werk.worker.Worker", "connection": "werk.worker.rq_side.PatientRedis"}
     words = [*(f"--{kind}-class={path}" for kind, path in classes.items()), *arguments]
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params

@@ -35,8 +35,8 @@ RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result;
 
 def read(link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS) -> list[Job]:
     """Return these fields of jobs, and the latest result; of what is longer only the length."""
-    keys = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
-    replies = link.run(_script(), keys, [longest, *fields])
+    places = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(_script(), places, [longest, *fields])
     names = (*fields, *RESULT_FIELDS)
     return [
         Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
