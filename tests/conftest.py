@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 import redis
 import roles
+from dashboards import browse as browse
+from dashboards import serving as serving
 from hypothesis import HealthCheck, settings
 from support import Process, children, command, environment, wait_until
+from workers import work as work
 
 from werk import registry
 from werk.dev.binary import find_binary

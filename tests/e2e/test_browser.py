@@ -26,7 +26,7 @@ from playwright.sync_api import (
 )
 from rq import Queue
 from support import Process, wait_until
-from test_worker import Start, horse, work  # noqa: F401  the fixture
+from workers import Start, horse
 
 import werk
 from werk.dev.server import free_port
