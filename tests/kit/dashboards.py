@@ -11,7 +11,7 @@ import roles
 from flask.testing import FlaskClient
 from support import Process, wait_until
 
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 from werk.web import app as dashboard
 
 HERE = "http://localhost"
