@@ -8,8 +8,8 @@ import redis
 
 from chaos.caller import DiaryWriter, enqueue_by_rq
 from chaos.kinds import KINDS
-from werk import actions
-from werk.link import link_over
+from werk.ops import actions
+from werk.store.connection import link_over
 
 if TYPE_CHECKING:
     from chaos.fleet import Fleet

@@ -21,8 +21,8 @@ from chaos import report
 from chaos.fleet import Fleet
 from chaos.trial import Plan, run
 from chaos.verdict import CATEGORIES
+from werk.dev.binary import find_binary
 from werk.settings import Settings
-from werk.stack import find_binary
 
 FEWEST_JOBS = 50
 MARK = "this module is a mutant"
@@ -35,7 +35,7 @@ FORGOTTEN = """    call('UNLINK', execution_key)
 """
 KEPT = "      call('EXPIRE', results, keep)\n"
 OVERDUE = "call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)"
-LATE = ("lua/tick.lua", OVERDUE, OVERDUE.replace(" clock,", " clock - 25,"))
+LATE = ("store/lua/tick.lua", OVERDUE, OVERDUE.replace(" clock,", " clock - 25,"))
 AGAIN = """      if string.find(id, '7%-%a+$') and call('HSETNX', job, 'again', 1) == 1 then
         try('ZREM', place, id)
         call('HSET', job, 'status', 'queued')
@@ -53,10 +53,10 @@ for _, list in ipairs(KEYS) do
   end
 end
 return events"""
-SENT = '    replies = connected.run(Script.named("enqueue"), *words)\n'
+SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
-        replies = [1] * len(requests) + [b""] * is_due
+        replies = [1] * len(jobs) + [b""] * is_due
 """
 RECORDED = "        return self._record(claim, job, record)\n\n    def perform("
 UNRECORDED = """\
@@ -78,16 +78,16 @@ MUTANTS = {
     # The two of the review: ended jobs are in no place; a fleet that neglects its duties.
     "unlisted": Mutant(
         (
-            ("lua/step.lua", LISTED, "0"),
-            ("lua/step.lua", FORGOTTEN, ""),
+            ("store/lua/step.lua", LISTED, "0"),
+            ("store/lua/step.lua", FORGOTTEN, ""),
         ),
         ("misplaced", "leaked"),
     ),
     "idle": Mutant(
         (
             LATE,
-            ("lua/tick.lua", "if moves_due then for", "if false then for"),
-            ("recorder.py", RECORDED, UNRECORDED),
+            ("store/lua/tick.lua", "if moves_due then for", "if false then for"),
+            ("worker/outcome.py", RECORDED, UNRECORDED),
         ),
         ("stuck", "wrong end"),
         KILLS,
@@ -98,7 +98,7 @@ MUTANTS = {
     "early-rescue": Mutant(
         (
             (
-                "lua/tick.lua",
+                "store/lua/tick.lua",
                 "call('ZADD', leases, clock + lease_s, worker)",
                 "call('ZADD', leases, clock + lease_s / 5, worker)",
             ),
@@ -108,30 +108,30 @@ MUTANTS = {
         60.0,
     ),
     # The excuses: a crash, a failure that is retried.
-    "again": Mutant((("lua/step.lua", KEPT, KEPT + AGAIN),), ("ran again",), KILLS, 30.0),
+    "again": Mutant((("store/lua/step.lua", KEPT, KEPT + AGAIN),), ("ran again",), KILLS, 30.0),
     # The excuse: an operator retried it.
-    "revived": Mutant((("lua/tick.lua", LAST_LINE, REVIVED),), ("ran again",), seconds=30.0),
+    "revived": Mutant((("store/lua/tick.lua", LAST_LINE, REVIVED),), ("ran again",), seconds=30.0),
     # The excuse: an operator cancelled it.
     "uncancelled": Mutant(
-        (("lua/tick.lua", LAST_LINE, REVIVED.replace("failed", "canceled")),),
+        (("store/lua/tick.lua", LAST_LINE, REVIVED.replace("failed", "canceled")),),
         ("wrong end",),
         seconds=40.0,
     ),
     # The excuse: the reply was lost.
     "acknowledged": Mutant(
-        (("client.py", SENT, ACKNOWLEDGED),),
+        (("client/enqueue.py", SENT, ACKNOWLEDGED),),
         ("lost",),
         ("pause Redis, short", "maxmemory", "kill -9 server"),
         30.0,
     ),
     # The excuse: a crash came between the end of a job and its ping.
-    "unpinged": Mutant((("lua/step.lua", " .. (got[13] or '')", ""),), ("pings",), KILLS),
+    "unpinged": Mutant((("store/lua/step.lua", " .. (got[13] or '')", ""),), ("pings",), KILLS),
     "uncalled": Mutant(
-        (("lua/step.lua", "stopped = got[8] or '', got[9]", "stopped = '', got[9]"),),
+        (("store/lua/step.lua", "stopped = got[8] or '', got[9]", "stopped = '', got[9]"),),
         ("callbacks",),
     ),
     "unfenced": Mutant(
-        (("lua/step.lua", FENCE, f"{FENCE} or true"),),
+        (("store/lua/step.lua", FENCE, f"{FENCE} or true"),),
         ("results",),
         ("cut a worker's reply", *FREEZES),
         40.0,
@@ -139,7 +139,7 @@ MUTANTS = {
     "mute": Mutant(
         (
             (
-                "lua/step.lua",
+                "store/lua/step.lua",
                 "elseif ARGV[8] ~= '1' then",
                 "elseif ARGV[8] ~= '1' or call('INCR', P .. ':werk:steps') > 300 then",
             ),
@@ -147,14 +147,20 @@ MUTANTS = {
         ("silent", "stuck"),
     ),
     "dropped": Mutant(
-        (("lua/lib.lua", "  call('LPUSH', list, id)\n  return 'requeued'", "  return 'requeued'"),),
+        (
+            (
+                "store/lua/lib.lua",
+                "  call('LPUSH', list, id)\n  return 'requeued'",
+                "  return 'requeued'",
+            ),
+        ),
         ("lost",),
         KILLS,
     ),
     "early": Mutant(
         (
             (
-                "lua/tick.lua",
+                "store/lua/tick.lua",
                 "scheduled, '-inf', clock, 'LIMIT'",
                 "scheduled, '-inf', clock + 5, 'LIMIT'",
             ),
@@ -162,7 +168,7 @@ MUTANTS = {
         ("untimely",),
     ),
     "everlasting": Mutant(
-        (("lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),
+        (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),
         ("leaked",),
     ),
 }
@@ -229,14 +235,15 @@ def prove(mutant: Mutant, folder: Path) -> None:
     if is_lua == (shas == shas_of(Path(werk.__file__).parents[1])):
         raise ValueError(f"the scripts of this mutant are not as they should be: {mutant}")
     for file in {file for file, _, _ in mutant.edits if file.endswith(".py")}:
-        if f"{MARK} werk.{file.removesuffix('.py')}" not in logs:
+        module = file.removesuffix(".py").replace("/", ".")
+        if f"{MARK} werk.{module}" not in logs:
             raise ValueError(f"nobody imported the mutated {file}; see {folder}")
 
 
 def shas_of(package: Path) -> str:
     """Return what a worker of this copy logs of its scripts."""
     version = find_binary(Settings.read()).version
-    code = f"""from werk.scripts import script
+    code = f"""from werk.store.scripts import script
 print(*(f"{{name}}={{script(name, {version}).sha[:8]}}" for name in ("step", "tick")))"""
     environment = {**os.environ, "PYTHONPATH": str(package)}
     command = [sys.executable, "-P", "-c", code]  # not the current folder first

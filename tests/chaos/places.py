@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from chaos.kinds import QUEUES
-from werk import wire
+from werk.store import payload
 
 PLACES = {  # RQ's structures, as keys of a queue; a job's id is in exactly one of them
     "queue": "rq:queue:{}",
@@ -131,7 +131,7 @@ def _result(entry: dict[bytes, bytes]) -> Result:
     kind = entry[b"type"].decode()
     if kind == SUCCESSFUL:
         value = entry.get(b"return_value")
-        return Result(kind, str(wire.loads(b64decode(value))) if value else "")
+        return Result(kind, str(payload.loads(b64decode(value))) if value else "")
     packed = entry.get(b"exc_string", b"")
     trace = zlib.decompress(b64decode(packed)).decode() if packed else ""
     return Result(kind, trace.strip().rpartition("\n")[2], trace)

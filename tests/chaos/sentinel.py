@@ -19,8 +19,10 @@ import redis
 
 from chaos.fleet import Fleet
 from chaos.member import Member
+from werk.dev.binary import find_binary
+from werk.dev.process import die_with
+from werk.dev.server import free_port
 from werk.settings import Settings
-from werk.stack import die_with, find_binary, free_port
 
 if TYPE_CHECKING:
     from chaos.monkey import Monkey

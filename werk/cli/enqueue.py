@@ -1,0 +1,200 @@
+"""`werk-enqueue`: each task is a command, made from its signature; the options stand before it."""
+
+from __future__ import annotations
+
+import gc
+
+gc.disable()  # during all imports: a tenth of the CPU of an enqueue, without any use
+
+import atexit
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NoReturn, get_args
+
+import click
+
+from werk import __version__
+from werk.cli import output
+from werk.cli.output import Invocation
+from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
+from werk.client import enqueue as client
+from werk.client.options import Options
+from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
+from werk.printable import printable
+from werk.settings import Settings
+from werk.store.connection import link
+from werk.tasks import catalog, catalog_page
+from werk.tasks.catalog_page import Entry
+
+gc.enable()
+
+HELP_BUDGET_S = 0.5  # to read the names in the catalog
+
+ENQUEUE_EPILOG = """\b
+Examples:
+  werk-enqueue sleep 1                  print the id of the job
+  werk-enqueue --wait hello Ada         wait for the job, print its result
+  werk-enqueue --delay 60 hello Ada     run the job in a minute
+  */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
+
+\b
+Exit codes: 0 enqueued; 1 the job failed, or its result was not kept (--wait); 2 wrong usage;
+65 bad lines (--batch); 75 Redis is unreachable, try again later; 78 wrong configuration;
+124 not done within --timeout, the job continues; 130 interrupted."""
+
+
+def enqueue_main() -> NoReturn:
+    """Run `werk-enqueue`."""
+    gc.disable()  # the process ends after one job
+    try:
+        output.run_command(enqueue, "werk-enqueue")
+    except SystemExit as end:  # shutting Python down takes a seventh of the CPU
+        atexit._run_exitfuncs()
+        with suppress(OSError):
+            sys.stdout.flush()  # what the exit functions have printed
+        os._exit(end.code if isinstance(end.code, int) else 0)
+
+
+class TaskGroup(click.Group):
+    """A group whose commands are the tasks, each made from its signature, or from the catalog."""
+
+    listed: Mapping[str, TaskCommand] = MappingProxyType({})
+    damaged = ""  # what is wrong with the catalog
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names for --help and completion, which work while Redis is unreachable."""
+        pages = catalog_page.NO_PAGES
+        with suppress(WerkError):
+            pages = catalog_page.read_pages(link(Settings.read(), HELP_BUDGET_S))
+        self.damaged = pages.problem() if pages.damaged else ""
+        found = catalog.everything(pages)
+        self.listed = {name: TaskCommand(entry) for name, entry in found.items()}
+        return sorted(self.listed)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        if self.damaged:
+            formatter.write_paragraph()
+            formatter.write_text(printable(f"Not listed: {self.damaged}."))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.listed.get(cmd_name) or TaskCommand(client.find(cmd_name, output.connect()))
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "TASK [ARGS]..."]
+
+
+class TaskCommand(click.Command):
+    """A task as a command: all words after its name are its arguments."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        super().__init__(
+            entry.name,
+            callback=self.run,
+            help=entry.shape.summary or None,
+            epilog=" ".join(note.text for note in entry.shape.notes) or None,
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep all words as they are; click handles only --help."""
+        ours = args[: args.index("--")] if "--" in args else args
+        if "--help" in ours and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        ctx.params["words"] = tuple(args)
+        return []
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [self.entry.shape.usage()]
+
+    def run(self, words: Sequence[str]) -> int | None:
+        """Enqueue the task with the options before its name."""
+        name, task, shape = self.entry[:3]
+        invocation = click.get_current_context().find_object(Invocation)
+        assert invocation is not None
+        for option, value in (("--batch", invocation.batch), ("--args-json", invocation.args_json)):
+            if words and value is not None:
+                raise ArgumentError(f"{option} provides the arguments; {name} takes no others")
+        if invocation.batch is not None:
+            from werk.cli import batch
+
+            return batch.run(self.entry, invocation.batch, invocation)
+        if invocation.args_json is None:
+            reserved = {word for option in enqueue.params for word in option.opts}
+            args, kwargs = shape.parse(words, name, task.secret, reserved)
+        else:
+            args, kwargs = shape.from_json(invocation.args_json, task=name, secret=task.secret)
+        return _enqueue(client.prepare(self.entry, args, kwargs, invocation.options), invocation)
+
+
+def _job_option(field: str, hint: Any) -> click.Option:
+    """Return the option that a field of client.Options declares."""
+    kinds, shown = get_args(hint)
+    words = [f"--{shown.name or field}".replace("_", "-"), field]
+    if kinds is bool:
+        return click.Option(words, is_flag=True, help=shown.text)
+    named = {"SECONDS": SECONDS, "PERIOD": PERIOD, "TIME": MOMENT}
+    kind = int if int in get_args(kinds) else named.get(shown.value, str)
+    return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
+
+
+_HINTS = {
+    name: hint for name, hint in Options.__annotations__.items() if hasattr(hint, "__metadata__")
+}
+
+
+@click.command(
+    cls=TaskGroup,
+    help="Enqueue TASK and print the id of the job. Options stand before TASK.",
+    epilog=ENQUEUE_EPILOG,
+    subcommand_metavar="TASK [ARGS]...",
+    params=[*map(_job_option, _HINTS, _HINTS.values())],
+)
+@click.option("--args-json", type=TEXT, help="Take all arguments from a JSON array or object.")
+@click.option("--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line of FILE.")
+@click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
+@click.option("--timeout", "wait_s", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
+@click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")
+@click.version_option(__version__, package_name="werk", message="werk %(version)s")
+@click.pass_context
+def enqueue(ctx: click.Context, /, **given: Any) -> None:
+    options = Options(**{field: given.pop(field) for field in _HINTS})
+    ctx.obj = invocation = Invocation(options, **given)
+    if invocation.batch is not None and (invocation.args_json, options.job_id) != (None, None):
+        raise ArgumentError("--batch cannot be combined with --args-json or --job-id")
+    if invocation.wait_s is not None and not invocation.wait:
+        raise ArgumentError("--timeout requires --wait; to limit the job itself: --job-timeout")
+
+
+def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
+    """Enqueue a job, and print its id or, with --wait, its outcome."""
+    if invocation.dry_run:
+        output.print_request(request, invocation)
+        return None
+    connected = output.connect()
+    try:
+        handle = client.send([request], connected)[0]
+    except KeyboardInterrupt:  # Redis may have received the job
+        output.print_note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+        return EXIT_INTERRUPTED
+    for warning in handle.warnings:
+        if invocation.prints(warning):
+            output.print_note(warning)
+    facts = output.handle_as_json(handle)
+    if invocation.wait:
+        wait = partial(handle.result, invocation.wait_s)
+        return output.print_outcome(wait, invocation.as_json, facts)
+    if handle.duplicate and not invocation.quiet:
+        output.print_note(f"{handle.reason}; not enqueued again")
+    if invocation.as_json:
+        output.print_json(facts)
+    elif not invocation.quiet:
+        output.print_line(handle.id)
+    return None

@@ -1,0 +1,283 @@
+"""The operators' commands: parse, one call, print."""
+
+from __future__ import annotations
+
+import io
+import math
+import socket
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+import click
+
+from werk import errors
+from werk.cli import output
+from werk.cli.types import PAST, SECONDS, WORD, Parsed, json_option, yes_option
+from werk.errors import ArgumentError, WerkError
+from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
+from werk.ops.checks import CRITICAL, Limit, Limits
+from werk.ops.failures import Filters
+from werk.ops.snapshot import Snapshot
+from werk.settings import Settings
+from werk.store.connection import LIBRARY_BUDGET_S, Link, link
+
+NO_JOB = "no job {}: never enqueued here, or expired"
+NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
+NO_QUEUE = "unknown queue {}; see werk status"
+# The outcomes that are right, and the message for any other one.
+MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
+    "cancel": ({"cancelled": "{} cancelled"}, NOT_WAITING),
+    "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
+    "resume": ({"yes": "queue {} is resumed", "already": "queue {} was not paused"}, NO_QUEUE),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+}
+LIMIT = Parsed("WARN:CRIT", Limit.parse)
+
+
+class CheckUsage(WerkError):
+    """Raised when `status --check` was called wrongly; monitoring takes 2 for critical."""
+
+    exit_code = 3  # of a plugin that cannot check
+
+
+class CheckCommand(click.Command):
+    """A command whose wrong usage has another exit code with --check."""
+
+    def make_context(self, *names: Any, **extra: Any) -> click.Context:
+        is_check = any(word.startswith("--check") for word in names[1])
+        try:
+            return super().make_context(*names, **extra)
+        except click.UsageError as error:
+            if not is_check:
+                raise
+            raise CheckUsage(error.format_message()) from None
+
+
+_MATCH = "Match the last line of the traceback, ignoring digits; a trailing * matches a prefix."
+FILTERS = (  # select failed jobs
+    click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
+    click.Option(["--error"], type=WORD, help=_MATCH),
+    click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
+    click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
+)
+
+
+# --- status
+
+
+@click.command(cls=CheckCommand)
+@click.option("--check", is_flag=True, help="Print one line for monitoring; exit with 0 to 3.")
+@click.option("--here", is_flag=True, help="Check only this host's workers; exit with 0 or 2.")
+@click.option("--max-age", "age_s", type=LIMIT, help="Limit how long a job may wait, in seconds.")
+@click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
+@click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
+@click.option("--min-workers", type=click.IntRange(0), help="Require so many live workers.")
+@json_option
+def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
+    """Show queues, workers and problems."""
+    limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
+    if not (check or here):
+        snapshot = Snapshot.read(output.connect())
+        lines = status_view.table(snapshot, limits).split("\n")
+        output.print_rows(as_json, status_view.as_json(snapshot, limits), *lines)
+        return None
+    if as_json:
+        raise CheckUsage("--json cannot be combined with --check or --here, which print one line")
+    try:
+        if here:
+            quick = link(Settings.read(), LIBRARY_BUDGET_S)
+            code, line = checks.check_here(quick, socket.gethostname())
+        else:
+            code, line = checks.check(Snapshot.read(output.connect()), limits)
+    except WerkError as error:  # a check that cannot read Redis is critical
+        code, line = checks.verdict(CRITICAL, str(error))
+    output.print_line(line)
+    return code
+
+
+@click.command()
+@click.argument("queue", nargs=-1)
+@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for an answer.")
+@json_option
+def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
+    """Send a job that does nothing through each QUEUE (default: all), and wait for it."""
+    answers = []
+    for name, trouble, seconds in pings.send(output.connect(), queue, timeout):
+        answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
+        if not as_json:
+            answer = {"": f"answered in {seconds:.2f} s", "paused": "paused, skipped"}
+            output.print_line(f"{name}: {answer.get(trouble, trouble)}")
+    if as_json:
+        output.print_json(answers)
+    if not answers:
+        output.print_note("there is no queue yet")
+    is_well = all(answer["trouble"] in ("", "paused") for answer in answers)
+    return None if is_well else errors.EXIT_FAILED
+
+
+# --- failed jobs
+
+
+@click.command(params=[*FILTERS])
+@click.option("--list", "as_list", is_flag=True, help="Print each job, the newest first.")
+@json_option
+def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
+    """Show failed jobs by error, with the command that retries them."""
+    filters = Filters(**chosen)
+    if as_list:
+        for job in chain.from_iterable(failures.walk(output.connect(), filters)):
+            text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
+            output.print_rows(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
+        return
+    rows, lines = [], []
+    for group in failures.groups(output.connect(), filters):
+        command = _retry_command(group.task, group.error, filters)
+        first, last = group.first, group.last
+        rows.append({**group._asdict(), "first": _iso(first), "last": _iso(last), "retry": command})
+        lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
+    output.print_rows(as_json, rows, *lines)
+
+
+@click.command(params=[*FILTERS])
+@click.argument("job_id", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="Select all failed jobs.")
+@yes_option
+@json_option
+def retry(
+    job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
+) -> int | None:
+    """Return failed jobs to their queues: the given ones, or those that an option selects."""
+    filters = Filters(**chosen)
+    if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
+        raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
+    link = output.connect()
+    if job_id:
+        return _act(link, "retry", job_id, as_json)
+    jobs, done = failures.count(link, filters), 0
+    if jobs:
+        output.confirm(f"retry {jobs} failed jobs", yes)
+    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
+    with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
+        for more in actions.retry_all(link, filters):
+            bar.update(more)
+            done += more
+    output.print_rows(as_json, {"retried": done}, f"{done} retried")
+    return None
+
+
+# --- jobs
+
+
+@click.command()
+@click.argument("job_id")
+@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for its end.")
+@yes_option
+@json_option
+def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
+    """Stop a running job. It is not retried."""
+    output.confirm(f"stop job {job_id}", yes)
+    worker = actions.stop(output.connect(), job_id, timeout)
+    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped at worker {worker}")
+
+
+@click.command()
+@click.argument("job_id", nargs=-1, required=True)
+@yes_option
+@json_option
+def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
+    """Cancel waiting jobs. Jobs that depend on them keep waiting."""
+    output.confirm(f"cancel {len(job_id)} jobs", yes)
+    return _act(output.connect(), "cancel", job_id, as_json)
+
+
+# --- queues and workers
+
+
+@click.command()
+@click.argument("queue", nargs=-1, required=True)
+@json_option
+def pause(queue: Sequence[str], as_json: bool) -> int | None:
+    """Pause queues until `werk resume`. Plain RQ workers ignore this."""
+    return _act(output.connect(), "pause", queue, as_json)
+
+
+@click.command()
+@click.argument("queue", nargs=-1, required=True)
+@json_option
+def resume(queue: Sequence[str], as_json: bool) -> int | None:
+    """Resume paused queues."""
+    return _act(output.connect(), "resume", queue, as_json)
+
+
+@click.command()
+@click.argument("worker", nargs=-1)
+@click.option("--wait", is_flag=True, help="Wait until the workers have exited.")
+@click.option("--timeout", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@yes_option
+@json_option
+def drain(
+    worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
+) -> int | None:
+    """Have workers (default: all) finish their job and exit; print their names."""
+    if timeout is not None and not wait:
+        raise ArgumentError("--timeout requires --wait")
+    link = output.connect()
+    names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
+    if names:
+        output.confirm(f"end {len(names)} workers after their job", yes)
+    code = _act(link, "drain", names, as_json)
+    if not wait:
+        return code
+    actions.wait_for_exit(link, names, timeout)  # whatever became of the orders
+    return None
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Print what would be repaired; change nothing.")
+@json_option
+def repair(dry_run: bool, as_json: bool) -> None:
+    """Return lost jobs to their queues, as killed plain RQ workers leave them."""
+    found = lost_jobs.repair(output.connect(), dry_run=dry_run)
+    lines = [f"{name} {state}" for name, state in found]
+    output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
+    jobs = sum(state != "gone" for _, state in found)
+    verb = "would repair" if dry_run else "repaired"
+    if not as_json:
+        output.print_note(f"{verb} {jobs} jobs and {len(found) - jobs} workers")
+
+
+# --- printing
+
+
+def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
+    """Do something to each of these, print the outcomes, return the exit code."""
+    good, otherwise = MESSAGES[what]
+    found = dict(actions.act(link, what, dict.fromkeys(names)))
+    lines = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
+    output.print_rows(as_json, found, *lines)
+    for name, outcome in found.items():
+        if outcome not in good:
+            output.print_note((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
+    if "gone" in found.values():
+        return errors.EXIT_NO_JOB
+    return errors.EXIT_FAILED if len(lines) < len(found) else None
+
+
+def _retry_command(task: str, error: str, filters: Filters) -> str:
+    """Return the command that retries these, within what was asked for."""
+    words = ["werk", "retry", "--task", task, "--error", error]
+    words += ["--queue", filters.queue] if filters.queue else []
+    words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
+    return " ".join(map(output.shell_word, words))
+
+
+def _when(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment):%m-%d %H:%M:%S}"
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,221 @@
+"""Enqueue by name: callers need Redis and the registry or the catalog, but none of the task's code.
+
+find the task -> check and convert the arguments -> build the request -> one script -> a handle
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+from werk.client import request
+from werk.client.links import link_of
+from werk.client.options import NO_OPTIONS, Options
+from werk.client.request import EnqueueRequest, JobFields
+from werk.client.result import Handle
+from werk.errors import ArgumentError, NoWorker, WerkWarning
+from werk.registry import Task
+from werk.store import keys
+from werk.store.limits import DESCRIPTION_LENGTH
+from werk.store.payload import write_call
+from werk.tasks import catalog
+from werk.tasks.catalog_page import Entry
+
+if TYPE_CHECKING:
+    from werk.client.links import Connection
+
+CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
+UNHEARD = "no worker listens on queue"  # how the least important warning begins
+MOST_CACHED = 1000
+CACHED_S = 1.0  # how long a process that enqueues all the time does not ask who serves a task
+_WARNINGS = {  # by what enqueue.lua has found out about the workers of a task's queue
+    b"unheard": UNHEARD + " {queue}: werk worker {queue}",
+    b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does in 10 minutes:"
+    " werk tasks",
+    b"differs": "no worker on queue {queue} has this version of {task}, but another: werk tasks",
+}
+
+
+class PreparedJob(NamedTuple):
+    """A job that is about to be enqueued: checked, and not sent yet."""
+
+    name: str
+    task: Task  # with the options of this job
+    fingerprint: str
+    call: str  # as people see it
+    created_at: str
+    options: Options
+    due: float | None  # Unix time by this host's clock, of a job that is scheduled
+    ttl: int
+    fields: JobFields
+    warning: str  # of the task (catalog_page.Entry)
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.fields.id
+
+
+def enqueue(
+    name: str,
+    /,
+    *args: object,
+    options: Options | None = None,
+    connection: Connection | None = None,
+    **kwargs: object,
+) -> Handle:
+    """Enqueue a task by its name. Sent again after a lost reply, it is enqueued once.
+
+    Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
+    """
+    job = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
+    [handle] = send([job], connection)
+    if handle.warnings:
+        _warn([handle])
+    return handle
+
+
+def enqueue_many(
+    name: str,
+    calls: Sequence[Sequence[object] | Mapping[str, object]],
+    *,
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> list[Handle]:
+    """Enqueue a task once for each element: a sequence of arguments, or a dict of named ones.
+
+    All are checked before the first is sent; they are sent 250 at a time. Raises as enqueue().
+    """
+    options = options or NO_OPTIONS
+    if options.job_id is not None:
+        raise ArgumentError("job_id cannot be combined with enqueue_many")
+    entry, now = find(name, connection), time.time()
+    calls_in_two = (((), call) if isinstance(call, Mapping) else (call, {}) for call in calls)
+    jobs = [prepare(entry, args, kwargs, options, now) for args, kwargs in calls_in_two]
+    handles: list[Handle] = []
+    for start in range(0, len(jobs), CHUNK):
+        handles += send(jobs[start : start + CHUNK], connection)
+    _warn(handles)
+    return handles
+
+
+def find(name: str, connection: Connection | None = None) -> Entry:
+    """Return a task of the registry here, or else of the catalog (catalog.find).
+
+    Raises UnknownTask, RedisUnavailable, ConfigError.
+    """
+    return catalog.find(name, lambda: link_of(connection))
+
+
+def prepare(
+    entry: Entry,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options = NO_OPTIONS,
+    now: float | None = None,
+) -> PreparedJob:
+    """Return the job that a call of a task becomes. Raises ArgumentError."""
+    name, task, shape, fingerprint, warning = entry
+    if options != NO_OPTIONS:
+        task = options.treated(task)
+    bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
+    now = now or time.time()
+    due, ttl, hold, pointer = None, 0, "", ""
+    if options != NO_OPTIONS:
+        due = options.due(now)
+        ttl = options.seconds_to_live(due, now)
+        hold, pointer = options.guards(name, shape.named(bound, named), task.queue)
+    call = f"{name}({shape.call(bound, named, task.secret)})"
+    data = write_call(task.path, bound, named)
+    job_id = options.job_id or str(uuid4())
+    fields = JobFields(job_id, data, call[:DESCRIPTION_LENGTH], hold, pointer)
+    created_at = keys.iso(now)
+    return PreparedJob(
+        name, task, fingerprint, call, created_at, options, due, ttl, fields, warning
+    )
+
+
+def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:
+    """Enqueue prepared jobs of one task and with the same options, in one script.
+
+    Raises NoWorker, RedisUnavailable, ConfigError.
+    """
+    first, link, now = jobs[0], link_of(connection), time.monotonic()
+    served = f"{first.name} {first.fingerprint}"
+    place = (first.task.queue, served)
+    until, warning = link.served_cache.get(place, (0.0, ""))
+    is_due = now >= until or first.options.require_worker
+    words: list[Any] = [*_request(first, served if is_due else "")]
+    for job in jobs:
+        words += job.fields
+    replies = link.run(request.script(), _places(first.task.queue), words)
+    if is_due:
+        *replies, found = replies
+        warning = found and _WARNINGS[found].format(queue=first.task.queue, task=first.name)
+        if len(link.served_cache) > MOST_CACHED:  # a program may use any number of queues
+            link.served_cache.clear()
+        link.served_cache[place] = now + CACHED_S, warning
+    if not replies:
+        raise NoWorker(f"{warning}; nothing was enqueued")
+    texts = tuple(filter(None, (first.warning, warning)))
+    return [
+        _handle(job, reply, texts, connection) for job, reply in zip(jobs, replies, strict=True)
+    ]
+
+
+def _places(queue: str) -> tuple[str, ...]:
+    """Return the KEYS of enqueue.lua."""
+    prefix = keys.KEY_PREFIX
+    return f"{prefix}:queues", f"{prefix}:queue:{queue}", f"{prefix}:scheduled:{queue}"
+
+
+def _request(job: PreparedJob, served: str) -> EnqueueRequest:
+    """Return what a job has in common with those that are sent with it."""
+    task, options = job.task, job.options
+    return EnqueueRequest(
+        prefix=keys.KEY_PREFIX,
+        place=options.place(),
+        due=options.delay or job.due or 0,
+        ttl=job.ttl,
+        created_at=job.created_at,
+        queue=task.queue,
+        timeout=task.timeout,
+        result_ttl=task.result_ttl,
+        failure_ttl=task.failure_ttl,
+        task=job.name,
+        max_crashes=task.max_crashes,
+        retry=task.retry,
+        retry_delay=task.retry_delay,
+        hold_ms=options.hold_ms(),
+        webhooks=options.webhooks(),
+        served=served,
+        require_worker=int(options.require_worker),
+    )
+
+
+def _handle(
+    job: PreparedJob, reply: Any, warnings: tuple[str, ...], connection: Connection | None
+) -> Handle:
+    """Return what enqueue.lua replied for a job (see its header)."""
+    queue, result_ttl = job.task.queue, job.task.result_ttl
+    own = Handle(job.id, job.name, queue, False, "", warnings, result_ttl, connection)
+    if reply == 1:
+        return own
+    why, job_id, status = [keys.text(word) for word in (*reply, b"")][:3]
+    if why == "overdue":
+        text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
+        return own._replace(warnings=(text, *warnings))
+    if why == "hold":
+        what = f"was enqueued for this {job.fields.hold.split(':')[-2]}"
+    else:
+        what = f"is still {status}" if why == "active" else "was there before"
+    why = f"job {job_id} {what}"
+    return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
+
+
+def _warn(handles: Sequence[Handle]) -> None:
+    for text in dict.fromkeys(text for handle in handles for text in handle.warnings):
+        warnings.warn(text, WerkWarning, stacklevel=3)

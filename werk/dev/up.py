@@ -1,0 +1,211 @@
+"""`werk up`: server, worker, dashboard and cron in one foreground process.
+
+For a first run and for development. A server that already answers is used and never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from werk import registry
+from werk.dev.binary import find_binary
+from werk.dev.process import spawn
+from werk.dev.server import Server, client_of, who_answers
+from werk.errors import ConfigError, RedisUnavailable
+from werk.settings import DASHBOARD_PORT, Settings
+from werk.store.address import shown
+from werk.store.connection import link
+from werk.tasks.signature import source
+
+DEFAULT_URL = "redis://localhost:6379/0"  # RQ's own
+CRONTAB = "crontab"  # in the current folder
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PIPE_SIZE = 65536  # one read takes all that a pipe holds
+PAUSE_S = 0.2  # how soon Ctrl-C, the end of a child or a change of a file is noticed
+
+
+def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
+    """Run worker, dashboard and, if none answers, a server, until Ctrl-C. Return the exit code.
+
+    If there is a ./crontab, run `werk cron` as well. Raises ArgumentError (a bad line in it),
+    ConfigError or RedisUnavailable before anything is left running.
+    """
+    _check_port(port)
+    if settings.redis_url is None and (settings.rq_config or settings.rq_redis):
+        raise ConfigError("`werk up` reads neither RQ_CONFIG nor REDIS_HOST: set RQ_REDIS_URL")
+    url = settings.redis_url or DEFAULT_URL
+    queues = sorted({task.queue for task in registry.tasks().values()} - {"default"})
+    worker = ["worker", "default", *queues]
+    answering = who_answers(url)
+    server = None if answering else _start_server(url, settings)
+    front = _Front(server, url)
+    try:
+        commands = [worker, ["dashboard", "--port", str(port)]]
+        if os.path.exists(CRONTAB):
+            from werk.ops import cron  # nothing else here needs croniter
+
+            # Read it here first: a bad line is then reported before anything starts.
+            cron.read(CRONTAB, link(settings._replace(redis_url=url)))
+            commands.append(["cron", CRONTAB])
+        for words in commands:
+            front.start(*words)
+        where = f"{answering} already answers at {shown(url)}; `werk up` will not stop it"
+        if server:
+            where = f"{server.binary} at {shown(url)}, data in {server.data}"
+        front.say("server", where)
+        front.say("worker", f"werk {' '.join(worker)}")
+        front.say("dashboard", f"http://127.0.0.1:{port}")
+        elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
+        front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
+        return front.watch(worker)
+    finally:
+        front.stop()
+
+
+def _check_port(port: int) -> None:
+    """Raises ConfigError if the dashboard cannot listen there."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"dashboard: port {port}: {why}; choose one with --port") from error
+
+
+class _Front:
+    """The foreground: prints what the children write, and stops them in order."""
+
+    def __init__(self, server: Server | None, url: str) -> None:
+        self.server, self.url = server, url
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.stops_asked = 0
+        self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
+        self._selector = selectors.DefaultSelector()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self.stops_asked += 1
+
+    def start(self, *words: str) -> None:
+        """Start a child: a command of `werk`, and its options."""
+        # The address is in its environment: passwords do not show in `ps`.
+        environ = os.environ | {"RQ_REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}  # handed on
+        process = self.children[words[0]] = spawn(
+            # -P: with -m alone, ./types.py would replace Python's own
+            [sys.executable, "-P", "-m", "werk", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+        assert process.stdout
+        self._selector.register(process.stdout, selectors.EVENT_READ, words[0])
+
+    def say(self, name: str, line: str) -> None:
+        """Print a line of a child. A reader that has exited (`werk up | head`) stops all."""
+        line = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", line)
+        try:
+            sys.stdout.buffer.write(f"{name:<9} | {line}\n".encode())
+            sys.stdout.buffer.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.stops_asked += 1
+
+    def watch(self, worker: Sequence[str]) -> int:
+        """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
+        files = _sources()
+        before = _times_of(files)
+        while not self.stops_asked:
+            if (now := before | _times_of(files)) != before:
+                before = now
+                self.say("worker", "a task or a table has changed: restarting")
+                self._end("worker")
+                if not self.stops_asked:
+                    self.start(*worker)  # it reads tasks and tables again
+            for name, process in self.children.items():
+                if (code := process.poll()) is not None:
+                    self._drain()
+                    self.say(name, f"exited by itself (exit code {code}): stopping all")
+                    return 1
+            if self.server and not self.server.is_running():
+                self.say("server", f"exited by itself ({self.server.last_words()}): stopping all")
+                return 1
+            self._pass_on()
+        return 0
+
+    def stop(self) -> None:
+        """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
+        for name in reversed(self.children):
+            self._end(name)
+        if self.server:
+            self.server.stop()
+            self.say("server", "stopped")
+
+    def _end(self, name: str) -> None:
+        """Ask a child to stop; again, and then by force, with each further request to stop."""
+        process = self.children[name]
+        steps = [process.terminate, process.terminate, process.kill]
+        if self.server and not self.server.is_running():
+            steps = [process.kill]  # it can record nothing, and would wait for Redis
+        for step in steps:
+            asked = self.stops_asked
+            step()
+            while process.poll() is None and self.stops_asked == asked:
+                self._pass_on()
+        process.wait()
+        self._drain()
+        self.say(name, "stopped")
+
+    def _drain(self) -> None:
+        while self._pass_on(0):
+            pass
+
+    def _pass_on(self, timeout_s: float = PAUSE_S) -> bool:
+        """Print the whole lines that the children have written; return whether there were any."""
+        found = self._selector.select(timeout_s)
+        for key, _ in found:
+            name, data = key.data, os.read(key.fd, PIPE_SIZE)
+            *lines, rest = (self._unfinished.get(name, b"") + data).split(b"\n")
+            if rest and (not data or len(rest) > PIPE_SIZE):
+                lines, rest = [*lines, rest], b""
+            self._unfinished[name] = rest
+            for line in lines:
+                self.say(name, line.decode(errors="replace"))
+            if not data:
+                self._selector.unregister(key.fileobj)
+        return bool(found)
+
+
+def _sources() -> list[str]:
+    """Return the files of tasks and tables: a running worker keeps the versions that it read."""
+    tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in tables]
+    files += [source(task.path) for task in registry.tasks().values()]
+    return [file for file in files if file]
+
+
+def _times_of(files: Sequence[str]) -> dict[str, float]:
+    """Return when each file was last changed. A file that an editor is replacing is left out."""
+    times = {}
+    for file in files:
+        with suppress(OSError):
+            times[file] = os.stat(file).st_mtime
+    return times
+
+
+def _start_server(url: str, settings: Settings) -> Server:
+    place = client_of(url).get_connection_kwargs()
+    if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
+        raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
+    server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
+    server.start()
+    return server

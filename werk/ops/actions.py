@@ -1,0 +1,108 @@
+"""What an operator does to jobs, queues and workers: retry, stop, cancel, pause, drain, ...
+
+act.lua does each thing completely or not at all. Jobs are read in pages, so that a hundred thousand
+take no more memory than a few. Nothing in them is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import islice
+
+from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.ops.failures import PAGE, Filters, walk
+from werk.ops.queues import ask
+from werk.ops.snapshot import Snapshot
+from werk.registry import DEFAULT_TIMEOUT_S
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest, script
+
+POLL_S = 0.02
+# Redis counts the listeners of one server; after a failover, a worker may listen to a replica.
+UNHEARD_S = 2.0
+POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
+
+
+@cache
+def act_script() -> Script:
+    """Return act.lua with names for its arguments."""
+    names = ("ACTION", "NOW_TEXT")
+    default = f"local DEFAULT_TIMEOUT_S = {DEFAULT_TIMEOUT_S}"
+    prelude = (named(names), rest("NAMES", len(names) + 1), default)
+    return script("act", prelude="\n".join(prelude))
+
+
+def act(link: Link, action: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
+    left = iter(names)
+    while page := list(islice(left, PAGE)):
+        outcomes = link.run(act_script(), (), [action, keys.timestamp(), *page])
+        yield from zip(page, map(keys.text, outcomes), strict=True)
+
+
+def retry_all(link: Link, filters: Filters) -> Iterator[int]:
+    """Put back the failed jobs that match, page by page; yield how many.
+
+    A job that fails after the call is not retried again.
+    """
+    seconds, micros = link.call("TIME")
+    begun = int(seconds) + int(micros) / 1e6
+    for page in walk(link, filters):
+        outcomes = act(link, "retry", [job.id for job in page if job.at <= begun])
+        yield sum(outcome in ("retried", "limited") for _, outcome in outcomes)
+
+
+def empty(link: Link, kind: str, queue: str) -> int:
+    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in its key.
+
+    Return how many entries it had.
+    """
+    total = 0
+    while found := sum(int(count) for _, count in act(link, "empty", [f"{kind}:{queue}"])):
+        total += found
+    return total
+
+
+def compact(link: Link, queue: str) -> int:
+    """Take the ids of jobs that were deleted or have expired out of a queue; return how many."""
+    starts = range(0, ask(link, "LLEN", keys.key("queue", queue)) or 0, PAGE)
+    pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
+    return sum(int(count) for page in pages for _, count in act(link, "compact", page))
+
+
+def stop(link: Link, job_id: str, timeout_s: float) -> str:
+    """Stop a running job; return the worker that ran it.
+
+    Raises NoSuchJob, ResultTimeout, WerkError if it is not running, or no worker is listening.
+    """
+    key = keys.key("job", job_id)
+    status, worker = map(keys.text, link.call("HMGET", key, "status", "worker_name"))
+    if not status:
+        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
+    if status != "started" or not worker:
+        raise WerkError(f"job {job_id} is not running, it is {status}")
+    command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
+    is_heard = bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
+    deadline = time.monotonic() + (timeout_s if is_heard else min(timeout_s, UNHEARD_S))
+    while link.call("HGET", key, "status") == b"started":
+        if time.monotonic() > deadline and is_heard:
+            raise ResultTimeout(f"worker {worker} has not stopped it in {timeout_s:g} s")
+        if time.monotonic() > deadline:
+            raise WerkError(
+                f"worker {worker}, which runs job {job_id}, is not listening; see werk status"
+            )
+        time.sleep(POLL_S)
+    return worker
+
+
+def wait_for_exit(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
+    """Wait until these workers have exited. Raises ResultTimeout."""
+    left, deadline = set(names), time.monotonic() + (timeout_s or 0)
+    while left := left & {own.name for own in Snapshot.read(link).workers if own.is_live}:
+        if timeout_s is not None and time.monotonic() > deadline:
+            raise ResultTimeout(f"still running after {timeout_s:g} s: {', '.join(sorted(left))}")
+        time.sleep(POLL_WORKERS_S)

@@ -1,0 +1,176 @@
+"""Jobs as people see them: `werk show`, the dashboard's lists and pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any
+
+from werk.errors import NoSuchJob
+from werk.ops import job_record
+from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, Job
+from werk.ops.queues import ask
+from werk.store import keys, payload
+from werk.store.connection import Link
+
+PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
+    **{name: name for name in ("scheduled", "deferred", "finished", "failed", "canceled")},
+    "queued": "queue",
+    "started": "wip",
+}
+LONGEST_TEXT, LONGEST_TEXT_IN_ROW = 100_000, 4_000  # characters of a traceback
+LONGEST_CALL = 500  # characters
+LATEST = 2.5e11  # Unix time that can be written as a date
+
+_TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
+_SECONDS = ("duration", "timeout", "result_ttl")
+
+
+def show(job_id: str, link: Link) -> dict[str, Any]:
+    """Return a job, its times, limits and attempts, and how its last execution ended.
+
+    Unknown values are None. Raises NoSuchJob.
+    """
+    return {"id": job_id, **_read(link, job_id)}
+
+
+def page(link: Link, job_id: str) -> dict[str, Any]:
+    """Return a job as the dashboard's template and rq-dashboard's script take it.
+
+    Raises NoSuchJob.
+    """
+    facts = _read(link, job_id)
+    needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
+    found = link.calls([("EXISTS", keys.key("job", own)) for own in needed])
+    units = dict.fromkeys(_SECONDS, " s")
+    return {
+        "id": job_id,
+        **{name: facts[name] for name in (*_TIMES, "status")},
+        "exc_info": _end(exception, LONGEST_TEXT),
+        "depends_on": needed,
+        "depends_on_status": ["active" if there else "expired" for there in found],
+        "rows": [
+            [_label(name), _cut(as_text(value, indent=2), LONGEST_TEXT) + units.get(name, "")]
+            for name, value in facts.items()
+            if value is not None
+        ],
+    }
+
+
+def sizes(link: Link, queues: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return for each queue how many jobs are in each place."""
+    size = {place: "LLEN" if place == "queued" else "ZCARD" for place in PLACES}
+    commands = [(size[own], keys.key(PLACES[own], name)) for name in queues for own in PLACES]
+    found = iter(link.calls(commands, skips_type=True))
+    return {name: {own: next(found) or 0 for own in PLACES} for name in queues}
+
+
+def rows(
+    link: Link, queue: str, place: str, start: int, count: int, *, last_first: bool
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many jobs are in a place, and `count` rows for rq-dashboard's lists."""
+    key, first, last = keys.key(PLACES[place], queue), start, start + count - 1
+    size, read = ("LLEN", "LRANGE") if place == "queued" else ("ZCARD", "ZRANGE")
+    if last_first:
+        first, last = -last - 1, -first - 1
+    total, entries = link.calls([(size, key), (read, key, first, last)], skips_type=True)
+    total, entries = total or 0, entries or []
+    if last_first:
+        entries.reverse()
+    ids = [keys.text(entry).partition(":")[0] for entry in entries]  # of id:execution
+    return total, [_row(job) for job in job_record.read(link, ids, LONGEST_IN_ROW)]
+
+
+def calls(link: Link, ids: Sequence[str]) -> dict[str, str]:
+    """Return the calls of jobs, with secrets masked, or why they cannot be shown."""
+    found = job_record.read(link, ids, LONGEST_IN_ROW)
+    return {job.id: _cut(job.call() or "", LONGEST_CALL) for job in found}
+
+
+def as_text(value: object, indent: int | None = None) -> str:
+    """Return a value as text: a text unchanged, anything else as JSON, or else its repr."""
+    if isinstance(value, str):
+        return value
+    try:
+        try:
+            return json.dumps(value, ensure_ascii=False, indent=indent)
+        except TypeError:
+            return repr(value)
+    except ValueError as error:  # an int of thousands of digits
+        return f"({error})"
+
+
+def _read(link: Link, job_id: str) -> dict[str, Any]:
+    (job,) = job_record.read(link, [job_id], LONGEST)
+    if not job.record:
+        raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
+    due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
+    return _facts(job, None if due is None else float(due))
+
+
+def _row(job: Job) -> dict[str, Any]:
+    has_failed = job.text("status") in ("failed", "stopped")  # else an earlier execution failed
+    exception = job.exception() if has_failed else None
+    return {
+        "id": job.id,
+        "description": _cut(job.call() or "", LONGEST_CALL),
+        "exc_info": _end(exception, LONGEST_TEXT_IN_ROW),
+        **{name: job.text(name) for name in _TIMES},
+    }
+
+
+def _facts(job: Job, due: float | None) -> dict[str, Any]:
+    text = {name: job.text(name) for name in FIELDS if name not in ("data", "meta")}
+    meta = job.plain("meta", payload.loads)
+    called = job.called()
+    noted = meta.get("werk") if type(meta) is dict else None
+    noted = noted if type(noted) is dict else {}  # our worker's notes about a retry
+    when = noted.get("next_try") if due is None else keys.iso(max(0.0, min(due, LATEST)))
+    waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
+    return {
+        "task": text["werk_task"],
+        "call": job.call(),
+        "payload": called if isinstance(called, str) else None,
+        "status": text["status"],
+        "queue": text["origin"],
+        **{name: text[name] for name in _TIMES},
+        "due": when if waits and not is_retry else None,
+        "duration": _duration(text),
+        "worker": text["worker_name"],
+        "attempt": _whole(text["werk_attempt"]) or noted.get("attempt"),
+        "last_error": noted.get("error"),
+        "next_try": when if waits and is_retry else None,
+        **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
+        "exception": job.exception(),
+        "result": job.result(),
+        "meta": meta or None,
+        "depends_on": job.depends_on() or None,
+    }
+
+
+def _duration(text: Mapping[str, str | None]) -> float | None:
+    """Return how many seconds a job ran, until now if it is running; None if a time is unknown."""
+    started = keys.moment(text["started_at"], nan)
+    ended = time.time() if text["status"] == "started" else keys.moment(text["ended_at"], nan)
+    return round(ended - started, 3) if ended >= started else None
+
+
+def _label(name: str) -> str:
+    return (
+        "Kept" if name == "result_ttl" else name.removesuffix("_at").replace("_", " ").capitalize()
+    )
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"-?\d{1,18}", text) else None
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _end(text: str | None, longest: int) -> str | None:
+    return text if text is None or len(text) <= longest else f"...{text[-longest:]}"

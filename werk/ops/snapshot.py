@@ -1,0 +1,257 @@
+"""One reading of everything that an operator asks about.
+
+snapshot.lua reads; checks.py says what is wrong; status_view.py and metrics.py print it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from werk.errors import ConfigError
+from werk.printable import listed
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import script
+from werk.tasks import catalog_page
+
+RQ_SPARE_S = 50.0  # RQ keeps a worker's record for 60 s after its next beat (Worker.heartbeat)
+RQ_TTL_S = 480.0  # RQ's default, for a record without a time to live
+DROPPED_S = 60.0  # log lines that were dropped longer ago are not reported any more
+FARTHEST_S = 1e9
+MOST = 1e15  # larger numbers in a record are neither a count nor a time
+STATES = ("started", "suspended", "busy", "idle")  # RQ's
+WERK, PLAIN_RQ = "werk", "rq"  # kinds of workers
+
+_PRELUDE = f"local SERVED_S, MOST_SERVED = {catalog_page.SERVED_S}, {catalog_page.MOST_SERVED}"
+IDLE_S = 10.0  # an idle horse asks for work at least this often (horse.BLOCK_S)
+
+
+class Server(NamedTuple):
+    """The Redis server."""
+
+    where: str
+    version: str
+    memory: int  # bytes
+    memory_limit: int  # 0: unknown
+    policy: str
+    aof: bool
+    fsync: str | None  # of the AOF: everysec, always, no; None: unknown
+    rdb: bool | None  # None: unknown
+    suspended: bool  # all workers, by `rq suspend`
+    replicas: int = 0  # connected ones
+    min_replicas: int | None = None  # with fewer it refuses writes; None: unknown
+
+
+class Queue(NamedTuple):
+    """A queue."""
+
+    name: str
+    waiting: int
+    oldest_s: float | None  # age of the oldest waiting job
+    running: int
+    scheduled: int
+    failed: int
+    paused: bool
+    left: int  # executions of dead workers
+    in_hand: int  # taken by a plain RQ worker and not begun
+    ready: int  # dependents whose parents have finished, not yet enqueued
+    ready_s: float | None  # since when there are some; None: no live worker has seen any
+    differing: str  # tasks that its workers define differently
+    workers: int = 0  # live ones
+
+
+class Worker(NamedTuple):
+    """A worker. Its state is RQ's (idle, busy, suspended), or draining, stale, hung."""
+
+    name: str
+    host: str
+    pid: int
+    state: str
+    job: str | None
+    job_s: float | None
+    beat_s: float
+    done: int
+    failed: int
+    queues: Sequence[str]
+    kind: str  # WERK or PLAIN_RQ
+    free: bool  # it runs any path (WERK_ALLOW_UNREGISTERED)
+    clock_s: float  # how far its host's clock is ahead of Redis's
+    dropped: int = 0  # log lines, if it has dropped any within DROPPED_S
+    replaced: str = ""  # a method of RQ's loop that its class replaces, so that RQ's loop runs
+
+    @property
+    def is_live(self) -> bool:
+        return self.state != "stale"
+
+
+class Snapshot(NamedTuple):
+    """One reading."""
+
+    time: float  # Redis's
+    server: Server
+    queues: Mapping[str, Queue]
+    workers: Sequence[Worker]
+    counters: Mapping[str, str]  # of executions, by all horses: "<task>|<what>" -> number
+    damaged: Sequence[str]  # keys that cannot be read
+    pages: catalog_page.Pages
+
+    @classmethod
+    def read(cls, link: Link) -> Snapshot:
+        """Read it, in at most two round trips. Raises RedisUnavailable, ConfigError."""
+        command = ("EVAL", script("snapshot", prelude=_PRELUDE).text, 0)
+        reply, pages, info = link.calls([command, catalog_page.command(), ("INFO",)])
+        if is_cluster(info):
+            raise cluster_error(link.where)
+        seen = json.loads(keys.text(reply))
+        now = seen["time"]
+        queues = [_queue(now, **facts) for facts in seen["queues"]]
+        waiting = [own for own in queues if own.waiting and not own.paused]
+        workers = [_worker(now, waiting, **facts) for facts in seen["workers"]]
+        live = Counter(name for own in workers if own.is_live for name in own.queues)
+        counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
+        server = _server(link, keys.text(info), seen["suspended"])
+        read = catalog_page.pages(pages)
+        return cls(now, server, counted, workers, seen["counters"], [*seen["damaged"]], read)
+
+    @property
+    def failed_webhooks(self) -> int:
+        """Return how many webhooks failed or were left out, since the horses began to count."""
+        return whole(self.counters.get(keys.FAILED_WEBHOOKS))
+
+
+def _server(link: Link, info: str, suspended: bool) -> Server:
+    facts = dict(line.partition(":")[::2] for line in info.splitlines())
+    aof = facts.get("aof_enabled") == "1"
+    names = ("appendfsync" if aof else "save", "min-replicas-to-write")
+    try:  # INFO does not report these, and a managed server may refuse CONFIG
+        settings = [keys.pairs(own) for own in link.calls([("CONFIG", "GET", n) for n in names])]
+    except ConfigError:
+        settings = [{}, {}]
+    kept, least = (
+        keys.text(found[name.encode()]) if name.encode() in found else None
+        for name, found in zip(names, settings, strict=True)
+    )
+    program = "valkey" if "valkey_version" in facts else facts.get("server_name", "redis")
+    return Server(
+        where=link.where,
+        version=f"{program} {facts.get('valkey_version') or facts.get('redis_version', '?')}",
+        memory=int(facts.get("used_memory", 0)),
+        memory_limit=int(facts.get("maxmemory", 0)) or int(facts.get("total_system_memory", 0)),
+        policy=facts.get("maxmemory_policy", "?"),
+        aof=aof,
+        fsync=kept if aof else None,
+        rdb=None if aof or kept is None else bool(kept),
+        suspended=suspended,
+        replicas=int(facts.get("connected_slaves", 0)),
+        min_replicas=None if least is None else int(least),
+    )
+
+
+def _queue(
+    now: float,
+    *,
+    since: float | None,
+    since_by_rq: str,
+    ready_since: str,
+    served: Sequence[str],
+    **facts: Any,
+) -> Queue:
+    versions = Counter(member.partition(" ")[0] for member in served)
+    differing = listed([task for task, count in versions.items() if count > 1])
+    oldest = min(now if since is None else since, keys.moment(since_by_rq, now))
+    oldest_s = _ago(oldest, now) if facts["waiting"] else None
+    ready_s = _ago(number(ready_since), now) if facts["ready"] and ready_since else None
+    return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, **facts)
+
+
+def _worker(
+    now: float,
+    waiting: Sequence[Queue],
+    *,
+    name: str,
+    run: str,
+    since: str,
+    lease: str,
+    ttl: int,
+    facts: Mapping[str, str],
+) -> Worker:
+    served, job = facts.get("queues", "").split(","), run.rpartition(":")[0] or None
+    oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
+    beat = keys.moment(facts.get("last_heartbeat"), now)
+    clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ publishes no more
+    if lease:  # by Redis's clock; the worker's may be wrong
+        beat = number(lease) - number(facts.get("werk_lease"))
+        clock_s = max(-FARTHEST_S, min(FARTHEST_S, number(facts.get("werk_clock"))))
+    return Worker(
+        name=name,
+        host=facts.get("hostname") or "?",
+        pid=whole(facts.get("pid")),
+        state=_state(now, clock_s, oldest_s, facts, bool(job), beat, ttl),
+        job=job,
+        job_s=_ago(number(since) - clock_s, now) if job and since else None,
+        beat_s=_ago(beat, now),
+        done=whole(facts.get("successful_job_count")),
+        failed=whole(facts.get("failed_job_count")),
+        queues=served,
+        kind=WERK if "werk_lease" in facts else PLAIN_RQ,
+        free=facts.get("werk_free") == "1",
+        clock_s=clock_s,
+        dropped=_dropped(now, facts),
+        replaced=facts.get("werk_rq_loop", "")[:100],
+    )
+
+
+def _dropped(now: float, facts: Mapping[str, str]) -> int:
+    """Return how many log lines a worker has dropped, 0 if it dropped none within DROPPED_S."""
+    count, _, since = facts.get("werk_lines_dropped", "").partition("|")
+    return whole(count) if now - number(since) < DROPPED_S else 0
+
+
+def _state(
+    now: float,
+    clock_s: float,
+    oldest_s: float,
+    facts: Mapping[str, str],
+    has_job: bool,
+    beat: float,
+    ttl: int,
+) -> str:
+    """Return RQ's state of a worker, or what is wrong with it."""
+    if "werk_lease" in facts:
+        lease_s = number(facts["werk_lease"])
+        born = keys.moment(facts["birth"], now + clock_s) - clock_s
+        is_silent = now - beat > lease_s or "werk_horse" not in facts
+        if is_silent and now - born > lease_s:
+            return "stale"
+        limit_s = lease_s if oldest_s > lease_s else IDLE_S + lease_s
+        if not has_job and now - (number(facts.get("werk_moved")) or born) > limit_s:
+            return "hung"
+    elif ttl < RQ_SPARE_S if ttl >= 0 else now - beat > RQ_TTL_S:
+        return "stale"
+    if facts.get("werk_draining") or facts.get("shutdown_requested_date"):
+        return "draining"
+    state = facts.get("state") or "starting"
+    return state if state in (*STATES, "starting") else "unknown"
+
+
+def number(text: str | None) -> float:
+    """Return the number in a field of a record; 0 if it is not a number, or too large."""
+    try:
+        found = float(text or 0)
+    except ValueError:
+        return 0.0
+    return found if -MOST <= found <= MOST else 0.0
+
+
+def whole(text: str | None) -> int:
+    """Return the count in a field of a record; 0 if it is not one."""
+    return int(text) if text and re.fullmatch(r"[0-9]{1,15}", text) else 0
+
+
+def _ago(then: float, now: float) -> float:
+    return round(min(max(0.0, now - then), now), 3)  # a record may hold any time, also infinity

@@ -1,0 +1,111 @@
+"""The Lua scripts as they are sent: constants and the names of arguments in front of their text.
+
+A script refers to an argument by the name that its record or list has in Python, in capitals, and
+to shared constants (limits.py) by theirs. Nothing that Python knows is written again in Lua.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cache, cached_property
+
+from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S, MOST_RETRIES
+from werk.store import limits
+from werk.store.keys import KEY_PREFIX, RECORD_VERSION
+
+# Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
+# a script that begins with a removal, as ours do, write on.)
+_FLAGS = "#!lua flags=allow-oom\n"
+_SINCE = (7, 0)
+
+_CONSTANTS = {
+    "VERSION": RECORD_VERSION,
+    "LEASE_S": limits.LEASE_S,
+    "OWNED_S": limits.OWNED_S,
+    "LISTED_S": limits.LISTED_S,
+    "MONTH_S": limits.MONTH_S,
+    "DESCRIPTION_LENGTH": limits.DESCRIPTION_LENGTH,
+    "ERROR_LENGTH": limits.ERROR_LENGTH,
+    "DEFAULT_TIMEOUT_S": DEFAULT_TIMEOUT_S,
+    "LONGEST_S": LONGEST_S,
+    "MOST_CRASHES": MOST_RETRIES,
+}
+
+_SMALL = {
+    "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], redis_time())}",
+    "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]), unpack(ARGV, 4, 8))",
+    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4])",
+    "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
+}
+
+
+class Script:
+    """A Lua script."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    @cache
+    def named(cls, name: str) -> Script:
+        """Return lua/NAME.lua, with the constants that it uses."""
+        return joined(source(name))
+
+    @cached_property
+    def sha(self) -> str:
+        """The name that Redis gives it."""
+        from hashlib import sha1  # loads OpenSSL, and one enqueue does without
+
+        return sha1(self.text.encode()).hexdigest()
+
+
+def source(name: str) -> str:
+    """Return the text of lua/NAME.lua."""
+    with open(os.path.join(os.path.dirname(__file__), "lua", f"{name}.lua")) as file:
+        return file.read()
+
+
+def joined(*parts: str) -> Script:
+    """Return parts as one script, with the shared constants that they use in front."""
+    text = "\n".join(part for part in parts if part)
+    used = [name for name in _CONSTANTS if name in text]
+    values = ", ".join(str(_CONSTANTS[name]) for name in used)
+    return Script(f"local {', '.join(used)} = {values}\n{text}" if used else text)
+
+
+def named(names: Iterable[str], first: int = 1) -> str:
+    """Return a line of Lua that names arguments: local A, B = ARGV[first], ARGV[first+1]."""
+    found = list(names)
+    values = (f"ARGV[{at}]" for at in range(first, first + len(found)))
+    return f"local {', '.join(found)} = {', '.join(values)}"
+
+
+def rest(name: str, first: int) -> str:
+    """Return a line of Lua that names the list of all arguments from `first` on."""
+    return f"local {name} = {{unpack(ARGV, {first})}}"
+
+
+def numbered(names: Iterable[str]) -> str:
+    """Return a line of Lua that names the places in a list: local A, B = 1, 2."""
+    found = list(names)
+    return f"local {', '.join(found)} = {', '.join(map(str, range(1, len(found) + 1)))}"
+
+
+_PRELUDES = {name: named(["NOW_TEXT"], 2) for name in ("tick", "act")}
+
+
+@cache
+def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
+    """Return step, tick, act or snapshot (see their headers), back, cut, fence or spare.
+
+    `prelude` is Lua that names the script's arguments.
+    """
+    parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, ""), source("counts")]
+    if name != "step":
+        parts.append(source("lib"))
+    if name in ("tick", "act"):
+        parts.append(source("limits"))
+    text = joined(*parts, _SMALL.get(name) or source(name)).text
+    text = text.replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
+    return Script(_FLAGS + text if server_version >= _SINCE else text)

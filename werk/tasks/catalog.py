@@ -1,0 +1,131 @@
+"""The catalog: the tasks that live workers publish, for callers without the registry or the code.
+
+Workers publish it with their tick (tick.py); callers look up the tasks that they lack (find).
+
+<prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat
+                              (Redis's clock)
+<prefix>:werk:catalog         hash of task -> JSON of its Task, parameters and fingerprint
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from werk import registry
+from werk.errors import UnknownTask
+from werk.registry import Task
+from werk.store.connection import Link
+from werk.tasks import signature
+from werk.tasks.arguments import Parameter, Signature
+from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read_pages
+
+
+def find(name: str, link: Callable[[], Link]) -> Entry:
+    """Return a task of the registry here, or else of the catalog, read over `link()`.
+
+    A task that the registry has without its code takes only its parameters from the catalog.
+    Raises UnknownTask with the nearest name, RedisUnavailable, ConfigError.
+    """
+    is_own = name in registry.BUILT_IN or name in registry.tasks()
+    own = own_entry(name) if is_own else None
+    if own and not own.shape.is_missing:
+        return own
+    pages = read_pages(link(), name)
+    page = pages.entries.get(name)
+    if found := _completed(own, page) if own else page:
+        return found
+    if pages.damaged:
+        repair = "restart a worker that serves it"
+        raise UnknownTask(f"unknown task {name!r}: its entry in the catalog is damaged; {repair}")
+    raise UnknownTask(registry.unknown(name, read_pages(link()).entries))
+
+
+@cache
+def own_entry(name: str) -> Entry:
+    """Return a task of the registry here."""
+    task = registry.BUILT_IN.get(name) or registry.tasks()[name]
+    return Entry(name, task, signature.read(task.path), fingerprint(task.path))
+
+
+def everything(pages: Pages) -> dict[str, Entry]:
+    """Return all tasks by name, each as `find` does."""
+    own = {name: own_entry(name) for name in registry.tasks()}
+    for name, entry in own.items():
+        if entry.shape.is_missing:
+            own[name] = _completed(entry, pages.entries.get(name))
+    return {**pages.entries, **own}
+
+
+def _completed(own: Entry, page: Entry | None) -> Entry:
+    """Return a task whose code is not here, with the parameters on its page."""
+    if page is None:
+        return own
+    warning = path_warning(own, page)
+    names = {parameter.name for parameter in page.shape.parameters}
+    secret = own.task.secret
+    if not names.issuperset(secret):  # the registry may mean any of the others
+        secret = (*secret, *names)
+    return own._replace(
+        task=own.task._replace(secret=secret),
+        shape=page.shape,
+        fingerprint=_sum(own.task.path, page.shape.parameters) if warning else page.fingerprint,
+        warning=warning,
+    )
+
+
+def path_warning(own: Entry, page: Entry) -> str:
+    """Return a warning if the path in the catalog is not the one here, or ''."""
+    here, there = own.task.path, page.task.path
+    if here == there:
+        return ""
+    return f"task {own.name}: the catalog has the path {there}; the one here is used: {here}"
+
+
+# --- the worker's side
+
+
+@cache
+def fingerprint(path: str) -> str:
+    """Return a short sum of what caller and worker must agree on: path and parameters."""
+    return _sum(path, signature.read(path).parameters)
+
+
+def _sum(path: str, parameters: tuple[Parameter, ...]) -> str:
+    return f"{zlib.crc32(repr((path, parameters)).encode()):08x}"
+
+
+def serves() -> list[str]:
+    """Return a member of serves:<queue> for each task."""
+    return [f"{name} {fingerprint(task.path)}" for name, task in registry.tasks().items()]
+
+
+def pages() -> list[str]:
+    """Return the catalog, flat: task, JSON, task, JSON, ..."""
+    return [word for name, task in registry.tasks().items() for word in (name, _page(task))]
+
+
+def _page(task: Task) -> str:
+    shape = signature.read(task.path)
+    text = _page_of(task, shape)
+    return text if len(text) <= LONGEST_PAGE else _page_of(task, Signature())
+
+
+def _page_of(task: Task, shape: Signature) -> str:
+    facts = {
+        **task._asdict(),
+        "parameters": [own._asdict() for own in shape.parameters],
+        "summary": shape.summary,
+        "fingerprint": fingerprint(task.path),
+        "seen": round(time.time()),
+    }
+    return json.dumps(facts, default=_bytes_as_json)
+
+
+def _bytes_as_json(value: object) -> Any:
+    assert isinstance(value, bytes)  # an Enum's value: all else of a page is JSON
+    return {"bytes": value.decode("latin-1")}

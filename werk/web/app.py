@@ -1,0 +1,106 @@
+"""`werk dashboard`: rq-dashboard's pages in werk's own app, safe to leave open.
+
+Its pages are used (templates, scripts, styles, addresses), and none of its views: see views.py.
+guard.py decides who may ask; api.py answers machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+from collections.abc import Collection
+
+from flask import Flask, Response, jsonify, request
+from rq_dashboard import web
+from werkzeug.exceptions import HTTPException
+
+from werk.errors import ConfigError, RedisUnavailable, WerkError
+from werk.settings import Settings
+from werk.store.connection import link
+from werk.web import addresses
+from werk.web.api import Api
+from werk.web.guard import Guard
+from werk.web.http_server import listen
+from werk.web.views import Views, check_address
+
+LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; script-src-attr 'none'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    settings: Settings, *, bind: str, port: int, hosts: Collection[str], read_only: bool
+) -> int:
+    """Serve until SIGTERM or Ctrl-C. Return the exit code. Raises ConfigError."""
+    app = make_app(settings, hosts=hosts, read_only=read_only)
+    if not settings.dashboard_password and not LOOPBACK_BIND.fullmatch(bind):
+        raise ConfigError(
+            f"dashboard: --bind {bind} is open to others: "
+            "set RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD"
+        )
+    try:
+        server = listen(app, bind, port)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"dashboard: port {port} of {bind}: {why}; see --port, --bind") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    address = f"http://{f'[{bind}]' if ':' in bind else bind}:{port}"
+    log.info("event=serving address=%s redis=%s", address, link(settings).where)
+    server.run()
+    return 0
+
+
+def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool = False) -> Flask:
+    """Return the WSGI app. It connects to Redis when a request needs it. Raises ConfigError."""
+    app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
+    app.jinja_options = {"autoescape": True}  # in scripts too
+    app.register_blueprint(web.blueprint)
+    addresses.take_any_name(app)
+    app.before_request_funcs.pop(web.blueprint.name)  # it would connect for each request
+    views, api = Views(settings, read_only), Api(settings)
+    for name in app.view_functions:
+        owner, _, view = name.partition(".")
+        if owner == web.blueprint.name and view not in ("static", "favicon"):
+            app.view_functions[name] = getattr(views, view)
+    app.add_url_rule("/healthz", "healthz", api.healthz)
+    app.add_url_rule("/readyz", "readyz", api.readyz)
+    app.add_url_rule("/metrics", "metrics", api.metrics)
+    app.url_value_preprocessor(check_address)
+    app.before_request(Guard(settings, hosts, read_only).check)
+    app.after_request(_finish)
+    app.register_error_handler(Exception, _as_json)
+    return app
+
+
+def _finish(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)  # scripts and styles have their own Cache-Control
+    if request.method == "POST":
+        log.info("event=asked path=%r status=%s", request.path, response.status_code)
+    return response
+
+
+def _as_json(error: Exception) -> tuple[Response, int]:
+    """Return an error as the pages show it."""
+    if isinstance(error, HTTPException):
+        code, text = error.code or 500, error.description
+    elif isinstance(error, WerkError):
+        is_unusable = isinstance(error, (RedisUnavailable, ConfigError))
+        code, text = 503 if is_unusable else 404, str(error)
+    else:
+        log.error("event=error path=%r", request.path, exc_info=error)
+        code, text = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
+    return jsonify(error=text), code

@@ -1,0 +1,347 @@
+"""Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
+
+While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
+it. Where there is none RQ's own code runs: in the horse (horse.py), and where a subclass replaces a
+method of RQ's loop (frame.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from types import FrameType, SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import redis
+import rq
+import rq.command
+import rq.scheduler
+from redis.backoff import NoBackoff
+from redis.retry import Retry as RetryPolicy
+from rq.queue import Queue
+from rq.worker import DequeueStrategy
+from rq.worker.base import BaseWorker
+
+from werk import __version__, registry
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
+from werk.settings import KEY_PREFIX, Settings
+from werk.store import keys
+from werk.store.connection import Link, hang_up, link_over
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import Script, script
+from werk.store.startup import wait_for_answer
+from werk.worker import records
+from werk.worker.frame import FramingWorker, replaced_loop
+from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
+from werk.worker.rq_side import AWAY, PatientRedis, no_retry, retry_forever
+from werk.worker.shared_state import Page, Plan
+from werk.worker.supervisor import Supervisor, parse_command
+from werk.worker.tick import TICK_BUDGET_S
+
+SOCKET_S = 5.0  # the supervisor's own commands wait no longer
+
+
+class Worker(FramingWorker):
+    """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
+
+    lease_s = 15.0  # a worker that is silent for longer is taken for dead
+    tick_s = 1.0
+    grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
+
+    supervisor: Supervisor | None = None  # while our own loop runs, in this process
+    has_loop = False  # our own loop has begun
+    rq_loop = ""  # what a subclass replaces, so that RQ's loop runs
+
+    def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        settings = _settings_or_exit()
+        is_own = kwargs.get("prepare_for_work", True)
+        if is_own and not name:  # a restarted container has the same host and process id
+            name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
+        self.death_penalty_class = records.single(
+            self.death_penalty_class, lambda: bool(self.frame and not self.frame.is_over)
+        )
+        super().__init__(queues, name, *args, **kwargs)
+        self._registered_only = not settings.allow_unregistered
+        if self._registered_only:
+            self.serializer = records.PlainSerializer
+
+    def serialize(self) -> dict[Any, Any]:
+        """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
+        is_free = int(Settings.read().allow_unregistered)
+        own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        """Register. A loop that is not ours begins with this, too, and says so."""
+        self.rq_loop = "" if self.has_loop else replaced_loop(self) or "work"
+        self._guard_records()
+        super().bootstrap(*args, **kwargs)
+        if self.rq_loop:
+            what = "RQ's loop runs, as its class replaces this; a killed worker loses its job"
+            self.log.warning(
+                "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
+            )
+
+    def _guard_records(self) -> None:
+        """Read and write jobs with classes that are safe, made from those that we were given.
+
+        Not before there is work: who has made this worker may ask for the classes that it gave.
+        """
+        self.queue_class = records.by_redis_time(self.queue_class, self)
+        self.job_class = records.bounded(self.job_class, registered_only=self._registered_only)
+        self.queues = [self._queue(queue.name) for queue in self.queues]
+        self._ordered_queues = self.queues[:]
+
+    def clean_registries(self) -> None:
+        spare = script("spare", self.server_version())
+        self.connection.eval(spare.text, 0, *self.queue_names())
+        super().clean_registries()  # type: ignore[no-untyped-call]
+
+    # --- what the horse asks of its worker
+
+    def ordered_queue_keys(self) -> list[str]:
+        return [queue.key for queue in self._ordered_queues]
+
+    def server_version(self) -> tuple[int, int, int]:
+        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        return version
+
+    def has_strategy(self) -> bool:
+        """Tell whether the order of the queues changes from job to job."""
+        is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
+        return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
+
+    def reorder_after(self, queue_name: str) -> None:
+        queues = self._ordered_queues
+        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
+
+    def restore_connection(self, retry: RetryPolicy) -> None:
+        """In the horse: make it RQ's again, because a job may use it for a command that blocks."""
+        pool = self.connection.connection_pool
+        pool.reset()
+        pool.connection_kwargs["socket_timeout"] = self.connection_timeout
+        self.connection.set_retry(retry)
+
+    def reconnect_pubsub(self) -> None:
+        """Have RQ's thread for commands find the end of its connection: it opens another."""
+        connection = self.pubsub and self.pubsub.connection
+        if connection:
+            hang_up(connection._sock)
+
+    # --- the loop
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
+        is_replaced = bool(replaced_loop(self))
+        self.has_loop = not is_replaced
+        given = signature(BaseWorker.work).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        options = SimpleNamespace(**given.arguments)
+        log_options = (options.logging_level, options.date_format, options.log_format)
+        set_up_logs(*log_options)
+        if is_replaced:
+            has_secrets = any(task.secret for task in registry.tasks().values())
+            self.log_job_description = self.log_job_description and not has_secrets
+            return super().work(*args, **kwargs)
+        untamed, page = self._tame_connection(), Page()
+        with stoppable():
+            bound_logs(page)
+            self._say_who_we_are()
+            self.bootstrap(*log_options)
+            self.server_version()  # it is kept
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
+        self._dequeue_strategy = options.dequeue_strategy
+        if options.with_scheduler:  # the tick does its work; RQ and its users look if there is one
+            self.scheduler = rq.scheduler.RQScheduler(
+                self.queues, connection=self.connection, serializer=self.serializer
+            )
+        plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
+        moves_due = options.with_scheduler or not options.burst
+        supervisor = self.supervisor = Supervisor(self, plan, moves_due, page)
+        try:
+            supervisor.run()
+        finally:
+            self.connection.connection_pool.connection_kwargs.update(untamed)
+            flush_all()  # or the interpreter would, and block
+        if supervisor.is_cold:
+            raise SystemExit
+        return supervisor.jobs > 0
+
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        """RQ's first word to Redis, in the constructor of a worker that is to work."""
+        try:
+            wait_for_redis(link_over(connection, TICK_BUDGET_S))
+        except ConfigError as error:
+            self.log.error("%s", error)
+            raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
+        before = None if isinstance(connection, PatientRedis) else connection.get_retry()
+        connection.set_retry(retry_forever(Page(), connection))
+        super()._set_ip_address(connection)
+        connection.set_retry(before or no_retry())
+
+    # --- signals, and RQ's commands
+
+    def _shutdown(self) -> None:
+        if self.supervisor:
+            self.supervisor.drain()
+        else:
+            super()._shutdown()  # type: ignore[no-untyped-call]
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.supervisor:
+            self.supervisor.stop_cold()
+        else:
+            super().request_force_stop(signum, frame)
+
+    def handle_payload(self, message: dict[str, Any]) -> None:
+        if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
+            supervisor.hear(message)
+            return
+        try:
+            rq.command.handle_command(self, parse_command(message))
+        except (LookupError, TypeError, ValueError) as error:  # or RQ's thread would end
+            self.log.warning("event=bad-command worker=%s reason=%r", self.name, error)
+
+    def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
+        """RQ's thread for commands would end at a time-out, and we be deaf from then on."""
+        if self.supervisor and isinstance(exc, AWAY):
+            time.sleep(self.tick_s)
+        else:
+            super()._pubsub_exception_handler(exc, *args)
+
+    @property
+    def horse_pid(self) -> int:
+        return self.supervisor.child.pid if self.supervisor else self._horse_pid
+
+    def get_current_job_id(self) -> str | None:
+        if not self.supervisor:
+            return super().get_current_job_id()
+        return self.supervisor.page.state().run.rpartition(":")[0] or None
+
+    def request_stop_execution(self, execution_id: str) -> None:
+        if not self.supervisor:
+            super().request_stop_execution(execution_id)
+        elif self.supervisor.page.state().run.rpartition(":")[2] == execution_id:
+            self.supervisor.kill_if("stop", lambda run: run.rpartition(":")[2] == execution_id)
+        else:
+            self.log.warning("Not running execution %s, command ignored.", execution_id)
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """RQ's stop-job and kill-horse come here; stop-job has set _stopped_job_id."""
+        if not self.supervisor:
+            super().kill_horse(sig)
+            return
+        job_id, self._stopped_job_id = self._stopped_job_id, None
+        why = "stop" if job_id else "command"
+        self.supervisor.kill_if(why, lambda run: not job_id or run.rpartition(":")[0] == job_id)
+
+    # --- around the loop
+
+    def _tame_connection(self) -> dict[str, Any]:
+        """Do not wait for Redis as RQ's worker does: minutes, and ten times. Returns what was."""
+        pool = self.connection.connection_pool
+        kwargs = pool.connection_kwargs
+        untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
+        # Each connection would look it up anew, in its package's files: 2 ms, and a MiB of memory
+        # that the horse shares with us until then.
+        driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
+        kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
+        pool.disconnect()
+        self.connection.set_retry(retry_forever(Page(), self.connection))  # until Redis knows us
+        return untamed
+
+    def _queue(self, name: str) -> Queue:
+        return self.queue_class(
+            name,
+            connection=self.connection,
+            job_class=self.job_class,
+            serializer=self.serializer,
+            death_penalty_class=self.death_penalty_class,
+        )
+
+    def _say_who_we_are(self) -> None:
+        if not self.log.isEnabledFor(logging.INFO):
+            return
+        info = self.connection.info("server")
+        kwargs = self.connection.connection_pool.connection_kwargs
+        number = info.get("valkey_version", info["redis_version"])
+        facts = {
+            "worker": self.name,
+            "server": f"{info.get('server_name', 'redis')}-{number}",
+            "at": kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port')}",
+            "db": kwargs.get("db") or 0,
+            "prefix": KEY_PREFIX,
+            "queues": ",".join(self.queue_names()),
+            "tasks": ",".join(registry.tasks()),
+            "werk": __version__,
+            "rq": rq.__version__,
+            "python": sys.version.split()[0],
+            **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
+        }
+        if Settings.read().allow_unregistered:
+            facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
+        shown = " ".join(f"{name}={value}" for name, value in facts.items())
+        self.log.info("event=begins %s", shown)
+
+
+def _settings_or_exit() -> Settings:
+    """Return the settings, or exit: RQ makes 1 and a traceback of what its worker raises."""
+    try:
+        return Settings.read()
+    except ConfigError as error:
+        logging.getLogger("rq.worker").error("%s", error)
+        raise SystemExit(EXIT_CONFIG) from None
+
+
+def wait_for_redis(link: Link) -> None:
+    """Return when Redis answers. A signal to stop ends the process meanwhile, with 0.
+
+    Raises ConfigError for what does not pass: a wrong password, no permission, Redis Cluster.
+    """
+
+    def contact() -> None:
+        link.run(_HELLO, [keys.key("suspended")], [])
+        refuse_cluster(link)
+
+    with stoppable():
+        wait_for_answer(contact, logging.getLogger("rq.worker"))
+    link.close()
+
+
+def refuse_cluster(link: Link) -> None:
+    """Raise ConfigError for a node of Redis Cluster: it answers what concerns a single key."""
+    try:
+        info = link.call("INFO", "cluster")
+    except ConfigError:  # not permitted: then the first script that meets two slots says so
+        return
+    if is_cluster(info):
+        raise cluster_error(link.where)
+
+
+_HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that must be ended."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

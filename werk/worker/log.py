@@ -1,0 +1,86 @@
+"""What the horse tells: one line an event, key=value, never an argument."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from werk.printable import printable
+from werk.store.keys import text
+from werk.worker.log_lines import mask
+
+if TYPE_CHECKING:
+    from werk.worker.claim import Claim
+
+TASK_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(message)s"
+
+
+class Diary:
+    """The log of a horse. Ask `says` before making a line: it takes as long as a job."""
+
+    def __init__(self) -> None:
+        self.log = logging.getLogger("rq.worker")
+        self.says = self.log.isEnabledFor(logging.INFO)
+        self.current: Claim | None = None
+
+    def tell(self, event: str, claim: Claim, level: int = logging.INFO, /, **more: object) -> None:
+        facts = {
+            "job": claim.id,
+            "task": claim.task or "-",
+            "queue": text(claim.origin),
+            "attempt": claim.attempt,
+            **more,
+        }
+        shown = " ".join(f"{name}={printable(str(value))}" for name, value in facts.items())
+        self.log.log(level, "event=%s %s", event, shown)
+
+    def tell_dropped(self, dropped: list[bytes]) -> None:
+        for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
+            self.log.warning("event=dropped job=%s reason=%s", text(job_id), text(why))
+
+    def open(self) -> Any:
+        """Have what a task logs appear, if nobody else does. Returns the log for RQ's own lines."""
+        root = logging.getLogger()
+        if not root.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(_TaskFormatter(self))
+            root.addHandler(handler)
+            root.setLevel(self.log.getEffectiveLevel())
+        self.log.addFilter(mask)
+        if self.log.isEnabledFor(logging.DEBUG):
+            return self.log
+        logging.getLogger("rq.job").setLevel(logging.WARNING)
+        return _Warnings(self.log)  # RQ says in three lines what we say in one
+
+
+class _Warnings(logging.LoggerAdapter[logging.Logger]):
+    """A logger without what is less than a warning.
+
+    A logger of another name would do, but Sentry and others leave out `rq.worker` alone: they
+    have a failure from handle_exception already.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= logging.WARNING and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> Any:
+        return msg, kwargs  # with its own `extra`
+
+
+class _TaskFormatter(logging.Formatter):
+    """Names the job at hand on each line.
+
+    They are no attributes of the record: those names would be taken, and a task that logs with
+    extra={"job": ...} would fail.
+    """
+
+    def __init__(self, diary: Diary) -> None:
+        super().__init__(TASK_FORMAT)
+        self.diary = diary
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        claim = self.diary.current
+        job, task = (claim.id, claim.task) if claim else ("-", "-")
+        facts = {"job": printable(job), "task": printable(task)}
+        return TASK_FORMAT % {**vars(record), **facts}

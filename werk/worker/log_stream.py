@@ -1,0 +1,212 @@
+"""LogStream: where the log handlers of a worker write to, so that no log line can block it.
+
+Nobody may be reading: a pipe is full, a terminal is stopped. A line then waits for a moment, and is
+dropped and counted; the supervisor publishes the number and `werk status` reports it. There is no
+thread and no queue, because a worker forks. What a task prints blocks as it does everywhere, in the
+task's own time.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import stat
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any, TextIO
+
+from rq.logutils import colorizer, setup_loghandlers
+
+from werk.worker.log_lines import all_handlers, make_safe, mask
+from werk.worker.shared_state import Page
+
+WAIT_S = 0.2  # for the reader of a line
+MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
+
+
+class LogStream:
+    """Writes to the descriptor of another stream, past its buffer."""
+
+    def __init__(self, stream: TextIO, page: Page) -> None:
+        self.page = page
+        self._out = _Descriptor(stream.fileno())
+        self._encoding = stream.encoding or "utf-8"
+        self._is_terminal = stream.isatty()
+        self._dropped = 0  # lines in a row
+        self._is_cut = False  # a part of the first of them was written
+
+    def fileno(self) -> int:
+        return self._out.number
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def write(self, text: str) -> int:
+        """Write a line, or drop it. After a dropped line, the following ones do not wait."""
+        line = text.encode(self._encoding, "backslashreplace")
+        if self._dropped:
+            gap = f"event=log-lines-dropped count={self._dropped}\n".encode()
+            line = b"\n" * self._is_cut + gap + line
+        left = self._out.write(line, 0.0 if self._dropped else WAIT_S)
+        if left:
+            self._is_cut = left < len(line) or self._is_cut
+            self._dropped += 1
+            self.page.dropped += 1
+        elif self._dropped:
+            self._dropped, self._is_cut = 0, False
+        return len(text)
+
+
+class _Descriptor:
+    """A descriptor that is written to without blocking, and without O_NONBLOCK.
+
+    That flag would apply to every process that has the same file open: tasks, shells.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        mode = os.fstat(number).st_mode
+        can_refuse = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self._has_nowait = can_refuse and hasattr(os, "RWF_NOWAIT")
+        self._terminal = _terminal(number)
+        self._poll = select.poll()
+        self._poll.register(number, select.POLLOUT)
+
+    def write(self, data: bytes, wait_s: float) -> int:
+        """Write for at most so many seconds. Returns how many bytes are left."""
+        until = 0.0
+        while data:
+            try:
+                data = data[self._put(data[: select.PIPE_BUF]) :]
+                continue
+            except BlockingIOError:
+                clock = time.monotonic()
+            except OSError:
+                break  # the reader has closed its end, or the disk is full
+            until = until or clock + wait_s
+            if clock >= until or not self._poll.poll((until - clock) * 1000):
+                break
+        return len(data)
+
+    def _put(self, piece: bytes) -> int:
+        """Write some of it. Raises BlockingIOError, OSError."""
+        if self._has_nowait:  # Linux 5.16
+            try:
+                return os.pwritev(self.number, (piece,), -1, os.RWF_NOWAIT)
+            except (BlockingIOError, BrokenPipeError):
+                raise
+            except OSError:
+                self._has_nowait = False
+        if not self._poll.poll(0):
+            raise BlockingIOError
+        if not self._terminal:
+            return os.write(self.number, piece)  # blocks if another process has just filled it
+        return _write_to_terminal(self._terminal, self.number, piece)
+
+
+def _terminal(number: int) -> str:
+    """Return the path of a terminal, '' if the descriptor is of something else."""
+    try:
+        return os.ttyname(number)
+    except OSError:
+        return ""
+
+
+def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
+    """Write what a terminal has room for: poll() reports one that has no room for a whole line.
+
+    The descriptor that does not block is closed at once, because a task may close any it finds.
+    """
+    try:
+        own = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:  # it belongs to another user, or no descriptor is left
+        return os.write(number, piece)
+    try:
+        return os.write(own, piece)
+    finally:
+        os.close(own)
+
+
+def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> None:
+    """Prepare the log of a worker, as RQ does; but for all of RQ's loggers, and safe to print."""
+    colorizer.notty = True  # the names that it colours are escaped, and so would be its colours
+    for name in ("rq.worker", "rq"):
+        setup_loghandlers(level, date_format, log_format, name)
+    logging.getLogger("rq.worker").addFilter(mask)
+    make_safe(all_handlers())
+
+
+def bound_logs(page: Page) -> None:
+    """Have each log handler print safe lines; on stdout or stderr to a LogStream, for `page`."""
+    handlers = all_handlers()
+    make_safe(handlers)
+    for handler in handlers:
+        if not isinstance(handler, logging.StreamHandler) or handler is logging.lastResort:
+            continue
+        if isinstance(handler.stream, LogStream):
+            handler.stream.page = page
+        elif handler.stream in (sys.stdout, sys.stderr) and _number(handler.stream) is not None:
+            _flush(handler.stream)  # or setStream would, and block
+            handler.setStream(LogStream(handler.stream, page))
+
+
+def print_by_line() -> None:
+    """Have what a task prints appear line by line: no log line takes it along any more."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+
+
+def flush_all() -> None:
+    """Empty the buffers of stdout and stderr without blocking."""
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+
+
+def _flush(stream: Any) -> None:
+    """What nobody reads within WAIT_S is lost."""
+    number = _number(stream)
+    if number is None:
+        return
+    try:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            stream.flush()
+        elif held := _take(stream, number):
+            _Descriptor(number).write(held, WAIT_S)
+    except (OSError, ValueError):
+        pass  # no descriptor is left, or the stream has been closed
+
+
+def _take(stream: TextIO, number: int) -> bytes:
+    """Return what a stream holds in its buffer.
+
+    The stream alone can empty it, and would block: it writes to a pipe in place of its descriptor.
+    """
+    with ExitStack() as stack:
+        before = os.dup(number)
+        stack.callback(os.close, before)
+        reader, writer = os.pipe()
+        stack.callback(os.close, reader)
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        os.dup2(writer, number)
+        os.close(writer)
+        try:
+            stream.flush()
+        finally:
+            os.dup2(before, number)
+        return os.read(reader, MOST_HELD)
+
+
+def _number(stream: Any) -> int | None:
+    """Return the descriptor of a stream, None if it has none."""
+    try:
+        number: int = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # None; captured; closed
+        return None
+    return number

@@ -1,0 +1,188 @@
+"""Child: the process that a supervisor forks, as it holds it: to wake, to freeze, to kill, to bury.
+
+It leads a process group: what a job starts is killed with it. Two pipes go there. The bell wakes
+it. The lifeline says nothing: when the supervisor ends, however it does, it closes, and the kernel
+kills the group.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from werk.worker.log_stream import flush_all
+
+SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
+F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
+PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
+
+
+class Child:
+    """One at a time: each fork makes the next, when the last one has ended."""
+
+    pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
+    death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
+
+    def start(self, be: Callable[[], int]) -> None:
+        """Fork. The child is `be`, which calls lead_group first, and ends with its code.
+
+        Raises OSError if there is no process or no descriptor to be had; then nothing is left.
+        """
+        trim_memory()
+        self._parent, self.started_at = os.getpid(), time.monotonic()
+        self._bell_r, self._bell_w, self._life_r, self._life_w = ends = pipes(2)
+        try:
+            self.pid = forked(be)
+        except OSError:
+            for end in ends:
+                os.close(end)
+            raise
+        os.close(self._bell_r)
+        os.close(self._life_r)
+        try:
+            os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
+        except OSError:
+            pass
+
+    def lead_group(self) -> int:
+        """Have the kernel kill our process group when the other end of the lifeline closes.
+
+        The supervisor alone holds that. (With prctl the jobs' own children would live on.) Returns
+        the bell, to be read.
+        """
+        os.close(self._bell_w)
+        os.close(self._life_w)
+        os.setpgid(0, 0)
+        life = self._life_r
+        if SIGNALS_HANG_UP:
+            fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(life, F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+        else:
+            threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
+        if os.getppid() != self._parent:  # it ended before this was armed
+            os._exit(1)
+        return self._bell_r
+
+    def ring(self) -> None:
+        if self.pid:
+            try:
+                os.write(self._bell_w, b"!")
+            except OSError:
+                pass
+
+    def tell(self, number: signal.Signals) -> None:
+        """Signal the child, and nothing that it has started."""
+        if self.pid:
+            os.kill(self.pid, number)  # it is there: has_ended alone buries it
+
+    def signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def freeze(self) -> None:
+        """Return when it stands still, or has ended."""
+        self.signal_group(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def has_ended(self, options: int = 0) -> bool:
+        """Wait for its end, unless os.WNOHANG. (Its own children may hold a pipe of its open.)"""
+        death = os.wait4(self.pid, options)
+        if death[0] == 0:
+            return False
+        self.signal_group(signal.SIGKILL)  # what it left behind
+        self.death, self.pid = death, 0
+        os.close(self._bell_w)
+        os.close(self._life_w)
+        return True
+
+    @property
+    def exit_code(self) -> int:
+        """Of the last one; negative: the number of the signal that killed it."""
+        return os.waitstatus_to_exitcode(self.death[1])
+
+    def how_it_died(self, is_by_us: bool) -> str:
+        """Begins with RQ's own words."""
+        _, status, usage = self.death
+        code = self.exit_code
+        words = f"Work-horse terminated unexpectedly; waitpid returned {status}"
+        words += f" (signal {-code}); " if code < 0 else "; "
+        words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
+        return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+def pipes(count: int) -> list[int]:
+    """Return both ends of so many pipes, or raise OSError and leave none open."""
+    ends: list[int] = []
+    try:
+        for _ in range(count):
+            ends += os.pipe()
+    except OSError:
+        for end in ends:
+            os.close(end)
+        raise
+    return ends
+
+
+def forked(be: Callable[[], int]) -> int:
+    """Have a new process be that, and end with the code that it returns; return its process id."""
+    flush_all()  # or it would be written by both
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        code = be()
+    except BaseException:
+        logging.getLogger("rq.worker").exception("event=died pid=%s", os.getpid())
+    finally:
+        try:
+            flush_all()
+        finally:
+            os._exit(code)
+
+
+def end_copies(pid: int, error: BaseException | None = None) -> None:
+    """End this process if its id is not `pid`: user code has forked it.
+
+    Called after every piece of user code. A copy of a horse that went on would use its connection
+    to Redis and run jobs of its own. It ends as a script would: with the code of its SystemExit, or
+    with a traceback of what it raised.
+    """
+    if os.getpid() == pid:
+        return
+    code = 0
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error:
+            code = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        flush_all()
+    finally:
+        os._exit(code & 0xFF)
+
+
+def _die_at_the_end_of(life: int) -> None:
+    os.read(life, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def trim_memory() -> None:
+    """Before a fork: what is collected and given back now is not copied later, page by page."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # not glibc
+    gc.freeze()

@@ -1,0 +1,44 @@
+"""Watchdog: finds a horse that waits for Redis while its supervisor reaches Redis.
+
+A connection can stay silent: its server is frozen, or is no longer the master. A wait of the
+horse's has no limit of its own, because Redis may be unreachable for long; so the supervisor, whose
+ticks succeed, decides. First the horse is told to leave its connections and to send again, which is
+always safe; only one that takes no notice is replaced.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from werk.worker.shared_state import Page
+
+REACT_S = 5.0  # for the horse to act on a signal
+
+
+class Verdict(Enum):
+    WELL = "well"
+    RECONNECT = "reconnect"
+    REPLACE = "replace"
+
+
+class Watchdog:
+    """Looks at the page after each tick that succeeds. Times are on the monotonic clock."""
+
+    def __init__(self, page: Page, patience_s: float) -> None:
+        self.page, self.patience_s = page, patience_s
+        self.seen: tuple[int, float] = (0, 0.0)
+        self.since = 0.0  # the horse has made no progress
+        self.told_at: float | None = None
+
+    def look(self, clock: float) -> Verdict:
+        """Return what to do about the horse."""
+        page = self.page
+        waits_for = page.request, page.deadline if page.finishing else 0.0
+        if waits_for != self.seen or not any(waits_for):
+            self.seen, self.since, self.told_at = waits_for, clock, None
+        elif self.told_at is not None and page.reconnect and clock > self.told_at + REACT_S:
+            return Verdict.WELL if page.finishing else Verdict.REPLACE  # a callback may be deaf
+        elif clock > max(self.since, self.told_at or 0.0) + self.patience_s:
+            self.told_at = clock
+            return Verdict.RECONNECT
+        return Verdict.WELL
