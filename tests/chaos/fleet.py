@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import redis
-from support import PYTHONPATH, descendants
+from support import PYTHONPATH, descendants, wait_until
 
 from chaos.gates import Gates
 from chaos.kinds import QUEUES
@@ -80,11 +80,12 @@ class Fleet:
             self.workers.append(self._member(f"worker{number}"))
         for number in range(CALLERS):
             self.callers.append(self._member(f"caller{number}"))
-        deadline = time.monotonic() + START_S
-        while not self.traces.stat().st_size:
+
+        def has_run() -> bool:
             self.tend()
-            assert time.monotonic() < deadline, f"no job runs; see {self.folder}"
-            time.sleep(0.02)  # between two looks at the processes, until the deadline
+            return self.traces.stat().st_size > 0
+
+        wait_until(has_run, START_S, problem=f"no job runs; see {self.folder}")
 
     def start_server(self) -> None:
         """Start the server, or start it again.

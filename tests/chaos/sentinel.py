@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
+from support import wait_until
 
 from chaos.fleet import Fleet
 from chaos.member import Member
@@ -81,7 +82,7 @@ class Node:
                 start_new_session=True,
                 preexec_fn=lambda: die_with(parent),
             )
-        _until(self.answers, f"no answer of a server; see {self.log}")
+        wait_until(self.answers, START_S, problem=f"no server answers; see {self.log}")
 
     def answers(self) -> bool:
         try:
@@ -122,7 +123,7 @@ class Cluster:
         replica.start(master.port)
         for node in self.sentinels:
             node.start()
-        _until(self._is_complete, "the sentinels do not find each other")
+        wait_until(self._is_complete, START_S, problem="the sentinels do not find each other")
 
     def kill(self) -> None:
         for node in (*self.sentinels, *self.servers):
@@ -259,11 +260,3 @@ KINDS = {
 
 def _text(data: object) -> str:
     return data.decode() if isinstance(data, bytes) else str(data)
-
-
-def _until(is_so, problem: str) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + START_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise RuntimeError(problem)
-        time.sleep(0.05)  # between two looks, until the deadline

@@ -22,7 +22,9 @@ PYTHONPATH = f"{TESTS}{os.pathsep}{KIT}"
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 60, pause_s: float = 0.01) -> T:
+def wait_until(
+    predicate: Callable[[], T], timeout: float = 60, pause_s: float = 0.01, problem: str = ""
+) -> T:
     """Return the predicate's first true value; fail after `timeout` s. Nothing else pauses.
 
     Pass a timeout only where something slower than what is tested would make it true as well.
@@ -31,7 +33,7 @@ def wait_until(predicate: Callable[[], T], timeout: float = 60, pause_s: float =
     while True:
         if value := predicate():
             return value
-        assert time.monotonic() < deadline, f"not within {timeout} s"
+        assert time.monotonic() < deadline, problem or f"not within {timeout} s"
         time.sleep(pause_s)  # between two looks, until the deadline
 
 

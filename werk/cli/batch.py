@@ -41,7 +41,7 @@ POLLED = 1000  # jobs asked for in one round trip
 def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
     gc.enable()  # enqueue.py does without it while it sends one job
-    invocation.options.treated(entry.task)  # what is wrong with all of them is said once
+    invocation.options.treated(entry.task)  # so that a mistake in the options is reported once
     report, link = Report(invocation), output.connect()
     size = _size(file)
     try:

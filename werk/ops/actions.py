@@ -16,7 +16,6 @@ from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.ops.failures import PAGE, Filters, walk
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
-from werk.registry import DEFAULT_TIMEOUT_S
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, script
@@ -31,8 +30,7 @@ POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 def act_script() -> Script:
     """Return act.lua with names for its arguments."""
     names = ("ACTION", "NOW_TEXT")
-    default = f"local DEFAULT_TIMEOUT_S = {DEFAULT_TIMEOUT_S}"
-    prelude = (named(names), rest("NAMES", len(names) + 1), default)
+    prelude = (named(names), rest("NAMES", len(names) + 1))
     return script("act", prelude="\n".join(prelude))
 
 

@@ -29,13 +29,13 @@ from werk.client.options import Options
 from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.limits import MONTH_S
 from werk.store.startup import wait_for_answer
 
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
 LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
 LONGEST_PAUSE_S = 60.0  # the clock may be set, the machine may sleep
 RETRY_S = 1.0
-STAMPS_S = 30 * 24 * 3600  # a line that was not run for this long counts as new
 
 TICKS_SHOWN = 5
 
@@ -220,7 +220,7 @@ class Cron:
         if not self.lines:
             return
         words = [word for line in self.lines for word in (self._done[line.number], line.stamp)]
-        forget = ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - STAMPS_S)
+        forget = ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - MONTH_S)
         self._link.calls([("ZADD", self._stamps, *words), forget])
 
 

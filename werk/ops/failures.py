@@ -13,9 +13,9 @@ from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.limits import ERROR_LENGTH
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
-ERROR_LENGTH = 200  # characters
 FIELDS = ("werk_task", "description", "status", "ended_at")  # read of each failed job
 
 _VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")

@@ -32,7 +32,7 @@ _OF_A_QUEUE = (  # metric, field of a Queue, help text
     ("paused", "paused", "1 for a paused queue"),
     ("workers", "workers", "Live workers"),
 )
-_BOUNDS = (*map(str, keys.TALLY_BOUNDS_S), "+Inf")
+_BOUNDS = (*map(str, keys.DURATION_BOUNDS_S), "+Inf")
 
 
 def exposition(link: Link) -> str:

@@ -14,7 +14,7 @@ from werk.settings import KEY_PREFIX as KEY_PREFIX
 RECORD_VERSION = 1
 
 # Upper bounds, in seconds, of the histogram of execution times that horses keep (counters.py).
-TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
+DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed or were left out
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result

@@ -92,7 +92,7 @@ def numbered(names: Iterable[str]) -> str:
     return f"local {', '.join(found)} = {', '.join(map(str, range(1, len(found) + 1)))}"
 
 
-_PRELUDES = {name: named(["NOW_TEXT"], 2) for name in ("tick", "act")}
+_PRELUDES = {"tick": named(["NOW_TEXT"], 2)}  # act names all of its arguments: ops/actions.py
 
 
 @cache

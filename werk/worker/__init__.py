@@ -1,8 +1,7 @@
 """Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
 
-While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
-it. Where there is none RQ's own code runs: in the horse (horse.py), and where a subclass replaces a
-method of RQ's loop (frame.py).
+Signals and RQ's commands go to the supervisor (supervisor.py) while our loop runs. Otherwise RQ's
+own code runs: in the horse (horse.py), or where a subclass replaces its loop (frame.py).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
 from werk.store.connection import Link, hang_up, link_over
+from werk.store.limits import LEASE_S
 from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import Script, script
 from werk.store.startup import wait_for_answer
@@ -53,7 +53,7 @@ SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 class Worker(FramingWorker):
     """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
 
-    lease_s = 15.0  # a worker that is silent for longer is taken for dead
+    lease_s = float(LEASE_S)  # a worker that is silent for longer is taken for dead
     tick_s = 1.0
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 

@@ -14,7 +14,7 @@ from rq.job import Job
 
 from werk import registry
 from werk.errors import ArgumentError, UnknownTask, Unreadable
-from werk.registry import LONGEST_S
+from werk.registry import DEFAULT_TIMEOUT_S, FAILURE_TTL_S, LONGEST_S
 from werk.store import keys, payload
 from werk.store.keys import iso as iso
 from werk.store.keys import text
@@ -23,8 +23,6 @@ from werk.worker import records
 from werk.worker.records import Refused
 from werk.worker.runner import Call
 
-DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
-FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
 NEWER = b"werk_v "  # begins what step.lua says of a record that is newer than we are
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 LENGTHS = range(1, 861)  # see page.LONGEST_RUN

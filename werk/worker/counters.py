@@ -12,7 +12,7 @@ from bisect import bisect_left
 from werk import registry
 from werk.store import keys
 
-_BOUNDS = keys.TALLY_BOUNDS_S
+_BOUNDS = keys.DURATION_BOUNDS_S
 _FIELDS = ("done", "failed", "seconds", *map(str, _BOUNDS), "+Inf")
 _LAST, _LAST_TOOK, _OTHERS, _OTHERS_TOOK, _WEBHOOKS, _TASKS = range(6)  # places of numbers
 

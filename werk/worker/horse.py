@@ -29,6 +29,7 @@ from werk.errors import Unreadable
 from werk.settings import Settings
 from werk.store import keys, payload, replies
 from werk.store.keys import text
+from werk.store.limits import LISTED_S, OWNED_S
 from werk.store.scripts import script
 from werk.worker import records
 from werk.worker.claim import Claim, Tasks, Unknown, misplaced
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
-OWNED_S = 90  # RQ's own: 30 s between beats and 60 more
 BLOCK_S = 10  # one idle wait of Redis's; then it is asked again
 SPARE = 16  # descriptors that a job needs at most, to begin with
 LATE_S = 5  # after that, without a reply, the connection is taken for dead
@@ -262,12 +262,12 @@ class Horse:
     def step(self, finish: Claim | None, wants_job: bool) -> Any:
         """One round trip: record that outcome, claim the next job. See step.lua."""
         _, asked_at, now_iso = keys.clock()
-        owned = int(self.page.now()) + OWNED_S
+        now = int(self.page.now())
         self.count += 1
         self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
         request = (
-            *self.head, self.execution, now_iso, asked_at, owned, owned + 60,
+            *self.head, self.execution, now_iso, asked_at, now + OWNED_S, now + LISTED_S,
             "1" if wants_job else "0", "0", self.tally.text() if flush else "",
             *(finish.words if finish else ()),
         )  # fmt: skip

@@ -18,12 +18,12 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.registry import LONGEST_S
+from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 from werk.store.scripts import script
 from werk.worker import records, webhooks
-from werk.worker.claim import FAILURE_TTL_S, Claim, Unknown, failure
+from werk.worker.claim import Claim, Unknown, failure
 from werk.worker.counters import Tally
 from werk.worker.frame import Frame
 from werk.worker.log import Diary
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 PUT_OFF_S = 10  # of a task that this worker does not know
-UNKNOWN_S = 600  # after it was first put off, it fails
+UNKNOWN_S = 600  # after it was first deferred, it fails
 
 Record = Callable[[Job, Queue, Execution], object]
 

@@ -34,13 +34,12 @@ from werk.errors import ArgumentError, TooLarge, WerkError
 from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import keys, payload, plain
+from werk.store.limits import ERROR_LENGTH, MONTH_S
 from werk.worker import webhooks
 from werk.worker.process import end_copies
 from werk.worker.rq_side import sent_once
 
-ERROR_LENGTH = 200  # of an error in meta['werk']
 COMMITTED = keys.key("werk", "committed")
-COMMITTED_S = 30 * 24 * 3600
 JSON_FIELDS = (b"dependency_ids", b"retry_intervals", b"repeat_intervals")
 MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
 LONGEST_EXC_INFO = 1024 * 1024  # bytes, decompressed
@@ -284,7 +283,7 @@ class RecordingWorker(StockWorker):
         client, execute = self.connection, partial(type(pipeline).execute, pipeline)
         mark = self._mark = f"{self.recorded_run} {self.name}"
         pipeline.zadd(COMMITTED, {mark: self.redis_time()})
-        pipeline.expire(COMMITTED, COMMITTED_S)
+        pipeline.expire(COMMITTED, MONTH_S)
 
         def is_committed() -> bool:
             return client.zscore(COMMITTED, mark) is not None

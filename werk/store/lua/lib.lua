@@ -12,10 +12,7 @@
 
 local call, try = redis.call, redis.pcall
 
-local OWNED_S = 90 -- RQ's own: 30 s between beats and 60 more
-local RUNS_S = 30 * 24 * 3600 -- for so long a dead worker's jobs are found and run again
 local COUNTED, UNCOUNTED = true, false
-local LONGEST_S, MOST_CRASHES = 1000000000, 10000 -- task.py
 local MOST_COUNTED = 1000000000000000
 
 local function job_key(id) return P .. ':job:' .. id end

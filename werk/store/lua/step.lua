@@ -7,7 +7,7 @@
 --       8 '1' to claim   9 '1' if this may have been sent before   10 '' or, to write the state, what has been counted
 --       since it was last written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
 --       of the finish, which ended just now; all left out when there is none:
---       11 job   12 its queue   13 execution   14 'finished', 'failed', 'stopped' or 'scheduled' (put off)
+--       11 job   12 its queue   13 execution   14 'finished', 'failed', 'stopped' or 'scheduled' (deferred)
 --       15 seconds to keep the job   16 until when that is, or with 'scheduled' when it is due, on Redis's clock
 --       17 base64 of the result or of the traceback, '' for none; with 'scheduled', since when its task is unknown
 --       18 when it was claimed, Unix seconds

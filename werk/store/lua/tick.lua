@@ -37,7 +37,6 @@ local ELSEWHERE = { -- the statuses of a job that has left this place
     canceled = 1, rate_limited = 1, ready_to_enqueue = 1},
   ready = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, scheduled = 1}}
-local CATALOG_S = 30 * 24 * 3600
 
 local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
 local clock = now
@@ -70,7 +69,7 @@ local function beat()
   call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation,
     'werk_clock', ARGV[11])
   call('EXPIRE', worker_key, worker_ttl)
-  call('EXPIRE', runs, RUNS_S)
+  call('EXPIRE', runs, MONTH_S) -- for so long a dead worker's jobs are found and run again
   if not fits(leases, 'zset') then -- nobody's is known: all begin anew
     call('UNLINK', leases)
     for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9)) end
@@ -94,8 +93,8 @@ local function renew(run)
   if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', ARGV[3])
-  call('ZADD', executions, 'XX', clock + OWNED_S + 60, execution)
-  call('EXPIRE', executions, OWNED_S + 60)
+  call('ZADD', executions, 'XX', clock + LISTED_S, execution)
+  call('EXPIRE', executions, LISTED_S)
   -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and starts over whenever
   -- one has been written. So this is written as seldom as RQ does, and not at all during that finish.
   if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
@@ -166,7 +165,7 @@ local function enqueue(id, place, queue)
   job.origin, job.queue = queue, P .. ':queue:' .. queue
   call('ZREM', from, id)
   call('HSET', job.key, 'origin', queue)
-  if job.timeout == '' then call('HSET', job.key, 'timeout', 180) end
+  if job.timeout == '' then call('HSET', job.key, 'timeout', DEFAULT_TIMEOUT_S) end
   local ttl = whole(job.ttl, LONGEST_S)
   if ttl > 0 then
     call('EXPIRE', job.key, ttl)
@@ -231,8 +230,8 @@ end
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for i = 13, 12 + tasks do call('ZADD', serves, clock, ARGV[i]) end
-  call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - CATALOG_S)
-  call('EXPIRE', serves, CATALOG_S)
+  call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - MONTH_S)
+  call('EXPIRE', serves, MONTH_S)
 end
 
 -- A task that no worker has had for so long is forgotten; `pages` is written after that, with the time of now.
@@ -242,7 +241,7 @@ local function forget_old_pages()
   for i = 1, #pages, 2 do
     local is_read, page = pcall(cjson.decode, pages[i + 1])
     local seen = is_read and type(page) == 'table' and tonumber(page.seen) or 0
-    if seen < clock - CATALOG_S then call('HDEL', catalog, pages[i]) end
+    if seen < clock - MONTH_S then call('HDEL', catalog, pages[i]) end
   end
 end
 
@@ -258,6 +257,6 @@ if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
 if #ARGV > 12 + tasks then
   forget_old_pages()
   call('HSET', P .. ':werk:catalog', unpack(ARGV, 13 + tasks))
-  call('EXPIRE', P .. ':werk:catalog', CATALOG_S)
+  call('EXPIRE', P .. ':werk:catalog', MONTH_S)
 end
 return events
