@@ -376,7 +376,7 @@ def test_a_tick(fleet: Fleet) -> None:
     repeat(fleet, example)
 
 
-@pytest.mark.parametrize("name", ["back", "cut", "fence"])
+@pytest.mark.parametrize("name", ["back", "fence_generation", "fence"])
 def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
     supervisor, horse = fleet.pair.supervisor, fleet.pair.horse
     limits = {"success_callback_timeout": 1, "failure_callback_timeout": 1}
@@ -391,7 +391,7 @@ def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
         except Refused:
             pass
 
-    run = {"back": back, "cut": supervisor.cut_off, "fence": fence}[name]
+    run = {"back": back, "fence_generation": supervisor.fence_generation, "fence": fence}[name]
 
     def example(dice: random.Random) -> None:
         fleet.poison(dice, "a")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -24,7 +22,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.webhook import Webhook
 from support import run, wait_until
-from test_worker import ENV, Start, finished, horse, runs, work
+from test_worker import ENV, Start, finished, runs, work
 
 import werk
 from werk.ops import snapshot as status
@@ -529,18 +527,6 @@ def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(
     assert "werk_failed_webhooks_total 3\n" in text
     assert 'task=""' not in text
     assert "secret" not in worker.output()
-
-
-def test_what_a_killed_horse_has_counted_is_not_lost(
-    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
-) -> None:
-    silent = servers.start(b"")
-    hooks = [hook("127.0.0.1:1"), hook(silent)]
-    Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path), webhooks=hooks)
-    worker = work()
-    wait_until(lambda: servers.asked)
-    os.kill(horse(worker), signal.SIGKILL)
-    wait_until(lambda: Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 1)
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1e999", "nan", "9" * 400, "1.5", b"\xff"])

@@ -606,7 +606,7 @@ def metrics(link: Link) -> str:
 
 
 def _executions(tallies: Mapping[str, str]) -> list[str]:
-    """What horses have counted (tally.Tally): executions and how long they took."""
+    """What horses have counted (worker.counters): executions and how long they took."""
     outcomes, durations = {}, {}
     for task in sorted({field.rpartition("|")[0] for field in tallies if "|" in field}):
         counts = {

@@ -34,7 +34,7 @@ MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than m
 # zone counts beside its time.
 LARGE, LARGER, ZONE = 3, 4, 2
 
-# Up to how many seconds executions take, in the histogram that horses keep (horse.Horse.tally).
+# Up to how many seconds executions take, in the histogram that horses keep (worker.counters).
 TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FAILED_WEBHOOKS = "failed_webhooks"  # beside it: how many failed or were left out
 

@@ -15,7 +15,7 @@ _SINCE = (7, 0)
 
 _SMALL = {
     "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], redis_time())}",
-    "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]), unpack(ARGV, 4, 8))",
+    "fence_generation": "return fence_generation(ARGV[1], ARGV[2], tonumber(ARGV[3]))",
     "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4])",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
@@ -23,9 +23,10 @@ _SMALL = {
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
-    """Return step, tick, act or look (see their headers), back, cut, fence or spare."""
+    """Return step, tick, act or look (see their headers), back, fence,
+    fence_generation or spare."""
     body = _SMALL.get(name) or Script.named(name).text
-    before = ["counts"] if name == "step" else ["counts", "lib"]
+    before = [] if name == "step" else ["lib"]
     before += ["limits"] if name in ("tick", "act") else []
     constants = f"local P, VERSION = '{KEY_PREFIX}', {RECORD_VERSION}"
     parts = [constants, *(Script.named(part).text for part in before), body]

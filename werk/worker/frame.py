@@ -186,7 +186,7 @@ class Frame:
         if isinstance(stored, bytes):
             self.result, self.stored = value, stored
             return True
-        horse.tally.add(claim.task, True, self.took)
+        horse.counters.add(claim.task, True, self.took)
         horse.worker.not_kept = stored or ""
         horse.recorder.begin_finish(self.job)
         return False
@@ -199,7 +199,7 @@ class Frame:
             return False
         self.stored = None  # what it left to the next step was not all
         if is_first:
-            self.horse.tally.add(self.claim.task, False, self.took)
+            self.horse.counters.add(self.claim.task, False, self.took)
         self.horse.recorder.begin_finish(self.job)
         return True
 
@@ -208,7 +208,7 @@ class Frame:
         if self.stored is None:
             return None
         horse = self.horse
-        horse.tally.add(self.claim.task, True, self.took, horse.jobs)
+        horse.counters.add(self.claim.task, True, self.took, by_step=True)
         return self.claim.succeeded(self.job, self.result, self.stored, horse.page.now())
 
 

@@ -42,6 +42,7 @@ from werk.worker.channel import (
     patience,
 )
 from werk.worker.claim import Claim, Tasks, Unknown, misplaced
+from werk.worker.counters import Counters
 from werk.worker.frame import Frame, Patches
 from werk.worker.log import Diary
 from werk.worker.log_stream import bound_logs, print_by_line
@@ -75,10 +76,9 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
     horse.settle()
     try:
         horse.obey()
-        if plan.only_orders:
-            return Leave.OBEYED
-        horse.rehearse()
-        return horse.loop()
+        leave = Leave.OBEYED if plan.only_orders else horse.loop()
+        horse.write_counts()
+        return leave
     except Unusable as why:
         page.reason = str(why)
         horse.diary.log.error("event=unusable worker=%s reason=%s", worker.name, why)
@@ -88,24 +88,14 @@ def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
 class Horse:
     """The loop and what it calls. Lives in the child process only."""
 
-    # Python keeps up to thirty attributes where it finds them fast; slots are fast however many.
-    __slots__ = (
-        "asked", "asked_at", "bell", "channel", "cleaner", "cleans", "count", "default_ttl",
-        "diary", "dumps", "execution", "flushed_at", "follows_strategy", "generation", "head",
-        "idle_since",
-        "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "page",
-        "patches", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
-        "shows_busy", "tally", "tasks", "waiting", "worker",
-    )  # fmt: skip
-
     def __init__(self, worker: Worker, page: Page, plan: Plan, bell: int) -> None:
         self.worker, self.page, self.plan, self.bell = worker, page, plan, bell
         self.name, self.generation = worker.name, plan.generation
         self.settings = Settings.read()
         self.diary = Diary()
         self.runner = Runner(page, self.diary)
-        self.tally, self.job_id = page.tally, JobId()
-        self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
+        self.counters, self.job_id = Counters(), JobId()
+        self.recorder = Recorder(worker, page, self.diary, self.runner, self.counters)
         known = {**registry.tasks(), **registry.BUILT_IN}
         by_path = {task.path: (name, task.path) for name, task in known.items()}
         by_name = {name.encode(): (name, task.path) for name, task in known.items()}
@@ -178,22 +168,6 @@ class Horse:
                 self.step(finish, wants_job=False)
         self.page.orders_begun = len(self.plan.orders) + 1
 
-    def rehearse(self) -> None:
-        """Run a job that does nothing, and tell nobody.
-
-        What a fork shares is copied when it is first written to: 0.3 ms that no job is to wait for.
-        """
-        data = wire.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
-        fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
-        claim = Claim.of(fields, "", "")
-        job, runner = self.recorder.job(claim.id), self.runner
-        claim.check(self.default_ttl)
-        runner.arm(claim.timeout)
-        path, args, kwargs = claim.call(self.tasks)
-        result, _, _ = runner.run((runner.load(path, job), args, kwargs), job)
-        self.stored(result)
-        claim.succeeded(job, result, b"", self.page.now())
-
     # --- the loop
 
     def loop(self) -> Leave:
@@ -206,12 +180,12 @@ class Horse:
             outcome, claimed, dropped, paused = self.step(finish, wants_job)
             if finish and outcome != b"done":
                 if outcome == b"dependents":
-                    self.tally.take_back(self.jobs)  # RQ counts it
+                    self.counters.leave_last_to_rq()
                     finish = self.recorder.succeed(finish, finish.job, finish.result)
                     continue
                 if outcome == b"misplaced" and finish.words[3] != "failed":
                     if finish.words[3] == "finished":
-                        self.tally.take_back(self.jobs)
+                        self.counters.leave_last_to_rq()
                     finish = misplaced(finish, self.page.now())
                     continue
                 if outcome in (b"late", b"misplaced"):
@@ -240,8 +214,14 @@ class Horse:
                 continue
             leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
             if leave:
-                return leave  # the supervisor writes what is counted
+                return leave
             self.wait(claimed, paused or ())
+
+    def write_counts(self) -> None:
+        """Write what is counted before this horse leaves."""
+        if self.counters:
+            self.flushed_at = 0.0
+            self.step(None, wants_job=False)
 
     def reason_to_leave(self) -> Leave | None:
         if self.page.stop:
@@ -269,13 +249,13 @@ class Horse:
         flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
         request = (
             *self.head, self.execution, now_iso, asked_at, owned, owned + 60,
-            "1" if wants_job else "0", "0", self.tally.text() if flush else "",
+            "1" if wants_job else "0", "0", self.counters.text() if flush else "",
             *(finish.words if finish else ()),
         )  # fmt: skip
         reply = self.ask(request, finish)
         if flush and reply[1] != b"":
             self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
-            self.tally.clear()
+            self.counters.clear()
             self.cleans = self.is_cleaning_due()
             if self.jobs and 0 < self.settings.horse_mb < resident_mb():
                 self.last_job = self.jobs
@@ -328,7 +308,7 @@ class Horse:
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
         if paused:
             left = HELD_S if left is None else min(HELD_S, left)
-        if self.tally or self.shows_busy:  # it is written soon, but no result waits for that
+        if self.counters or self.shows_busy:  # it is written soon, but no result waits for that
             left = FLUSH_S if left is None else min(FLUSH_S, left)
         try:
             self.listen([key for key in self.keys if key.encode() not in paused], left)
@@ -399,14 +379,14 @@ class Horse:
             self.end(claim, job, result, error, took)
         self.diary.current = None
         if error:
-            self.tally.add(claim.task, False, took)
+            self.counters.add(claim.task, False, took)
             return self.recorder.fail(claim, job, error)
         is_plain = claim.is_plain and type(job) is self.recorder.lazy_class  # untouched by the task
         value = self.stored(result) if is_plain else None
         if not isinstance(value, bytes):
-            self.tally.add(claim.task, True, took)
+            self.counters.add(claim.task, True, took)
             return self.recorder.succeed(claim, job, result, value)
-        self.tally.add(claim.task, True, took, self.jobs)
+        self.counters.add(claim.task, True, took, by_step=True)
         return claim.succeeded(job, result, value, self.page.now())
 
     def load(self, path: str, job: Job) -> Any:

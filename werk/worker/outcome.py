@@ -25,7 +25,7 @@ from werk.store.scripts import script
 from werk.worker import records, webhooks
 from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import FAILURE_TTL_S, Claim, Unknown, failure
-from werk.worker.counters import Tally
+from werk.worker.counters import Counters
 from werk.worker.frame import Frame
 from werk.worker.log import Diary
 from werk.worker.process import end_copies
@@ -46,15 +46,15 @@ class Recorder:
     """RQ's own way."""
 
     def __init__(
-        self, worker: Worker, page: Page, diary: Diary, runner: Runner, tally: Tally
+        self, worker: Worker, page: Page, diary: Diary, runner: Runner, counters: Counters
     ) -> None:
         self.worker, self.page, self.diary, self.runner = worker, page, diary, runner
-        self.tally = tally
+        self.counters = counters
         self.lazy_class = records.lazy(worker.job_class, worker)
         self.fence = script("fence", worker.server_version())
         worker.ask_fence, worker.redis_time = self.ask_fence, page.now
         webhooks.made_progress = page.extend_finish
-        webhooks.count_failure = tally.add_failed_webhook
+        webhooks.count_failure = counters.add_failed_webhook
 
     def job(self, job_id: str) -> Job:
         """Return what get_current_job() gives: read from Redis only if it is touched."""
@@ -153,7 +153,7 @@ class Recorder:
             self.diary.tell("put-off", claim, reason=why)
             return claim.put_off(self.page.now() + PUT_OFF_S, since)
         self.diary.tell("refused", claim, logging.ERROR, reason=why)
-        self.tally.add(claim.task, False)
+        self.counters.add(claim.task, False)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
@@ -189,7 +189,7 @@ class Recorder:
             ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)
         )
         self.diary.tell(event, claim, level, reason=order.reason)
-        self.tally.add(claim.task, False)
+        self.counters.add(claim.task, False)
         why = RuntimeError(order.reason)
         if order.is_raw:
             outcome = "stopped" if order.is_stopped else "failed"

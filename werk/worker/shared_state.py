@@ -1,6 +1,6 @@
 """What supervisor and horse say to each other: a plan at the start, a page of memory, an exit code.
 
-Page and tally work while Redis is away, and outlive a killed horse.
+The page works while Redis is unreachable, and outlives a killed horse.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import signal
 import time
 from enum import IntEnum
 from typing import Any, NamedTuple
-
-from werk.worker.counters import Tally
 
 # To the horse, when a deadline has passed or it is to reconnect: it looks at the page. By default
 # this signal does nothing, so that a late one harms nobody, whatever a job has made of it.
@@ -109,7 +107,6 @@ class Page(ctypes.Structure):
     def __init__(self) -> None:
         super().__init__()
         self.offset = time.time() - time.monotonic()  # until the first tick
-        self.tally = Tally()
         self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
 
     def begin_finish(self, seconds: float) -> None:

@@ -55,12 +55,13 @@ class Supervisor:
         self.worker, self.plan, self.page, self.log = worker, plan, page, worker.log
         self.link = link_over(worker.connection, TICK_BUDGET_S)
         server = worker.server_version()
-        self.back_script, self.cut_script = script("back", server), script("cut", server)
+        self.back_script = script("back", server)
+        self.fence_script = script("fence_generation", server)
         self.child = Child()
         # Why we killed the horse (timeout, command, stop, lost, cold), and which execution was
         # meant: no other in its hand is at fault.
         self.killed = self.killed_run = ""
-        self.generation, self.dead = new_generation(), ""  # of the horse; of the one before
+        self.generation = new_generation()  # of the horse
         self.ticker = Ticker(self, moves_due)
         self.watchdog = Watchdog(self.page, worker.lease_s)
         self.opened, self.server = 0, b""  # our connections so far; the server of the last one
@@ -125,7 +126,7 @@ class Supervisor:
     def start(self) -> bool:
         """Fork the next horse. Return whether there is one: none, if we are to leave first."""
         self.generation, self.killed, self.killed_run = new_generation(), "", ""
-        self.cut_off()
+        self.fence_generation()
         while not self.try_to_start():
             self.rest()
             if self.is_unwanted():
@@ -247,9 +248,9 @@ class Supervisor:
             del self.orders[: begun - 1]
             if self.orders and begun <= self.ordered:  # it died of this one
                 self.orders[0] = self.orders[0]._replace(is_raw=True)
-        self.dead, self.generation = self.generation, new_generation()
+        self.generation = new_generation()
         ordered = {order.run for order in self.orders}
-        for run in self.cut_off():
+        for run in self.fence_generation():
             if run not in ordered:
                 self.decide(run, state, leave)
         self.jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
@@ -280,18 +281,13 @@ class Supervisor:
         is_told = code == Leave.UNUSABLE or not self.page.state().is_busy
         return Leave(code) if code in list(Leave) and is_told else None
 
-    def cut_off(self) -> list[str]:
+    def fence_generation(self) -> list[str]:
         """Let our generation alone claim, and return what was in hand until now.
 
-        An earlier horse's last request may still be on its way: it is refused from here on, and
-        what that horse had counted is written now.
+        An earlier horse's last request may still be on its way: it is refused from here on.
         """
-        state, tally = self.page.state(), self.page.tally
-        took = tally.take_back(state.jobs + 1) if state.is_busy else None
-        claims = (self.worker.name, self.generation, self.worker.lease_s)
-        counts = (tally.text(), state.run if took is not None else "", took or 0.0)
-        found = self.insist(self.cut_script, *claims, self.dead, state.last, *counts)
-        tally.clear()
+        words = (self.worker.name, self.generation, self.worker.lease_s)
+        found = self.insist(self.fence_script, *words)
         return [run.decode("utf-8", "replace") for run in found]
 
     def insist(self, script: Script, *words: Any) -> Any:

@@ -176,19 +176,11 @@ local function fence(run, queue, seconds, worker)
 end
 
 -- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand until now.
--- What the dead one had counted and not written is written here, once: `last` is the last request that it had an
--- answer to, and one after that has written all. Its success of `run` counts if it was recorded: it is in hand no more.
-local function cut(worker, generation, lease_s, dead, last, counts, run, took)
-  local key, runs = own(P .. ':worker:' .. worker, 'hash'), own(runs_of(worker), 'set')
-  local h = call('HMGET', key, 'birth', 'werk_dead', 'werk_step')
-  local has_written = h[3] and string.sub(h[3], 1, #dead) == dead and h[3] > last
+local function fence_generation(worker, generation, lease_s)
+  local key = own(P .. ':worker:' .. worker, 'hash')
   call('HDEL', key, 'werk_horse')
-  call('HSET', key, 'werk_horse', generation, 'werk_dead', dead)
+  call('HSET', key, 'werk_horse', generation)
   call('ZADD', own(P .. ':werk:leases', 'zset'), redis_time() + lease_s, worker)
-  if h[1] and h[2] ~= dead and not has_written then
-    if run ~= '' and call('SISMEMBER', runs, run) == 0 then counts = counts .. ' done 1 worked ' .. took end
-    add_counts(key, counts)
-  end
   return open_runs(worker)
 end
 

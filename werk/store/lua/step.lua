@@ -225,14 +225,22 @@ if type(got) == 'table' then
   got[8], got[9], got[10], got[11] = not is_plain and {success, failure, stopped}, got_id, got_queue, nil
 end
 
+-- What the horse has counted, added to anything but what is no number.
+local function add_counts()
+  for field, amount in string.gmatch(counts, '(%S+) (%S+)') do
+    if field == 'done' then try('HINCRBY', worker_key, 'successful_job_count', amount)
+    elseif field == 'worked' then try('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
+    else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+  end
+end
+
 if counts ~= '' and try('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = resent and call('HGET', worker_key, 'werk_step') == execution
-  if call('HGET', worker_key, 'werk_dead') == generation then counts = '' end -- its supervisor has written them
   local clock = call('TIME')
   call('HDEL', worker_key, 'werk_moved') -- a removal first: see lib.lua
   call('HSET', worker_key, 'state', state, 'last_heartbeat', now_text, 'werk_step', execution,
     'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
-  if not is_repeat then add_counts(worker_key, counts) end
+  if not is_repeat then add_counts() end
 end
 return {outcome, got, dropped, paused}
