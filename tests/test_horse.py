@@ -32,10 +32,9 @@ from test_worker import (
 
 import werk
 from werk.dev.up import Server
-from werk.store.payload import timestamp
-from werk.store.scripts import script
+from werk.store.payload import iso, timestamp
 from werk.worker import channel
-from werk.worker.claim import iso
+from werk.worker.scripts import script
 
 
 def test_iso_is_rqs_own_text() -> None:
@@ -100,7 +99,7 @@ def test_an_idle_worker_leaves_though_redis_is_away(
 ) -> None:
     worker = work()
     server.kill()
-    wait_until(lambda: "event=redis-away" in worker.output())
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
     worker.terminate()
     assert worker.wait(60) == 0
 

@@ -5,6 +5,7 @@ The callers' clock stands at `lua.now`, far in the past; what is said as now+90 
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ import redis
 from contents import Contents, table
 
 from werk.store.connection import Script
-from werk.store.scripts import script
+from werk.store.scripts import script as act_script
+from werk.worker.scripts import script
 
 Words = tuple[Any, ...]
 MONTH_S = 30 * 24 * 3600
@@ -94,11 +96,24 @@ class Lua:
         run: str = "",
         last: str = "",
         due: int = 1,
-        served: Words = (0,),
+        served: Words = (),
+        pages: Words = (),
         dropped: int = 0,
     ) -> Any:
         now = (f"at:{self.now}", self.now, GENERATION[worker])
-        words = (worker, *now, run, last, 15, 480, due, dropped, "0.5", *served)
+        words = (
+            worker,
+            *now,
+            run,
+            last,
+            15,
+            480,
+            due,
+            dropped,
+            "0.5",
+            json.dumps(served),
+            json.dumps(pages),
+        )
         redis_time, *events = self.of_worker("tick", *words)
         assert float(redis_time) == pytest.approx(time.time(), abs=5)
         return events
@@ -122,7 +137,7 @@ class Lua:
         return self.run(Script.named("enqueue").text, *head, *jobs[0], *jobs[1], keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
-        return self.run(script("act").text, what, f"at:{self.now}", *names)
+        return self.run(act_script("act").text, what, f"at:{self.now}", *names)
 
 
 def decoded(reply: Any) -> Any:
@@ -570,7 +585,7 @@ def test_ticks_leave_the_record_of_a_running_job_alone(lua: Lua) -> None:
 
 def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
     lua.given(f"ZADD werk:serves:high {time.time() - MONTH_S - 10} old")
-    assert lua.tick("one", served=(2, "sleep f00", "hello f01", "sleep", "{}")) == []
+    assert lua.tick("one", served=("sleep f00", "hello f01"), pages=("sleep", "{}")) == []
     assert lua.changes() == table(f"""
         werk:serves:high        old=gone sleep_f00=now+0 hello_f01=now+0 lives={MONTH_S}
         werk:catalog            sleep={{}} lives={MONTH_S}""")
@@ -580,16 +595,16 @@ def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) ->
     month_ago = time.time() - MONTH_S
     pages = f'old {{"seen":{month_ago - 60}}} kept {{"seen":{month_ago + 60}}}'
     lua.given(f"HSET werk:catalog {pages} broken {{ odd [1]")
-    lua.tick("one", served=(1, "sleep f00"))  # most ticks write no page
+    lua.tick("one", served=("sleep f00",))  # most ticks write no page
     assert "werk:catalog" not in lua.changes()
-    lua.tick("one", served=(1, "sleep f00", "sleep", "{}"))
+    lua.tick("one", served=("sleep f00",), pages=("sleep", "{}"))
     assert lua.redis.hkeys("rq:werk:catalog") == [b"kept", b"sleep"]
 
 
 def test_a_catalog_of_another_type_is_written_anew(lua: Lua) -> None:
     lua.given("SET werk:catalog x")
     lua.enqueue("a", "scheduled:high")
-    assert lua.tick("one", served=(1, "sleep f00", "sleep", "{}")) == []
+    assert lua.tick("one", served=("sleep f00",), pages=("sleep", "{}")) == []
     changes = lua.changes()
     assert changes["queue:high"] == "=a"
     assert "sleep={}" in changes["werk:catalog"]

@@ -25,9 +25,10 @@ from werk.ops import actions
 from werk.ops.snapshot import Snapshot
 from werk.store import payload as wire
 from werk.store.connection import Link, Script, link_over
-from werk.store.scripts import script
 from werk.tasks.catalog_page import read_pages
 from werk.worker.claim import Claim, Unknown
+from werk.worker.outcome import Outcome
+from werk.worker.scripts import script
 from werk.worker.supervisor import LEASES
 
 V0 = Path(__file__).parent / "data" / "v0"
@@ -161,7 +162,7 @@ def enqueue(connection: redis.Redis, job_id: str, name: str = "tough", queue: st
 def finish_all(pair: Pair) -> list[str]:
     """Have today's worker run all that waits. Returns the jobs."""
     found: list[str] = []
-    finish: Claim | None = None
+    finish: Outcome | None = None
     while True:
         outcome, _ = pair.step(finish, True)
         assert outcome == (b"done" if finish else b"none")
@@ -173,7 +174,7 @@ def finish_all(pair: Pair) -> list[str]:
 
 def test_the_version_is_one_number() -> None:
     assert f"local VERSION = {wire.RECORD_VERSION} " in Script.named("enqueue").text
-    assert f"VERSION = 'rq', {wire.RECORD_VERSION}\n" in script("step").text
+    assert f" = 'rq', {wire.RECORD_VERSION}, " in script("step").text
 
 
 def test_records_name_their_version(connection: redis.Redis, pair: Pair) -> None:
@@ -272,7 +273,7 @@ def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> Non
     old = Old(connection)
     ids = [f"j{number}" for number in range(60)]
     ran: list[str] = []
-    finish: Claim | None = None
+    finish: Outcome | None = None
     for number, job_id in enumerate(ids):
         queue = QUEUES[number // 2 % 2]
         (old.enqueue if number % 2 else enqueue.__get__(connection))(job_id, "tough", queue)
@@ -306,7 +307,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     own = cast(Claim, pair.claim)
     words = f"of version {wire.RECORD_VERSION + 1}, this worker reads {wire.RECORD_VERSION}"
     with pytest.raises(Unknown, match=words):
-        own.check(500)
+        own.limits(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"
     [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
     assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
@@ -332,4 +333,4 @@ def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(
     pair.line.fault = "reply lost"
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    assert own[1] == f"werk_v {wire.RECORD_VERSION + 1}".encode()
+    assert own.status == f"werk_v {wire.RECORD_VERSION + 1}".encode()

@@ -28,7 +28,7 @@ import werk
 from werk.ops import snapshot as status
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import link
-from werk.worker import records, webhooks
+from werk.worker import rq_classes, webhooks
 
 __all__ = ["work"]  # the fixture
 
@@ -84,7 +84,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def job(connection: redis.Redis) -> Job:
     """A job of the class that workers use."""
-    bounded = records.bounded(Job, registered_only=True)
+    bounded = rq_classes.bounded(Job, registered_only=True)
     made = bounded.create("os.getcwd", connection=connection, id="j")
     made.ended_at = None
     return made
@@ -251,7 +251,7 @@ def job_of(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable
     def job_of(hosts: str | None) -> Job:
         if hosts is not None:
             monkeypatch.setenv("WERK_WEBHOOK_HOSTS", hosts)
-        bounded = records.bounded(Job, registered_only=True)
+        bounded = rq_classes.bounded(Job, registered_only=True)
         return bounded.create("os.getcwd", connection=connection, id="j")
 
     return job_of

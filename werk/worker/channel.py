@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from werk.errors import WerkError
 from werk.store import connection as link
-from werk.worker.shared_state import Page
+from werk.worker.shared_state import SharedState
 
 CONNECT_S = 5  # one try; there is always another
 SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two tries
@@ -120,19 +120,19 @@ class Channel:
             self._reader.feed(data)
 
 
-def impatience(page: Page | None = None) -> Retry:
+def impatience(shared: SharedState | None = None) -> Retry:
     """Return how often what can be done another time is tried again: not at all."""
-    return _Progress(page, NoBackoff(), 0) if page else Retry(NoBackoff(), 0)
+    return _Progress(shared, NoBackoff(), 0) if shared else Retry(NoBackoff(), 0)
 
 
 class _Backoff(AbstractBackoff):
     """Waits, and pushes on the deadline of a finish: Redis being unreachable is not its fault."""
 
-    def __init__(self, page: Page) -> None:
-        self._page = page
+    def __init__(self, shared: SharedState) -> None:
+        self._shared = shared
 
     def compute(self, failures: int) -> float:
-        self._page.extend_finish()
+        self._shared.extend_finish()
         return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
 
 
@@ -141,9 +141,9 @@ class _Progress(Retry):
 
     has_committed: Callable[[], bool] | None = None  # see sent_once
 
-    def __init__(self, page: Page, backoff: AbstractBackoff, retries: int) -> None:
+    def __init__(self, shared: SharedState, backoff: AbstractBackoff, retries: int) -> None:
         super().__init__(backoff, retries, (*AWAY, FULL))
-        self._page = page
+        self._shared = shared
 
     def __deepcopy__(self, memo: object) -> _Progress:
         return self  # redis-py copies its retry policy for each connection
@@ -157,7 +157,7 @@ class _Progress(Retry):
             return _tried(do)
 
         result = super().call_with_retry(attempt, *args, **kwargs)
-        self._page.extend_finish()
+        self._shared.extend_finish()
         return result
 
     def _ask_whether_committed(self) -> bool:
@@ -219,13 +219,13 @@ class PatientRedis(Redis):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.set_retry(patience(Page()))
+        self.set_retry(patience(SharedState()))
 
 
-def patience(page: Page) -> Retry:
+def patience(shared: SharedState) -> Retry:
     """Return how RQ's own commands in the horse are tried: until Redis is there, and has room.
 
     A job that is put into its queue twice, because a reply was lost, does no harm: the second time
     it is found started, or done, and dropped. For what records an outcome see sent_once.
     """
-    return _Progress(page, _Backoff(page), -1)
+    return _Progress(shared, _Backoff(shared), -1)

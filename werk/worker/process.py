@@ -1,8 +1,8 @@
-"""Child: the process that a supervisor forks, as it holds it: to wake, to freeze, to kill, to bury.
+"""Child: the process that a supervisor forks, as it holds it: to wake, freeze, kill and reap.
 
-It leads a process group: what a job starts is killed with it. Two pipes go there. The bell wakes
-it. The lifeline says nothing: when the supervisor ends, however it does, it closes, and the kernel
-kills the group.
+It leads a process group: what a job starts is killed with it. Two pipes go there. The wake pipe
+wakes it. Nothing is written to the lifeline: it closes when the supervisor ends, however that is,
+and the kernel kills the group.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Child:
         """
         trim_memory()
         self._parent, self.started_at = os.getpid(), time.monotonic()
-        self._bell_r, self._bell_w, self._life_r, self._life_w = ends = pipes(2)
+        self._wake_r, self._wake_w, self._life_r, self._life_w = ends = pipes(2)
         try:
             self.pid = forked(be)
         except OSError:
             for end in ends:
                 os.close(end)
             raise
-        os.close(self._bell_r)
+        os.close(self._wake_r)
         os.close(self._life_r)
         try:
             os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
@@ -57,9 +57,9 @@ class Child:
         """Have the kernel kill our process group when the other end of the lifeline closes.
 
         The supervisor alone holds that. (With prctl the jobs' own children would live on.) Returns
-        the bell, to be read.
+        the wake pipe, to be read.
         """
-        os.close(self._bell_w)
+        os.close(self._wake_w)
         os.close(self._life_w)
         os.setpgid(0, 0)
         life = self._life_r
@@ -71,19 +71,19 @@ class Child:
             threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
         if os.getppid() != self._parent:  # it ended before this was armed
             os._exit(1)
-        return self._bell_r
+        return self._wake_r
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         if self.pid:
             try:
-                os.write(self._bell_w, b"!")
+                os.write(self._wake_w, b"!")
             except OSError:
                 pass
 
     def tell(self, number: signal.Signals) -> None:
         """Signal the child, and nothing that it has started."""
         if self.pid:
-            os.kill(self.pid, number)  # it is there: has_ended alone buries it
+            os.kill(self.pid, number)  # it is there: has_ended alone reaps it
 
     def signal_group(self, number: signal.Signals) -> None:
         try:
@@ -103,7 +103,7 @@ class Child:
             return False
         self.signal_group(signal.SIGKILL)  # what it left behind
         self.death, self.pid = death, 0
-        os.close(self._bell_w)
+        os.close(self._wake_w)
         os.close(self._life_w)
         return True
 
@@ -179,10 +179,30 @@ def _die_at_the_end_of(life: int) -> None:
 
 
 def trim_memory() -> None:
-    """Before a fork: what is collected and given back now is not copied later, page by page."""
+    """Before a fork: what is collected and given back now is not copied later, shared by shared."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # not glibc
     gc.freeze()
+
+
+def take_descriptors(count: int, model: int) -> None:
+    """Take that many copies of a descriptor, and close them. Raises OSError if fewer are left."""
+    taken: list[int] = []
+    try:
+        while len(taken) < count:
+            taken.append(os.dup(model))
+    finally:
+        for number in taken:
+            os.close(number)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+    except OSError:
+        return 0.0

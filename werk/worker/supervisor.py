@@ -2,7 +2,7 @@
 
 1. start   a horse (horse.py), which claims, runs and finishes jobs over its own connection
 2. watch   it: a tick a second (tick.py); limits, commands and signals at once
-3. settle  what it had in hand, when it is gone and cut off in Redis; then the next, or the end
+3. resolve what it had in hand, when it has ended and is fenced in Redis; then the next, or exit
 
 It runs no users' code and none of RQ's clean-up: they can take longer than a lease.
 """
@@ -25,11 +25,11 @@ import rq.command
 from werk.errors import ConfigError, RedisUnavailable
 from werk.store import payload as wire
 from werk.store.connection import Script, link_over
-from werk.store.scripts import script
 from werk.worker.channel import AWAY
-from werk.worker.horse import ride
+from werk.worker.horse import run_horse
 from werk.worker.process import Child
-from werk.worker.shared_state import HORSE_SIGNAL, Leave, Order, Page, Plan, State
+from werk.worker.scripts import script
+from werk.worker.shared_state import HORSE_SIGNAL, Leave, Order, Plan, Progress, SharedState
 from werk.worker.tick import TICK_BUDGET_S, Ticker
 from werk.worker.watchdog import Verdict, Watchdog
 
@@ -51,8 +51,8 @@ class _GivenUp(Exception):
 class Supervisor:
     """Made by Worker.work(). Signals and commands only leave a note here: the loop acts."""
 
-    def __init__(self, worker: Worker, plan: Plan, moves_due: bool, page: Page) -> None:
-        self.worker, self.plan, self.page, self.log = worker, plan, page, worker.log
+    def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
+        self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
         self.link = link_over(worker.connection, TICK_BUDGET_S)
         server = worker.server_version()
         self.back_script = script("back", server)
@@ -63,7 +63,7 @@ class Supervisor:
         self.killed = self.killed_run = ""
         self.generation = new_generation()  # of the horse
         self.ticker = Ticker(self, moves_due)
-        self.watchdog = Watchdog(self.page, worker.lease_s)
+        self.watchdog = Watchdog(self.shared, worker.lease_s)
         self.opened, self.server = 0, b""  # our connections so far; the server of the last one
         self.told = 0.0  # the last deadline that the horse has been told of
         self.jobs, self.pause_s = 0, 0.0
@@ -83,16 +83,16 @@ class Supervisor:
             while not self.is_leaving:
                 if self.start():
                     self.watch()
-                    self.settle()
+                    self.resolve_executions()
         except _GivenUp:
-            self.log.warning("event=given-up worker=%s: Redis is away", self.worker.name)
+            self.log.warning("event=given-up worker=%s: Redis is unreachable", self.worker.name)
         finally:
             self.tear_down()
 
     def begin(self) -> None:
         self.old_wake = signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.worker._install_signal_handlers()  # type: ignore[no-untyped-call]
+        self.worker.install_signal_handlers()
         while self.ticker.tick():
             pass
         self.has_moved()
@@ -146,10 +146,10 @@ class Supervisor:
             max_jobs=left,
             only_orders=self.is_draining or (left is not None and left <= 0),
         )
-        self.page.stop = self.page.reconnect = self.page.request = 0
-        self.page.end_finish()
-        self.page.orders_begun, self.ordered = 0, len(self.orders)
-        self.page.show(0, "", "")
+        self.shared.stop = self.shared.reconnect = self.shared.request = 0
+        self.shared.end_finish()
+        self.shared.orders_begun, self.ordered = 0, len(self.orders)
+        self.shared.show(0, "", "")
         try:
             self.child.start(lambda: self.be_horse(plan))
         except OSError as error:  # of processes, descriptors or memory there are none left
@@ -165,17 +165,17 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         os.close(self.wake_r)
         os.close(self.wake_w)
-        return ride(self.worker, self.page, plan, self.child.lead_group())
+        return run_horse(self.worker, self.shared, plan, self.child.lead_group())
 
     # --- watch
 
     def watch(self) -> None:
-        """Tick, keep limits and obey, until the horse is gone."""
+        """Tick, keep limits and handle commands, until the horse has ended."""
         while not self.child.has_ended(os.WNOHANG):
-            deadline, due_at = self.page.deadline, self.ticker.due_at
+            deadline, due_at = self.shared.deadline, self.ticker.due_at
             until = deadline + (self.worker.grace_s if deadline == self.told else 0.0)
             self.doze((min(due_at, until) if deadline else due_at) - time.monotonic())
-            self.obey_commands()
+            self.handle_commands()
             self.keep_limits()
             self.date_shutdown()
             if self.ticker.tick_if_due():
@@ -186,7 +186,7 @@ class Supervisor:
         if select.select([self.wake_r], [], [], max(0.0, seconds))[0]:
             os.read(self.wake_r, 4096)
 
-    def obey_commands(self) -> None:
+    def handle_commands(self) -> None:
         for _ in range(len(self.commands)):  # those that come meanwhile wait for the next look
             command = self.commands.popleft()
             try:
@@ -197,9 +197,9 @@ class Supervisor:
     def keep_limits(self) -> None:
         if self.is_cold:
             self.kill("cold")
-        state, clock, grace_s = self.page.state(), time.monotonic(), self.worker.grace_s
+        state, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
         if state.deadline and clock > state.deadline + grace_s:
-            self.kill("finish" if self.page.finishing else "timeout", state.run)
+            self.kill("finish" if self.shared.finishing else "timeout", state.run)
         elif state.deadline and clock >= state.deadline != self.told:
             self.told = state.deadline
             self.child.tell(HORSE_SIGNAL)
@@ -210,7 +210,7 @@ class Supervisor:
         """After a tick that reached Redis: see to it that the horse reaches Redis, too."""
         verdict = self.watchdog.look(time.monotonic())
         is_moved = self.opened != self.link.opened and self.has_moved()
-        if verdict is Verdict.RECONNECT or (is_moved and not self.page.finishing):
+        if verdict is Verdict.RECONNECT or (is_moved and not self.shared.finishing):
             self.tell_to_reconnect()
         elif verdict is Verdict.REPLACE:
             self.kill("stuck")
@@ -227,7 +227,7 @@ class Supervisor:
 
     def tell_to_reconnect(self) -> None:
         self.log.warning("event=reconnect worker=%s", self.worker.name)
-        self.page.reconnect = 1
+        self.shared.reconnect = 1
         self.child.tell(HORSE_SIGNAL)
         self.worker.reconnect_pubsub()
 
@@ -237,14 +237,14 @@ class Supervisor:
             try:
                 self.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
             except redis.exceptions.RedisError as error:
-                self.ticker.say_away(error)
+                self.ticker.log_unreachable(error)
 
-    # --- settle
+    # --- resolve
 
-    def settle(self) -> None:
-        """Cut the dead horse off in Redis, and decide about each execution that it had in hand."""
-        state, leave = self.page.state(), self.reason_it_left()
-        if begun := self.page.orders_begun:
+    def resolve_executions(self) -> None:
+        """Fence the dead horse in Redis, and decide about each execution that it had in hand."""
+        state, leave = self.shared.progress(), self.reason_it_left()
+        if begun := self.shared.orders_begun:
             del self.orders[: begun - 1]
             if self.orders and begun <= self.ordered:  # it died of this one
                 self.orders[0] = self.orders[0]._replace(is_raw=True)
@@ -278,7 +278,7 @@ class Supervisor:
     def reason_it_left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
         code = self.child.exit_code
-        is_told = code == Leave.UNUSABLE or not self.page.state().is_busy
+        is_told = code == Leave.UNUSABLE or not self.shared.progress().is_busy
         return Leave(code) if code in list(Leave) and is_told else None
 
     def fence_generation(self) -> list[str]:
@@ -298,10 +298,10 @@ class Supervisor:
             except (RedisUnavailable, ConfigError) as error:
                 if self.is_draining or self.is_cold:
                     raise _GivenUp from None
-                self.ticker.say_away(error)
+                self.ticker.log_unreachable(error)
                 self.doze(self.worker.tick_s)
 
-    def decide(self, run: str, state: State, leave: Leave | None) -> None:
+    def decide(self, run: str, state: Progress, leave: Leave | None) -> None:
         how = self.child.how_it_died(bool(self.killed))
         why = self.killed if run == self.killed_run else ""
         if why == "stop":
@@ -315,11 +315,11 @@ class Supervisor:
         elif why == "finish":
             self.order(run, "a callback, or RQ's own code after the task, did not end: killed")
         elif leave is Leave.UNUSABLE and run == state.run:
-            self.order(run, self.page.reason)
+            self.order(run, self.shared.reason)
         else:
             self.give_back(run, state, leave, how)
 
-    def give_back(self, run: str, state: State, leave: Leave | None, how: str) -> None:
+    def give_back(self, run: str, state: Progress, leave: Leave | None, how: str) -> None:
         is_crash = leave is None and not self.killed and state.is_busy and state.run == run
         reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
         what, crashes = reply[0].decode(), reply[1]
@@ -348,7 +348,8 @@ class Supervisor:
     def drain(self) -> None:
         """Leave when the horse has done the job that it is at."""
         self.is_draining, self.drained_at = True, time.monotonic()
-        self.worker._stop_requested = self.is_undated = self.page.state().is_busy
+        self.is_undated = self.shared.progress().is_busy
+        self.worker.note_shutdown(self.is_undated)
         self.ask_to_stop()
 
     def stop_cold(self) -> None:
@@ -358,8 +359,8 @@ class Supervisor:
 
     def ask_to_stop(self) -> None:
         """The horse leaves after the job that it is at."""
-        self.page.stop = 1
-        self.child.ring()
+        self.shared.stop = 1
+        self.child.wake()
 
     def hear(self, message: dict[str, Any]) -> None:
         """Called in RQ's pubsub thread. The main thread alone may signal the horse."""
@@ -379,7 +380,7 @@ class Supervisor:
         if not self.child.pid:
             return
         self.child.freeze()
-        state = self.page.state()
+        state = self.shared.progress()
         if state.is_busy and is_meant(state.run):
             self.kill(why, state.run)
         else:
