@@ -16,11 +16,15 @@ from pathlib import Path
 import pytest
 import redis
 import roles
+from dashboards import browse as browse
+from dashboards import serving as serving
 from hypothesis import HealthCheck, settings
 from support import Process, children, command, environment, wait_until
+from workers import work as work
 
 from werk import registry
-from werk.dev.up import Server, find_binary, free_port
+from werk.dev.binary import find_binary
+from werk.dev.server import Server, free_port
 from werk.settings import Settings
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from werk.client.enqueue import Handle, Options, enqueue, enqueue_many, result
+    from werk.client.enqueue import enqueue, enqueue_many
+    from werk.client.options import Options
+    from werk.client.result import Handle, result
     from werk.errors import (
         ArgumentError,
         ConfigError,
@@ -52,11 +54,18 @@ __all__ = [
     "result",
 ]
 
-_CLIENT = {"Handle", "Options", "enqueue", "enqueue_many", "result"}
+_MODULES = {  # where a name of the public API is defined; the others are in werk.errors
+    "Handle": "client.result",
+    "Options": "client.options",
+    "Task": "registry",
+    "enqueue": "client.enqueue",
+    "enqueue_many": "client.enqueue",
+    "result": "client.result",
+}
 
 
 def ping() -> None:
-    """Do nothing. `werk ping` has workers run it, stock ones too."""
+    """Do nothing. `werk ping` has workers run it, plain RQ workers too."""
 
 
 def __getattr__(name: str) -> Any:
@@ -65,6 +74,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'werk' has no attribute {name!r}")
     import importlib
 
-    module = "client.enqueue" if name in _CLIENT else "registry" if name == "Task" else "errors"
-    value = globals()[name] = getattr(importlib.import_module(f"werk.{module}"), name)
+    module = importlib.import_module(f"werk.{_MODULES.get(name, 'errors')}")
+    value = globals()[name] = getattr(module, name)
     return value

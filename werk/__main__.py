@@ -1,6 +1,6 @@
 """python -m werk: the command werk."""
 
-from werk.cli.enqueue import main
+from werk.cli.run import main
 
 if __name__ == "__main__":
     main()

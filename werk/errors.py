@@ -1,4 +1,4 @@
-"""Everything that werk raises on purpose, and the exit code that each becomes on the command line.
+"""The errors of werk, and the exit code of each on the command line.
 
 One base, so that a caller can write `except werk.WerkError`. A message says what happened and
 what to do.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # the job failed, was cancelled or stopped
-EXIT_USAGE = 2  # what was typed is wrong; nothing was enqueued
-EXIT_BAD_LINES = 65  # EX_DATAERR of sysexits.h: some lines of a batch; the others were enqueued
+EXIT_USAGE = 2  # wrong usage; nothing was enqueued
+EXIT_BAD_LINES = 65  # EX_DATAERR of sysexits.h: bad lines in a batch; the others were enqueued
 EXIT_NO_JOB = 66  # EX_NOINPUT
 EXIT_TRY_LATER = 75  # EX_TEMPFAIL
 EXIT_CONFIG = 78  # EX_CONFIG
@@ -27,13 +27,13 @@ class WerkError(Exception):
 
 
 class ArgumentError(WerkError):
-    """Raised when arguments, or an option of an enqueue, do not fit; nothing was enqueued."""
+    """Raised when arguments, or an option of an enqueue, are invalid; nothing was enqueued."""
 
     exit_code = EXIT_USAGE
 
 
 class UnknownTask(WerkError):
-    """Raised when no table of tasks has the name."""
+    """Raised when neither the registry nor the catalog has the task."""
 
     exit_code = EXIT_USAGE
 
@@ -45,13 +45,13 @@ class ConfigError(WerkError):
 
 
 class RedisUnavailable(WerkError):
-    """Raised when Redis was not reached in the time budget, is loading or full; try again."""
+    """Raised when Redis was unreachable for the time budget, is loading or full; try again."""
 
     exit_code = EXIT_TRY_LATER
 
 
 class NoWorker(WerkError):
-    """Raised with require_worker when nobody would run the job; nothing was enqueued."""
+    """Raised with require_worker when no live worker serves the task; nothing was enqueued."""
 
     exit_code = EXIT_TRY_LATER
 
@@ -79,13 +79,13 @@ class ResultNotKept(WerkError):
 
 
 class ResultTimeout(WerkError):
-    """Raised when the time to wait ran out; the job goes on."""
+    """Raised when the job has not ended within the time to wait; it goes on."""
 
     exit_code = EXIT_TIMEOUT
 
 
 class Unreadable(WerkError):
-    """Raised when bytes in Redis are no plain data: broken, too large or deep, or with code."""
+    """Raised when bytes in Redis are not plain data: broken, too large or deep, or with code."""
 
 
 class TooLarge(Unreadable):
@@ -93,4 +93,4 @@ class TooLarge(Unreadable):
 
 
 class WerkWarning(UserWarning):
-    """Said of an enqueue that was accepted but deserves a look."""
+    """Issued for an enqueue that was accepted but needs attention."""

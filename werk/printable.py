@@ -1,20 +1,25 @@
-"""Text that others wrote, as people may see it: it steers no terminal and begins no line."""
+"""Text from others, made safe to print: it controls no terminal and begins no line of its own.
+
+Everything that werk prints, logs or shows of a name, a record or a traceback passes through here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def printable(text: str) -> str:
-    """Return text on one line, with an escape for each character that is not printable."""
-    return text if text.isprintable() else "".join(map(_shown, text))
+def printable(text: str, mark: str = "") -> str:
+    """Return text on one line: an escape, or `mark`, for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else mark or _escaped(c) for c in text)
 
 
 def printable_lines(text: str) -> str:
     """Return a text of several lines, such as a traceback: its newlines and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" else _shown(c) for c in text)
+    return "".join(c if c in "\n\t" or c.isprintable() else _escaped(c) for c in text)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
@@ -23,5 +28,5 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _shown(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]
+def _escaped(character: str) -> str:
+    return ascii(character)[1:-1]

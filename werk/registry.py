@@ -14,21 +14,23 @@ from typing import NamedTuple
 from werk.errors import ConfigError
 from werk.settings import Settings
 
-LONGEST_S = 10**9  # thirty years; timers and Redis take little more
+DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
+FAILURE_TTL_S = 30 * 24 * 3600
+LONGEST_S = 10**9  # thirty years; timers and Redis accept little more
 MOST_RETRIES = 10_000
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 class Task(NamedTuple):
-    """A task and how its jobs are treated; times in seconds. An enqueue's options go first."""
+    """A task and the defaults of its jobs, which an enqueue can override; times in seconds."""
 
     path: str
     queue: str = "default"
-    timeout: int = 180  # of one execution; -1: none
-    result_ttl: int = 3600  # how long a result is kept; -1: for ever, 0: not at all
-    failure_ttl: int = 30 * 24 * 3600  # how long a failed job is kept
-    retry: int = 0  # how often a failed job is tried again
+    timeout: int = DEFAULT_TIMEOUT_S  # of one execution; -1: none
+    result_ttl: int = 3600  # how long a result is kept; -1: it never expires, 0: not at all
+    failure_ttl: int = FAILURE_TTL_S  # how long a failed job is kept
+    retry: int = 0  # how often a failed job is retried
     retry_delay: int = 10  # before the first retry; doubled each time, at most an hour
     max_crashes: int = 2  # how often a job that killed its worker is run again
     secret: tuple[str, ...] = ()  # parameters shown as ***
@@ -40,7 +42,7 @@ class Task(NamedTuple):
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
             return f"path {self.path!r} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
-            return f"queue {self.queue!r} is no name of a queue"
+            return f"queue {self.queue!r} is not a queue name"
         if not all(type(number) is int for number in times + counts):
             return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: int"
         if self.timeout == 0 or not all(-1 <= seconds <= LONGEST_S for seconds in times):
@@ -58,7 +60,7 @@ TASKS: dict[str, str | Task] = {
     "panic": "werk.jobs.panic",
 }
 
-BUILT_IN = {"werk.ping": Task("werk.ping")}  # what workers run besides, for `werk ping`
+BUILT_IN = {"werk.ping": Task("werk.ping")}  # workers run it too, for `werk ping`
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
@@ -78,13 +80,13 @@ def tasks() -> Mapping[str, Task]:
 
 
 def unknown(name: str, others: Iterable[str] = ()) -> str:
-    """Return what to say of a name that is in no table, nor among those of the catalog."""
+    """Return the message for an unknown task. `others` are the names in the catalog."""
     import difflib  # only on the way to an error
 
     known = sorted({*tasks(), *others})
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"no task is called {name!r}; {hint}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown task {name!r}; {hint}"
 
 
 def _load(place: str) -> Mapping[str, str | Task]:
@@ -93,7 +95,7 @@ def _load(place: str) -> Mapping[str, str | Task]:
     module_name, _, attribute = place.partition(":")
     try:
         table = getattr(importlib.import_module(module_name), attribute or "TASKS")
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # importing the module can raise anything
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"WERK_REGISTRY: cannot load {place}: {why}") from error
     if not isinstance(table, Mapping):
@@ -103,7 +105,7 @@ def _load(place: str) -> Mapping[str, str | Task]:
 
 def _checked(name: object, entry: object, place: str) -> Task:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigError(f"{place}: {name!r} is no task name; use letters, digits and _ . : -")
+        raise ConfigError(f"{place}: {name!r} is not a task name; use letters, digits and _ . : -")
     task = Task(entry) if isinstance(entry, str) else entry
     if not isinstance(task, Task):
         kind = type(entry).__name__

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from werk.errors import ConfigError
 
+DASHBOARD_PORT = 9181
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 _RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}
@@ -24,7 +25,7 @@ _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
 class Settings(NamedTuple):
-    """What the environment says. An empty variable counts as not set."""
+    """The settings in the environment. An empty variable counts as not set."""
 
     redis_url: str | None
     rq_config: str | None  # a module that names the server, where no URL does
@@ -38,12 +39,12 @@ class Settings(NamedTuple):
     hooks_after: str | None
     hooks_error: str | None
     allow_unregistered: bool
-    horse_jobs: int  # a horse is replaced after so many jobs
-    horse_mb: int  # or above so much memory; 0: no limit
-    webhook_hosts: frozenset[str] | None  # that a worker's webhooks may ask; None: any
+    horse_jobs: int  # a horse is replaced after this number of jobs
+    horse_mb: int  # or when it has more memory than this; 0: no limit
+    webhook_hosts: frozenset[str] | None  # that webhooks of a worker may call; None: any
 
     def __repr__(self) -> str:
-        return "Settings(...)"  # there are passwords among them
+        return "Settings(...)"  # some are passwords
 
     @staticmethod
     def url() -> str | None:
@@ -86,19 +87,19 @@ class Settings(NamedTuple):
 def _is_yes(name: str, env: Mapping[str, str]) -> bool:
     value = env.get(name, "no").lower()
     if value not in _YES + _NO:
-        raise ConfigError(f"{name}={env[name]!r}: say yes or no")
+        raise ConfigError(f"{name}={env[name]!r}: want yes or no")
     return value in _YES
 
 
 def _whole(name: str, env: Mapping[str, str], default: str) -> int:
     value = env.get(name, default)
     if not value.isdecimal():
-        raise ConfigError(f"{name}={value!r}: say a whole number")
+        raise ConfigError(f"{name}={value!r}: want a whole number")
     return int(value)
 
 
 def _hosts(value: str | None) -> frozenset[str] | None:
-    """Return a list of hosts; None if the variable is not set. An entry may be a secret address."""
+    """Return the hosts in a list; None if it is not set. Errors show no entry: it may be secret."""
     if value is None:
         return None
     words, found = value.replace(",", " ").split(), set()
@@ -115,11 +116,11 @@ def _hosts(value: str | None) -> frozenset[str] | None:
 
 
 def host_name(text: str) -> str:
-    """Return a host as it is looked up: in small letters, xn-- for others, without a final dot.
+    """Return a host as it is looked up: in lower case, punycode, without a final dot.
 
-    An IPv6 address may stand in brackets. Raises ValueError for what is no host.
+    An IPv6 address may stand in brackets. Raises ValueError for other texts.
     """
-    from ipaddress import IPv6Address  # here: no enqueue needs it
+    from ipaddress import IPv6Address  # an enqueue does not need it
 
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in inner:

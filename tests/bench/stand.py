@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from support import command, descendants, wait_until
+from support import PYTHONPATH, command, descendants, wait_until
 
 import werk
-from werk.dev.up import Server, die_with, free_port
+from werk.dev.process import die_with
+from werk.dev.server import Server, free_port
 
 STOCK = ["rq", "worker", "--quiet"]
 COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
-ROOT = Path(__file__).parents[2]
 ONE_CORE = {0}
 DRAIN_S = 300.0  # the longest drain
 POLL_S = 0.005
@@ -46,7 +46,7 @@ class Stand:
         os.environ |= {
             "RQ_REDIS_URL": self.server.url,
             "WERK_REGISTRY": "bench.tasks:TASKS",
-            "PYTHONPATH": str(ROOT / "tests"),
+            "PYTHONPATH": PYTHONPATH,
         }
         self.client = redis.Redis.from_url(self.server.url, socket_timeout=120)
         self.client.config_set("appendonly", "no")

@@ -25,7 +25,7 @@ import werk
 from chaos.kinds import FAILURE_TTL_S, KINDS, QUEUES, RESULT_TTL_S
 from chaos.tasks import CRASHES
 from werk.settings import Settings
-from werk.store.connection import redis_client
+from werk.store.redis_py import redis_client
 
 WINDOW = 60  # prompt jobs that a caller has under way before it waits for the oldest
 WAIT_S = 1.0  # for the oldest; then the caller goes on without

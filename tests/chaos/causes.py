@@ -1,7 +1,7 @@
 """Why a job of `bin/chaos` ran again: the fault, the failure or the operator, or nothing.
 
-These are the excuses of the verdict. They may shrink and must not grow; tests/test_chaos.py has a
-history for each that it must not excuse, and mutants.py a mutant.
+These are the excuses of the verdict. They may shrink and must not grow; tests/e2e/test_chaos.py
+has a history for each that it must not excuse, and mutants.py a mutant.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import redis
-from support import descendants
+from support import PYTHONPATH, descendants
 
 from chaos.gates import Gates
 from chaos.kinds import QUEUES
@@ -22,7 +22,7 @@ from chaos.member import Member
 from chaos.outputs import Outputs
 from chaos.pings import Pings
 from chaos.prober import Prober
-from werk.dev.up import Server, free_port
+from werk.dev.server import Server, free_port
 
 PR_SET_CHILD_SUBREAPER = 36
 WORKERS = 5
@@ -207,7 +207,7 @@ class Fleet:
             **sentry,
             **self.redis_environment(member),
             "WERK_REGISTRY": "chaos.tasks:TASKS",
-            "PYTHONPATH": os.pathsep.join([*first, str(HERE.parent), str(HERE / "skew")]),
+            "PYTHONPATH": os.pathsep.join([*first, PYTHONPATH, str(HERE / "skew")]),
             "PYTHONUNBUFFERED": "1",
             "CHAOS_TRACES": str(self.traces),
             "CHAOS_DIARY": str(self.diary),

@@ -12,7 +12,7 @@ from support import command
 
 from chaos.gates import Gate
 from chaos.outputs import Output
-from werk.dev.up import die_with
+from werk.dev.process import die_with
 
 DESCRIPTORS = 1024  # that a process may open: few enough to leak them all in a moment
 

@@ -21,7 +21,7 @@ from chaos import report
 from chaos.fleet import Fleet
 from chaos.trial import Plan, run
 from chaos.verdict import CATEGORIES
-from werk.dev.up import find_binary
+from werk.dev.binary import find_binary
 from werk.settings import Settings
 
 FEWEST_JOBS = 50
@@ -53,10 +53,10 @@ for _, list in ipairs(KEYS) do
   end
 end
 return events"""
-SENT = '    replies = connected.run(Script.named("enqueue"), *words)\n'
+SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
-        replies = [1] * len(requests) + [b""] * is_due
+        replies = [1] * len(jobs) + [b""] * is_due
 """
 RECORDED = "        return self.record(claim, job, record)\n\n    def refuse("
 UNRECORDED = '        return success(claim, 3600, b"", self.shared.now())\n\n    def refuse('

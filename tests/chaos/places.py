@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from chaos.kinds import QUEUES
-from werk.store import payload as wire
+from werk.store import payload
 
 PLACES = {  # RQ's structures, as keys of a queue; a job's id is in exactly one of them
     "queue": "rq:queue:{}",
@@ -100,9 +100,12 @@ def read_contents(connection: redis.Redis, at: float) -> Contents:
 
 
 def count_open(connection: redis.Redis) -> int:
-    """Return how many jobs wait or run."""
-    keys = [PLACES[name].format(queue) for name in OPEN for queue in QUEUES]
-    return sum(len(_members(connection, key)) for key in keys)
+    """Return how many jobs wait or run, at one moment: one by one, a job could move past."""
+    with connection.pipeline(transaction=True) as reading:
+        for name in OPEN:
+            for queue in QUEUES:
+                _members(reading, PLACES[name].format(queue))
+        return sum(map(len, reading.execute()))
 
 
 def _is_job(key: str) -> bool:
@@ -128,7 +131,7 @@ def _result(entry: dict[bytes, bytes]) -> Result:
     kind = entry[b"type"].decode()
     if kind == SUCCESSFUL:
         value = entry.get(b"return_value")
-        return Result(kind, str(wire.loads(b64decode(value))) if value else "")
+        return Result(kind, str(payload.loads(b64decode(value))) if value else "")
     packed = entry.get(b"exc_string", b"")
     trace = zlib.decompress(b64decode(packed)).decode() if packed else ""
     return Result(kind, trace.strip().rpartition("\n")[2], trace)

@@ -72,7 +72,7 @@ def drain(monkey: Monkey, kind: str) -> bool:
         return False
     worker, horse = found
     worker.end_expected = True
-    if jobs.drain(monkey.fleet, worker.worker_name) != "told":
+    if jobs.drain(monkey.fleet, worker.worker_name) != "asked":
         worker.end_expected = False
         return False
     monkey.note(kind, worker, horse=horse, supervisor=worker.pid)

@@ -19,7 +19,9 @@ import redis
 
 from chaos.fleet import Fleet
 from chaos.member import Member
-from werk.dev.up import die_with, find_binary, free_port
+from werk.dev.binary import find_binary
+from werk.dev.process import die_with
+from werk.dev.server import free_port
 from werk.settings import Settings
 
 if TYPE_CHECKING:

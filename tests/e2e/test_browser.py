@@ -26,10 +26,10 @@ from playwright.sync_api import (
 )
 from rq import Queue
 from support import Process, wait_until
-from test_worker import Start, horse, work  # noqa: F401  the fixture
+from workers import Start, horse
 
 import werk
-from werk.dev.up import free_port
+from werk.dev.server import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("WERK_SCREENSHOTS")  # read before the tests clear it
@@ -315,7 +315,7 @@ def test_errors_are_said(browser: Browser, connection: redis.Redis) -> None:
     connection.hset(f"rq:job:{job.id}", "status", "started")
     page.click("[data-role=delete-job-btn]")
     page.click("#confirmation-modal-yes")
-    expect(page.locator("#werk-error")).to_contain_text("is running, and would go on")
+    expect(page.locator("#werk-error")).to_contain_text("is running; stop it first")
     browser.look("error")
     assert "409" in browser.complaints.pop()  # the browser's own
 

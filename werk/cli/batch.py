@@ -1,4 +1,4 @@
-"""`werk-enqueue --batch`: a job for each line of a file. cli.py reads this when it is used.
+"""`werk-enqueue --batch`: a job for each line of a file. enqueue.py imports this when it is used.
 
 A line is a JSON array of arguments, or an object of named ones. Lines are read, checked, sent and
 told of in pieces, so that there may be any number of them.
@@ -19,20 +19,16 @@ from typing import BinaryIO
 
 import click
 
-from werk.cli.enqueue import How, handle_as_json, print_request
-from werk.cli.output import connect, remark, say, say_json
+from werk import errors
+from werk.cli import output
+from werk.cli.output import Invocation
 from werk.client import enqueue as client
-from werk.client.enqueue import CHUNK, Handle, Request
-from werk.errors import (
-    EXIT_BAD_LINES,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_NO_JOB,
-    ArgumentError,
-    ResultTimeout,
-    WerkError,
-)
-from werk.store import payload as wire
+from werk.client.enqueue import CHUNK
+from werk.client.enqueue import PreparedJob as Request
+from werk.client.options import Options
+from werk.client.result import Handle
+from werk.errors import ArgumentError, ResultTimeout, WerkError
+from werk.store import keys
 from werk.store.connection import Link
 from werk.tasks.catalog_page import Entry
 
@@ -42,65 +38,65 @@ POLL_S = 0.1
 POLLED = 1000  # jobs asked for in one round trip
 
 
-def run(entry: Entry, file: BinaryIO, how: How) -> int | None:
+def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
-    gc.enable()  # which cli.py goes without for the moment that one job takes
-    client.treated(entry.task, how.options)  # what is wrong with all of them is said once
-    said, link = Said(how), connect()
+    gc.enable()  # enqueue.py does without it while it sends one job
+    invocation.options.treated(entry.task)  # what is wrong with all of them is said once
+    report, link = Report(invocation), output.connect()
     size = _size(file)
     try:
-        with _progress(size, said.has_bar) as advance:
+        with _progress(size, report.has_bar) as advance:
             numbered = enumerate(file, 1)
             while piece := list(islice(numbered, CHUNK)):
-                _enqueue(piece, entry, said, link)
-                advance(file.tell() if size else said.last)
+                _enqueue(piece, entry, report, link)
+                advance(file.tell() if size else report.last)
     except KeyboardInterrupt:
-        remark(f"interrupted: {said.so_far()}")
-        return EXIT_INTERRUPTED
+        output.print_note(f"interrupted: {report.so_far()}")
+        return errors.EXIT_INTERRUPTED
     except WerkError as error:
-        error.args = (f"{error}; {said.so_far()}",)
+        error.args = (f"{error}; {report.so_far()}",)
         raise
-    said.sum_up()
-    code = _wait(said, link) if said.ids else None
-    return EXIT_BAD_LINES if said.bad else code
+    report.sum_up()
+    code = _wait(report, link) if report.ids else None
+    return errors.EXIT_BAD_LINES if report.bad else code
 
 
-def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, said: Said, link: Link) -> None:
+def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link: Link) -> None:
     """Enqueue what lines ask for, and print what became of each."""
-    how, now = said.how, time.time()
-    found = [(number, _request(text, entry, how, now)) for number, text in piece if text.strip()]
+    invocation, options, now = report.invocation, report.invocation.options, time.time()
+    found = [(n, _request(text, entry, options, now)) for n, text in piece if text.strip()]
     requests = [request for _, request in found if isinstance(request, Request)]
-    handles = iter(client.send(requests, link) if requests and not how.dry_run else ())
+    handles = iter(client.send(requests, link) if requests and not invocation.dry_run else ())
     for number, request in found:
-        said.last = number
+        report.last = number
         if isinstance(request, str):
-            said.problem(number, request)
-        elif how.dry_run:
-            said.good += 1
-            print_request(request, how)
+            report.problem(number, request)
+        elif invocation.dry_run:
+            report.good += 1
+            output.print_request(request, invocation)
         else:
-            said.handle(number, next(handles))
+            report.handle(number, next(handles))
 
 
-def _request(line: bytes, entry: Entry, how: How, now: float) -> Request | str:
+def _request(line: bytes, entry: Entry, options: Options, now: float) -> Request | str:
     """Return the job that a line asks for, or what is wrong with it."""
     try:
         text = line.strip().decode()
         args, kwargs = entry.shape.from_json(text, task=entry.name, secret=entry.task.secret)
-        return client.prepare(entry, args, kwargs, how.options, now)
+        return client.prepare(entry, args, kwargs, options, now)
     except UnicodeDecodeError:
         return "not valid UTF-8"
     except ArgumentError as error:
         return str(error)
 
 
-class Said:
+class Report:
     """What was printed so far."""
 
-    def __init__(self, how: How) -> None:
-        self.how = how
-        self.has_bar = sys.stderr.isatty() and not how.quiet
-        self.prints_ids = not how.quiet and not (self.has_bar and sys.stdout.isatty())
+    def __init__(self, invocation: Invocation) -> None:
+        self.invocation = invocation
+        self.has_bar = sys.stderr.isatty() and not invocation.quiet
+        self.prints_ids = not invocation.quiet and not (self.has_bar and sys.stdout.isatty())
         self.good = self.bad = self.duplicates = self.last = 0
         self.ids: list[str] = []  # to wait for
         self._warnings: set[str] = set()
@@ -109,48 +105,52 @@ class Said:
         """Say what is wrong with a line."""
         self.bad += 1
         self._note(f"line {number}: {text}")
-        if self.how.as_json:
-            say_json({"line": number, "error": text})
+        if self.invocation.as_json:
+            output.print_json({"line": number, "error": text})
 
     def handle(self, number: int, handle: Handle) -> None:
         """Print the job of a line."""
         self.good += 1
         self.duplicates += handle.duplicate
-        if self.how.wait:
+        if self.invocation.wait:
             self.ids.append(handle.id)
         for text in set(handle.warnings) - self._warnings:
             self._warnings.add(text)
-            if self.how.says(text):
+            if self.invocation.prints(text):
                 self._note(text)
-        if self.how.as_json:
-            say_json({"line": number, **handle_as_json(handle)})
+        if self.invocation.as_json:
+            output.print_json({"line": number, **output.handle_as_json(handle)})
         elif self.prints_ids:
-            say(handle.id)
+            output.print_line(handle.id)
 
     def so_far(self) -> str:
         """Return how far it came, for who was interrupted."""
-        return f"lines up to {self.last} are done, of the {CHUNK} after it some may be"
+        return f"lines up to {self.last} are done; of the next {CHUNK}, some may be"
 
     def sum_up(self) -> None:
         """Print the counts, but with --quiet."""
-        verb = "good" if self.how.dry_run else "enqueued"
+        verb = "good" if self.invocation.dry_run else "enqueued"
         counts = [f"{self.good - self.duplicates:,} {verb}"]
         counts += [f"{self.duplicates:,} duplicates"] * (self.duplicates > 0)
         counts += [f"{self.bad:,} bad lines"] * (self.bad > 0)
-        if not self.how.quiet:
-            remark(", ".join(counts))
+        if not self.invocation.quiet:
+            output.print_note(", ".join(counts))
 
     def _note(self, text: str) -> None:
         if self.has_bar:
             click.echo("\r\033[K", nl=False, err=True)  # in the place of the bar, which comes again
-        remark(text)
+        output.print_note(text)
 
 
-def _wait(said: Said, link: Link) -> int | None:
-    """Wait until all have ended, and print how. Raises ResultTimeout."""
-    left, ended, timeout_s = list(dict.fromkeys(said.ids)), Counter[str](), said.how.timeout
+def _wait(report: Report, link: Link) -> int | None:
+    """Wait until all have ended, and print how many ended in which state. Raises ResultTimeout."""
+    left, ended, timeout_s = (
+        list(dict.fromkeys(report.ids)),
+        Counter[str](),
+        report.invocation.wait_s,
+    )
     begun = time.monotonic()
-    with _progress(len(left), said.has_bar) as advance:
+    with _progress(len(left), report.has_bar) as advance:
         while True:
             looked = time.monotonic()
             states = dict(zip(left, _states(left, link), strict=True))
@@ -161,21 +161,22 @@ def _wait(said: Said, link: Link) -> int | None:
                 break
             now = time.monotonic()
             if timeout_s is not None and now - begun >= timeout_s:
-                late = f"{len(left):,} jobs have not ended in {timeout_s:g} s; they go on"
+                late = f"{len(left):,} jobs have not ended within {timeout_s:g} s; they continue"
                 raise ResultTimeout(late)
             time.sleep(max(POLL_S, now - looked))  # Redis has other things to do as well
-    if not said.how.quiet:
-        remark(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
+    if not report.invocation.quiet:
+        output.print_note(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
     if FAILED & ended.keys():
-        return EXIT_FAILED
-    return EXIT_NO_JOB if ended["gone"] and said.how.options.result_ttl != 0 else None
+        return errors.EXIT_FAILED
+    keeps_results = report.invocation.options.result_ttl != 0
+    return errors.EXIT_NO_JOB if ended["gone"] and keeps_results else None
 
 
 def _states(ids: list[str], link: Link) -> Iterator[str]:
     """Yield the status of each job; 'gone': nothing is left of it."""
     for start in range(0, len(ids), POLLED):
-        keys = [wire.key("job", job_id) for job_id in ids[start : start + POLLED]]
-        for state in link.calls([("HGET", key, "status") for key in keys]):
+        hashes = [keys.key("job", job_id) for job_id in ids[start : start + POLLED]]
+        for state in link.calls([("HGET", key, "status") for key in hashes]):
             yield "gone" if state is None else state.decode("utf-8", "replace")
 
 

@@ -1,69 +1,41 @@
-"""The operators' commands: parse, one call, print. cli.py reads this when one of them is used."""
+"""The operators' commands: parse, one call, print."""
 
 from __future__ import annotations
 
 import io
 import math
-import shlex
 import socket
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
 import click
 
-from werk.cli.enqueue import MOMENT, PERIOD, SECONDS
-from werk.cli.output import Parsed, connect, remark, say, say_json
-from werk.errors import EXIT_FAILED, EXIT_NO_JOB, ArgumentError, WerkError
-from werk.ops import actions
-from werk.ops import snapshot as looking
-from werk.ops.actions import Filters
-from werk.ops.snapshot import CRITICAL, Limit, Limits, Snapshot
-from werk.printable import printable
+from werk import errors
+from werk.cli import output
+from werk.cli.types import PAST, SECONDS, WORD, Parsed, json_option, yes_option
+from werk.errors import ArgumentError, WerkError
+from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
+from werk.ops.checks import CRITICAL, Limit, Limits
+from werk.ops.failures import Filters
+from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 
 NO_JOB = "no job {}: never enqueued here, or expired"
+NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
 NO_QUEUE = "no queue is called {}: werk status"
-SAID: Mapping[str, tuple[Mapping[str, str], str]] = {  # outcomes that are right, and of any other
-    "retry": (
-        {"retried": "{} retried", "limited": "{} retried"},
-        "job {} is not failed: it is {}",
-    ),
-    "cancel": (
-        {"cancelled": "{} cancelled"},
-        "job {0} is not waiting: it is {1}; one that runs is stopped: werk stop {0}",
-    ),
+# The outcomes that are right, and the message for any other one.
+MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
+    "cancel": ({"cancelled": "{} cancelled"}, NOT_WAITING),
     "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
-    "resume": ({"yes": "queue {} goes on", "already": "queue {} was not paused"}, NO_QUEUE),
-    "drain": ({"told": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+    "resume": ({"yes": "queue {} is resumed", "already": "queue {} was not paused"}, NO_QUEUE),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}: werk status"),
 }
-
-
-def _since(text: str) -> float:
-    """Return a point in time, ISO 8601 or so long ago: 90s, 10m, 2h, 3d."""
-    with suppress(ArgumentError):
-        if (ago_s := float(PERIOD.parse(text))) >= 0:
-            return max(0.0, time.time() - ago_s)  # no job is older
-    with suppress(ArgumentError, ValueError, OverflowError):
-        return max(0.0, float(MOMENT.parse(text).timestamp()))
-    raise ArgumentError(f"{text!r} is neither like 10m, 2h, 3d nor a time")
-
-
-def _some(text: str) -> str:
-    """Return text, but not the nothing of a variable that is not set: it would choose all."""
-    if not text:
-        raise ArgumentError("it is empty")
-    return text
-
-
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
-SINCE = Parsed("time", _since)
-TEXT = Parsed("text", _some)
 
 
 class CheckUsage(WerkError):
@@ -85,115 +57,115 @@ class CheckCommand(click.Command):
             raise CheckUsage(error.format_message()) from None
 
 
-FILTERS = (  # which of the failed jobs
-    click.Option(["--task"], type=TEXT, help="Of this task."),
-    click.Option(["--error"], type=TEXT, help="Its last line, whatever numbers; 'Text*': begins."),
-    click.Option(["--since"], type=SINCE, help="Failed since 10m, 2h, 3d ago, or a time."),
-    click.Option(["--queue"], type=TEXT, help="Of this queue."),
+_MATCH = "Match the last line of the traceback, ignoring digits; a trailing * matches a prefix."
+FILTERS = (  # select failed jobs
+    click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
+    click.Option(["--error"], type=WORD, help=_MATCH),
+    click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
+    click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-# --- is all well?
+# --- status
 
 
 @click.command(cls=CheckCommand)
-@click.option("--check", is_flag=True, help="One line and exit 0, 1, 2 or 3, for monitoring.")
-@click.option("--here", is_flag=True, help="Only whether this host's workers beat; exit 0 or 2.")
-@click.option("--max-age", "age_s", type=LIMIT, help="Of the oldest, seconds.")
-@click.option("--max-waiting", "waiting", type=LIMIT, help="Jobs that wait in a queue.")
-@click.option("--max-failed", "failed", type=LIMIT, help="Failed jobs of a queue.")
-@click.option("--min-workers", type=click.IntRange(0), help="Fewer are critical.")
-@_json
+@click.option("--check", is_flag=True, help="Print one line for monitoring; exit with 0 to 3.")
+@click.option("--here", is_flag=True, help="Check only this host's workers; exit with 0 or 2.")
+@click.option("--max-age", "age_s", type=LIMIT, help="Limit how long a job may wait, in seconds.")
+@click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
+@click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
+@click.option("--min-workers", type=click.IntRange(0), help="Require so many live workers.")
+@json_option
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
-    """Show queues, workers and what is wrong."""
+    """Show queues, workers and problems."""
     limits = Limits(**{name: limit for name, limit in chosen.items() if limit is not None})
     if not (check or here):
-        snapshot = Snapshot.read(connect())
-        _tell(as_json, snapshot.as_json(limits), *looking.table(snapshot, limits).split("\n"))
+        snapshot = Snapshot.read(output.connect())
+        lines = status_view.table(snapshot, limits).split("\n")
+        output.print_rows(as_json, status_view.as_json(snapshot, limits), *lines)
         return None
     if as_json:
-        raise CheckUsage("--check and --here print one line; --json goes without them")
+        raise CheckUsage("--json cannot be combined with --check or --here, which print one line")
     try:
         if here:
             quick = link(Settings.read(), LIBRARY_BUDGET_S)
-            code, line = looking.check_here(quick, socket.gethostname())
+            code, line = checks.check_here(quick, socket.gethostname())
         else:
-            code, line = looking.check(Snapshot.read(connect()), limits)
-    except WerkError as error:  # who cannot look has to be seen to
-        code, line = looking.verdict(CRITICAL, str(error))
-    say(line)
+            code, line = checks.check(Snapshot.read(output.connect()), limits)
+    except WerkError as error:  # a check that cannot read Redis is critical
+        code, line = checks.verdict(CRITICAL, str(error))
+    output.print_line(line)
     return code
 
 
 @click.command()
 @click.argument("queue", nargs=-1)
-@click.option("--timeout", type=SECONDS, default=10, help="How long to wait for an answer.")
-@_json
+@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for an answer.")
+@json_option
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
-    """Send a job that does nothing through queues, or all there are, and wait for it."""
+    """Send a job that does nothing through each QUEUE (default: all), and wait for it."""
     answers = []
-    for name, trouble, seconds in actions.ping(connect(), queue, timeout):
+    for name, trouble, seconds in pings.send(output.connect(), queue, timeout):
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
-            said = {"": f"answered in {seconds:.2f} s", "paused": "paused, not asked"}
-            say(f"{name}: {said.get(trouble, trouble)}")
+            answer = {"": f"answered in {seconds:.2f} s", "paused": "paused, skipped"}
+            output.print_line(f"{name}: {answer.get(trouble, trouble)}")
     if as_json:
-        say_json(answers)
+        output.print_json(answers)
     if not answers:
-        remark("there is no queue yet")
+        output.print_note("there is no queue yet")
     is_well = all(answer["trouble"] in ("", "paused") for answer in answers)
-    return None if is_well else EXIT_FAILED
+    return None if is_well else errors.EXIT_FAILED
 
 
 # --- failed jobs
 
 
 @click.command(params=[*FILTERS])
-@click.option("--list", "as_list", is_flag=True, help="Each job, not each error; the last first.")
-@_json
+@click.option("--list", "as_list", is_flag=True, help="Print each job, the newest first.")
+@json_option
 def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by error, with the command that retries them."""
     filters = Filters(**chosen)
     if as_list:
-        for job in chain.from_iterable(actions.walk(connect(), filters)):
+        for job in chain.from_iterable(failures.walk(output.connect(), filters)):
             text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
-            _tell(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
+            output.print_rows(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
     rows, lines = [], []
-    for group in actions.groups(connect(), filters):
-        command = _retry_command(group["task"], group["error"], filters)
-        first, last = group["first"], group["last"]
-        rows.append({**group, "first": _iso(first), "last": _iso(last), "retry": command})
-        lines.append(f"{group['jobs']:>6}  {_when(first)}  {_when(last)}  {command}")
-    _tell(as_json, rows, *lines)
+    for group in failures.groups(output.connect(), filters):
+        command = _retry_command(group.task, group.error, filters)
+        first, last = group.first, group.last
+        rows.append({**group._asdict(), "first": _iso(first), "last": _iso(last), "retry": command})
+        lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
+    output.print_rows(as_json, rows, *lines)
 
 
 @click.command(params=[*FILTERS])
 @click.argument("job_id", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All failed jobs.")
-@_yes
-@_json
+@click.option("--all", "is_all", is_flag=True, help="Select all failed jobs.")
+@yes_option
+@json_option
 def retry(
     job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
 ) -> int | None:
-    """Put failed jobs back in their queues: these, or those that an option chooses."""
+    """Return failed jobs to their queues: the given ones, or those that an option selects."""
     filters = Filters(**chosen)
     if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
-        raise ArgumentError("say which: ids, or options as of `werk failed`, or --all")
-    link = connect()
+        raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
+    link = output.connect()
     if job_id:
         return _act(link, "retry", job_id, as_json)
-    jobs, done = actions.count(link, filters), 0
+    jobs, done = failures.count(link, filters), 0
     if jobs:
-        _ask(f"retry {jobs} failed jobs", yes)
-    has_bar = jobs > actions.PAGE and sys.stderr.isatty()
+        output.confirm(f"retry {jobs} failed jobs", yes)
+    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
             bar.update(more)
             done += more
-    _tell(as_json, {"retried": done}, f"{done} retried")
+    output.print_rows(as_json, {"retried": done}, f"{done} retried")
     return None
 
 
@@ -202,24 +174,24 @@ def retry(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=SECONDS, default=10, help="How long to wait for its end.")
-@_yes
-@_json
+@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for its end.")
+@yes_option
+@json_option
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
-    """Stop a running job; it is not retried."""
-    _ask(f"stop 1 job, {job_id}", yes)
-    worker = actions.stop(connect(), job_id, timeout)
-    _tell(as_json, {"stopped": job_id, "worker": worker}, f"stopped, at worker {worker}")
+    """Stop a running job. It is not retried."""
+    output.confirm(f"stop job {job_id}", yes)
+    worker = actions.stop(output.connect(), job_id, timeout)
+    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped at worker {worker}")
 
 
 @click.command()
 @click.argument("job_id", nargs=-1, required=True)
-@_yes
-@_json
+@yes_option
+@json_option
 def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
-    """Cancel jobs that wait. What depends on them goes on waiting."""
-    _ask(f"cancel {len(job_id)} jobs", yes)
-    return _act(connect(), "cancel", job_id, as_json)
+    """Cancel waiting jobs. Jobs that depend on them keep waiting."""
+    output.confirm(f"cancel {len(job_id)} jobs", yes)
+    return _act(output.connect(), "cancel", job_id, as_json)
 
 
 # --- queues and workers
@@ -227,90 +199,72 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
-@_json
+@json_option
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
-    """Have workers take nothing from queues, until `werk resume`. Stock workers take no notice."""
-    return _act(connect(), "pause", queue, as_json)
+    """Pause queues until `werk resume`. Plain RQ workers ignore this."""
+    return _act(output.connect(), "pause", queue, as_json)
 
 
 @click.command()
 @click.argument("queue", nargs=-1, required=True)
-@_json
+@json_option
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
-    """End the pause of queues."""
-    return _act(connect(), "resume", queue, as_json)
+    """Resume paused queues."""
+    return _act(output.connect(), "resume", queue, as_json)
 
 
 @click.command()
 @click.argument("worker", nargs=-1)
-@click.option("--wait", is_flag=True, help="Wait until they have left.")
-@click.option("--timeout", type=SECONDS, help="How long --wait waits; then exit 124.")
-@_yes
-@_json
+@click.option("--wait", is_flag=True, help="Wait until the workers have exited.")
+@click.option("--timeout", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@yes_option
+@json_option
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
 ) -> int | None:
-    """Have workers, or all there are, finish their job and leave. Prints their names."""
+    """Have workers (default: all) finish their job and exit; print their names."""
     if timeout is not None and not wait:
-        raise ArgumentError("--timeout is how long --wait waits: say --wait")
-    link = connect()
+        raise ArgumentError("--timeout requires --wait")
+    link = output.connect()
     names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
-        _ask(f"end {len(names)} workers after their job", yes)
+        output.confirm(f"end {len(names)} workers after their job", yes)
     code = _act(link, "drain", names, as_json)
     if not wait:
         return code
-    actions.wait_gone(link, names, timeout)  # whatever was said of them
+    actions.wait_for_exit(link, names, timeout)  # whatever became of the orders
     return None
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what would be put back.")
-@_json
+@click.option("--dry-run", is_flag=True, help="Print what would be repaired; change nothing.")
+@json_option
 def repair(dry_run: bool, as_json: bool) -> None:
-    """Put back jobs that are in no place, as stock workers leave them when they are killed."""
-    found = actions.repair(connect(), dry_run=dry_run)
+    """Return lost jobs to their queues, as killed plain RQ workers leave them."""
+    found = lost_jobs.repair(output.connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
-    _tell(as_json, [{"id": name, "was": state} for name, state in found], *lines)
+    output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
     jobs = sum(state != "gone" for _, state in found)
-    would = "would put" if dry_run else "put"
+    verb = "would repair" if dry_run else "repaired"
     if not as_json:
-        remark(f"{would} back {jobs} jobs; {len(found) - jobs} workers are gone")
+        output.print_note(f"{verb} {jobs} jobs and {len(found) - jobs} workers")
 
 
-# --- asking and printing
-
-
-def _ask(what: str, yes: bool) -> None:
-    """Ask on a terminal; elsewhere --yes must have said so. Raises WerkError."""
-    if yes:
-        return
-    if not (sys.stdin and sys.stdin.isatty()):
-        raise ArgumentError(f"this would {what}; say --yes")
-    if not click.confirm(printable(what) + "?", err=True):
-        raise WerkError("nothing was done")
-
-
-def _tell(as_json: bool, value: object, *lines: str) -> None:
-    if as_json:
-        say_json(value)
-    else:
-        for line in lines:
-            say(line)
+# --- printing
 
 
 def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
-    """Do it, say what became of each; return the exit code."""
-    good, otherwise = SAID[what]
+    """Do something to each of these, print the outcomes, return the exit code."""
+    good, otherwise = MESSAGES[what]
     found = dict(actions.act(link, what, dict.fromkeys(names)))
-    said = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
-    _tell(as_json, found, *said)
+    lines = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
+    output.print_rows(as_json, found, *lines)
     for name, outcome in found.items():
         if outcome not in good:
-            remark((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
+            output.print_note((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
     if "gone" in found.values():
-        return EXIT_NO_JOB
-    return EXIT_FAILED if len(said) < len(found) else None
+        return errors.EXIT_NO_JOB
+    return errors.EXIT_FAILED if len(lines) < len(found) else None
 
 
 def _retry_command(task: str, error: str, filters: Filters) -> str:
@@ -318,21 +272,7 @@ def _retry_command(task: str, error: str, filters: Filters) -> str:
     words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escape = {"\\": "\\\\", "'": "\\'"}
-    shown = (escape.get(c, c if c.isprintable() else _escaped(c)) for c in word)
-    return f"$'{''.join(shown)}'"
-
-
-def _escaped(character: str) -> str:
-    number = ord(character)
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return " ".join(map(output.shell_word, words))
 
 
 def _when(moment: float) -> str:

@@ -1,31 +1,72 @@
-"""What the commands share: what they print, how they read a word, where Redis is."""
+"""What all commands share: how they reach Redis, what they print, and how they end.
+
+Only results and ids go to stdout. A command returns its exit code, or None for 0; a WerkError that
+it raises becomes one line on stderr and the exit code that the error names.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shlex
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
 
-from werk.errors import ArgumentError, WerkError
+from werk import errors
+from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
 from werk.printable import printable, printable_lines
 from werk.settings import Settings
 from werk.store.connection import COMMAND_BUDGET_S, Link, link
 
+if TYPE_CHECKING:  # importing it takes a third of the time of `werk status`, which does not need it
+    from werk.client import enqueue, result
+    from werk.client.options import Options
 
-class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A kind of option, from a function that reads a word or raises ArgumentError."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name, self.parse = name, parse
+def run_command(command: click.Command, name: str) -> NoReturn:
+    """Run a command as this process: parse its words, print how it ended, exit with its code."""
+    if "" not in sys.path:
+        sys.path.append("")  # tables and tasks in the current folder, as `rq worker` finds them
+    sys.stdout, sys.stderr = _stream(sys.stdout), _stream(sys.stderr)
+    try:
+        code = command.main(prog_name=name, standalone_mode=False) or 0
+        sys.stdout.flush()
+    except WerkError as error:
+        code = _complain(name, error.exit_code, *map(str, error.args))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        code = errors.EXIT_USAGE
+    except click.ClickException as error:
+        code = _complain(name, errors.EXIT_USAGE, error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain(name, errors.EXIT_INTERRUPTED, "interrupted")
+    except OSError as error:
+        sys.stdout = _stream(None)  # a full disk, a reader that has exited: do not flush it again
+        code = _complain(name, errors.EXIT_FAILED, f"cannot print: {error.strerror}")
+    sys.exit(code)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the word means; click also gives what has been read already."""
-        try:
-            return self.parse(value) if isinstance(value, str) else value
-        except ArgumentError as error:
-            self.fail(str(error), param, ctx)
+
+def _stream(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes any text: with LANG=C, half a character in a result, `>&-`."""
+    if stream is None:
+        return open(os.devnull, "w")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _complain(name: str, code: int, *lines: str) -> int:
+    """Print the lines of an error on stderr, and return its exit code."""
+    try:
+        for at, line in enumerate(lines):
+            print_note(line if at else f"{name}: {line}")
+    except OSError:
+        sys.stderr = _stream(None)
+    return code
 
 
 def connect() -> Link:
@@ -33,22 +74,25 @@ def connect() -> Link:
     return link(Settings.read(), COMMAND_BUDGET_S)
 
 
-def say(text: str) -> None:
-    """Print what was asked for as one line, whatever names are in it."""
+# --- printing
+
+
+def print_line(text: str) -> None:
+    """Print a result on one line, whatever characters are in it."""
     click.echo(printable(text))
 
 
-def say_lines(text: str) -> None:
-    """Print a text that may have several lines: a result."""
+def print_lines(text: str) -> None:
+    """Print a result that may have several lines."""
     click.echo(printable_lines(text))
 
 
-def remark(text: str) -> None:
-    """Print a line beside it, on stderr."""
+def print_note(text: str) -> None:
+    """Print a line on stderr."""
     click.echo(printable(text), err=True)
 
 
-def say_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Print a value as JSON, on one line. Raises WerkError."""
     try:
         try:
@@ -60,12 +104,101 @@ def say_json(value: object) -> None:
     click.echo(text)
 
 
+def print_rows(as_json: bool, value: object, *lines: str) -> None:
+    """Print a value as JSON, or the lines that show it to people."""
+    if as_json:
+        print_json(value)
+    else:
+        for line in lines:
+            print_line(line)
+
+
 def _with_json_keys(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key if isinstance(key, (str, int, float, type(None))) else repr(key): _with_json_keys(
-                own
-            )
-            for key, own in value.items()
-        }
+        keys = [k if isinstance(k, str | int | float | None) else repr(k) for k in value]
+        return dict(zip(keys, map(_with_json_keys, value.values()), strict=True))
     return [*map(_with_json_keys, value)] if isinstance(value, (list, tuple)) else value
+
+
+def shell_word(word: str) -> str:
+    """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escape = {"\\": "\\\\", "'": "\\'"}
+    shown = (escape.get(c, c if c.isprintable() else _shell_escape(c)) for c in word)
+    return f"$'{''.join(shown)}'"
+
+
+def _shell_escape(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def confirm(what: str, yes: bool) -> None:
+    """Ask on a terminal; elsewhere --yes is required. Raises WerkError."""
+    if yes:
+        return
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise ArgumentError(f"this would {what}; confirm with --yes")
+    if not click.confirm(printable(what) + "?", err=True):
+        raise WerkError("nothing was done")
+
+
+# --- jobs
+
+
+class Invocation(NamedTuple):
+    """What stood before the task's name: how the job is treated, and what is printed of it."""
+
+    options: Options
+    args_json: str | None
+    batch: BinaryIO | None
+    wait: bool
+    wait_s: float | None  # at most
+    as_json: bool
+    quiet: bool
+    dry_run: bool
+
+    def prints(self, warning: str) -> bool:
+        """Tell whether a warning is printed: --quiet leaves out that no worker listens just now."""
+        from werk.client import enqueue as client
+
+        return not (self.quiet and warning.startswith(client.UNHEARD))
+
+
+def handle_as_json(handle: result.Handle) -> dict[str, Any]:
+    """Return what --json prints of an enqueued job."""
+    names = ("id", "queue", "task", "duplicate", "warnings")
+    return {name: getattr(handle, name) for name in names}
+
+
+def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:
+    """Print a job that --dry-run has checked."""
+    call, queue = request.call, request.task.queue
+    if invocation.as_json:
+        print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
+    elif not invocation.quiet:
+        print_line(f"{call} would go to queue {queue}")
+
+
+def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any]) -> int | None:
+    """Print what a job returned; or on stderr why it did not, and return the exit code."""
+    from werk.ops.job_view import as_text
+
+    try:
+        value = wait()
+    except KeyboardInterrupt:
+        print_note(f"interrupted; job {facts['id']} continues: werk result {facts['id']}")
+        return errors.EXIT_INTERRUPTED
+    except (JobFailed, ResultNotKept) as error:
+        traceback = getattr(error, "traceback", "")
+        if as_json:
+            print_json({**facts, "error": str(error), "traceback": traceback})
+        elif traceback:
+            click.echo(printable_lines(traceback), err=True)
+        raise
+    if as_json:
+        print_json({**facts, "result": value})
+    else:
+        print_lines(as_text(value))
+    return None

@@ -1,6 +1,7 @@
-"""Crontab lines -> enqueues, each tick once however many run it. For `werk cron` and `werk up`.
+"""Crontab lines -> enqueues: each tick once, however many processes run the same crontab.
 
-read the lines -> wait for the next tick -> enqueue it under a name that all share: its UTC time
+Read the lines, wait for the next tick, enqueue it under a name that all processes share: its UTC
+time.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from croniter import CroniterBadDateError, CroniterError, croniter
 from dateutil.tz import gettz
 
 from werk.client import enqueue as client
-from werk.errors import ArgumentError, ConfigError, RedisUnavailable, UnknownTask, WerkError
-from werk.store import payload as wire
+from werk.client.options import Options
+from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
+from werk.store import keys
 from werk.store.connection import Link
+from werk.store.startup import wait_for_answer
 
-SHORTEST_CATCH_UP_S = 60  # a busy machine and a short absence of Redis lose no tick
-LONGEST_CATCH_UP_S = 47 * 3600  # a slot is remembered for 48 h, and clocks differ
+SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
+LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
 LONGEST_PAUSE_S = 60.0  # the clock may be set, the machine may sleep
-AGAIN_S = 1.0  # after a fault
-STAMPS_S = 30 * 24 * 3600  # a line that nobody ran for so long counts as new
+RETRY_S = 1.0
+STAMPS_S = 30 * 24 * 3600  # a line that was not run for this long counts as new
 
 TICKS_SHOWN = 5
 
@@ -48,18 +51,19 @@ class Line(NamedTuple):
     task: str = ""
     args: Sequence[object] = ()
     kwargs: Mapping[str, object] = MappingProxyType({})
-    call: str = ""  # as people see it
+    call: str = ""  # with secrets masked
 
     @property
     def stamp(self) -> str:
-        """How its stamp is called in Redis: the same on every host, and after a restart."""
+        """The name of its stamp in Redis: the same on every host, and after a restart."""
         return f"{self.when} {self.call}"
 
     def ticks(self, after: float, until: float = inf) -> Iterator[datetime]:
         """Yield its times after a Unix time, up to another, in its zone.
 
-        A time that the clock skips is when the skip ends. One that it shows twice is the first of
-        them, unless minute or hour are *: then it is real time that counts. So does cron(8).
+        A time that the clock skips comes when the skip ends. A time that the clock shows twice
+        comes once, the first time, unless minute or hour begin with *: then real time counts. This
+        is what cron(8) does.
         """
         fields = self.when.lower().split()[:2]
         is_real_time = fields == ["@hourly"] or any(part.startswith("*") for part in fields)
@@ -70,18 +74,18 @@ class Line(NamedTuple):
                     yield moment
 
     def facts(self, tick: datetime) -> str:
-        """Return what a log says of one of its times."""
+        """Return what a log line contains about one of its times."""
         return f"line={self.number} task={self.task} tick={_utc(tick)}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --check prints of it, with its next five times."""
+        """Return the line as --check prints it, with its next five times."""
         soon = islice(self.ticks(time.time()), TICKS_SHOWN)
         times = [tick.isoformat(timespec="minutes") for tick in soon]
         return {"line": self.number, "when": self.when, "call": self.call, "next": times}
 
 
 def read(path: str, link: Link) -> list[Line]:
-    """Return the lines of a crontab. Redis is asked about tasks that are not known here.
+    """Return the lines of a crontab. Tasks that are unknown here are looked up in the catalog.
 
     Raises ArgumentError with each bad line, ConfigError, RedisUnavailable.
     """
@@ -113,26 +117,25 @@ def run(
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
-    """Enqueue what the lines say until SIGTERM, whatever becomes of Redis.
+    """Enqueue the lines at their times until SIGTERM, also after Redis was unreachable.
 
-    Raises ArgumentError, and ConfigError if Redis refuses us at the start.
+    Raises ArgumentError, and ConfigError if Redis refuses the first command.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # at any moment: a slot is taken or not
     cron = Cron(lines, link, catch_up_s, clock())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     log.info("event=begins redis=%s lines=%d", link.where, len(lines))
+    wait_for_answer(cron.read_stamps, log, pause=pause)
     trouble = ""
     while True:
         now = clock()
         try:
             cron.fire(now)
         except WerkError as error:
-            if isinstance(error, ConfigError) and not cron.has_begun:
-                raise
             if str(error) != trouble:
-                log.error("event=not-enqueued, trying again: %s", error)
+                log.error("event=not-enqueued, will retry: %s", error)
             trouble = str(error)
-            pause(AGAIN_S)
+            pause(RETRY_S)
             continue
         if trouble:
             log.warning("event=goes-on")
@@ -141,10 +144,10 @@ def run(
 
 
 class Cron:
-    """Lines, and up to when the ticks of each are done with. Times are Unix seconds.
+    """Lines, and up to when the ticks of each have been enqueued. Times are Unix seconds.
 
-    What is done with also stands in Redis, a stamp a line: the next to start knows what was missed
-    while all were down, and takes nothing for missed of a line that is new.
+    Redis has the same as one stamp per line: so a process that starts knows which ticks were missed
+    while none was running, and that a new line has missed nothing.
     """
 
     def __init__(
@@ -152,12 +155,12 @@ class Cron:
     ) -> None:
         """Raises ArgumentError."""
         if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
-            raise ArgumentError(f"catch-up of {catch_up_s:g} s: want 60 s to 47 h")
+            raise ArgumentError(f"catch-up of {catch_up_s:g} s; use 60 s to 47 h")
         self.lines, self.catch_up_s = lines, catch_up_s
         self._link = link
         self._done = {line.number: started for line in lines}
-        self.has_begun = not lines  # stamps are read
-        self._stamps = wire.key("werk", "cron")
+        self._has_stamps = not lines
+        self._stamps = keys.key("werk", "cron")
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""
@@ -165,19 +168,19 @@ class Cron:
         return min(ticks, default=now + LONGEST_PAUSE_S)
 
     def fire(self, now: float) -> None:
-        """Enqueue each tick up to `now`, unless it was or is too old.
+        """Enqueue each tick up to `now` that is not enqueued yet and not too old.
 
-        Raises WerkError; what could not be enqueued is tried again by the next call.
+        Raises WerkError; the next call tries again what could not be enqueued.
         """
-        if not self.has_begun:
-            self._read_stamps()
+        if not self._has_stamps:
+            self.read_stamps()
         trouble: WerkError | None = None
         for line in self.lines:
             try:
                 self._fire(line, now)
             except RedisUnavailable:
                 raise
-            except WerkError as error:  # of this line alone: a key of the wrong type
+            except WerkError as error:  # concerns this line alone: a key of the wrong type
                 trouble = error
         self._write_stamps(now)
         if trouble:
@@ -191,8 +194,8 @@ class Cron:
                 log.warning("event=missed %s and what followed, too long ago", facts)
             done = self._done[line.number] = oldest
         for tick in line.ticks(done, now):
-            entry = client.find(line.task, self._link)  # as it is now: workers may have changed
-            options = client.Options(slot=_utc(tick))
+            entry = client.find(line.task, self._link)  # each time: workers may have changed
+            options = Options(slot=_utc(tick))
             request = client.prepare(entry, line.args, line.kwargs, options)
             [handle] = client.send([request], self._link)
             self._done[line.number] = tick.timestamp()
@@ -202,13 +205,16 @@ class Cron:
                     log.warning("event=warned %s: %s", line.facts(tick), warning)
         self._done[line.number] = max(now, self._done[line.number])
 
-    def _read_stamps(self) -> None:
+    def read_stamps(self) -> None:
+        """Read how far the cron processes before this one came. Raises WerkError."""
+        if not self.lines:
+            return
         names = [line.stamp for line in self.lines]
         stamps = self._link.call("ZMSCORE", self._stamps, *names)
         for line, stamp in zip(self.lines, stamps, strict=True):
             if stamp is not None:
                 self._done[line.number] = min(float(stamp), self._done[line.number])
-        self.has_begun = True
+        self._has_stamps = True
 
     def _write_stamps(self, now: float) -> None:
         if not self.lines:
@@ -222,10 +228,10 @@ class Cron:
 
 
 def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
-    """Return what a line says. Raises ArgumentError, UnknownTask, and as client.find."""
+    """Return a parsed line. Raises ArgumentError, UnknownTask, and what client.find raises."""
     found = re.fullmatch(r"(@\S+|(?:\S+\s+){4}\S+)\s+(.+)", text)
     if found is None:
-        raise ArgumentError(f"{text[:80]!r} is no line of a crontab: m h dom mon dow TASK [ARGS]")
+        raise ArgumentError(f"invalid line {text[:80]!r}; write m h dom mon dow TASK [ARGS]")
     when, call = " ".join(found[1].split()), found[2]
     line = Line(number, when, zone)
     _check_time(line)
@@ -234,7 +240,7 @@ def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
     except ValueError as error:
         raise ArgumentError(f"{error}; quote arguments as in a shell") from None
     if name.startswith("-"):
-        raise ArgumentError(f"{name}: a line takes no options; the table of tasks does")
+        raise ArgumentError(f"{name}: a line takes no options; set them in the table of tasks")
     entry = client.find(name, link)
     args, kwargs = entry.shape.parse(words, task=name, secret=entry.task.secret)
     request = client.prepare(entry, args, kwargs)
@@ -245,12 +251,12 @@ def _check_time(line: Line) -> None:
     """Raises ArgumentError."""
     try:
         if re.search(r"(^|[ ,])[hr]", line.when.lower()):
-            raise CroniterError  # croniter's own: a time by chance, another on each host
+            raise CroniterError  # croniter's extension: a random time, which differs between hosts
         comes = next(line.ticks(time.time()), None)
     except CroniterError:
         named = "@hourly @daily @weekly @monthly @yearly"
         wanted = f"minute hour day month weekday, or {named}"
-        raise ArgumentError(f"{line.when!r} is no time: {wanted}") from None
+        raise ArgumentError(f"invalid time {line.when!r}; use {wanted}") from None
     if comes is None:
         raise ArgumentError(f"{line.when!r} never comes")
 
@@ -258,11 +264,11 @@ def _check_time(line: Line) -> None:
 def _zone(name: str, value: str) -> ZoneInfo:
     """Return the zone that a setting names. Raises ArgumentError."""
     if name not in ("TZ", "CRON_TZ"):
-        raise ArgumentError(f"{name}= is not for a crontab of tasks, which knows TZ= only")
+        raise ArgumentError(f"{name}= is not supported in a crontab of tasks; only TZ= is")
     try:
         return ZoneInfo(value.strip("\"'"))
-    except (ValueError, OSError, KeyError):  # what it raises for bad names, folders, and no such
-        problem = f"{name}={value}: no such time zone; say UTC, or Europe/Berlin"
+    except (ValueError, OSError, KeyError):  # for bad names, folders, and unknown zones
+        problem = f"{name}={value}: unknown time zone; use UTC or a name like Europe/Berlin"
         raise ArgumentError(problem) from None
 
 

@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 from werk import registry
 from werk.errors import RedisUnavailable
 from werk.ops.snapshot import Snapshot
-from werk.store import payload as wire
+from werk.store import keys
 from werk.store.connection import Link
 from werk.tasks.catalog import own_entry, path_warning
-from werk.tasks.catalog_page import NO_PAGES, Entry, read_pages
-
-LIVE_S = 15  # three beats of a worker (tick.CATALOG_S); older ones are of workers that are gone
-MOST_SERVED = 10_000  # tasks on one queue
+from werk.tasks.catalog_page import MOST_SERVED, NO_PAGES, SERVED_S, Entry, read_pages
 
 
 class Row(NamedTuple):
@@ -47,25 +44,25 @@ class Row(NamedTuple):
 
     def lines(self) -> list[str]:
         """Return it as `werk tasks` prints it."""
-        said = [_usage(self.entry)]
-        said += [self.entry.shape.summary] if self.entry.shape.summary else []
-        said += [] if self.is_here else ["not in the table here, but in the catalog"]
+        found = [_usage(self.entry)]
+        found += [self.entry.shape.summary] if self.entry.shape.summary else []
+        found += [] if self.is_here else ["not in the table here, but in the catalog"]
         if self.served is not None:
             queues = ", ".join(sorted(self.served))
-            said.append(f"served on {queues}" if queues else "served by no worker that lives")
+            found.append(f"served on {queues}" if queues else "no live worker serves it")
         if self.differing:
-            said.append(f"another version on {', '.join(self.differing)}: a deploy half done?")
+            found.append(f"another version on {', '.join(self.differing)}: an unfinished deploy?")
             if self.theirs and self.theirs.fingerprint != self.entry.fingerprint:
-                said.append(f"there: {_usage(self.theirs)}")
+                found.append(f"there: {_usage(self.theirs)}")
         if self.theirs and (warning := path_warning(self.entry, self.theirs)):
-            said.append(warning)
-        return [said[0], *(f"    {line}" for line in said[1:])]
+            found.append(warning)
+        return [found[0], *(f"    {line}" for line in found[1:])]
 
 
 def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
     """Return all tasks by name: those of the tables here, and those that live workers serve.
 
-    Without a link nobody is asked who serves them; `note` gets what could not be read.
+    Without a link the list does not show who serves them. `note` is called with problems.
     """
     own = {name: own_entry(name) for name in registry.tasks()}
     pages = NO_PAGES
@@ -74,7 +71,7 @@ def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
         if link:
             pages, served = read_pages(link), _served(link)
     except RedisUnavailable as error:
-        note(f"who serves them is not known: {error}")
+        note(f"unknown which workers serve them: {error}")
     if pages.damaged:
         note(pages.problem())
     theirs = pages.entries
@@ -86,13 +83,13 @@ def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
 def _served(link: Link) -> dict[str, dict[str, list[str]]]:
     """Return what live workers serve: task -> queue -> fingerprints."""
     snapshot = Snapshot.read(link)
-    since = snapshot.time - LIVE_S
-    keys = [wire.key("werk", "serves", queue) for queue in snapshot.queues]
-    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in keys]
+    since = snapshot.time - SERVED_S
+    sets = [keys.key("werk", "serves", queue) for queue in snapshot.queues]
+    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in sets]
     replies = link.calls(asked, skips_type=True)
     found: dict[str, dict[str, list[str]]] = {}
     for queue, members in zip(snapshot.queues, replies, strict=True):
-        for member in map(wire.text, members or ()):
+        for member in map(keys.text, members or ()):
             task, _, version = member.partition(" ")
             found.setdefault(task, {}).setdefault(queue, []).append(version)
     return found

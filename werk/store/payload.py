@@ -1,7 +1,7 @@
-"""RQ's keys and fields, and plain data <-> bytes: the one place that reads or writes a job.
+"""Plain data <-> bytes: the one place that writes and reads a job's call and its result.
 
-The bytes are a pickle, because a stock `rq worker` unpickles; but of plain data only, and all of
-ours read it with a reader that can call nothing but the constructors of that plain data.
+The bytes are a pickle, because a plain RQ worker unpickles them; but of plain data only, and werk
+reads them with a reader that can call nothing but the constructors of that plain data.
 """
 
 from __future__ import annotations
@@ -10,33 +10,19 @@ import json
 import pickle
 import zlib
 from binascii import a2b_base64
-from collections.abc import Iterable
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from time import gmtime, strftime, time_ns
 from typing import Any
-from uuid import UUID
 
 from werk.errors import ArgumentError, TooLarge, Unreadable
-from werk.settings import KEY_PREFIX as KEY_PREFIX
-
-# The version of what werk writes in the records of jobs and workers, their field werk_v; absent: 0,
-# as 0.1.0 wrote them. A change that the version before cannot read gets the next number. Versions
-# next to each other can run side by side while a fleet is deployed.
-RECORD_VERSION = 1
-
-MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
-MAX_DEPTH = 100  # far below Python's and C's recursion limits
-MAX_READ_DEPTH = MAX_DEPTH + 2  # arguments stand in a tuple, and that in the call
-MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
-
-# As how many parts a value counts whose pickle takes more memory to read than that of a number; a
-# zone counts beside its time.
-LARGE, LARGER, ZONE = 3, 4, 2
-
-# Up to how many seconds executions take, in the histogram that horses keep (worker.counters).
-TALLY_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
-FAILED_WEBHOOKS = "failed_webhooks"  # beside it: how many failed or were left out
+from werk.store.keys import text
+from werk.store.plain import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_PARTS,
+    MAX_READ_DEPTH,
+    PLAIN,
+    SCALARS,
+    plain_problem,
+)
 
 # zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
 # With a small window it makes the same of so few, but for the header, which names the window.
@@ -45,148 +31,8 @@ MANY = MAX_PARTS // 4  # bytes; with fewer, arguments that are plain are not too
 ZLIB_HEADER = b"\x78\x9c"
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/defaults.py
-NOT_KEPT = "werk_not_kept"  # field of a job: why its worker wrote that text
 LONGEST_REASON = 500  # characters
-PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"
-
-SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
-_LIGHT = frozenset((type(None), bool, int, float, str, bytes))
-_SEQUENCES = frozenset((list, tuple, set, frozenset))
-_IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
 _CALL = (tuple, list)  # pickle's, and JSON's
-_TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
-_OF_THE_WHOLE = ("contains", "has more", "is nested")  # said of a part, it holds for all around it
-
-
-def key(*parts: str) -> str:
-    """Return a Redis key under RQ's prefix: key("job", id)."""
-    return ":".join((KEY_PREFIX, *parts))
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
-    moment = moment or datetime.now(timezone.utc)
-    return moment.isoformat(timespec="microseconds")[:26] + "Z"
-
-
-_second = ("", 0, "")  # and what is made of it; one value: threads may be here at once
-
-
-def iso(moment: float) -> str:
-    """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
-    second = int(moment)
-    _, known, text = _second
-    if second != known:
-        _, _, text = _remember(second)
-    return f"{text}.{int((moment - second) * 1e6):06d}Z"
-
-
-def clock() -> tuple[int, str, str]:
-    """Return now: in whole Unix seconds, in Unix seconds as text, and as RQ writes it."""
-    nanos = str(time_ns())  # cut as a text: that of a float takes three times as long
-    second, fraction = nanos[:-9], nanos[-9:-3]
-    known, number, text = _second
-    if second != known:
-        _, number, text = _remember(int(second))
-    return number, f"{second}.{fraction}", f"{text}.{fraction}Z"
-
-
-def _remember(second: int) -> tuple[str, int, str]:
-    global _second
-    _second = made = str(second), second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
-    return made
-
-
-def moment(text: str | None, default: float) -> float:
-    """Return a time that RQ or we have written as text as Unix time."""
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except (ValueError, OverflowError):
-        return default
-
-
-def pairs(reply: Any) -> dict[Any, Any]:
-    """Return the dict in a flat reply of names and values."""
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def text(data: bytes | str | None) -> str:
-    """Return a reply as text, whatever it holds; of what is not there ''."""
-    return data if isinstance(data, str) else (data or b"").decode("utf-8", "replace")
-
-
-# --- what is plain
-
-
-def plain_problem(value: object, most_parts: int = MAX_PARTS, depth: int = MAX_DEPTH) -> str | None:
-    """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
-    if type(value) in SCALARS:
-        return None
-    parts_left = [most_parts]
-    try:
-        problem = _problem(value, depth, parts_left)
-    except RecursionError:
-        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
-    if parts_left[0] < 0:
-        return f"has more than {most_parts:,} parts; store the data elsewhere and pass a reference"
-    return problem
-
-
-def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
-    kind = type(value)
-    parts_left[0] -= 1
-    if kind in _LIGHT:
-        return None
-    if parts_left[0] < 0:
-        return "has more parts"
-    if kind in _IS_LARGE:
-        parts_left[0] -= LARGE - 1
-    if kind is dict:
-        inner: Iterable[object] = (part for pair in value.items() for part in pair)  # type: ignore[attr-defined]
-    elif kind in _SEQUENCES:
-        inner = value  # type: ignore[assignment]
-    elif kind in SCALARS:
-        return None
-    else:
-        parts_left[0] -= LARGER - 1
-        return _leaf_problem(value, parts_left)
-    if depth == 0:
-        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
-    for part in inner:
-        if problem := _problem(part, depth - 1, parts_left):
-            return problem if problem.startswith(_OF_THE_WHOLE) else f"contains what {problem}"
-    return None
-
-
-def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
-    """Say what is wrong with a value that is neither a simple one nor a container."""
-    kind = type(value)
-    if kind is datetime or kind is time:
-        zone = value.tzinfo  # type: ignore[attr-defined]
-        if zone is not None and zone is not timezone.utc:
-            parts_left[0] -= ZONE
-        if zone is None or type(zone) is timezone:
-            return None
-        convert = ".astimezone(timezone.utc)" if kind is datetime else ".replace(tzinfo=None)"
-        return f"is a {kind.__name__} of a {type(zone).__name__} time zone; use {convert}"
-    if kind is UUID:
-        number = getattr(value, "int", None)  # a pickle can leave it out
-        whole = type(number) is int and 0 <= number < 1 << 128
-        return None if whole else "is a broken UUID; use another"
-    for plain in (*_TO_CONVERT, Decimal):
-        if isinstance(value, plain):
-            base = plain.__name__
-            return f"is a {name_of(kind)}, a kind of {base}; use {base}(...) or its .value"
-    if kind is bytearray or kind is memoryview:
-        return f"is a {kind.__name__}; use bytes(...)"
-    return f"is a {name_of(kind)}; use {PLAIN}"
-
-
-def name_of(kind: type) -> str:
-    """Return how a type is called in messages."""
-    module = kind.__module__
-    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-
 
 # --- plain data -> bytes
 
@@ -227,26 +73,6 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
         return zlib.compress(data)
     small = zlib.compressobj(wbits=9, memLevel=1)
     return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
-
-
-def digest(value: object) -> str:
-    """Return a short name of plain data, the same in every process."""
-    from hashlib import blake2b  # loads OpenSSL, and most enqueues do without
-
-    return blake2b(_one_form(value).encode(), digest_size=16).hexdigest()
-
-
-def _one_form(value: object) -> str:
-    """Return plain data as text, however a set or a dict happens to be ordered."""
-    if type(value) is int:
-        return hex(value)  # of any length
-    if type(value) is dict:
-        return f"dict{sorted(map(_one_form, value.items()))}"
-    if type(value) in _SEQUENCES:
-        parts = [_one_form(part) for part in value]  # type: ignore[attr-defined]
-        is_set = type(value) in (set, frozenset)
-        return f"{type(value).__name__}{sorted(parts) if is_set else parts}"
-    return repr(value)
 
 
 # --- bytes -> plain data
@@ -325,7 +151,7 @@ def is_simple(data: bytes) -> bool:
 def _may_be_tuples(data: bytes, fetched: int) -> bool:
     """Tell whether a pickle of those opcodes refers to a tuple; bits of `fetched` say to what.
 
-    A tuple that holds another twice, and so on, takes for ever to hash, and may be a key.
+    A tuple that holds another twice, and so on, takes exponential time to hash, and may be a key.
     """
     at, last, lengths = 0, 0, _LENGTH
     while fetched and at < len(data):

@@ -1,6 +1,6 @@
 """The reader of pickles of plain data: it counts what it makes, and stops at its limit.
 
-wire.py uses it for every pickle that is not short and simple. The cost of a pickle is the memory
+payload.py uses it for every pickle that is not short and simple. The cost of a pickle is the memory
 that its values, and what the reader needs for them, take (in bytes, apart from the content of
 texts, which cannot be more than the pickle has). It is charged while the pickle is read, before or
 as the memory is allocated.
@@ -18,9 +18,9 @@ from typing import Any
 from uuid import UUID
 
 from werk.errors import Unreadable
-from werk.store.payload import MAX_DEPTH, MAX_READ_DEPTH
+from werk.store.plain import MAX_DEPTH, MAX_READ_DEPTH
 
-PART_COST = 128  # bytes: enough for each part that an enqueue accepts (wire.plain_problem)
+PART_COST = 128  # bytes: enough for each part that an enqueue accepts (plain.plain_problem)
 SPARE = 256 * 1024  # so that it is no matter how a small pickle spends it
 GROWTH_COST = 96  # of each item, while a dict or a set grows: it has two tables for a moment
 NESTED_COST = 160  # of what is remembered of a tuple in a tuple

@@ -1,36 +1,77 @@
-"""Lua scripts, made ready for one server: names and constants in front, lib.lua, its flags."""
+"""The Lua scripts as they are sent: constants and the names of arguments in front of their text.
+
+A script refers to an argument by the name that its record or list has in Python, in capitals, and
+to shared constants (limits.py) by theirs. Nothing that Python knows is written again in Lua.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 
-from werk.registry import LONGEST_S, MOST_RETRIES
-from werk.settings import KEY_PREFIX
-from werk.store.connection import Script
-from werk.store.payload import RECORD_VERSION
+from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S, MOST_RETRIES
+from werk.store import limits
+from werk.store.keys import KEY_PREFIX, RECORD_VERSION
 
 # Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
 # a script that begins with a removal, as ours do, write on.)
 _FLAGS = "#!lua flags=allow-oom\n"
 _SINCE = (7, 0)
 
-OWNED_S = 90  # RQ leaves an execution alone for so long: 30 s between beats and 60 more
-LISTED_S = OWNED_S + 60  # its name in the job's set of executions
-MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
-DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
-MOST_CRASHES = MOST_RETRIES
-
 _CONSTANTS = {
-    "P": f"'{KEY_PREFIX}'",
     "VERSION": RECORD_VERSION,
-    "OWNED_S": OWNED_S,
-    "LISTED_S": LISTED_S,
-    "MONTH_S": MONTH_S,
-    "LONGEST_S": LONGEST_S,
+    "LEASE_S": limits.LEASE_S,
+    "OWNED_S": limits.OWNED_S,
+    "LISTED_S": limits.LISTED_S,
+    "MONTH_S": limits.MONTH_S,
+    "DESCRIPTION_LENGTH": limits.DESCRIPTION_LENGTH,
+    "ERROR_LENGTH": limits.ERROR_LENGTH,
     "DEFAULT_TIMEOUT_S": DEFAULT_TIMEOUT_S,
-    "MOST_CRASHES": MOST_CRASHES,
+    "LONGEST_S": LONGEST_S,
+    "MOST_CRASHES": MOST_RETRIES,
 }
+
+_SMALL = {
+    "back": "return {give_back(RUN, WORKER, IS_CRASH == '1', WORKER, redis_time())}",
+    "fence_generation": "return fence_generation(WORKER, GENERATION, tonumber(LEASE))",
+    "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
+    "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
+}
+
+
+class Script:
+    """A Lua script."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    @cache
+    def named(cls, name: str) -> Script:
+        """Return lua/NAME.lua, with the constants that it uses."""
+        return joined(source(name))
+
+    @cached_property
+    def sha(self) -> str:
+        """The name that Redis gives it."""
+        from hashlib import sha1  # loads OpenSSL, and one enqueue does without
+
+        return sha1(self.text.encode()).hexdigest()
+
+
+def source(name: str) -> str:
+    """Return the text of lua/NAME.lua."""
+    with open(os.path.join(os.path.dirname(__file__), "lua", f"{name}.lua")) as file:
+        return file.read()
+
+
+def joined(*parts: str) -> Script:
+    """Return parts as one script, with the shared constants that they use in front."""
+    text = "\n".join(part for part in parts if part)
+    used = [name for name in _CONSTANTS if name in text]
+    values = ", ".join(str(_CONSTANTS[name]) for name in used)
+    return Script(f"local {', '.join(used)} = {values}\n{text}" if used else text)
 
 
 def named(names: Iterable[str], first: int = 1) -> str:
@@ -40,45 +81,36 @@ def named(names: Iterable[str], first: int = 1) -> str:
     return f"local {', '.join(found)} = {', '.join(values)}"
 
 
+def rest(name: str, first: int) -> str:
+    """Return a line of Lua that names the list of all arguments from `first` on."""
+    return f"local {name} = {{unpack(ARGV, {first})}}"
+
+
 def numbered(names: Iterable[str]) -> str:
     """Return a line of Lua that names the places in a list: local A, B = 1, 2."""
     found = list(names)
     return f"local {', '.join(found)} = {', '.join(map(str, range(1, len(found) + 1)))}"
 
 
-_SMALL = {
-    "back": (
-        ("RUN", "WORKER", "IS_CRASH"),
-        "return {give_back(RUN, WORKER, IS_CRASH == '1', WORKER, redis_time())}",
-    ),
-    "fence_generation": (
-        ("WORKER", "GENERATION", "LEASE_S"),
-        "return fence_generation(WORKER, GENERATION, tonumber(LEASE_S))",
-    ),
-    "fence": (
-        ("RUN", "QUEUE", "SECONDS", "WORKER"),
-        "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
-    ),
-    "spare": ((), "for _, queue in ipairs(ARGV) do spare(queue) end"),
+_PRELUDES = {
+    "back": named(("RUN", "WORKER", "IS_CRASH")),
+    "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
+    "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
 }
 
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
-    """Return step, tick, act or look (see their headers), back, fence, fence_generation or spare.
+    """Return step, tick, act or snapshot (see their headers), back, fence,
+    fence_generation or spare.
 
     `prelude` is Lua that names the script's arguments.
     """
-    if name in _SMALL:
-        words, body = _SMALL[name]
-        prelude = named(words) if words else ""
-    else:
-        body = Script.named(name).text
-    before = [] if name == "step" else ["lib"]
-    before += ["limits"] if name in ("tick", "act") else []
-    constants = f"local {', '.join(_CONSTANTS)} = {', '.join(map(str, _CONSTANTS.values()))}"
-    parts = [constants, prelude, *(Script.named(part).text for part in before), body]
-    text = "\n".join(parts).replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
-    if server_version >= _SINCE:
-        text = _FLAGS + text
-    return Script(text)
+    parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, "")]
+    if name != "step":
+        parts.append(source("lib"))
+    if name in ("tick", "act"):
+        parts.append(source("limits"))
+    text = joined(*parts, _SMALL.get(name) or source(name)).text
+    text = text.replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
+    return Script(_FLAGS + text if server_version >= _SINCE else text)

@@ -1,6 +1,6 @@
-"""What workers say they serve, for callers to compare, or to have no table or code of their own.
+"""The catalog: the tasks that live workers publish, for callers without the registry or the code.
 
-The tick sends it (tick.py); callers look there for a task that they have not (find).
+Workers publish it with their tick (tick.py); callers look up the tasks that they lack (find).
 
 <prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat
                               (Redis's clock)
@@ -26,9 +26,9 @@ from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read_pages
 
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
-    """Return a task of the table here; from the catalog, over `link()`, what is not here.
+    """Return a task of the registry here, or else of the catalog, read over `link()`.
 
-    That is the whole task if no table here has it, and its parameters if its code is not here.
+    A task that the registry has without its code takes only its parameters from the catalog.
     Raises UnknownTask with the nearest name, RedisUnavailable, ConfigError.
     """
     is_own = name in registry.BUILT_IN or name in registry.tasks()
@@ -47,7 +47,7 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
 
 @cache
 def own_entry(name: str) -> Entry:
-    """Return a task of the tables here."""
+    """Return a task of the registry here."""
     task = registry.BUILT_IN.get(name) or registry.tasks()[name]
     return Entry(name, task, signature.read(task.path), fingerprint(task.path))
 
@@ -62,13 +62,13 @@ def everything(pages: Pages) -> dict[str, Entry]:
 
 
 def _completed(own: Entry, page: Entry | None) -> Entry:
-    """Return a task of the table here, whose code is not here, with the parameters on its page."""
+    """Return a task whose code is not here, with the parameters on its page."""
     if page is None:
         return own
     warning = path_warning(own, page)
     names = {parameter.name for parameter in page.shape.parameters}
     secret = own.task.secret
-    if not names.issuperset(secret):  # any of them may be what the table means
+    if not names.issuperset(secret):  # the registry may mean any of the others
         secret = (*secret, *names)
     return own._replace(
         task=own.task._replace(secret=secret),
@@ -79,7 +79,7 @@ def _completed(own: Entry, page: Entry | None) -> Entry:
 
 
 def path_warning(own: Entry, page: Entry) -> str:
-    """Return what to say of a task whose path in the catalog is not the one here, or ''."""
+    """Return a warning if the path in the catalog is not the one here, or ''."""
     here, there = own.task.path, page.task.path
     if here == there:
         return ""

@@ -1,6 +1,6 @@
-"""Pages of the catalog: tasks as workers publish them, read as data that anybody may have written.
+"""Pages of the catalog: the tasks as workers publish them. Anybody may have written them.
 
-A page that is not as a worker writes it is damaged: it stands for no task, and is counted.
+A page that no worker could have written is damaged: it stands for no task, and is counted.
 """
 
 from __future__ import annotations
@@ -8,17 +8,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from werk.printable import listed, printable
 from werk.registry import NAME, Task
-from werk.store import payload as wire
-from werk.store.connection import Command, Link, Script
-from werk.tasks.arguments import KINDS, Parameter, Signature, Type
+from werk.store import keys
+from werk.store.connection import Command, Link
+from werk.store.scripts import Script, joined, named, source
+from werk.tasks.arguments import KINDS, Parameter, Signature
+from werk.tasks.types import Type
 
-CATALOG = wire.key("werk", "catalog")
+CATALOG = keys.key("werk", "catalog")
 LONGEST_PAGE = 256 * 1024  # bytes
 MOST_PAGES = 10_000
+SERVED_S = 15  # after a worker's last beat: three of its beats (tick.CATALOG_S)
+MOST_SERVED = 10_000  # tasks on one queue
 MOST_PARTS = 10_000  # of a list on a page
 DEEPEST_TYPE = 20  # list[list[...]]
 LONGEST_NAME = 200  # characters, of a parameter
@@ -34,37 +39,43 @@ class Entry(NamedTuple):
     task: Task
     shape: Signature
     fingerprint: str
-    warning: str = ""  # what the catalog says that the table here does not
+    warning: str = ""  # how the catalog differs from the registry here
 
 
 class Pages(NamedTuple):
-    """What the catalog holds."""
+    """The content of the catalog."""
 
     entries: Mapping[str, Entry]
     damaged: Sequence[str]  # the names of the pages that cannot be read
 
     def problem(self) -> str:
-        """Return what to say of the damaged ones."""
+        """Return a description of the damaged pages."""
         return f"{len(self.damaged)} damaged entries in the catalog: {listed(self.damaged)}"
 
 
 NO_PAGES = Pages({}, ())
 
 
+@cache
+def script() -> Script:
+    """Return catalog.lua."""
+    return joined(named(("LONGEST_PAGE", "MOST_PAGES", "TASK")), source("catalog"))
+
+
 def command() -> Command:
-    """Return the command that asks for all pages, for `pages`."""
-    return ("EVAL", Script.named("catalog").text, 1, CATALOG, LONGEST_PAGE, MOST_PAGES)
+    """Return the command that asks for all pages; `pages` reads its reply."""
+    return ("EVAL", script().text, 1, CATALOG, LONGEST_PAGE, MOST_PAGES)
 
 
 def read_pages(link: Link, *name: str) -> Pages:
     """Return all pages, or the one of a task. Raises RedisUnavailable, ConfigError."""
-    return pages(link.run(Script.named("catalog"), [CATALOG], [LONGEST_PAGE, MOST_PAGES, *name]))
+    return pages(link.run(script(), [CATALOG], [LONGEST_PAGE, MOST_PAGES, *name]))
 
 
 def pages(reply: Sequence[bytes]) -> Pages:
     """Return the pages in a reply of catalog.lua."""
     entries, damaged = {}, []
-    for name, page in zip(map(wire.text, reply[::2]), reply[1::2], strict=True):
+    for name, page in zip(map(keys.text, reply[::2]), reply[1::2], strict=True):
         if entry := read(name, page):
             entries[name] = entry
         else:

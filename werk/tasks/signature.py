@@ -1,23 +1,20 @@
-"""A task's signature, read from its source without running any of it.
+"""A task's signature, read from the syntax tree of its source without running any of it.
 
-The source is found where an import would find it, package by package; only its syntax tree is
-looked at. What cannot be read takes JSON, and a note says why: `werk tasks --check` prints it.
+A parameter whose type cannot be read takes JSON, and a note says why: `werk tasks --check`
+prints the notes.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
-import threading
-import warnings
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from itertools import repeat
 
 from werk.printable import printable
-from werk.tasks.arguments import JSON, Note, Parameter, Signature, Type, shown_repr
-
-MAX_SOURCE = 1024 * 1024  # bytes; its syntax tree takes a hundred times as much
+from werk.tasks.arguments import Note, Parameter, Signature
+from werk.tasks.source import Import, Unread, bindings, imported, locate, parse
+from werk.tasks.types import JSON, Type, shown_repr
 
 # What an annotation means, by the full name of what it names.
 _TYPES = {
@@ -43,16 +40,6 @@ _HARMLESS = frozenset(
     " warnings.deprecated typing.deprecated rq.decorators.job enum.unique".split()
 )
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-_Import = ast.Import | ast.ImportFrom
-_SCOPES = (
-    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
-    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
-)
-_parsing = threading.Lock()  # catch_warnings in two threads at once can leave warnings off
-
-
-class _Unread(Exception):
-    """Raised when a function's parameters cannot be read: _Unread(kind of the note, its text)."""
 
 
 @cache
@@ -64,7 +51,7 @@ def read(path: str) -> Signature:
     """
     try:
         return _read(path.split("."))
-    except _Unread as error:
+    except Unread as error:
         return Signature(notes=(Note(*error.args),))
     except RecursionError:
         return Signature(notes=(Note("unread", f"{path}: its source is nested too deeply"),))
@@ -73,13 +60,13 @@ def read(path: str) -> Signature:
 def source(path: str) -> str | None:
     """Return the file that holds the function at a dotted path, None if it cannot be found."""
     try:
-        return _locate(path.split("."))[0].origin
-    except _Unread:
+        return locate(path.split("."))[0].origin
+    except Unread:
         return None
 
 
 def _read(names: list[str]) -> Signature:
-    spec, depth = _locate(names)
+    spec, depth = locate(names)
     module = _Module(spec, ".".join(names[:depth]))
     function, is_bound = module.function(names[depth:])
     notes: list[Note] = []
@@ -98,38 +85,7 @@ def _read(names: list[str]) -> Signature:
         required = is_one and not default
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
     doc = (ast.get_docstring(function, clean=False) or "").strip().split("\n")[0].strip()
-    summary = "".join(letter if letter.isprintable() else " " for letter in doc)
-    return Signature(tuple(parameters), summary, tuple(notes))
-
-
-def _locate(names: list[str]) -> tuple[ModuleSpec, int]:
-    """Return the module in a dotted path as an import finds it, and how many names are its own."""
-    found, search = None, None
-    for depth in range(1, len(names)):
-        spec = _find_spec(".".join(names[:depth]), search)
-        if not spec:
-            break
-        found = spec, depth
-        if spec.submodule_search_locations is None:
-            break
-        search = [*spec.submodule_search_locations]
-    if not found:
-        raise _Unread("module", f"no module {names[0]} on sys.path")
-    return found
-
-
-def _find_spec(name: str, search: list[str] | None) -> ModuleSpec | None:
-    """Ask what an import asks: sys.path's finder, an editable install's. Imports nothing."""
-    for finder in sys.meta_path:
-        # the last part: of a whole name, sys.path's finder looks in sys.modules for the parent
-        asked = name.rpartition(".")[2] if finder is PathFinder else name
-        try:
-            spec = finder.find_spec(asked, search)
-        except Exception:  # a finder that is not Python's own can raise anything
-            continue
-        if spec:
-            return spec
-    return None
+    return Signature(tuple(parameters), printable(doc, " "), tuple(notes))
 
 
 def _rows(args: ast.arguments) -> list[tuple[ast.arg, str, ast.expr | None]]:
@@ -151,28 +107,11 @@ class _Module:
         self.name = name
         self.is_package = spec.submodule_search_locations is not None
         self.file = spec.origin or ""  # none: a folder without __init__.py
-        self.tree = self._parse() if self.file else ast.Module([], [])
-        self.bound = _bindings(self.tree)
+        self.tree = parse(name, self.file) if self.file else ast.Module([], [])
+        self.bound = bindings(self.tree)
 
     def place(self, node: ast.AST) -> str:
         return f"{self.file}:{getattr(node, 'lineno', 1)}"
-
-    def _parse(self) -> ast.Module:
-        if not self.file.endswith(".py"):
-            raise _Unread("unread", f"{self.name} has no source ({self.file})")
-        try:
-            with open(self.file, "rb") as file:
-                data = file.read(MAX_SOURCE + 1)
-            if len(data) > MAX_SOURCE:
-                raise _Unread("unread", f"{self.file}: larger than {MAX_SOURCE:,} bytes")
-            with _parsing, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a "\d" is the business of the task's author
-                return ast.parse(data)
-        except SyntaxError as error:
-            raise _Unread("unread", f"{self.file}:{error.lineno or 1}: {error.msg}") from None
-        except (OSError, ValueError, MemoryError) as error:
-            why = getattr(error, "strerror", None) or str(error) or "nested too deeply"
-            raise _Unread("unread", f"{self.file}: {why}") from None
 
     def function(self, names: list[str]) -> tuple[_Function, bool]:
         """Return a function, or a class's method, and whether its first argument is the class."""
@@ -180,33 +119,33 @@ class _Module:
         found, is_method = self._definition(self.tree, names[0]), False
         if len(names) == 2 and isinstance(found, ast.ClassDef):
             found, is_method = self._definition(found, names[1]), True
-        elif len(names) > 1 and not isinstance(found, _Import):
+        elif len(names) > 1 and not isinstance(found, Import):
             if self.is_package and not found:
-                raise _Unread("module", f"no module {self.name}.{names[0]} on sys.path")
+                raise Unread("module", f"no module {self.name}.{names[0]} on sys.path")
             found = None
         if not found:
-            raise _Unread("function", f"{self.file or self.name} has no function {dotted}")
+            raise Unread("function", f"{self.file or self.name} has no function {dotted}")
         place = f"{self.place(found)}: {dotted}"
-        if isinstance(found, _Import):
-            real = _imported(found, names[0])
-            raise _Unread("unread", f"{place} is imported there ({real}); name its own module")
+        if isinstance(found, Import):
+            real = imported(found, names[0])
+            raise Unread("unread", f"{place} is imported there ({real}); name its own module")
         if not isinstance(found, _Function):
-            raise _Unread("unread", f"{place} is not made there by def")
+            raise Unread("unread", f"{place} is not made there by def")
         decorators = self._decorators(found)
         for name, written in zip(decorators, found.decorator_list, strict=True):
             if name not in _HARMLESS:
-                raise _Unread("unread", f"{place}: @{_source(written)} may change its parameters")
+                raise Unread("unread", f"{place}: @{_source(written)} may change its parameters")
         if is_method and not {"staticmethod", "classmethod"} & {*decorators}:
-            raise _Unread("unread", f"{place} is called on an object; make it a staticmethod")
+            raise Unread("unread", f"{place} is called on an object; make it a staticmethod")
         return found, "classmethod" in decorators
 
     def _definition(self, scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
-        bound = self.bound if scope is self.tree else _bindings(scope)
+        bound = self.bound if scope is self.tree else bindings(scope)
         found = bound.get(name, [])
         if not found and ("*" in bound or "__getattr__" in bound or getattr(scope, "bases", [])):
-            raise _Unread("unread", f"{self.file}: {name} comes from another module or class")
+            raise Unread("unread", f"{self.file}: {name} comes from another module or class")
         if len(found) > 1 and found[-1] not in scope.body:
-            raise _Unread("unread", f"{self.place(found[-1])}: {name} is made in several ways")
+            raise Unread("unread", f"{self.place(found[-1])}: {name} is made in several ways")
         return found[-1] if found else None
 
     def _decorators(self, node: _Function | ast.ClassDef) -> list[str | ast.ClassDef | None]:
@@ -223,8 +162,8 @@ class _Module:
         if node.id not in self.bound:
             return node.id
         binding = self.bound[node.id][-1]
-        if isinstance(binding, _Import):
-            return _imported(binding, node.id).replace("typing_extensions", "typing")
+        if isinstance(binding, Import):
+            return imported(binding, node.id).replace("typing_extensions", "typing")
         return binding if isinstance(binding, ast.ClassDef) else None
 
     def type_of(self, node: ast.AST | None) -> Type | None:
@@ -312,36 +251,3 @@ def _source(node: ast.AST | None) -> str:
         return printable(ast.unparse(node)) if node else ""
     except ValueError:  # an f-string with a backslash in it
         return "..."
-
-
-def _imported(node: _Import, name: str) -> str:
-    """Return the full name of what an import binds a name to; a relative one begins with dots."""
-    for alias in node.names:
-        if isinstance(node, ast.ImportFrom) and name == (alias.asname or alias.name):
-            return f"{'.' * node.level}{node.module or ''}.{alias.name}"
-        if alias.asname == name:
-            return alias.name
-    return name
-
-
-def _bindings(scope: ast.Module | ast.ClassDef) -> dict[str, list[ast.AST]]:
-    """Return what binds each name in a scope, in order, without its inner scopes."""
-    bound: dict[str, list[ast.AST]] = {}
-    todo: list[ast.AST] = [*reversed(scope.body)]
-    while todo:
-        node = todo.pop()
-        names = []
-        match node:
-            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
-                names = [name]
-            case ast.Import(aliases):
-                names = [alias.asname or alias.name.partition(".")[0] for alias in aliases]
-            case ast.ImportFrom(_, aliases):
-                names = [alias.asname or alias.name for alias in aliases]
-            case ast.Name(name, ast.Store() | ast.Del()):
-                names = [name]
-        for name in names:
-            bound.setdefault(name, []).append(node)
-        if not isinstance(node, _SCOPES):
-            todo.extend(reversed([*ast.iter_child_nodes(node)]))
-    return bound

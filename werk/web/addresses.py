@@ -1,7 +1,7 @@
-"""Names of queues in the dashboard's addresses and scripts: whatever is in them, they lead back.
+"""Names of queues in the dashboard's addresses and scripts: any name leads back to its queue.
 
-A browser resolves .. in an address, and a proxy takes %2F or %5C apart, so such a name goes into
-the query. (inline_js.html does the same.) Where somebody types one into the path it is routed, too.
+A browser resolves .. in an address, and a proxy decodes %2F or %5C, so a name with one of these
+goes into the query. (inline_js.html does the same.) Typed into the path, it is routed as well.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from flask.templating import DispatchingJinjaLoader
 from jinja2 import Environment
 from werkzeug.routing import BaseConverter
 
-QUEUE = "queue"  # the name in the query; "-" is in its place in the path
+QUEUE = "queue"  # the parameter in the query; the path then has "-" in its place
 UNSAFE = re.compile(r"\.{0,2}|.*[/\\].*", re.DOTALL)
 IN_QUOTES = "'{{ queue.name }}'"  # in rq-dashboard's jobs.js
 
 
 def url_for(endpoint: str, **values: Any) -> str:
-    """Return the address of a page or an action, in place of Flask's own."""
+    """Return the address of a page or an action; replaces Flask's url_for."""
     name = values.get("queue_name")
     if name is not None and UNSAFE.fullmatch(name):
         values |= {"queue_name": "-", QUEUE: name}
@@ -29,7 +29,7 @@ def url_for(endpoint: str, **values: Any) -> str:
 
 
 def take_any_name(app: Flask) -> None:
-    """Route names with a slash like the others, and write them as JSON in scripts."""
+    """Route names with a slash like other names, and write names as JSON in scripts."""
     app.jinja_env.loader = Templates(app)
     app.url_map.converters["any_name"] = AnyName
     for rule in [*app.url_map.iter_rules()]:
@@ -39,7 +39,7 @@ def take_any_name(app: Flask) -> None:
 
 
 class AnyName(BaseConverter):
-    """A part of an address, also one with slashes."""
+    """A part of an address, which may have slashes."""
 
     regex = "(?s:.+?)"
     part_isolating = False
@@ -47,7 +47,7 @@ class AnyName(BaseConverter):
 
 
 class Templates(DispatchingJinjaLoader):
-    """rq-dashboard's templates; in one script of them a queue's name stands between quotes."""
+    """rq-dashboard's templates, with the queue's name as JSON where a script puts it in quotes."""
 
     def get_source(self, environment: Environment, template: str) -> Any:
         text, *others = super().get_source(environment, template)

@@ -1,4 +1,4 @@
-"""Who may ask the dashboard for what: known hosts, the password, our own pages."""
+"""Which requests the dashboard accepts: from known hosts, with the password, from its own pages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from werk.errors import ConfigError
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
-PUBLIC = ("healthz", "readyz")  # asked by machines without a password
+PUBLIC = ("healthz", "readyz")  # for machines, without a password
 
-MOST_WRONG = 5  # passwords of a peer in WINDOW_S; after that none of its passwords is looked at
+MOST_WRONG = 5  # passwords from one peer in WINDOW_S; after that all its passwords are refused
 WINDOW_S = 60.0
-MOST_PEERS = 4096  # that are remembered: some hundred bytes each
+MOST_PEERS = 4096  # are remembered, in a few hundred bytes each
 
 log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Refuses, before a view is called."""
+    """Refuses requests before a view is called."""
 
     def __init__(self, settings: Settings, hosts: Collection[str], read_only: bool) -> None:
         self.user, self.password = settings.dashboard_username, settings.dashboard_password
@@ -41,10 +41,10 @@ class Guard:
             )
 
     def check(self) -> Response | None:
-        """Refuse, or return None.
+        """Refuse a request, or return None.
 
-        Host: a page of elsewhere may reach us under its own name (DNS rebinding). Origin: it may
-        have a browser that knows the password post to us.
+        Host: a foreign page can reach the dashboard under its own name (DNS rebinding). Origin: it
+        can make a browser that has the password send a POST.
         """
         if _without_port(request.host) not in self.hosts:
             abort(403, f"unknown Host {request.host[:100]!r}; see werk dashboard --host NAME")
@@ -56,37 +56,39 @@ class Guard:
             return None
         own_pages = (f"http://{request.host}", f"https://{request.host}")
         if request.headers.get("Origin") not in own_pages:
-            abort(403, "only the dashboard's own pages may ask for this: Origin is not this Host")
+            abort(403, "only the dashboard's own pages may send this: Origin is not this Host")
         if self.read_only:
             abort(403, "this dashboard is read-only")
         return None
 
     def _ask_password(self) -> Response | None:
-        """Refuse, or return None for the right password.
+        """Refuse a request, or return None for the right password.
 
-        A peer that has given too many wrong ones is refused whatever it gives, or it could go on
-        guessing.
+        A peer that has sent too many wrong ones is refused even with the right one, or it could
+        continue to guess.
         """
         peer, has_given = request.remote_addr or "", "Authorization" in request.headers
         is_right = has_given and self._has_password()
         if has_given and (wait_s := self.attempts.note(peer, is_right)):
-            said = f"too many wrong passwords from this address: try again in {wait_s} s\n"
-            return Response(said, 429, {"Retry-After": str(wait_s)}, mimetype="text/plain")
+            text = f"too many wrong passwords from this address: try again in {wait_s} s\n"
+            return Response(text, 429, {"Retry-After": str(wait_s)}, mimetype="text/plain")
         if is_right:
             return None
         given = "wrong" if has_given else "none"
         log.warning("event=unauthorized peer=%s password=%s", _shown(peer), given)
-        return Response("a password, please\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
+        return Response("password required\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
 
     def _has_password(self) -> bool:
         given = request.authorization
-        said = f"{given.username or ''}:{given.password or ''}" if given else ""
-        return compare_digest(said.encode(), f"{self.user}:{self.password}".encode())
+        text = f"{given.username or ''}:{given.password or ''}" if given else ""
+        return compare_digest(text.encode(), f"{self.user}:{self.password}".encode())
 
 
 class Attempts:
-    """The wrong passwords of the last minute, by peer. Bounded: the peer that gave one the longest
-    ago is forgotten first."""
+    """The wrong passwords of the last minute, by peer.
+
+    Their number is limited: the peer whose last one is the oldest is forgotten first.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
@@ -96,9 +98,9 @@ class Attempts:
         return len(self._times)
 
     def note(self, peer: str, is_right: bool) -> int:
-        """Note a password. Return 0, or for how many seconds this peer's are not looked at."""
+        """Note a password. Return 0, or for how many seconds this peer is refused."""
         key = _network(peer)
-        with self._lock:  # or threads that look at the same time would let more of them pass
+        with self._lock:  # or concurrent threads would let more of them pass
             now = self._clock()
             times = self._times.get(key, deque())
             while times and times[0] <= now - WINDOW_S:
@@ -118,7 +120,7 @@ class Attempts:
 
 
 def _network(peer: str) -> str:
-    """Return what shares a limit: an IPv4 address, or the /64 that one host may have in IPv6."""
+    """Return the unit that a limit is for: an IPv4 address, or the /64 of a host in IPv6."""
     try:
         address = ip_address(peer)
     except ValueError:
@@ -129,7 +131,7 @@ def _network(peer: str) -> str:
 
 
 def _shown(peer: str) -> str:
-    """Return an address for the log, whatever a server in front of us took it from."""
+    """Return an address for the log; a proxy may have taken it from a header."""
     return re.sub(r"[^\w.:%-]", "?", peer[:100], flags=re.ASCII) or "?"
 
 
@@ -139,7 +141,7 @@ def _without_port(host: str) -> str:
 
 
 def _named(host: str) -> str:
-    """Return a name as it is in the header Host. Raises ConfigError."""
+    """Return a name as the header Host has it. Raises ConfigError."""
     if name := _without_port(f"[{host}]" if host.count(":") > 1 and "[" not in host else host):
         return name
-    raise ConfigError(f"dashboard: --host {host!r} is no name of a host")
+    raise ConfigError(f"dashboard: invalid host name {host!r} in --host")

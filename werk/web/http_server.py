@@ -2,8 +2,8 @@
 
 A client occupies a thread only while its complete request is being answered. A connection that
 waits for its client (for the rest of a request, for the next request, or to read a reply) is closed
-after PATIENCE_S, and sooner if other connections need the room. So /healthz answers, however many
-such connections there are.
+after SLOW_CLIENT_S, and sooner if other connections need the room. So /healthz answers, however
+many slow clients there are.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-THREADS = 16  # a page that waits for Redis holds one, and /healthz has to find one that is free
-MOST_CONNECTIONS = 100  # above that, the one that has waited the longest is closed
-PATIENCE_S = 30.0  # also with a client that sends its request byte by byte
-LONGEST_HEAD = 16 * 1024  # bytes, which each connection may hold in memory
-LONGEST_BODY = 64 * 1024  # a POST of the pages has none
+THREADS = 16  # a page that waits for Redis holds one, and /healthz must find a free one
+MOST_CONNECTIONS = 100  # above this, the one that has waited longest is closed
+SLOW_CLIENT_S = 30.0  # applies also to a client that sends its request byte by byte
+LONGEST_HEAD = 16 * 1024  # bytes in memory for each connection
+LONGEST_BODY = 64 * 1024  # bytes; a POST of the pages has no body
 
 
 def listen(app: Callable[..., Any], bind: str, port: int) -> MultiSocketServer:
@@ -49,14 +49,14 @@ def listen(app: Callable[..., Any], bind: str, port: int) -> MultiSocketServer:
 
 
 class _Connection(HTTPChannel):  # type: ignore[misc]  # waitress has no types
-    """A connection that knows since when it waits for its client."""
+    """A connection that records since when it has waited for its client."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.since = time.monotonic()
         super().__init__(*args, **kwargs)
 
     def service(self) -> None:
-        """Answer a request: in another thread, while the server goes on."""
+        """Answer a request, in another thread than the server's."""
         self.since = time.monotonic()
         super().service()
         self.since = time.monotonic()
@@ -65,20 +65,20 @@ class _Connection(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         return not self.requests and not self.will_close
 
     def is_late(self) -> bool:
-        """Tell whether the client has taken too long, also to read."""
-        if self.total_outbufs_len and time.time() > self.last_activity + PATIENCE_S:
-            return True  # since the last byte that it took; a thread may wait for it
-        return self.is_waiting() and time.monotonic() > self.since + PATIENCE_S
+        """Return whether the client has taken too long to send or to read."""
+        if self.total_outbufs_len and time.time() > self.last_activity + SLOW_CLIENT_S:
+            return True  # counted from the last byte that it read; a thread may be waiting for it
+        return self.is_waiting() and time.monotonic() > self.since + SLOW_CLIENT_S
 
     def drop(self) -> None:
-        """Have the server close it: it notices the end of the socket, whatever it waits for."""
+        """Make the server close the connection: the end of the socket ends any wait."""
         self.will_close = True
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
 class _Listener(TcpWSGIServer):  # type: ignore[misc]
-    """Accepts connections. Those of all listeners are in `_map`, with the listeners themselves."""
+    """Accepts connections. `_map` has those of all listeners, and the listeners themselves."""
 
     channel_class = _Connection
 
@@ -90,8 +90,11 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
                 min(waiting, key=lambda own: own.since).drop()
 
     def maintenance(self, now: float) -> None:
-        """Waitress calls this every second. (Its own looks at the last byte that came, so that one
-        byte now and then keeps a connection.)"""
+        """Close late connections; waitress calls this every second.
+
+        Waitress's method measures from the last byte that came, so one byte now and then would keep
+        a connection open.
+        """
         for connection in self._connections():
             if connection.is_late():
                 connection.drop()

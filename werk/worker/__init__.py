@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from inspect import signature
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -30,15 +29,19 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
 from rq.worker.base import BaseWorker
 
-from werk import registry
-from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
+from werk import __version__, registry
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from werk.settings import KEY_PREFIX, Settings
-from werk.store import payload as wire
-from werk.store.connection import Link, Script, cluster_error, is_cluster, link_over
+from werk.store import keys
+from werk.store.connection import Link, link_over
+from werk.store.limits import LEASE_S
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import Script
+from werk.store.startup import wait_for_answer
 from werk.worker import rq_classes
-from werk.worker.channel import AWAY, LONGEST_PAUSE_S, PatientRedis, impatience, patience
 from werk.worker.frame import replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
+from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
@@ -49,7 +52,7 @@ from werk.worker.tick import TICK_BUDGET_S
 class Worker(RQSide):
     """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
 
-    lease_s = 15.0  # a worker that is silent for longer is taken for dead
+    lease_s = float(LEASE_S)
     tick_s = 1.0
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
@@ -73,7 +76,7 @@ class Worker(RQSide):
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
         is_free = int(Settings.read().allow_unregistered)
-        own = {"werk_v": wire.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -118,7 +121,9 @@ class Worker(RQSide):
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
         shared = SharedState()
-        before = self.harden_connection(patience(shared))  # until Redis knows us
+        before = self.harden_connection(
+            retry_forever(shared, self.connection)
+        )  # until Redis knows us
         with stoppable():
             bound_logs(shared)
             self._log_begin()
@@ -150,9 +155,9 @@ class Worker(RQSide):
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
-        connection.set_retry(patience(SharedState()))
+        connection.set_retry(retry_forever(SharedState(), connection))
         super()._set_ip_address(connection)
-        connection.set_retry(before or impatience())
+        connection.set_retry(before or no_retry())
 
     # --- signals, and RQ's commands
 
@@ -226,7 +231,7 @@ class Worker(RQSide):
             "prefix": KEY_PREFIX,
             "queues": ",".join(self.queue_names()),
             "tasks": ",".join(registry.tasks()),
-            "werk": version("werk"),
+            "werk": __version__,
             "rq": rq.__version__,
             "python": sys.version.split()[0],
             **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
@@ -251,18 +256,13 @@ def wait_for_redis(link: Link) -> None:
 
     Raises ConfigError for what does not pass: a wrong password, no permission, Redis Cluster.
     """
-    is_said = False
+
+    def contact() -> None:
+        link.run(_HELLO, [keys.key("suspended")], [])
+        refuse_cluster(link)
+
     with stoppable():
-        while True:
-            try:
-                link.run(_HELLO, [wire.key("suspended")], [])
-                refuse_cluster(link)
-                break
-            except RedisUnavailable as error:
-                if not is_said:
-                    logging.getLogger("rq.worker").error("event=redis-unreachable reason=%s", error)
-                is_said = True
-                time.sleep(LONGEST_PAUSE_S)
+        wait_for_answer(contact, logging.getLogger("rq.worker"))
     link.close()
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from werk import registry
 from werk.errors import UnknownTask, WerkError
-from werk.registry import LONGEST_S
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S
+from werk.store import keys
+from werk.store.keys import text
 
-DEFAULT_TIMEOUT_S = 180  # rq.defaults.DEFAULT_TIMEOUT
 NEWER = b"werk_v "  # begins the status that step.lua returns of a record that is newer than we are
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
@@ -87,7 +86,7 @@ class Claim:
         if self.status.startswith(NEWER):
             theirs = text(self.status)[len(NEWER) : 100]
             return Unknown(
-                f"its record is of version {theirs}, this worker reads {wire.RECORD_VERSION}"
+                f"its record is of version {theirs}, this worker reads {keys.RECORD_VERSION}"
             )
         return Refused(f"its status was {text(self.status)[:100]!r}, which RQ does not know")
 

@@ -7,8 +7,8 @@ import os
 import signal
 import time
 
-from werk.worker.channel import impatience
 from werk.worker.process import forked
+from werk.worker.redis_side import no_retry
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
@@ -46,7 +46,7 @@ class Cleaner:
 
     def _clean_up(self) -> int:
         # Without retries: while memory is full it would wait without end, and no job would run.
-        self.worker.connection.set_retry(impatience(self.shared))
+        self.worker.connection.set_retry(no_retry(self.shared))
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:

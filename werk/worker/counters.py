@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from werk import registry
-from werk.store import payload as wire
+from werk.store import keys
 
-_BOUNDS = wire.TALLY_BOUNDS_S
+_BOUNDS = keys.TALLY_BOUNDS_S
 _FIELDS = ("done", "failed", "seconds", *map(str, _BOUNDS), "+Inf")
 _NONE = (0.0,) * len(_FIELDS)
 
@@ -58,7 +58,7 @@ class Counters:
 
     def text(self) -> str:
         """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'."""
-        webhooks = f"{wire.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
+        webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
         return f"done {self._done} worked {self._worked_s:.9g} {webhooks}" + " ".join(
             f"{name}|{field} {amount:.9g}"
             for name, counts in self._tasks.items()

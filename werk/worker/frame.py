@@ -28,10 +28,10 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import Call, Claim, Unknown
 from werk.worker.outcome import Outcome, failure, success
 from werk.worker.process import end_copies
+from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.results import stored as as_stored
 from werk.worker.rq_side import Late, RQSide
 from werk.worker.runner import version_mismatch

@@ -23,10 +23,9 @@ from rq.timeouts import JobTimeoutException
 
 from werk.errors import Unreadable
 from werk.settings import Settings
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.store import payload
+from werk.store.keys import text
 from werk.worker import rq_classes
-from werk.worker.channel import Unusable, hang_up, patience
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.cleaner import Cleaner
 from werk.worker.counters import Counters
@@ -37,6 +36,7 @@ from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, Recorder, misplaced, success
 from werk.worker.process import resident_mb, take_descriptors
+from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.results import limited, stored
 from werk.worker.rq_side import RQSide
 from werk.worker.runner import JobId, Runner, version_mismatch
@@ -82,7 +82,7 @@ class Performer:
         self.recorder = Recorder(worker, shared, self.log, counters, fence)
         self.patches = Patches(worker)
         is_ours = worker.serializer is rq_classes.PlainSerializer
-        self.dumps = wire.dumps if is_ours else limited(worker.serializer.dumps)
+        self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.last_success: tuple[Claim, Job, Any] | None = None  # that step.lua is to record
 
@@ -166,7 +166,9 @@ class Horse:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
-        self.worker.become_horse(self.log.open(), patience(self.shared))
+        self.worker.become_horse(
+            self.log.open(), retry_forever(self.shared, self.worker.connection)
+        )
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)
         print_by_line()
@@ -179,7 +181,7 @@ class Horse:
             self.steps.channel.hang_up()
             self.idle.hang_up()
             if not self.cleaner.break_off() and self.shared.finishing:
-                hang_up(self.worker.connection)
+                hang_up_all(self.worker.connection)
         self.performer.runner.interrupt(signum, frame)
 
     def carry_out_orders(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import hiredis
 
-from werk.worker.channel import AWAY, Channel
+from werk.worker.redis_side import AWAY, Channel
 
 BLOCK_S = 10  # one wait in Redis; then it is asked again
 LATE_S = 5  # after that, without a reply, the connection is taken for dead

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from werk.printable import printable
-from werk.store.payload import text
+from werk.store.keys import text
 from werk.worker.log_lines import mask
 
 TASK_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(message)s"

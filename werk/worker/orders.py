@@ -12,12 +12,12 @@ from rq.job import Job
 from rq.queue import Queue
 
 from werk.registry import LONGEST_S
-from werk.store import payload as wire
-from werk.store.payload import text
+from werk.store import keys
+from werk.store.keys import text
 from werk.worker import rq_classes
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import Claim
 from werk.worker.outcome import FAILURE_TTL_S, Outcome, Recorder, failure
+from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import COMMITTED, Late
 from werk.worker.shared_state import Order
 
@@ -57,7 +57,7 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
 
 def _failure_ttl(job_id: str, recorder: Recorder) -> int:
     """Return how many seconds a job that failed is kept, as far as its record can be read."""
-    key = wire.key("job", job_id)
+    key = keys.key("job", job_id)
     try:
         seconds = int(recorder.worker.connection.hget(key, "failure_ttl") or "")
     except (redis.exceptions.ResponseError, ValueError):
@@ -87,7 +87,7 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
     job_id, _, execution = run.rpartition(":")
     known: list[Any] = [None, None, None]
     try:
-        key = wire.key("job", job_id)
+        key = keys.key("job", job_id)
         known = recorder.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
     except redis.exceptions.ResponseError:
         pass  # no hash: it will be found late
@@ -104,5 +104,5 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
         job=job_id.encode(),
         queue=b"",
         execution=execution,
-        claimed_at=wire.clock()[1],
+        claimed_at=keys.clock()[1],
     )

@@ -19,20 +19,21 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.store import payload as wire
-from werk.store.connection import Script
-from werk.store.payload import text
+from werk.store import keys
+from werk.store.keys import text
+from werk.store.limits import MONTH_S
+from werk.store.scripts import Script
 from werk.worker import rq_classes, webhooks
-from werk.worker.channel import FINISH_S, Unusable
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.counters import Counters
 from werk.worker.log import JobLog
+from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
 DEFER_S = 10  # of a task that this worker does not know
 UNKNOWN_S = 600  # after it was first deferred, it fails
-FAILURE_TTL_S = 30 * 24 * 3600  # of a job whose own cannot be read
+FAILURE_TTL_S = MONTH_S  # of a job whose own cannot be read
 
 Record = Callable[[Job, Queue, Execution], object]
 
@@ -93,7 +94,7 @@ def deferral(claim: Claim, due: float, since: float) -> Outcome:
 def misplaced(outcome: Outcome, now: float) -> Outcome:
     """Return a failure instead of an outcome whose set, finished:<queue> for one, is of another
     type."""
-    key = wire.key(outcome.status, text(outcome.queue))
+    key = keys.key(outcome.status, text(outcome.queue))
     why = Refused(f"its outcome cannot be recorded: {key} is no sorted set")
     return failure(outcome, why, now)
 
@@ -189,7 +190,7 @@ class Recorder:
         self.shared.begin_finish(FINISH_S + callbacks_s)
 
     def is_recorded(self, claim: Claim) -> bool:
-        wip = wire.key("wip", "").encode() + claim.origin
+        wip = keys.key("wip", "").encode() + claim.origin
         run = claim.job + f":{claim.execution}".encode()
         return self.worker.connection.zscore(wip, run) is None
 
@@ -212,7 +213,7 @@ class Recorder:
 
         It is forgotten then: whoever retries the job gives it as much time again.
         """
-        key, field, now = wire.key("job", claim.id), "werk_unknown_since", self.shared.now()
+        key, field, now = keys.key("job", claim.id), "werk_unknown_since", self.shared.now()
         try:
             since = min(float(self.worker.connection.hget(key, field) or now), now)
         except ValueError:

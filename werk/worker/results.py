@@ -9,9 +9,8 @@ from collections.abc import Callable
 from rq.job import Retry
 
 from werk.errors import ArgumentError
-from werk.store import payload as wire
-
-ERROR_LENGTH = 200  # characters of an error
+from werk.store import payload, plain
+from werk.store.limits import ERROR_LENGTH
 
 
 def stored(dumps: Callable[[object], bytes], result: object) -> bytes | str | None:
@@ -31,7 +30,7 @@ def limited(dumps: Callable[[object], bytes]) -> Callable[[object], bytes]:
 
     def limited_dumps(value: object) -> bytes:
         data = dumps(value)
-        wire.check_size(len(data))
+        payload.check_size(len(data))
         return data
 
     return limited_dumps
@@ -49,7 +48,7 @@ def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
 def reason_of(error: Exception, result: object) -> str:
     """Return the reason for an error that the serializer raised for a result."""
     if isinstance(error, ArgumentError):
-        return str(error)[: wire.LONGEST_REASON]
+        return str(error)[: payload.LONGEST_REASON]
     shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
-    what = f"the value is a {wire.name_of(type(result))}, which cannot be stored"
-    return f"{what} ({shown[:ERROR_LENGTH]}); use {wire.PLAIN}"[: wire.LONGEST_REASON]
+    what = f"the value is a {plain.name_of(type(result))}, which cannot be stored"
+    return f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"[: payload.LONGEST_REASON]

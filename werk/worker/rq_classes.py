@@ -28,11 +28,11 @@ from rq.worker import Worker as StockWorker
 from werk.errors import TooLarge
 from werk.registry import LONGEST_S
 from werk.settings import Settings
-from werk.store import payload as wire
+from werk.store import keys, payload
+from werk.store.limits import ERROR_LENGTH
 from werk.worker import webhooks
 from werk.worker.claim import permit
 from werk.worker.process import end_copies
-from werk.worker.results import ERROR_LENGTH
 
 if TYPE_CHECKING:
     from werk.worker.rq_side import RQSide
@@ -47,11 +47,11 @@ class PlainSerializer:
 
     @staticmethod
     def dumps(value: object) -> bytes:
-        return pickle.dumps(value, 5) if type(value) is Retry else wire.dumps(value)
+        return pickle.dumps(value, 5) if type(value) is Retry else payload.dumps(value)
 
     @staticmethod
     def loads(data: bytes) -> Any:
-        return wire.loads(data)
+        return payload.loads(data)
 
 
 class _BoundedJob(Job):
@@ -84,12 +84,12 @@ class _RegisteredJob(_BoundedJob):
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         """Raises Unreadable where RQ would fill the memory."""
-        wire.decompress(raw_data.get(b"data", b""))
+        payload.decompress(raw_data.get(b"data", b""))
         for name in JSON_FIELDS:
             if raw_data.get(name):
-                wire.check_json(raw_data[name], MOST_IN_A_LIST)
+                payload.check_json(raw_data[name], MOST_IN_A_LIST)
         try:
-            wire.decompress(raw_data.get(b"exc_info", b""), LONGEST_EXC_INFO)
+            payload.decompress(raw_data.get(b"exc_info", b""), LONGEST_EXC_INFO)
         except TooLarge:  # an older RQ's traceback of an earlier execution
             raw_data = {name: own for name, own in raw_data.items() if name != b"exc_info"}
         return super().restore(raw_data)
@@ -229,7 +229,7 @@ def note_attempt(job: Job, error: str, delay_s: int) -> None:
     """RQ saves the job with its meta when it puts it back: this goes with it."""
     attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
     lines = error.strip().splitlines() or [""]
-    next_try = wire.timestamp(now() + timedelta(seconds=delay_s))
+    next_try = keys.timestamp(now() + timedelta(seconds=delay_s))
     note(job, attempt=attempt, error=lines[-1][:ERROR_LENGTH], next_try=next_try)
 
 

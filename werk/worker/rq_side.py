@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import rq.worker_registration
 from redis.client import Pipeline
+from redis.exceptions import WatchError
 from redis.retry import Retry as RetryPolicy
 from rq.executions import Execution
 from rq.job import Job, Retry
@@ -26,10 +28,11 @@ from rq.worker import Worker as PlainWorker
 from rq.worker.base import BaseWorker
 
 from werk.errors import WerkError
-from werk.store import payload as wire
-from werk.store.scripts import MONTH_S
-from werk.worker.channel import Unusable, sent_once, shut
+from werk.store import keys, payload
+from werk.store.connection import hang_up
+from werk.store.limits import MONTH_S
 from werk.worker.process import end_copies
+from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
 from werk.worker.rq_classes import load, note_attempt
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from werk.worker.frame import Frame
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
-COMMITTED = wire.key("werk", "committed")
+COMMITTED = keys.key("werk", "committed")
 
 
 class Late(WerkError):
@@ -110,7 +113,7 @@ class RQSide(PlainWorker):
         """Have RQ's thread for commands find the end of its connection: it opens another."""
         connection = self.pubsub and self.pubsub.connection
         if connection:
-            shut(connection._sock)
+            hang_up(connection._sock)
 
     def install_signal_handlers(self) -> None:
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
@@ -221,7 +224,7 @@ class RQSide(PlainWorker):
         """RQ calls this last, before it commits the outcome: a callback may have taken long."""
         self._check_fence(job)
         super().cleanup_execution(job, pipeline, execution)
-        if self.ask_fence and not pipeline.watching:  # RQ starts over what it watches, fence first
+        if self.ask_fence:
             self._commit_once(pipeline)
 
     def _commit_once(self, pipeline: Pipeline) -> None:
@@ -229,14 +232,22 @@ class RQSide(PlainWorker):
 
         It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
         """
-        client, execute = self.connection, pipeline.execute
+        client, execute = self.connection, partial(type(pipeline).execute, pipeline)
         mark = self._mark = f"{self.recorded_run} {self.name}"
         pipeline.zadd(COMMITTED, {mark: self.redis_time()})
         pipeline.expire(COMMITTED, MONTH_S)
 
+        def is_committed() -> bool:
+            return client.zscore(COMMITTED, mark) is not None
+
         def execute_once(*args: Any, **kwargs: Any) -> Any:
-            with sent_once(client, lambda: client.zscore(COMMITTED, mark) is not None):
-                return execute(*args, **kwargs)
+            try:
+                with sent_once(client, is_committed):
+                    return execute(*args, **kwargs)
+            except WatchError:  # redis-py raises it, too, when a connection that watches is lost
+                if not is_committed():
+                    raise
+                return None
 
         pipeline.execute = execute_once  # type: ignore[method-assign]
 
@@ -263,14 +274,15 @@ class RQSide(PlainWorker):
             self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
             if self.not_kept:
                 self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
-                job._result = wire.UNSERIALIZABLE
+                job._result = payload.UNSERIALIZABLE
         super().handle_job_success(job, queue, *args, **kwargs)
+        self._forget_commit()
 
     def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
         """RQ calls this first in the transaction of a success: the reason is stored with it."""
         if self.not_kept and pipeline is not None:
             execution = next(iter(self.executions.values()))
-            pipeline.hset(wire.key("job", execution.job_id), wire.NOT_KEPT, self.not_kept)
+            pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
         super().increment_successful_job_count(pipeline)
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:

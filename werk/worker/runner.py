@@ -24,8 +24,9 @@ from rq.utils import import_attribute
 from werk import registry
 from werk.errors import ArgumentError, Unreadable
 from werk.settings import Settings
-from werk.store import payload as wire
-from werk.store.payload import SCALARS, text
+from werk.store import payload
+from werk.store.keys import text
+from werk.store.plain import SCALARS
 from werk.tasks import signature
 from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
 from werk.worker.log import JobLog
@@ -105,7 +106,7 @@ class Runner:
             self.is_running = False
             return name, path, args, kwargs
         try:
-            path, args, kwargs = wire.read_call(claim.data or b"")
+            path, args, kwargs = payload.read_call(claim.data or b"")
         except Unreadable as why:
             raise why.with_traceback(None) from None  # its frames would keep what was read
         known = self.tasks.get(claim.task or path)
@@ -250,7 +251,7 @@ def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) 
 def _any_call(data: bytes, reader: Any) -> Call:
     """WERK_ALLOW_UNREGISTERED. A payload that cannot be read fails as in RQ."""
     try:
-        name, instance, args, kwargs = reader.loads(wire.decompress(data))
+        name, instance, args, kwargs = reader.loads(payload.decompress(data))
     except Exception:
         return _unreadable, (), {}
     return (getattr(instance, name) if instance else name), args, kwargs

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from werk.store import scripts
-from werk.store.connection import Script
-from werk.store.scripts import named, numbered
+from werk.store.scripts import Script, named, numbered
 from werk.worker.claim import CLAIMED
 from werk.worker.outcome import Outcome
 
@@ -16,7 +15,7 @@ STEP_WORDS = tuple(
     " COUNTS".split()
 )
 TICK_WORDS = tuple(  # see Ticker.tick
-    "WORKER NOW_TEXT NOW GENERATION RUN LAST LEASE_S WORKER_TTL MOVES_DUE DROPPED AHEAD_S SERVED"
+    "WORKER NOW_TEXT NOW GENERATION RUN LAST LEASE WORKER_TTL MOVES_DUE DROPPED AHEAD_S SERVED"
     " PAGES".split()
 )
 

@@ -6,12 +6,11 @@ import logging
 import time
 from typing import Any
 
-from werk.store import connection as link
-from werk.store import payload as wire
-from werk.store.scripts import LISTED_S, OWNED_S
-from werk.worker.channel import AWAY, LONGEST_PAUSE_S, Channel, Unusable
+from werk.store import keys, replies
+from werk.store.limits import LISTED_S, OWNED_S
 from werk.worker.counters import Counters
 from werk.worker.outcome import Outcome
+from werk.worker.redis_side import AWAY, LONGEST_PAUSE_S, Channel, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import STEP_WORDS, script
 from werk.worker.shared_state import SharedState
@@ -48,7 +47,7 @@ class Steps:
 
         The words are those of STEP_WORDS, then the outcome's.
         """
-        _, asked_at, now_iso = wire.clock()
+        _, asked_at, now_iso = keys.clock()
         clock = time.monotonic()
         now = int(clock + self.shared.offset)
         self.count += 1
@@ -102,7 +101,7 @@ class Steps:
 
     def _read_refusal(self, text: str) -> None:
         """Act on an error reply. Raises Unusable if sending again would not help."""
-        if link.passes(text):  # LOADING, READONLY, ...: another connection may do better
+        if replies.passes(text):  # LOADING, READONLY, ...: another connection may do better
             raise ConnectionError(text)
         if not text.startswith("NOSCRIPT"):
             raise Unusable(f"Redis refused to record the job: {text}")

@@ -23,11 +23,12 @@ import redis.exceptions
 import rq.command
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.store import payload as wire
-from werk.store.connection import Script, link_over
-from werk.worker.channel import AWAY
+from werk.store import keys
+from werk.store.connection import link_over
+from werk.store.scripts import Script
 from werk.worker.horse import run_horse
 from werk.worker.process import Child
+from werk.worker.redis_side import AWAY
 from werk.worker.scripts import script
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Order, Plan, Progress, SharedState
 from werk.worker.tick import TICK_BUDGET_S, Ticker
@@ -41,7 +42,7 @@ HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
 LONGEST_COMMAND = 4096  # bytes; RQ's have one or two ids
 MOST_COMMANDS = 1000  # that wait for us
-LEASES = wire.key("werk", "leases")
+LEASES = keys.key("werk", "leases")
 
 
 class _GivenUp(Exception):

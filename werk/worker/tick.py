@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.store.payload import iso, text
+from werk.store.keys import iso, text
 from werk.tasks import catalog
 from werk.worker.scripts import script
 

@@ -26,6 +26,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 from rq.job import Job
 from rq.webhook import Webhook
 
+from werk.printable import printable
 from werk.settings import host_name
 
 AT_MOST = 4  # requests of a job
@@ -192,7 +193,7 @@ def _reason(error: Any) -> str:
     if isinstance(error, URLError):
         error = error.reason
     if isinstance(error, OSError) and error.strerror:
-        return _shown(error.strerror)
+        return printable(error.strerror[:200], "?")
     return type(error).__name__
 
 
@@ -203,11 +204,7 @@ def _host(url: object) -> str:
     except ValueError:
         return ""
     found = re.match(r"[\w.:\[\]-]*", netloc.rpartition("@")[2])
-    return _shown(found[0] if found else "")
-
-
-def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
+    return printable(found[0][:200] if found else "", "?")
 
 
 class _NoRedirects(HTTPRedirectHandler):

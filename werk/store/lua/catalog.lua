@@ -1,14 +1,14 @@
 -- Return pages of the catalog, for callers and `werk status`. Writes nothing.
 --
 -- KEYS  1 the catalog
--- ARGV  1 bytes of the longest page   2 how many pages at most   3 the task; without it, all
--- Returns task, JSON, task, JSON, ... In the place of a page that is too long: ''. A catalog of another type, and what
---       is beyond the most pages, are named like a task without a page.
+-- ARGV  LONGEST_PAGE, in bytes   MOST_PAGES   TASK, whose page to return; without it, all pages
+-- Returns task, JSON, task, JSON, ... In the place of a page that is too long: ''. A catalog of
+--       another type, and the pages beyond MOST_PAGES, are named like a task without a page.
 --
--- Invariant: nothing that the catalog holds fails the script or makes the reply long.
+-- Invariant: nothing that the catalog contains fails the script or makes the reply long.
 
 local LONGEST_NAME = 200
-local catalog, longest, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local catalog, longest, most = KEYS[1], tonumber(LONGEST_PAGE), tonumber(MOST_PAGES)
 local left, found = 64 * longest, {}
 
 local function add(name, page)
@@ -16,7 +16,7 @@ local function add(name, page)
   found[#found + 1] = page
 end
 
-local names = ARGV[3] and {ARGV[3]} or redis.pcall('HKEYS', catalog)
+local names = TASK and {TASK} or redis.pcall('HKEYS', catalog)
 local wrong = names.err or redis.pcall('HSTRLEN', catalog, names[1] or '')
 wrong = type(wrong) == 'table' and wrong.err or names.err
 if wrong then

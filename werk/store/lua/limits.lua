@@ -1,7 +1,7 @@
 -- Prepended to tick.lua and act.lua, after lib.lua: a job on its way to its queue, and its rate
--- limit if it has one.
+-- limit if it has one. NOW_TEXT is the time, as RQ writes it.
 
-local now_text, now = ARGV[2], redis_time()
+local now_text, now = NOW_TEXT, redis_time()
 
 local MOST_SLOTS = 1000000
 local FIELDS = {'origin', 'status', 'ttl', 'timeout', 'group_id', 'rate_limit_key',

@@ -4,7 +4,7 @@
 -- KEYS  the queues that the worker serves
 -- ARGV  WORKER   NOW_TEXT and NOW: now by its host's clock, as RQ writes it and in Unix seconds
 --       GENERATION of its horse   RUN: the execution that the horse runs, '' for none
---       LAST execution id of the horse, '' before the first   LEASE_S
+--       LAST execution id of the horse, '' before the first   LEASE, seconds
 --       WORKER_TTL: seconds until the worker's hash expires   MOVES_DUE '1' to move due jobs
 --       DROPPED: how many log lines the worker has dropped
 --       AHEAD_S: that its host's clock is ahead of Redis's, '' before it is known
@@ -23,7 +23,7 @@
 -- or, if it was due or ready, in its queue. Nothing here needs a leader: any number of workers may
 -- run it.
 
-local lease_s = tonumber(LEASE_S)
+local lease_s = tonumber(LEASE)
 local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
 
 local DUE_AT_ONCE = 500
@@ -35,7 +35,7 @@ local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
 local LONGEST_FINISH_S = 3600 -- what lasts longer was not written by us
-local USUAL_S = lease_s / 15 -- 1 s, between two ticks of a worker
+local USUAL_S = lease_s / LEASE_S -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, ready_to_enqueue = 1},

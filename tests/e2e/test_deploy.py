@@ -1,0 +1,249 @@
+"""deploy/: what is shipped there is what systemd, cron and Prometheus take, and it works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import roles
+from croniter import croniter
+from prometheus_client import parser
+from ruamel.yaml import YAML
+from support import KIT, ROOT, run
+
+import werk
+from werk import registry
+from werk.ops import metrics
+from werk.store.connection import link
+
+DEPLOY = ROOT / "deploy"
+UNITS = sorted(path.name for path in DEPLOY.glob("werk-*.[st]*"))
+BIN = "/opt/werk/.venv/bin"  # in all of them
+HERE = str(Path(sys.executable).parent)
+SANDBOX = KIT / "sandbox.py"
+
+
+def unit(name: str) -> ConfigParser:
+    found = ConfigParser(interpolation=None, strict=False)
+    found.optionxform = str  # type: ignore[assignment,method-assign]
+    found.read(DEPLOY / name)
+    return found
+
+
+def yaml(name: str) -> Any:
+    return YAML(typ="safe").load(DEPLOY / name)
+
+
+def cron_lines() -> list[tuple[str, str, str]]:
+    lines = (DEPLOY / "crontab").read_text().splitlines()
+    found = (re.fullmatch(r"((?:\S+ +){5})(\S+) +(.*)", line) for line in lines)
+    return [(one[1], one[2], one[3]) for one in found if one and not one[0].startswith("#")]
+
+
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+
+
+@needs_systemd
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    assert UNITS == ["werk-sleep.service", "werk-sleep.timer", "werk-worker@.service"]
+    for name in UNITS:
+        (tmp_path / name).write_text((DEPLOY / name).read_text().replace(BIN, HERE))
+    paths = [str(tmp_path / name.replace("@", "@1")) for name in UNITS]
+    (tmp_path / "werk-worker@1.service").symlink_to(tmp_path / "werk-worker@.service")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
+def test_a_unit_is_hardened(name: str) -> None:
+    words = ("security", "--offline=true", "--threshold=30", "--no-pager", DEPLOY / name)
+    done = run(str(shutil.which("systemd-analyze")), *words)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_worker_imports_nothing_from_where_jobs_may_write() -> None:
+    service = unit("werk-worker@.service")["Service"]
+    assert (service["ProtectSystem"], service["WorkingDirectory"]) == ("strict", "/opt/werk")
+    assert service["StateDirectory"] == "werk"
+
+
+PROBE = """
+import os, socket, subprocess
+from pathlib import Path
+
+TASKS = {"probe": "probe.probe"}
+
+
+def probe(elsewhere: str) -> list[str]:
+    file = Path(os.environ["STATE_DIRECTORY"]) / "kept"
+    file.write_text("kept by a job")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    read = subprocess.run(["cat", file], capture_output=True, text=True, check=True).stdout
+    try:
+        Path(elsewhere).touch()
+    except OSError as error:
+        return [read, error.strerror]
+    return [read, "it could write elsewhere"]
+"""
+
+
+def can_be_confined() -> bool:
+    """Tell whether this process may give another one mounts of its own."""
+    words = ["unshare", "--mount", "true"]
+    return bool(shutil.which("unshare")) and subprocess.run(words, check=False).returncode == 0
+
+
+@needs_systemd
+@pytest.mark.skipif(not can_be_confined(), reason="only root may confine a process")
+def test_a_job_can_work_within_what_the_unit_allows(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = unit("werk-worker@.service")["Service"]
+    state, code = tmp_path / "state-directory", tmp_path / "code"
+    for folder in (state, code):
+        folder.mkdir()
+    (code / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(code)
+    monkeypatch.setenv("WERK_REGISTRY", "probe:TASKS")
+    registry.tasks.cache_clear()
+    job = werk.enqueue("probe", str(code / "elsewhere"))
+    words = (SANDBOX, service["SystemCallFilter"], state, f"{HERE}/werk", "worker", "--burst")
+    env = {"PYTHONPATH": str(code), **roles.environment("worker")}
+    done = run("python", *words, "default", env=env)
+    assert done.returncode == 0, done.stderr
+    assert job.result(1) == ["kept by a job", "Read-only file system"]
+    assert (state / "kept").stat().st_mode & 0o777 == 0o600  # UMask=
+
+
+def test_a_worker_may_finish_its_longest_job() -> None:
+    service = unit("werk-worker@.service")["Service"]
+    longest = max(task.timeout for task in registry.tasks().values())
+    assert int(service["TimeoutStopSec"]) > longest
+    assert (service["KillMode"], service["OOMPolicy"]) == ("mixed", "continue")
+    assert service["Restart"] == "always"  # also when it was drained
+
+
+def in_a_bare_environment(home: Path, command: str) -> Any:
+    """Run a command as cron and systemd do: hardly a variable, and in the home of the user.
+
+    systemd reads /etc/werk.env by itself; a line of the crontab has to.
+    """
+    file = home / "werk.env"
+    role = "reader" if "werk status" in command else "caller"
+    file.write_text(f"RQ_REDIS_URL='{roles.settings(role).redis_url}'\n")
+    if "/etc/werk.env" not in command:
+        command = f"set -a; . /etc/werk.env; {command}"
+    bare = ("PATH=/usr/bin:/bin", "LANG=C", "SHELL=/bin/sh", f"HOME={home}")
+    command = f"cd && {command.replace(BIN, HERE).replace('/etc/werk.env', str(file))}"
+    return run("/usr/bin/env", "-i", *bare, "/bin/sh", "-c", command)
+
+
+def test_what_the_timer_starts_on_two_hosts_is_one_job(
+    tmp_path: Path, redis_url: str, connection: redis.Redis
+) -> None:
+    timer, service = unit("werk-sleep.timer")["Timer"], unit("werk-sleep.service")["Service"]
+    assert (timer["OnCalendar"], timer["Persistent"]) == ("*:0/5", "true")
+    assert "--once-per 5m" in service["ExecStart"]
+    assert timer["AccuracySec"] == "1s"  # by itself systemd is up to a minute late
+    assert service["Type"] == "oneshot"
+    for _ in range(2):
+        done = in_a_bare_environment(tmp_path, service["ExecStart"])
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert connection.llen("rq:queue:default") == 1
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_has_no_secret_on_a_command_line(name: str) -> None:
+    command = unit(name).get("Service", "ExecStart", fallback="")
+    assert "redis://" not in command
+
+
+def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
+    tmp_path: Path, redis_url: str, connection: redis.Redis
+) -> None:
+    lines = cron_lines()
+    assert len(lines) == 3
+    for when, user, command in lines:
+        assert croniter.is_valid(when.strip())
+        assert user == "werk"
+        assert "%" not in command  # cron would cut it there
+        assert "://" not in command  # everyone can read this file
+    for _, _, command in lines[:2] * 2:
+        done = in_a_bare_environment(tmp_path, command)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert connection.llen("rq:queue:default") == 2
+    check = lines[2][2]
+    done = in_a_bare_environment(tmp_path, check)
+    assert done.stdout.startswith("WERK CRITICAL - queue default: 2 waiting and no worker")
+    connection.flushall()
+    assert in_a_bare_environment(tmp_path, check).stdout == ""
+
+
+def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
+    connection.sadd("rq:queues", "rq:queue:default")
+    connection.hset("rq:werk:tallies", "sleep|failed", 1)
+    page = metrics.exposition(link(roles.settings("reader")))
+    families = {own.name: own for own in parser.text_string_to_metric_families(page)}
+    samples = {own.name for family in families.values() for own in family.samples}
+    rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]
+    assert len(rules) == 4
+    for rule in rules:
+        names = set(re.findall(r"werk_\w+", rule["expr"]))
+        assert names <= samples
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+    assert any("werk_executions_total" in rule["expr"] for rule in rules)
+
+
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
+
+
+@needs_promtool
+def test_prometheus_takes_its_files() -> None:
+    done = run("/bin/sh", "-c", f"promtool check config --lint-fatal {DEPLOY}/prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 rules found" in done.stdout
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("alert", "series", "good", "bad"),
+    [
+        ("WerkDown", 'up{job="werk"}', "1", "0"),
+        ("WerkCritical", 'werk_problems{level="critical"}', "0", "1"),
+        ("WerkLate", 'werk_queue_oldest_seconds{queue="low"}', "300", "301"),
+        ("WerkFailing", 'werk_executions_total{task="a",outcome="failed"}', "7", "0+1"),
+    ],
+)
+def test_an_alert_fires_when_it_should(
+    tmp_path: Path, alert: str, series: str, good: str, bad: str
+) -> None:
+    def case(values: str, times: int) -> dict[str, Any]:
+        found = {"eval_time": "20m", "alertname": alert}
+        labels = dict(re.findall(r'(\w+)="(\w+)"', series))
+        expected = {"exp_alerts": [{"exp_labels": labels}] * times}
+        rows = [{"series": series, "values": f"{values}x20" if "+" in values else f"{values}+0x20"}]
+        return {"interval": "1m", "input_series": rows, "alert_rule_test": [found | expected]}
+
+    tests = [case(good, 0), case(bad, 1)]
+    file = tmp_path / "tests.yml"  # JSON is YAML
+    file.write_text(json.dumps({"rule_files": [str(DEPLOY / "werk-alerts.yml")], "tests": tests}))
+    done = run("/bin/sh", "-c", f"promtool test rules {file}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_scrapes_the_dashboard() -> None:
+    config = yaml("prometheus.yml")
+    assert config["scrape_configs"][0]["static_configs"] == [{"targets": ["localhost:9181"]}]
+    assert [(DEPLOY / name).exists() for name in config["rule_files"]] == [True]

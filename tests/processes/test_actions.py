@@ -1,0 +1,672 @@
+"""What an operator does, with real workers: once, whole, and as RQ would have done it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import roles
+from rq import Queue, Retry
+from rq.group import Group
+from rq.job import Job
+from rq.rate_limit import RateLimit
+from support import PYTHONPATH, Process, run, wait_until
+from workers import Start, begun, ended, go, horse, places, runs
+
+import werk
+from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
+from werk.ops import actions, failures, lost_jobs
+from werk.ops.failures import Filters
+from werk.store.connection import Link, link
+
+PYTHON = Path(sys.executable)
+
+
+@pytest.fixture
+def light(redis_url: str) -> Link:
+    return link(roles.settings("operator"))
+
+
+@pytest.fixture
+def admin(redis_url: str) -> Link:
+    return link(roles.settings("admin"))
+
+
+@pytest.fixture
+def fail(work: Start, tmp_path: Path) -> Callable[..., list[werk.Handle]]:
+    """Have jobs fail: fail("panic", "why", ...), one for each word."""
+
+    def fail_all(task: str, *words: str, **options: Any) -> list[werk.Handle]:
+        jobs = [werk.enqueue(task, word, options=werk.Options(**options)) for word in words]
+        if not started:
+            started.append(work("default", "low"))
+        for job in jobs:
+            ended(job, "failed")
+        return jobs
+
+    started: list[Process] = []
+    return fail_all
+
+
+def record(connection: redis.Redis, job_id: str) -> dict[str, str]:
+    found = connection.hgetall(f"rq:job:{job_id}")
+    return {name.decode(): value.decode("latin1") for name, value in found.items()}
+
+
+def due(connection: redis.Redis) -> Job:
+    """Return a job that is due in a minute; over a connection that may do to it what RQ does."""
+    handle = werk.enqueue("sleep", 1, options=werk.Options(delay=60))
+    return Job.fetch(handle.id, connection=connection)
+
+
+# --- failed
+
+
+def test_failed_jobs_are_one_line_an_error(
+    fail: Callable[..., list[werk.Handle]], redis_url: str, tmp_path: Path
+) -> None:
+    fail("panic", "no 17", "no 4", "it's", "no 99")
+    fail("fail", str(tmp_path), queue="low")
+    lines = run("werk", "failed").stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split()[0] == "3"
+    assert lines[0].endswith("werk retry --task panic --error 'RuntimeError: no 99'")
+    assert run("werk", "failed", "--queue", "low").stdout.endswith(
+        "werk retry --task fail --error 'ValueError: as asked' --queue low\n"
+    )
+    assert run("werk", "failed", "--since", "1h", "--task", "fail").stdout.count("\n") == 1
+    assert run("werk", "failed", "--since", "2099-01-01").stdout == ""
+    assert run("werk", "failed", "--error", "RuntimeError: no 1").stdout.split()[0] == "3"
+    assert run("werk", "failed", "--error", "RuntimeError*").stdout.count("\n") == 2
+    assert run("werk", "failed", "--error", "RuntimeError").stdout == ""
+    found = json.loads(run("werk", "failed", "--json").stdout)[0]
+    assert (found["task"], found["jobs"], found["error"]) == ("panic", 3, "RuntimeError: no 99")
+
+
+@pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
+def test_since_is_a_time(redis_url: str, since: str) -> None:
+    done = run("werk", "failed", f"--since={since}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"TIME must be like 10m, 2h, 3d or 2026-12-24T18:00, got '{since}'" in done.stderr
+
+
+def test_since_long_ago_is_all(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:
+    fail("panic", "a")
+    for since in ("999999d", "1960-01-01", "1h30m"):
+        assert "werk retry --task panic" in run("werk", "failed", "--since", since).stdout
+
+
+def test_the_command_that_it_prints_retries_just_those(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis
+) -> None:
+    jobs = fail("panic", "no 17", "it's \x1b[2J\n * so", "no 4")
+    odd = next(line for line in run("werk", "failed").stdout.splitlines() if "so" in line)
+    before = {job.id: connection.hget(f"rq:job:{job.id}", "enqueued_at") for job in jobs}
+    command = odd[odd.index("werk retry") :]
+    done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
+    assert done.stdout == "1 retried\n"
+    after = {job.id: connection.hget(f"rq:job:{job.id}", "enqueued_at") for job in jobs}
+    assert [job.id for job in jobs if before[job.id] != after[job.id]] == [jobs[1].id]
+
+
+def test_a_list_of_failed_jobs(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:
+    first, second = fail("panic", "a"), fail("panic", "b")
+    lines = run("werk", "failed", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [second[0].id, first[0].id]
+    assert lines[0].endswith("default  panic  RuntimeError: b")
+    found = [
+        json.loads(line)
+        for line in run("werk", "failed", "--list", "--json").stdout.split("\n")[:-1]
+    ]
+    assert [job["id"] for job in found] == [second[0].id, first[0].id]
+
+
+def test_what_says_nothing_can_be_retried_too(connection: redis.Redis) -> None:
+    connection.hset(
+        "rq:job:dumb", mapping={"status": "failed", "origin": "default", "ended_at": "x"}
+    )
+    connection.xadd("rq:results:dumb", {"type": 2, "exc_string": ""})
+    connection.zadd("rq:failed:default", {"dumb": time.time() + 100})
+    connection.sadd("rq:queues", "rq:queue:default")
+    line = run("werk", "failed").stdout.rstrip()
+    command = line[line.index("werk retry") :]
+    done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
+    assert done.stdout == "1 retried\n"
+
+
+def test_nothing_of_a_failed_job_is_unpickled(
+    connection: redis.Redis, tmp_path: Path, redis_url: str
+) -> None:
+    evil = b"cos\nsystem\n(S'touch " + bytes(tmp_path / "ran") + b"'\ntR."
+    fields = {"status": "failed", "data": evil, "meta": evil, "result": evil, "origin": "default"}
+    connection.hset("rq:job:evil", mapping={**fields, "description": "os.system('x')"})
+    connection.xadd("rq:results:evil", {"type": 2, "exc_string": evil, "return_value": evil})
+    connection.zadd("rq:failed:default", {"evil": time.time() + 100})
+    connection.sadd("rq:queues", "rq:queue:default")
+    assert "(unreadable: not base64)" in run("werk", "failed").stdout
+    for command in (["failed", "--list"], ["status"], ["show", "evil"], ["repair"]):
+        assert run("werk", *command).returncode == 0
+    assert run("werk", "retry", "evil").returncode == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_has_expired_is_no_failed_job(light: Link, connection: redis.Redis) -> None:
+    connection.sadd("rq:queues", "rq:queue:default")
+    connection.zadd("rq:failed:default", {"gone": time.time() + 100})
+    assert failures.groups(light, Filters()) == []
+
+
+# --- retry
+
+
+def test_a_retried_job_is_as_rq_leaves_it(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
+) -> None:
+    ours, stock = fail("panic", "a", "b")
+    connection.sadd("rq:werk:paused", "default")
+    Job.fetch(stock.id, connection=connection).requeue()
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
+    here, there = record(connection, ours.id), record(connection, stock.id)
+    differ = {"created_at", "data", "description", "enqueued_at", "exc_info", "last_heartbeat"}
+    differ.add("werk_enqueued")
+    skip = {*differ, "success_callback_timeout", "failure_callback_timeout"}
+    skip |= {"stopped_callback_timeout", "allow_dependency_failures"}
+    assert {k: v for k, v in here.items() if k not in skip and v} == {
+        k: v for k, v in there.items() if k not in skip and v
+    }
+    assert here["started_at"] == here["ended_at"] == ""
+    assert places(connection, ours.id) == places(connection, stock.id) == ["queue"]
+    assert connection.lrange("rq:queue:default", 0, -1)[-1].decode() == ours.id
+    assert connection.ttl(f"rq:job:{ours.id}") == -1
+    assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "queued")]
+    assert connection.llen("rq:queue:default") == 2
+    connection.srem("rq:werk:paused", "default")
+    ended(ours, "failed")
+    assert len(Job.fetch(ours.id, connection=connection).results()) == 2
+
+
+def test_a_retried_job_gets_no_more_retries_than_it_had(
+    work: Start,
+    connection: redis.Redis,
+    light: Link,
+    tmp_path: Path,
+) -> None:
+    queue = Queue(connection=connection)
+    job = queue.enqueue("worker_tasks.fail", str(tmp_path), retry=Retry(max=1))
+    work()
+    wait_until(lambda: job.get_status() == "failed")
+    assert len(runs(tmp_path)) == 2
+    assert [*actions.act(light, "retry", [job.id])] == [(job.id, "retried")]
+    wait_until(lambda: len(runs(tmp_path)) == 3 and job.get_status() == "failed")
+
+
+def test_a_retried_job_waits_for_a_slot_of_its_rate_limit(
+    connection: redis.Redis, light: Link
+) -> None:
+    queue = Queue(connection=connection)
+    limit = RateLimit("api", 1)
+    holder, other = (queue.enqueue("os.getcwd", rate_limit=limit) for _ in range(2))
+    assert (holder.get_status(), other.get_status()) == ("queued", "rate_limited")
+    connection.zrem("rq:rl:api:rate_limited", other.id)
+    connection.hset(other.key, "status", "failed")
+    connection.zadd("rq:failed:default", {other.id: time.time() + 100})
+    assert [*actions.act(light, "retry", [other.id])] == [(other.id, "limited")]
+    assert other.get_status() == "rate_limited"
+    assert [*actions.act(light, "cancel", [holder.id])] == [(holder.id, "cancelled")]
+    assert other.get_status() == "queued"
+    assert places(connection, other.id) == ["queue"]
+    assert places(connection, holder.id) == ["canceled"]
+
+
+def test_retry_wants_to_be_told_which(redis_url: str) -> None:
+    assert run("werk", "retry").returncode == 2
+    assert run("werk", "retry", "a", "--all").returncode == 2
+    assert run("werk", "retry", "nobody").returncode == 66
+    done = run("werk", "retry", "--all")
+    assert (done.returncode, done.stdout) == (0, "0 retried\n")
+
+
+def test_an_unset_variable_is_not_everything(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    (job,) = fail("panic", "a")
+    for option in ("--queue", "--task", "--error"):
+        done = run("werk", "retry", option, "", "--yes")
+        assert (done.returncode, done.stdout) == (2, ""), option
+    assert job.status() == "failed"
+
+
+@pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
+def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
+    done = run("werk", *command, "--queue", "defualt")
+    assert (done.returncode, done.stderr) == (1, "werk: unknown queue defualt; see werk status\n")
+
+
+def test_a_job_that_is_said_twice_is_retried_once(
+    fail: Callable[..., list[werk.Handle]], light: Link
+) -> None:
+    (job,) = fail("panic", "a")
+    done = run("werk", "retry", job.id, job.id)
+    assert (done.returncode, done.stdout) == (0, f"{job.id} retried\n")
+
+
+def test_many_ask_first_and_say_how_many(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    fail("panic", "a", "b")
+    done = run("werk", "retry", "--all")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "werk: this would retry 2 failed jobs; confirm with --yes\n",
+    )
+    code, said = typed("n", "retry", "--all")
+    assert (code, "retry 2 failed jobs? [y/N]" in said, "nothing was done" in said) == (
+        1,
+        True,
+        True,
+    )
+    code, said = typed("y", "retry", "--task", "panic")
+    assert (code, "2 retried" in said) == (0, True)
+
+
+def typed(answer: str, *arguments: str) -> tuple[int, str]:
+    """Run werk on a terminal, where somebody types; return its exit code and what was shown."""
+    words = [str(PYTHON.with_name("werk")), *arguments]
+    script = f"import pty, sys; sys.exit(pty.spawn({words!r}) >> 8)"
+    done = run("python", "-c", script, input=f"{answer}\n")
+    return done.returncode, done.stdout
+
+
+def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis) -> None:
+    make = """for i = 1, 10000 do
+      redis.call('HSET', 'rq:job:j' .. i, 'status', 'failed', 'origin', 'default',
+        'werk_task', i % 2 == 0 and 'a' or 'b')
+      redis.call('ZADD', 'rq:failed:default', 4000000000 - i % 3, 'j' .. i)
+    end"""
+    connection.eval(make, 0)
+    connection.sadd("rq:queues", "rq:queue:default")
+    assert failures.count(light, Filters(task="a")) == 5000
+    assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
+    ids = connection.lrange("rq:queue:default", 0, -1)
+    assert len(ids) == len(set(ids)) == 5000
+    assert failures.count(light, Filters()) == 5000
+    code, said = typed("", "retry", "--all", "--yes")
+    assert (code, "100%" in said, said.rstrip().endswith("5000 retried")) == (0, True, True)
+    assert connection.zcard("rq:failed:default") == 0
+
+
+def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
+) -> None:
+    jobs = fail("panic", *map(str, range(300)))
+    assert sum(actions.retry_all(light, Filters())) == 300
+    for job in jobs:
+        wait_until(lambda job=job: connection.xlen(f"rq:results:{job.id}") == 2)
+
+
+# --- stop and cancel
+
+
+def test_a_running_job_is_stopped(
+    work: Start,
+    connection: redis.Redis,
+    tmp_path: Path,
+    light: Link,
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    with pytest.raises(NoSuchJob):
+        actions.stop(light, "nobody", 1)
+    begun(tmp_path)
+    assert run("werk", "stop", job.id).returncode == 2  # --yes
+    done = run("werk", "stop", job.id, "--yes")
+    assert done.stdout.startswith("stopped at worker ")
+    assert ended(job, "stopped").is_stopped
+    assert places(connection, job.id) == ["failed"]
+    done = run("werk", "stop", job.id, "--yes")
+    assert (done.returncode, "it is stopped" in done.stderr) == (1, True)
+
+
+def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
+    work: Start,
+    tmp_path: Path,
+    connection: redis.Redis,
+    light: Link,
+) -> None:
+    worker = work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    worker.send_signal(signal.SIGSTOP)
+    with pytest.raises(ResultTimeout):
+        actions.stop(light, job.id, 0.3)
+    worker.kill()
+    wait_until(lambda: connection.pubsub_numsub(f"rq:pubsub:{job.job.worker_name}")[0][1] == 0)
+    with pytest.raises(WerkError, match="is not listening"):
+        actions.stop(light, job.id, 0.3)
+
+
+@pytest.mark.parametrize("kind", ["queued", "scheduled", "deferred"])
+def test_a_waiting_job_is_cancelled_as_rq_does(
+    connection: redis.Redis, light: Link, kind: str
+) -> None:
+    queue = Queue(connection=connection)
+
+    def make() -> Job:
+        if kind == "scheduled":
+            return due(connection)
+        return queue.enqueue("os.getcwd", depends_on=first if kind == "deferred" else None)
+
+    first = queue.enqueue("os.getcwd")
+    ours, stock = make(), make()
+    child = queue.enqueue("os.getcwd", depends_on=ours)
+    stock.cancel()
+    assert run("werk", "cancel", ours.id, "--yes").stdout == f"{ours.id} cancelled\n"
+    here, there = record(connection, ours.id), record(connection, stock.id)
+    assert here["status"] == there["status"] == "canceled"
+    assert {k for k, v in here.items() if v} == {k for k, v in there.items() if v}
+    assert places(connection, ours.id) == places(connection, stock.id) == ["canceled"]
+    assert child.get_status(refresh=True) == "deferred"
+    done = run("werk", "cancel", ours.id, "--yes")
+    assert (done.returncode, "is canceled, not waiting" in done.stderr) == (1, True)
+
+
+def test_a_job_that_stands_twice_in_its_queue_is_cancelled(
+    connection: redis.Redis, light: Link
+) -> None:
+    job = Queue(connection=connection).enqueue("os.getcwd")
+    connection.rpush("rq:queue:default", job.id)  # by a stock scheduler and ours
+    assert [*actions.act(light, "cancel", [job.id])] == [(job.id, "cancelled")]
+    assert job.get_status() == "canceled"
+    assert places(connection, job.id) == ["queue", "canceled"]  # workers drop what is cancelled
+
+
+def test_a_running_job_is_not_cancelled(
+    work: Start,
+    tmp_path: Path,
+    connection: redis.Redis,
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    done = run("werk", "cancel", job.id, "--yes")
+    assert (done.returncode, f"werk stop {job.id}" in done.stderr) == (1, True)
+    assert places(connection, job.id) == ["wip"]
+    go(tmp_path)
+    ended(job, "finished")
+
+
+# --- delete
+
+
+@pytest.mark.parametrize("kind", ["queued", "scheduled", "deferred", "finished", "failed", "odd"])
+def test_a_deleted_job_leaves_what_it_leaves_with_rq(
+    connection: redis.Redis, light: Link, kind: str
+) -> None:
+    queue = Queue(connection=connection)
+    first = queue.enqueue("os.getcwd")
+    group = Group.create(connection, "g")
+
+    def make() -> Job:
+        if kind == "scheduled":
+            return due(connection)
+        data = Queue.prepare_data("os.getcwd", depends_on=first if kind == "deferred" else None)
+        (job,) = group.enqueue_many(queue, [data])
+        if kind in ("finished", "failed"):
+            queue.remove(job)
+            job.set_status(kind)
+            connection.zadd(f"rq:{kind}:default", {job.id: time.time() + 60})
+            connection.xadd(f"rq:results:{job.id}", {"type": 1})
+        return job
+
+    def left() -> dict[bytes, object]:
+        keys = connection.scan_iter(count=1000)
+        return {key.replace(job.id.encode(), b"ID"): connection.type(key) for key in keys}
+
+    job = make()
+    before = left()
+    job.delete()
+    wanted = left()
+    assert wanted != before
+    job = make()
+    if kind == "odd":
+        connection.hset(job.key, "status", "?")
+    assert [*actions.act(light, "delete", [job.id, "nobody"])] == [
+        (job.id, "deleted"),
+        ("nobody", "gone"),
+    ]
+    assert left() == wanted
+    assert places(connection, job.id) == []
+    assert not connection.sismember("rq:group:g", job.id)
+
+
+def test_a_running_job_is_not_deleted_whatever_its_status(
+    work: Start, connection: redis.Redis, tmp_path: Path, light: Link
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
+    connection.hset(f"rq:job:{job.id}", "status", "finished")
+    assert [*actions.act(light, "delete", [job.id])] == [(job.id, "started")]
+    go(tmp_path)
+    ended(job, "finished")
+
+
+def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) -> None:
+    jobs = [Queue(connection=connection).enqueue("os.getcwd") for _ in range(300)]
+    connection.config_set("maxmemory", 1)
+    try:
+        assert [*actions.act(light, "delete", [jobs[0].id])] == [(jobs[0].id, "deleted")]
+        assert actions.empty(light, "queue", "default") == 299
+        with pytest.raises(RedisUnavailable, match="takes no more data"):
+            [*actions.act(light, "pause", ["default"])]
+    finally:
+        connection.config_set("maxmemory", 0)
+    assert connection.keys() == [b"rq:queues"]
+
+
+# --- pause and drain
+
+
+def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.Redis) -> None:
+    done = run("werk", "pause", "defualt")
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
+    assert not connection.exists("rq:werk:paused")
+    done = run("werk", "resume", "defualt")
+    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
+
+
+def test_workers_drain_and_a_second_word_does_not_hurry_them(
+    work: Start,
+    spawn: Start,
+    connection: redis.Redis,
+    tmp_path: Path,
+    light: Link,
+) -> None:
+    worker, stock = work(), spawn("rq", "worker", "low", "-n", "stocky")
+    wait_until(lambda: connection.hget("rq:worker:stocky", "state") == b"idle")
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    assert run("werk", "drain").returncode == 2
+    done = run("werk", "drain", "--yes")
+    assert len(done.stdout.split()) == 2
+    assert stock.wait(60) == 0
+    wait_until(lambda: "draining" in run("werk", "status").stdout)
+    deadline = time.monotonic() + 1.2  # longer than two signals are one
+    wait_until(lambda: time.monotonic() > deadline)
+    done = run("werk", "drain", "--yes", "--wait", "--timeout", "0.5")
+    assert done.returncode == 124
+    assert job.status() == "started"
+    go(tmp_path)
+    assert run("werk", "drain", "--yes", "--wait", "--timeout", "10").returncode == 0
+    assert worker.wait(60) == 0
+    assert ended(job, "finished").return_value() == "ends"
+
+
+def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
+    done = run("werk", "drain", "wroker", "--yes")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "worker wroker is unknown: werk status\n"
+    assert run("werk", "drain", "wroker", "--yes", "--wait").returncode == 0  # it has left
+    done = run("werk", "drain", "wroker", "--yes", "--timeout", "3")
+    assert (done.returncode, "--wait" in done.stderr) == (2, True)
+
+
+def test_a_redeploy_under_load(
+    work: Start,
+    connection: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    """The README's recipe: the new ones start, the old ones drain; nothing is lost or run twice."""
+    old = [work(), work()]
+    names = [key.decode()[10:] for key in connection.smembers("rq:workers")]
+    jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(200)]
+    drained = run("werk", "drain", *names, "--yes")
+    assert sorted(drained.stdout.split()) == sorted(names)
+    new = work()
+    jobs += [werk.enqueue("note", str(tmp_path)) for _ in range(200)]
+    assert run("werk", "drain", *names, "--yes", "--wait").returncode == 0
+    assert [worker.wait(60) for worker in old] == [0, 0]
+    for job in jobs:
+        ended(job, "finished")
+    assert sorted(line[0] for line in runs(tmp_path)) == sorted(job.id for job in jobs)
+    assert new.poll() is None
+
+
+# --- repair
+
+
+@pytest.fixture
+def lost(connection: redis.Redis) -> dict[str, Job]:
+    """Jobs as stock workers, or half a script, leave them; and such as are well."""
+    queue = Queue(connection=connection)
+    names = ("in no list", "in hand", "abandoned", "started", "due", "waits", "runs", "later",
+             "ready", "nowhere")  # fmt: skip
+    jobs = {name: queue.enqueue("os.getcwd", job_id=name.replace(" ", "_")) for name in names}
+    for name in names:
+        if name != "waits":
+            connection.lrem(queue.key, 1, jobs[name].id)
+    connection.rpush("rq:queue:default:intermediate", "in_hand")
+    for name, score in (("abandoned", 1), ("runs", time.time() + 60)):
+        connection.zadd("rq:wip:default", {f"{jobs[name].id}:e": score})
+        connection.zadd(f"rq:executions:{jobs[name].id}", {"e": time.time() + 60})
+    for name in ("abandoned", "started", "runs"):
+        connection.hset(jobs[name].key, "status", "started")
+    for name in ("due", "later"):
+        connection.hset(jobs[name].key, "status", "scheduled")
+    connection.zadd("rq:scheduled:default", {"later": time.time() + 60})
+    for name in ("ready", "nowhere"):
+        connection.hset(jobs[name].key, "status", "ready_to_enqueue")
+    connection.zadd("rq:ready:default", {"ready": time.time()})
+    connection.sadd("rq:workers", "rq:worker:dead")
+    connection.sadd("rq:workers:default", "rq:worker:dead")
+    return jobs
+
+
+def test_what_is_in_no_place_is_put_back(
+    lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_jobs, "SETTLE_S", 0.1)
+    before = connection.lrange("rq:queue:default", 0, -1)
+    found = lost_jobs.repair(admin, dry_run=True)
+    assert connection.lrange("rq:queue:default", 0, -1) == before
+    wanted = {
+        "in_no_list": "queued",
+        "in_hand": "queued",
+        "abandoned": "started",
+        "started": "started",
+        "ready": "ready_to_enqueue",
+        "nowhere": "ready_to_enqueue",
+    }
+    assert dict(found) == {**wanted, "due": "scheduled", "rq:worker:dead": "gone"}
+    assert sorted(lost_jobs.repair(admin, dry_run=False)) == sorted(found)
+    assert not connection.exists("rq:ready:default")
+    for name in ("in no list", "in hand", "abandoned", "started", "due", "waits", "ready",
+                 "nowhere"):  # fmt: skip
+        assert places(connection, lost[name].id) == ["queue"]
+        assert lost[name].get_status(refresh=True) == "queued"
+    assert places(connection, "runs") == ["wip"]
+    assert places(connection, "later") == ["scheduled"]
+    assert connection.llen("rq:queue:default:intermediate") == 0
+    assert connection.smembers("rq:workers") == connection.smembers("rq:workers:default") == set()
+    assert lost_jobs.repair(admin, dry_run=False) == []
+
+
+def test_what_rqs_clean_up_is_at_is_left_to_it(
+    lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_jobs, "SETTLE_S", 0.1)
+    connection.set("rq:clean_registries:default", 1)
+    assert "abandoned" not in dict(lost_jobs.repair(admin, dry_run=False))
+    assert lost["abandoned"].get_status() == "started"
+    connection.delete("rq:clean_registries:default")
+    assert dict(lost_jobs.repair(admin, dry_run=False)) == {"abandoned": "started"}
+
+
+def test_what_a_killed_stock_worker_left_runs(
+    spawn: Start,
+    work: Start,
+    connection: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    spawn("rq", "worker", "default", "-n", "stocky", env={"PYTHONPATH": PYTHONPATH})
+    wait_until(lambda: connection.hget("rq:worker:stocky", "state") == b"idle")
+    job = Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path), job_id="kept")
+    wait_until(lambda: job.get_status() == "finished")
+    connection.hset(job.key, "status", "queued")  # as one that was popped by a worker of two queues
+    connection.zrem("rq:finished:default", "kept")
+    done = run("werk", "repair")
+    assert done.stdout == "kept queued\n"
+    wait_until(lambda: len(runs(tmp_path)) == 2)
+
+
+# --- ping
+
+
+def test_ping_asks_every_queue_and_names_the_silent(
+    work: Start,
+    spawn: Start,
+    connection: redis.Redis,
+) -> None:
+    assert run("werk", "ping").stderr == "there is no queue yet\n"
+    work()
+    spawn("rq", "worker", "stocky")
+    connection.sadd("rq:queues", "rq:queue:nobody")
+    wait_until(lambda: connection.exists("rq:workers:stocky"))
+    done = run("werk", "ping", "--timeout", "5")
+    assert done.returncode == 1
+    lines = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert lines["nobody"] == "no answer"
+    assert lines["default"].startswith("answered in ")
+    assert lines["stocky"].startswith("answered in ")
+    found = json.loads(run("werk", "ping", "default", "--json").stdout)
+    assert [(own["queue"], own["trouble"]) for own in found] == [("default", "")]
+    assert not connection.llen("rq:queue:nobody")
+
+
+def test_ping_makes_no_queue(connection: redis.Redis) -> None:
+    done = run("werk", "ping", "defualt")
+    assert (done.returncode, done.stdout) == (1, "defualt: unknown queue; see werk status\n")
+    assert not connection.keys()
+
+
+def test_ping_goes_before_what_waits(
+    work: Start,
+    tmp_path: Path,
+    connection: redis.Redis,
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    worker = work()
+    begun(tmp_path)
+    werk.enqueue("block", str(tmp_path))
+    go(tmp_path)
+    assert run("werk", "ping", "--timeout", "5").returncode == 0
+    ended(job, "finished")
+    assert horse(worker)

@@ -1,0 +1,442 @@
+"""What callers learn from workers: tasks they have not, and whether anybody runs what they send."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import redis
+import roles
+from rq.worker import SimpleWorker
+from support import Process, run, wait_until
+
+import werk
+from werk.client import enqueue as client
+from werk.client import links
+from werk.store.connection import Link, link
+from werk.tasks import catalog
+from werk.tasks.catalog_page import read_pages
+from werk.tasks.types import JSON
+
+Spawn = Callable[..., Process]
+
+TABLE = """
+from werk import Task
+
+TASKS = {
+    "report": Task(
+        "shop_code.report", queue="low", timeout=600, retry=5, retry_delay=7, secret=("token",)
+    ),
+}
+"""
+CODE = '''
+from datetime import date
+from enum import Enum
+from typing import Literal
+
+
+class Paper(Enum):
+    a4 = b"\\xff4"
+    a3 = 3
+    half = 0.5
+
+
+def report(
+    day: date,
+    copies: int = 1,
+    *parts: list[float | None],
+    paper: Paper = Paper.a4,
+    size: Literal["s", 1, True] = "s",
+    token: str = "",
+    **more: dict,
+) -> str:
+    """Write a report."""
+    return f"{day:%A}, {copies}"
+'''
+OLDER = """
+from datetime import date
+
+
+def report(day: date, copies: int = 1) -> str:
+    return f"{day:%A}, {copies}"
+"""
+NEWER = OLDER.replace("copies: int = 1", "copies: int, colour: bool = False")
+
+
+def install(folder: Path, code: str | None = CODE, table: str = TABLE) -> dict[str, str]:
+    """Return the environment of a host that has this table, and this code if any."""
+    folder.mkdir()
+    (folder / "shop_tables.py").write_text(table)
+    if code:
+        (folder / "shop_code.py").write_text(code)
+    return {"PYTHONPATH": str(folder), "WERK_REGISTRY": "shop_tables:TASKS"}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> dict[str, str]:
+    return install(tmp_path / "shop")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> dict[str, str]:
+    return install(tmp_path / "old", OLDER)
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> dict[str, str]:
+    more = TABLE.replace("}\n", '    "refund": "shop_code.report",\n}\n')
+    return install(tmp_path / "new", NEWER, more)
+
+
+@pytest.fixture
+def light(redis_url: str) -> Link:
+    return link(roles.settings("reader"))
+
+
+@pytest.fixture
+def serve(spawn: Spawn, connection: redis.Redis) -> Callable[..., Process]:
+    """Start a worker of a host on a queue, and wait until it serves."""
+
+    def start(host: dict[str, str], queue: str = "low") -> Process:
+        worker = spawn("werk", "worker", queue, env=host)
+        key = f"rq:werk:serves:{queue}"
+        before = set(connection.zrange(key, 0, -1))
+        wait_until(lambda: set(connection.zrange(key, 0, -1)) != before)
+        return worker
+
+    return start
+
+
+def without_table(*words: str) -> CompletedProcess[str]:
+    """Run werk-enqueue in a process whose registry is empty."""
+    lines = (
+        "from werk import registry; from werk.cli.enqueue import enqueue_main;"
+        " registry.TASKS.clear(); enqueue_main()"
+    )
+    return run(sys.executable, "-c", lines, *words)
+
+
+def only_job(connection: redis.Redis) -> dict[str, str]:
+    [key] = connection.keys("rq:job:*")
+    facts = connection.hgetall(key)
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in facts.items()}
+
+
+# --- a host that has only Redis's address
+
+
+def test_a_caller_without_a_table(
+    serve: Callable[..., Process], connection: redis.Redis, shop: dict[str, str]
+) -> None:
+    serve(shop)
+    for words in (["report", "--help"], ["--help"]):
+        assert "Write a report." in without_table(*words).stdout
+    assert (
+        "DAY [COPIES] [PARTS...] [--paper a4|a3|half]" in without_table("report", "--help").stdout
+    )
+    wrong = without_table("report", "someday")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "werk-enqueue: report: day: 'someday' is not a date: 2026-01-31\n"
+    near = without_table("reprot", "2026-11-24")
+    assert near.returncode == 2
+    assert "did you mean 'report'?" in near.stderr
+    assert not connection.keys("rq:job:*")
+
+    words = ["report", "2026-11-24", "2", "[1, null]", "--token", "hush", "--paper", "a4"]
+    done = without_table("--wait", "--delay", "0.01", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Tuesday, 2\n", "")
+    job = only_job(connection)
+    assert job["description"].startswith("report(datetime.date(2026, 11, 24), 2, [1.0, None], ")
+    assert "token=***, paper=b'\\xff4')" in job["description"]
+    assert "hush" not in job["description"]
+    assert (job["origin"], job["timeout"], job["retries_left"]) == ("low", "600", "5")
+    first, second, *others = json.loads(job["retry_intervals"])
+    assert 6 <= first <= 8
+    assert 12 <= second <= 16
+    assert len(others) == 3
+
+
+def test_a_python_caller_without_a_table(
+    serve: Callable[..., Process], connection: redis.Redis, shop: dict[str, str]
+) -> None:
+    serve(shop)
+    with pytest.raises(werk.ArgumentError, match="report: copies: True is not a whole number"):
+        werk.enqueue("report", date(2026, 11, 24), True)
+    calls = [(date(2026, 11, 24),), {"day": date(2026, 11, 25), "copies": 2}]
+    handles = werk.enqueue_many("report", calls)
+    assert [handle.queue for handle in handles] == ["low", "low"]
+    assert not handles[0].warnings
+    assert handles[1].result(timeout=60) == "Wednesday, 2"
+    with pytest.raises(werk.UnknownTask, match="did you mean 'report'"):
+        werk.enqueue("reports")
+
+
+def test_a_caller_with_the_table_and_without_the_code(
+    serve: Callable[..., Process], connection: redis.Redis, shop: dict[str, str], tmp_path: Path
+) -> None:
+    host = install(tmp_path / "caller", code=None)
+    alone = run("werk-enqueue", "--quiet", "report", "1", env=host)  # as JSON: nobody knows better
+    assert alone.returncode == 0
+    serve(shop)
+    refused = run("werk-enqueue", "report", "1", env=host)
+    assert refused.returncode == 2
+    assert "is not a date" in refused.stderr
+
+
+def test_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQ_REDIS_URL", "redis://127.0.0.1:1")
+    assert "sleep" in run("werk-enqueue", "--help").stdout
+    assert run("werk-enqueue", "--help").returncode == 0
+    with pytest.raises(werk.RedisUnavailable):
+        werk.enqueue("report")
+    listed = run("werk", "tasks")
+    assert listed.returncode == 0
+    assert "sleep SECONDS  -> werk.jobs.sleep" in listed.stdout
+    assert "served" not in listed.stdout
+    assert "unknown which workers serve them: Redis at" in listed.stderr
+    assert run("werk", "tasks", "--check").stderr == ""
+
+
+def test_a_page_says_all_that_the_table_says(
+    connection: redis.Redis, shop: dict[str, str], light: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERK_REGISTRY", "shop_tables:TASKS")
+    monkeypatch.syspath_prepend(shop["PYTHONPATH"])
+    pages = catalog.pages()
+    connection.hset("rq:werk:catalog", mapping=dict(zip(pages[::2], pages[1::2], strict=True)))
+    found = read_pages(light).entries
+    assert set(found) == {"hello", "panic", "report", "sleep"}
+    for name, entry in found.items():
+        own = catalog.own_entry(name)
+        assert entry._replace(shape=own.shape) == own
+        assert entry.shape.parameters == own.shape.parameters
+        assert entry.shape.summary == own.shape.summary
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        '"text"',
+        "{}",
+        "[" * 100_000,
+        {"path": "no path"},
+        {"timeout": "long"},
+        {"secret": "token"},
+        {"parameters": [{"name": "x"}]},
+        {"parameters": 1},
+        {"parameters": [{"name": "a\x1bb", "kind": "keyword", "type": ["str", None, []]}]},
+    ],
+)
+def test_what_is_no_page_is_no_task(connection: redis.Redis, damage: object) -> None:
+    page = json.loads(catalog._page(werk.Task("shop.report")))
+    text = damage if isinstance(damage, str) else json.dumps({**page, **damage})  # type: ignore[dict-item]
+    connection.hset("rq:werk:catalog", "report", text)
+    with pytest.raises(werk.UnknownTask, match="report"):
+        client.find("report")
+
+
+def test_nothing_of_a_page_steers_a_terminal(connection: redis.Redis) -> None:
+    page = json.loads(catalog._page(werk.Task("shop.report")))
+    hostile = json.dumps({**page, "summary": "a\x1b[2Jb"})
+    connection.hset("rq:werk:catalog", mapping={"report": hostile, "re\x1bport": hostile})
+    text = run("werk-enqueue", "--help").stdout
+    assert "a\\x1b[2Jb" in text
+    assert "\x1b" not in text
+
+
+def test_a_type_of_a_newer_werk_takes_json(connection: redis.Redis) -> None:
+    page = json.loads(catalog._page(werk.Task("shop.report")))
+    own = {"name": "x", "kind": "positional", "type": ["matrix", None, []]}
+    connection.hset("rq:werk:catalog", "report", json.dumps({**page, "parameters": [own]}))
+    [parameter] = client.find("report").shape.parameters
+    assert parameter.type == JSON
+
+
+# --- does anybody run it?
+
+
+def test_nobody_listens(connection: redis.Redis) -> None:
+    text = "no worker listens on queue low: werk worker low"
+    low = werk.Options(queue="low")
+    with pytest.warns(werk.WerkWarning, match=text):
+        assert werk.enqueue("sleep", 1, options=low).warnings == (text,)
+    with pytest.warns(werk.WerkWarning, match=text) as said:
+        handles = werk.enqueue_many("sleep", [(1,)] * 3, options=low)
+    assert len(said) == 1
+    assert [handle.warnings for handle in handles] == [(text,)] * 3
+    again = werk.enqueue("sleep", 1, options=low._replace(job_id=handles[0].id))
+    assert again.duplicate
+    assert not again.warnings
+    done = run("werk-enqueue", "--queue", "low", "sleep", "1")
+    assert (done.returncode, done.stderr) == (0, f"{text}\n")
+    assert run("werk-enqueue", "--queue", "low", "--quiet", "sleep", "1").stderr == ""
+
+
+@pytest.mark.usefixtures("asks")
+def test_a_stock_worker_listens(connection: redis.Redis) -> None:
+    worker = SimpleWorker(["low", "high"], connection=connection)
+    worker.register_birth()
+    low = werk.Options(queue="low")
+    assert not werk.enqueue("sleep", 1, options=low).warnings
+    assert werk.enqueue("sleep", 1).warnings
+    connection.delete(worker.key)  # it was killed, and its record has expired
+    assert werk.enqueue("sleep", 1, options=low).warnings
+
+
+@pytest.fixture(autouse=True)
+def _believes_nothing() -> None:
+    for own in links._links.by_url.values():
+        own.served_cache.clear()
+
+
+@pytest.fixture
+def asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that looks each time."""
+    monkeypatch.setattr(client, "CACHED_S", 0.0)
+
+
+def serving(connection: redis.Redis, *members: str, ago_s: float = 0) -> None:
+    connection.delete("rq:werk:serves:default")
+    for member in members:
+        connection.zadd("rq:werk:serves:default", {member: time.time() - ago_s})
+
+
+@pytest.mark.usefixtures("asks")
+def test_who_serves_what(connection: redis.Redis) -> None:
+    own = f"sleep {catalog.own_entry('sleep').fingerprint}"
+    serving(connection, own, "hello 123")
+    assert not werk.enqueue("sleep", 1).warnings
+    serving(connection, own, "sleep other")  # a deploy half done, but this version is served
+    assert not werk.enqueue("sleep", 1).warnings
+    serving(connection, "sleep other", "sleepy 123")
+    with pytest.warns(werk.WerkWarning, match="default has this version of sleep, but another"):
+        werk.enqueue("sleep", 1)
+    serving(connection, "sleepy 123")
+    with pytest.warns(werk.WerkWarning, match="no worker on queue default knows sleep; .* 10 min"):
+        werk.enqueue("sleep", 1)
+    serving(connection, own, ago_s=14)
+    assert not werk.enqueue("sleep", 1).warnings
+    serving(connection, own, "hello 123", ago_s=16)
+    assert werk.enqueue("sleep", 1).warnings[0].startswith(client.UNHEARD)
+
+
+def test_a_caller_believes_for_a_moment_what_it_was_told(connection: redis.Redis) -> None:
+    own = f"sleep {catalog.own_entry('sleep').fingerprint}"
+    assert werk.enqueue("sleep", 1).warnings
+    serving(connection, own)
+    assert werk.enqueue("sleep", 1).warnings  # in the same second
+    assert not werk.enqueue("sleep", 1, options=werk.Options(require_worker=True)).warnings
+    connection.delete("rq:werk:serves:default")
+    assert not werk.enqueue("sleep", 1).warnings
+    wait_until(lambda: werk.enqueue("sleep", 1).warnings)
+
+
+def test_quiet_says_what_cron_should_mail(connection: redis.Redis) -> None:
+    serving(connection, "hello 123")
+    done = run("werk-enqueue", "--quiet", "sleep", "1")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no worker on queue default knows sleep" in done.stderr
+
+
+@pytest.mark.usefixtures("asks")
+@pytest.mark.parametrize("kind", ["string", "list"])
+def test_keys_of_another_type_do_no_harm(connection: redis.Redis, kind: str) -> None:
+    for key in ("rq:werk:serves:default", "rq:workers:default"):
+        connection.set(key, "x") if kind == "string" else connection.rpush(key, "x")
+    assert werk.enqueue("sleep", 1).warnings
+    connection.delete("rq:workers:default")
+    connection.sadd("rq:workers:default", "rq:werk:serves:default")
+    assert werk.enqueue("sleep", 1).warnings
+
+
+@pytest.mark.usefixtures("asks")
+def test_only_with_a_worker(connection: redis.Redis) -> None:
+    needs = werk.Options(require_worker=True, job_id="a", once_per=3600, unless_active=True)
+    for members in ([], ["hello 123"], ["sleep other"]):
+        serving(connection, *members)
+        before = connection.dbsize()
+        with pytest.raises(werk.NoWorker, match="nothing was enqueued"):
+            werk.enqueue("sleep", 1, options=needs)
+        assert connection.dbsize() == before
+    done = run("werk-enqueue", "--require-worker", "sleep", "1")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert len(done.stderr.splitlines()) == 1
+
+    serving(connection, f"sleep {catalog.own_entry('sleep').fingerprint}")
+    request = client.prepare(client.find("sleep"), (1,), {}, needs)
+    assert not client.send([request])[0].duplicate
+    serving(connection)
+    assert not client.send([request])[0].duplicate  # sent again after a lost reply: it is there
+
+
+# --- a deploy half done
+
+
+def test_callers_ahead_of_workers(
+    serve: Callable[..., Process],
+    connection: redis.Redis,
+    old: dict[str, str],
+    new: dict[str, str],
+) -> None:
+    serve(old)
+    done = run("werk-enqueue", "--queue", "low", "--job-id", "new", "refund", "2026-11-24", "1",
+               env=new)  # fmt: skip
+    assert "no worker on queue low knows refund" in done.stderr
+    done = run("werk-enqueue", "--job-id", "changed", "report", "2026-11-24", "1", "yes", env=new)
+    assert "low has this version of report, but another: werk tasks" in done.stderr
+    for job in ("new", "changed"):  # neither runs nor fails: it waits
+        wait_until(lambda job=job: connection.zscore("rq:scheduled:low", job))
+
+    listed = run("werk", "tasks", env=new)
+    assert listed.returncode == 0
+    refund, report = (
+        listed.stdout[listed.stdout.index(start) :] for start in ("refund DAY", "report DAY")
+    )
+    assert "no live worker serves it" in refund[: refund.index("report DAY")]
+    assert "report DAY COPIES [COLOUR]" in report
+    assert "another version on low: an unfinished deploy?" in report
+    assert "there: report DAY [COPIES]" in report
+    found = json.loads(run("werk", "tasks", "--json", env=new).stdout)
+    assert found["refund"]["served"] == {}
+    assert found["report"]["differing"] == ["low"]
+    assert found["report"]["served"]["low"] != [found["report"]["fingerprint"]]
+
+    serve(new)
+    for job in ("new", "changed"):
+        connection.zadd("rq:scheduled:low", {job: 0}, xx=True)
+        # The old worker is as quick as the new one, and puts it off again.
+        wait_until(lambda job=job: is_done(connection, job))
+
+
+def is_done(connection: redis.Redis, job: str) -> bool:
+    connection.zadd("rq:scheduled:low", {job: 0}, xx=True)
+    return connection.hget(f"rq:job:{job}", "status") == b"finished"
+
+
+def test_workers_ahead_of_callers(
+    serve: Callable[..., Process],
+    connection: redis.Redis,
+    old: dict[str, str],
+    new: dict[str, str],
+) -> None:
+    serve(new)
+    done = run("werk-enqueue", "--job-id", "changed", "report", "2026-11-24", env=old)
+    assert "low has this version of report, but another" in done.stderr
+    wait_until(lambda: connection.zscore("rq:scheduled:low", "changed"))
+    connection.hset("rq:job:changed", "werk_unknown_since", time.time() - 601)
+    connection.zadd("rq:scheduled:low", {"changed": 0})
+    with pytest.raises(werk.JobFailed, match="another version of the task: report: missing COPIES"):
+        werk.result("changed", timeout=60)
+    assert run("werk", "retry", "--error", "Unknown*", "--yes").stdout == "1 retried\n"
+
+    listed = run("werk", "tasks", env=old).stdout
+    assert "refund DAY COPIES" in listed
+    assert "not in the table here, but in the catalog" in listed
+    done = run("werk-enqueue", "--wait", "--queue", "low", "refund", "2026-11-24", "3", env=old)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Tuesday, 3\n", "")

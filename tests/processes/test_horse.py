@@ -1,0 +1,285 @@
+"""The horse and Redis when they do not reach each other: nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from faults import holding, listening
+from rq import Queue
+from rq.suspension import resume, suspend
+from support import wait_until
+from workers import Start, begun, crash_count, ended, finished, go, horse, places, runs
+
+import werk
+from werk.dev.server import Server
+from werk.store.keys import iso, timestamp
+from werk.worker import redis_side
+from werk.worker.scripts import script
+
+
+def test_iso_is_rqs_own_text() -> None:
+    from datetime import datetime, timezone
+
+    for moment in (1700000000.0, 1700000000.999999, 1732434567.123456):
+        assert iso(moment) == timestamp(datetime.fromtimestamp(moment, timezone.utc))
+
+
+def after(seconds: float) -> None:
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() > since + seconds)
+
+
+# --- Redis goes and comes back
+
+
+@pytest.mark.parametrize("ends_meanwhile", [False, True])
+def test_a_restart_of_redis_in_a_job_or_in_its_finish(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path, ends_meanwhile: bool
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    workers = [work(), work()]
+    begun(tmp_path)
+    server.kill()
+    if ends_meanwhile:
+        go(tmp_path)
+        wait_until(lambda: runs(tmp_path, "ends"))
+    after(1.5)  # longer than a lease
+    server.start()
+    go(tmp_path)
+    finished(job)
+    assert len(runs(tmp_path, "begins")) == 1
+    assert crash_count(connection, job) == 0
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert [worker.poll() for worker in workers] == [None, None]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_a_pause_of_redis_shorter_and_longer_than_the_lease(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path, seconds: float
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    workers = [work(), work()]
+    begun(tmp_path)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        go(tmp_path)
+        after(seconds)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    finished(job)
+    assert len(runs(tmp_path, "begins")) == 1
+    assert [worker.poll() for worker in workers] == [None, None]
+    for worker in workers:
+        worker.terminate()
+        assert worker.wait(60) == 0
+
+
+def test_an_idle_worker_leaves_though_redis_is_away(
+    work: Start, server: Server, tmp_path: Path
+) -> None:
+    worker = work()
+    server.kill()
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
+    worker.terminate()
+    assert worker.wait(60) == 0
+
+
+def test_what_goes_rqs_way_waits_for_redis_too(
+    work: Start, server: Server, connection: redis.Redis, tmp_path: Path
+) -> None:
+    first = werk.enqueue("block", str(tmp_path))
+    second = Queue(connection=connection).enqueue(
+        "worker_tasks.note", str(tmp_path), depends_on=first.id
+    )
+    work()
+    begun(tmp_path)
+    server.kill()
+    go(tmp_path)
+    wait_until(lambda: runs(tmp_path, "ends"))
+    after(0.5)
+    server.start()
+    finished(first)
+    wait_until(lambda: second.get_status() == "finished")
+    assert len(runs(tmp_path, "begins")) == 1
+
+
+def test_memory_full(work: Start, connection: redis.Redis, tmp_path: Path) -> None:
+    work()
+    suspend(connection)
+    jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(20)]
+    failing = werk.enqueue("fail", str(tmp_path))
+    later = werk.enqueue("note", str(tmp_path))
+    connection.config_set("maxmemory", 1)
+    try:
+        resume(connection)
+        for job in jobs:
+            finished(job)
+        wait_until(lambda: len(runs(tmp_path)) == 21)
+    finally:
+        connection.config_set("maxmemory", 0)
+    ended(failing, "failed")
+    finished(later)
+    assert len(runs(tmp_path)) == 22
+
+
+def test_memory_that_is_full_when_a_horse_begins(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work()
+    suspend(connection)
+    job = werk.enqueue("note", str(tmp_path))
+    connection.config_set("maxmemory", 1)
+    try:
+        os.kill(horse(worker), signal.SIGKILL)
+        resume(connection)
+        finished(job)
+    finally:
+        connection.config_set("maxmemory", 0)
+
+
+# --- a connection is cut
+
+
+class Cutter:
+    """A proxy that hangs up after byte n of every second exchange of step.lua.
+
+    First of its request, then, when that was cut at each byte, of its reply.
+    """
+
+    def __init__(self, url: str, sha: str) -> None:
+        parts = urlsplit(url)
+        self.place = (str(parts.hostname), int(parts.port or 6379))
+        self.sha = sha.encode()
+        self.side, self.byte, self.cuts, self.is_armed = "request", 0, 0, False
+        self.is_on = True
+        self.url = ""
+
+    def handle(self, client: socket.socket) -> None:
+        with socket.create_connection(self.place) as server:
+            while True:
+                for sock in select.select([client, server], [], [])[0]:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    if sock is server:
+                        client.sendall(data)
+                        continue
+                    is_whole = self.sha in data and b"finished" in data  # finish and claim
+                    side = self.next_cut() if is_whole and self.is_on else ""
+                    if side == "request":
+                        server.sendall(data[: self.take(data)])
+                        return
+                    server.sendall(data)
+                    if side == "reply":
+                        reply = server.recv(65536)
+                        if b"note" not in reply:  # no claim
+                            client.sendall(reply)
+                            continue
+                        client.sendall(reply[: self.take(reply)])
+                        return
+
+    def next_cut(self) -> str:
+        self.is_armed = not self.is_armed
+        return self.side if self.is_armed else ""
+
+    def take(self, data: bytes) -> int:
+        """Return how many bytes pass, and go on to the next number, or to the other side."""
+        cut = min(self.byte, len(data) - 1)
+        self.byte, self.cuts = self.byte + 1, self.cuts + 1
+        if self.byte >= len(data):
+            self.byte = 0
+            self.side = "reply" if self.side == "request" else ""
+        return cut
+
+
+@pytest.fixture
+def cutter(connection: redis.Redis, redis_url: str) -> Iterator[Cutter]:
+    version = tuple(map(int, connection.info("server")["redis_version"].split(".")))
+    cutter = Cutter(redis_url, script("step", version).sha)
+    with listening(cutter.handle) as port:
+        cutter.url = f"redis://127.0.0.1:{port}/0"
+        yield cutter
+        connection.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_connection_cut_at_every_byte_of_an_exchange(
+    work: Start, connection: redis.Redis, cutter: Cutter, tmp_path: Path
+) -> None:
+    worker = work("default", "low", "--quiet", env={"RQ_REDIS_URL": cutter.url})
+    jobs: list[werk.Handle] = []
+    while cutter.side:
+        jobs += werk.enqueue_many("note", [(str(tmp_path),)] * 100)
+        wait_until(lambda: not connection.llen("rq:queue:default"))
+    cutter.is_on = False
+    wait_until(lambda: connection.zcard("rq:finished:default") == len(jobs))
+    assert cutter.cuts > 500
+    ran = [line[0] for line in runs(tmp_path)]
+    assert sorted(ran) == sorted(job.id for job in jobs)  # each once
+    for job in jobs:
+        attempt, crashes = connection.hmget(f"rq:job:{job.id}", "werk_attempt", "werk_crashes")
+        assert (attempt, crashes) == (b"1", None)
+    assert worker.poll() is None
+    key = connection.srandmember("rq:workers")
+    wait_until(lambda: connection.hget(key, "state") == b"idle")
+    wait_until(lambda: int(connection.hget(key, "successful_job_count")) == len(jobs))
+
+
+# --- frozen in the middle of a request
+
+
+def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """Half of its request is at Redis when its job is rescued, and run to its end elsewhere."""
+    with holding(redis_url, b"finished") as holder:
+        frozen = work("default", env={"RQ_REDIS_URL": holder.url})
+        job = werk.enqueue("block", str(tmp_path))
+        pid = int(begun(tmp_path)[0][1])
+        os.kill(frozen.pid, signal.SIGSTOP)
+        holder.is_on = True
+        go(tmp_path)
+        assert holder.held.wait(20)
+        os.kill(pid, signal.SIGSTOP)
+        other = work()
+        record = finished(job, 20)
+        os.kill(pid, signal.SIGCONT)
+        holder.let_go.set()
+        wait_until(lambda: "event=late" in frozen.output(), 20)
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert record.worker_name.split(":")[1] == str(other.pid)
+        assert len(job.job.results()) == 1
+        assert places(connection, job.id) == ["finished"]
+        assert len(runs(tmp_path, "begins")) == 2
+        other.terminate()
+        assert other.wait(10) == 0
+        finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+        frozen.kill()
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("MISCONF Redis is configured to save RDB snapshots", True),
+        ("Command # 1 (HSET k v MISCONF) of pipeline caused error: NOREPLICAS Not enough", True),
+        ("Transaction discarded because of: OOM command not allowed when used memory", True),
+        ("Transaction discarded because of previous errors.", False),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("Command # 1 (HSET k OOM) of pipeline caused error: WRONGTYPE Operation", False),
+    ],
+)
+def test_what_passes_of_the_errors_in_rqs_own_commands(said: str, passes: bool) -> None:
+    def command() -> None:
+        raise redis.ResponseError(said)
+
+    with pytest.raises(redis.ConnectionError if passes else redis.ResponseError):
+        redis_side._tried(command)

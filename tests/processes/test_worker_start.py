@@ -1,0 +1,113 @@
+"""A worker that is started while Redis is away, still loading, or not for us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from faults import listening
+from support import Process, run, wait_until
+from workers import ENV, finished, horse
+
+import werk
+from werk.dev.server import Server
+
+Start = Callable[..., Process]
+KINDS = {
+    "werk": ("werk", "worker", "default"),
+    "pool": ("rq", "worker-pool", "default", "-w", "werk.worker.Worker"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_started_while_redis_is_away_waits_for_it(
+    spawn: Start, server: Server, redis_url: str, tmp_path: Path, kind: str
+) -> None:
+    server.kill()
+    worker = spawn(*KINDS[kind], env=ENV)
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
+    server.start()
+    os.environ["WERK_REGISTRY"] = ENV["WERK_REGISTRY"]
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert worker.output().count("event=redis-unreachable") == 1
+    worker.terminate()
+    assert worker.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait(
+    spawn: Start, server: Server, redis_url: str, number: signal.Signals
+) -> None:
+    server.kill()
+    worker = spawn("werk", "worker", "default")
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
+    worker.send_signal(number)
+    assert worker.wait(60) == 0
+    assert len(worker.output().splitlines()) == 1
+
+
+class Moody:
+    """Passes requests on to Redis; after `count` of them it hangs up, or says that it loads."""
+
+    def __init__(self, url: str, count: int, answer: bytes) -> None:
+        parts = urlsplit(url)
+        self.place = (str(parts.hostname), int(parts.port or 6379))
+        self.left, self.answer, self.refused = count, answer, 0
+
+    def handle(self, client: socket.socket) -> None:
+        with socket.create_connection(self.place) as server:
+            while request := client.recv(65536):
+                self.left -= 1
+                if self.left < 0 and self.refused < 3:
+                    self.refused += 1
+                    client.sendall(self.answer)
+                    return
+                server.sendall(request)
+                client.sendall(server.recv(65536))
+
+
+@pytest.mark.parametrize("count", range(18))
+@pytest.mark.parametrize("answer", [b"", b"-LOADING Redis is loading the dataset in memory\r\n"])
+def test_redis_may_go_or_load_at_any_moment_of_a_start(
+    spawn: Start, redis_url: str, connection: redis.Redis, count: int, answer: bytes
+) -> None:
+    moody = Moody(redis_url, count, answer)
+    with listening(moody.handle) as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        worker = spawn("werk", "worker", "default", env={"RQ_REDIS_URL": url})
+        wait_until(lambda: horse(worker) or worker.poll() is not None)
+        assert worker.poll() is None, worker.output()
+        assert moody.refused == 3
+        worker.terminate()
+        assert worker.wait(60) == 0, worker.output()
+        connection.client_kill_filter(_type="normal", skipme=True)
+
+
+@pytest.fixture
+def guest(connection: redis.Redis) -> Iterator[None]:
+    connection.acl_setuser("guest", enabled=True, passwords=["+s3cret"], commands=["+ping"])
+    yield
+    connection.acl_deluser("guest")
+
+
+@pytest.mark.parametrize("user", ["guest:s3cret", "guest:wr0ng", "nobody:s3cret"])
+def test_what_no_waiting_mends_ends_it_at_once(guest: None, redis_url: str, user: str) -> None:
+    url = redis_url.replace("redis://", f"redis://{user}@")
+    ended = run("werk", "worker", "default", env={"RQ_REDIS_URL": url})
+    assert ended.returncode == 78, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert "refused" in ended.stderr
+    assert user.partition(":")[2] not in ended.stderr
+
+
+@pytest.mark.parametrize("option", [("-u", "no url"), ("-c", "no_such_module")])
+def test_an_address_that_is_none_is_one_line(redis_url: str, option: tuple[str, str]) -> None:
+    ended = run("werk", "worker", *option, env={"RQ_REDIS_URL": ""})
+    assert ended.returncode == 78
+    assert len(ended.stderr.splitlines()) == 1

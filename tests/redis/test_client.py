@@ -1,0 +1,751 @@
+"""Enqueue by name: RQ's own records, once or not at all; and waiting for what comes of it."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+from zoneinfo import ZoneInfo
+
+import pytest
+import redis
+from faults import listening, losing_replies
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rq import Queue, Retry, SimpleWorker
+from rq.job import Job
+from rq.webhook import Webhook
+from support import KIT, Process, wait_until
+
+import werk
+from werk import registry
+from werk.client import enqueue as client
+from werk.client import result as results
+from werk.errors import (
+    ArgumentError,
+    ConfigError,
+    JobCancelled,
+    JobFailed,
+    NoSuchJob,
+    RedisUnavailable,
+    ResultTimeout,
+    UnknownTask,
+)
+from werk.store import keys, payload
+
+Spawn = Callable[..., Process]
+
+TABLE = {
+    "plain": registry.Task("werk.jobs.hello", result_ttl=500, failure_ttl=600, timeout=20),
+    "panics_again": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
+    "secretive": registry.Task("werk.jobs.hello", secret=("name",)),
+    "anything": registry.Task("somewhere.else.entirely"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, task in TABLE.items():
+        monkeypatch.setitem(registry.TASKS, name, task)
+
+
+def work(connection: redis.Redis, *queues: str) -> None:
+    """Run what waits, in this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        SimpleWorker([*queues] or ["default"], connection=connection).work(burst=True)
+
+
+def snapshot(connection: redis.Redis) -> dict[str, Any]:
+    """Everything in Redis."""
+    read: dict[bytes, Callable[[bytes], Any]] = {
+        b"hash": connection.hgetall,
+        b"list": lambda key: connection.lrange(key, 0, -1),
+        b"set": connection.smembers,
+        b"zset": lambda key: connection.zrange(key, 0, -1),
+        b"string": connection.get,
+    }
+    return {key.decode(): read[connection.type(key)](key) for key in connection.scan_iter()}
+
+
+# --- the records
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(timezone.utc) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "rq_options"),
+    [
+        ({}, {}),
+        ({"front": True}, {"at_front": True}),
+        ({"ttl": 90}, {"ttl": 90}),
+        (
+            {"timeout": -1, "result_ttl": 77, "failure_ttl": 88},
+            {"job_timeout": -1, "result_ttl": 77, "failure_ttl": 88},
+        ),
+        ({"retry": 2}, {"retry": Retry(2, [10, 20])}),
+        ({"expires": 89.5}, {"ttl": 90}),
+        ({"ping": "https://x.org/a"}, {"webhooks": [Webhook("https://x.org/a", "finished")]}),
+        ({"at": in_an_hour()}, {"at": True}),
+        (
+            {"at": in_an_hour(), "front": True, "ttl": 7200},
+            {"at": True, "at_front": True, "ttl": 7200},
+        ),
+    ],
+)
+def test_every_field_is_the_one_that_rq_writes(
+    connection: redis.Redis, options: dict[str, Any], rq_options: dict[str, Any]
+) -> None:
+    own = werk.enqueue("plain", "Ada", options=werk.Options(**options))
+    by_werk, werk_ttl = snapshot(connection), connection.ttl(keys.key("job", own.id))
+    connection.flushall()
+
+    defaults = {"job_timeout": 20, "result_ttl": 500, "failure_ttl": 600, "job_id": own.id}
+    queue = Queue("default", connection=connection)
+    rq_options = {**defaults, **rq_options}
+    if rq_options.pop("at", None):
+        queue.enqueue_at(options["at"], "werk.jobs.hello", "Ada", **rq_options)
+    else:
+        queue.enqueue("werk.jobs.hello", "Ada", **rq_options)
+    by_rq, rq_ttl = snapshot(connection), connection.ttl(keys.key("job", own.id))
+
+    assert by_werk.keys() == by_rq.keys()
+    assert abs(werk_ttl - rq_ttl) <= 10
+    job = keys.key("job", own.id)
+    ours, theirs = by_werk.pop(job), by_rq.pop(job)
+    assert by_werk == by_rq
+    assert {name: ours.pop(name) for name in list(ours) if name.startswith(b"werk_")} == {
+        b"werk_task": b"plain",
+        b"werk_max_crashes": b"2",
+        b"werk_v": b"1",
+        b"werk_enqueued": ANY,
+    }
+    assert ours.keys() == theirs.keys()
+    assert ours.pop(b"description") == b"plain('Ada')"
+    del theirs[b"description"]
+    for name in (b"created_at", b"enqueued_at", b"retry_intervals"):
+        assert (name in ours) == (name in theirs)
+        ours.pop(name, None), theirs.pop(name, None)
+    assert ours == theirs
+
+
+def test_the_scheduled_time(connection: redis.Redis) -> None:
+    at = in_an_hour()
+    handle = werk.enqueue("plain", "Ada", options=werk.Options(at=at))
+    assert connection.zscore("rq:scheduled:default", handle.id) == pytest.approx(
+        at.timestamp(), abs=0.001
+    )
+    handle = werk.enqueue("plain", "Ada", options=werk.Options(delay=60.5))
+    score = connection.zscore("rq:scheduled:default", handle.id)
+    assert score == pytest.approx(time.time() + 60.5, abs=20)
+    assert handle.status() == "scheduled"
+
+
+def test_what_expires_is_counted_from_when_it_was_to_run(connection: redis.Redis) -> None:
+    at_hand = werk.enqueue("plain", "Ada", options=werk.Options(expires=600))
+    later = werk.enqueue("plain", "Ada", options=werk.Options(expires=600, at=in_an_hour()))
+    overdue = werk.Options(expires=600, at=in_an_hour() - timedelta(hours=2))
+    for handle, wanted_s in (
+        (at_hand, 600),
+        (later, 4200),
+        (werk.enqueue("plain", "Ada", options=overdue), 600),
+    ):
+        assert handle.job.ttl == pytest.approx(wanted_s, abs=20)
+        assert connection.ttl(keys.key("job", handle.id)) == pytest.approx(wanted_s, abs=20)
+
+
+@pytest.mark.parametrize("worker", ["rq.worker.Worker", "werk.worker.Worker"])
+def test_success_alone_is_pinged(redis_url: str, spawn: Spawn, worker: str) -> None:
+    spawn("rq", "worker", "--worker-class", worker, "default")
+    asked: list[bytes] = []
+
+    def answer(client: socket.socket) -> None:
+        asked.append(client.recv(65536).partition(b"\r\n")[0])
+        client.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+
+    with listening(answer) as port:
+        url = f"http://127.0.0.1:{port}"
+        with pytest.raises(JobFailed):
+            werk.enqueue("panic", options=werk.Options(ping=f"{url}/panic")).result(60)
+        assert werk.enqueue("hello", "Ada", options=werk.Options(ping=f"{url}/hello")).result(60)
+        wait_until(lambda: asked)
+    assert [line.split()[:2] for line in asked] == [[b"GET", b"/hello"]]
+
+
+def test_retries_are_doubled_and_spread(connection: redis.Redis) -> None:
+    job = werk.enqueue("panics_again").job
+    assert (job.retries_left, job.origin) == (3, "low")
+    for seconds, exact in zip(job.retry_intervals, [100, 200, 400], strict=True):
+        assert 0.9 * exact <= seconds <= 1.1 * exact
+    long = werk.enqueue("panics_again", options=werk.Options(retry=10)).job
+    assert max(long.retry_intervals) <= 3600 * 1.1
+
+
+def test_secrets_are_masked_and_long_calls_are_cut(connection: redis.Redis) -> None:
+    assert werk.enqueue("secretive", "hunter2").job.description == "secretive(***)"
+    assert werk.enqueue("secretive", name="hunter2").job.description == "secretive(name=***)"
+    assert len(werk.enqueue("plain", "x" * 1000).job.description) == 200
+    assert werk.enqueue("plain", "\x1b[2J").job.description == r"plain('\x1b[2J')"
+
+
+@given(st.lists(st.one_of(st.integers(), st.text(), st.binary(), st.dates(), st.none())))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
+def test_any_plain_arguments_arrive(connection: redis.Redis, args: list[object]) -> None:
+    handle = werk.enqueue("anything", *args)
+    data = connection.hget(keys.key("job", handle.id), "data")
+    assert data is not None
+    assert pickle.loads(payload.decompress(data)) == (
+        "somewhere.else.entirely",
+        None,
+        tuple(args),
+        {},
+    )
+
+
+# --- once, or not at all
+
+
+def test_a_lost_reply_enqueues_once(
+    redis_url: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    werk.enqueue("sleep", 0)  # loads the script: from here on each exchange is one enqueue
+    connection.delete("rq:queue:default")
+    with losing_replies(redis_url, 3) as url:
+        monkeypatch.setenv("RQ_REDIS_URL", url)
+        handle = werk.enqueue("sleep", 0)
+    assert connection.lrange("rq:queue:default", 0, -1) == [handle.id.encode()]
+    assert not handle.duplicate
+
+
+def test_sent_again_after_the_job_has_come_and_gone(connection: redis.Redis) -> None:
+    """result_ttl=0: RQ deletes the job when it is done, and the sender may not know yet."""
+    request = client.prepare(client.find("sleep"), (0,), {}, werk.Options(result_ttl=0))
+    assert not client.send([request])[0].duplicate
+    work(connection)
+    assert not connection.exists(keys.key("job", request.id))
+    assert not client.send([request])[0].duplicate
+    assert connection.llen("rq:queue:default") == 0
+    assert 0 < connection.ttl(keys.key("werk", "sent", request.id)) <= 60
+
+
+def test_an_id_that_exists_is_a_duplicate(connection: redis.Redis) -> None:
+    options = werk.Options(job_id="nightly-7")
+    assert not werk.enqueue("sleep", 1, options=options).duplicate
+    before = snapshot(connection)
+    assert werk.enqueue("sleep", 2, options=options).duplicate
+    assert snapshot(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("rq:job:x", {}),
+        ("rq:queues", {}),
+        ("rq:queue:default", {}),
+        ("rq:queue:default", {"front": True}),
+        ("rq:scheduled:default", {"delay": 9.0}),
+        ("rq:werk:sent:x", {"result_ttl": 0}),
+    ],
+)
+def test_a_key_of_the_wrong_type_leaves_everything_as_it_was(
+    connection: redis.Redis, key: str, options: dict[str, Any]
+) -> None:
+    connection.geoadd(key, (1, 1, "x")) if "scheduled" not in key else connection.set(key, "x")
+    before = snapshot(connection)
+    with pytest.raises(ConfigError, match=key):
+        werk.enqueue("sleep", 1, options=werk.Options(job_id="x", **options))
+    assert snapshot(connection) == before
+
+
+def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> None:
+    werk.enqueue("sleep", 1)
+    before = snapshot(connection)
+    connection.config_set("maxmemory", 1)
+    with pytest.raises(RedisUnavailable):
+        werk.enqueue("sleep", 1)
+    connection.config_set("maxmemory", 0)
+    assert snapshot(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: werk.enqueue("slep", 1), ["did you mean 'sleep'?"]),
+        (lambda: werk.enqueue("sleep", "abc"), ["seconds", "'abc'"]),
+        (lambda: werk.enqueue("sleep"), ["SECONDS"]),
+        (lambda: werk.enqueue("sleep", True), ["seconds"]),
+        (lambda: werk.enqueue("anything", object()), ["object", "plain data"]),
+        (
+            lambda: werk.enqueue("anything", datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC"))),
+            ["ZoneInfo", "astimezone"],
+        ),
+        (
+            lambda: werk.enqueue("sleep", 1, options=werk.Options(job_id="a b")),
+            ["job_id", "letters"],
+        ),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=-1)), ["delay"]),
+        (
+            lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=1, at=in_an_hour())),
+            ["exclude"],
+        ),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout=0)), ["timeout"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ttl=0)), ["ttl"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(retry=-1)), ["retry"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(queue="")), ["queue"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ttl=1.5)), ["ttl", "whole"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(retry=10**20)), ["retry"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(result_ttl=2**63)), ["result_ttl"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(at=datetime.max)), ["at"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="5")), ["timeout", "int"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per=0)), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["exclude"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="ftp://x")), ["ping", "http"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="http://")), ["ping", "http"]),
+        (lambda: werk.enqueue_many("sleep", [(1,), ("x",)]), ["seconds", "'x'"]),
+        (lambda: werk.enqueue_many("sleep", [(1,)], options=werk.Options(job_id="x")), ["job_id"]),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_sent(
+    connection: redis.Redis, call: Callable[[], object], words: list[str]
+) -> None:
+    with pytest.raises((ArgumentError, UnknownTask)) as refusal:
+        call()
+    assert all(word in str(refusal.value) for word in words), refusal.value
+    assert connection.keys() == []
+
+
+def test_many(connection: redis.Redis) -> None:
+    handles = werk.enqueue_many("sleep", [(0,), {"seconds": 0}] * 1500)
+    assert len({handle.id for handle in handles}) == 3000
+    assert connection.llen("rq:queue:default") == 3000
+    assert [handle.id.encode() for handle in handles] == connection.lrange(
+        "rq:queue:default", 0, -1
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        werk.Options(),
+        werk.Options(ttl=50, result_ttl=5, retry=2, ping="http://x.org/"),
+        werk.Options(delay=9000, front=True),
+        werk.Options(once_per=60, unless_active=True),
+    ],
+)
+def test_each_of_many_is_as_one_alone(connection: redis.Redis, options: werk.Options) -> None:
+    def left(id_or_key: str) -> float:
+        return pytest.approx(connection.ttl(id_or_key), abs=10)
+
+    alone = werk.enqueue("panics_again", "c", options=options)
+    wanted, kept_s = connection.hgetall(f"rq:job:{alone.id}"), left(f"rq:job:{alone.id}")
+    sent_s = left(f"rq:werk:sent:{alone.id}")
+    connection.flushall()
+    handles = werk.enqueue_many("panics_again", [("a",), ("b",), ("c",)], options=options)
+    found = [connection.hgetall(f"rq:job:{handle.id}") for handle in handles]
+    assert len({job[b"data"] for job in found}) == len({job[b"description"] for job in found}) == 3
+    if options.retry:
+        assert len({job[b"retry_intervals"] for job in found}) > 1
+    times = {b"created_at", b"enqueued_at", b"werk_enqueued", b"retry_intervals"}
+    assert found[2].keys() == wanted.keys()
+    assert all(found[2][name] == wanted[name] for name in wanted.keys() - times)
+    for handle in handles:
+        assert connection.ttl(f"rq:job:{handle.id}") == kept_s
+        assert connection.ttl(f"rq:werk:sent:{handle.id}") == sent_s
+    guards = 3 if options.unless_active else 0
+    assert len(connection.keys("rq:werk:period:*")) == guards
+    assert len(connection.keys("rq:werk:last:*")) == guards
+
+
+def test_a_client_of_the_callers_own(connection: redis.Redis) -> None:
+    handle = werk.enqueue("hello", "Ada", connection=connection)
+    work(connection)
+    assert handle.result(60) == "Hello Ada"
+    assert isinstance(handle.job, Job)
+    with pytest.raises(ConfigError, match="decode_responses"):
+        werk.enqueue("hello", "x", connection=redis.Redis(decode_responses=True))
+
+
+def test_a_client_that_is_gone_leaves_no_connection_behind(redis_url: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with redis.Redis.from_url(redis_url) as own:
+            werk.enqueue("hello", "Ada", connection=own)
+        del own
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_threads_and_forks_have_their_own_links(connection: redis.Redis) -> None:
+    werk.enqueue("hello", "Ada")
+    threads = [
+        threading.Thread(target=lambda: [werk.enqueue("hello", "Ada") for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    child = os.fork()
+    if child == 0:
+        werk.enqueue("hello", "Ada")
+        os._exit(0)
+    assert wait_until(lambda: os.waitpid(child, os.WNOHANG))[1] == 0
+    werk.enqueue("hello", "Ada")
+    wait_until(lambda: connection.llen("rq:queue:default") == 203)
+
+
+# --- once per period, once per slot, not while the last one is active
+
+
+HOURLY = werk.Options(once_per=3600)
+ALONE = werk.Options(unless_active=True)
+
+
+def only_key(connection: redis.Redis, kind: str) -> str:
+    [key] = connection.keys(f"rq:werk:{kind}:*")
+    return key.decode()
+
+
+def test_once_per_period(connection: redis.Redis) -> None:
+    first = werk.enqueue("sleep", 1, options=HOURLY)
+    assert not first.duplicate
+    left_s = connection.pttl(only_key(connection, "period")) / 1000
+    assert left_s == pytest.approx(0.9 * 3600, abs=10)
+    before = snapshot(connection)
+    again = werk.enqueue("sleep", seconds=1.0, options=werk.Options(once_per=60))
+    assert (again.duplicate, again.id) == (True, first.id)
+    assert again.reason == f"job {first.id} was enqueued for this period"
+    assert again.status() == "queued"
+    assert snapshot(connection) == before
+    connection.delete(only_key(connection, "period"))
+    assert not werk.enqueue("sleep", 1, options=HOURLY).duplicate
+
+
+def test_what_ends_a_period_is_time_and_nothing_else(connection: redis.Redis) -> None:
+    second = werk.Options(once_per=1)
+    begun = time.monotonic()
+    connection.delete(keys.key("job", werk.enqueue("sleep", 0, options=second).id))
+    wait_until(lambda: not werk.enqueue("sleep", 0, options=second).duplicate)
+    assert time.monotonic() - begun > 0.89
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="12:05"), ALONE])
+def test_other_arguments_tasks_and_queues_are_other_jobs(
+    connection: redis.Redis, options: werk.Options
+) -> None:
+    calls = [("plain", "Ada"), ("plain", "Bob"), ("secretive", "Ada")]
+    assert not any(werk.enqueue(*call, options=options).duplicate for call in calls)
+    assert all(werk.enqueue(*call, options=options).duplicate for call in calls)
+    elsewhere = werk.enqueue("plain", "Ada", options=options._replace(queue="low"))
+    assert elsewhere.duplicate == options.unless_active  # which looks at the job, wherever it is
+
+
+def test_arguments_in_another_order_are_the_same(connection: redis.Redis) -> None:
+    werk.enqueue("anything", {"a": 1, "b": {3, "x"}}, options=HOURLY, y=1, z=2)
+    again = werk.enqueue("anything", {"b": {"x", 3}, "a": 1}, options=HOURLY, z=2, y=1)
+    assert again.duplicate
+    assert not werk.enqueue("anything", {"b": {"x"}, "a": 1}, options=HOURLY, z=2, y=1).duplicate
+
+
+def test_once_per_slot(connection: redis.Redis) -> None:
+    def enqueue(slot: str) -> werk.Handle:
+        return werk.enqueue("sleep", 1, options=werk.Options(slot=slot, once_per=3600))
+
+    first = enqueue("12:05")
+    assert connection.ttl(only_key(connection, "slot")) == pytest.approx(48 * 3600, abs=10)
+    again = enqueue("12:05")
+    assert (again.id, again.reason) == (first.id, f"job {first.id} was enqueued for this slot")
+    assert not enqueue("12:10").duplicate  # the slot alone decides
+
+
+def test_eight_processes_at_the_same_instant(redis_url: str, connection: redis.Redis) -> None:
+    context = multiprocessing.get_context("fork")
+    options = werk.Options(once_per=300, slot=None)
+    start, replies = context.Barrier(8), context.SimpleQueue()
+
+    def enqueue() -> None:
+        results.status(werk.enqueue("plain", "warm-up").id)  # connected, all is loaded
+        start.wait(60)
+        handle = werk.enqueue("sleep", 1, options=options)
+        replies.put((handle.duplicate, handle.id))
+
+    processes = [context.Process(target=enqueue) for _ in range(8)]
+    for process in processes:
+        process.start()
+    found = sorted(replies.get() for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert [duplicate for duplicate, _ in found] == [False] + [True] * 7
+    assert len({job_id for _, job_id in found}) == 1
+    assert connection.llen("rq:queue:default") == 8 + 1
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="x"), ALONE])
+def test_a_lost_reply_is_no_duplicate(
+    redis_url: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, options: werk.Options
+) -> None:
+    werk.enqueue("plain", "Ada")  # loads the script
+    with losing_replies(redis_url, 3) as url:
+        monkeypatch.setenv("RQ_REDIS_URL", url)
+        handle = werk.enqueue("sleep", 0, options=options)
+    assert not handle.duplicate
+    assert connection.llen("rq:queue:default") == 2
+
+
+def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:
+    request = client.prepare(client.find("sleep"), (0,), {}, HOURLY)
+    assert not client.send([request])[0].duplicate
+    connection.delete(keys.key("job", request.id), "rq:queue:default")
+    assert not client.send([request])[0].duplicate
+    assert not connection.exists("rq:queue:default")
+    later = request._replace(
+        created_at=keys.iso(time.time())
+    )  # the same id of one's own, another tick
+    assert client.send([later])[0].duplicate
+
+
+def test_unless_active(connection: redis.Redis) -> None:
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    assert 0 < connection.ttl(only_key(connection, "last")) <= 30 * 24 * 3600
+    for status in ("queued", "scheduled", "deferred", "started"):
+        connection.hset(keys.key("job", first.id), "status", status)
+        before = snapshot(connection)
+        again = werk.enqueue("sleep", 0, options=ALONE)
+        assert (again.duplicate, again.id) == (True, first.id)
+        assert again.reason == f"job {first.id} is still {status}"
+        assert snapshot(connection) == before
+    for status in ("finished", "failed", "stopped", "canceled"):
+        connection.hset(keys.key("job", first.id), "status", status)
+        first = werk.enqueue("sleep", 0, options=ALONE)
+        assert not first.duplicate
+    connection.delete(keys.key("job", first.id))
+    assert not werk.enqueue("sleep", 0, options=ALONE).duplicate
+
+
+def test_one_enqueued_without_the_flag_is_in_nobodys_way(connection: redis.Redis) -> None:
+    werk.enqueue("sleep", 0)
+    assert not werk.enqueue("sleep", 0, options=ALONE).duplicate
+    assert not werk.enqueue("sleep", 0).duplicate
+
+
+def test_one_that_is_active_for_a_day_is_reported_and_no_longer_holds(
+    connection: redis.Redis,
+) -> None:
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    pointer = only_key(connection, "last")
+    connection.expire(pointer, 29 * 24 * 3600 + 60)
+    assert werk.enqueue("sleep", 0, options=ALONE).duplicate
+    connection.expire(pointer, 29 * 24 * 3600 - 1)
+    with pytest.warns(werk.WerkWarning, match=f"{first.id} has been queued for more than a day"):
+        second = werk.enqueue("sleep", 0, options=ALONE)
+    assert not second.duplicate
+    assert len(second.warnings) == 2  # and that there is no worker
+    assert connection.get(pointer) == second.id.encode()
+
+
+def test_both_must_pass_and_what_fails_one_takes_neither(connection: redis.Redis) -> None:
+    both = werk.Options(once_per=3600, unless_active=True)
+    first = werk.enqueue("sleep", 0, options=ALONE)
+    assert "still queued" in werk.enqueue("sleep", 0, options=both).reason
+    assert not connection.keys("rq:werk:period:*")
+    connection.hset(keys.key("job", first.id), "status", "finished")
+    second = werk.enqueue("sleep", 0, options=both)
+    assert not second.duplicate
+    connection.hset(keys.key("job", second.id), "status", "finished")
+    assert "this period" in werk.enqueue("sleep", 0, options=both).reason
+    assert connection.get(only_key(connection, "last")) == second.id.encode()
+
+
+@pytest.mark.parametrize("options", [HOURLY, werk.Options(slot="x"), ALONE])
+def test_in_one_batch(connection: redis.Redis, options: werk.Options) -> None:
+    handles = werk.enqueue_many("plain", [("Ada",), ("Bob",), ("Ada",)], options=options)
+    assert [handle.duplicate for handle in handles] == [False, False, True]
+    assert handles[2].id == handles[0].id
+    assert connection.llen("rq:queue:default") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("period", HOURLY), ("slot", werk.Options(slot="x")), ("last", ALONE)],
+)
+def test_a_hold_of_the_wrong_type_or_a_full_memory_changes_nothing(
+    connection: redis.Redis, kind: str, options: werk.Options
+) -> None:
+    werk.enqueue("sleep", 1, options=options)
+    key = only_key(connection, kind)
+    connection.flushall()
+    connection.config_set("maxmemory", 1)
+    with pytest.raises(RedisUnavailable):
+        werk.enqueue("sleep", 1, options=options)
+    connection.config_set("maxmemory", 0)
+    assert connection.keys() == []
+    connection.rpush(key, "x")
+    with pytest.raises(ConfigError, match=key):
+        werk.enqueue("sleep", 1, options=options)
+    assert connection.keys() == [key.encode()]
+
+
+@pytest.mark.parametrize("off_s", [0.0, 90.0, -90.0])
+def test_simulated_cron(connection: redis.Redis, off_s: float) -> None:
+    """2,000 ticks on three hosts; where one is off, another misses one tick in ten.
+
+    Time is injected: between two enqueues the hold is made shorter by what would have passed.
+    """
+    chance = random.Random(off_s)
+    ticks, period_s = 2000, 300.0
+    hosts = [(0.0, 0.0), (off_s, 0.0), (0.0, 0.1 if off_s else 0.0)]  # off by, misses
+    events = sorted(
+        (tick * period_s + off + chance.uniform(-0.5, 0.5), tick)
+        for tick in range(ticks)
+        for off, misses in hosts
+        if chance.random() >= misses
+    )
+    accepted, now, key = [], events[0][0], ""
+    for at, tick in events:
+        left_ms = connection.pttl(key) - int((at - now) * 1000) if key else 0
+        if key and left_ms > 0:
+            connection.pexpire(key, left_ms)
+        elif key:
+            connection.delete(key)
+        if not werk.enqueue("sleep", 1, options=werk.Options(once_per=period_s)).duplicate:
+            accepted.append(tick)
+            key = only_key(connection, "period")
+        now = at
+    assert len(set(accepted)) == len(accepted)
+    assert ticks - len(accepted) <= (ticks // 100 if off_s else 0)
+
+
+def test_unless_active_and_a_worker_that_was_killed(
+    connection: redis.Redis, spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = str(KIT)
+    monkeypatch.setenv("WERK_REGISTRY", "worker_tasks:TASKS")
+    monkeypatch.setenv("PYTHONPATH", tests)
+    monkeypatch.syspath_prepend(tests)
+    registry.tasks.cache_clear()
+
+    def begun(count: int) -> bool:
+        runs = tmp_path / "runs"
+        return runs.exists() and runs.read_text().count("begins") == count
+
+    def enqueue() -> werk.Handle:
+        return werk.enqueue("block", str(tmp_path), options=ALONE)
+
+    worker = ("rq", "worker", "--worker-class", "fast_worker.Worker", "default")
+    first = enqueue()
+    killed = spawn(*worker)
+    wait_until(lambda: begun(1))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert enqueue().id == first.id
+    spawn(*worker)
+    wait_until(lambda: begun(2))
+    assert enqueue().id == first.id
+    (tmp_path / "go").touch()
+    assert first.result(60) == "ends"
+    assert not enqueue().duplicate
+
+
+# --- results
+
+
+def test_results_of_stock_workers(connection: redis.Redis, spawn: Spawn, redis_url: str) -> None:
+    spawn("rq", "worker", "default", env={"RQ_REDIS_URL": redis_url})
+    assert werk.enqueue("hello", "Ada").result(60) == "Hello Ada"
+    assert werk.enqueue("sleep", 0.1).result(60) is True
+    with pytest.raises(JobFailed, match="RuntimeError: panic! as asked") as failure:
+        werk.enqueue("panic").result(60)
+    assert failure.value.traceback.startswith("Traceback")
+    slow = werk.enqueue("sleep", 60)
+    begun = time.monotonic()
+    with pytest.raises(ResultTimeout, match=slow.id):
+        slow.result(0.3)
+    assert time.monotonic() - begun < 30  # the job takes 60 s
+    assert wait_until(lambda: slow.status() == "started")
+
+
+def test_a_timeout_of_nothing_looks_once(connection: redis.Redis) -> None:
+    handle = werk.enqueue("hello", "Ada")
+    with pytest.raises(ResultTimeout):
+        handle.result(0)
+    work(connection)
+    assert handle.result(0) == "Hello Ada"
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (lambda job: job.cancel(), JobCancelled),
+        (lambda job: job.delete(), NoSuchJob),
+        (lambda job: job.set_status("stopped"), JobCancelled),
+    ],
+)
+def test_the_end_of_a_job_ends_the_wait(
+    connection: redis.Redis, end: Callable[[Job], object], error: type[Exception]
+) -> None:
+    handle = werk.enqueue("hello", "Ada")
+    job = Job.fetch(handle.id, connection=connection)
+    timer = threading.Timer(0.2, lambda: end(job))
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(error):
+        handle.result(60)
+    assert time.monotonic() - begun < 30
+    timer.join()
+
+
+def test_a_job_that_keeps_no_result(connection: redis.Redis) -> None:
+    handle = werk.enqueue("hello", "Ada", options=werk.Options(result_ttl=0))
+    timer = threading.Timer(0.2, lambda: connection.delete(keys.key("job", handle.id)))
+    timer.start()
+    assert handle.result(60) is None
+    timer.join()
+    assert handle.result(60) is None
+    with pytest.raises(NoSuchJob):
+        werk.result(handle.id)
+
+
+def test_what_an_earlier_run_left_is_not_the_result(connection: redis.Redis) -> None:
+    handle = werk.enqueue("panic")
+    work(connection)
+    with pytest.raises(JobFailed):
+        handle.result(1)
+    Job.fetch(handle.id, connection=connection).requeue()
+    with pytest.raises(ResultTimeout):
+        handle.result(0.2)
+
+
+def test_no_such_job(connection: redis.Redis) -> None:
+    with pytest.raises(NoSuchJob):
+        werk.result("nope")
+    with pytest.raises(NoSuchJob):
+        results.status("nope")
+
+
+def test_a_result_that_would_run_code_is_unreadable(connection: redis.Redis) -> None:
+    handle = werk.enqueue("hello", "Ada")
+    work(connection)
+    [(entry, _)] = connection.xrange(keys.key("results", handle.id))
+    connection.xdel(keys.key("results", handle.id), entry)
+    evil = b"Y3Bvc2l4CnN5c3RlbQooUyd0cnVlJwp0Ui4="  # base64 of a pickle that calls os.system
+    connection.xadd(keys.key("results", handle.id), {"type": 1, "return_value": evil})
+    with pytest.raises(werk.Unreadable):
+        handle.result(1)

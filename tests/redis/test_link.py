@@ -1,0 +1,351 @@
+"""The connection: where it goes, how long it takes, what it says when it fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
+from support import Process, wait_until
+
+from werk.dev.server import Server, free_port
+from werk.errors import ConfigError, RedisUnavailable, WerkError
+from werk.settings import Settings
+from werk.store.address import Address, parse_url, shown
+from werk.store.connection import Link, link, link_over
+from werk.store.scripts import Script
+
+
+def to(url: str, budget_s: float = 60) -> Link:
+    return link(Settings.read({"RQ_REDIS_URL": url}), budget_s)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://", Address()),
+        ("redis://h:1/2", Address("h", 1, db=2)),
+        ("redis://a.b-c:65535/", Address("a.b-c", 65535)),
+        ("redis://h:0", Address("h")),
+        ("redis://h?db=3", Address("h", db=3)),
+        ("redis://:p%40ss@h", Address("h", password="p@ss")),
+        ("redis://ann:p@h", Address("h", username="ann", password="p")),
+        ("unix:///run/r.sock?db=1", Address(path="/run/r.sock", db=1)),
+        ("unix://:p@/run/r%20.sock", Address(path="/run/r .sock", password="p")),
+        ("redis://h?username=ann&password=p", None),
+        ("redis://[::1]:7/0", None),
+        ("rediss://:p@h", Address("h", password="p", has_tls=True)),
+        ("rediss://h?ssl_cert_reqs=none", None),
+        ("redis://h?socket_timeout=3", None),
+    ],
+)
+def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -> None:
+    assert parse_url(url) == address
+    own = redis.Redis.from_url(url).connection_pool.connection_kwargs
+    host, port, db = own.get("host", "localhost"), own.get("port", 6379), own.get("db", 0)
+    if address is None:
+        assert to(url).where == str(Address(host, port, db=db))
+    else:
+        found = Address(host, port, own.get("path"), db, own.get("username"), own.get("password"))
+        assert found == address._replace(has_tls=False)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", "localhost:6379", "redis://h:port", "redis://h:65536", "redis://h/x"]
+)
+def test_what_is_no_url_is_said(url: str) -> None:
+    with pytest.raises(ConfigError, match="RQ_REDIS_URL"):
+        to(url)
+
+
+def test_no_password_is_shown() -> None:
+    for url in (
+        "redis://ann:secret@h:1/0",
+        "redis://h:1/0?password=secret",
+        "unix:///s?password=secret",
+    ):
+        assert "secret" not in shown(url)
+        address = parse_url(url)
+        assert "secret" not in f"{address} {address!r} {to(url).where}"
+    with pytest.raises(ConfigError) as refusal:
+        to("redis://:sec/ret@h:1/0")
+    assert "sec" not in str(refusal.value)
+    assert "secret" not in repr(Settings.read({"RQ_REDIS_URL": "redis://:secret@h"}))
+
+
+def test_settings_find_redis_as_rq_does() -> None:
+    def read(**env: str) -> Settings:
+        return Settings.read(env)
+
+    assert read(RQ_REDIS_URL="redis://a", REDIS_URL="redis://b").redis_url == "redis://a"
+    assert read(REDIS_URL="redis://b").redis_url == "redis://b"
+    assert read(REDIS_URL="redis://b", RQ_CONFIG="m").redis_url is None
+    assert read(REDIS_HOST="h").rq_redis == {"REDIS_HOST": "h"}
+    assert read(RQ_REDIS_URL="redis://a", REDIS_HOST="h").rq_redis == {}
+
+
+def test_commands_and_scripts(redis_url: str, connection: redis.Redis) -> None:
+    near = to(redis_url)
+    near.call("SET", "k", b"\x00")
+    assert near.call("GET", "k") == b"\x00"
+    text = "return {KEYS[1], ARGV[1]}"
+    script = Script(text)
+    near.run(script, ["a"], ["1"])
+    connection.script_flush()
+    assert near.run(script, ["b"], ["2"]) == [b"b", b"2"]
+    near.close()
+
+
+def test_the_database_of_the_url_is_used(redis_url: str, connection: redis.Redis) -> None:
+    near = to(redis_url.replace("/0", "/3"))
+    near.call("SET", "k", "v")
+    assert not connection.exists("k")
+    near.close()
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    server = Server(tmp_path, url=f"unix://{tmp_path}/s.sock")
+    server.start()
+    near = to(server.url)
+    assert near.call("PING") in (b"PONG", "PONG")
+    near.close()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "cert.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        [*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    return certificate, key
+
+
+def test_tls(redis_url: str, certificate: tuple[str, str]) -> None:
+    with speaking_tls(redis_url, *certificate) as port:
+        good = to(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate[0]}")
+        assert good.call("ECHO", "x" * 1000) == b"x" * 1000
+        good.close()
+        lax = to(f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none")
+        assert lax.call("ECHO", "x") == b"x"
+        lax.close()
+        for url in (
+            f"rediss://localhost:{port}",
+            f"rediss://localhost:{port}?ssl_ca_certs=/no/file",
+        ):
+            begun = time.monotonic()
+            with pytest.raises(ConfigError):
+                to(url).call("PING")
+            assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("options", ["", "?ssl_cert_reqs=none"])
+def test_a_server_that_ends_while_tls_begins_may_be_back(options: str) -> None:
+    def leave(client: socket.socket) -> None:
+        client.recv(1)
+
+    with listening(leave) as port, pytest.raises(RedisUnavailable):
+        to(f"rediss://localhost:{port}{options}", budget_s=0.5).call("PING")
+
+
+def test_tls_with_a_server_that_has_none(redis_url: str) -> None:
+    with pytest.raises(WerkError):
+        to(redis_url.replace("redis:", "rediss:"), budget_s=0.5).call("PING")
+
+
+def test_a_client_of_the_callers_own(redis_url: str, connection: redis.Redis) -> None:
+    near = link_over(connection)
+    assert near.call("ECHO", "x") == b"x"
+    assert near.where.endswith("/0")
+    near.close()
+    with pytest.raises(ConfigError, match="decode_responses"):
+        link_over(redis.Redis.from_url(redis_url, decode_responses=True))
+    with pytest.raises(ConfigError, match=r"redis\.Redis"):
+        link_over(object())  # type: ignore[arg-type]
+
+
+def test_options_that_only_redis_py_knows(redis_url: str) -> None:
+    near = to(f"{redis_url}?health_check_interval=3")
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+
+
+def test_rq_config_and_redis_host(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf_of_rq.py").write_text(f"REDIS_URL = {redis_url!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    near = link(Settings.read({"RQ_CONFIG": "conf_of_rq"}))
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    port = redis_url.split(":")[2].split("/")[0]
+    near = link(Settings.read({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": port}))
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    with pytest.raises(ConfigError, match="RQ_CONFIG=no_such_module"):
+        link(Settings.read({"RQ_CONFIG": "no_such_module"}))
+
+
+@pytest.fixture
+def password(connection: redis.Redis) -> Iterator[str]:
+    connection.config_set("requirepass", "sesame")
+    connection.execute_command("AUTH", "sesame")
+    yield "sesame"
+    connection.config_set("requirepass", "")
+
+
+def test_passwords(redis_url: str, password: str) -> None:
+    host = redis_url.removeprefix("redis://")
+    near = to(f"redis://:{password}@{host}")
+    assert near.call("ECHO", "x") == b"x"
+    near.close()
+    for url in (f"redis://:open%20secret@{host}", f"redis://{host}", f"redis://x:open@{host}"):
+        begun = time.monotonic()
+        own = redis.Redis.from_url(url)  # a link does not keep it
+        for near in (to(url), link_over(own, 60)):
+            with pytest.raises(ConfigError) as refusal:
+                near.call("PING")
+            near.close()
+            assert "open" not in str(refusal.value)
+            assert "\n" not in str(refusal.value)
+        assert time.monotonic() - begun < 30
+
+
+def test_a_password_where_none_is_wanted(redis_url: str) -> None:
+    with pytest.raises(ConfigError, match="credentials"):
+        to(redis_url.replace("//", "//:sesame@")).call("PING")
+
+
+def test_no_permission(redis_url: str, connection: redis.Redis) -> None:
+    connection.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "+ping")
+    near = to(redis_url.replace("//", "//guest:pw@"))
+    with pytest.raises(ConfigError, match="NOPERM"):
+        near.call("SET", "k", "v")
+    near.close()
+    connection.execute_command("ACL", "DELUSER", "guest")
+
+
+def test_nobody_answers() -> None:
+    with listening(say_nothing) as port:
+        for url in (f"redis://127.0.0.1:{port}", f"redis://127.0.0.1:{free_port()}"):
+            own = redis.Redis.from_url(url)  # a link does not keep it
+            for near in (to(url, 0.5), link_over(own, 0.5)):
+                begun = time.monotonic()
+                with pytest.raises(RedisUnavailable, match=r"not reached within 0\.5 s"):
+                    near.call("PING")
+                assert time.monotonic() - begun < 30
+
+
+def test_no_such_host() -> None:
+    with pytest.raises(RedisUnavailable, match=r"host\.invalid:6379"):
+        to("redis://host.invalid", 0.3).call("PING")
+
+
+def test_something_else_answers() -> None:
+    with listening(speak_http) as port, pytest.raises(ConfigError, match="is not Redis"):
+        to(f"redis://127.0.0.1:{port}").call("PING")
+
+
+def test_a_lost_reply_is_asked_for_again(redis_url: str) -> None:
+    with losing_replies(redis_url, 3) as url:
+        near = to(url)
+        assert near.call("ECHO", "x") == b"x"
+        near.close()
+
+
+def test_an_interrupted_call_leaves_no_reply_behind(redis_url: str) -> None:
+    near = to(redis_url)
+    near.call("ECHO", "first")
+    with pytest.raises(UnicodeEncodeError):
+        near.calls([("ECHO", "second"), ("ECHO", "\udc80")])
+    assert near.call("ECHO", "third") == b"third"
+    near.close()
+
+
+def test_the_server_restarts(server: Server, redis_url: str) -> None:
+    near = to(redis_url)
+    near.call("ECHO", "x")
+    server.kill()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(near.call, "ECHO", "y")
+        wait_until(answer.running)
+        server.start()
+        assert answer.result(60) == b"y"
+    near.close()
+
+
+def test_a_replica_that_becomes_the_master(redis_url: str, connection: redis.Redis) -> None:
+    connection.replicaof("127.0.0.1", free_port())
+    promote = threading.Timer(0.3, lambda: connection.replicaof("no", "one"))
+    promote.start()
+    near = to(redis_url)
+    assert near.call("SET", "k", "v") in ("OK", b"OK")
+    promote.join()
+    near.close()
+
+
+def test_memory_is_full(redis_url: str, connection: redis.Redis) -> None:
+    connection.config_set("maxmemory", 1)
+    near = to(redis_url)
+    begun = time.monotonic()
+    with pytest.raises(RedisUnavailable, match="takes no more data: OOM"):
+        near.call("SET", "k", "v")
+    assert time.monotonic() - begun < 30
+    connection.config_set("maxmemory", 0)
+    near.close()
+
+
+def test_a_link_is_not_shared_with_a_forked_child(redis_url: str) -> None:
+    near = to(redis_url)
+    number = near.call("CLIENT", "ID")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if near.call("CLIENT", "ID") != number else 1)
+    assert wait_until(lambda: os.waitpid(child, os.WNOHANG)[0])
+    assert near.call("CLIENT", "ID") == number
+    near.close()
+
+
+def test_a_silent_address_leaves_time_for_the_next(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(redis_url.split(":")[2].split("/")[0])
+    with listening(say_nothing) as silent, socket.socket() as full:
+        full.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+        places = [("127.0.0.1", full.getsockname()[1]), ("127.0.0.1", port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        near = to(f"redis://many.invalid:{silent}")
+        assert near.call("ECHO", "x") == b"x"
+        near.close()
+
+
+def test_sentinel(
+    server: Server,
+    redis_url: str,
+    spawn: Callable[..., Process],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, master_port = free_port(), redis_url.split(":")[2].split("/")[0]
+    conf = tmp_path / "sentinel.conf"
+    conf.write_text(f"port {port}\nsentinel monitor mymaster 127.0.0.1 {master_port} 1\n")
+    spawn(server.binary.path, conf, "--sentinel")
+    (tmp_path / "conf_with_sentinel.py").write_text(
+        f"SENTINEL = {{'INSTANCES': [('127.0.0.1', {port})], 'MASTER_NAME': 'mymaster'}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    near = link(Settings.read({"RQ_CONFIG": "conf_with_sentinel"}), 60)
+    assert near.call("ECHO", "x") == b"x"
+    near.close()

@@ -1,0 +1,890 @@
+"""The scripts, one at a time: what each changes in Redis, all of it and nothing else.
+
+The callers' clock stands at `lua.now`, far in the past; what is said as now+90 is of Redis's own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+import redis
+from contents import Contents, table
+
+from werk.client import request
+from werk.ops.actions import act_script
+from werk.worker.scripts import script
+
+Words = tuple[Any, ...]
+MONTH_S = 30 * 24 * 3600
+GENERATION = {"one": "h", "two": "g"}  # of the horse of each worker
+LIMIT = "rl:k:rate_limited"
+STATUS = {  # of the others their first word
+    "queue:high": "queued", LIMIT: "rate_limited", "ready:high": "ready_to_enqueue",
+}  # fmt: skip
+NO_EXECUTION = """
+    wip:high                gone
+    execution:a:h1          gone
+    executions:a            gone
+    worker:one:executions   gone"""
+
+
+class Lua:
+    """The scripts as the workers 'one' and 'two' call them, who serve the queue high."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.redis, self.now = connection, 5000
+        version = connection.info("server")["redis_version"].split(".")
+        self.version = tuple(map(int, version))
+        for worker, generation in GENERATION.items():
+            self.given(f"HSET worker:{worker} birth x werk_horse {generation}")
+            self.tick(worker)
+        self.given()
+
+    def given(self, *commands: str) -> None:
+        """Have Redis carry these out: words between spaces, the first a key, without RQ's prefix.
+        What they change is not among the changes."""
+        for command in commands:
+            name, key, *words = command.split(" ")
+            self.redis.execute_command(name, f"rq:{key}", *words)
+        self.before = Contents(self.redis)
+
+    def changes(self) -> dict[str, str]:
+        """Return what has changed since this was last asked: see contents.table."""
+        before, self.before = self.before, Contents(self.redis)
+        return self.before.since(before)
+
+    def enqueue(self, job_id: str, place: str = "queue:high", **fields: Any) -> None:
+        """Make a job that is in a queue, or in this sorted set."""
+        status = STATUS.get(place) or place.partition(":")[0]
+        facts = {"enqueued_at": "before", "origin": "high", "timeout": 180, "status": status}
+        self.redis.hset(f"rq:job:{job_id}", mapping={**facts, **fields})
+        put = "RPUSH queue:high" if place == "queue:high" else f"ZADD {place} {self.now}"
+        self.given(f"{put} {job_id}")
+
+    def begin(self, **fields: Any) -> None:
+        """Have worker one at work on job a, at 5000; then it is 6000."""
+        self.enqueue("a", **fields)
+        self.step("h1")
+        self.now = 6000
+        self.given()
+
+    # the scripts
+
+    def run(self, text: str, *words: Any, keys: Words = ()) -> Any:
+        return decoded(self.redis.eval(text, len(keys), *keys, *words))
+
+    def of_worker(self, name: str, *words: Any) -> Any:
+        return self.run(script(name, self.version).text, *words, keys=("rq:queue:high",))
+
+    def step(
+        self, execution: str, finish: Words = (), claims: int = 1, resent: int = 0, counts: str = ""
+    ) -> Any:
+        times = (f"at:{self.now}", self.now, self.now + 90, self.now + 150)
+        head = ("one", "h", execution, *times, claims, resent, counts)
+        return self.of_worker("step", *head, *finish)
+
+    def finish(self, outcome: str = "finished", value: str = "v") -> Words:
+        """Return the words for the end of a:h1, which began at 5000."""
+        return ("a", "high", "h1", outcome, 500, self.now + 500, value, 5000)
+
+    def tick(
+        self,
+        worker: str,
+        run: str = "",
+        last: str = "",
+        due: int = 1,
+        served: Words = (),
+        pages: Words = (),
+        dropped: int = 0,
+    ) -> Any:
+        now = (f"at:{self.now}", self.now, GENERATION[worker])
+        words = (
+            worker,
+            *now,
+            run,
+            last,
+            15,
+            480,
+            due,
+            dropped,
+            "0.5",
+            json.dumps(served),
+            json.dumps(pages),
+        )
+        redis_time, *events = self.of_worker("tick", *words)
+        assert float(redis_time) == pytest.approx(time.time(), abs=5)
+        return events
+
+    def back(self) -> Any:
+        return self.of_worker("back", "a:h1", "one", 1)
+
+    def fence(self) -> Any:
+        return self.of_worker("fence", "a:h1", "high", 10, "one")
+
+    def fence_generation(self) -> Any:
+        return self.of_worker("fence_generation", "one", "new", 15)
+
+    def send(self, how: str) -> Any:
+        """Enqueue the jobs a and b, with all that there is."""
+        keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
+        limits = (180, 0, 600, "sleep", 2, 1, 1, 50_000, "hooks", "", "")
+        jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
+                for own in ("a", "b")]  # fmt: skip
+        head = ("rq", how, 6000, 100, "before", "high", *limits)
+        return self.run(request.script().text, *head, *jobs[0], *jobs[1], keys=keys)
+
+    def act(self, what: str, *names: str) -> Any:
+        return self.run(act_script().text, what, f"at:{self.now}", *names)
+
+
+def decoded(reply: Any) -> Any:
+    if isinstance(reply, list):
+        return [decoded(part) for part in reply]
+    return reply.decode() if isinstance(reply, bytes) else reply
+
+
+@pytest.fixture
+def lua(connection: redis.Redis) -> Lua:
+    return Lua(connection)
+
+
+# --- step.lua
+
+
+def test_a_claim_moves_the_first_job_of_a_queue_to_wip(lua: Lua) -> None:
+    lua.enqueue("a", origin="", data="d", werk_task="sleep")
+    lua.enqueue("b")
+    lua.given("EXPIRE job:a 100")
+    fields = ["high", "", "1", "d", "180", None, "sleep", None]
+    assert lua.step("h1", counts="done 0") == ["none", [*fields, "a", "high"], None, None]
+    assert lua.changes() == table("""
+        queue:high              =b
+        wip:high                a:h1=5090
+        job:a                   status=started started_at=at:5000 last_heartbeat=at:5000
+        job:a+                  worker_name=one origin=high werk_attempt=1 lives=gone
+        execution:a:h1          id=h1 job_id=a worker_name=one created_at=5000 last_heartbeat=5000
+        executions:a            h1=5150
+        worker:one:executions   =a:h1
+        worker:one              state=busy werk_step=h1 werk_moved=now+0 successful_job_count=0""")
+
+
+CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")
+UNUSED = dict.fromkeys((*CALLBACKS, "repeats_left", "rate_limit_key", "webhooks"), "")
+
+
+@pytest.mark.parametrize("field", ["", *UNUSED])
+def test_a_claim_tells_the_callbacks_where_a_success_is_rqs_to_record(lua: Lua, field: str) -> None:
+    lua.enqueue("a", **({**UNUSED, field: "x"} if field else UNUSED))
+    names = ["x" if name == field else "" for name in CALLBACKS]
+    assert lua.step("h1")[1][7:] == [names if field else None, "a", "high"]
+
+
+@pytest.mark.parametrize("value", ["v", ""])
+@pytest.mark.parametrize(
+    ("outcome", "kind", "field"), [("finished", 1, "return_value"), ("failed", 2, "exc_string")]
+)
+def test_a_finish_moves_a_job_to_where_its_outcome_belongs(
+    lua: Lua, outcome: str, kind: int, field: str, value: str
+) -> None:
+    lua.begin()
+    lua.given("SADD job::a:dependencies b")
+    if outcome == "failed":
+        lua.given("SADD job:a:dependents b")
+    assert lua.step("h2", lua.finish(outcome, value)) == ["done", "empty", None, None]
+    failure = "worker:one              failed_job_count=1" if outcome == "failed" else ""
+    left = "werk:committed          a:h1_one=6000" if failure else ""  # the dependents, for a tick
+    assert lua.changes() == table(f"""{NO_EXECUTION}
+        {outcome}:high          a=6500
+        job:a                   status={outcome} ended_at=at:6000 last_heartbeat=at:6000 lives=500
+        job::a:dependencies     lives=500
+        {"job:a:dependents      lives=500" if failure else ""}
+        results:a               type={kind} worker_name=one execution_id=h1 lives=500
+        results:a+              execution_started_at=5000 execution_ended_at=6000
+        results:a+              {f"{field}=v" if value else ""}
+        {failure}
+        {left}""")
+
+
+def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
+    lua.begin()
+    assert lua.step("h2", lua.finish("scheduled"), claims=0)[0] == "done"
+    assert lua.changes() == table(f"""{NO_EXECUTION}
+        scheduled:high          a=6500
+        job:a                   status=scheduled worker_name= werk_unknown_since=v""")
+
+
+def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:
+    lua.begin()
+    lua.enqueue("b")
+    lua.given("SADD job:a:dependents c")
+    assert lua.step("h2", lua.finish()) == ["dependents", "", None, None]
+    assert lua.changes() == {}
+
+
+def test_a_request_that_is_sent_again_finds_what_it_did(lua: Lua) -> None:
+    lua.begin()
+    lua.enqueue("b")
+    lua.enqueue("c")
+    request = {"finish": lua.finish(), "counts": "done 1 worked 1.5 sleep|done 1"}
+    outcome, claimed, *_ = lua.step("h2", **request)
+    assert (outcome, claimed[-2]) == ("done", "b")
+    assert lua.changes()["werk:tallies"] == "sleep|done=1"
+    outcome, claimed, *_ = lua.step("h2", **request, resent=1)
+    assert (outcome, claimed[-2]) == ("again", "b")
+    assert lua.changes() == {}
+
+
+def test_a_late_finish_changes_nothing_of_the_job(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZREM wip:high a:h1")
+    assert lua.step("h2", lua.finish(), claims=0)[0] == "late"
+    assert lua.changes() == table(NO_EXECUTION.replace("wip:high                gone", ""))
+
+
+def test_a_job_that_was_cancelled_while_it_ran_is_recorded(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZREM wip:high a:h1", "ZADD canceled:high 1 a", "HSET job:a status canceled")
+    assert lua.fence() == 1
+    assert lua.tick("one", "a:h1", "h1") == []
+    assert lua.step("h2", lua.finish())[0] == "done"
+
+
+@pytest.mark.parametrize("status", ["started", "finished", "canceled", "deferred"])
+def test_a_claim_drops_what_is_somewhere_else_or_gone(lua: Lua, status: str) -> None:
+    lua.given("RPUSH queue:high gone")
+    lua.enqueue("a", status=status)
+    lua.enqueue("b", status="weird")
+    lua.enqueue("c")
+    _, claimed, dropped, _ = lua.step("h1")
+    assert dropped == ["a", f"it is {status}"]
+    assert (claimed[-2], claimed[1]) == ("b", "weird")
+    changes = lua.changes()
+    assert changes["queue:high"] == "=c"
+    assert "job:a" not in changes
+
+
+def test_a_horse_claims_only_what_it_may(lua: Lua) -> None:
+    lua.enqueue("a")
+    assert lua.step("h1", claims=0)[1] == "unasked"
+    lua.given("SET suspended 1")
+    assert lua.step("h1", counts="done 0")[1] == "suspended"
+    assert "state=suspended" in lua.changes()["worker:one"]
+    lua.given("DEL suspended", "SADD werk:paused high")
+    assert lua.step("h1")[1:] == ["empty", None, ["rq:queue:high"]]
+    lua.given("DEL werk:paused")
+    lua.fence_generation()
+    assert lua.step("h1")[1] == "fenced"
+    assert "queue:high" not in lua.changes()
+
+
+def test_counts_are_added_to_the_worker_and_to_the_tallies(lua: Lua) -> None:
+    for execution in ("h1", "h2"):
+        lua.step(execution, counts="done 2 worked 1.5 sleep|done 2 sleep|seconds 0.5")
+    assert lua.changes() == table("""
+        worker:one              state=idle werk_step=h2 werk_moved=now+0
+        worker:one+             successful_job_count=4 total_working_time=3
+        werk:tallies            sleep|done=4 sleep|seconds=1""")
+
+
+# --- tick.lua
+
+
+def test_a_tick_says_that_its_worker_lives(lua: Lua) -> None:
+    lua.given("DEL werk:ticked", "DEL werk:leases", "DEL worker:one")
+    assert lua.tick("one") == [["unborn"]]
+    assert lua.changes() == {}
+    lua.given("HSET worker:one birth x")
+    assert lua.tick("one") == []
+    assert lua.changes() == table("""
+        worker:one              last_heartbeat=at:5000 werk_horse=h werk_clock=0.5 lives=480
+        werk:leases             one=now+15
+        werk:ticked             =now+0""")
+
+
+def test_a_tick_notes_how_many_log_lines_were_dropped_and_when(lua: Lua) -> None:
+    lua.tick("one", dropped=0)
+    assert lua.redis.hget("rq:worker:one", "werk_lines_dropped") is None
+    lua.tick("one", dropped=3)
+    text = lua.redis.hget("rq:worker:one", "werk_lines_dropped")
+    assert text.startswith(b"3|")
+    lua.tick("one", dropped=3)
+    assert lua.redis.hget("rq:worker:one", "werk_lines_dropped") == text
+    lua.tick("one", dropped=4)
+    number, _, since = lua.redis.hget("rq:worker:one", "werk_lines_dropped").partition(b"|")
+    assert number == b"4"
+    assert float(since) == pytest.approx(float(lua.redis.time()[0]), abs=60)
+
+
+def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:
+    lua.begin()
+    assert lua.tick("one", "a:h1", "h1") == []
+    assert lua.changes() == table("""
+        worker:one              last_heartbeat=at:6000
+        worker:one:executions   lives=2592000
+        wip:high                a:h1=now+90
+        job:a                   last_heartbeat=at:6000
+        execution:a:h1          last_heartbeat=6000 lives=90
+        executions:a            h1=now+150 lives=150""")
+
+
+def test_a_tick_takes_over_what_is_left_after_a_commit(lua: Lua) -> None:
+    lua.begin()
+    past, ago = time.time() - 10, time.time() - 1
+    lua.redis.zadd("rq:werk:leases", {"dead": past, "live": time.time() + 10})
+    marks = {"x:1 dead": past, "x:2 live": past, "a:h1 one": past, "x:3 one": past, "x:4 one": ago}
+    lua.redis.zadd("rq:werk:committed", {**marks, "odd": past})
+    assert lua.tick("one", "a:h1", "h1") == [["unfinished", "x:1"], ["unfinished", "x:3"]]
+    left = lua.redis.zrange("rq:werk:committed", 0, -1)
+    assert set(left) == {b"x:1 one", b"x:2 live", b"a:h1 one", b"x:3 one", b"x:4 one"}
+
+
+def test_a_tick_says_what_its_horse_has_lost(lua: Lua) -> None:
+    lua.begin()
+    lua.given("DEL wip:high", "DEL worker:one:executions")
+    assert lua.tick("one", "a:h1", "h1") == [["lost", "a:h1"]]
+
+
+def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:
+    """Redis has lost the finish with a part of its memory."""
+    lua.begin()
+    assert lua.tick("one", "", "h1") == []
+    assert lua.tick("one", "", "h2") == [["requeued", "a:h1", 0, "one"]]
+    assert lua.changes()["job:a"] == "status=queued worker_name="
+
+
+def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1, ttl=200)
+    lua.enqueue("b")
+    lua.given("ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
+    assert lua.changes() == table(f"""{NO_EXECUTION}
+        queue:high              =a,b
+        queues                  =rq:queue:high
+        job:a                   status=queued worker_name= werk_crashes=before|1 lives=200
+        werk:leases             one=gone
+        worker:one              werk_horse=gone
+        worker:two              last_heartbeat=at:6000""")
+
+
+@pytest.mark.parametrize(
+    ("ticked_s_ago", "lease_s", "after_s"),
+    [
+        (60, -55, 5 - 1),  # it had 5 s left when Redis fell silent
+        (60, -40, 15),  # no more than a new one, whatever their clocks
+        (2, 5, 5),  # a late tick is no outage
+        (-1000, 1005, 15),  # the clock was set back, or the new master's is another
+        (None, -1e6, 15),  # Redis has lost a part of its memory
+    ],
+)
+def test_an_outage_extends_a_lease_by_its_own_length(
+    lua: Lua, ticked_s_ago: float | None, lease_s: float, after_s: float
+) -> None:
+    now = time.time()
+    lua.begin()
+    lua.given(f"ZADD werk:leases {now + lease_s} one", "DEL werk:ticked")
+    if ticked_s_ago is not None:
+        lua.given(f"SET werk:ticked {now - ticked_s_ago}")
+    for _ in range(2):  # the first tick does it for all
+        assert lua.tick("two") == []
+        assert lua.redis.zscore("rq:werk:leases", "one") == pytest.approx(now + after_s, abs=1)
+
+
+def test_a_lease_ends_even_if_each_outage_is_followed_by_another(lua: Lua) -> None:
+    lua.begin()
+    for _ in range(20):
+        lease = lua.redis.zscore("rq:werk:leases", "one")
+        if events := lua.tick("two"):
+            break
+        lua.given(f"SET werk:ticked {time.time() - 8}", f"ZADD werk:leases {lease - 20} one")
+    assert events == [["fail", "a:h1", 1, "one"]]
+    assert lua.redis.zscore("rq:werk:leases", "two")
+
+
+@pytest.mark.parametrize("has_expired", [False, True])
+def test_rqs_clean_up_is_kept_from_what_a_lease_has_rescued(lua: Lua, has_expired: bool) -> None:
+    """All workers were down for longer than RQ waits; now one is back."""
+    lua.begin()
+    lua.enqueue("x", "wip:high", status="started", worker_name="one")
+    lua.given("HSET job:a worker_name one", "ZREM wip:high x")
+    lua.given("ZADD wip:high 1 a:h1 1 x:h0 1 odd", "HSET execution:x:h0 worker_name one")
+    if has_expired:
+        lua.given("DEL execution:a:h1")
+    lua.of_worker("spare", "high", "low")
+    assert lua.changes() == {"wip:high": "a:h1=now+90"}
+    lua.given("ZADD wip:high 1 a:h1", "ZREM werk:leases one")
+    lua.of_worker("spare", "high")
+    assert lua.changes() == {}
+
+
+def test_a_rescue_leaves_rqs_own_finish_its_time(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1)
+    assert lua.fence() == 1
+    lua.given("ZADD werk:leases 1 one")
+    assert lua.tick("two") == []
+    assert lua.changes()["werk:leases"] == "one=now+5"
+    lua.given("HSET execution:a:h1 werk_ending 1", "ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
+    assert lua.fence() == 0
+
+
+def test_a_tick_moves_due_jobs_as_rqs_scheduler_does(lua: Lua) -> None:
+    at_front_again = {"enqueue_at_front_on_retry": 1, "ended_at": "before"}
+    lua.enqueue("x")
+    lua.enqueue("a", "scheduled:high", origin="other", ttl=50)
+    lua.enqueue("b", "scheduled:high", enqueue_at_front=1)
+    lua.enqueue("c", "scheduled:high", **at_front_again)
+    lua.given("HDEL job:a timeout", f"ZADD scheduled:high {time.time() + 60} later")
+    assert lua.tick("one", due=0) == []
+    lua.given("SET scheduler-lock:high 1")
+    assert lua.tick("one") == []
+    assert lua.changes() == {}
+    lua.given("DEL scheduler-lock:high")
+    assert lua.tick("one") == []
+    assert lua.changes() == table("""
+        scheduled:high          a=gone b=gone c=gone
+        queue:high              =c,b,x,a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 origin=high timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
+        job:b                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now
+        job:c                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
+
+
+def test_a_due_job_that_is_somewhere_else_stays_there(lua: Lua) -> None:
+    for number, status in enumerate(("queued", "started", "finished")):
+        lua.enqueue(f"j{number}", "scheduled:high", status=status)
+    assert lua.tick("one") == []
+    assert lua.changes() == {"scheduled:high": "gone"}
+
+
+@pytest.mark.parametrize("place", ["scheduled", "ready"])
+def test_a_due_entry_that_is_no_jobs_is_dropped(lua: Lua, place: str) -> None:
+    lua.enqueue("a", f"{place}:high", status="queued started")  # of no status that there is
+    lua.given(f"ZADD {place}:high -inf gone", f"ZADD {place}:high 1 list", "RPUSH job:list x")
+    lua.given("ZADD werk:ready 1 high")
+    dropped = [("gone", place, "there is no such job"), ("list", place, "its key is no hash")]
+    assert lua.tick("one") == [["dropped", *facts] for facts in dropped]
+    changes = lua.changes()
+    assert changes[f"{place}:high"] == "gone"
+    assert changes["queue:high"] == "=a"
+    assert "job:list" not in changes
+
+
+@pytest.mark.parametrize("place", ["scheduled", "ready"])
+def test_a_due_job_waits_for_a_slot_of_its_rate_limit(lua: Lua, place: str) -> None:
+    for job_id in ("a", "b"):
+        more = {"enqueue_at_front_on_retry": 1, "ended_at": "x", "timeout": "", "ttl": 50}
+        lua.enqueue(job_id, f"{place}:high", **LIMITED, **(more if job_id == "b" else {}))
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == []
+    changes = lua.changes()
+    changes.pop("werk:ready", None)
+    assert changes == table(f"""
+        {place}:high            gone
+        queue:high              =a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now
+        job:b                   status=rate_limited enqueue_at_front=1 timeout=180 lives=50
+        rl-keys                 =k
+        rl:k                    concurrency=1
+        rl:k:allowed            a=now+0
+        rl:k:rate_limited       b=now+0""")
+    assert lua.tick("one") == []
+    assert lua.changes() in ({}, {"werk:ready": "gone"})
+
+
+def test_a_due_job_of_a_rate_limit_that_is_none_goes_to_its_queue(lua: Lua) -> None:
+    for number, limit in enumerate(("", "0", "x", "nan", "-1")):
+        lua.enqueue(
+            f"j{number}", "scheduled:high", rate_limit_key="k", rate_limit_concurrency=limit
+        )
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=j0,j1,j2,j3,j4"
+
+
+@pytest.mark.parametrize("key", ["rl:k", "rl:k:allowed", "rl:k:rate_limited"])
+def test_a_due_job_waits_while_its_rate_limit_is_of_another_type(lua: Lua, key: str) -> None:
+    lua.enqueue("a", "scheduled:high", **LIMITED)
+    lua.enqueue("b", "scheduled:high")
+    lua.given(f"SET {key} x")
+    assert lua.tick("one") == []
+    assert lua.changes()["scheduled:high"] == "b=gone"
+    lua.given(f"DEL {key}")
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=b,a"
+
+
+def test_a_tick_moves_dependents_that_stay_in_ready_as_rq_does(lua: Lua) -> None:
+    lua.enqueue("x")
+    lua.enqueue("a", "ready:high", ttl=50)
+    lua.enqueue("b", "ready:high", enqueue_at_front=1)
+    lua.given("HDEL job:a timeout", "SADD job:a:dependents d", "SADD job::a:dependencies p")
+    for _ in range(2):  # they may be on their way
+        assert lua.tick("one", due=0) == []
+        assert lua.changes().get("werk:ready", "high=now+0 lives=600") == "high=now+0 lives=600"
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one", due=0) == []
+    assert lua.changes() == table("""
+        ready:high              gone
+        queue:high              =b,x,a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
+        job:a:dependents        lives=50
+        job::a:dependencies     lives=50
+        job:b                   status=queued enqueued_at=at:5000 werk_enqueued=at:5000|now""")
+    assert lua.tick("one") == []
+    assert lua.changes() == {"werk:ready": "gone"}
+
+
+def test_a_ready_job_that_is_somewhere_else_stays_there(lua: Lua) -> None:
+    for status in ("queued", "started", "scheduled"):
+        lua.enqueue(status, "ready:high", status=status)
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == []
+    assert lua.changes() == {"ready:high": "gone"}
+
+
+def test_many_ready_jobs_are_moved_in_pieces(lua: Lua) -> None:
+    for number in range(501):
+        lua.redis.hset(f"rq:job:j{number}", mapping={"status": "ready_to_enqueue"})
+        lua.redis.zadd("rq:ready:high", {f"j{number}": number})
+    lua.given("ZADD werk:ready 1 high")
+    assert lua.tick("one") == [["more"]]
+    assert lua.redis.zrange("rq:ready:high", 0, -1) == [b"j500"]
+    assert lua.tick("one") == []
+    assert lua.redis.llen("rq:queue:high") == 501
+
+
+def test_a_ready_set_of_another_type_stops_nothing_else(lua: Lua) -> None:
+    lua.given("SET ready:high x")
+    lua.enqueue("a", "scheduled:high")
+    assert lua.tick("one") == []
+    assert lua.changes()["queue:high"] == "=a"
+
+
+def test_ticks_leave_the_record_of_a_running_job_alone(lua: Lua) -> None:
+    """RQ watches it while it finishes a job with dependents, and those of their other parents."""
+    lua.begin()
+    lua.tick("one", "a:h1", "h1")
+    assert lua.changes()["job:a"] == "last_heartbeat=at:6000"
+    lua.now = 7000
+    lua.tick("one", "a:h1", "h1")
+    assert "job:a" not in lua.changes()
+    lua.given("EXPIRE execution:a:h1 59")
+    lua.tick("one", "a:h1", "h1")
+    assert lua.changes()["job:a"] == "last_heartbeat=at:7000"
+    lua.fence()
+    lua.given("EXPIRE execution:a:h1 59")
+    lua.tick("one", "a:h1", "h1")
+    assert "job:a" not in lua.changes()
+
+
+def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
+    lua.given(f"ZADD werk:serves:high {time.time() - MONTH_S - 10} old")
+    assert lua.tick("one", served=("sleep f00", "hello f01"), pages=("sleep", "{}")) == []
+    assert lua.changes() == table(f"""
+        werk:serves:high        old=gone sleep_f00=now+0 hello_f01=now+0 lives={MONTH_S}
+        werk:catalog            sleep={{}} lives={MONTH_S}""")
+
+
+def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) -> None:
+    month_ago = time.time() - MONTH_S
+    pages = f'old {{"seen":{month_ago - 60}}} kept {{"seen":{month_ago + 60}}}'
+    lua.given(f"HSET werk:catalog {pages} broken {{ odd [1]")
+    lua.tick("one", served=("sleep f00",))  # most ticks write no page
+    assert "werk:catalog" not in lua.changes()
+    lua.tick("one", served=("sleep f00",), pages=("sleep", "{}"))
+    assert lua.redis.hkeys("rq:werk:catalog") == [b"kept", b"sleep"]
+
+
+def test_a_catalog_of_another_type_is_written_anew(lua: Lua) -> None:
+    lua.given("SET werk:catalog x")
+    lua.enqueue("a", "scheduled:high")
+    assert lua.tick("one", served=("sleep f00",), pages=("sleep", "{}")) == []
+    changes = lua.changes()
+    assert changes["queue:high"] == "=a"
+    assert "sleep={}" in changes["werk:catalog"]
+
+
+# --- lib.lua
+
+
+def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
+    assert lua.changes() == table("""
+        wip:high                a:h1=now+90
+        execution:a:h1          worker_name=two lives=90
+        worker:one:executions   gone
+        worker:two:executions   =a:h1
+        job:a                   werk_crashes=before|1
+        werk:leases             one=gone
+        worker:one              werk_horse=gone
+        worker:two              last_heartbeat=at:6000""")
+
+
+def test_crashes_are_counted_from_zero_after_a_requeue(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=1, werk_crashes="before|1")
+    lua.given("HSET job:a enqueued_at later")
+    assert lua.back() == ["requeued", 1]
+    assert "werk_crashes=later|1" in lua.changes()["job:a"]
+
+
+def test_an_execution_of_a_job_that_is_somewhere_else_is_only_forgotten(lua: Lua) -> None:
+    lua.begin()
+    lua.given("HSET job:a status finished")
+    assert lua.back() == ["gone", 0]
+    assert lua.changes() == table(NO_EXECUTION)
+
+
+def test_an_execution_of_what_is_no_job_is_forgotten(lua: Lua) -> None:
+    lua.begin()
+    lua.given("SET job:a x")
+    assert lua.back() == ["gone", 0]
+    assert lua.changes() == table(NO_EXECUTION.replace("wip:high                gone", ""))
+
+
+def test_a_cancelled_job_that_rq_has_half_put_off_is_cancelled(lua: Lua) -> None:
+    """RQ writes 'scheduled', and its horse dies before the transaction that puts the job there."""
+    lua.begin()
+    lua.given("ZREM wip:high a:h1", "ZADD canceled:high 1 a", "HSET job:a status scheduled")
+    assert lua.back() == ["gone", 0]
+    assert lua.changes()["job:a"] == "status=canceled"
+
+
+def test_the_fence_keeps_an_execution_for_rqs_own_finish(lua: Lua) -> None:
+    lua.begin()
+    assert lua.fence() == 1
+    assert lua.changes() == table("""
+        wip:high                a:h1=now+90
+        execution:a:h1          werk_ending=now+10 lives=100""")
+    lua.tick("one", "a:h1", "h1")
+    assert "lives" not in lua.changes()["execution:a:h1"]
+
+
+def test_a_new_generation_alone_may_claim(lua: Lua) -> None:
+    lua.begin()
+    lua.given("DEL werk:leases")
+    assert lua.fence_generation() == ["a:h1"]
+    assert lua.changes() == table("""
+        worker:one              werk_horse=new
+        werk:leases             one=now+15""")
+
+
+@pytest.mark.parametrize("name", ["step", "tick", "back", "fence", "fence_generation"])
+def test_redis_6_2_lets_them_write_when_memory_is_full(lua: Lua, name: str) -> None:
+    """It knows no flags; but a script whose first write is a removal may go on."""
+    words = {"step": ("h2", (), 0, 0, "done 1"), "tick": ("one", "a:h1", "h1")}.get(name, ())
+    lua.begin(werk_max_crashes=1)
+    lua.version = (6, 2)
+    lua.redis.config_set("maxmemory", 1)
+    try:
+        getattr(lua, name)(*words)
+    finally:
+        lua.redis.config_set("maxmemory", 0)
+
+
+# --- enqueue.lua
+
+
+@pytest.mark.parametrize(("how", "queue"), [("back", "=x,a,b"), ("front", "=b,a,x")])
+def test_an_enqueue_queues_jobs(lua: Lua, how: str, queue: str) -> None:
+    lua.enqueue("x")
+    assert lua.send(how) == [1, 1]
+    changes = lua.changes()
+    assert changes["queue:high"] == queue
+    assert "status=queued" in changes["job:a"] and "status=queued" in changes["job:b"]
+
+
+def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
+    def wanted(own: str) -> str:
+        return f"""
+        job:{own}               status=scheduled created_at=before origin=high ttl=100 lives=100
+        job:{own}+              werk_enqueued=before|now
+        job:{own}+              data=data:{own} description={own}() werk_task=sleep timeout=180
+        job:{own}+              result_ttl=0 failure_ttl=600 werk_max_crashes=2 webhooks=hooks
+        job:{own}+              retries_left=1 retry_intervals=[1] enqueue_at_front=1
+        job:{own}+              success_callback_name= failure_callback_name= group_id=
+        job:{own}+              stopped_callback_name= started_at= ended_at= last_heartbeat=
+        job:{own}+              worker_name= werk_v=1
+        werk:sent:{own}         =before lives=60
+        hold:{own}              ={own}_before lives=50
+        last:{own}              ={own} lives={MONTH_S}"""
+
+    assert lua.send("at front") == [1, 1]
+    assert lua.changes() == table(f"""{wanted("a")}{wanted("b")}
+        scheduled:high          a=6000 b=6000
+        queues                  =rq:queue:high""")
+
+
+# --- act.lua
+
+LIMITED = {"rate_limit_key": "k", "rate_limit_concurrency": 1}
+
+
+@pytest.mark.parametrize("ttl", ["", "100"])
+def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None:
+    old = {"exc_info": "x", "started_at": "x", "ended_at": "x", "timeout": ""}
+    lua.enqueue("a", "failed:high", ttl=ttl, **old)
+    lua.given("SADD job:a:dependents b", "SADD job::a:dependencies c", "EXPIRE job:a 500")
+    assert lua.act("retry", "a", "a", "b") == ["retried", "queued", "gone"]
+    assert lua.changes() == table(f"""
+        failed:high             gone
+        queue:high              =a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 timeout=180 exc_info=gone
+        job:a+                  started_at= ended_at= lives={ttl or "gone"}
+        job:a+                  werk_enqueued=at:5000|now
+        {"job:a:dependents      lives=100" if ttl else ""}
+        {"job::a:dependencies   lives=100" if ttl else ""}""")
+
+
+def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.enqueue(job_id, "failed:high", **LIMITED)
+    assert lua.act("retry", "a", "b") == ["limited", "limited"]
+    assert lua.changes() == table("""
+        failed:high             gone
+        queue:high              =a
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 started_at= ended_at=
+        job:a+                  werk_enqueued=at:5000|now
+        job:b                   status=rate_limited started_at= ended_at=
+        rl-keys                 =k
+        rl:k                    concurrency=1
+        rl:k:allowed            a=now+0
+        rl:k:rate_limited       b=now+0""")
+
+
+@pytest.mark.parametrize(
+    "place", ["queue:high", "scheduled:high", "deferred:high", "ready:high", LIMIT]
+)
+def test_a_cancel_takes_a_job_from_where_it_waits(lua: Lua, place: str) -> None:
+    lua.enqueue("a", place, rate_limit_key="k")
+    lua.given("SADD job:a:dependents b")
+    assert lua.act("cancel", "a", "a") == ["cancelled", "canceled"]
+    assert lua.changes() == table(f"""
+        {place}                 gone
+        canceled:high           a=now+0
+        job:a                   status=canceled""")
+
+
+@pytest.mark.parametrize("what", ["cancel", "delete"])
+def test_a_slot_of_a_rate_limit_goes_to_the_next(lua: Lua, what: str) -> None:
+    lua.enqueue("a", **LIMITED)
+    lua.enqueue("b", LIMIT, enqueue_at_front=1, **LIMITED)
+    lua.enqueue("c")
+    lua.given("ZADD rl:k:allowed 1 a", "HSET rl:k concurrency 1")
+    lua.act(what, "a")
+    changes = lua.changes()
+    assert changes["rl:k:allowed"] == "a=gone b=now+0"
+    assert changes["rl:k:rate_limited"] == "gone"
+    assert changes["job:b"] == "enqueued_at=at:5000 status=queued werk_enqueued=at:5000|now"
+    assert changes["queue:high"] == "=b,c"
+
+
+@pytest.mark.parametrize("place", ["queue:high", "finished:high", LIMIT])
+def test_a_delete_leaves_nothing_of_a_job(lua: Lua, place: str) -> None:
+    keys = set(lua.redis.keys())
+    lua.enqueue("a", place, rate_limit_key="k", group_id="g")
+    lua.given("SADD group:g a", "SADD job:a:dependents b", "SADD job::a:dependencies b",
+              "XADD results:a * type 1", "ZADD wip:high 1 a:h1", "ZADD executions:a 1 h1",
+              "HSET execution:a:h1 worker_name dead", "SADD worker:dead:executions a:h1",
+    )  # fmt: skip
+    assert lua.act("delete", "a", "a") == ["deleted", "gone"]
+    assert set(lua.redis.keys()) == keys
+
+
+@pytest.mark.parametrize("place", ["queue:high", "finished:high"])
+def test_an_emptied_place_keeps_the_jobs_that_have_moved_on(lua: Lua, place: str) -> None:
+    put = f"RPUSH {place}" if place == "queue:high" else f"ZADD {place} 1"
+    lua.enqueue("a", place)
+    lua.enqueue("b", "scheduled:high")
+    lua.given(f"{put} b", f"{put} gone")
+    assert lua.act("empty", place) == ["3"]
+    assert lua.changes() == {place: "gone", "job:a": "gone"}
+
+
+def test_a_compacted_queue_keeps_the_jobs_that_there_are(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        lua.given("RPUSH queue:high gone")
+        lua.enqueue(job_id)
+    assert lua.act("compact", "0 199 high") == ["2"]
+    assert lua.changes() == {"queue:high": "=a,b"}
+
+
+def test_a_ready_job_is_restored_as_rq_enqueues_it(lua: Lua) -> None:
+    lua.enqueue("x")
+    lua.enqueue("a", "ready:high", ttl=50)
+    lua.enqueue("b", "ready:high", enqueue_at_front=1)
+    lua.enqueue("c", "ready:high", **LIMITED)
+    lua.given("ZREM ready:high b", "HDEL job:a timeout")
+    assert lua.act("probe", "a", "b", "c") == ["ready_to_enqueue"] * 3
+    assert lua.changes() == {}
+    assert lua.act("restore", "a", "b", "c", "a") == ["ready_to_enqueue"] * 3 + ["fine"]
+    assert lua.changes() == table("""
+        ready:high              gone
+        queue:high              =b,x,a,c
+        queues                  =rq:queue:high
+        job:a                   status=queued enqueued_at=at:5000 worker_name= timeout=180 lives=50
+        job:a+                  werk_enqueued=at:5000|now
+        job:b                   status=queued enqueued_at=at:5000 worker_name=
+        job:b+                  werk_enqueued=at:5000|now
+        job:c                   status=queued enqueued_at=at:5000 worker_name=
+        job:c+                  werk_enqueued=at:5000|now
+        rl-keys                 =k
+        rl:k                    concurrency=1
+        rl:k:allowed            c=now+0""")
+
+
+def test_a_worker_is_told_to_drain(lua: Lua) -> None:
+    lua.begin()
+    assert lua.act("drain", "one", "nobody") == ["not listening", "unknown"]
+    with lua.redis.pubsub() as ear:
+        ear.subscribe("rq:pubsub:one")
+        assert ear.get_message(timeout=60)["type"] == "subscribe"
+        assert lua.act("drain", "one", "one") == ["asked", "already"]
+        assert ear.get_message(timeout=60)["data"] == b'{"command": "shutdown"}'
+    assert lua.changes() == {"worker:one": "werk_draining=at:6000"}
+
+
+def test_a_queue_is_paused_and_resumed(lua: Lua) -> None:
+    lua.given("SADD queues rq:queue:high")
+    assert lua.act("pause", "high", "high", "other") == ["yes", "already", "unknown"]
+    assert lua.changes() == {"werk:paused": "=high"}
+    assert lua.act("resume", "high", "high", "other") == ["yes", "already", "unknown"]
+    assert lua.changes() == {"werk:paused": "gone"}
+
+
+@pytest.mark.parametrize("status", ["queued", "scheduled", "started"])
+def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
+    lua.begin(ttl=100)
+    lua.enqueue("b")
+    lua.given("RPUSH queue:high:intermediate a", f"HSET job:a status {status}")
+    lua.given(f"ZADD wip:high {time.time() + 60} a:h1")
+    assert lua.act("restore", "a") == ["fine"]
+    lua.given("ZADD wip:high 1 a:h1")
+    lua.now = 7000
+    assert lua.act("probe", "a") == [status]
+    assert lua.changes() == {}
+    assert lua.act("restore", "a") == [status]
+    assert lua.changes() == table(f"""{NO_EXECUTION}
+        queue:high:intermediate gone
+        queue:high              =a,b
+        queues                  =rq:queue:high
+        job:a                   enqueued_at=at:7000 werk_enqueued=at:7000|now worker_name= lives=100
+        job:a+                  {"status=queued" if status != "queued" else ""}""")
+
+
+def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
+    workers = "rq:worker:one rq:worker:dead"
+    lua.given(
+        "SADD queues rq:queue:high", f"SADD workers {workers}", f"SADD workers:high {workers}"
+    )
+    assert lua.act("reap", "rq:worker:one", "rq:worker:dead") == ["there", "gone"]
+    assert lua.changes() == {"workers": "=rq:worker:one", "workers:high": "=rq:worker:one"}

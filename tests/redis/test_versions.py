@@ -1,0 +1,340 @@
+"""One version back and forth: a fleet that is being deployed runs both at the same time.
+
+tests/data/v0 holds the scripts of 0.1.0 and every record that it wrote. Its side here sends what
+its Python sent; today's side is a worker of today's.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import redis
+from contents import QUEUES, Contents, text
+from pair import Pair
+from support import TESTS
+from test_scripts import TASKS as TASKS
+
+from werk import Options, result
+from werk.client import enqueue as client
+from werk.client import request
+from werk.ops import actions, failures
+from werk.ops.snapshot import Snapshot
+from werk.store import keys, payload
+from werk.store.connection import Link, link_over
+from werk.tasks.catalog_page import read_pages
+from werk.worker.claim import Claim, Unknown
+from werk.worker.outcome import Outcome
+from werk.worker.scripts import script
+from werk.worker.supervisor import LEASES
+
+V0 = TESTS / "data" / "v0"
+PAST = 1
+LEASE_S = 15
+GENERATION = "00000000000000aa"
+
+
+def of_v0(name: str) -> str:
+    """Return a script as 0.1.0 sent it."""
+    small = {
+        "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}"
+    }
+    body = small.get(name) or (V0 / f"{name}.lua").read_text()
+    before = ["counts"] if name == "step" else ["counts", "lib"]
+    return "\n".join(
+        ["local P = 'rq'", *((V0 / f"{part}.lua").read_text() for part in before), body]
+    )
+
+
+class Old:
+    """A worker of 0.1.0, and a caller: what they sent."""
+
+    def __init__(self, connection: redis.Redis, name: str = "old") -> None:
+        self.redis, self.name, self.count = connection, name, 10**9
+        self.claim: list[bytes] | None = None
+        facts = {"birth": "x", "werk_horse": GENERATION, "werk_lease": LEASE_S}
+        connection.hset(f"rq:worker:{name}", mapping=facts)
+        connection.sadd("rq:workers", f"rq:worker:{name}")
+
+    def run(self, name: str, *words: Any, keys: tuple[str, ...] = ()) -> Any:
+        return self.redis.eval(of_v0(name), len(keys), *keys, *words)
+
+    def enqueue(self, job_id: str, name: str = "tough", queue: str = "high") -> None:
+        names = tuple(f"rq:{key}" for key in ("queues", f"queue:{queue}", f"scheduled:{queue}"))
+        limits = (180, 500, 600, name, 1, 0, 0, 0, "", "", "0")
+        head = ("rq", "back", 0, 0, keys.iso(time.time()), queue, *limits)
+        job = (job_id, payload.write_call("pair.work", (), {}), f"{name}()", "", "")
+        eval_ = self.redis.eval
+        assert eval_((V0 / "enqueue.lua").read_text(), 3, *names, *head, *job) == [1]
+
+    def step(self, outcome: str = "", claims: bool = True) -> bytes:
+        """Finish what is in hand with that outcome, claim the next. Returns what became of it."""
+        now, finish = time.time(), ()
+        if outcome:
+            own = cast(Any, self.claim)
+            keep = (500, int(now) + 500) if outcome != "scheduled" else (0, now + 10)
+            finish = (own[8], own[0], self.execution, outcome, *keep, b"gASVAw==", now)
+        self.count += 1
+        self.execution = f"{GENERATION}{self.count}"
+        times = (keys.iso(now), repr(now), int(now) + 90, int(now) + 150)
+        head = (self.name, GENERATION, self.execution, *times, int(claims), 0, "done 0 worked 0 ")
+        queues = tuple(f"rq:queue:{queue}" for queue in QUEUES)
+        became, claimed, _, _ = self.run("step", *head, *finish, keys=queues)
+        self.claim = claimed if type(claimed) is list else None
+        return cast(bytes, became)
+
+    @property
+    def job_id(self) -> str:
+        return text(self.claim[8]) if self.claim else ""
+
+    def tick(self) -> list[Any]:
+        now = time.time()
+        head = (self.name, keys.iso(now), repr(now), GENERATION, "", "", LEASE_S, 480, 1, 0)
+        return cast(Any, self.run("tick", *head, keys=("rq:queue:high", "rq:queue:low")))
+
+    def rescue(self, dead: str) -> list[Any]:
+        self.tick()
+        forget_lease(self.redis, dead)
+        return self.tick()
+
+
+def forget_lease(connection: redis.Redis, dead: str) -> None:
+    connection.zadd(LEASES, {dead: PAST})
+    connection.set("rq:werk:grace", PAST)
+
+
+def load(connection: redis.Redis) -> None:
+    """Write the records of 0.1.0."""
+    for key, own in json.loads((V0 / "records.json").read_text()).items():
+        name, value = key.encode("latin-1"), own["value"]
+        as_bytes = {k.encode("latin-1"): v for k, v in value.items()} if type(value) is dict else {}
+        match own["type"]:
+            case "hash":
+                fields = {k: v.encode("latin-1") for k, v in as_bytes.items()}
+                connection.hset(name, mapping=cast(Any, fields))
+            case "zset":
+                connection.zadd(name, as_bytes)
+            case "list":
+                connection.rpush(name, *value)
+            case "set":
+                connection.sadd(name, *value)
+            case "string":
+                connection.set(name, value)
+            case "stream":
+                for entry, fields in value:
+                    connection.xadd(name, fields, id=entry)
+        if own["lives"] > 0:
+            connection.expire(name, own["lives"])
+    connection.zadd("rq:scheduled:high", {"scheduled": time.time() + 1000})
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
+    monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
+    kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def link(connection: redis.Redis) -> Iterator[Link]:
+    own = link_over(connection)
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def pair(connection: redis.Redis, redis_url: str) -> Iterator[Pair]:
+    """A worker of today's."""
+    own = Pair("new", QUEUES, redis_url)
+    yield own
+    own.supervisor.close()
+
+
+def enqueue(connection: redis.Redis, job_id: str, name: str = "tough", queue: str = "high") -> None:
+    client.enqueue(name, options=Options(queue=queue, job_id=job_id), connection=connection)
+
+
+def finish_all(pair: Pair) -> list[str]:
+    """Have today's worker run all that waits. Returns the jobs."""
+    found: list[str] = []
+    finish: Outcome | None = None
+    while True:
+        outcome, _ = pair.step(finish, True)
+        assert outcome == (b"done" if finish else b"none")
+        if not pair.claim:
+            return found
+        found.append(pair.claim.id)
+        finish = pair.perform("returns")
+
+
+def test_the_version_is_one_number() -> None:
+    for lua in (request.script().text, script("step").text):
+        constants = lua.removeprefix("#!lua flags=allow-oom\n").partition("\n")[0]
+        names, _, values = constants.removeprefix("local ").partition(" = ")
+        found = dict(zip(names.split(", "), values.split(", "), strict=True))
+        assert found["VERSION"] == str(keys.RECORD_VERSION)
+
+
+def test_records_name_their_version(connection: redis.Redis, pair: Pair) -> None:
+    enqueue(connection, "a")
+    version = str(keys.RECORD_VERSION).encode()
+    assert connection.hget("rq:job:a", "werk_v") == version
+    assert connection.hget("rq:worker:new", "werk_v") == version
+
+
+# --- what the version before has written
+
+
+def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pair) -> None:
+    load(connection)
+    assert finish_all(pair) == ["queued", "eager"]
+    connection.zadd("rq:scheduled:high", {"scheduled": PAST})
+    pair.supervisor.ticker.tick()
+    assert finish_all(pair) == ["scheduled"]
+    now = Contents(connection)
+    for job_id in ("queued", "eager", "scheduled", "finished"):
+        assert now.places(job_id) == [("finished", "high")]
+
+
+def test_an_old_workers_job_is_rescued(connection: redis.Redis, pair: Pair) -> None:
+    load(connection)
+    pair.supervisor.ticker.tick()  # it was long ago: a gap
+    forget_lease(connection, "old")
+    pair.supervisor.ticker.tick()
+    now = Contents(connection)
+    assert now.waiting("high") == ["started", "queued", "eager"]
+    assert now.job("started")["werk_crashes"].endswith("|1")
+    assert finish_all(pair)[0] == "started"
+
+
+def test_old_results_and_failures_are_read_and_retried(
+    connection: redis.Redis, link: Link, pair: Pair
+) -> None:
+    load(connection)
+    assert result("finished", 0, connection=connection) == 1
+    [[failed]] = [page for page in failures.walk(link, failures.Filters()) if page]
+    assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
+    assert [*actions.act(link, "retry", ["failed"])] == [("failed", "retried")]
+    assert finish_all(pair)[-1] == "failed"
+    assert result("failed", 0, connection=connection) == 1
+
+
+def test_an_old_worker_and_its_catalog_are_seen(connection: redis.Redis, link: Link) -> None:
+    load(connection)
+    snapshot = Snapshot.read(link)
+    assert [(own.name, own.kind) for own in snapshot.workers] == [("old", "werk")]
+    assert snapshot.queues["high"].waiting == 2
+    assert {"tough", "hello"} <= read_pages(link).entries.keys()
+
+
+def test_an_old_enqueue_is_known_when_it_is_sent_again(connection: redis.Redis) -> None:
+    load(connection)
+    options = Options(queue="high", job_id="queued")
+    handle = client.enqueue("tough", options=options, connection=connection)
+    assert (handle.id, handle.duplicate) == ("queued", True)
+
+
+# --- what the version before does with today's
+
+
+@pytest.mark.parametrize("outcome", ["finished", "failed", "scheduled"])
+def test_an_old_worker_runs_todays_jobs(connection: redis.Redis, pair: Pair, outcome: str) -> None:
+    enqueue(connection, "a")
+    old = Old(connection)
+    old.step()
+    assert old.job_id == "a"
+    assert cast(Any, old.claim)[1:3] == [b"", b"1"]
+    assert old.step(outcome) == b"done"
+    assert Contents(connection).places("a") == [(outcome, "high")]
+
+
+def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair) -> None:
+    old = Old(connection)
+    old.tick()
+    enqueue(connection, "a", "eager")
+    pair.step(None, True)
+    assert pair.claim and pair.claim.id == "a"
+    assert [event[:2] for event in old.rescue("new")] == [[b"requeued", pair.claim.run.encode()]]
+    assert pair.step(pair.perform("returns"), False)[0] == b"late"
+    old.step()
+    assert old.job_id == "a"
+    forget_lease(connection, "old")
+    pair.supervisor.ticker.tick()
+    assert Contents(connection).places("a") == [("queue", "high")]
+    assert old.step("finished", claims=False) == b"late"
+    assert finish_all(pair) == ["a"]
+    assert Contents(connection).job("a")["werk_attempt"] == "3"
+
+
+def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> None:
+    """Callers and workers of both, in turn."""
+    old = Old(connection)
+    ids = [f"j{number}" for number in range(60)]
+    ran: list[str] = []
+    finish: Outcome | None = None
+    for number, job_id in enumerate(ids):
+        queue = QUEUES[number // 2 % 2]
+        (old.enqueue if number % 2 else enqueue.__get__(connection))(job_id, "tough", queue)
+    while True:
+        old.step("finished" if old.claim else "")
+        pair.step(finish, True)
+        finish = pair.perform("returns") if pair.claim else None
+        ran += [own for own in (old.job_id, pair.claim.id if pair.claim else "") if own]
+        old.tick()
+        pair.supervisor.ticker.tick()
+        if not old.claim and not pair.claim:
+            break
+    assert sorted(ran) == sorted(ids)
+    now = Contents(connection)
+    assert all(now.places(own) in ([("finished", "high")], [("finished", "low")]) for own in ids)
+
+
+# --- what the next version will write
+
+
+def newer(connection: redis.Redis) -> None:
+    enqueue(connection, "a")
+    connection.hset("rq:job:a", "werk_v", keys.RECORD_VERSION + 1)
+
+
+def test_a_newer_record_is_deferred_and_names_both_versions(
+    connection: redis.Redis, pair: Pair
+) -> None:
+    newer(connection)
+    pair.step(None, True)
+    own = cast(Claim, pair.claim)
+    words = f"of version {keys.RECORD_VERSION + 1}, this worker reads {keys.RECORD_VERSION}"
+    with pytest.raises(Unknown, match=words):
+        own.limits(500)
+    assert pair.step(pair.perform("returns"), True)[0] == b"done"
+    [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
+    assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
+
+
+def test_a_newer_record_fails_after_ten_minutes(connection: redis.Redis, pair: Pair) -> None:
+    newer(connection)
+    connection.hset("rq:job:a", "werk_unknown_since", time.time() - 700)
+    pair.step(None, True)
+    finish = pair.perform("returns")
+    if finish:
+        pair.step(finish, False)
+    now = Contents(connection)
+    assert now.places("a") == [("failed", "high")]
+    entry = {key.encode(): own.encode("latin-1") for key, own in now.get("results", "a").items()}
+    assert f"this worker reads {keys.RECORD_VERSION}" in payload.read_exception(entry)
+
+
+def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(
+    connection: redis.Redis, pair: Pair
+) -> None:
+    newer(connection)
+    pair.line.fault = "reply lost"
+    pair.step(None, True)
+    own = cast(Claim, pair.claim)
+    assert own.status == f"werk_v {keys.RECORD_VERSION + 1}".encode()

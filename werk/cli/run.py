@@ -1,0 +1,130 @@
+"""`werk`: the group of all commands, and those that run a process until it is stopped.
+
+Parse, one call, print. What a command does stands in the module that it calls.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from werk import __version__
+from werk.cli.output import connect, print_rows, run_command
+from werk.cli.types import PERIOD
+from werk.settings import DASHBOARD_PORT, Settings
+from werk.store.connection import link
+
+
+def main() -> NoReturn:
+    """Run `werk`."""
+    run_command(werk, "werk")
+
+
+_OPERATE = "status failed retry stop cancel pause resume drain repair ping".split()
+_LOOKUP = "result show tasks".split()
+_MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
+_MODULES["enqueue"] = "enqueue"
+
+
+class Commands(click.Group):
+    """The commands here, and those of the modules beside, each imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_MODULES])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _MODULES:
+            module = import_module(f"werk.cli.{_MODULES[cmd_name]}")
+            return getattr(module, cmd_name)  # type: ignore[no-any-return]
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, help="Run background jobs by name, on RQ and Redis.")
+@click.version_option(__version__, package_name="werk", message="werk %(version)s")
+def werk() -> None:
+    pass
+
+
+PORT = click.IntRange(1, 65535)
+port_option = click.option(
+    "--port",
+    type=PORT,
+    metavar="PORT",
+    default=DASHBOARD_PORT,
+    help=f"Serve the dashboard on PORT ({DASHBOARD_PORT}).",
+)
+
+
+@werk.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> int | None:
+    """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
+    from rq.cli.workers import worker as rq_worker
+
+    from werk.worker import wait_for_redis
+    from werk.worker.tick import TICK_BUDGET_S
+
+    classes = {
+        "worker": "werk.worker.Worker",
+        "connection": "werk.worker.redis_side.PatientRedis",
+    }
+    words = [*(f"--{kind}-class={path}" for kind, path in classes.items()), *arguments]
+    with rq_worker.make_context("werk worker", words) as context:
+        settings, given = Settings.read(), context.params
+        if given["url"]:
+            settings = settings._replace(redis_url=given["url"])
+        elif given["config"]:
+            settings = settings._replace(redis_url=None, rq_config=given["config"])
+        wait_for_redis(link(settings, TICK_BUDGET_S))
+        code: int | None = rq_worker.invoke(context)
+        return code
+
+
+@werk.command()
+@port_option
+def up(port: int) -> int | None:
+    """Run server, worker, dashboard and ./crontab in this terminal until Ctrl-C."""
+    from werk.dev import up as dev
+
+    return dev.up(Settings.read(), port=port)
+
+
+@werk.command()
+@port_option
+@click.option(
+    "--bind",
+    default="127.0.0.1",
+    help="Listen here; a public address needs a password.",
+)
+@click.option(
+    "--host", "hosts", multiple=True, help="Accept this Host header as well (repeatable)."
+)
+@click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
+def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> int:
+    """Serve the dashboard until Ctrl-C."""
+    from werk.web.app import serve
+
+    return serve(Settings.read(), bind=bind, port=port, hosts=hosts, read_only=read_only)
+
+
+@werk.command()
+@click.argument("file")
+@click.option("--check", is_flag=True, help="Print the next five times of each line and exit.")
+@click.option("--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed in PERIOD.")
+@click.option("--json", "as_json", is_flag=True, help="With --check, print JSON.")
+def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
+    """Enqueue the tasks of FILE, a crontab of task names, on any number of hosts."""
+    from werk.ops import cron as crontab
+
+    connected = connect()
+    lines = crontab.read(file, connected)
+    if not check:
+        crontab.run(lines, connected, catch_up)
+    rows = [line.as_json() for line in lines]
+    texts = []
+    for row in rows:
+        texts.append(f"{row['line']}: {row['when']}  {row['call']}")
+        texts += [f"    {moment}" for moment in row["next"]]
+    print_rows(as_json, rows, *texts)

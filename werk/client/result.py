@@ -1,0 +1,139 @@
+"""What becomes of a job: its status, and its result when it has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from werk.client.links import link_of
+from werk.errors import JobCancelled, JobFailed, NoSuchJob, ResultNotKept, ResultTimeout
+from werk.settings import Settings
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.payload import UNSERIALIZABLE, read_exception, read_not_kept, read_result
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+    from werk.client.links import Connection
+
+SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
+
+
+class Handle(NamedTuple):
+    """A job that was enqueued; or, for a duplicate, the one that was there before."""
+
+    id: str
+    task: str
+    queue: str
+    duplicate: bool = False
+    reason: str = ""  # why it is a duplicate
+    warnings: tuple[str, ...] = ()
+    result_ttl: int = 1
+    connection: Connection | None = None
+
+    def status(self) -> str:
+        """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
+        return status(self.id, connection=self.connection)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, at most `timeout` seconds; without one, until it is there.
+
+        Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
+        """
+        keeps_result = self.result_ttl != 0
+        is_ours = keeps_result and not self.duplicate
+        return _wait(self.id, timeout, self.connection, keeps_result, is_ours)
+
+    @property
+    def job(self) -> Job:
+        """The job as RQ's own object. (This imports rq.)"""
+        from rq.job import Job
+
+        from werk.store.redis_py import redis_client
+
+        own = self.connection
+        client = redis_client(Settings.read()) if own is None or isinstance(own, Link) else own
+        return Job.fetch(self.id, connection=client)
+
+
+def result(
+    job_id: str, timeout: float | None = None, *, connection: Connection | None = None
+) -> Any:
+    """Wait for a job's result, at most `timeout` seconds; without one, until it is there.
+
+    Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, RedisUnavailable,
+    ConfigError.
+    """
+    return _wait(job_id, timeout, connection, keeps_result=True)
+
+
+def status(job_id: str, *, connection: Connection | None = None) -> str:
+    """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
+    found = link_of(connection).call("HGET", keys.key("job", job_id), "status")
+    if found is None:
+        raise NoSuchJob(_no_such(job_id))
+    return keys.text(found)
+
+
+def _wait(
+    job_id: str,
+    timeout: float | None,
+    connection: Connection | None,
+    keeps_result: bool,
+    is_ours: bool = False,
+) -> Any:
+    """Look at a job until it has ended, and in between wait for an entry in its results.
+
+    A job of our own enqueue exists, and will have an entry: so that wait comes first, and usually
+    nothing after it.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
+    results = keys.key("results", job_id)
+    link = link_of(connection)
+    entry: Any = (b"0-0", [])  # the newest; an entry of an earlier run is not news
+    waits, seen = is_ours, False
+    while True:
+        left = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
+        if waits and left > 0:
+            block = ("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, entry[0])
+            streams, (state, result_ttl) = link.calls([block, look])
+            entries = streams[0][1] if streams else []
+        else:
+            latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
+            entries, (state, result_ttl) = link.calls([latest, look])
+        entry = entries[-1] if entries else entry
+        if state is None:
+            if keeps_result:
+                raise NoSuchJob(_no_such(job_id, seen))
+            return None  # it has ended, and its result was not to be kept
+        waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
+        if state in (b"finished", b"failed", b"stopped", b"canceled"):
+            return _outcome(job_id, state.decode(), keys.pairs(entry[1]), link)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise ResultTimeout(
+                f"job {job_id} is still {keys.text(state)} after {timeout:g} s; "
+                f"it goes on: werk result {job_id}"
+            )
+
+
+def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], link: Link) -> Any:
+    """Return what a job that has ended returned, or raise why it did not."""
+    if state == "finished":
+        value = read_result(entry)
+        if value == UNSERIALIZABLE:
+            why = read_not_kept(link.call("HGET", keys.key("job", job_id), keys.NOT_KEPT))
+            raise ResultNotKept(f"job {job_id} finished, but its result was not kept: {why}")
+        return value
+    if state in ("canceled", "stopped"):
+        word = "cancelled" if state == "canceled" else state
+        raise JobCancelled(f"job {job_id} was {word}")
+    text = read_exception(entry).strip()
+    reason = text.rpartition("\n")[2] or "no reason was recorded"
+    raise JobFailed(f"job {job_id} failed: {reason}", text)
+
+
+def _no_such(job_id: str, seen: bool = False) -> str:
+    why = "it was deleted or has expired" if seen else "never enqueued here, or expired"
+    return f"no job {job_id}: {why}"

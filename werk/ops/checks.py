@@ -1,0 +1,245 @@
+"""What is wrong according to a snapshot: problems, and the checks that monitoring calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from werk.errors import ArgumentError, RedisUnavailable
+from werk.ops.snapshot import PLAIN_RQ, Queue, Server, Snapshot, Worker
+from werk.printable import listed
+from werk.store.connection import Link
+
+OK, WARNING, CRITICAL = "ok", "warning", "critical"
+CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
+
+MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
+READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
+CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
+
+
+class Limit(NamedTuple):
+    """Above which numbers there is a warning or a critical problem; None: never."""
+
+    warning: float | None = None
+    critical: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Return the limit in 'WARN:CRIT', ':CRIT', 'WARN:' or 'CRIT'. Raises ArgumentError."""
+        found = re.fullmatch(r"(?:(\d*\.?\d+)?:)?(\d*\.?\d+)?", text)
+        if not found or not text:
+            raise ArgumentError(f"invalid limit {text!r}; use WARN:CRIT, :CRIT or CRIT")
+        first, last = (None if part is None else float(part) for part in found.groups())
+        if first is not None and last is not None and first > last:
+            raise ArgumentError(f"invalid limit {text!r}; the warning comes first, WARN:CRIT")
+        return cls(first, last)
+
+    def level(self, number: float) -> str:
+        """Return the level of a number: OK, WARNING or CRITICAL."""
+        if self.critical is not None and number > self.critical:
+            return CRITICAL
+        return WARNING if self.warning is not None and number > self.warning else OK
+
+    def __str__(self) -> str:
+        """Return it as the perfdata of a monitoring plugin has it: warn;crit."""
+        return ";".join("" if part is None else f"{part:g}" for part in self)
+
+
+class Limits(NamedTuple):
+    """The options of --check. The age of the oldest job has a limit in any case."""
+
+    age_s: Limit = Limit(None, 300)
+    waiting: Limit = Limit()
+    failed: Limit = Limit()
+    min_workers: int = 0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Problem(NamedTuple):
+    """What is wrong, and what to do."""
+
+    level: str
+    what: str
+    fix: str
+
+
+def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
+    """Return what is wrong, the worst first."""
+    found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
+    found += _of_keys(snapshot)
+    for queue in snapshot.queues.values():
+        found += _of_queue(queue, snapshot, limits)
+    return sorted(found, key=lambda problem: problem.level != CRITICAL)
+
+
+def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
+    """Return exit code and line of `werk status --check`, as monitoring plugins print it."""
+    found, queues = problems(snapshot, limits), snapshot.queues.values()
+    parts = [f"{problem.what} ({problem.fix})" for problem in found] or [
+        f"{q.name}: {q.waiting} waiting, oldest {age(q.oldest_s or 0)}, {q.workers} workers, "
+        f"{q.failed} failed{', paused' * q.paused}"
+        for q in queues
+    ]
+    level = found[0].level if found else OK
+    code, line = verdict(level, "; ".join(parts) or "no queue yet")
+    oldest = max((q.oldest_s or 0 for q in queues), default=0)
+    perfdata = (
+        f"waiting={sum(q.waiting for q in queues)};{limits.waiting}",
+        f"oldest={oldest:.0f}s;{limits.age_s}",
+        f"workers={sum(own.is_live for own in snapshot.workers)};;{limits.min_workers or ''}",
+        f"failed={sum(q.failed for q in queues)};{limits.failed}",
+    )
+    return code, " ".join([line, "|", *(fact.rstrip(";") for fact in perfdata)])
+
+
+def check_here(link: Link, host: str) -> tuple[int, str]:
+    """Return exit code and line of `werk status --here`: are this host's workers alive?
+
+    An unreachable Redis is OK: restarting the workers would not help.
+    """
+    try:
+        workers = [own for own in Snapshot.read(link).workers if own.host == host]
+    except RedisUnavailable as error:
+        return verdict(OK, f"not known: {error}")
+    bad = [f"worker {own.name} is {own.state}" for own in workers if own.state in ("stale", "hung")]
+    if bad or not workers:
+        return verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
+    return verdict(OK, f"{len(workers)} workers on {host}")
+
+
+def verdict(level: str, text: str) -> tuple[int, str]:
+    """Return exit code and line of a check with this level."""
+    line = "".join(c if c.isprintable() and c != "|" else "?" for c in text)  # perfdata follows a |
+    return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
+
+
+def age(seconds: float | None) -> str:
+    """Return a duration in one unit: 7s, 12m, 3h, 2d."""
+    if seconds is None:
+        return ""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds // unit_s:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in one unit."""
+    return f"{count / 2**30:.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _of_server(server: Server) -> Iterator[Problem]:
+    if server.policy not in ("noeviction", "?"):
+        fix = "CONFIG SET maxmemory-policy noeviction, and in its configuration"
+        yield Problem(CRITICAL, f"Redis may evict jobs ({server.policy})", fix)
+    if not server.aof and server.rdb is False:
+        fix = "CONFIG SET appendonly yes, and in its configuration"
+        yield Problem(WARNING, "Redis keeps nothing on disk", fix)
+    if server.replicas and server.min_replicas == 0:
+        what = "Redis has a replica and no min-replicas-to-write: a failover can lose more than 1 s"
+        fix = "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 2, also in the files"
+        yield Problem(WARNING, what, fix)
+    if server.memory_limit and server.memory > MEMORY_PART * server.memory_limit:
+        part = f"{server.memory / server.memory_limit:.0%} of {size(server.memory_limit)}"
+        fix = "give it more, or keep results for a shorter time"
+        yield Problem(WARNING, f"Redis's memory is nearly full: {part}", fix)
+
+
+def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
+    if snapshot.damaged:
+        what = f"{len(snapshot.damaged)} keys that werk cannot read: {listed(snapshot.damaged)}"
+        fix = "check them with TYPE; rename or delete what is not RQ's or werk's"
+        yield Problem(WARNING, what, fix)
+    if snapshot.pages.damaged:
+        fix = "restart a worker that serves the task, or HDEL the field"
+        yield Problem(WARNING, snapshot.pages.problem(), fix)
+
+
+def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
+    live = [worker for worker in workers if worker.is_live]
+    if len(live) < limits.min_workers:
+        what = f"{len(live)} live workers, want at least {limits.min_workers}"
+        yield Problem(CRITICAL, what, "start more: werk worker")
+    for worker in workers:
+        yield from _of_health(worker)
+    for worker in live:
+        yield from _of_setup(worker)
+    for host, ahead_s in {worker.host: worker.clock_s for worker in live}.items():
+        if abs(ahead_s) > CLOCK_S:
+            way = "ahead of" if ahead_s > 0 else "behind"
+            what = f"the clock of {host} is {abs(ahead_s):.0f} s {way} Redis's"
+            yield Problem(WARNING, what, "synchronise it (NTP)")
+    kinds = {worker.kind: worker.name for worker in live if not worker.replaced}
+    if len(kinds) > 1:
+        what = f"worker {kinds[PLAIN_RQ]} is a plain RQ worker: it runs whatever is enqueued"
+        yield Problem(WARNING, what, "RQ_WORKER_CLASS=werk.worker.Worker, or werk worker")
+
+
+def _of_health(worker: Worker) -> Iterator[Problem]:
+    name, process = f"worker {worker.name}", f"process {worker.pid} on {worker.host}"
+    if worker.state == "stale":
+        what = f"{name} is stale: silent for {age(worker.beat_s)}"
+        yield Problem(WARNING, what, f"check {process}: frozen, cut off or dead")
+    if worker.state == "hung":
+        what = f"{name} is hung: it sends heartbeats but takes no jobs"
+        yield Problem(WARNING, what, f"kill the child of {process}; it gets another")
+    if worker.dropped and worker.is_live:
+        what = f"{name}: {worker.dropped} log lines dropped: nobody reads its output"
+        yield Problem(WARNING, what, f"read the stdout and stderr of {process}, or redirect them")
+
+
+def _of_setup(worker: Worker) -> Iterator[Problem]:
+    name = f"worker {worker.name}"
+    if worker.replaced:
+        what = f"{name} runs RQ's loop, because its class replaces {worker.replaced}: "
+        what += "a job is lost when the worker is killed"
+        yield Problem(WARNING, what, "override perform_job or execute_job in its place")
+    if worker.free:
+        what = f"{name} has WERK_ALLOW_UNREGISTERED: runs any code"
+        yield Problem(WARNING, what, "register the tasks and unset it")
+
+
+def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Problem]:
+    name = f"queue {queue.name}"
+    plain = [
+        worker.name
+        for worker in snapshot.workers
+        if worker.is_live and worker.kind == PLAIN_RQ and queue.name in worker.queues
+    ]
+    yield from _of_waiting(queue, snapshot.server, limits)
+    if queue.paused and plain:
+        what = f"{name} is paused, but plain RQ worker {plain[0]} still takes its jobs"
+        yield Problem(WARNING, what, "stop it, or rq suspend")
+    if (level := limits.failed.level(queue.failed)) != OK:
+        yield Problem(level, f"{name}: {queue.failed} failed", f"werk failed --queue {queue.name}")
+    if queue.ready and (not queue.workers or (queue.ready_s or 0) > READY_S):
+        what = f"{name}: {queue.ready} dependents are ready and not enqueued"
+        yield Problem(WARNING, what, f"werk worker {queue.name}, or werk repair")
+    if queue.left or queue.in_hand > len(plain):
+        what = f"{name}: {queue.left + queue.in_hand} jobs left by dead workers"
+        yield Problem(WARNING, what, "werk repair")
+    if queue.differing:
+        what = f"{name}: its workers have different versions of {queue.differing}"
+        yield Problem(WARNING, what, "finish the deploy: restart the older workers")
+
+
+def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Problem]:
+    what = f"queue {queue.name}: {queue.waiting} waiting"
+    if queue.paused:
+        if queue.waiting:
+            yield Problem(WARNING, f"{what}, paused", f"werk resume {queue.name}")
+        return
+    if server.suspended:
+        if queue.waiting:
+            yield Problem(WARNING, f"{what}, all workers suspended", "rq resume")
+    elif queue.waiting and not queue.workers:
+        yield Problem(CRITICAL, f"{what} and no worker", f"werk worker {queue.name}")
+    elif (level := limits.age_s.level(queue.oldest_s or 0)) != OK:
+        oldest = f"queue {queue.name}: the oldest has waited {age(queue.oldest_s)}"
+        yield Problem(level, oldest, "start more workers, or see what they run: werk status")
+    if (level := limits.waiting.level(queue.waiting)) != OK:
+        yield Problem(level, what, "start more workers")

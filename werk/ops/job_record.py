@@ -1,0 +1,161 @@
+"""A job's record in Redis, and how its fields are read.
+
+One script reads the records, and no record can make it fail or slow: values that are too long are
+left out. Nothing that is read is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any, NamedTuple
+
+from werk.errors import TooLarge, Unreadable
+from werk.store import keys, payload
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest
+
+# Bytes of a value that is shown. To read more may take long, even if it is plain data: a set of
+# numbers that have the same hash takes the square of their number.
+LONGEST = 64 * 1024
+LONGEST_IN_ROW = 8 * 1024
+PARTS = 2  # per byte: a pickle without shared values cannot have more
+CHARACTERS = 16  # per byte: a value that refers to the same text again can have this many
+LONGEST_TRACEBACK = 1024 * 1024  # bytes, decompressed
+
+FIELDS = tuple(
+    """
+    description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
+    timeout result_ttl retries_left werk_attempt meta dependency_ids werk_not_kept
+""".split()
+)
+RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result; its id is `entry`
+
+
+def read(link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS) -> list[Job]:
+    """Return these fields of jobs, and the latest result; of what is longer only the length."""
+    places = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
+    replies = link.run(_script(), places, [longest, *fields])
+    names = (*fields, *RESULT_FIELDS)
+    return [
+        Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
+        for own, reply in zip(ids, replies, strict=True)
+    ]
+
+
+@cache
+def _script() -> Script:
+    """Return job_record.lua with names for its arguments."""
+    results = ", ".join(f"'{name}'" for name in RESULT_FIELDS)
+    names = (named(["LONGEST"]), rest("FIELDS", 2), f"local RESULT_FIELDS = {{{results}}}")
+    return Script("\n".join((*names, Script.named("job_record").text)))
+
+
+class Job(NamedTuple):
+    """A job's record, empty if there is none. An int is the length of a value that is too long."""
+
+    id: str
+    record: Mapping[str, bytes | int]
+    longest: int
+
+    def text(self, name: str) -> str | None:
+        return self.read(name, keys.text) or None
+
+    def read(self, name: str, read: Callable[[bytes], Any]) -> Any:
+        """Return a field, or why it cannot be shown."""
+        value = self.record.get(name)
+        if isinstance(value, int):
+            return f"({value:,} bytes, too long to show)"
+        try:
+            return None if value is None else read(value)
+        except TooLarge as error:
+            return f"({error}, too long to show)"
+        except Unreadable as error:
+            return f"(unreadable: {error})"
+
+    def plain(self, name: str, read: Callable[[bytes, int], Any]) -> Any:
+        """Return the plain data in a field, which `read` reads, or why it cannot be shown."""
+        value = self.read(name, lambda own: read(own, PARTS * self.longest))
+        most = CHARACTERS * self.longest
+        return (
+            f"(more than {most:,} characters, too long to show)" if _is_long(value, most) else value
+        )
+
+    def call(self) -> str | None:
+        """Return the call, with its secrets masked: by the caller if that was werk, else here."""
+        if not self.record:
+            return "(no record of it: deleted or expired)"
+        if "werk_task" in self.record:
+            return self.text("description")
+        called = self.called()
+        return _masked(called) if isinstance(called, tuple) else called
+
+    def called(self) -> Any:
+        """Return path, args and kwargs, or why they cannot be shown."""
+        return self.plain("data", lambda own, parts: payload.read_call(own, self.longest, parts))
+
+    def exception(self) -> str | None:
+        """Return the traceback of the latest execution, if that failed."""
+        if self.text("status") == "finished":
+            return None
+        most = max(self.longest, LONGEST_TRACEBACK)
+        text: str | None = self.read(
+            "exc_string", lambda own: payload.read_exception({b"exc_string": own}, most).rstrip()
+        )
+        return text or None
+
+    def result(self) -> Any:
+        """Return what the latest execution returned, or why that was not kept."""
+        value = self.plain(
+            "return_value", lambda own, parts: payload.read_result({b"return_value": own}, parts)
+        )
+        if value != payload.UNSERIALIZABLE:
+            return value
+        return f"(not kept: {payload.read_not_kept(self.text('werk_not_kept'))})"
+
+    def ended(self) -> float:
+        """Return when its latest execution ended, by Redis's clock if that is known."""
+        entry = (self.text("entry") or "0").partition("-")[0]
+        return int(entry) / 1000 or keys.moment(self.text("ended_at"), 0.0)
+
+    def depends_on(self) -> list[str]:
+        found = self.plain("dependency_ids", payload.loads)
+        ids = found if isinstance(found, list) else []
+        return [keys.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
+
+
+def _is_long(value: object, most: int) -> bool:
+    """Tell whether plain data has more than `most` characters, or parts."""
+    left = [value]
+    while left:
+        part = left.pop()
+        kind = type(part)
+        most -= 1
+        if kind is dict:
+            left += part.keys()  # type: ignore[attr-defined]
+            left += part.values()  # type: ignore[attr-defined]
+        elif kind in (list, tuple, set, frozenset):
+            left += part  # type: ignore[arg-type]
+        elif kind is str or kind is bytes:
+            most -= len(part)  # type: ignore[arg-type]
+        elif kind is int:
+            most -= part.bit_length() // 4  # type: ignore[attr-defined]
+        elif kind is Decimal:
+            most -= len(str(part))
+        if most < 0:
+            return True
+    return False
+
+
+def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    from werk import registry
+    from werk.tasks import signature  # only jobs that plain RQ enqueued need these
+    from werk.tasks.arguments import Signature
+
+    path, args, kwargs = called
+    secret = {
+        name for task in registry.tasks().values() if task.path == path for name in task.secret
+    }
+    shape = signature.read(path) if secret else Signature()  # its source is found by its path
+    return f"{path}({shape.call(args, kwargs, secret)})"

@@ -1,0 +1,71 @@
+"""`werk repair`: put back jobs that are in no place, and drop workers that have exited.
+
+The one command that SCANs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from werk.ops.actions import act
+from werk.ops.queues import ask, queue_names
+from werk.store import keys
+from werk.store.connection import Link
+
+KEYS_AT_ONCE = 1000  # of a SCAN, and of a queue
+SETTLE_S = 5.0  # a plain RQ worker holds a job in no known place for some milliseconds
+NOT_LOST = ("fine", "gone")  # what act.lua replies for a job that is not lost
+
+
+def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
+    """Put back jobs that are in no place or stay in `ready`, and drop workers that have exited.
+
+    Checks each job twice, some seconds apart. Returns each job's id with the status that it was
+    left in, and each worker's key with 'gone'.
+    """
+    lost = [own for own, state in act(link, "probe", _suspects(link)) if state not in NOT_LOST]
+    if lost:
+        time.sleep(SETTLE_S)
+    again = act(link, "probe" if dry_run else "restore", lost)
+    found = [(own, state) for own, state in again if state not in NOT_LOST]
+    return found + [(key, "gone") for key in _reap(link, dry_run)]
+
+
+def _suspects(link: Link) -> Iterator[str]:
+    """Yield the jobs that may be in no place.
+
+    These are the jobs that should wait and do not, and all that run, are due, or are ready to be
+    enqueued, which are fewer.
+    """
+    waiting, start = _waiting(link), keys.key("job", "")
+    options = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")
+    cursor: bytes | None = None
+    while cursor != b"0":
+        cursor, hashes = link.call("SCAN", cursor or 0, *options)
+        ids = [keys.text(key).removeprefix(start) for key in hashes]
+        replies = link.calls([("HGET", keys.key("job", job_id), "status") for job_id in ids])
+        for job_id, status in zip(ids, replies, strict=True):
+            is_missing = status == b"queued" and hash(job_id) not in waiting
+            if is_missing or status in (b"started", b"scheduled", b"ready_to_enqueue"):
+                yield job_id
+
+
+def _waiting(link: Link) -> set[int]:
+    """Return the hashes of the ids in the queues, which take less memory than the ids."""
+    found: set[int] = set()
+    for queue in queue_names(link):
+        start = 0
+        key = keys.key("queue", queue)
+        while ids := ask(link, "LRANGE", key, start, start + KEYS_AT_ONCE - 1):
+            found.update(hash(keys.text(job_id)) for job_id in ids)
+            start += len(ids)
+    return found
+
+
+def _reap(link: Link, dry_run: bool) -> list[str]:
+    """Return the workers that have exited, and take them out of the sets of workers."""
+    listed = [keys.text(key) for key in ask(link, "SMEMBERS", keys.key("workers")) or ()]
+    exists = link.calls([("EXISTS", key) for key in listed])
+    gone = [key for key, found in zip(listed, exists, strict=True) if not found]
+    return gone if dry_run else [key for key, what in act(link, "reap", gone) if what == "gone"]

@@ -1,0 +1,72 @@
+"""`werk ping`: send a job that does nothing through queues, and see whether a worker runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from werk.client import enqueue
+from werk.client.options import Options
+from werk.errors import ArgumentError, ConfigError
+from werk.ops import job_record
+from werk.ops.failures import FIELDS, last_line
+from werk.ops.job_record import Job
+from werk.ops.queues import ask
+from werk.ops.snapshot import Snapshot
+from werk.store import keys
+from werk.store.connection import Link
+
+TASK = "werk.ping"
+POLL_S = 0.02
+
+
+def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
+    """Send a ping through these queues, or through all if there are no names.
+
+    Yields each queue with '' when a worker has run the ping, 'paused', or what is wrong, and the
+    seconds that it took.
+    """
+    snapshot = Snapshot.read(link)
+    sent: dict[str, str] = {}  # queue -> job id
+    for name in dict.fromkeys(names or snapshot.queues):
+        queue = snapshot.queues.get(name)
+        if queue is None:
+            yield name, "unknown queue; see werk status", 0.0
+        elif queue.paused or snapshot.server.suspended:
+            yield name, "paused", 0.0
+        else:
+            try:
+                sent[name] = _enqueue(link, name, timeout_s)
+            except (ArgumentError, ConfigError) as error:  # of this queue: its name, or its type
+                yield name, str(error), 0.0
+    begun = time.monotonic()
+    while sent:
+        passed = time.monotonic() - begun
+        jobs = job_record.read(link, [*sent.values()], job_record.LONGEST, FIELDS)
+        for name, job in zip([*sent], jobs, strict=True):
+            if passed >= timeout_s or job.text("status") not in ("queued", "started"):
+                del sent[name]
+                yield name, _verdict(link, name, job), passed
+        time.sleep(POLL_S if sent else 0)
+
+
+def _enqueue(link: Link, queue: str, timeout_s: float) -> str:
+    """Enqueue a ping; return its job id. Raises ArgumentError, ConfigError."""
+    options = Options(
+        queue=queue, front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
+    )
+    request = enqueue.prepare(enqueue.find(TASK, link), (), {}, options)
+    return enqueue.send([request], link)[0].id
+
+
+def _verdict(link: Link, queue: str, job: Job) -> str:
+    """Return '' or what is wrong with a ping. One that no worker took is removed."""
+    state = job.text("status") or "gone"
+    if state == "finished":
+        return ""
+    if state == "queued" and ask(link, "LREM", keys.key("queue", queue), 1, job.id):
+        link.call("UNLINK", keys.key("job", job.id))
+        return "no answer"
+    if state == "failed":
+        return f"failed: {last_line(job)}"
+    return f"no answer (the ping is {state})"

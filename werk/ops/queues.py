@@ -1,0 +1,24 @@
+"""The names of the queues, and commands on keys that may be of another type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from werk.ops.snapshot import Snapshot
+from werk.store import keys
+from werk.store.connection import Link
+
+
+def queue_names(link: Link) -> list[str]:
+    """Return the names of all queues that RQ knows."""
+    start = keys.key("queue", "")
+    found = ask(link, "SMEMBERS", keys.key("queues"))
+    if found is None:  # of another type: then the queues that workers serve
+        return sorted(Snapshot.read(link).queues)
+    lists = map(keys.text, found)
+    return sorted(key.removeprefix(start) for key in lists if key.startswith(start))
+
+
+def ask(link: Link, *command: Any) -> Any:
+    """Return the reply of a command; None if the key is of another type."""
+    return link.calls([command], skips_type=True)[0]

@@ -1,0 +1,99 @@
+"""A snapshot as `werk status` prints it: a table, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from werk.ops.checks import DEFAULT_LIMITS, Limits, age, problems, size
+from werk.ops.snapshot import Queue, Snapshot, Worker
+from werk.printable import printable
+
+SCHEMA = 1
+LONGEST_CELL = 200  # characters in a column
+
+
+def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """Return the snapshot as `werk status --json` prints it.
+
+    Keys may be added; any other change needs another SCHEMA.
+    """
+    of_queue = "waiting oldest_s running scheduled ready failed paused workers".split()
+    of_worker = "name host pid state job job_s beat_s done failed queues kind clock_s".split()
+    return {
+        "schema": SCHEMA,
+        "time": datetime.fromtimestamp(snapshot.time, timezone.utc).isoformat(timespec="seconds"),
+        "redis": snapshot.server._asdict(),
+        "queues": {
+            name: {key: getattr(own, key) for key in of_queue}
+            for name, own in snapshot.queues.items()
+        },
+        "workers": [{key: getattr(own, key) for key in of_worker} for own in snapshot.workers],
+        "failed_webhooks": snapshot.failed_webhooks,
+        "problems": [problem._asdict() for problem in problems(snapshot, limits)],
+    }
+
+
+def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Return the snapshot as `werk status` prints it."""
+    server = snapshot.server
+    limit = f" of {size(server.memory_limit)}" if server.memory_limit else ""
+    facts = [f"redis {server.version} at {server.where}", f"{size(server.memory)}{limit}"]
+    kept = {True: "RDB only", False: "keeps nothing", None: "no AOF"}[server.rdb]
+    if server.aof:
+        kept = f"AOF {server.fsync or ''}".rstrip()
+    facts += [server.policy, kept, *["all suspended"] * server.suspended]
+    has_ready = any(queue.ready for queue in snapshot.queues.values())
+    queues = [_queue_row(queue, has_ready) for queue in snapshot.queues.values()]
+    workers = [_worker_row(worker) for worker in snapshot.workers]
+    count = snapshot.failed_webhooks
+    webhooks = f"{count} webhooks failed or were left out: event=webhook-failed in workers' logs"
+    lines = [
+        ", ".join(facts),
+        "",
+        *_columns(_queue_head(has_ready), queues),
+        "",
+        *_columns("worker state beat done failed kind queues job".split(), workers),
+        "",
+        *[webhooks, ""] * bool(count),
+        *(f"{own.level}: {own.what}: {own.fix}" for own in problems(snapshot, limits)),
+    ]
+    return "\n".join(map(printable, lines)).rstrip()
+
+
+def _queue_head(has_ready: bool) -> Sequence[str]:
+    ready = ["ready"] * has_ready  # mostly 0 everywhere, so the column is left out
+    return [*"queue waiting oldest running scheduled".split(), *ready, "failed", "workers"]
+
+
+def _queue_row(own: Queue, has_ready: bool) -> Sequence[object]:
+    ready = [own.ready] * has_ready
+    workers = "paused" if own.paused else own.workers
+    counts = (own.running, own.scheduled, *ready, own.failed)
+    return own.name, own.waiting, age(own.oldest_s), *counts, workers
+
+
+def _worker_row(own: Worker) -> Sequence[object]:
+    job = f"{own.job} for {age(own.job_s)}" if own.job else ""
+    facts = (own.done, own.failed, own.kind, ",".join(own.queues))
+    return own.name, own.state, age(own.beat_s), *facts, job
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return lines in columns, numbers on the right; none without rows."""
+    if not rows:
+        return [f"no {head[0]}"]
+    columns = []
+    for title, *values in zip(head, *rows, strict=True):
+        cells = [title, *(_cell(str(value)) for value in values)]
+        justify = str.rjust if any(isinstance(value, int) for value in values) else str.ljust
+        width = max(map(len, cells))
+        columns.append([justify(cell, width) for cell in cells])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _cell(text: str) -> str:
+    """Return a name on one line, cut to LONGEST_CELL characters."""
+    cut = text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}..."
+    return printable(cut)

@@ -1,0 +1,13 @@
+"""Times and lengths that several packages and the Lua scripts share: each is defined here alone.
+
+scripts.py prepends them to the scripts that use them. A task's defaults are in registry.py.
+"""
+
+from __future__ import annotations
+
+LEASE_S = 15  # a worker that is silent for longer counts as dead
+OWNED_S = 90  # RQ leaves an execution alone for so long: 30 s between beats and 60 more
+LISTED_S = OWNED_S + 60  # its name in the job's set of executions
+MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
+DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
+ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta

@@ -1,0 +1,138 @@
+-- All that `werk status` asks of Redis, in one reading. Writes nothing. It takes O(queues +
+-- workers), however many jobs there are.
+--
+-- No KEYS, no ARGV. Constants, from catalog_page.py: SERVED_S, MOST_SERVED.
+-- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
+--       of another type, or too large to read), and, by name,
+--       queues   name, waiting, since and since_by_rq (see `oldest`), running, scheduled, failed,
+--                paused, left (executions of dead workers), in_hand (jobs that plain RQ workers
+--                have taken), ready (dependents that RQ is about to enqueue) and ready_since (when
+--                a tick first saw some), served (what its workers publish: task, fingerprint)
+--       workers  name, run (its execution), since (its start), lease (until when), ttl (seconds
+--                that RQ keeps the record without a beat), facts (its hash)
+-- Texts are as they stand in Redis: snapshot.py reads the numbers in them.
+--
+-- Invariant: a key of another type counts as empty: 0, '' or {}, and is named in `damaged`. Each
+-- queue and each worker is read and encoded by itself, so none can fail the reading of another.
+
+local LONGEST_RECORD, LONGEST_COUNTERS = 256 * 1024, 4 * 1024 * 1024 -- bytes
+local MOST_QUEUES = 2000 -- in the record of one worker
+local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
+
+local clock, damaged, queues, workers = redis_time(), {}, {}, {}
+
+local function ask(nothing, command, key, ...)
+  local reply = try(command, key, ...)
+  local is_error = type(reply) == 'table' and reply.err
+  if is_error and string.find(reply.err, 'WRONGTYPE', 1, true) then damaged[key] = true end
+  return not is_error and type(reply) == type(nothing) and reply or nothing
+end
+
+-- The size is asked first. A key whose size may not be asked for counts as small.
+local function hash_of(key, longest)
+  local found = {}
+  if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then
+    damaged[key] = true
+    return found
+  end
+  local flat = ask({}, 'HGETALL', key)
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+-- The first job is the oldest, unless jobs were enqueued at the front: so read those at 0, 1, 2, 4,
+-- 8, ... as well.
+-- Returns since when it waits: on Redis's clock, as a number or null; and the same for the jobs
+-- that plain RQ has enqueued, as RQ writes it.
+local function oldest(list, waiting)
+  local found, by_rq, at = nil, '', 0
+  while at < waiting do
+    local job = job_key(ask('', 'LINDEX', list, at))
+    local enqueued_at, stamp = unpack(ask({}, 'HMGET', job, 'enqueued_at', 'werk_enqueued'))
+    local written, since = string.match(stamp or '', '^(.*)|([%d.]+)$')
+    local time = written == enqueued_at and tonumber(since)
+    if time and time < LATEST then found = math.min(found or time, time)
+    elseif enqueued_at and (by_rq == '' or enqueued_at < by_rq) then by_rq = enqueued_at end
+    at = math.max(1, at * 2)
+  end
+  return found or cjson.null, string.sub(by_rq, 1, LONGEST_TIME)
+end
+
+local function read_queue(name)
+  local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
+  local waiting = ask(0, 'LLEN', list)
+  local since, since_by_rq = oldest(list, waiting)
+  return {
+    name = name, waiting = waiting, since = since, since_by_rq = since_by_rq,
+    running = ask(0, 'ZCARD', wip_key(name)),
+    scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name),
+    failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
+    paused = ask(0, 'SISMEMBER', P .. ':werk:paused', name) == 1,
+    left = ask(0, 'ZCOUNT', wip_key(name), '-inf', '(' .. clock),
+    in_hand = ask(0, 'LLEN', list .. ':intermediate'),
+    ready = ask(0, 'ZCARD', P .. ':ready:' .. name),
+    ready_since = ask('', 'ZSCORE', P .. ':werk:ready', name),
+    served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf',
+      'LIMIT', 0, MOST_SERVED),
+  }
+end
+
+local function read_worker(name)
+  local key = P .. ':worker:' .. name
+  local facts = hash_of(key, LONGEST_RECORD)
+  if not facts.birth then return nil end -- it has expired
+  local served = string.gmatch(facts.queues or '', '[^,]+')
+  for _ = 1, MOST_QUEUES do
+    local queue = served()
+    if not queue then break end
+    queues[queue] = true
+  end
+  local run = ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
+  local since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at')
+  return {
+    name = name, run = run, since = string.sub(since, 1, LONGEST_TIME), facts = facts,
+    lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key),
+  }
+end
+
+local function sorted(set)
+  local found = {}
+  for name in pairs(set) do found[#found + 1] = name end
+  table.sort(found)
+  return found
+end
+
+-- Return the rows as JSON, each encoded by itself: a row that cannot be encoded is left out.
+local function rows(read, names, prefix)
+  local found = {}
+  for _, name in ipairs(names) do
+    local is_read, row = pcall(read, name)
+    if is_read and row then is_read, row = pcall(cjson.encode, row) end
+    if not is_read then damaged[prefix .. name] = true else found[#found + 1] = row end
+  end
+  return '[' .. table.concat(found, ',') .. ']'
+end
+
+-- Add the names in a set of keys, without the start that they share.
+local function add_named(found, set, start)
+  for _, key in ipairs(ask({}, 'SMEMBERS', set)) do
+    if string.sub(key, 1, #start) == start then found[string.sub(key, #start + 1)] = true end
+  end
+end
+
+add_named(queues, P .. ':queues', P .. ':queue:')
+for _, name in ipairs(ask({}, 'SMEMBERS', P .. ':werk:paused')) do queues[name] = true end
+add_named(workers, P .. ':workers', P .. ':worker:')
+-- RQ's set of workers can be of another type. Leases and the sets of each queue have workers, too.
+for _, name in ipairs(ask({}, 'ZRANGE', P .. ':werk:leases', 0, -1)) do workers[name] = true end
+if damaged[P .. ':workers'] then
+  for name in pairs(queues) do add_named(workers, P .. ':workers:' .. name, P .. ':worker:') end
+end
+-- The workers come first: read_worker adds the queues that they serve.
+local worker_rows = rows(read_worker, sorted(workers), P .. ':worker:')
+local queue_rows = rows(read_queue, sorted(queues), P .. ':queue:')
+local rest = cjson.encode({
+  time = clock, suspended = ask(0, 'EXISTS', P .. ':suspended') == 1,
+  counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS), damaged = sorted(damaged),
+})
+return '{"queues":' .. queue_rows .. ',"workers":' .. worker_rows .. ',' .. string.sub(rest, 2)

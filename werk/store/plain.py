@@ -1,0 +1,116 @@
+"""Plain data: the values that a job's arguments and its result may consist of, and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from uuid import UUID
+
+MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
+MAX_DEPTH = 100  # far below Python's and C's recursion limits
+MAX_READ_DEPTH = MAX_DEPTH + 2  # arguments stand in a tuple, and that in the call
+MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
+
+# As how many parts a value counts whose pickle takes more memory to read than that of a number; a
+# zone counts beside its time.
+LARGE, LARGER, ZONE = 3, 4, 2
+
+PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"
+
+SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
+_LIGHT = frozenset((type(None), bool, int, float, str, bytes))
+_SEQUENCES = frozenset((list, tuple, set, frozenset))
+_IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
+_TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
+_OF_THE_WHOLE = ("contains", "has more", "is nested")  # true of a part, true of the whole
+
+
+def plain_problem(value: object, most_parts: int = MAX_PARTS, depth: int = MAX_DEPTH) -> str | None:
+    """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
+    if type(value) in SCALARS:
+        return None
+    parts_left = [most_parts]
+    try:
+        problem = _problem(value, depth, parts_left)
+    except RecursionError:
+        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+    if parts_left[0] < 0:
+        return f"has more than {most_parts:,} parts; store the data elsewhere and pass a reference"
+    return problem
+
+
+def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
+    kind = type(value)
+    parts_left[0] -= 1
+    if kind in _LIGHT:
+        return None
+    if parts_left[0] < 0:
+        return "has more parts"
+    if kind in _IS_LARGE:
+        parts_left[0] -= LARGE - 1
+    if kind is dict:
+        inner: Iterable[object] = (part for pair in value.items() for part in pair)  # type: ignore[attr-defined]
+    elif kind in _SEQUENCES:
+        inner = value  # type: ignore[assignment]
+    elif kind in SCALARS:
+        return None
+    else:
+        parts_left[0] -= LARGER - 1
+        return _leaf_problem(value, parts_left)
+    if depth == 0:
+        return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
+    for part in inner:
+        if problem := _problem(part, depth - 1, parts_left):
+            return problem if problem.startswith(_OF_THE_WHOLE) else f"contains what {problem}"
+    return None
+
+
+def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
+    """Return what is wrong with a value that is neither a simple one nor a container."""
+    kind = type(value)
+    if kind is datetime or kind is time:
+        zone = value.tzinfo  # type: ignore[attr-defined]
+        if zone is not None and zone is not timezone.utc:
+            parts_left[0] -= ZONE
+        if zone is None or type(zone) is timezone:
+            return None
+        convert = ".astimezone(timezone.utc)" if kind is datetime else ".replace(tzinfo=None)"
+        return f"is a {kind.__name__} of a {type(zone).__name__} time zone; use {convert}"
+    if kind is UUID:
+        number = getattr(value, "int", None)  # a pickle can leave it out
+        whole = type(number) is int and 0 <= number < 1 << 128
+        return None if whole else "is a broken UUID; use another"
+    for plain in (*_TO_CONVERT, Decimal):
+        if isinstance(value, plain):
+            base = plain.__name__
+            return f"is a {name_of(kind)}, a kind of {base}; use {base}(...) or its .value"
+    if kind is bytearray or kind is memoryview:
+        return f"is a {kind.__name__}; use bytes(...)"
+    return f"is a {name_of(kind)}; use {PLAIN}"
+
+
+def name_of(kind: type) -> str:
+    """Return the name of a type for messages."""
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def digest(value: object) -> str:
+    """Return a short name of plain data, the same in every process."""
+    from hashlib import blake2b  # loads OpenSSL, and most enqueues do without
+
+    return blake2b(_one_form(value).encode(), digest_size=16).hexdigest()
+
+
+def _one_form(value: object) -> str:
+    """Return plain data as text, however a set or a dict happens to be ordered."""
+    if type(value) is int:
+        return hex(value)  # of any length
+    if type(value) is dict:
+        return f"dict{sorted(map(_one_form, value.items()))}"
+    if type(value) in _SEQUENCES:
+        parts = [_one_form(part) for part in value]  # type: ignore[attr-defined]
+        is_set = type(value) in (set, frozenset)
+        return f"{type(value).__name__}{sorted(parts) if is_set else parts}"
+    return repr(value)

@@ -1,0 +1,111 @@
+"""Sockets that redis-py opens: Sentinel, RQ_CONFIG, options of a URL, a client of the caller's.
+
+Importing redis-py costs more than all the rest of an enqueue, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from werk.errors import ConfigError
+from werk.settings import Settings
+from werk.store.address import NO_URL, Address
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+
+def redis_client(settings: Settings) -> Redis:
+    """Return a redis-py client for the same Redis, as RQ's own commands would make it."""
+    from redis import Redis
+    from rq.cli.helpers import get_redis_from_config, read_config_file
+
+    if settings.redis_url:
+        try:
+            return Redis.from_url(settings.redis_url)
+        except ValueError:  # which may quote a part of a password
+            raise ConfigError(NO_URL) from None
+    try:
+        module, found = settings.rq_config, settings.rq_redis
+        config = read_config_file(module) if module else found  # type: ignore[no-untyped-call]
+        client: Redis = get_redis_from_config(config)  # type: ignore[no-untyped-call]
+    except Exception as error:  # importing the module can raise anything
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"RQ_CONFIG={settings.rq_config}: cannot be used: {why}") from error
+    return client
+
+
+def opened(pool: Any, seconds: float) -> Any:
+    """Return a connection as a redis-py client's pool would open it, within these seconds.
+
+    Raises what redis-py raises.
+    """
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    # RESP2, or Redis may push messages between the replies; and nothing that handles those
+    # messages, because it would keep the pool alive.
+    options = {**pool.connection_kwargs, "protocol": 2}
+    for name in [name for name in options if name.startswith("maint_notifications_")]:
+        options[name] = None
+    connection = pool.connection_class(**options)
+    connection.retry = Retry(NoBackoff(), 0)
+    connection.socket_timeout = connection.socket_connect_timeout = seconds
+    connection.connect()
+    return connection
+
+
+def connector(client: Redis) -> tuple[Callable[[float], tuple[Any, object]], str]:
+    """Return a function that opens a socket as a redis-py client does, and what it connects to.
+
+    Raises ConfigError for a client that is asynchronous, of a cluster, or decodes replies.
+    """
+    from redis import Redis
+
+    if not isinstance(client, Redis):
+        raise ConfigError(f"connection= takes a redis.Redis, not a {type(client).__name__}")
+    pool = client.connection_pool
+    if pool.connection_kwargs.get("decode_responses"):
+        raise ConfigError("connection= was made with decode_responses=True; RQ needs one without")
+    options = pool.connection_kwargs
+    place = (options.get("host", "localhost"), options.get("port", 6379))
+    where = str(Address(*place, options.get("path"), options.get("db") or 0))
+    if master := getattr(pool, "service_name", None):
+        where = f"{master} (by Sentinel)"
+    pool_of_caller = ref(pool)  # a link is kept by its pool, and would keep the pool alive
+
+    def connect(seconds: float) -> tuple[Any, object]:
+        pool = pool_of_caller()
+        if pool is None:
+            raise ConfigError(
+                "the client given as connection= was garbage-collected; keep a reference to it"
+            )
+        try:
+            connection = opened(pool, seconds)
+        except Exception as error:
+            raise _reason(error, where, "path" in pool.connection_kwargs) from None
+        return connection._sock, connection
+
+    return connect, where
+
+
+def _reason(error: Exception, where: str, is_unix: bool) -> Exception:
+    """Return what a failure of redis-py to connect means: ConfigError if it will not pass."""
+    import ssl
+
+    from redis.exceptions import AuthenticationError, RedisError
+
+    if isinstance(error, AuthenticationError):
+        return ConfigError(f"Redis at {where} refused the credentials: {error}")
+    if not isinstance(error, RedisError):
+        return error
+    cause = error.__context__
+    is_file_missing = isinstance(cause, FileNotFoundError) and not is_unix
+    is_refused = isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError)
+    if is_file_missing or is_refused:
+        return ConfigError(f"TLS with Redis at {where} failed: {cause}")
+    if isinstance(cause, OSError):
+        return cause
+    return ConnectionError(str(error).partition(" : <")[0])  # Sentinel's goes on with all it knows
