@@ -5,7 +5,6 @@ It is killed before any command of RQ's own code (Mortal), and in any part of an
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 from collections.abc import Callable, Sequence
@@ -142,12 +141,12 @@ class Supervisor(supervisor.Supervisor):
         self.worker.register_birth()  # type: ignore[no-untyped-call]
         super().begin()
         signal.set_wakeup_fd(-1)
-        self.child = Shadow()
-        self.child._wake_w = self.wake_w
+        self.child = self.executions.child = Shadow()
+        self.child._wake_w = self.wake.w
         self.start()
 
     def be_horse(self, plan: Plan) -> int:
-        self.horse = Horse(self.worker, self.shared, plan, self.wake_r)
+        self.horse = Horse(self.worker, self.shared, plan, self.wake.r)
         counters = self.horse.performer.counters
         self.horse.steps = Frozen(self.worker, self.shared, plan.generation, counters)
         self.horse.steps.channel = Line(self.worker.connection)
@@ -165,8 +164,7 @@ class Supervisor(supervisor.Supervisor):
         self.link.close()
         self.horse.steps.channel.close()
         hang_up(self.worker.connection.connection_pool)
-        os.close(self.wake_r)
-        os.close(self.wake_w)
+        self.wake.close()
 
 
 class Pair:
@@ -205,7 +203,7 @@ class Pair:
 
     def orders(self) -> list[Order]:
         """Return what a horse of it has still to carry out."""
-        return self.supervisor.orders[max(0, self.horse.shared.orders_begun - 1) :]
+        return self.supervisor.executions.orders[max(0, self.horse.shared.orders_begun - 1) :]
 
     def step(self, finish: Outcome | None, claims: bool) -> tuple[bytes, Any]:
         """A request, and RQ's part of it: as Horse.loop does. Raises Died."""

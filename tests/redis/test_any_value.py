@@ -68,7 +68,7 @@ class Fleet:
         self.redis = connection
         self.pair = pair = Pair("w0", QUEUES, url)
         pair.steps.channel = Strict(pair.worker.connection)
-        pair.supervisor.is_draining = True  # so that it does not wait for Redis
+        pair.supervisor.stop.is_draining = True  # so that it does not wait for Redis
         pair.supervisor.child.death = (NO_PID, 9, resource.getrusage(resource.RUSAGE_SELF))
         self.link = link_over(connection)
         self.enqueue("a", "eager")
@@ -109,8 +109,8 @@ class Fleet:
 
     def reset(self) -> None:
         supervisor, horse = self.pair.supervisor, self.pair.horse
-        supervisor.killed = supervisor.ticker.lost_run = ""
-        supervisor.orders.clear()
+        supervisor.child.killed = supervisor.ticker.lost_run = ""
+        supervisor.executions.orders.clear()
         horse.shared.stop, horse.steps.shows_busy, horse.cleans = 0, False, False
         self.pair.claim = self.claim
         horse.shared.show(0, self.claim.id, self.claim.execution)
@@ -282,7 +282,7 @@ class Fleet:
 
     def tick(self) -> None:
         for _ in range(3):
-            if not self.pair.supervisor.ticker.tick():
+            if not self.pair.supervisor.tick():
                 break
         assert not self.pair.supervisor.ticker.is_unreachable
 
@@ -362,11 +362,14 @@ def test_a_tick(fleet: Fleet) -> None:
 @pytest.mark.parametrize("name", ["back", "fence_generation", "fence"])
 def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
     supervisor, horse = fleet.pair.supervisor, fleet.pair.horse
+    executions = supervisor.executions
     limits = {"success_callback_timeout": 1, "failure_callback_timeout": 1}
     job = SimpleNamespace(origin="high", **limits)  # what RQ has read of it
 
     def back() -> None:
-        supervisor.give_back(fleet.claim.run, supervisor.shared.progress(), None, "killed")
+        supervisor.executions.give_back(
+            fleet.claim.run, supervisor.shared.progress(), None, "killed"
+        )
 
     def fence() -> None:
         try:
@@ -374,7 +377,7 @@ def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
         except Refused:
             pass
 
-    run = {"back": back, "fence_generation": supervisor.fence_generation, "fence": fence}[name]
+    run = {"back": back, "fence_generation": executions.fence_generation, "fence": fence}[name]
 
     def example(dice: random.Random) -> None:
         fleet.poison(dice, "a")

@@ -440,9 +440,9 @@ class Life(RuleBasedStateMachine):
                     assert job_id in after.waiting(after.job(job_id)["origin"])
 
     def tick_now(self, pair: Pair) -> None:
-        pair.supervisor.ticker.tick()
+        pair.supervisor.tick()
         assert not pair.supervisor.ticker.is_unreachable
-        if pair.supervisor.killed:  # its horse was at what is no longer its own, twice
+        if pair.supervisor.child.killed:  # its horse was at what is no longer its own, twice
             self.kill_now(pair)
         elif pair.horse.shared.stop and not (pair.claim or pair.is_asking):
             pair.die(Leave.STOPPED << 8)
@@ -568,7 +568,7 @@ def next_of(pair: Pair, now: Contents) -> str:
     """Return the job that this worker must get, or why it gets none."""
     if pair.horse.shared.stop:
         return "unasked"
-    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.generation:
+    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.executions.generation:
         return "fenced"
     if now.get("suspended"):
         return "suspended"
@@ -600,7 +600,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
     # hypothesis must be able to do the same once more
     generation = lambda: f"{next(Life.generations):016x}"  # noqa: E731
-    monkeypatch.setattr("werk.worker.supervisor.new_generation", generation)
+    monkeypatch.setattr("werk.worker.executions.new_generation", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     for number, handler in kept.items():
@@ -639,7 +639,7 @@ def rescue_from(pair: Pair, connection: redis.Redis, url: str) -> None:
     """Another worker finds that this one's lease is over."""
     other = Pair("w1", QUEUES, url)
     connection.zadd(LEASES, {pair.name: PAST})
-    other.supervisor.ticker.tick()
+    other.supervisor.tick()
     other.supervisor.close()
 
 

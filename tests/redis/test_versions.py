@@ -195,7 +195,7 @@ def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pai
     load(connection)
     assert finish_all(pair) == ["queued", "eager"]
     connection.zadd("rq:scheduled:high", {"scheduled": PAST})
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     assert finish_all(pair) == ["scheduled"]
     now = Contents(connection)
     for job_id in ("queued", "eager", "scheduled", "finished"):
@@ -204,9 +204,9 @@ def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pai
 
 def test_an_old_workers_job_is_rescued(connection: redis.Redis, pair: Pair) -> None:
     load(connection)
-    pair.supervisor.ticker.tick()  # it was long ago: a gap
+    pair.supervisor.tick()  # it was long ago: a gap
     forget_lease(connection, "old")
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     now = Contents(connection)
     assert now.waiting("high") == ["started", "queued", "eager"]
     assert now.job("started")["werk_crashes"].endswith("|1")
@@ -265,7 +265,7 @@ def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair) -> No
     old.step()
     assert old.job_id == "a"
     forget_lease(connection, "old")
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     assert Contents(connection).places("a") == [("queue", "high")]
     assert old.step("finished", claims=False) == b"late"
     assert finish_all(pair) == ["a"]
@@ -287,7 +287,7 @@ def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> Non
         finish = pair.perform("returns") if pair.claim else None
         ran += [own for own in (old.job_id, pair.claim.id if pair.claim else "") if own]
         old.tick()
-        pair.supervisor.ticker.tick()
+        pair.supervisor.tick()
         if not old.claim and not pair.claim:
             break
     assert sorted(ran) == sorted(ids)

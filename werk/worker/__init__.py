@@ -39,13 +39,14 @@ from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
 from werk.worker import rq_classes
+from werk.worker.commands import parse_command
 from werk.worker.frame import replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
 from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
-from werk.worker.supervisor import Supervisor, parse_command
+from werk.worker.supervisor import Supervisor
 from werk.worker.tick import TICK_BUDGET_S
 
 
@@ -143,7 +144,7 @@ class Worker(RQSide):
         finally:
             self.connection.connection_pool.connection_kwargs.update(before)
             flush_all()  # or the interpreter would, and block
-        if supervisor.is_cold:
+        if supervisor.stop.is_cold:
             raise SystemExit
         return supervisor.jobs > 0
 
@@ -169,13 +170,13 @@ class Worker(RQSide):
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.supervisor:
-            self.supervisor.stop_cold()
+            self.supervisor.stop.stop_cold()
         else:
             super().request_force_stop(signum, frame)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
         if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
-            supervisor.hear(message)
+            supervisor.commands.hear(message)
             return
         try:
             rq.command.handle_command(self, parse_command(message))

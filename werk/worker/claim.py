@@ -23,6 +23,10 @@ class Refused(WerkError):
     """Raised when a job is not run: a path in it is not registered, or its record is broken."""
 
 
+class Late(WerkError):
+    """Raised when an execution is no longer its job's: its outcome is discarded."""
+
+
 class Unknown(UnknownTask):
     """Raised for a task, or a version of it, that this worker does not know; another worker may, or
     this one after a deploy."""

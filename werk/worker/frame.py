@@ -28,12 +28,12 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.worker.claim import Call, Claim, Unknown
+from werk.worker.claim import Call, Claim, Late, Unknown
 from werk.worker.outcome import Outcome, failure, success
 from werk.worker.process import end_copies
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.results import stored as as_stored
-from werk.worker.rq_side import Late, RQSide
+from werk.worker.rq_side import RQSide
 from werk.worker.runner import version_mismatch
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ class Frame:
             return
         self.is_over = True
         performer.runner.disarm(error)
-        self.took = performer.runner.took = time.monotonic() - self.started
+        performer.runner.ended = ended = time.monotonic()
+        self.took = ended - self.started
         if performer.runner.is_watched and not self.mismatch:
             performer.runner.end(self.claim, self.task, self.job, result, error)
         performer.shared.begin_finish(FINISH_S)

@@ -81,16 +81,14 @@ class Performer:
         fence = script("fence", worker.server_version())
         self.recorder = Recorder(worker, shared, self.log, counters, fence)
         self.patches = Patches(worker)
+        self.runner.imported = self.patches.look
         is_ours = worker.serializer is rq_classes.PlainSerializer
         self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
         self.last_success: tuple[Claim, Job, Any] | None = None  # that step.lua is to record
 
     def perform(self, claim: Claim, number: int) -> Outcome | None:
-        """Run the horse's job of this number.
-
-        Returns the outcome for the next step, None if it is recorded.
-        """
+        """Run the horse's job of this number. Return its outcome, None if that is recorded."""
         job_id = claim.job.decode("utf-8", "replace")
         self.shared.show(number - 1, job_id, claim.execution)
         runner, recorder, log = self.runner, self.recorder, self.log
@@ -100,42 +98,38 @@ class Performer:
             task, path, args, kwargs = runner.read(claim, limit_s)
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
-            late = why.__context__  # the reader may have caught it
-            return recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
+            return self.refuse(claim, job, why)
         self.job_id.set(claim.job)
         log.job, log.task = job_id, task
         if runner.is_watched:
             runner.begin(claim, task, job)
         function = path
         if type(path) is str:
-            function = runner.functions.get(path) or self.load(path, job)
+            function = runner.functions.get(path) or runner.load(path, job)
         if self.patches.found():
             return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
-            log.job = ""
-            return recorder.refuse(claim, job, mismatch)
+            return self.refuse(claim, job, mismatch)
         if runner.is_watched:
             runner.end(claim, task, job, result, error)
         log.job = ""
         if error:
             self.counters.add(task, False, took)
             return recorder.fail(claim, job, error)
-        is_untouched = type(job) is recorder.lazy_class  # by the task
-        is_plain = not claim.callbacks and keep_s > 0 and is_untouched
+        is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
         if not isinstance(value, bytes):
             self.counters.add(task, True, took)
             return recorder.succeed(claim, job, result, value)
         self.counters.add(task, True, took, by_step=True)
         self.last_success = claim, job, result
-        return success(claim, keep_s, value, runner.started + took + self.shared.offset)
+        return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
-    def load(self, path: str, job: Job) -> Any:
-        """Import a task's function: only then is it known what its module patches."""
-        function = self.runner.load(path, job)
-        self.patches.look()
-        return function
+    def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
+        self.log.job = ""
+        late = why.__context__  # the reader may have caught it
+        return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
 
 
 class Horse:
@@ -195,6 +189,7 @@ class Horse:
     def loop(self) -> Leave:
         """Claim, run, finish, until there is a reason to leave."""
         shared, steps, performer = self.shared, self.steps, self.performer
+        runner = performer.runner
         claim: Claim | None = None
         outcome: Outcome | None = None
         flushed_at = 0.0
@@ -223,20 +218,25 @@ class Horse:
                 if self.follows_strategy:
                     self.worker.reorder_after(text(claim.queue))
                     steps.serve(self.worker.ordered_queue_keys())
-                if outcome is None or performer.runner.took > BRIEF_S:
+                if outcome is None or runner.ended > runner.started + BRIEF_S:
                     self.look_for_descriptors(SPARE if outcome is None else 1)
                 continue
-            shared.show(self.jobs, "", steps.execution)
-            if self.is_busy:
-                self.is_busy, self.idle_since = False, time.monotonic()
-            if self.cleans:
-                self.cleans = False
-                self.cleaner.clean()
-                continue
-            leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
-            if leave:
+            if leave := self.rest(leave, claimed, paused or ()):
                 return leave
-            self.wait(claimed, paused or ())
+
+    def rest(self, leave: Leave | None, why: bytes, paused: Sequence[bytes]) -> Leave | None:
+        """Clean up or wait, where there is no job; or return why to leave."""
+        self.shared.show(self.jobs, "", self.steps.execution)
+        if self.is_busy:
+            self.is_busy, self.idle_since = False, time.monotonic()
+        if self.cleans:
+            self.cleans = False
+            self.cleaner.clean()
+            return None
+        leave = leave or self.reason_to_leave() or self.reason_not_to_wait(why)
+        if not leave:
+            self.wait(why, paused)
+        return leave
 
     def reason_to_leave(self) -> Leave | None:
         if self.shared.stop:

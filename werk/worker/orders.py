@@ -15,10 +15,10 @@ from werk.registry import LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 from werk.worker import rq_classes
-from werk.worker.claim import Claim
+from werk.worker.claim import Claim, Late
 from werk.worker.outcome import FAILURE_TTL_S, Outcome, Recorder, failure
 from werk.worker.redis_side import FINISH_S, Unusable
-from werk.worker.rq_side import COMMITTED, Late
+from werk.worker.rq_side import COMMITTED
 from werk.worker.shared_state import Order
 
 

@@ -12,11 +12,13 @@ import fcntl
 import gc
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from werk.worker.log_stream import flush_all
@@ -31,6 +33,10 @@ class Child:
 
     pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
+    told = 0.0  # the last deadline that it was told of
+    # Why it was killed (timeout, command, stop, lost, cold), and which execution was meant: no
+    # other in its hand is at fault.
+    killed = killed_run = ""
 
     def start(self, be: Callable[[], int]) -> None:
         """Fork. The child is `be`, which calls lead_group first, and ends with its code.
@@ -80,7 +86,7 @@ class Child:
             except OSError:
                 pass
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Signal the child, and nothing that it has started."""
         if self.pid:
             os.kill(self.pid, number)  # it is there: has_ended alone reaps it
@@ -120,6 +126,39 @@ class Child:
         words += f" (signal {-code}); " if code < 0 else "; "
         words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
         return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+class WakePipe:
+    """Wakes the supervisor's loop: for a signal, a command or the end of its horse."""
+
+    def __init__(self) -> None:
+        self.r, self.w = os.pipe()
+        os.set_blocking(self.w, False)
+        self._before = -1
+
+    def install(self) -> None:
+        """Have signals wake."""
+        self._before = signal.set_wakeup_fd(self.w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def remove(self) -> None:
+        self.close(self._before)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def close(self, wakeup_fd: int = -1) -> None:
+        """Close the pipe; signals wake another, or nobody."""
+        signal.set_wakeup_fd(wakeup_fd)
+        os.close(self.r)
+        os.close(self.w)
+
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full, so that it wakes anyway
+            os.write(self.w, b"c")
+
+    def doze(self, seconds: float) -> None:
+        """Sleep until something wakes."""
+        if select.select([self.r], [], [], max(0.0, seconds))[0]:
+            os.read(self.r, 4096)
 
 
 def pipes(count: int) -> list[int]:

@@ -27,25 +27,20 @@ from rq.worker import DequeueStrategy
 from rq.worker import Worker as PlainWorker
 from rq.worker.base import BaseWorker
 
-from werk.errors import WerkError
 from werk.store import keys, payload
 from werk.store.connection import hang_up
 from werk.store.limits import MONTH_S
+from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
 from werk.worker.rq_classes import load, note_attempt
 
 if TYPE_CHECKING:
-    from werk.worker.claim import Claim
     from werk.worker.frame import Frame
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 COMMITTED = keys.key("werk", "committed")
-
-
-class Late(WerkError):
-    """Raised when an execution is no longer its job's: its outcome is discarded."""
 
 
 class RQSide(PlainWorker):

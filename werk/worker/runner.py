@@ -73,10 +73,11 @@ class Runner:
         self.tasks |= {name.encode(): (name, task.path) for name, task in known.items()}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
+        self.imported: Callable[[], object] = lambda: None  # called after each import
         self.is_running = False  # what may be interrupted
         self.is_due = False  # time was up while nothing could be interrupted
         self.is_watched = log.logs_jobs  # or there are hooks
-        self.limit_s, self.started, self.took = 0, 0.0, 0.0
+        self.limit_s, self.started, self.ended = 0, 0.0, 0.0
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
@@ -149,6 +150,7 @@ class Runner:
         deadline = self.shared.deadline
         function, error, _ = self.run(self._look_up, (path,), {}, job)
         self.shared.deadline = deadline
+        self.imported()
         return _raising(error) if error else function
 
     def run(
@@ -177,8 +179,8 @@ class Runner:
         self.shared.deadline = 0.0
         signal.alarm(0)  # one of the function's own does not outlive it
         _leave(token)
-        self.took = took = time.monotonic() - self.started
-        return result, error, took
+        self.ended = ended = time.monotonic()
+        return result, error, ended - self.started
 
     def begin(self, claim: Claim, task: str, job: Job) -> None:
         """Log that a task begins, and call the hook before it."""

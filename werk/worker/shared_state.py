@@ -109,6 +109,12 @@ class SharedState(ctypes.Structure):
         self.offset = time.time() - time.monotonic()  # until the first tick
         self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
 
+    def begin_horse(self) -> None:
+        """Forget the horse before."""
+        self.stop = self.reconnect = self.request = self.orders_begun = 0
+        self.end_finish()
+        self.show(0, "", "")
+
     def begin_finish(self, seconds: float) -> None:
         """Note that RQ's code records an outcome: `seconds` without progress are its limit."""
         self.finish_s, self.finishing = seconds, 1
