@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import redis
-from support import ROOT, Process, run, wait_until
+from support import KIT, ROOT, Process, run, wait_until
 
 from werk import registry
 from werk.dev.binary import find_binary
@@ -247,7 +247,7 @@ def e2e(spawn: Callable[..., Process], redis_url: str, tmp_path: Path) -> Callab
     """Start bin/e2e-compose with the pretended docker."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    facts = {"tests": str(ROOT / "tests"), "here": str(tmp_path), "port": str(free_port())}
+    facts = {"tests": str(KIT), "here": str(tmp_path), "port": str(free_port())}
     docker.write_text(DOCKER.format(python=sys.executable, **facts))
     docker.chmod(0o755)
     path = f"{docker.parent}:{BIN}:{os.environ['PATH']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -332,6 +333,21 @@ def test_a_running_job_is_stopped(
     assert places(connection, job.id) == ["failed"]
     done = run("werk", "stop", job.id, "--yes")
     assert (done.returncode, "it is stopped" in done.stderr) == (1, True)
+
+
+def test_a_worker_that_hears_of_a_stop_from_a_replica_has_stopped_its_job(
+    light: Link, connection: redis.Redis
+) -> None:
+    """A master counts its own listeners only."""
+    connection.config_resetstat()
+    connection.hset("rq:job:a", mapping={"status": "started", "worker_name": "far"})
+    done: list[str] = []
+    stopping = threading.Thread(target=lambda: done.append(actions.stop(light, "a", 60)))
+    stopping.start()
+    wait_until(lambda: connection.info("commandstats").get("cmdstat_publish"))
+    connection.hset("rq:job:a", "status", "stopped")
+    stopping.join(60)
+    assert done == ["far"]
 
 
 def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(

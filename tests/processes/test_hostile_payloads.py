@@ -37,7 +37,7 @@ from test_hostile_records import ended_in
 from workers import Start, finished, horse, runs
 
 import werk
-from werk.cli import enqueue as main
+from werk.cli import run as main
 from werk.errors import ArgumentError, Unreadable
 from werk.ops import failures, status_view
 from werk.ops.snapshot import Snapshot

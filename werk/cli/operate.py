@@ -26,7 +26,7 @@ from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 
 NO_JOB = "no job {}: never enqueued here, or expired"
 NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
-NO_QUEUE = "no queue is called {}: werk status"
+NO_QUEUE = "unknown queue {}; see werk status"
 # The outcomes that are right, and the message for any other one.
 MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
