@@ -38,7 +38,7 @@ OVER = {
     "package dev": 429,
     "package lua": 1316,
     "package ops": 1342,
-    "package store": 928,
+    "package store": 932,
     "package tasks": 814,
     "package worker": 3180,
 }
