@@ -29,9 +29,9 @@ MARK = "this module is a mutant"
 KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
 FENCE = "local is_ours = removed == 1"
-LISTED = "try('ZADD', place, ARGV[16], id)"
+LISTED = "try('ZADD', place, ENDED_UNTIL, id)"
 FORGOTTEN = """    call('UNLINK', execution_key)
-    try('ZREM', P .. ':executions:' .. id, finished)
+    try('ZREM', P .. ':executions:' .. id, ENDED_EXECUTION)
 """
 KEPT = "      call('EXPIRE', results, keep)\n"
 OVERDUE = "call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)"
@@ -58,11 +58,8 @@ ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
         replies = [1] * len(jobs) + [b""] * is_due
 """
-RECORDED = "        return self._record(claim, job, record)\n\n    def perform("
-UNRECORDED = """\
-        return claim.ended("finished", 3600, b"", self.page.now())
-
-    def perform("""
+RECORDED = "        return self.record(claim, job, record)\n\n    def refuse("
+UNRECORDED = '        return success(claim, 3600, b"", self.shared.now())\n\n    def refuse('
 
 
 class Mutant(NamedTuple):
@@ -86,7 +83,7 @@ MUTANTS = {
     "idle": Mutant(
         (
             LATE,
-            ("store/lua/tick.lua", "if moves_due then for", "if false then for"),
+            ("store/lua/tick.lua", "if MOVES_DUE == '1' then for", "if false then for"),
             ("worker/outcome.py", RECORDED, UNRECORDED),
         ),
         ("stuck", "wrong end"),
@@ -99,8 +96,8 @@ MUTANTS = {
         (
             (
                 "store/lua/tick.lua",
-                "call('ZADD', leases, clock + lease_s, worker)",
-                "call('ZADD', leases, clock + lease_s / 5, worker)",
+                "call('ZADD', leases, clock + lease_s, WORKER)",
+                "call('ZADD', leases, clock + lease_s / 5, WORKER)",
             ),
         ),
         ("ran again",),
@@ -125,9 +122,17 @@ MUTANTS = {
         30.0,
     ),
     # The excuse: a crash came between the end of a job and its ping.
-    "unpinged": Mutant((("store/lua/step.lua", " .. (got[13] or '')", ""),), ("pings",), KILLS),
+    "unpinged": Mutant(
+        (("store/lua/step.lua", " .. (got[WEBHOOKS] or '')", ""),), ("pings",), KILLS
+    ),
     "uncalled": Mutant(
-        (("store/lua/step.lua", "stopped = got[8] or '', got[9]", "stopped = '', got[9]"),),
+        (
+            (
+                "store/lua/step.lua",
+                "local success = got[SUCCESS_CALLBACK_NAME] or ''",
+                "local success = ''",
+            ),
+        ),
         ("callbacks",),
     ),
     "unfenced": Mutant(
@@ -140,8 +145,8 @@ MUTANTS = {
         (
             (
                 "store/lua/step.lua",
-                "elseif ARGV[8] ~= '1' then",
-                "elseif ARGV[8] ~= '1' or call('INCR', P .. ':werk:steps') > 300 then",
+                "elseif WANTS_JOB ~= '1' then",
+                "elseif WANTS_JOB ~= '1' or call('INCR', P .. ':werk:steps') > 300 then",
             ),
         ),
         ("silent", "stuck"),
@@ -243,7 +248,7 @@ def prove(mutant: Mutant, folder: Path) -> None:
 def shas_of(package: Path) -> str:
     """Return what a worker of this copy logs of its scripts."""
     version = find_binary(Settings.read()).version
-    code = f"""from werk.store.scripts import script
+    code = f"""from werk.worker.scripts import script
 print(*(f"{{name}}={{script(name, {version}).sha[:8]}}" for name in ("step", "tick")))"""
     environment = {**os.environ, "PYTHONPATH": str(package)}
     command = [sys.executable, "-P", "-c", code]  # not the current folder first

@@ -5,7 +5,6 @@ It is killed before any command of RQ's own code (Mortal), and in any part of an
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 from collections.abc import Callable, Sequence
@@ -18,9 +17,11 @@ from rq.job import Retry
 from werk.worker import Worker, supervisor
 from werk.worker.claim import Claim
 from werk.worker.horse import Horse
+from werk.worker.outcome import Outcome
 from werk.worker.process import Child
-from werk.worker.rq_side import Channel
-from werk.worker.shared_state import Leave, Order, Page, Plan
+from werk.worker.redis_side import Channel
+from werk.worker.shared_state import Leave, Order, Plan, SharedState
+from werk.worker.step import Steps
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
 HOW = ("returns", "none", "raises", "again", "later")  # a job of `work` ends
@@ -105,15 +106,15 @@ class Line(Channel):
         return self.receive()
 
 
-class Rider(Horse):
-    """A horse that can be frozen in the middle of a request, and goes on with it later."""
+class Frozen(Steps):
+    """A horse's requests: it can be frozen in the middle of one, and goes on with it later."""
 
-    pending: tuple[tuple[Any, ...], Claim | None] | None = None
+    pending: tuple[tuple[Any, ...], Outcome | None] | None = None
     last_request: tuple[Any, ...] = ()
 
-    def ask(self, request: tuple[Any, ...], finish: Claim | None) -> Any:
-        self.pending, self.last_request = (request, finish), request
-        reply = super().ask(request, finish)
+    def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
+        self.pending, self.last_request = (request, outcome), request
+        reply = super().ask(request, outcome)
         self.pending = None
         return reply
 
@@ -140,29 +141,30 @@ class Supervisor(supervisor.Supervisor):
         self.worker.register_birth()  # type: ignore[no-untyped-call]
         super().begin()
         signal.set_wakeup_fd(-1)
-        self.child = Shadow()
-        self.child._bell_w = self.wake_w
+        self.child = self.executions.child = Shadow()
+        self.child._wake_w = self.wake.w
         self.start()
 
     def be_horse(self, plan: Plan) -> int:
-        self.horse = Rider(self.worker, self.page, plan, self.wake_r)
-        self.horse.channel = Line(self.worker.connection)
-        self.horse.obey()
+        self.horse = Horse(self.worker, self.shared, plan, self.wake.r)
+        counters = self.horse.performer.counters
+        self.horse.steps = Frozen(self.worker, self.shared, plan.generation, counters)
+        self.horse.steps.channel = Line(self.worker.connection)
+        self.horse.carry_out_orders()
         return 0
 
     def reap(self, status: int) -> None:
         """The horse has ended: with a signal, or with an exit code."""
         self.child.pid = 0
         self.child.death = (NO_PID, status, resource.getrusage(resource.RUSAGE_SELF))
-        self.settle()
+        self.resolve_executions()
         self.start()
 
     def close(self) -> None:
         self.link.close()
-        self.horse.channel.close()
+        self.horse.steps.channel.close()
         hang_up(self.worker.connection.connection_pool)
-        os.close(self.wake_r)
-        os.close(self.wake_w)
+        self.wake.close()
 
 
 class Pair:
@@ -172,69 +174,74 @@ class Pair:
         pool = ConnectionPool.from_url(url, connection_class=Mortal)
         self.name, self.queues = name, queues
         self.worker = Owner(queues, name, connection=redis.Redis(connection_pool=pool))
-        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True, page=Page())
+        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True, shared=SharedState())
         self.supervisor.begin()
         self.claim: Claim | None = None
         self.is_frozen = self.is_dead = False
 
     @property
-    def horse(self) -> Rider:
+    def horse(self) -> Horse:
         return self.supervisor.horse
 
     @property
+    def steps(self) -> Frozen:
+        return cast(Frozen, self.horse.steps)
+
+    @property
     def line(self) -> Line:
-        return cast(Line, self.horse.channel)
+        return cast(Line, self.steps.channel)
 
     @property
     def is_asking(self) -> bool:
-        return self.horse.pending is not None
+        return self.steps.pending is not None
 
     def runs(self) -> set[str]:
         """Return the executions that this worker answers for."""
-        claims = [self.claim, self.horse.pending[1] if self.horse.pending else None]
-        return {order.run for order in self.orders()} | {claim.run for claim in claims if claim}
+        pending = self.steps.pending[1] if self.steps.pending else None
+        held = {own.run for own in (self.claim, pending) if own}
+        return held | {order.run for order in self.orders()}
 
     def orders(self) -> list[Order]:
         """Return what a horse of it has still to carry out."""
-        return self.supervisor.orders[max(0, self.horse.page.orders_begun - 1) :]
+        return self.supervisor.executions.orders[max(0, self.horse.shared.orders_begun - 1) :]
 
-    def step(self, finish: Claim | None, claims: bool) -> tuple[bytes, Any]:
+    def step(self, finish: Outcome | None, claims: bool) -> tuple[bytes, Any]:
         """A request, and RQ's part of it: as Horse.loop does. Raises Died."""
-        claims = claims and not self.horse.page.stop
-        return self.go_on(self.horse.step(finish, claims), finish, claims)
+        claims = claims and not self.horse.shared.stop
+        return self.go_on(self.steps.step(finish, claims), finish, claims)
 
     def ask_again(self) -> tuple[bytes, Any]:
         """Thawed in the middle of a request, which may have been answered."""
-        request, finish = cast(Any, self.horse.pending)
+        request, finish = cast(Any, self.steps.pending)
         self.line.close()
-        at = self.horse.resent
+        at = self.steps.resent_at
         request = (*request[:at], "1", *request[at + 1 :])
         wants_job = request[at - 1] == "1"
-        return self.go_on(self.horse.ask(request, finish), finish, wants_job)
+        return self.go_on(self.steps.ask(request, finish), finish, wants_job)
 
-    def go_on(self, reply: Any, finish: Claim | None, claims: bool) -> tuple[bytes, Any]:
-        page, self.claim = self.horse.page, None
+    def go_on(self, reply: Any, finish: Outcome | None, claims: bool) -> tuple[bytes, Any]:
+        shared, self.claim = self.horse.shared, None
         if reply[0] == b"dependents":
             assert finish
-            rest = self.horse.recorder.succeed(finish, finish.job, finish.result)
-            reply = self.horse.step(rest, claims)
+            rest = self.horse.record_otherwise(finish, reply[0])
+            reply = self.steps.step(rest, claims)
         outcome, claimed = reply[:2]
-        if page.stop:  # claimed on the way, or nothing
+        if shared.stop:  # claimed on the way, or nothing
             self.die(Leave.STOPPED << 8)
         elif type(claimed) is list:
             self.horse.jobs += 1
-            self.claim = Claim.of(claimed, self.horse.execution, self.horse.asked_at)
-            page.show(self.horse.jobs, self.claim.id, self.claim.execution)
+            self.claim = Claim(*claimed, self.steps.execution, self.steps.asked_at)
+            shared.show(self.horse.jobs, self.claim.id, self.claim.execution)
         else:
-            page.show(self.horse.jobs, "", self.horse.execution)
+            shared.show(self.horse.jobs, "", self.steps.execution)
         return outcome, claimed
 
-    def perform(self, how: str, dies_after: int | None = None) -> Claim | None:
+    def perform(self, how: str, dies_after: int | None = None) -> Outcome | None:
         """Run the job to its end. Raises Died, before the n-th command of RQ's own finish."""
         assert self.claim
         ends["how"], Mortal.left, Mortal.is_dead = how, dies_after, False
         try:
-            finish = self.horse.perform(self.claim)
+            finish = self.horse.performer.perform(self.claim, self.horse.jobs)
         finally:
             Mortal.left = None
         if Mortal.is_dead:  # the recorder catches everything, to tell of it

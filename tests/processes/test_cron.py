@@ -582,7 +582,7 @@ def test_two_processes_for_sixty_ticks(
 
     server.stop()
     one, other = start(), start()
-    wait_until(lambda: "event=redis-away" in one.output())
+    wait_until(lambda: "event=redis-unreachable" in one.output())
     server.start()
     wait_for(15)
     one.kill()

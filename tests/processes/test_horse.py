@@ -21,10 +21,9 @@ from workers import Start, begun, crash_count, ended, finished, go, horse, place
 
 import werk
 from werk.dev.server import Server
-from werk.store.keys import timestamp
-from werk.store.scripts import script
-from werk.worker import rq_side
-from werk.worker.claim import iso
+from werk.store.keys import iso, timestamp
+from werk.worker import redis_side
+from werk.worker.scripts import script
 
 
 def test_iso_is_rqs_own_text() -> None:
@@ -89,7 +88,7 @@ def test_an_idle_worker_leaves_though_redis_is_away(
 ) -> None:
     worker = work()
     server.kill()
-    wait_until(lambda: "event=redis-away" in worker.output())
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
     worker.terminate()
     assert worker.wait(60) == 0
 
@@ -283,4 +282,4 @@ def test_what_passes_of_the_errors_in_rqs_own_commands(said: str, passes: bool) 
         raise redis.ResponseError(said)
 
     with pytest.raises(redis.ConnectionError if passes else redis.ResponseError):
-        rq_side._tried(command)
+        redis_side._tried(command)

@@ -22,7 +22,7 @@ from workers import ENV, Start, finished, go
 import werk
 from werk.worker import log_stream
 from werk.worker.log_stream import LogStream
-from werk.worker.shared_state import Page
+from werk.worker.shared_state import SharedState
 
 
 @pytest.fixture
@@ -175,72 +175,72 @@ def test_a_part_of_a_line_is_read_when_its_worker_ends(
 
 
 @pytest.fixture
-def page() -> Page:
-    return Page()
+def shared() -> SharedState:
+    return SharedState()
 
 
 @pytest.fixture
-def stream(unread: tuple[Path, int], page: Page) -> Iterator[LogStream]:
+def stream(unread: tuple[Path, int], shared: SharedState) -> Iterator[LogStream]:
     with open(unread[0], "w") as file:
-        yield LogStream(file, page)
+        yield LogStream(file, shared)
 
 
 def test_a_line_that_does_not_fit_is_cut_and_the_next_one_begins_a_new_line(
-    stream: LogStream, page: Page, unread: tuple[Path, int]
+    stream: LogStream, shared: SharedState, unread: tuple[Path, int]
 ) -> None:
     stream.write("x" * 100_000 + "\n")
     stream.write("lost\n")
-    assert page.dropped == 2
+    assert shared.dropped == 2
     assert set(read_all(unread[1])) == {"x"}
     stream.write("next\n")
     stream.write("last\n")
     assert read_all(unread[1]) == "\nevent=log-lines-dropped count=2\nnext\nlast\n"
-    assert page.dropped == 2
+    assert shared.dropped == 2
 
 
 def test_only_the_first_of_many_lines_waits(
-    stream: LogStream, page: Page, unread: tuple[Path, int]
+    stream: LogStream, shared: SharedState, unread: tuple[Path, int]
 ) -> None:
     fill(unread[0])
     begun = time.monotonic()
     for _ in range(1000):  # 200 s, if each waited
         stream.write("lost\n")
     assert log_stream.WAIT_S * 0.9 < time.monotonic() - begun < 60
-    assert page.dropped == 1000
+    assert shared.dropped == 1000
 
 
 def test_a_reader_that_is_only_slow_gets_every_line(
-    stream: LogStream, page: Page, unread: tuple[Path, int]
+    stream: LogStream, shared: SharedState, unread: tuple[Path, int]
 ) -> None:
     fill(unread[0])
     late = threading.Timer(0.02, lambda: os.read(unread[1], 1 << 20))
     late.start()
     stream.write("a line\n")
     late.join()
-    assert (read_all(unread[1]), page.dropped) == ("a line\n", 0)
+    assert (read_all(unread[1]), shared.dropped) == ("a line\n", 0)
 
 
-def test_a_reader_that_has_left_is_no_error(page: Page) -> None:
+def test_a_reader_that_has_left_is_no_error(shared: SharedState) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as file:
-        LogStream(file, page).write("lost\n")
-    assert page.dropped == 1
+        LogStream(file, shared).write("lost\n")
+    assert shared.dropped == 1
 
 
-def test_a_stopped_terminal_holds_nobody_up(page: Page) -> None:
+def test_a_stopped_terminal_holds_nobody_up(shared: SharedState) -> None:
     main, side = pty.openpty()
     with open(main, "rb", buffering=0) as main_end, open(side, "w") as terminal:
-        stream = LogStream(terminal, page)
+        stream = LogStream(terminal, shared)
         assert stream.isatty()
         stream.write("a line\n")
         assert main_end.read(100) == b"a line\r\n"
-        while not page.dropped:  # nobody reads the other end
+        while not shared.dropped:  # nobody reads the other end
             stream.write("x" * 1000 + "\n")
 
 
 def test_only_the_handlers_of_stdout_and_stderr_are_changed(
-    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: SharedState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = logging.getLogger("shop.own")
     with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
@@ -253,7 +253,7 @@ def test_only_the_handlers_of_stdout_and_stderr_are_changed(
         for handler in others + ours:
             log.addHandler(handler)
         print("first", end="", file=out)
-        log_stream.bound_logs(page)
+        log_stream.bound_logs(shared)
         log.warning("ä\N{SNOWMAN}\udc80")
         for handler in others + ours:
             log.removeHandler(handler)

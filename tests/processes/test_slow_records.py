@@ -59,7 +59,7 @@ def test_the_supervisor_moves_a_job_of_a_rate_limit_and_reads_no_meta(
     pair, read = Pair("w", ("default",), redis_url), list[bytes]()
     monkeypatch.setattr("werk.store.payload.loads", read.append)
     try:
-        pair.supervisor.ticker.tick()
+        pair.supervisor.tick()
     finally:
         pair.supervisor.close()
     assert not read

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -24,13 +22,13 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.webhook import Webhook
 from support import run, samples, wait_until
-from workers import ENV, Start, finished, horse, runs
+from workers import ENV, Start, finished, runs
 
 import werk
 from werk.ops import metrics
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import link
-from werk.worker import records, webhooks
+from werk.worker import rq_classes, webhooks
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 FAILED = re.compile(r"event=webhook-failed job=(\S+) host=(\S*) reason=(.*)")
@@ -84,7 +82,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def job(connection: redis.Redis) -> Job:
     """A job of the class that workers use."""
-    bounded = records.bounded(Job, registered_only=True)
+    bounded = rq_classes.bounded(Job, registered_only=True)
     made = bounded.create("os.getcwd", connection=connection, id="j")
     made.ended_at = None
     return made
@@ -251,7 +249,7 @@ def job_of(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable
     def job_of(hosts: str | None) -> Job:
         if hosts is not None:
             monkeypatch.setenv("WERK_WEBHOOK_HOSTS", hosts)
-        bounded = records.bounded(Job, registered_only=True)
+        bounded = rq_classes.bounded(Job, registered_only=True)
         return bounded.create("os.getcwd", connection=connection, id="j")
 
     return job_of
@@ -546,18 +544,6 @@ def test_pings_and_rqs_webhooks_obey_the_list_and_are_counted(
     assert samples(text)["werk_failed_webhooks_total"] == 3
     assert 'task=""' not in text
     assert "secret" not in worker.output()
-
-
-def test_what_a_killed_horse_has_counted_is_not_lost(
-    work: Start, servers: Servers, connection: redis.Redis, tmp_path: Path
-) -> None:
-    silent = servers.start(b"")
-    hooks = [hook("127.0.0.1:1"), hook(silent)]
-    Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path), webhooks=hooks)
-    worker = work()
-    wait_until(lambda: servers.asked)
-    os.kill(horse(worker), signal.SIGKILL)
-    wait_until(lambda: Snapshot.read(link(roles.settings("reader"))).failed_webhooks == 1)
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1e999", "nan", "9" * 400, "1.5", b"\xff"])

@@ -31,11 +31,11 @@ def test_a_worker_started_while_redis_is_away_waits_for_it(
 ) -> None:
     server.kill()
     worker = spawn(*KINDS[kind], env=ENV)
-    wait_until(lambda: "event=redis-away" in worker.output())
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
     server.start()
     os.environ["WERK_REGISTRY"] = ENV["WERK_REGISTRY"]
     finished(werk.enqueue("note", str(tmp_path)))
-    assert worker.output().count("event=redis-away") == 1
+    assert worker.output().count("event=redis-unreachable") == 1
     worker.terminate()
     assert worker.wait(60) == 0
 
@@ -46,7 +46,7 @@ def test_a_signal_ends_the_wait(
 ) -> None:
     server.kill()
     worker = spawn("werk", "worker", "default")
-    wait_until(lambda: "event=redis-away" in worker.output())
+    wait_until(lambda: "event=redis-unreachable" in worker.output())
     worker.send_signal(number)
     assert worker.wait(60) == 0
     assert len(worker.output().splitlines()) == 1

@@ -29,8 +29,8 @@ from werk.client import enqueue as client
 from werk.errors import ConfigError
 from werk.ops import actions
 from werk.store.connection import link_over
-from werk.worker.claim import Claim, failure, misplaced
-from werk.worker.records import Refused
+from werk.worker.claim import Claim, Refused
+from werk.worker.outcome import Outcome, deferral, failure, misplaced, success
 
 EXAMPLES = 2000
 OF_WORKER = (
@@ -67,8 +67,8 @@ class Fleet:
     def __init__(self, connection: redis.Redis, url: str) -> None:
         self.redis = connection
         self.pair = pair = Pair("w0", QUEUES, url)
-        pair.horse.channel = Strict(pair.worker.connection)
-        pair.supervisor.is_draining = True  # so that it does not wait for Redis
+        pair.steps.channel = Strict(pair.worker.connection)
+        pair.supervisor.stop.is_draining = True  # so that it does not wait for Redis
         pair.supervisor.child.death = (NO_PID, 9, resource.getrusage(resource.RUSAGE_SELF))
         self.link = link_over(connection)
         self.enqueue("a", "eager")
@@ -109,11 +109,11 @@ class Fleet:
 
     def reset(self) -> None:
         supervisor, horse = self.pair.supervisor, self.pair.horse
-        supervisor.killed = supervisor.ticker.lost_run = ""
-        supervisor.orders.clear()
-        horse.page.stop, horse.shows_busy, horse.cleans = 0, False, False
+        supervisor.child.killed = supervisor.ticker.lost_run = ""
+        supervisor.executions.orders.clear()
+        horse.shared.stop, horse.steps.shows_busy, horse.cleans = 0, False, False
         self.pair.claim = self.claim
-        horse.page.show(0, self.claim.id, self.claim.execution)
+        horse.shared.show(0, self.claim.id, self.claim.execution)
         with self.redis.pipeline() as pipeline:
             pipeline.flushdb()
             for key, value in self.base.items():
@@ -142,7 +142,7 @@ class Fleet:
                 self.set_type(dice, dice.choice([*runs, *workers, *own]))
 
     def next_execution(self) -> str:
-        return f"{self.pair.horse.generation}{self.pair.horse.count + 1}"
+        return f"{self.pair.steps.generation}{self.pair.steps.count + 1}"
 
     def set_field(self, dice: random.Random, job_id: str) -> None:
         run = DEAD_RUN if job_id == "d" else self.claim.run
@@ -234,31 +234,30 @@ class Fleet:
         return found
 
     def resend(self) -> Any:
-        horse = self.pair.horse
-        request = list(cast(Any, horse.last_request))
-        request[horse.resent] = "1"
-        horse.channel.send(tuple(request))
-        return horse.channel.receive()
+        steps = self.pair.steps
+        request = list(cast(Any, steps.last_request))
+        request[steps.resent_at] = "1"
+        steps.channel.send(tuple(request))
+        return steps.channel.receive()
 
     def step(
-        self, finish: Claim | None, claims: bool, is_resent: bool = True
+        self, finish: Outcome | None, claims: bool, is_resent: bool = True
     ) -> tuple[Any, Claim | None]:
         """As Horse.loop: twice if the outcome has no place of its own."""
         while True:
-            reply = self.pair.horse.step(finish, claims)
+            reply = self.pair.steps.step(finish, claims)
             if is_resent:
                 before = self.state()
                 again = self.resend()
                 assert self.state() == before, "sent again"
                 if type(reply[1]) is list:
                     assert again[1][8] == reply[1][8]
-            if not (finish and reply[0] == b"misplaced" and finish.words[3] != "failed"):
+            if not (finish and reply[0] == b"misplaced" and finish.status != "failed"):
                 break
             finish = misplaced(finish, time.time())
-        horse = self.pair.horse
-        claimed = reply[1]
+        steps, claimed = self.pair.steps, reply[1]
         is_one = type(claimed) is list
-        return reply, Claim.of(claimed, horse.execution, horse.asked_at) if is_one else None
+        return reply, Claim(*claimed, steps.execution, steps.asked_at) if is_one else None
 
     def check_next(self) -> None:
         """A job that is enqueued now is claimed; in the other queue, if this one is of no use."""
@@ -273,7 +272,7 @@ class Fleet:
             pipeline.rpush(f"rq:queue:{queue}", "z")
             pipeline.execute()
         self.tick()
-        finish: Claim | None = None
+        finish: Outcome | None = None
         for _ in range(10):
             _, claim = self.step(finish, True, is_resent=False)
             if claim and claim.id == "z":
@@ -283,9 +282,9 @@ class Fleet:
 
     def tick(self) -> None:
         for _ in range(3):
-            if not self.pair.supervisor.ticker.tick():
+            if not self.pair.supervisor.tick():
                 break
-        assert not self.pair.supervisor.ticker.is_away
+        assert not self.pair.supervisor.ticker.is_unreachable
 
 
 @pytest.fixture
@@ -315,7 +314,7 @@ def repeat(fleet: Fleet, example: Callable[[random.Random], None], times: int = 
 
 def test_a_claim(fleet: Fleet) -> None:
     def example(dice: random.Random) -> None:
-        fleet.pair.horse.page.show(0, "", "")
+        fleet.pair.horse.shared.show(0, "", "")
         fleet.poison(dice, "vb")
         fleet.step(None, True)
         for job_id in "vb":
@@ -331,11 +330,9 @@ def test_a_finish(fleet: Fleet) -> None:
         value = dice.choice([b"", b"dmFsdWU="])
         finish = dice.choice(
             [
-                lambda: fleet.claim.ended(
-                    "finished", dice.choice([1, 500, 10**9]), value, time.time()
-                ),
+                lambda: success(fleet.claim, dice.choice([1, 500, 10**9]), value, time.time()),
                 lambda: failure(fleet.claim, ValueError("as asked"), time.time()),
-                lambda: fleet.claim.put_off(time.time() + 10, time.time()),
+                lambda: deferral(fleet.claim, time.time() + 10, time.time()),
             ]
         )()
         fleet.step(finish, dice.random() < 0.5)
@@ -362,22 +359,25 @@ def test_a_tick(fleet: Fleet) -> None:
     repeat(fleet, example)
 
 
-@pytest.mark.parametrize("name", ["back", "cut", "fence"])
+@pytest.mark.parametrize("name", ["back", "fence_generation", "fence"])
 def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
     supervisor, horse = fleet.pair.supervisor, fleet.pair.horse
+    executions = supervisor.executions
     limits = {"success_callback_timeout": 1, "failure_callback_timeout": 1}
     job = SimpleNamespace(origin="high", **limits)  # what RQ has read of it
 
     def back() -> None:
-        supervisor.give_back(fleet.claim.run, supervisor.page.state(), None, "killed")
+        supervisor.executions.give_back(
+            fleet.claim.run, supervisor.shared.progress(), None, "killed"
+        )
 
     def fence() -> None:
         try:
-            horse.recorder.ask_fence(fleet.claim.run, cast(Job, job))
+            horse.performer.recorder.ask_fence(fleet.claim.run, cast(Job, job))
         except Refused:
             pass
 
-    run = {"back": back, "cut": supervisor.cut_off, "fence": fence}[name]
+    run = {"back": back, "fence_generation": executions.fence_generation, "fence": fence}[name]
 
     def example(dice: random.Random) -> None:
         fleet.poison(dice, "a")
@@ -461,11 +461,11 @@ def test_a_run(fleet: Fleet, how: str) -> None:
 
     def example(dice: random.Random) -> None:
         horse = fleet.pair.horse
-        horse.page.show(0, "", "")
+        horse.shared.show(0, "", "")
         fleet.poison(dice, "v")
         _, claim = fleet.step(None, True)
         ends["how"] = how
-        finish = horse.perform(claim) if claim else None
+        finish = horse.performer.perform(claim, 1) if claim else None
         fleet.step(finish, False)
         fleet.check_place("v", "queue:high")
         if claim and claim.id == "v":

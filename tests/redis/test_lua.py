@@ -5,6 +5,7 @@ The callers' clock stands at `lua.now`, far in the past; what is said as now+90 
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from contents import Contents, table
 
 from werk.client import request
 from werk.ops.actions import act_script
-from werk.store.scripts import script
+from werk.worker.scripts import script
 
 Words = tuple[Any, ...]
 MONTH_S = 30 * 24 * 3600
@@ -95,11 +96,24 @@ class Lua:
         run: str = "",
         last: str = "",
         due: int = 1,
-        served: Words = (0,),
+        served: Words = (),
+        pages: Words = (),
         dropped: int = 0,
     ) -> Any:
         now = (f"at:{self.now}", self.now, GENERATION[worker])
-        words = (worker, *now, run, last, 15, 480, due, dropped, "0.5", *served)
+        words = (
+            worker,
+            *now,
+            run,
+            last,
+            15,
+            480,
+            due,
+            dropped,
+            "0.5",
+            json.dumps(served),
+            json.dumps(pages),
+        )
         redis_time, *events = self.of_worker("tick", *words)
         assert float(redis_time) == pytest.approx(time.time(), abs=5)
         return events
@@ -110,8 +124,8 @@ class Lua:
     def fence(self) -> Any:
         return self.of_worker("fence", "a:h1", "high", 10, "one")
 
-    def cut(self, dead: str = "", last: str = "", counts: str = "", run: str = "") -> Any:
-        return self.of_worker("cut", "one", "new", 15, dead, last, counts, run, 0.25)
+    def fence_generation(self) -> Any:
+        return self.of_worker("fence_generation", "one", "new", 15)
 
     def send(self, how: str) -> Any:
         """Enqueue the jobs a and b, with all that there is."""
@@ -261,12 +275,9 @@ def test_a_horse_claims_only_what_it_may(lua: Lua) -> None:
     lua.given("DEL suspended", "SADD werk:paused high")
     assert lua.step("h1")[1:] == ["empty", None, ["rq:queue:high"]]
     lua.given("DEL werk:paused")
-    lua.cut()
+    lua.fence_generation()
     assert lua.step("h1")[1] == "fenced"
     assert "queue:high" not in lua.changes()
-
-
-# --- counts.lua
 
 
 def test_counts_are_added_to_the_worker_and_to_the_tallies(lua: Lua) -> None:
@@ -574,7 +585,7 @@ def test_ticks_leave_the_record_of_a_running_job_alone(lua: Lua) -> None:
 
 def test_a_tick_says_what_its_worker_serves(lua: Lua) -> None:
     lua.given(f"ZADD werk:serves:high {time.time() - MONTH_S - 10} old")
-    assert lua.tick("one", served=(2, "sleep f00", "hello f01", "sleep", "{}")) == []
+    assert lua.tick("one", served=("sleep f00", "hello f01"), pages=("sleep", "{}")) == []
     assert lua.changes() == table(f"""
         werk:serves:high        old=gone sleep_f00=now+0 hello_f01=now+0 lives={MONTH_S}
         werk:catalog            sleep={{}} lives={MONTH_S}""")
@@ -584,16 +595,16 @@ def test_a_page_that_no_worker_has_written_for_a_month_is_forgotten(lua: Lua) ->
     month_ago = time.time() - MONTH_S
     pages = f'old {{"seen":{month_ago - 60}}} kept {{"seen":{month_ago + 60}}}'
     lua.given(f"HSET werk:catalog {pages} broken {{ odd [1]")
-    lua.tick("one", served=(1, "sleep f00"))  # most ticks write no page
+    lua.tick("one", served=("sleep f00",))  # most ticks write no page
     assert "werk:catalog" not in lua.changes()
-    lua.tick("one", served=(1, "sleep f00", "sleep", "{}"))
+    lua.tick("one", served=("sleep f00",), pages=("sleep", "{}"))
     assert lua.redis.hkeys("rq:werk:catalog") == [b"kept", b"sleep"]
 
 
 def test_a_catalog_of_another_type_is_written_anew(lua: Lua) -> None:
     lua.given("SET werk:catalog x")
     lua.enqueue("a", "scheduled:high")
-    assert lua.tick("one", served=(1, "sleep f00", "sleep", "{}")) == []
+    assert lua.tick("one", served=("sleep f00",), pages=("sleep", "{}")) == []
     changes = lua.changes()
     assert changes["queue:high"] == "=a"
     assert "sleep={}" in changes["werk:catalog"]
@@ -656,40 +667,16 @@ def test_the_fence_keeps_an_execution_for_rqs_own_finish(lua: Lua) -> None:
     assert "lives" not in lua.changes()["execution:a:h1"]
 
 
-def test_a_cut_lets_the_next_horse_alone_claim(lua: Lua) -> None:
+def test_a_new_generation_alone_may_claim(lua: Lua) -> None:
     lua.begin()
     lua.given("DEL werk:leases")
-    assert lua.cut("h") == ["a:h1"]
+    assert lua.fence_generation() == ["a:h1"]
     assert lua.changes() == table("""
-        worker:one              werk_horse=new werk_dead=h
+        worker:one              werk_horse=new
         werk:leases             one=now+15""")
 
 
-@pytest.mark.parametrize(
-    ("is_recorded", "is_flushed", "wanted"),
-    [(False, False, ("3", "1.5")), (True, False, ("4", "1.75")), (True, True, ("2", "1"))],
-)
-def test_what_a_dead_horse_had_counted_is_written_once(
-    lua: Lua, is_recorded: bool, is_flushed: bool, wanted: tuple[str, str]
-) -> None:
-    """The last answer that it got was that of h1."""
-    lua.begin()
-    if is_recorded:
-        lua.step("h2", lua.finish(), counts="done 2 worked 1" if is_flushed else "")
-    if not is_flushed:  # but an idle step always writes the state
-        lua.redis.hset("rq:worker:one", "werk_step", "h1")
-    for _ in range(2):  # its reply may be lost
-        found = lua.cut("h", "h1", "done 3 worked 1.5 sleep|done 3", "a:h1")
-        assert found == ([] if is_recorded else ["a:h1"])
-    late = lua.step("h3", resent=1, counts="done 5 worked 5 sleep|done 5")
-    assert late[1] == "fenced"
-    changes = lua.changes()
-    count, seconds = wanted
-    assert f"successful_job_count={count} total_working_time={seconds}" in changes["worker:one"]
-    assert changes.get("werk:tallies") == (None if is_flushed else "sleep|done=3")
-
-
-@pytest.mark.parametrize("name", ["step", "tick", "back", "fence", "cut"])
+@pytest.mark.parametrize("name", ["step", "tick", "back", "fence", "fence_generation"])
 def test_redis_6_2_lets_them_write_when_memory_is_full(lua: Lua, name: str) -> None:
     """It knows no flags; but a script whose first write is a removal may go on."""
     words = {"step": ("h2", (), 0, 0, "done 1"), "tick": ("one", "a:h1", "h1")}.get(name, ())

@@ -14,6 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any, ClassVar, cast
 
@@ -39,7 +40,8 @@ from werk import Options, Task
 from werk.client import enqueue as client
 from werk.ops import actions
 from werk.store.connection import link_over
-from werk.worker.claim import Claim, failure
+from werk.worker.claim import Claim
+from werk.worker.outcome import Outcome, failure
 from werk.worker.shared_state import Leave
 from werk.worker.supervisor import LEASES
 
@@ -294,7 +296,7 @@ class Life(RuleBasedStateMachine):
         if finish:
             # What its rescuer has failed is recorded under the same execution.
             was_failed = before.get("results", claim.id).get("execution_id") == claim.execution
-            late = b"again" if was_failed and finish.words[3] == "failed" else b"late"
+            late = b"again" if was_failed and finish.status == "failed" else b"late"
             lost = b"again" if "lost" in fault else b"late"
             assert reply[0] in ((b"done", lost, b"none") if is_good else (late,))
         if is_owned and claim.id in self.alive:
@@ -303,7 +305,7 @@ class Life(RuleBasedStateMachine):
             assert after.status(claim.id) in wanted.get(how, {"finished"})
 
     def exchange(
-        self, pair: Pair, finish: Claim | None, claims: bool, fault: str
+        self, pair: Pair, finish: Outcome | None, claims: bool, fault: str
     ) -> tuple[bytes, Any] | None:
         """A step, and what can go wrong with it. Returns None if it did not get to its end."""
         line = pair.line
@@ -312,7 +314,7 @@ class Life(RuleBasedStateMachine):
             return pair.step(finish, claims)
         except Died:
             if line.words:  # the horse is killed, and the request arrives after that
-                pair.horse.channel = Line(pair.worker.connection)
+                pair.steps.channel = Line(pair.worker.connection)
                 self.on_the_way.append(line)
                 self.kill_now(pair)
             return None
@@ -338,14 +340,14 @@ class Life(RuleBasedStateMachine):
     @one_of(asking)
     def ask_again(self, pair: Pair) -> None:
         """The horse was frozen in the middle of a request; its job may have been rescued since."""
-        before, finish = self.now, cast(Any, pair.horse.pending)[1]
+        before, finish = self.now, cast(Any, pair.steps.pending)[1]
         is_owned = finish and finish.run in before.runs()
         can_claim = next_of(pair, before) != "fenced"
         outcome, claimed = pair.ask_again()
         self.asked_again[text(outcome)] += 1
         if is_owned:
             assert outcome == b"done"
-        elif finish and before.status(finish.id) != "canceled":
+        elif finish and before.status(text(finish.job)) != "canceled":
             assert outcome in (b"again", b"late")
         assert can_claim or type(claimed) is list or claimed in (b"fenced", b"unasked")
 
@@ -374,7 +376,7 @@ class Life(RuleBasedStateMachine):
 
     def kill_now(self, pair: Pair) -> None:
         pair.die()
-        assert not pair.supervisor.ticker.is_away
+        assert not pair.supervisor.ticker.is_unreachable
         assert not pair.orders()
 
     def kill_whole(self, pair: Pair) -> None:
@@ -438,11 +440,11 @@ class Life(RuleBasedStateMachine):
                     assert job_id in after.waiting(after.job(job_id)["origin"])
 
     def tick_now(self, pair: Pair) -> None:
-        pair.supervisor.ticker.tick()
-        assert not pair.supervisor.ticker.is_away
-        if pair.supervisor.killed:  # its horse was at what is no longer its own, twice
+        pair.supervisor.tick()
+        assert not pair.supervisor.ticker.is_unreachable
+        if pair.supervisor.child.killed:  # its horse was at what is no longer its own, twice
             self.kill_now(pair)
-        elif pair.horse.page.stop and not (pair.claim or pair.is_asking):
+        elif pair.horse.shared.stop and not (pair.claim or pair.is_asking):
             pair.die(Leave.STOPPED << 8)
 
     # what people do, by our means or by RQ's own
@@ -557,16 +559,16 @@ class Life(RuleBasedStateMachine):
             for run in now.get("worker", pair.name, "executions"):
                 assert run not in hands
                 hands[run] = pair.name
-                is_asking_for_it = pair.is_asking and run.endswith(":" + pair.horse.execution)
+                is_asking_for_it = pair.is_asking and run.endswith(":" + pair.steps.execution)
                 assert run in pair.runs() or is_asking_for_it, "forgotten"
         return hands
 
 
 def next_of(pair: Pair, now: Contents) -> str:
     """Return the job that this worker must get, or why it gets none."""
-    if pair.horse.page.stop:
+    if pair.horse.shared.stop:
         return "unasked"
-    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.generation:
+    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.executions.generation:
         return "fenced"
     if now.get("suspended"):
         return "suspended"
@@ -598,7 +600,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, no_logs: None) -> Iterator[None]:
     monkeypatch.setenv("WERK_REGISTRY", "test_scripts:TASKS")
     # hypothesis must be able to do the same once more
     generation = lambda: f"{next(Life.generations):016x}"  # noqa: E731
-    monkeypatch.setattr("werk.worker.supervisor.new_generation", generation)
+    monkeypatch.setattr("werk.worker.executions.new_generation", generation)
     kept = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGCHLD)}
     yield
     for number, handler in kept.items():
@@ -637,7 +639,7 @@ def rescue_from(pair: Pair, connection: redis.Redis, url: str) -> None:
     """Another worker finds that this one's lease is over."""
     other = Pair("w1", QUEUES, url)
     connection.zadd(LEASES, {pair.name: PAST})
-    other.supervisor.ticker.tick()
+    other.supervisor.tick()
     other.supervisor.close()
 
 
@@ -675,7 +677,7 @@ def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
 
 
 def test_what_is_not_known_yet_is_due_again_in_10_s(pair: Pair, connection: redis.Redis) -> None:
-    cast(Claim, pair.claim)[6] = b"unheard_of"
+    pair.claim = replace(cast(Claim, pair.claim), task=b"unheard_of")
     assert pair.step(pair.perform("returns"), False)[0] == b"done"
     [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
     assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=9))

@@ -26,9 +26,10 @@ from werk.ops import actions, failures
 from werk.ops.snapshot import Snapshot
 from werk.store import keys, payload
 from werk.store.connection import Link, link_over
-from werk.store.scripts import script
 from werk.tasks.catalog_page import read_pages
 from werk.worker.claim import Claim, Unknown
+from werk.worker.outcome import Outcome
+from werk.worker.scripts import script
 from werk.worker.supervisor import LEASES
 
 V0 = TESTS / "data" / "v0"
@@ -162,7 +163,7 @@ def enqueue(connection: redis.Redis, job_id: str, name: str = "tough", queue: st
 def finish_all(pair: Pair) -> list[str]:
     """Have today's worker run all that waits. Returns the jobs."""
     found: list[str] = []
-    finish: Claim | None = None
+    finish: Outcome | None = None
     while True:
         outcome, _ = pair.step(finish, True)
         assert outcome == (b"done" if finish else b"none")
@@ -194,7 +195,7 @@ def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pai
     load(connection)
     assert finish_all(pair) == ["queued", "eager"]
     connection.zadd("rq:scheduled:high", {"scheduled": PAST})
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     assert finish_all(pair) == ["scheduled"]
     now = Contents(connection)
     for job_id in ("queued", "eager", "scheduled", "finished"):
@@ -203,9 +204,9 @@ def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pai
 
 def test_an_old_workers_job_is_rescued(connection: redis.Redis, pair: Pair) -> None:
     load(connection)
-    pair.supervisor.ticker.tick()  # it was long ago: a gap
+    pair.supervisor.tick()  # it was long ago: a gap
     forget_lease(connection, "old")
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     now = Contents(connection)
     assert now.waiting("high") == ["started", "queued", "eager"]
     assert now.job("started")["werk_crashes"].endswith("|1")
@@ -264,7 +265,7 @@ def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair) -> No
     old.step()
     assert old.job_id == "a"
     forget_lease(connection, "old")
-    pair.supervisor.ticker.tick()
+    pair.supervisor.tick()
     assert Contents(connection).places("a") == [("queue", "high")]
     assert old.step("finished", claims=False) == b"late"
     assert finish_all(pair) == ["a"]
@@ -276,7 +277,7 @@ def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> Non
     old = Old(connection)
     ids = [f"j{number}" for number in range(60)]
     ran: list[str] = []
-    finish: Claim | None = None
+    finish: Outcome | None = None
     for number, job_id in enumerate(ids):
         queue = QUEUES[number // 2 % 2]
         (old.enqueue if number % 2 else enqueue.__get__(connection))(job_id, "tough", queue)
@@ -286,7 +287,7 @@ def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> Non
         finish = pair.perform("returns") if pair.claim else None
         ran += [own for own in (old.job_id, pair.claim.id if pair.claim else "") if own]
         old.tick()
-        pair.supervisor.ticker.tick()
+        pair.supervisor.tick()
         if not old.claim and not pair.claim:
             break
     assert sorted(ran) == sorted(ids)
@@ -310,7 +311,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     own = cast(Claim, pair.claim)
     words = f"of version {keys.RECORD_VERSION + 1}, this worker reads {keys.RECORD_VERSION}"
     with pytest.raises(Unknown, match=words):
-        own.check(500)
+        own.limits(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"
     [(job_id, due)] = connection.zrange("rq:scheduled:high", 0, -1, withscores=True)
     assert (job_id, due) == (b"a", pytest.approx(time.time() + 10, abs=5))
@@ -336,4 +337,4 @@ def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(
     pair.line.fault = "reply lost"
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    assert own[1] == f"werk_v {keys.RECORD_VERSION + 1}".encode()
+    assert own.status == f"werk_v {keys.RECORD_VERSION + 1}".encode()

@@ -8,28 +8,28 @@ from collections.abc import Callable
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from werk.worker.log import Diary
+from werk.worker.log import JobLog
 from werk.worker.runner import Runner
-from werk.worker.shared_state import Page
+from werk.worker.shared_state import SharedState
 
 HOUR_S = 3600
 
 
 @pytest.fixture
 def runner() -> Runner:
-    return Runner(Page(), Diary())
+    return Runner(SharedState(), JobLog())
 
 
 def outcome(runner: Runner, function: Callable[[], object], limit_s: int) -> object:
     runner.arm(limit_s)
-    result, error, _ = runner.run((function, (), {}), None)
-    assert runner.page.deadline == 0.0
+    result, error, _ = runner.run(function, (), {}, None)
+    assert runner.shared.deadline == 0.0
     return error or result
 
 
 def test_a_function_whose_time_is_up_is_interrupted_once(runner: Runner) -> None:
     def swallow() -> str:
-        runner.page.deadline = time.monotonic()
+        runner.shared.deadline = time.monotonic()
         with pytest.raises(JobTimeoutException, match="3600 seconds"):
             runner.interrupt(0, None)
         runner.interrupt(0, None)
@@ -45,15 +45,15 @@ def test_a_signal_meant_for_the_job_before_is_ignored(runner: Runner, limit_s: i
 
 
 def test_the_page_tells_what_the_horse_is_at() -> None:
-    page = Page()
-    assert page.state() == (0.0, 0, "", "")
-    page.deadline = 5.0
-    page.show(7, "a", "e1")
-    assert page.state() == (5.0, 7, "a:e1", "e1")
-    assert page.state().is_busy
-    page.show(8, "", "e2")
-    assert page.state() == (5.0, 8, "", "e2")
-    assert not page.state().is_busy
-    page.show(8, "long" * 1000, "e3")  # no id that any job is run under
-    assert page.state().last == "e3"
-    assert page.state().run.startswith("longlong")
+    shared = SharedState()
+    assert shared.progress() == (0.0, 0, "", "")
+    shared.deadline = 5.0
+    shared.show(7, "a", "e1")
+    assert shared.progress() == (5.0, 7, "a:e1", "e1")
+    assert shared.progress().is_busy
+    shared.show(8, "", "e2")
+    assert shared.progress() == (5.0, 8, "", "e2")
+    assert not shared.progress().is_busy
+    shared.show(8, "long" * 1000, "e3")  # no id that any job is run under
+    assert shared.progress().last == "e3"
+    assert shared.progress().run.startswith("longlong")

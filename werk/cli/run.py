@@ -66,8 +66,8 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     from werk.worker import wait_for_redis
     from werk.worker.tick import TICK_BUDGET_S
 
-    classes = {"worker": "werk.worker.Worker", "connection": "werk.worker.rq_side.PatientRedis"}
-    words = [*(f"--{kind}-class={path}" for kind, path in classes.items()), *arguments]
+    client = "werk.worker.redis_side.PatientRedis"
+    words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params
         if given["url"]:

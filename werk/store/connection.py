@@ -38,7 +38,7 @@ Connect = Callable[[float], tuple[Any, object]]
 class Connection:
     """One socket to Redis, opened when first used: C packs the commands and parses the replies.
 
-    The horse sends each of its requests through one (worker/rq_side.py), so there is one Python
+    The horse sends each of its requests through one (worker/redis_side.py), so there is one Python
     call to send and one to receive.
     """
 

@@ -33,9 +33,9 @@ _CONSTANTS = {
 }
 
 _SMALL = {
-    "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], redis_time())}",
-    "cut": "return cut(ARGV[1], ARGV[2], tonumber(ARGV[3]), unpack(ARGV, 4, 8))",
-    "fence": "return fence(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4])",
+    "back": "return {give_back(RUN, WORKER, IS_CRASH == '1', WORKER, redis_time())}",
+    "fence_generation": "return fence_generation(WORKER, GENERATION, tonumber(LEASE))",
+    "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
 
@@ -92,16 +92,21 @@ def numbered(names: Iterable[str]) -> str:
     return f"local {', '.join(found)} = {', '.join(map(str, range(1, len(found) + 1)))}"
 
 
-_PRELUDES = {"tick": named(["NOW_TEXT"], 2)}  # act names all of its arguments: ops/actions.py
+_PRELUDES = {
+    "back": named(("RUN", "WORKER", "IS_CRASH")),
+    "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
+    "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
+}
 
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
-    """Return step, tick, act or snapshot (see their headers), back, cut, fence or spare.
+    """Return step, tick, act or snapshot (see their headers), back, fence,
+    fence_generation or spare.
 
     `prelude` is Lua that names the script's arguments.
     """
-    parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, ""), source("counts")]
+    parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, "")]
     if name != "step":
         parts.append(source("lib"))
     if name in ("tick", "act"):

@@ -28,6 +28,6 @@ def wait_for_answer(
             return contact()
         except RedisUnavailable as error:
             if not is_reported:
-                log.error("event=redis-away reason=%s", error)
+                log.error("event=redis-unreachable reason=%s", error)
             is_reported = True
             pause(PAUSE_S)

@@ -1,7 +1,8 @@
 """Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
 
-Signals and RQ's commands go to the supervisor (supervisor.py) while our loop runs. Otherwise RQ's
-own code runs: in the horse (horse.py), or where a subclass replaces its loop (frame.py).
+While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
+it. Where there is none RQ's own code runs: in the horse (horse.py), and where a subclass replaces a
+method of RQ's loop (frame.py).
 """
 
 from __future__ import annotations
@@ -26,34 +27,33 @@ import rq.command
 import rq.scheduler
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RetryPolicy
-from rq.queue import Queue
-from rq.worker import DequeueStrategy
 from rq.worker.base import BaseWorker
 
 from werk import __version__, registry
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
-from werk.store.connection import Link, hang_up, link_over
+from werk.store.connection import Link, link_over
 from werk.store.limits import LEASE_S
 from werk.store.replies import cluster_error, is_cluster
-from werk.store.scripts import Script, script
+from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
-from werk.worker import records
-from werk.worker.frame import FramingWorker, replaced_loop
+from werk.worker import rq_classes
+from werk.worker.commands import parse_command
+from werk.worker.frame import replaced_loop
 from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
-from werk.worker.rq_side import AWAY, PatientRedis, no_retry, retry_forever
-from werk.worker.shared_state import Page, Plan
-from werk.worker.supervisor import Supervisor, parse_command
+from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
+from werk.worker.rq_side import RQSide
+from werk.worker.scripts import script
+from werk.worker.shared_state import Plan, SharedState
+from werk.worker.supervisor import Supervisor
 from werk.worker.tick import TICK_BUDGET_S
 
-SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 
-
-class Worker(FramingWorker):
+class Worker(RQSide):
     """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
 
-    lease_s = float(LEASE_S)  # a worker that is silent for longer is taken for dead
+    lease_s = float(LEASE_S)
     tick_s = 1.0
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
@@ -66,13 +66,13 @@ class Worker(FramingWorker):
         is_own = kwargs.get("prepare_for_work", True)
         if is_own and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
-        self.death_penalty_class = records.single(
+        self.death_penalty_class = rq_classes.single(
             self.death_penalty_class, lambda: bool(self.frame and not self.frame.is_over)
         )
         super().__init__(queues, name, *args, **kwargs)
         self._registered_only = not settings.allow_unregistered
         if self._registered_only:
-            self.serializer = records.PlainSerializer
+            self.serializer = rq_classes.PlainSerializer
 
     def serialize(self) -> dict[Any, Any]:
         """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
@@ -96,46 +96,15 @@ class Worker(FramingWorker):
 
         Not before there is work: who has made this worker may ask for the classes that it gave.
         """
-        self.queue_class = records.by_redis_time(self.queue_class, self)
-        self.job_class = records.bounded(self.job_class, registered_only=self._registered_only)
-        self.queues = [self._queue(queue.name) for queue in self.queues]
+        self.queue_class = rq_classes.by_redis_time(self.queue_class, self)
+        self.job_class = rq_classes.bounded(self.job_class, registered_only=self._registered_only)
+        self.queues = [self.queue(queue.name) for queue in self.queues]
         self._ordered_queues = self.queues[:]
 
     def clean_registries(self) -> None:
         spare = script("spare", self.server_version())
         self.connection.eval(spare.text, 0, *self.queue_names())
         super().clean_registries()  # type: ignore[no-untyped-call]
-
-    # --- what the horse asks of its worker
-
-    def ordered_queue_keys(self) -> list[str]:
-        return [queue.key for queue in self._ordered_queues]
-
-    def server_version(self) -> tuple[int, int, int]:
-        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
-        return version
-
-    def has_strategy(self) -> bool:
-        """Tell whether the order of the queues changes from job to job."""
-        is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
-        return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
-
-    def reorder_after(self, queue_name: str) -> None:
-        queues = self._ordered_queues
-        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
-
-    def restore_connection(self, retry: RetryPolicy) -> None:
-        """In the horse: make it RQ's again, because a job may use it for a command that blocks."""
-        pool = self.connection.connection_pool
-        pool.reset()
-        pool.connection_kwargs["socket_timeout"] = self.connection_timeout
-        self.connection.set_retry(retry)
-
-    def reconnect_pubsub(self) -> None:
-        """Have RQ's thread for commands find the end of its connection: it opens another."""
-        connection = self.pubsub and self.pubsub.connection
-        if connection:
-            hang_up(connection._sock)
 
     # --- the loop
 
@@ -152,10 +121,13 @@ class Worker(FramingWorker):
             has_secrets = any(task.secret for task in registry.tasks().values())
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
-        untamed, page = self._tame_connection(), Page()
+        shared = SharedState()
+        before = self.harden_connection(
+            retry_forever(shared, self.connection)
+        )  # until Redis knows us
         with stoppable():
-            bound_logs(page)
-            self._say_who_we_are()
+            bound_logs(shared)
+            self._log_begin()
             self.bootstrap(*log_options)
             self.server_version()  # it is kept
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
@@ -166,13 +138,13 @@ class Worker(FramingWorker):
             )
         plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
         moves_due = options.with_scheduler or not options.burst
-        supervisor = self.supervisor = Supervisor(self, plan, moves_due, page)
+        supervisor = self.supervisor = Supervisor(self, plan, moves_due, shared)
         try:
             supervisor.run()
         finally:
-            self.connection.connection_pool.connection_kwargs.update(untamed)
+            self.connection.connection_pool.connection_kwargs.update(before)
             flush_all()  # or the interpreter would, and block
-        if supervisor.is_cold:
+        if supervisor.stop.is_cold:
             raise SystemExit
         return supervisor.jobs > 0
 
@@ -184,7 +156,7 @@ class Worker(FramingWorker):
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
-        connection.set_retry(retry_forever(Page(), connection))
+        connection.set_retry(retry_forever(SharedState(), connection))
         super()._set_ip_address(connection)
         connection.set_retry(before or no_retry())
 
@@ -198,13 +170,13 @@ class Worker(FramingWorker):
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.supervisor:
-            self.supervisor.stop_cold()
+            self.supervisor.stop.stop_cold()
         else:
             super().request_force_stop(signum, frame)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
         if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
-            supervisor.hear(message)
+            supervisor.commands.hear(message)
             return
         try:
             rq.command.handle_command(self, parse_command(message))
@@ -225,12 +197,12 @@ class Worker(FramingWorker):
     def get_current_job_id(self) -> str | None:
         if not self.supervisor:
             return super().get_current_job_id()
-        return self.supervisor.page.state().run.rpartition(":")[0] or None
+        return self.supervisor.shared.progress().run.rpartition(":")[0] or None
 
     def request_stop_execution(self, execution_id: str) -> None:
         if not self.supervisor:
             super().request_stop_execution(execution_id)
-        elif self.supervisor.page.state().run.rpartition(":")[2] == execution_id:
+        elif self.supervisor.shared.progress().run.rpartition(":")[2] == execution_id:
             self.supervisor.kill_if("stop", lambda run: run.rpartition(":")[2] == execution_id)
         else:
             self.log.warning("Not running execution %s, command ignored.", execution_id)
@@ -240,35 +212,13 @@ class Worker(FramingWorker):
         if not self.supervisor:
             super().kill_horse(sig)
             return
-        job_id, self._stopped_job_id = self._stopped_job_id, None
+        job_id = self.take_stopped_job()
         why = "stop" if job_id else "command"
         self.supervisor.kill_if(why, lambda run: not job_id or run.rpartition(":")[0] == job_id)
 
     # --- around the loop
 
-    def _tame_connection(self) -> dict[str, Any]:
-        """Do not wait for Redis as RQ's worker does: minutes, and ten times. Returns what was."""
-        pool = self.connection.connection_pool
-        kwargs = pool.connection_kwargs
-        untamed = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
-        # Each connection would look it up anew, in its package's files: 2 ms, and a MiB of memory
-        # that the horse shares with us until then.
-        driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
-        kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
-        pool.disconnect()
-        self.connection.set_retry(retry_forever(Page(), self.connection))  # until Redis knows us
-        return untamed
-
-    def _queue(self, name: str) -> Queue:
-        return self.queue_class(
-            name,
-            connection=self.connection,
-            job_class=self.job_class,
-            serializer=self.serializer,
-            death_penalty_class=self.death_penalty_class,
-        )
-
-    def _say_who_we_are(self) -> None:
+    def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):
             return
         info = self.connection.info("server")

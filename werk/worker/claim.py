@@ -1,203 +1,114 @@
-"""What step.lua gives and takes: a job in the horse's hand, and an outcome on its way to Redis."""
+"""Claim: a job as step.lua returned it to the horse that claimed it. It is read, never modified."""
 
 from __future__ import annotations
 
-import base64
-import traceback
-import zlib
-from operator import itemgetter
+from dataclasses import dataclass, fields
 from string import ascii_letters, digits
 from typing import Any
 
-from rq.exceptions import DeserializationError
-from rq.job import Job
-
 from werk import registry
-from werk.errors import ArgumentError, UnknownTask, Unreadable
-from werk.registry import DEFAULT_TIMEOUT_S, FAILURE_TTL_S, LONGEST_S
-from werk.store import keys, payload
-from werk.store.keys import iso as iso
+from werk.errors import UnknownTask, WerkError
+from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S
+from werk.store import keys
 from werk.store.keys import text
-from werk.tasks import signature
-from werk.worker import records
-from werk.worker.records import Refused
-from werk.worker.runner import Call
 
-NEWER = b"werk_v "  # begins what step.lua says of a record that is newer than we are
+NEWER = b"werk_v "  # begins the status that step.lua returns of a record that is newer than we are
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
-LENGTHS = range(1, 861)  # see page.LONGEST_RUN
+LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
 
 
-Tasks = dict[Any, tuple[str, str]]  # by name, as Redis gives it, and by path: name and path
+class Refused(WerkError):
+    """Raised when a job is not run: a path in it is not registered, or its record is broken."""
+
+
+class Late(WerkError):
+    """Raised when an execution is no longer its job's: its outcome is discarded."""
 
 
 class Unknown(UnknownTask):
-    """Raised for a task, or a version of it, that this worker does not know; another may, or this
-    one after a deploy."""
+    """Raised for a task, or a version of it, that this worker does not know; another worker may, or
+    this one after a deploy."""
 
 
-class Claim(list[Any]):
-    """One execution: what step.lua tells of a job, by name, and the words that tell it the outcome.
+@dataclass(slots=True)  # frozen it would take three times as long to make
+class Claim:
+    """One execution. step.lua replies the fields up to `queue`, in this order, as bytes or None."""
 
-    It is that reply's list itself, and reads no more of it than it must: one is made for each job.
-    """
-
-    __slots__ = (
-        "claimed_at", "execution", "id", "is_plain", "job", "raw_id", "result", "result_ttl",
-        "task", "timeout", "words",
-    )  # fmt: skip
-    raw_id: bytes
-    id: str
-    execution: str
+    origin: bytes  # its queue by its record
+    status: bytes  # empty if RQ knows it
+    attempt: bytes
+    data: bytes
+    timeout: bytes
+    result_ttl: bytes
+    task: bytes  # empty if plain RQ has enqueued the job
+    callbacks: list[bytes] | None  # three paths, if step.lua cannot record a success
+    job: bytes  # its id
+    queue: bytes  # that it waited in
+    execution: str  # its id
     claimed_at: str  # Unix seconds
-    timeout: int
-    result_ttl: int
-    is_plain: bool  # step.lua can record its success
-    job: Job  # of a success
-    result: Any
-    words: tuple[Any, ...]  # of the finish, for step.lua
 
-    origin = property(itemgetter(0))
-    queue = property(itemgetter(-1))  # it waited in
-
-    @staticmethod
-    def of(claimed: list[Any], execution: str, claimed_at: str) -> Claim:
-        """Return the claim that an execution makes; its limits are known after check()."""
-        claim = Claim(claimed)
-        claim.raw_id = raw_id = claimed[8]
-        claim.id, claim.task = raw_id.decode("utf-8", "replace"), "-"
-        claim.execution, claim.claimed_at = execution, claimed_at
-        return claim
+    @property
+    def id(self) -> str:
+        return self.job.decode("utf-8", "replace")
 
     @property
     def run(self) -> str:
         return f"{self.id}:{self.execution}"
 
-    @property
-    def attempt(self) -> int:
+    def facts(self, task: str = "") -> dict[str, object]:
+        """Return what a log line says of this execution; `task` if it is known."""
         try:
-            return int(self[2])
+            attempt = int(self.attempt)
         except (TypeError, ValueError):  # of an order, whose record anybody may have written
-            return 0
+            attempt = 0
+        name = task or text(self.task) or "-"
+        return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
 
-    def check(self, default_result_ttl: int) -> None:
-        """Learn the limits. Reads no payload: its time limit is to begin first.
+    def limits(self, default_result_ttl: int) -> tuple[int, int]:
+        """Return the time limit and how long the result is kept, in seconds.
 
-        Raises Refused for a record that no enqueue of RQ's or ours writes; Unknown for a newer one.
+        Reads no payload: the time limit is to begin first. Raises Refused for a record that no
+        enqueue of RQ's or ours writes; Unknown for a newer one.
         """
-        _, status, _, _, timeout, result_ttl, _, callbacks, raw_id, _ = self
-        if status:
-            if status.startswith(NEWER):
-                theirs = text(status)[len(NEWER) : 100]
-                raise Unknown(
-                    f"its record is of version {theirs}, this worker reads {keys.RECORD_VERSION}"
-                )
-            raise Refused(f"its status was {text(status)[:100]!r}, which RQ does not know")
-        if len(raw_id) not in LENGTHS or raw_id.translate(None, LETTERS):
-            raise Refused("its id is none: letters, digits, - and _, not too many")
+        if self.status:
+            raise self._why_not()
+        job_id = self.job
+        if len(job_id) not in LENGTHS or job_id.translate(None, LETTERS):
+            raise Refused("invalid job id: use at most 860 letters, digits, - and _")
         try:
-            limit = self.timeout = int(timeout or 0) or DEFAULT_TIMEOUT_S
-            keep = self.result_ttl = int(result_ttl) if result_ttl else default_result_ttl
-            if limit > LONGEST_S or keep > LONGEST_S:
-                self.timeout, self.result_ttl = min(limit, LONGEST_S), min(keep, LONGEST_S)
+            limit = int(self.timeout or 0) or DEFAULT_TIMEOUT_S
+            keep = int(self.result_ttl) if self.result_ttl else default_result_ttl
         except ValueError:
             raise Refused("its timeout or result_ttl is no whole number") from None
-        self.is_plain = not callbacks and self.result_ttl > 0
+        if limit > LONGEST_S or keep > LONGEST_S:
+            return min(limit, LONGEST_S), min(keep, LONGEST_S)
+        return limit, keep
 
-    def call(self, tasks: Tasks, reader: Any = None) -> Call:
-        """Return the function or its path, args and kwargs, if it is registered. Imports nothing.
-
-        Raises Refused; Unreadable; or Unknown where only the name of the task is unknown. With a
-        `reader`, RQ's serializer, it is whatever RQ would run.
-        """
-        data, name, callbacks = self[3], self[6], self[7]
-        if reader:
-            call = _any_call(data or b"", reader)
-            if type(call[0]) is str:
-                self.task, _ = tasks.get(call[0], ("-", ""))
-            return call
-        try:
-            path, args, kwargs = payload.read_call(data or b"")
-        except Unreadable as why:
-            raise why.with_traceback(None) from None  # its frames would keep what was read
-        known = tasks.get(name or path)
-        if not known:
-            if name:
-                self.task = text(name)
-                raise Unknown(f"no task is called {self.task[:100]!r} here")
-            raise Refused(records.unregistered(path))
-        self.task, path = known
-        for callback in callbacks or ():
-            records.permit(text(callback))
-        return path, args, kwargs
-
-    def ended(self, outcome: str, keep_s: int, value: bytes, now: float) -> Claim:
-        """Note the outcome, which the next step is to record; `now` on Redis's clock."""
-        until = int(now) + keep_s
-        self.words = (self.raw_id, self[0], self.execution, outcome, keep_s, until, value,
-                      self.claimed_at)  # fmt: skip
-        return self
-
-    def succeeded(self, job: Job, result: Any, value: bytes, now: float) -> Claim:
-        """Note a success that step.lua can record; if it cannot, RQ's code needs job and result."""
-        self.job, self.result, keep_s = job, result, self.result_ttl
-        self.words = (self.raw_id, self[0], self.execution, "finished", keep_s, int(now) + keep_s,
-                      value, self.claimed_at)  # fmt: skip
-        return self
-
-    def put_off(self, due: float, since: float) -> Claim:
-        """Note that the job is deferred until `due`, as it has been `since`; on Redis's clock."""
-        times = (repr(due), repr(since))
-        self.words = (self.raw_id, self[0], self.execution, "scheduled", 0, *times, "")
-        return self
-
-    def misfit(
-        self, error: BaseException, path: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Unknown | None:
-        """Return why a call did not even begin: it was checked against other parameters than ours.
-
-        Where ours cannot be read, nobody has checked it: then it is an error like others.
-        """
-        trace = error.__traceback__
-        if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
-            return None
-        task = self[6] and registry.tasks().get(self.task)
-        try:
-            if task:
-                signature.read(path).bind(args, kwargs, task=self.task, secret=task.secret)
-        except ArgumentError as other:
-            return Unknown(f"this worker has another version of the task: {other}")
-        return None
+    def _why_not(self) -> Exception:
+        if self.status.startswith(NEWER):
+            theirs = text(self.status)[len(NEWER) : 100]
+            return Unknown(
+                f"its record is of version {theirs}, this worker reads {keys.RECORD_VERSION}"
+            )
+        return Refused(f"its status was {text(self.status)[:100]!r}, which RQ does not know")
 
 
-def _any_call(data: bytes, reader: Any) -> Call:
-    """WERK_ALLOW_UNREGISTERED. What cannot be read fails as in RQ."""
-    try:
-        name, instance, args, kwargs = reader.loads(payload.decompress(data))
-    except Exception:
-        return _unreadable, (), {}
-    return (getattr(instance, name) if instance else name), args, kwargs
+_FIELDS = tuple(field.name for field in fields(Claim))
+CLAIMED = _FIELDS[: _FIELDS.index("execution")]  # what step.lua replies
 
 
-def _unreadable() -> None:
-    raise DeserializationError()
+def permit(path: str | None) -> None:
+    """Raise Refused unless a task of this path is registered. Imports nothing."""
+    if path and path not in registered_paths():
+        raise unregistered(path)
 
 
-def failure(
-    claim: Claim,
-    error: BaseException,
-    now: float,
-    outcome: str = "failed",
-    keep_s: int = FAILURE_TTL_S,
-) -> Claim:
-    """Return a failure, or a stop, that is recorded without RQ's code: it may not even be able to
-    read the record."""
-    reason = "".join(traceback.format_exception_only(error)).strip()
-    value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    return claim.ended(outcome, keep_s, value, now)
+def unregistered(path: str) -> Refused:
+    return Refused(f"{path[:200]!r} is not registered: no task has this path")
 
 
-def misplaced(claim: Claim, now: float) -> Claim:
-    """A failure instead of an outcome whose set, finished:<queue> for one, is of another type."""
-    key = keys.key(claim.words[3], text(claim.origin))
-    return failure(claim, Refused(f"its outcome cannot be recorded: {key} is no sorted set"), now)
+def registered_paths() -> frozenset[str]:
+    tables = (registry.BUILT_IN, registry.tasks())
+    return frozenset(task.path for table in tables for task in table.values())

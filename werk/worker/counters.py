@@ -1,12 +1,12 @@
-"""What a horse counts: successes as RQ does; for the metrics executions of each task, and how long.
+"""Counters: what a horse counts and has not written yet.
 
-Kept in numbers and written with the worker's state, so a job costs no command of its own. The
-numbers stand in memory that outlives a killed horse: its supervisor writes what is left there.
+Successes as RQ counts them; for the metrics, the executions of each task and how long they took.
+step.lua writes them with the worker's state, twice a second at most, so a job costs no command of
+its own. They are in the horse's memory: a horse that is killed loses up to half a second of them.
 """
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_left
 
 from werk import registry
@@ -14,68 +14,63 @@ from werk.store import keys
 
 _BOUNDS = keys.DURATION_BOUNDS_S
 _FIELDS = ("done", "failed", "seconds", *map(str, _BOUNDS), "+Inf")
-_LAST, _LAST_TOOK, _OTHERS, _OTHERS_TOOK, _WEBHOOKS, _TASKS = range(6)  # places of numbers
+_NONE = (0.0,) * len(_FIELDS)
 
 
-class Tally:
-    """Counts that are not written yet."""
+class Counters:
+    """Counts of executions, by task."""
 
     def __init__(self) -> None:
-        names = dict.fromkeys((*registry.tasks(), *registry.BUILT_IN, "other"))
-        self._places = {name: _TASKS + n * len(_FIELDS) for n, name in enumerate(names)}
-        self._other = self._places["other"]
-        self._nothing = bytes(8 * (_TASKS + len(names) * len(_FIELDS)))
-        self._memory = mmap.mmap(-1, len(self._nothing))
-        self._counts = memoryview(self._memory).cast("d")
+        self._names = {*registry.tasks(), *registry.BUILT_IN}
+        self._tasks: dict[str, list[float]] = {}
+        self._done, self._worked_s = 0, 0.0  # successes that step.lua records: RQ counts the others
+        self._last_s = 0.0  # how long the last of these took
+        self._webhooks = 0  # failed or left out
 
     def __bool__(self) -> bool:
-        return self._memory[:] != self._nothing
+        return bool(self._tasks or self._webhooks)
 
     def add(
-        self, task: str, is_success: bool, seconds: float | None = None, number: int = 0
+        self, task: str, is_success: bool, seconds: float | None = None, by_step: bool = False
     ) -> None:
-        """Count an execution; without seconds it ended before it began, or with its process.
+        """Count an execution.
 
-        With the number of the horse's job it is a success that step.lua is to record.
+        Without `seconds` it ended before it began, or with its process. With `by_step` it is a
+        success that step.lua is to record.
         """
-        counts, at = self._counts, self._places.get(task, self._other)
-        counts[at + (not is_success)] += 1
+        counts = self._tasks.get(task) or self._begin(task)
+        counts[not is_success] += 1
         if seconds is not None:
-            counts[at + 2] += seconds
-            counts[at + 3 + bisect_left(_BOUNDS, seconds)] += 1
-            if number:
-                counts[_LAST], counts[_LAST_TOOK] = number, seconds
-            else:
-                counts[_OTHERS] += is_success
-                counts[_OTHERS_TOOK] += seconds
+            counts[2] += seconds
+            counts[3 + bisect_left(_BOUNDS, seconds)] += 1
+            if by_step:
+                self._done += 1
+                self._worked_s += seconds
+                self._last_s = seconds
+
+    def leave_last_to_rq(self) -> None:
+        """Have RQ's own code count the last success: step.lua did not record it."""
+        self._done -= 1
+        self._worked_s -= self._last_s
 
     def add_failed_webhook(self) -> None:
-        self._counts[_WEBHOOKS] += 1
-
-    def take_back(self, number: int) -> float | None:
-        """Forget the success of that job. Returns the seconds it took; None if there is none."""
-        counts = self._counts
-        if counts[_LAST] != number:
-            return None
-        counts[_LAST] = 0
-        counts[_OTHERS] += 1
-        counts[_OTHERS_TOOK] += counts[_LAST_TOOK]
-        return counts[_LAST_TOOK]
+        self._webhooks += 1
 
     def text(self) -> str:
-        """Return ARGV 10 of step.lua."""
-        counts = self._counts
-        used = [(name, at) for name, at in self._places.items() if counts[at] or counts[at + 1]]
-        done = sum(counts[at] for _, at in used) - counts[_OTHERS]
-        worked = sum(counts[at + 2] for _, at in used) - counts[_OTHERS_TOOK]
-        webhooks = counts[_WEBHOOKS]
-        beside = f"{keys.FAILED_WEBHOOKS} {webhooks:.0f} " if webhooks else ""
-        return f"done {done:.0f} worked {worked:.9g} {beside}" + " ".join(
-            f"{name}|{field} {counts[at + n]:.9g}"
-            for name, at in used
-            for n, field in enumerate(_FIELDS)
-            if counts[at + n]
+        """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'."""
+        webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
+        return f"done {self._done} worked {self._worked_s:.9g} {webhooks}" + " ".join(
+            f"{name}|{field} {amount:.9g}"
+            for name, counts in self._tasks.items()
+            for field, amount in zip(_FIELDS, counts, strict=True)
+            if amount
         )
 
     def clear(self) -> None:
-        self._memory[:] = self._nothing
+        self._tasks.clear()
+        self._done = self._webhooks = 0
+        self._worked_s = 0.0
+
+    def _begin(self, task: str) -> list[float]:
+        name = task if task in self._names else "other"
+        return self._tasks.setdefault(name, [*_NONE])

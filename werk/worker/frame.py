@@ -17,22 +17,27 @@ A subclass that replaces a method of RQ's loop gets RQ's loop: see replaced_loop
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.worker.records import Late, RecordingWorker
-from werk.worker.rq_side import FINISH_S, Unusable
+from werk.worker.claim import Call, Claim, Late, Unknown
+from werk.worker.outcome import Outcome, failure, success
+from werk.worker.process import end_copies
+from werk.worker.redis_side import FINISH_S, Unusable
+from werk.worker.results import stored as as_stored
+from werk.worker.rq_side import RQSide
+from werk.worker.runner import version_mismatch
 
 if TYPE_CHECKING:
-    from werk.worker.claim import Claim, Unknown
-    from werk.worker.horse import Horse
-    from werk.worker.runner import Call
+    from werk.worker.horse import Performer
 
 # Methods of RQ's loop. What else a subclass may replace is called in werk's loop as well.
 LOOP = tuple(
@@ -48,9 +53,9 @@ OF_A_SUCCESS = tuple(
 
 _MODULES = frozenset(
     "rq.job rq.worker.base rq.worker.worker_classes"
-    " werk.worker werk.worker.frame werk.worker.records".split()
+    " werk.worker werk.worker.rq_side werk.worker.rq_classes".split()
 )
-_CLASSES = frozenset("BaseWorker Worker Job RecordingWorker FramingWorker".split())
+_CLASSES = frozenset("BaseWorker Worker Job RQSide".split())
 
 # What RQ saves of a job with its success: where a task has changed it, RQ's own code records that.
 _saved = attrgetter(
@@ -71,7 +76,7 @@ def is_own(function: object) -> bool:
     return is_ours and function.__code__.co_qualname.partition(".")[0] in _CLASSES
 
 
-def replaced_loop(worker: FramingWorker) -> str:
+def replaced_loop(worker: RQSide) -> str:
     """Return what in RQ's loop a subclass replaces, '' for nothing: then werk's loop runs.
 
     A method that is only wrapped, by functools.wraps or wrapt, is not replaced. Those that perform
@@ -101,7 +106,7 @@ class Patches:
         "worker",
     )  # fmt: skip
 
-    def __init__(self, worker: FramingWorker) -> None:
+    def __init__(self, worker: RQSide) -> None:
         self.worker, self.kind, self.job_kind = worker, type(worker), worker.job_class
         self.look()
 
@@ -134,15 +139,44 @@ class Patches:
 class Frame:
     """One execution, from its claim to its outcome, as RQ's methods perform it."""
 
-    def __init__(self, horse: Horse, claim: Claim, path: Any, call: Call) -> None:
-        self.horse, self.claim, self.path = horse, claim, path
-        self.function, self.args, self.kwargs = call
+    def __init__(self, performer: Performer, claim: Claim, task: str, keep_s: int) -> None:
+        self.performer, self.claim, self.task, self.keep_s = performer, claim, task, keep_s
         self.took = 0.0  # seconds
         self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
-        self.misfit: Unknown | None = None  # why the call did not even begin
+        self.mismatch: Unknown | None = None  # why the call did not even begin
         self.result: Any = None
         self.stored: bytes | None = None  # a plain success, for the horse's next step
+
+    def perform(self, path: Any, call: Call, job: Job) -> Outcome | None:
+        """Have RQ's methods perform a job, and what is patched around them.
+
+        `call` has the function, `path` is its path. Returns what is left to step.lua.
+        """
+        performer, trouble = self.performer, None
+        shared, runner, worker = performer.shared, performer.runner, performer.recorder.worker
+        self.path, (self.function, self.args, self.kwargs) = path, call
+        left = shared.deadline - time.monotonic() if shared.deadline else None
+        shared.begin_finish(FINISH_S)  # the time that it takes to read the job is not the task's
+        try:
+            with worker.executing(self.claim, job) as (queue, execution):
+                self.enter(job, execution)
+                shared.end_finish()
+                shared.deadline = 0.0 if left is None else time.monotonic() + left
+                runner.resume()
+                worker.execute_job(job, queue)
+        except Unusable:
+            raise
+        except BaseException as error:
+            trouble = error
+        finally:
+            runner.is_running, worker.frame = False, None
+        end_copies(runner.pid, trouble)
+        try:
+            return self.outcome(job, trouble)
+        finally:
+            performer.log.job = ""
+            shared.end_finish()
 
     def enter(self, job: Job, execution: Execution) -> None:
         """Have a job that was read from Redis run the registry's function."""
@@ -152,112 +186,100 @@ class Frame:
             job._func_name, job._instance = self.path, None
             job._args, job._kwargs = self.args, self.kwargs
         job.werk_call = self.call  # type: ignore[attr-defined]
-        self.horse.worker.frame = self
+        self.performer.recorder.worker.frame = self
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function: RQ finds this as Job.func."""
         try:
             return self.function(*args, **kwargs)
         except TypeError as error:
-            self.misfit = self.claim.misfit(error, self.path, args, kwargs)
+            call = (self.path, args, kwargs)
+            self.mismatch = version_mismatch(self.claim, self.task, error, call)
             raise
 
     def end(self, result: Any, error: BaseException | None) -> None:
         """Note that the task has ended. From here on RQ's finish has a limit of its own."""
-        horse = self.horse
-        horse.runner.is_running = False  # first: what is raised before this ends the task
+        performer = self.performer
+        performer.runner.is_running = False  # first: what is raised before this ends the task
         if self.is_over:
             return
         self.is_over = True
-        horse.runner.disarm(error)
-        self.took = time.monotonic() - self.started
-        if horse.is_watched and not self.misfit:
-            horse.end(self.claim, self.job, result, error, self.took)
-        horse.page.begin_finish(FINISH_S)
+        performer.runner.disarm(error)
+        performer.runner.ended = ended = time.monotonic()
+        self.took = ended - self.started
+        if performer.runner.is_watched and not self.mismatch:
+            performer.runner.end(self.claim, self.task, self.job, result, error)
+        performer.shared.begin_finish(FINISH_S)
 
     def succeed(self, value: Any) -> bool:
         """Note a success. Return whether the horse's next step records it."""
-        horse, claim = self.horse, self.claim
+        performer = self.performer
         self.end(value, None)
-        if self.misfit:
+        if self.mismatch:
             return True
-        is_plain = claim.is_plain and not horse.patches.is_of_a_success
-        stored = horse.stored(value) if is_plain and _saved(self.job) == self.before else None
+        is_plain = self.is_plain() and _saved(self.job) == self.before
+        stored = as_stored(performer.dumps, value) if is_plain else None
         if isinstance(stored, bytes):
             self.result, self.stored = value, stored
             return True
-        horse.tally.add(claim.task, True, self.took)
-        horse.worker.not_kept = stored or ""
-        horse.recorder.begin_finish(self.job)
+        performer.counters.add(self.task, True, self.took)
+        performer.recorder.worker.not_kept = stored or ""
+        performer.recorder.begin_finish(self.job)
         return False
+
+    def is_plain(self) -> bool:
+        """Return whether step.lua may record a success of this job."""
+        is_patched = self.performer.patches.is_of_a_success
+        return not self.claim.callbacks and self.keep_s > 0 and not is_patched
 
     def fail(self, error: BaseException | None) -> bool:
         """Note a failure. Return whether it is to be recorded: not of a call that never began."""
         is_first = not self.is_over
         self.end(None, error)
-        if self.misfit:
+        if self.mismatch:
             return False
         self.stored = None  # what it left to the next step was not all
         if is_first:
-            self.horse.tally.add(self.claim.task, False, self.took)
-        self.horse.recorder.begin_finish(self.job)
+            self.performer.counters.add(self.task, False, self.took)
+        self.performer.recorder.begin_finish(self.job)
         return True
 
-    def leave(self) -> Claim | None:
+    def outcome(self, job: Job, trouble: BaseException | None) -> Outcome | None:
+        """Return the outcome of what was performed; None if that is recorded.
+
+        `trouble` is what came out of the frame: of what is patched, or of RQ's own code.
+        """
+        performer, claim = self.performer, self.claim
+        recorder = performer.recorder
+        if self.mismatch:
+            return recorder.refuse(claim, job, self.mismatch)
+        if self.has_begun and not self.is_over:  # nobody has recorded anything
+            trouble = trouble or RuntimeError("perform_job returned and the job did not run")
+            self.fail(trouble)
+            return recorder.fail(claim, job, trouble)
+        outcome = self.plain_success()
+        if not outcome and (why_not := self.why_open(trouble)):
+            return failure(claim, why_not, performer.shared.now())
+        if trouble:
+            facts = {**claim.facts(self.task), "reason": f"{type(trouble).__name__}: {trouble}"}
+            performer.log.event("patch-failed", facts, logging.WARNING)
+        return outcome
+
+    def plain_success(self) -> Outcome | None:
         """Return a plain success for the horse's next step, None for any other outcome."""
         if self.stored is None:
             return None
-        horse = self.horse
-        horse.tally.add(self.claim.task, True, self.took, horse.jobs)
-        return self.claim.succeeded(self.job, self.result, self.stored, horse.page.now())
+        performer = self.performer
+        performer.counters.add(self.task, True, self.took, by_step=True)
+        performer.last_success = self.claim, self.job, self.result
+        return success(self.claim, self.keep_s, self.stored, performer.shared.now())
 
-
-class FramingWorker(RecordingWorker):
-    """RQ's worker, whose way of performing a job is that of the horse while it has a frame."""
-
-    frame: Frame | None = None
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Perform a job. Where RQ's loop runs, this is in its parent process and forks."""
-        if self.frame:
-            self.perform_job(job, queue, self.prepare_execution(job))
-        else:
-            super().execute_job(job, queue)
-
-    def prepare_execution(self, job: Job) -> Execution:
-        return self.frame.execution if self.frame else super().prepare_execution(job)
-
-    def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """RQ's execute_job calls this and the next one; so do subclasses that repeat its lines."""
-        if self.frame:
-            self.perform_job(job, queue, self.frame.execution)
-        else:
-            super().fork_work_horse(job, queue)
-
-    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
-        if not self.frame:
-            super().monitor_work_horse(job, queue, execution)
-
-    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
-        if not self.frame:
-            super().prepare_job_execution(job, remove_from_intermediate_queue)
-
-    def _finalize_success(
-        self, job: Job, queue: Queue, execution: Execution, return_value: Any
-    ) -> None:
-        if not (self.frame and self.frame.succeed(return_value)):
-            super()._finalize_success(job, queue, execution, return_value)
-
-    def _finalize_failure(
-        self, job: Job, queue: Queue, execution: Execution, exc_info: Any
-    ) -> None:
-        error = exc_info[1]
-        if self.frame and isinstance(error, (Late, Unusable)):
-            raise error  # what RQ's own code has met; it takes it for the task's
-        if not self.frame or self.frame.fail(error):
-            super()._finalize_failure(job, queue, execution, exc_info)
-
-    def _check_fence(self, job: Job) -> None:
-        if self.frame:  # code that records by itself comes here first
-            self.frame.end(None, None)
-        super()._check_fence(job)
+    def why_open(self, trouble: BaseException | None) -> BaseException | None:
+        """Return why an execution is not recorded, None if it is."""
+        if isinstance(trouble, Late):
+            return trouble
+        try:
+            is_recorded = self.performer.recorder.is_recorded(self.claim)
+        except redis.exceptions.ResponseError as error:
+            return trouble or error
+        return None if is_recorded else trouble or RuntimeError("RQ did not record the outcome")

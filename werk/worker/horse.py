@@ -1,8 +1,8 @@
-"""The horse: one long-lived child of a worker that runs its jobs, one at a time.
+"""Horse: the long-lived child of a worker that runs its jobs, one at a time.
 
-1. claim    one script records the outcome of the last job and takes the next one
+1. claim    one script records the outcome of the last job and takes the next one (step.py)
 2. run      the registered function, under the job's time limit (runner.py)
-3. finish   a plain success goes with the next claim; all else goes RQ's own way (recorder.py)
+3. finish   a plain success goes with the next claim; RQ's code records the rest (outcome.py)
 
 The supervisor (supervisor.py) watches. The horse dies with its supervisor.
 """
@@ -12,238 +12,231 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import signal
 import time
-from binascii import b2a_base64
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import hiredis
-from rq.job import Job, Retry
+from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from werk import registry
 from werk.errors import Unreadable
 from werk.settings import Settings
-from werk.store import keys, payload, replies
+from werk.store import payload
 from werk.store.keys import text
-from werk.store.limits import LISTED_S, OWNED_S
-from werk.store.scripts import script
-from werk.worker import records
-from werk.worker.claim import Claim, Tasks, Unknown, misplaced
+from werk.worker import rq_classes
+from werk.worker.claim import Claim, Refused, Unknown
+from werk.worker.cleaner import Cleaner
+from werk.worker.counters import Counters
 from werk.worker.frame import Frame, Patches
-from werk.worker.log import Diary
+from werk.worker.idle import Idle
+from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs, print_by_line
-from werk.worker.outcome import Recorder
-from werk.worker.process import forked
-from werk.worker.records import PlainSerializer, Refused
-from werk.worker.rq_side import (
-    AWAY,
-    LONGEST_PAUSE_S,
-    Channel,
-    Unusable,
-    hang_up_all,
-    no_retry,
-    retry_forever,
-)
-from werk.worker.runner import JobId, Runner
-from werk.worker.shared_state import HORSE_SIGNAL, Leave, Page, Plan
+from werk.worker.orders import carry_out
+from werk.worker.outcome import Outcome, Recorder, misplaced, success
+from werk.worker.process import resident_mb, take_descriptors
+from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
+from werk.worker.results import limited, stored
+from werk.worker.rq_side import RQSide
+from werk.worker.runner import JobId, Runner, version_mismatch
+from werk.worker.scripts import script
+from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
+from werk.worker.step import FLUSH_S, Steps
 
-if TYPE_CHECKING:
-    from werk.worker import Worker
-
-FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
-BLOCK_S = 10  # one idle wait of Redis's; then it is asked again
 SPARE = 16  # descriptors that a job needs at most, to begin with
-LATE_S = 5  # after that, without a reply, the connection is taken for dead
 HELD_S = 1.0  # between two looks at a suspension or a pause
 FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
-CLEAN_S = 120  # of RQ's clean-up without progress: a callback in it has 60 s
-BEFORE_FIRST = 10**9  # requests: all have as many digits, so executions are in order as texts
 
 
-def ride(worker: Worker, page: Page, plan: Plan, bell: int) -> int:
+def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> int:
     """Be the horse, in the child process. Returns its exit code.
 
-    `bell` is a pipe: the supervisor writes to it when there is something to look at.
+    `wake_r` is a pipe: the supervisor writes to it when there is something to look at.
     """
-    records.keep_redis_time(page.now)
-    horse = Horse(worker, page, plan, bell)
-    horse.settle()
+    rq_classes.keep_redis_time(shared.now)
+    horse = Horse(worker, shared, plan, wake_r)
+    horse.become_child()
     try:
-        horse.obey()
-        if plan.only_orders:
-            return Leave.OBEYED
-        horse.rehearse()
-        return horse.loop()
+        horse.carry_out_orders()
+        leave = Leave.ORDERS_DONE if plan.only_orders else horse.loop()
+        horse.steps.write_counts()
+        return leave
     except Unusable as why:
-        page.reason = str(why)
-        horse.diary.log.error("event=unusable worker=%s reason=%s", worker.name, why)
+        shared.reason = str(why)
+        horse.log.log.error("event=unusable worker=%s reason=%s", worker.name, why)
         return Leave.UNUSABLE
 
 
-class Horse:
-    """The loop and what it calls. Lives in the child process only."""
+class Performer:
+    """Runs a claimed job, and returns its outcome or has RQ's code record it."""
 
-    # Python keeps up to thirty attributes where it finds them fast; slots are fast however many.
-    __slots__ = (
-        "asked", "asked_at", "bell", "channel", "cleaner", "cleans", "count", "default_ttl",
-        "diary", "dumps", "execution", "flushed_at", "follows_strategy", "generation", "head",
-        "idle_since",
-        "is_busy", "is_watched", "job_id", "jobs", "keys", "last_job", "name", "page",
-        "patches", "plan", "reader", "recorder", "resent", "runner", "script", "settings",
-        "shows_busy", "tally", "tasks", "waiting", "worker",
-    )  # fmt: skip
-
-    def __init__(self, worker: Worker, page: Page, plan: Plan, bell: int) -> None:
-        self.worker, self.page, self.plan, self.bell = worker, page, plan, bell
-        self.name, self.generation = worker.name, plan.generation
-        self.settings = Settings.read()
-        self.diary = Diary()
-        self.runner = Runner(page, self.diary)
-        self.tally, self.job_id = page.tally, JobId()
-        self.recorder = Recorder(worker, page, self.diary, self.runner, self.tally)
-        known = {**registry.tasks(), **registry.BUILT_IN}
-        by_path = {task.path: (name, task.path) for name, task in known.items()}
-        by_name = {name.encode(): (name, task.path) for name, task in known.items()}
-        self.tasks: Tasks = {**by_path, **by_name}
-        is_ours = worker.serializer is PlainSerializer
-        self.dumps = payload.dumps if is_ours else records.limited(worker.serializer.dumps)
-        self.default_ttl = worker.default_result_ttl
-        self.reader = worker.serializer if self.settings.allow_unregistered else None
+    def __init__(
+        self, worker: RQSide, shared: SharedState, settings: Settings, counters: Counters
+    ) -> None:
+        self.shared, self.counters, self.log = shared, counters, JobLog()
+        reader = worker.serializer if settings.allow_unregistered else None
+        self.runner, self.job_id = Runner(shared, self.log, reader), JobId()
+        fence = script("fence", worker.server_version())
+        self.recorder = Recorder(worker, shared, self.log, counters, fence)
         self.patches = Patches(worker)
+        self.runner.imported = self.patches.look
+        is_ours = worker.serializer is rq_classes.PlainSerializer
+        self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
+        self.default_ttl = worker.default_result_ttl
+        self.last_success: tuple[Claim, Job, Any] | None = None  # that step.lua is to record
+
+    def perform(self, claim: Claim, number: int) -> Outcome | None:
+        """Run the horse's job of this number. Return its outcome, None if that is recorded."""
+        job_id = claim.job.decode("utf-8", "replace")
+        self.shared.show(number - 1, job_id, claim.execution)
+        runner, recorder, log = self.runner, self.recorder, self.log
+        job = recorder.job(job_id)
+        try:
+            limit_s, keep_s = claim.limits(self.default_ttl)
+            task, path, args, kwargs = runner.read(claim, limit_s)
+        except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
+            runner.disarm()
+            return self.refuse(claim, job, why)
+        self.job_id.set(claim.job)
+        log.job, log.task = job_id, task
+        if runner.is_watched:
+            runner.begin(claim, task, job)
+        function = path
+        if type(path) is str:
+            function = runner.functions.get(path) or runner.load(path, job)
+        if self.patches.found():
+            return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
+        result, error, took = runner.run(function, args, kwargs, job)
+        if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
+            return self.refuse(claim, job, mismatch)
+        if runner.is_watched:
+            runner.end(claim, task, job, result, error)
+        log.job = ""
+        if error:
+            self.counters.add(task, False, took)
+            return recorder.fail(claim, job, error)
+        is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
+        value = stored(self.dumps, result) if is_plain else None
+        if not isinstance(value, bytes):
+            self.counters.add(task, True, took)
+            return recorder.succeed(claim, job, result, value)
+        self.counters.add(task, True, took, by_step=True)
+        self.last_success = claim, job, result
+        return success(claim, keep_s, value, runner.ended + self.shared.offset)
+
+    def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
+        self.log.job = ""
+        late = why.__context__  # the reader may have caught it
+        return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
+
+
+class Horse:
+    """The loop: claim, perform, finish. Lives in the child process only."""
+
+    def __init__(self, worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> None:
+        self.worker, self.shared, self.plan = worker, shared, plan
+        self.settings, counters = Settings.read(), Counters()
+        self.performer = Performer(worker, shared, self.settings, counters)
+        self.log = self.performer.log
+        self.steps = Steps(worker, shared, plan.generation, counters)
+        self.idle = Idle(worker.connection, wake_r)
+        self.cleaner = Cleaner(worker, shared)
         self.follows_strategy = worker.has_strategy()
-        self.script = script("step", worker.server_version())
-        self.channel = Channel(worker.connection)
-        self.waiting: dict[str, Channel] = {}  # one a queue, for the idle wait
-        self.asked: dict[str, float] = {}  # when those were asked that have not answered
-        self.serve(worker.ordered_queue_keys())
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
-        self.count = BEFORE_FIRST  # of requests; makes the execution ids
-        self.execution = self.asked_at = ""  # of the last request
-        self.flushed_at = 0.0
-        self.is_busy = self.shows_busy = False  # with a job in hand; what Redis shows
-        self.cleans, self.cleaner = self.is_cleaning_due(), 0  # the process that does it
-        self.is_watched = bool(self.diary.says or self.follows_strategy)
+        self.is_busy = False  # with a job in hand
+        self.cleans = self.cleaner.is_due()
         self.idle_since = time.monotonic()
 
-    def settle(self) -> None:
+    def become_child(self) -> None:
         """Make the child its own process: signals, connections, random numbers, log, hooks."""
         random.seed()
-        worker = self.worker
-        worker._is_horse, worker.scheduler, worker.pubsub_thread = True, None, None
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Not the default, by which systemd would end the job; and to ignore it would be inherited
         # by the job's own children.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
-        worker.restore_connection(retry_forever(self.page, worker.connection))
-        os.environ["RQ_WORKER_ID"] = worker.name
-        worker.log = self.diary.open()
-        bound_logs(self.page)
+        self.worker.become_horse(
+            self.log.open(), retry_forever(self.shared, self.worker.connection)
+        )
+        os.environ["RQ_WORKER_ID"] = self.worker.name
+        bound_logs(self.shared)
         print_by_line()
-        self.runner.add_hooks(self.settings)
-        self.is_watched = self.is_watched or bool(self.runner.hooks)
+        self.performer.runner.add_hooks(self.settings)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """The supervisor's signal: leave these connections, or time is up."""
-        if self.page.reconnect:
-            self.page.reconnect = 0
-            for channel in (self.channel, *self.waiting.values()):
-                channel.hang_up()
-            if self.cleaner:
-                os.kill(self.cleaner, signal.SIGKILL)
-            elif self.page.finishing:
+        """Act on the supervisor's signal: leave these connections, or time is up."""
+        if self.shared.reconnect:
+            self.shared.reconnect = 0
+            self.steps.channel.hang_up()
+            self.idle.hang_up()
+            if not self.cleaner.break_off() and self.shared.finishing:
                 hang_up_all(self.worker.connection)
-        self.runner.interrupt(signum, frame)
+        self.performer.runner.interrupt(signum, frame)
 
-    def serve(self, keys: list[str]) -> None:
-        """Claim from these queues, in this order."""
-        self.keys = keys
-        who = (self.name, self.generation)
-        self.head = ("EVALSHA", self.script.sha, len(keys), *keys, *who)  # of each request
-        self.resent = len(self.head) + 6  # where it says so: ARGV 9 of step.lua
-
-    def obey(self) -> None:
-        """Carry out what the supervisor left to us. It reads in the page how far we came."""
+    def carry_out_orders(self) -> None:
+        """Do what the supervisor left to us. It reads in the shared state how far we came."""
         for number, order in enumerate(self.plan.orders, 1):
-            self.page.orders_begun = number
-            if finish := self.recorder.obey(order):
-                self.step(finish, wants_job=False)
-        self.page.orders_begun = len(self.plan.orders) + 1
-
-    def rehearse(self) -> None:
-        """Run a job that does nothing, and tell nobody.
-
-        What a fork shares is copied when it is first written to: 0.3 ms that no job is to wait for.
-        """
-        data = payload.write_call(registry.BUILT_IN["werk.ping"].path, (), {})
-        fields = [b"", b"", b"1", data, b"", b"", b"werk.ping", None, b"rehearsal", b""]
-        claim = Claim.of(fields, "", "")
-        job, runner = self.recorder.job(claim.id), self.runner
-        claim.check(self.default_ttl)
-        runner.arm(claim.timeout)
-        path, args, kwargs = claim.call(self.tasks)
-        result, _, _ = runner.run((runner.load(path, job), args, kwargs), job)
-        self.stored(result)
-        claim.succeeded(job, result, b"", self.page.now())
-
-    # --- the loop
+            self.shared.orders_begun = number
+            if outcome := carry_out(order, self.performer.recorder):
+                self.steps.step(outcome, wants_job=False)
+        self.shared.orders_begun = len(self.plan.orders) + 1
 
     def loop(self) -> Leave:
         """Claim, run, finish, until there is a reason to leave."""
-        page = self.page
-        finish: Claim | None = None
+        shared, steps, performer = self.shared, self.steps, self.performer
+        claim: Claim | None = None
+        outcome: Outcome | None = None
+        flushed_at = 0.0
         while True:
             leave = self.reason_to_leave()
             wants_job = leave is None and not self.cleans
-            outcome, claimed, dropped, paused = self.step(finish, wants_job)
-            if finish and outcome != b"done":
-                if outcome == b"dependents":
-                    self.tally.take_back(self.jobs)  # RQ counts it
-                    finish = self.recorder.succeed(finish, finish.job, finish.result)
+            became, claimed, dropped, paused = steps.step(outcome, wants_job)
+            if steps.flushed_at != flushed_at:
+                flushed_at = steps.flushed_at
+                self.look_around()
+            if outcome and became != b"done":
+                if claimed == b"":  # nothing was changed
+                    outcome = self.record_otherwise(outcome, became)
                     continue
-                if outcome == b"misplaced" and finish.words[3] != "failed":
-                    if finish.words[3] == "finished":
-                        self.tally.take_back(self.jobs)
-                    finish = misplaced(finish, self.page.now())
-                    continue
-                if outcome in (b"late", b"misplaced"):
-                    self.diary.tell(outcome.decode(), finish, logging.WARNING)
+                self.log_late(claim, became)
             if dropped:
-                self.diary.tell_dropped(dropped)
-            finish = None
+                self.log.dropped(dropped)
+            outcome = None
             if type(claimed) is list:
-                if page.stop:
+                if shared.stop:
                     return Leave.STOPPED  # claimed on the way: the supervisor gives it back
                 self.jobs += 1
                 self.is_busy = True
-                finish = self.perform(Claim.of(claimed, self.execution, self.asked_at))
-                try:
-                    os.close(os.dup(self.bell))
-                    if finish is None:  # it may have failed for want of some
-                        take_descriptors(SPARE, self.bell)
-                except OSError:  # the job has left too few: no other one would get any
-                    self.last_job = self.jobs
+                claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
+                outcome = performer.perform(claim, self.jobs)
+                if self.follows_strategy:
+                    self.worker.reorder_after(text(claim.queue))
+                    steps.serve(self.worker.ordered_queue_keys())
+                self.look_for_descriptors(SPARE if outcome is None else 1)
                 continue
-            page.show(self.jobs, "", self.execution)
-            if self.is_busy:
-                self.is_busy, self.idle_since = False, time.monotonic()
-            if self.cleans:
-                self.clean()
-                continue
-            leave = leave or self.reason_to_leave() or self.reason_not_to_wait(claimed)
-            if leave:
-                return leave  # the supervisor writes what is counted
-            self.wait(claimed, paused or ())
+            if leave := self.rest(leave, claimed, paused or ()):
+                return leave
+
+    def rest(self, leave: Leave | None, why: bytes, paused: Sequence[bytes]) -> Leave | None:
+        """Clean up or wait, where there is no job; or return why to leave."""
+        self.shared.show(self.jobs, "", self.steps.execution)
+        if self.is_busy:
+            self.is_busy, self.idle_since = False, time.monotonic()
+        if self.cleans:
+            self.cleans = False
+            self.cleaner.clean()
+            return None
+        leave = leave or self.reason_to_leave() or self.reason_not_to_wait(why)
+        if not leave:
+            self.wait(why, paused)
+        return leave
 
     def reason_to_leave(self) -> Leave | None:
-        if self.page.stop:
+        if self.shared.stop:
             return Leave.STOPPED
         if self.jobs >= self.last_job:
             return Leave.MAX_JOBS if self.jobs == self.plan.max_jobs else Leave.RECYCLED
@@ -257,241 +250,46 @@ class Horse:
             return Leave.IDLE
         return None
 
-    # --- claim
+    def look_around(self) -> None:
+        """Look twice a second whether a clean-up is due, and at our memory."""
+        self.cleans = self.cleaner.is_due()
+        if self.jobs and 0 < self.settings.horse_mb < resident_mb():
+            self.last_job = self.jobs
 
-    def step(self, finish: Claim | None, wants_job: bool) -> Any:
-        """One round trip: record that outcome, claim the next job. See step.lua."""
-        _, asked_at, now_iso = keys.clock()
-        now = int(self.page.now())
-        self.count += 1
-        self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
-        flush = not self.shows_busy or time.monotonic() > self.flushed_at + FLUSH_S
-        request = (
-            *self.head, self.execution, now_iso, asked_at, now + OWNED_S, now + LISTED_S,
-            "1" if wants_job else "0", "0", self.tally.text() if flush else "",
-            *(finish.words if finish else ()),
-        )  # fmt: skip
-        reply = self.ask(request, finish)
-        if flush and reply[1] != b"":
-            self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
-            self.tally.clear()
-            self.cleans = self.is_cleaning_due()
-            if self.jobs and 0 < self.settings.horse_mb < resident_mb():
-                self.last_job = self.jobs
-        return reply
+    def look_for_descriptors(self, count: int) -> None:
+        """Leave if the job has left fewer: no other one would get any.
 
-    def ask(self, request: tuple[Any, ...], finish: Claim | None) -> Any:
-        """Send it until it is answered.
-
-        What may have arrived before says so, and is recognised by its execution id.
+        Its failure may have been for want of some.
         """
-        pause_s = 0.0  # the first time at once: Redis may be back, or only this connection gone
-        page = self.page
-        while True:
-            try:
-                page.request = self.count
-                self.channel.send(request)
-                reply = self.channel.receive()
-                if type(reply) is list:
-                    page.request = 0
-                    return reply
-                self.read_refusal(str(reply))
-            except AWAY as error:
-                self.channel.close()
-                request = (*request[: self.resent], "1", *request[self.resent + 1 :])
-                if page.stop and not finish:
-                    page.request = 0
-                    return [b"none", b"unasked", None, None]
-                if pause_s:
-                    self.diary.log.error("event=redis-away worker=%s reason=%s", self.name, error)
-                time.sleep(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
+        try:
+            take_descriptors(count, self.idle.wake_r)
+        except OSError:
+            self.last_job = self.jobs
 
-    def read_refusal(self, text: str) -> None:
-        """Make good for an error reply. Raises Unusable if sending again would not help."""
-        if replies.passes(text):  # LOADING, READONLY, ...: another connection may do better
-            raise ConnectionError(text)
-        if not text.startswith("NOSCRIPT"):
-            raise Unusable(f"Redis refused to record the job: {text}")
-        self.channel.send(("SCRIPT", "LOAD", self.script.text))
-        self.channel.receive()
+    def record_otherwise(self, outcome: Outcome, became: bytes) -> Outcome | None:
+        """Return another outcome instead of one that step.lua could not record, or None."""
+        performer = self.performer
+        if outcome.status == "finished":
+            performer.counters.leave_last_to_rq()
+        if became == b"dependents" and performer.last_success:
+            return performer.recorder.succeed(*performer.last_success)
+        return misplaced(outcome, self.shared.now())
+
+    def log_late(self, claim: Claim | None, became: bytes) -> None:
+        if claim and became in (b"late", b"misplaced"):
+            self.log.event(became.decode(), claim.facts(self.log.task), logging.WARNING)
 
     def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
         """Wait until a queue has something, without taking it. Costs Redis nothing meanwhile."""
         if why == b"more":
             return
         if why != b"empty":
-            self.sleep(HELD_S if why == b"suspended" else FENCED_S)
+            self.idle.sleep(HELD_S if why == b"suspended" else FENCED_S)
             return
-        limit = self.plan.max_idle_s
+        limit, steps = self.plan.max_idle_s, self.steps
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
         if paused:
             left = HELD_S if left is None else min(HELD_S, left)
-        if self.tally or self.shows_busy:  # it is written soon, but no result waits for that
+        if steps.counters or steps.shows_busy:  # it is written soon, but no result waits for that
             left = FLUSH_S if left is None else min(FLUSH_S, left)
-        try:
-            self.listen([key for key in self.keys if key.encode() not in paused], left)
-        except AWAY:
-            for channel in self.waiting.values():
-                channel.close()
-            self.asked.clear()
-            self.sleep(FENCED_S)
-
-    def listen(self, keys: list[str], left: float | None) -> None:
-        """Ask each queue to move its first job to where it is: blocks until there is one."""
-        for key in keys:
-            if key not in self.asked:
-                channel = self.waiting.setdefault(key, Channel(self.worker.connection))
-                channel.send(("BLMOVE", key, key, "LEFT", "LEFT", BLOCK_S))
-                self.asked[key] = time.monotonic()
-        sockets = {self.waiting[key].socket: key for key in keys}
-        longest = BLOCK_S + LATE_S if left is None else min(left, BLOCK_S + LATE_S)
-        for ready in select.select([self.bell, *sockets], [], [], longest)[0]:
-            if ready == self.bell:
-                self.answer_bell()
-                continue
-            key = sockets[ready]
-            del self.asked[key]
-            if isinstance(self.waiting[key].receive(), hiredis.ReplyError):
-                self.sleep(FENCED_S)  # OOM: it counts as a write. So ask step.lua again and again
-        if self.asked and min(self.asked.values()) < time.monotonic() - BLOCK_S - LATE_S:
-            raise TimeoutError("an idle wait has lasted too long")
-
-    def sleep(self, seconds: float) -> None:
-        if select.select([self.bell], [], [], seconds)[0]:
-            self.answer_bell()
-
-    def answer_bell(self) -> None:
-        if not os.read(self.bell, 4096):
-            os._exit(1)  # the supervisor is gone
-
-    # --- run
-
-    def perform(self, claim: Claim) -> Claim | None:
-        """Run a job. Returns it with its outcome for the next step, None if that is recorded."""
-        self.page.show(self.jobs - 1, claim.id, claim.execution)
-        job, runner = self.recorder.job(claim.id), self.runner
-        try:
-            claim.check(self.default_ttl)
-            runner.arm(claim.timeout)
-            path, args, kwargs = claim.call(self.tasks, self.reader)
-            runner.is_running = False
-        except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
-            runner.disarm()
-            late = why.__context__  # the reader may have caught it
-            late = late if isinstance(late, JobTimeoutException) else why
-            return self.recorder.refuse(claim, job, late)
-        self.job_id.set(claim.raw_id)
-        self.diary.current = claim
-        if self.is_watched:
-            self.begin(claim, job)
-        function = path
-        if type(path) is str:
-            function = runner.functions.get(path) or self.load(path, job)
-        if self.patches.found():
-            return self.recorder.perform(Frame(self, claim, path, (function, args, kwargs)), job)
-        result, error, took = runner.run((function, args, kwargs), job)
-        if error and (misfit := claim.misfit(error, path, args, kwargs)):
-            self.diary.current = None
-            return self.recorder.refuse(claim, job, misfit)
-        if self.is_watched:
-            self.end(claim, job, result, error, took)
-        self.diary.current = None
-        if error:
-            self.tally.add(claim.task, False, took)
-            return self.recorder.fail(claim, job, error)
-        is_plain = claim.is_plain and type(job) is self.recorder.lazy_class  # untouched by the task
-        value = self.stored(result) if is_plain else None
-        if not isinstance(value, bytes):
-            self.tally.add(claim.task, True, took)
-            return self.recorder.succeed(claim, job, result, value)
-        self.tally.add(claim.task, True, took, self.jobs)
-        return claim.succeeded(job, result, value, self.page.now())
-
-    def load(self, path: str, job: Job) -> Any:
-        """Import a task's function: only then is it known what its module patches."""
-        function = self.runner.load(path, job)
-        self.patches.look()
-        return function
-
-    def stored(self, result: Any) -> bytes | str | None:
-        """Return a result as RQ stores it, or why it cannot be stored; None for a Retry."""
-        if result is None:
-            return b""
-        if type(result) is Retry:
-            return None
-        try:
-            return b2a_base64(self.dumps(result), newline=False)
-        except Exception as error:
-            return records.reason_of(error, result)
-
-    def begin(self, claim: Claim, job: Job) -> None:
-        if self.diary.says:
-            self.diary.tell("started", claim)
-        if self.runner.hooks:
-            self.runner.hook("before", job)
-            self.runner.arm(claim.timeout)  # a hook has its own time
-            self.runner.is_running = False
-
-    def end(
-        self, claim: Claim, job: Job, result: Any, error: BaseException | None, took: float
-    ) -> None:
-        if self.runner.hooks and error:
-            self.runner.hook("error", job, error)
-        elif self.runner.hooks:
-            self.runner.hook("after", job, result)
-        if self.diary.says and error:
-            self.diary.tell("failed", claim, error=type(error).__name__, elapsed=f"{took:.3f}")
-        elif self.diary.says:
-            self.diary.tell("done", claim, elapsed=f"{took:.3f}")
-        if self.follows_strategy:
-            self.worker.reorder_after(text(claim.queue))
-            self.serve(self.worker.ordered_queue_keys())
-
-    # --- RQ's clean-up of what stock workers left: it may run users' code
-
-    def is_cleaning_due(self) -> bool:
-        cleaned_at = self.page.cleaned_at
-        return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
-
-    def clean(self) -> None:
-        """Run it in a child: user code there cannot affect this process; its memory is freed."""
-        self.page.cleaned_at = time.monotonic()  # first: what fails must not do so again at once
-        self.cleans = False
-        self.page.begin_finish(CLEAN_S)
-        try:
-            self.cleaner = forked(self.clean_up)
-            os.waitpid(self.cleaner, 0)
-        except OSError as error:  # no process to be had: the next time, then
-            self.diary.log.error("event=clean-up-failed reason=%s", error)
-        self.cleaner = 0
-        self.page.end_finish()
-
-    def clean_up(self) -> int:
-        # Not patiently: while memory is full it would wait for ever, and no job would run.
-        self.worker.connection.set_retry(no_retry(self.page))
-        try:
-            self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            self.diary.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
-        return 0
-
-
-def take_descriptors(count: int, model: int) -> None:
-    """Take so many copies of a descriptor, and close them. Raises OSError if there are fewer."""
-    taken: list[int] = []
-    try:
-        while len(taken) < count:
-            taken.append(os.dup(model))
-    finally:
-        for number in taken:
-            os.close(number)
-
-
-def resident_mb() -> float:
-    """Return the memory that this process holds, 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-    except OSError:
-        return 0.0
+        self.idle.wait([key for key in steps.keys if key.encode() not in paused], left)

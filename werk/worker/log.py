@@ -1,41 +1,32 @@
-"""What the horse tells: one line an event, key=value, never an argument."""
+"""JobLog: what the horse logs. One line an event, key=value, never an argument."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from werk.printable import printable
 from werk.store.keys import text
 from werk.worker.log_lines import mask
 
-if TYPE_CHECKING:
-    from werk.worker.claim import Claim
-
 TASK_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(message)s"
 
 
-class Diary:
-    """The log of a horse. Ask `says` before making a line: it takes as long as a job."""
+class JobLog:
+    """The log of a horse. Ask `logs_jobs` before making a line: it takes as long as a job."""
 
     def __init__(self) -> None:
         self.log = logging.getLogger("rq.worker")
-        self.says = self.log.isEnabledFor(logging.INFO)
-        self.current: Claim | None = None
+        self.logs_jobs = self.log.isEnabledFor(logging.INFO)
+        self.job = self.task = ""  # running now
 
-    def tell(self, event: str, claim: Claim, level: int = logging.INFO, /, **more: object) -> None:
-        facts = {
-            "job": claim.id,
-            "task": claim.task or "-",
-            "queue": text(claim.origin),
-            "attempt": claim.attempt,
-            **more,
-        }
+    def event(self, event: str, facts: dict[str, object], level: int = logging.INFO) -> None:
+        """Log an event of an execution, with these facts of it."""
         shown = " ".join(f"{name}={printable(str(value))}" for name, value in facts.items())
         self.log.log(level, "event=%s %s", event, shown)
 
-    def tell_dropped(self, dropped: list[bytes]) -> None:
+    def dropped(self, dropped: list[bytes]) -> None:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
             self.log.warning("event=dropped job=%s reason=%s", text(job_id), text(why))
 
@@ -51,7 +42,7 @@ class Diary:
         if self.log.isEnabledFor(logging.DEBUG):
             return self.log
         logging.getLogger("rq.job").setLevel(logging.WARNING)
-        return _Warnings(self.log)  # RQ says in three lines what we say in one
+        return _Warnings(self.log)  # RQ logs three lines where we log one
 
 
 class _Warnings(logging.LoggerAdapter[logging.Logger]):
@@ -71,16 +62,14 @@ class _Warnings(logging.LoggerAdapter[logging.Logger]):
 class _TaskFormatter(logging.Formatter):
     """Names the job at hand on each line.
 
-    They are no attributes of the record: those names would be taken, and a task that logs with
-    extra={"job": ...} would fail.
+    It does not add them to the record: a task that logs with extra={"job": ...} would fail.
     """
 
-    def __init__(self, diary: Diary) -> None:
+    def __init__(self, log: JobLog) -> None:
         super().__init__(TASK_FORMAT)
-        self.diary = diary
+        self.log = log
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        claim = self.diary.current
-        job, task = (claim.id, claim.task) if claim else ("-", "-")
+        job, task = self.log.job or "-", self.log.task or "-"
         facts = {"job": printable(job), "task": printable(task)}
         return TASK_FORMAT % {**vars(record), **facts}

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from rq.logutils import colorizer, setup_loghandlers
 
 from werk.worker.log_lines import all_handlers, make_safe, mask
-from werk.worker.shared_state import Page
+from werk.worker.shared_state import SharedState
 
 WAIT_S = 0.2  # for the reader of a line
 MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
@@ -30,8 +30,8 @@ MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
 class LogStream:
     """Writes to the descriptor of another stream, past its buffer."""
 
-    def __init__(self, stream: TextIO, page: Page) -> None:
-        self.page = page
+    def __init__(self, stream: TextIO, shared: SharedState) -> None:
+        self.shared = shared
         self._out = _Descriptor(stream.fileno())
         self._encoding = stream.encoding or "utf-8"
         self._is_terminal = stream.isatty()
@@ -57,7 +57,7 @@ class LogStream:
         if left:
             self._is_cut = left < len(line) or self._is_cut
             self._dropped += 1
-            self.page.dropped += 1
+            self.shared.dropped += 1
         elif self._dropped:
             self._dropped, self._is_cut = 0, False
         return len(text)
@@ -142,18 +142,18 @@ def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> N
     make_safe(all_handlers())
 
 
-def bound_logs(page: Page) -> None:
-    """Have each log handler print safe lines; on stdout or stderr to a LogStream, for `page`."""
+def bound_logs(shared: SharedState) -> None:
+    """Have each log handler print safe lines; on stdout or stderr to a LogStream, for `shared`."""
     handlers = all_handlers()
     make_safe(handlers)
     for handler in handlers:
         if not isinstance(handler, logging.StreamHandler) or handler is logging.lastResort:
             continue
         if isinstance(handler.stream, LogStream):
-            handler.stream.page = page
+            handler.stream.shared = shared
         elif handler.stream in (sys.stdout, sys.stderr) and _number(handler.stream) is not None:
             _flush(handler.stream)  # or setStream would, and block
-            handler.setStream(LogStream(handler.stream, page))
+            handler.setStream(LogStream(handler.stream, shared))
 
 
 def print_by_line() -> None:

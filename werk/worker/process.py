@@ -1,8 +1,8 @@
-"""Child: the process that a supervisor forks, as it holds it: to wake, to freeze, to kill, to bury.
+"""Child: the process that a supervisor forks, as it holds it: to wake, freeze, kill and reap.
 
-It leads a process group: what a job starts is killed with it. Two pipes go there. The bell wakes
-it. The lifeline says nothing: when the supervisor ends, however it does, it closes, and the kernel
-kills the group.
+It leads a process group: what a job starts is killed with it. Two pipes go there. The wake pipe
+wakes it. Nothing is written to the lifeline: it closes when the supervisor ends, however that is,
+and the kernel kills the group.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import fcntl
 import gc
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from werk.worker.log_stream import flush_all
@@ -31,6 +33,10 @@ class Child:
 
     pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
+    told = 0.0  # the last deadline that it was told of
+    # Why it was killed (timeout, command, stop, lost, cold), and which execution was meant: no
+    # other in its hand is at fault.
+    killed = killed_run = ""
 
     def start(self, be: Callable[[], int]) -> None:
         """Fork. The child is `be`, which calls lead_group first, and ends with its code.
@@ -39,14 +45,14 @@ class Child:
         """
         trim_memory()
         self._parent, self.started_at = os.getpid(), time.monotonic()
-        self._bell_r, self._bell_w, self._life_r, self._life_w = ends = pipes(2)
+        self._wake_r, self._wake_w, self._life_r, self._life_w = ends = pipes(2)
         try:
             self.pid = forked(be)
         except OSError:
             for end in ends:
                 os.close(end)
             raise
-        os.close(self._bell_r)
+        os.close(self._wake_r)
         os.close(self._life_r)
         try:
             os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
@@ -57,9 +63,9 @@ class Child:
         """Have the kernel kill our process group when the other end of the lifeline closes.
 
         The supervisor alone holds that. (With prctl the jobs' own children would live on.) Returns
-        the bell, to be read.
+        the wake pipe, to be read.
         """
-        os.close(self._bell_w)
+        os.close(self._wake_w)
         os.close(self._life_w)
         os.setpgid(0, 0)
         life = self._life_r
@@ -71,19 +77,19 @@ class Child:
             threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
         if os.getppid() != self._parent:  # it ended before this was armed
             os._exit(1)
-        return self._bell_r
+        return self._wake_r
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         if self.pid:
             try:
-                os.write(self._bell_w, b"!")
+                os.write(self._wake_w, b"!")
             except OSError:
                 pass
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Signal the child, and nothing that it has started."""
         if self.pid:
-            os.kill(self.pid, number)  # it is there: has_ended alone buries it
+            os.kill(self.pid, number)  # it is there: has_ended alone reaps it
 
     def signal_group(self, number: signal.Signals) -> None:
         try:
@@ -103,7 +109,7 @@ class Child:
             return False
         self.signal_group(signal.SIGKILL)  # what it left behind
         self.death, self.pid = death, 0
-        os.close(self._bell_w)
+        os.close(self._wake_w)
         os.close(self._life_w)
         return True
 
@@ -120,6 +126,39 @@ class Child:
         words += f" (signal {-code}); " if code < 0 else "; "
         words += "out of memory? " if code == -signal.SIGKILL and not is_by_us else ""
         return words + f"its peak memory was {usage.ru_maxrss // PEAK_PER_MIB} MiB"
+
+
+class WakePipe:
+    """Wakes the supervisor's loop: for a signal, a command or the end of its horse."""
+
+    def __init__(self) -> None:
+        self.r, self.w = os.pipe()
+        os.set_blocking(self.w, False)
+        self._before = -1
+
+    def install(self) -> None:
+        """Have signals wake."""
+        self._before = signal.set_wakeup_fd(self.w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def remove(self) -> None:
+        self.close(self._before)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def close(self, wakeup_fd: int = -1) -> None:
+        """Close the pipe; signals wake another, or nobody."""
+        signal.set_wakeup_fd(wakeup_fd)
+        os.close(self.r)
+        os.close(self.w)
+
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full, so that it wakes anyway
+            os.write(self.w, b"c")
+
+    def doze(self, seconds: float) -> None:
+        """Sleep until something wakes."""
+        if select.select([self.r], [], [], max(0.0, seconds))[0]:
+            os.read(self.r, 4096)
 
 
 def pipes(count: int) -> list[int]:
@@ -179,10 +218,30 @@ def _die_at_the_end_of(life: int) -> None:
 
 
 def trim_memory() -> None:
-    """Before a fork: what is collected and given back now is not copied later, page by page."""
+    """Before a fork: what is collected and given back now is not copied later, shared by shared."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # not glibc
     gc.freeze()
+
+
+def take_descriptors(count: int, model: int) -> None:
+    """Take that many copies of a descriptor, and close them. Raises OSError if fewer are left."""
+    taken: list[int] = []
+    try:
+        while len(taken) < count:
+            taken.append(os.dup(model))
+    finally:
+        for number in taken:
+            os.close(number)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+    except OSError:
+        return 0.0

@@ -1,201 +1,296 @@
-"""A worker's use of RQ and redis-py: connections that wait for Redis as long as it takes."""
+"""RQSide: RQ's worker as werk uses it. No other file touches what is private in RQ's worker.
+
+1. the worker, for those who hold it: how it records, stops, registers and connects
+2. its ways of performing a job: those of the horse, while there is a frame (frame.py)
+3. its ways of finishing a job: fenced, and with more facts; meta['werk'] has the last attempt
+"""
 
 from __future__ import annotations
 
-import re
-import socket
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from functools import partial
-from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import hiredis
-import redis.exceptions
-from redis import ConnectionPool, Redis
-from redis.backoff import AbstractBackoff, NoBackoff
-from redis.retry import Retry
-from redis.sentinel import SentinelManagedConnection
+import rq.worker_registration
+from redis.client import Pipeline
+from redis.exceptions import WatchError
+from redis.retry import Retry as RetryPolicy
+from rq.executions import Execution
+from rq.job import Job, Retry
+from rq.queue import Queue
+from rq.worker import DequeueStrategy
+from rq.worker import Worker as PlainWorker
+from rq.worker.base import BaseWorker
 
-from werk.errors import WerkError
-from werk.store import replies
-from werk.store.connection import Connection, hang_up, shortage
-from werk.store.redis_py import opened
-from werk.worker.shared_state import Page
+from werk.store import keys, payload
+from werk.store.connection import hang_up
+from werk.store.limits import MONTH_S
+from werk.worker.claim import Claim, Late
+from werk.worker.process import end_copies
+from werk.worker.redis_side import Unusable, sent_once
+from werk.worker.results import why_not_kept
+from werk.worker.rq_classes import load, note_attempt
 
-CONNECT_S = 5  # one attempt; there is always another
-SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two attempts
-FINISH_S = 60  # of a finish of RQ's without progress, beyond its callbacks' limits: four webhooks
+if TYPE_CHECKING:
+    from werk.worker.frame import Frame
 
-# A dead peer is noticed after about 40 s, also in the middle of a wait.
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 30_000}
-
-# What can be wrong with a connection, or with Redis for a while.
-AWAY = (
-    OSError,
-    EOFError,
-    hiredis.ProtocolError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.TryAgainError,
-)
-FULL = redis.exceptions.OutOfMemoryError
-
-# What redis-py's pipelines, and EXEC itself, put in front of Redis's reply to a command.
-_BEFORE_A_REPLY = re.compile("caused error: |because of: ")
-
-T = TypeVar("T")
+SOCKET_S = 5.0  # the supervisor's own commands wait no longer
+COMMITTED = keys.key("werk", "committed")
 
 
-class Unusable(WerkError):
-    """Raised when this horse cannot go on, and another can: out of descriptors, or refused."""
+class RQSide(PlainWorker):
+    """RQ's worker, whose ways of performing and finishing a job are fenced."""
 
+    frame: Frame | None = None  # what is being performed with RQ's methods
+    recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
+    ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
+    not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
+    _mark = ""  # of a transaction that was committed, until all that follows it is done
+    recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
+    redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
 
-def raise_if_short() -> None:
-    """Raise Unusable if a connection failed because of this process, not of Redis."""
-    if why := shortage():
-        raise Unusable(f"its process could open nothing more: {why}")
+    def server_version(self) -> tuple[int, int, int]:
+        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        return version
 
+    def ordered_queue_keys(self) -> list[str]:
+        return [queue.key for queue in self._ordered_queues]
 
-class Channel(Connection):
-    """One of the horse's connections, opened as redis-py does; a reply may take any time."""
+    def has_strategy(self) -> bool:
+        """Return whether the order of the queues changes from job to job."""
+        is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
+        return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
 
-    def __init__(self, client: Redis) -> None:
-        super().__init__(partial(_open, client.connection_pool), CONNECT_S)
+    def reorder_after(self, queue_name: str) -> None:
+        queues = self._ordered_queues
+        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
 
+    def queue(self, name: str) -> Queue:
+        return self.queue_class(
+            name,
+            connection=self.connection,
+            job_class=self.job_class,
+            serializer=self.serializer,
+            death_penalty_class=self.death_penalty_class,
+        )
 
-def _open(pool: ConnectionPool, seconds: float) -> tuple[Any, object]:
-    try:
-        connection = opened(pool, seconds)
-    except AWAY:
-        raise_if_short()
-        raise
-    sock = connection._sock
-    sock.settimeout(None)
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return sock, connection
+    def become_horse(self, log: Any, retry: RetryPolicy) -> None:
+        """In the child: be the side of RQ's worker that runs jobs.
 
+        Its connection waits without a limit: a job may use it for a command that blocks.
+        """
+        self._is_horse, self.scheduler, self.pubsub_thread = True, None, None
+        pool = self.connection.connection_pool
+        pool.reset()
+        pool.connection_kwargs["socket_timeout"] = self.connection_timeout
+        self.connection.set_retry(retry)
+        self.log = log
 
-def no_retry(page: Page | None = None) -> Retry:
-    """Return redis-py's retry policy for commands that can be sent another time."""
-    return _Progress(page, NoBackoff(), 0) if page else Retry(NoBackoff(), 0)
+    def harden_connection(self, retry: RetryPolicy) -> dict[str, Any]:
+        """Do not wait for Redis as RQ's worker does: minutes, and ten times. Returns what was."""
+        pool = self.connection.connection_pool
+        kwargs = pool.connection_kwargs
+        before = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
+        # Each connection would look it up anew, in its package's files: 2 ms, and a MiB of memory
+        # that the horse shares with us until then.
+        driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
+        kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
+        pool.disconnect()
+        self.connection.set_retry(retry)
+        return before
 
+    def reconnect_pubsub(self) -> None:
+        """Have RQ's thread for commands find the end of its connection: it opens another."""
+        connection = self.pubsub and self.pubsub.connection
+        if connection:
+            hang_up(connection._sock)
 
-class _Backoff(AbstractBackoff):
-    """Waits, and extends the deadline of a finish: it is not late because Redis is unreachable."""
+    def install_signal_handlers(self) -> None:
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
 
-    def __init__(self, page: Page) -> None:
-        self._page = page
+    def note_shutdown(self, is_busy: bool) -> None:
+        """Have RQ know that a job is finished before the worker exits."""
+        self._stop_requested = is_busy
 
-    def compute(self, failures: int) -> float:
-        self._page.extend_finish()
-        return min(LONGEST_PAUSE_S, 0.02 * 2.0 ** min(failures, 10))
+    def take_stopped_job(self) -> str | None:
+        """Return the job that RQ's stop-job meant, once."""
+        job_id, self._stopped_job_id = self._stopped_job_id, None
+        return job_id
 
+    def write_birth(self) -> None:
+        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
+        with self.connection.pipeline() as pipeline:
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
+            pipeline.expire(self.key, self.worker_ttl + 60)
+            rq.worker_registration.register(self, pipeline)
+            pipeline.execute()
 
-class _Progress(Retry):
-    """Tries a command as often as the policy says. A success is progress of a finish."""
+    # --- recording an outcome
 
-    has_committed: Callable[[], bool] | None = None  # see sent_once
-
-    def __init__(
-        self, page: Page, backoff: AbstractBackoff, retries: int, client: Redis | None = None
-    ) -> None:
-        super().__init__(backoff, retries, (*AWAY, FULL))
-        self._page, self._client = page, client
-
-    def __deepcopy__(self, memo: object) -> _Progress:
-        return self  # redis-py copies its retry policy for each connection
-
-    def call_with_retry(self, do: Callable[[], T], *args: Any, **kwargs: Any) -> T:
-        tries = count()
-
-        def attempt() -> T:
-            if next(tries):
-                if self._client:
-                    ask_sentinel(self._client)
-                if self._ask_whether_committed():
-                    return None  # type: ignore[return-value]  # of a transaction; RQ does not look
-            return _tried(do)
-
-        result = super().call_with_retry(attempt, *args, **kwargs)
-        self._page.extend_finish()
-        return result
-
-    def _ask_whether_committed(self) -> bool:
-        ask, self.has_committed = self.has_committed, None  # the question is a command, too
+    @contextmanager
+    def executing(self, claim: Claim, job: Job) -> Iterator[tuple[Queue, Execution]]:
+        """Read the job, and have RQ's code know its execution meanwhile."""
+        execution = Execution(claim.execution, claim.id, self.connection, self.name)
+        execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
         try:
-            return ask is not None and ask()
+            execution._job = load(job)
+            job.redis_server_version = self.server_version()
+            self.executions, self.recorded_run = {execution.id: execution}, claim.run
+            yield self.queue(job.origin), execution
         finally:
-            self.has_committed = ask
+            self.executions, self.recorded_run = {}, ""
+            self._stopped_job_id, self.not_kept = None, ""
 
-
-@contextmanager
-def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None]:
-    """After a lost reply, have a transaction sent again only if it has not been committed."""
-    retry = client.get_retry()
-    if isinstance(retry, _Progress):
-        retry.has_committed = has_committed
-    try:
-        yield
-    finally:
-        if isinstance(retry, _Progress):
-            retry.has_committed = None
-
-
-def _tried(do: Callable[[], T]) -> T:
-    """Run a command of RQ's, and sort its errors: one meaning of "unreachable" in all of werk.
-
-    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others.
-    """
-    try:
-        return do()
-    except AWAY:
-        raise_if_short()
-        raise
-    except redis.exceptions.ResponseError as error:
-        said = _BEFORE_A_REPLY.split(str(error))[-1]
-        if isinstance(error, FULL) or not replies.passes(said):
+    def record_success(
+        self, job: Job, queue: Queue, execution: Execution, result: Any, not_kept: str
+    ) -> None:
+        self.not_kept = not_kept
+        try:
+            self._finalize_success(job, queue, execution, result)
+        except Late:
             raise
-        time.sleep(SHORT_PAUSE_S)  # a transaction that watches comes again at once
-        raise redis.exceptions.ConnectionError(str(error)) from error
+        except BaseException:  # a success callback that fails: the job fails, as in RQ
+            self._finalize_failure(job, queue, execution, sys.exc_info())
 
+    def record_failure(self, job: Job, queue: Queue, execution: Execution, exc_info: Any) -> None:
+        self._finalize_failure(job, queue, execution, exc_info)
 
-def ask_sentinel(client: Redis) -> None:
-    """Open the connections that a client is using and has lost, where Sentinel says. Raises AWAY.
+    def record_stop(self, job: Job, queue: Queue, execution: Execution) -> None:
+        self._stopped_job_id = job.id
+        self._handle_stopped_job(job, queue, execution)
 
-    redis-py would open them where they were: at a master that may not be one any more.
-    """
-    for connection in list(client.connection_pool._in_use_connections):
-        if isinstance(connection, SentinelManagedConnection) and connection._sock is None:
-            connection._connect_retry()  # type: ignore[no-untyped-call]
+    # --- performing, while there is a frame
 
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Perform a job. Where RQ's loop runs, this is in its parent process and forks."""
+        if self.frame:
+            self.perform_job(job, queue, self.prepare_execution(job))
+        else:
+            super().execute_job(job, queue)
 
-def hang_up_all(client: Redis) -> None:
-    """End the connections that a client is using, for the one who waits for their replies."""
-    for connection in list(client.connection_pool._in_use_connections):
-        hang_up(connection._sock)
+    def prepare_execution(self, job: Job) -> Execution:
+        return self.frame.execution if self.frame else super().prepare_execution(job)
 
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """RQ's execute_job calls this and the next one; so do subclasses that repeat its lines."""
+        if self.frame:
+            self.perform_job(job, queue, self.frame.execution)
+        else:
+            super().fork_work_horse(job, queue)
 
-class PatientRedis(Redis):
-    """The client that `werk worker` gives RQ's command line, which asks Redis before our worker."""
+    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
+        if not self.frame:
+            super().monitor_work_horse(job, queue, execution)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.set_retry(retry_forever(Page(), self))
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
+        if not self.frame:
+            super().prepare_job_execution(job, remove_from_intermediate_queue)
 
+    def _finalize_success(
+        self, job: Job, queue: Queue, execution: Execution, return_value: Any
+    ) -> None:
+        if not (self.frame and self.frame.succeed(return_value)):
+            super()._finalize_success(job, queue, execution, return_value)
 
-def retry_forever(page: Page, client: Redis) -> Retry:
-    """Return the policy for a client's commands: until Redis answers and has room.
+    def _finalize_failure(
+        self, job: Job, queue: Queue, execution: Execution, exc_info: Any
+    ) -> None:
+        error = exc_info[1]
+        if self.frame and isinstance(error, (Late, Unusable)):
+            raise error  # what RQ's own code has met; it takes it for the task's
+        if not self.frame or self.frame.fail(error):
+            super()._finalize_failure(job, queue, execution, exc_info)
 
-    A job that is put into its queue twice, because a reply was lost, does no harm: the second time
-    it is found started, or finished, and is dropped. For transactions that record an outcome see
-    sent_once.
-    """
-    return _Progress(page, _Backoff(page), -1, client)
+    # --- finishing
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """RQ calls this first, whatever the outcome. Raises Late."""
+        self._check_fence(job)
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
+
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        """RQ calls this last, before it commits the outcome: a callback may have taken long."""
+        self._check_fence(job)
+        super().cleanup_execution(job, pipeline, execution)
+        if self.ask_fence:
+            self._commit_once(pipeline)
+
+    def _commit_once(self, pipeline: Pipeline) -> None:
+        """Have a transaction leave a mark, so that after a lost reply it is not sent again.
+
+        It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
+        """
+        client, execute = self.connection, partial(type(pipeline).execute, pipeline)
+        mark = self._mark = f"{self.recorded_run} {self.name}"
+        pipeline.zadd(COMMITTED, {mark: self.redis_time()})
+        pipeline.expire(COMMITTED, MONTH_S)
+
+        def is_committed() -> bool:
+            return client.zscore(COMMITTED, mark) is not None
+
+        def execute_once(*args: Any, **kwargs: Any) -> Any:
+            try:
+                with sent_once(client, is_committed):
+                    return execute(*args, **kwargs)
+            except WatchError:  # redis-py raises it, too, when a connection that watches is lost
+                if not is_committed():
+                    raise
+                return None
+
+        pipeline.execute = execute_once  # type: ignore[method-assign]
+
+    def _forget_commit(self) -> None:
+        if self._mark:
+            self.connection.zrem(COMMITTED, self._mark)
+            self._mark = ""
+
+    def _check_fence(self, job: Job) -> None:
+        if self.frame:  # code that records by itself comes here first
+            self.frame.end(None, None)
+        run = self.recorded_run
+        if self.ask_fence and run and not self.ask_fence(run, job):
+            raise Late(run)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        pid = os.getpid()
+        super().handle_exception(job, *exc_info)  # calls --exception-handler
+        end_copies(pid)
+
+    def handle_job_success(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
+        """Store RQ's text for a result that cannot be stored. Its callback has seen the result."""
+        if self.ask_fence and job.get_result_ttl(self.default_result_ttl) != 0:
+            self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
+            if self.not_kept:
+                self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
+                job._result = payload.UNSERIALIZABLE
+        super().handle_job_success(job, queue, *args, **kwargs)
+        self._forget_commit()
+
+    def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
+        """RQ calls this first in the transaction of a success: the reason is stored with it."""
+        if self.not_kept and pipeline is not None:
+            execution = next(iter(self.executions.values()))
+            pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
+        super().increment_successful_job_count(pipeline)
+
+    def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
+        if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
+            note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
+        super().handle_job_failure(job, queue, *args, **kwargs)
+        self._forget_commit()
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.ask_fence:
+            delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
+            note_attempt(job, "asked to be tried again", delay)
+        super().handle_job_retry(job, queue, retry, *args, **kwargs)
+        self._forget_commit()

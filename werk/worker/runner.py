@@ -1,8 +1,8 @@
-"""Users' code: the registered functions and the hooks, under a time limit that they cannot swallow.
+"""Runner: users' code, the tasks' functions and the hooks, under time limits that are enforced.
 
-The supervisor reads the deadline in the page. Its signal raises in the function; one that takes no
-notice is killed. So a job sets no timer (which takes as long as the rest of running it), and a
-function may use SIGALRM itself.
+The supervisor reads the deadline in the shared state. Its signal raises in the function; a horse
+whose function ignores that is killed. So a job sets no timer, which takes as long as running it,
+and a function may use SIGALRM itself.
 """
 
 from __future__ import annotations
@@ -16,29 +16,36 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from rq.exceptions import DeserializationError
 from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
 from rq.utils import import_attribute
 
+from werk import registry
+from werk.errors import ArgumentError, Unreadable
 from werk.settings import Settings
+from werk.store import payload
+from werk.store.keys import text
 from werk.store.plain import SCALARS
-from werk.worker.log import Diary
+from werk.tasks import signature
+from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
+from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
-from werk.worker.shared_state import LONGEST_RUN, Page
+from werk.worker.shared_state import LONGEST_RUN, SharedState
 
 HOOK_S = 10  # time limit of a hook
 _enter, _leave = _current_job.set, _current_job.reset
 
-# A function, args and kwargs.
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+Tasks = dict[Any, tuple[str, str]]  # by name, as Redis returns it, and by path: name and path
 
 
 class JobId:
     """RQ_JOB_ID in the environment, as in RQ: for a job, and for what it starts.
 
     Its line in the environment is our own memory, by putenv(3). os.environ calls setenv(), which
-    keeps each value for ever and compares the next one with them: 3 us a job, and putenv() as much.
+    keeps every value and searches among them: it takes six times as long, a quarter of a horse's
+    time for a job.
     """
 
     _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)  # as long as the environment
@@ -56,15 +63,21 @@ class JobId:
 
 
 class Runner:
-    """Calls users' code."""
+    """Reads a claim's payload and calls users' code."""
 
-    def __init__(self, page: Page, diary: Diary) -> None:
-        self.page, self.diary, self.pid = page, diary, os.getpid()
+    def __init__(self, shared: SharedState, log: JobLog, reader: Any = None) -> None:
+        self.shared, self.log, self.pid = shared, log, os.getpid()
+        self.reader = reader  # RQ's serializer, where any function may run
+        known = {**registry.tasks(), **registry.BUILT_IN}
+        self.tasks: Tasks = {task.path: (name, task.path) for name, task in known.items()}
+        self.tasks |= {name.encode(): (name, task.path) for name, task in known.items()}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
+        self.imported: Callable[[], object] = lambda: None  # called after each import
         self.is_running = False  # what may be interrupted
         self.is_due = False  # time was up while nothing could be interrupted
-        self.limit_s, self.started = 0, 0.0
+        self.is_watched = log.logs_jobs  # or there are hooks
+        self.limit_s, self.started, self.ended = 0, 0.0, 0.0
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
@@ -72,13 +85,47 @@ class Runner:
                 try:
                     self.hooks[when] = import_attribute(path)
                 except Exception:
-                    self.diary.log.exception("event=hook-left-out hook=%s path=%s", when, path)
+                    self.log.log.exception("event=hook-left-out hook=%s path=%s", when, path)
+        self.is_watched = self.is_watched or bool(self.hooks)
+
+    def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
+        """Begin the time limit and read the payload.
+
+        Returns the task's name, the path of its function, args and kwargs; where any function may
+        run, the function that RQ would call, too. Imports nothing.
+
+        Raises Refused; Unreadable; JobTimeoutException; or Unknown where only the name of the task
+        is unknown.
+        """
+        self.limit_s, self.is_due, self.started = limit_s, False, time.monotonic()
+        if limit_s > 0:
+            self.shared.deadline = self.started + limit_s
+        self.is_running = True
+        if self.reader:
+            path, args, kwargs = _any_call(claim.data or b"", self.reader)
+            name = self.tasks.get(path, ("-", ""))[0] if type(path) is str else "-"
+            self.is_running = False
+            return name, path, args, kwargs
+        try:
+            path, args, kwargs = payload.read_call(claim.data or b"")
+        except Unreadable as why:
+            raise why.with_traceback(None) from None  # its frames would keep what was read
+        known = self.tasks.get(claim.task or path)
+        if not known:
+            if claim.task:
+                raise Unknown(f"no task is called {text(claim.task)[:100]!r} here")
+            raise unregistered(path)
+        for callback in claim.callbacks or ():
+            permit(text(callback))
+        self.is_running = False
+        name, path = known
+        return name, path, args, kwargs
 
     def arm(self, limit_s: int) -> None:
         """Begin a time limit, in seconds; negative: there is none. From here on it interrupts."""
         self.limit_s, self.is_due, self.started = limit_s, False, time.monotonic()
         if limit_s > 0:
-            self.page.deadline = self.started + limit_s
+            self.shared.deadline = self.started + limit_s
         self.is_running = True
 
     def resume(self) -> None:
@@ -91,8 +138,8 @@ class Runner:
     def disarm(self, error: BaseException | None = None) -> None:
         """End the time limit, after users' code that has raised this. A forked copy ends here."""
         self.is_running = False
-        end_copies(self.pid, error)  # before this process writes to the page, which they share
-        self.page.deadline = 0.0
+        end_copies(self.pid, error)  # before this process writes to the shared state
+        self.shared.deadline = 0.0
         signal.alarm(0)  # one of the function's own does not outlive it
 
     def load(self, path: str, job: Job) -> Callable[..., Any]:
@@ -100,17 +147,19 @@ class Runner:
 
         Returns a function that raises what the import has raised: the job fails as if it had.
         """
-        deadline = self.page.deadline
-        function, error, _ = self.run((self._look_up, (path,), {}), job)
-        self.page.deadline = deadline
+        deadline = self.shared.deadline
+        function, error, _ = self.run(self._look_up, (path,), {}, job)
+        self.shared.deadline = deadline
+        self.imported()
         return _raising(error) if error else function
 
-    def run(self, call: Call, job: Job | None) -> tuple[Any, BaseException | None, float]:
+    def run(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], job: Job | None
+    ) -> tuple[Any, BaseException | None, float]:
         """Call a function. Returns its result, what it raised, and how long it took since arm().
 
         What get_current_job() returns there is `job`. The time limit ends with the call.
         """
-        function, args, kwargs = call
         result: Any = None
         error: BaseException | None = None
         token = _enter(job)
@@ -125,21 +174,49 @@ class Runner:
         except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
             self.is_running = False
             error = raised
-        self.disarm(error)
+        if os.getpid() != self.pid:
+            end_copies(self.pid, error)  # before this process writes to the shared state
+        self.shared.deadline = 0.0
+        signal.alarm(0)  # one of the function's own does not outlive it
         _leave(token)
-        return result, error, time.monotonic() - self.started
+        self.ended = ended = time.monotonic()
+        return result, error, ended - self.started
+
+    def begin(self, claim: Claim, task: str, job: Job) -> None:
+        """Log that a task begins, and call the hook before it."""
+        if self.log.logs_jobs:
+            self.log.event("started", claim.facts(task))
+        if self.hooks:
+            limit_s = self.limit_s
+            self.hook("before", job)
+            self.arm(limit_s)  # a hook has its own time
+            self.is_running = False
+
+    def end(
+        self, claim: Claim, task: str, job: Job, result: Any, error: BaseException | None
+    ) -> None:
+        """Call the hook after a task, and log its end."""
+        took = time.monotonic() - self.started
+        if self.hooks and error:
+            self.hook("error", job, error)
+        elif self.hooks:
+            self.hook("after", job, result)
+        if self.log.logs_jobs:
+            facts = {"error": type(error).__name__} if error else {}
+            facts |= {"elapsed": f"{took:.3f}"}
+            self.log.event("failed" if error else "done", {**claim.facts(task), **facts})
 
     def hook(self, when: str, *arguments: Any) -> None:
         """Call a hook. Whatever it raises is logged and harms no job."""
         if hook := self.hooks.get(when):
             self.arm(HOOK_S)
-            _, error, _ = self.run((hook, arguments, {}), None)
+            _, error, _ = self.run(hook, arguments, {}, None)
             if error:
-                self.diary.log.error("event=hook-failed hook=%s", when, exc_info=error)
+                self.log.log.error("event=hook-failed hook=%s", when, exc_info=error)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
-        """The supervisor says that time is up. The job that it means may have ended since."""
-        if 0 < self.page.deadline <= time.monotonic():
+        """Handle the supervisor's signal that time is up. The job that it means may have ended."""
+        if 0 < self.shared.deadline <= time.monotonic():
             if not self.is_running:
                 self.is_due = True
                 return
@@ -152,8 +229,38 @@ class Runner:
     def _look_up(self, path: str) -> Callable[..., Any]:
         function: Callable[..., Any] = import_attribute(path)
         self.functions[path] = function
-        bound_logs(self.page)  # its module may have set up logging
+        bound_logs(self.shared)  # its module may have set up logging
         return function
+
+
+def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) -> Unknown | None:
+    """Return why a call did not even begin: it was checked against other parameters than ours.
+
+    Where ours cannot be read, nobody has checked it: then it is an error like others.
+    """
+    trace, (path, args, kwargs) = error.__traceback__, call
+    if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
+        return None
+    known = claim.task and registry.tasks().get(task)
+    try:
+        if known:
+            signature.read(path).bind(args, kwargs, task=task, secret=known.secret)
+    except ArgumentError as other:
+        return Unknown(f"this worker has another version of the task: {other}")
+    return None
+
+
+def _any_call(data: bytes, reader: Any) -> Call:
+    """WERK_ALLOW_UNREGISTERED. A payload that cannot be read fails as in RQ."""
+    try:
+        name, instance, args, kwargs = reader.loads(payload.decompress(data))
+    except Exception:
+        return _unreadable, (), {}
+    return (getattr(instance, name) if instance else name), args, kwargs
+
+
+def _unreadable() -> None:
+    raise DeserializationError()
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
-"""What supervisor and horse say to each other: a plan at the start, a page of memory, an exit code.
+"""What supervisor and horse share: a plan at the start, memory, and an exit code.
 
-Page and tally work while Redis is away, and outlive a killed horse.
+The shared memory works while Redis is unreachable, and outlives a killed horse.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import time
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from werk.worker.counters import Tally
-
-# To the horse, when a deadline has passed or it is to reconnect: it looks at the page. By default
-# this signal does nothing, so that a late one harms nobody, whatever a job has made of it.
+# To the horse, when a deadline has passed or it is to reconnect: it looks at the shared state. By
+# default this signal does nothing, so a late one is harmless, whatever a job has made of it.
 HORSE_SIGNAL = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
@@ -31,8 +29,8 @@ class Leave(IntEnum):
     MAX_JOBS = 103
     IDLE = 104  # --max-idle-time
     RECYCLED = 105  # a new horse takes over
-    OBEYED = 106  # it was only there for orders
-    UNUSABLE = 107  # it cannot go on; the page has the reason
+    ORDERS_DONE = 106  # it was only there for them
+    UNUSABLE = 107  # it cannot go on; the shared state has the reason
 
 
 class Order(NamedTuple):
@@ -57,8 +55,8 @@ class Plan(NamedTuple):
     only_orders: bool = False
 
 
-class State(NamedTuple):
-    """What the horse is at."""
+class Progress(NamedTuple):
+    """The execution that the horse is running, and how far it has come."""
 
     deadline: float  # on the monotonic clock; 0: none
     jobs: int  # done by this horse
@@ -70,8 +68,8 @@ class State(NamedTuple):
         return bool(self.run)
 
 
-class Page(ctypes.Structure):
-    """The page. The horse writes its state in one piece; the supervisor asks it to stop."""
+class SharedState(ctypes.Structure):
+    """The horse writes its progress here in one piece; the supervisor asks it to stop."""
 
     _fields_ = (
         ("stop", ctypes.c_ubyte),  # written by the supervisor
@@ -100,17 +98,22 @@ class Page(ctypes.Structure):
     _state: bytes
     _memory: mmap.mmap
 
-    def __new__(cls) -> Page:
+    def __new__(cls) -> SharedState:
         memory = mmap.mmap(-1, ctypes.sizeof(cls))  # shared with a child
-        page = cls.from_buffer(memory)
-        page._memory = memory
-        return page
+        shared = cls.from_buffer(memory)
+        shared._memory = memory
+        return shared
 
     def __init__(self) -> None:
         super().__init__()
         self.offset = time.time() - time.monotonic()  # until the first tick
-        self.tally = Tally()
         self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
+
+    def begin_horse(self) -> None:
+        """Forget the horse before."""
+        self.stop = self.reconnect = self.request = self.orders_begun = 0
+        self.end_finish()
+        self.show(0, "", "")
 
     def begin_finish(self, seconds: float) -> None:
         """Note that RQ's code records an outcome: `seconds` without progress are its limit."""
@@ -149,11 +152,11 @@ class Page(ctypes.Structure):
         self.offset = min(max(self.offset, earliest), latest)
 
     def show(self, jobs: int, job_id: str, execution: str) -> None:
-        """Say what the horse is at: no job id, no job; the execution is the last it asked for."""
+        """Publish what the horse runs: no job id, no job; the last execution it asked for."""
         self._state = f"{jobs} {execution}:{job_id}".encode()[:LONGEST_RUN]
 
-    def state(self) -> State:
+    def progress(self) -> Progress:
         jobs, _, run = self._state.decode("utf-8", "replace").partition(" ")
         last, _, job_id = run.partition(":")
         number = int(jobs) if jobs.isdecimal() else 0
-        return State(self.deadline, number, job_id and f"{job_id}:{last}", last)
+        return Progress(self.deadline, number, job_id and f"{job_id}:{last}", last)

@@ -1,8 +1,8 @@
 """Supervisor: a worker at work. It has horses run its jobs, one horse after the other.
 
-1. start   a horse (horse.py), which claims, runs and finishes jobs over its own connection
-2. watch   it: a tick a second (tick.py); limits, commands and signals at once
-3. settle  what it had in hand, when it is gone and cut off in Redis; then the next, or the end
+1. start    a horse (horse.py), which claims, runs and finishes jobs over its own connection
+2. watch    it: a tick a second (tick.py); limits, commands and signals at once
+3. resolve  what it had in hand, when it has ended and is fenced in Redis; then the next, or exit
 
 It runs no users' code and none of RQ's clean-up: they can take longer than a lease.
 """
@@ -10,37 +10,32 @@ It runs no users' code and none of RQ's clean-up: they can take longer than a le
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import redis.exceptions
-import rq.command
 
 from werk.errors import ConfigError, RedisUnavailable
 from werk.store import keys
 from werk.store.connection import link_over
-from werk.store.scripts import Script, script
-from werk.worker.horse import ride
-from werk.worker.process import Child
-from werk.worker.rq_side import AWAY
-from werk.worker.shared_state import HORSE_SIGNAL, Leave, Order, Page, Plan, State
+from werk.store.scripts import Script
+from werk.worker.commands import Commands, StopRequests
+from werk.worker.executions import Executions
+from werk.worker.guard import Guard
+from werk.worker.horse import run_horse
+from werk.worker.process import Child, WakePipe
+from werk.worker.redis_side import AWAY
+from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
 from werk.worker.tick import TICK_BUDGET_S, Ticker
-from werk.worker.watchdog import Verdict, Watchdog
+from werk.worker.watchdog import Verdict
 
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
 HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
-LONGEST_COMMAND = 4096  # bytes; RQ's have one or two ids
-MOST_COMMANDS = 1000  # that wait for us
 LEASES = keys.key("werk", "leases")
 
 
@@ -51,29 +46,16 @@ class _GivenUp(Exception):
 class Supervisor:
     """Made by Worker.work(). Signals and commands only leave a note here: the loop acts."""
 
-    def __init__(self, worker: Worker, plan: Plan, moves_due: bool, page: Page) -> None:
-        self.worker, self.plan, self.page, self.log = worker, plan, page, worker.log
+    def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
+        self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
         self.link = link_over(worker.connection, TICK_BUDGET_S)
-        server = worker.server_version()
-        self.back_script, self.cut_script = script("back", server), script("cut", server)
-        self.child = Child()
-        # Why we killed the horse (timeout, command, stop, lost, cold), and which execution was
-        # meant: no other in its hand is at fault.
-        self.killed = self.killed_run = ""
-        self.generation, self.dead = new_generation(), ""  # of the horse; of the one before
-        self.ticker = Ticker(self, moves_due)
-        self.watchdog = Watchdog(self.page, worker.lease_s)
-        self.opened, self.server = 0, b""  # our connections so far; the server of the last one
-        self.told = 0.0  # the last deadline that the horse has been told of
+        self.child, self.wake, self.stop = Child(), WakePipe(), StopRequests()
+        self.executions = Executions(worker, shared, self.child, self.insist)
+        self.ticker = Ticker(worker, self.link, shared, moves_due)
+        self.guard = Guard(shared, self.link, worker.lease_s)
+        self.commands = Commands(worker, self.wake.wake)
         self.jobs, self.pause_s = 0, 0.0
-        self.orders: list[Order] = []
-        self.ordered = 0  # so many of them has the horse
-        self.commands: deque[dict[str, Any]] = deque()
-        self.is_leaving = self.is_draining = self.is_cold = False
-        self.drained_at = float("inf")  # a second signal may come before the first is noted
-        self.is_undated = False  # a request to shut down is not yet in Redis
-        self.wake_r, self.wake_w = os.pipe()
-        os.set_blocking(self.wake_w, False)
+        self.is_leaving = False
 
     def run(self) -> None:
         """Horse after horse, until there is a reason to leave."""
@@ -82,19 +64,18 @@ class Supervisor:
             while not self.is_leaving:
                 if self.start():
                     self.watch()
-                    self.settle()
+                    self.resolve_executions()
         except _GivenUp:
-            self.log.warning("event=given-up worker=%s: Redis is away", self.worker.name)
+            self.log.warning("event=given-up worker=%s: Redis is unreachable", self.worker.name)
         finally:
             self.tear_down()
 
     def begin(self) -> None:
-        self.old_wake = signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.worker._install_signal_handlers()  # type: ignore[no-untyped-call]
-        while self.ticker.tick():
+        self.wake.install()
+        self.worker.install_signal_handlers()
+        while self.tick():
             pass
-        self.has_moved()
+        self.guard.has_moved()
         if self.plan.is_burst:
             self.ticker.moves_due = False  # one pass, as RQ's scheduler does
 
@@ -105,10 +86,7 @@ class Supervisor:
             self.child.signal_group(signal.SIGKILL)
             self.child.has_ended()
         worker.supervisor = None
-        signal.set_wakeup_fd(self.old_wake)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.close(self.wake_r)
-        os.close(self.wake_w)
+        self.wake.remove()
         try:
             if not worker.connection.exists(worker.executions_key):
                 worker.connection.zrem(LEASES, worker.name)
@@ -124,8 +102,8 @@ class Supervisor:
 
     def start(self) -> bool:
         """Fork the next horse. Return whether there is one: none, if we are to leave first."""
-        self.generation, self.killed, self.killed_run = new_generation(), "", ""
-        self.cut_off()
+        self.child.killed = self.child.killed_run = ""
+        self.executions.begin_generation()
         while not self.try_to_start():
             self.rest()
             if self.is_unwanted():
@@ -134,127 +112,108 @@ class Supervisor:
         return True
 
     def is_unwanted(self) -> bool:
-        """Tell whether the worker is to leave and has no use for another horse."""
-        return self.is_cold or (self.is_draining and not self.orders)
+        """Return whether the worker is to leave and has no use for another horse."""
+        return self.stop.is_cold or (self.stop.is_draining and not self.executions.orders)
 
     def try_to_start(self) -> bool:
         left = None if self.plan.max_jobs is None else self.plan.max_jobs - self.jobs
         plan = self.plan._replace(
-            generation=self.generation,
-            orders=tuple(self.orders),
+            generation=self.executions.generation,
+            orders=tuple(self.executions.orders),
             max_jobs=left,
-            only_orders=self.is_draining or (left is not None and left <= 0),
+            only_orders=self.stop.is_draining or (left is not None and left <= 0),
         )
-        self.page.stop = self.page.reconnect = self.page.request = 0
-        self.page.end_finish()
-        self.page.orders_begun, self.ordered = 0, len(self.orders)
-        self.page.show(0, "", "")
+        self.shared.begin_horse()
+        self.executions.ordered = len(plan.orders)
         try:
             self.child.start(lambda: self.be_horse(plan))
         except OSError as error:  # of processes, descriptors or memory there are none left
             self.log.error("event=no-horse worker=%s reason=%s", self.worker.name, error)
             return False
-        if self.is_draining and not plan.only_orders:  # since a moment ago
+        if self.stop.is_draining and not plan.only_orders:  # since a moment ago
             self.ask_to_stop()
         return True
 
     def be_horse(self, plan: Plan) -> int:
         """In the child."""
         self.worker.supervisor = None
-        signal.set_wakeup_fd(-1)
-        os.close(self.wake_r)
-        os.close(self.wake_w)
-        return ride(self.worker, self.page, plan, self.child.lead_group())
+        self.wake.close()
+        return run_horse(self.worker, self.shared, plan, self.child.lead_group())
 
     # --- watch
 
     def watch(self) -> None:
-        """Tick, keep limits and obey, until the horse is gone."""
+        """Tick, keep limits and handle commands, until the horse has ended."""
         while not self.child.has_ended(os.WNOHANG):
-            deadline, due_at = self.page.deadline, self.ticker.due_at
-            until = deadline + (self.worker.grace_s if deadline == self.told else 0.0)
-            self.doze((min(due_at, until) if deadline else due_at) - time.monotonic())
-            self.obey_commands()
+            deadline, due_at = self.shared.deadline, self.ticker.due_at
+            until = deadline + (self.worker.grace_s if deadline == self.child.told else 0.0)
+            self.wake.doze((min(due_at, until) if deadline else due_at) - time.monotonic())
+            self.commands.handle()
             self.keep_limits()
             self.date_shutdown()
-            if self.ticker.tick_if_due():
-                self.guard()
-
-    def doze(self, seconds: float) -> None:
-        """Sleep until a signal, a command or the horse's end."""
-        if select.select([self.wake_r], [], [], max(0.0, seconds))[0]:
-            os.read(self.wake_r, 4096)
-
-    def obey_commands(self) -> None:
-        for _ in range(len(self.commands)):  # those that come meanwhile wait for the next look
-            command = self.commands.popleft()
-            try:
-                rq.command.handle_command(self.worker, command)
-            except (LookupError, TypeError) as error:
-                self.log.warning("event=bad-command worker=%s reason=%r", self.worker.name, error)
+            if self.tick_if_due():
+                self.guard_horse()
 
     def keep_limits(self) -> None:
-        if self.is_cold:
+        child, stop = self.child, self.stop
+        if stop.is_cold:
             self.kill("cold")
-        state, clock, grace_s = self.page.state(), time.monotonic(), self.worker.grace_s
-        if state.deadline and clock > state.deadline + grace_s:
-            self.kill("finish" if self.page.finishing else "timeout", state.run)
-        elif state.deadline and clock >= state.deadline != self.told:
-            self.told = state.deadline
-            self.child.tell(HORSE_SIGNAL)
-        elif self.is_draining and not state.is_busy and clock > self.drained_at + grace_s:
+        progress, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
+        if progress.deadline and clock > progress.deadline + grace_s:
+            self.kill("finish" if self.shared.finishing else "timeout", progress.run)
+        elif progress.deadline and clock >= progress.deadline != child.told:
+            child.told = progress.deadline
+            child.send_signal(HORSE_SIGNAL)
+        elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
             self.kill("cold")  # idle, but it does not answer: Redis is frozen
 
-    def guard(self) -> None:
-        """After a tick that reached Redis: see to it that the horse reaches Redis, too."""
-        verdict = self.watchdog.look(time.monotonic())
-        is_moved = self.opened != self.link.opened and self.has_moved()
-        if verdict is Verdict.RECONNECT or (is_moved and not self.page.finishing):
-            self.tell_to_reconnect()
+    def tick_if_due(self) -> bool:
+        """Tick, if it is time to. Return whether that was done and reached Redis."""
+        if time.monotonic() < self.ticker.due_at:
+            return False
+        self.tick()
+        return not self.ticker.is_unreachable
+
+    def tick(self) -> bool:
+        """Tick, and act on what that found. Return whether there is more to do for a tick."""
+        found = self.ticker.tick(self.executions.generation)
+        for run, crashes in found.to_fail:
+            self.executions.take_over(run, crashes)
+        are_new = [self.executions.complete(run) for run in found.unfinished]
+        if found.to_fail or any(are_new):
+            self.ask_to_stop()  # the next horse has these orders
+        if found.lost:
+            self.kill("lost", found.lost)
+        return found.has_more
+
+    def guard_horse(self) -> None:
+        verdict = self.guard.look()
+        if verdict is Verdict.RECONNECT:
+            self.log.warning("event=reconnect worker=%s", self.worker.name)
+            self.shared.reconnect = 1
+            self.child.send_signal(HORSE_SIGNAL)
+            self.worker.reconnect_pubsub()
         elif verdict is Verdict.REPLACE:
             self.kill("stuck")
 
-    def has_moved(self) -> bool:
-        """After a new connection of ours: tell whether it is to another server than before."""
-        before, self.opened = self.server, self.link.opened
-        try:
-            info = self.link.call("INFO", "server").split(b"\r\n")
-            self.server = next((line for line in info if line.startswith(b"run_id:")), b"")
-        except (RedisUnavailable, ConfigError):
-            pass  # a silent connection is noticed all the same, only later
-        return before != self.server
-
-    def tell_to_reconnect(self) -> None:
-        self.log.warning("event=reconnect worker=%s", self.worker.name)
-        self.page.reconnect = 1
-        self.child.tell(HORSE_SIGNAL)
-        self.worker.reconnect_pubsub()
-
     def date_shutdown(self) -> None:
-        if self.is_undated:
-            self.is_undated = False
+        if self.stop.is_undated:
+            self.stop.is_undated = False
             try:
                 self.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
             except redis.exceptions.RedisError as error:
-                self.ticker.say_away(error)
+                self.ticker.log_unreachable(error)
 
-    # --- settle
+    # --- resolve
 
-    def settle(self) -> None:
-        """Cut the dead horse off in Redis, and decide about each execution that it had in hand."""
-        state, leave = self.page.state(), self.reason_it_left()
-        if begun := self.page.orders_begun:
-            del self.orders[: begun - 1]
-            if self.orders and begun <= self.ordered:  # it died of this one
-                self.orders[0] = self.orders[0]._replace(is_raw=True)
-        self.dead, self.generation = self.generation, new_generation()
-        ordered = {order.run for order in self.orders}
-        for run in self.cut_off():
-            if run not in ordered:
-                self.decide(run, state, leave)
-        self.jobs += state.jobs + state.is_busy  # RQ counts one that killed its horse, too
-        self.is_leaving = self.is_cold or (not self.orders and self.is_done(leave))
-        is_broken = leave in (None, Leave.UNUSABLE) and not state.is_busy
+    def resolve_executions(self) -> None:
+        """Decide about what the dead horse had in hand, and whether to leave."""
+        progress, leave = self.shared.progress(), self.reason_it_left()
+        self.executions.resolve(leave)
+        self.jobs += progress.jobs + progress.is_busy  # RQ counts one that killed its horse, too
+        is_done = not self.executions.orders and self.is_done(leave)
+        self.is_leaving = self.stop.is_cold or is_done
+        is_broken = leave in (None, Leave.UNUSABLE) and not progress.is_busy
         if is_broken and time.monotonic() < self.child.started_at + RAN_S:
             if not self.is_leaving:
                 self.rest()
@@ -266,33 +225,19 @@ class Supervisor:
         self.pause_s = min(HORSE_PAUSE_S, self.pause_s * 2 or 0.1)
         until = time.monotonic() + self.pause_s
         while (left := until - time.monotonic()) > 0 and not self.is_unwanted():
-            self.doze(min(left, self.worker.tick_s))
-            self.ticker.tick_if_due()
+            self.wake.doze(min(left, self.worker.tick_s))
+            self.tick_if_due()
 
     def is_done(self, leave: Leave | None) -> bool:
         limit = self.plan.max_jobs
         is_over = leave in (Leave.EMPTY, Leave.SUSPENDED, Leave.IDLE)
-        return is_over or self.is_draining or (limit is not None and self.jobs >= limit)
+        return is_over or self.stop.is_draining or (limit is not None and self.jobs >= limit)
 
     def reason_it_left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
         code = self.child.exit_code
-        is_told = code == Leave.UNUSABLE or not self.page.state().is_busy
+        is_told = code == Leave.UNUSABLE or not self.shared.progress().is_busy
         return Leave(code) if code in list(Leave) and is_told else None
-
-    def cut_off(self) -> list[str]:
-        """Let our generation alone claim, and return what was in hand until now.
-
-        An earlier horse's last request may still be on its way: it is refused from here on, and
-        what that horse had counted is written now.
-        """
-        state, tally = self.page.state(), self.page.tally
-        took = tally.take_back(state.jobs + 1) if state.is_busy else None
-        claims = (self.worker.name, self.generation, self.worker.lease_s)
-        counts = (tally.text(), state.run if took is not None else "", took or 0.0)
-        found = self.insist(self.cut_script, *claims, self.dead, state.last, *counts)
-        tally.clear()
-        return [run.decode("utf-8", "replace") for run in found]
 
     def insist(self, script: Script, *words: Any) -> Any:
         """Run a script, when Redis is back. Raises _GivenUp if we are to leave before that."""
@@ -300,122 +245,41 @@ class Supervisor:
             try:
                 return self.link.run(script, [], words)
             except (RedisUnavailable, ConfigError) as error:
-                if self.is_draining or self.is_cold:
+                if self.stop.is_leaving:
                     raise _GivenUp from None
-                self.ticker.say_away(error)
-                self.doze(self.worker.tick_s)
-
-    def decide(self, run: str, state: State, leave: Leave | None) -> None:
-        how = self.child.how_it_died(bool(self.killed))
-        why = self.killed if run == self.killed_run else ""
-        if why == "stop":
-            self.orders.append(Order(run, "stopped on request", is_stopped=True))
-        elif why == "command":
-            self.order(run, how)
-        elif why == "timeout":
-            limit = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
-            ignored = f"and took no notice for {self.worker.grace_s:g} s: killed"
-            self.order(run, f"{limit}, {ignored}")
-        elif why == "finish":
-            self.order(run, "a callback, or RQ's own code after the task, did not end: killed")
-        elif leave is Leave.UNUSABLE and run == state.run:
-            self.order(run, self.page.reason)
-        else:
-            self.give_back(run, state, leave, how)
-
-    def give_back(self, run: str, state: State, leave: Leave | None, how: str) -> None:
-        is_crash = leave is None and not self.killed and state.is_busy and state.run == run
-        reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
-        what, crashes = reply[0].decode(), reply[1]
-        self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
-        if what == "fail":
-            self.order(run, killed_text(crashes, how))
-
-    def order(self, run: str, reason: str) -> None:
-        """Have the next horse fail an execution of the dead one."""
-        self.orders.append(Order(run, reason, death=self.child.death))
-
-    def take_over(self, run: str, crashes: int) -> None:
-        """Have the next horse fail an execution of another worker, rescued once too often."""
-        self.orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
-        self.ask_to_stop()
-
-    def complete(self, run: str) -> None:
-        """Have the next horse enqueue the dependents of a job whose failure is recorded."""
-        if not any(order.run == run for order in self.orders):
-            self.log.warning("event=unfinished run=%s", run)
-            self.orders.append(Order(run, "", is_recorded=True))
-            self.ask_to_stop()
+                self.ticker.log_unreachable(error)
+                self.wake.doze(self.worker.tick_s)
 
     # --- what signals and RQ's commands come to
 
     def drain(self) -> None:
-        """Leave when the horse has done the job that it is at."""
-        self.is_draining, self.drained_at = True, time.monotonic()
-        self.worker._stop_requested = self.is_undated = self.page.state().is_busy
+        """Leave when the horse has done its job."""
+        is_busy = self.shared.progress().is_busy
+        self.stop.drain(is_busy)
+        self.worker.note_shutdown(is_busy)
         self.ask_to_stop()
 
-    def stop_cold(self) -> None:
-        """Do not wait for that job: it goes back to the front."""
-        if time.monotonic() >= self.drained_at + QUIET_S:
-            self.is_cold = True
-
     def ask_to_stop(self) -> None:
-        """The horse leaves after the job that it is at."""
-        self.page.stop = 1
-        self.child.ring()
-
-    def hear(self, message: dict[str, Any]) -> None:
-        """Called in RQ's pubsub thread. The main thread alone may signal the horse."""
-        if len(self.commands) >= MOST_COMMANDS:
-            return  # a flood; that was reported when it began
-        try:
-            self.commands.append(parse_command(message))
-            if len(self.commands) == MOST_COMMANDS:
-                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped until they end")
-        except ValueError as error:
-            self.log.warning("event=bad-command worker=%s reason=%s", self.worker.name, error)
-        with suppress(BlockingIOError):  # the pipe is full, so that it wakes anyway
-            os.write(self.wake_w, b"c")
+        """Have the horse leave after its job."""
+        self.shared.stop = 1
+        self.child.wake()
 
     def kill_if(self, why: str, is_meant: Callable[[str], bool]) -> None:
-        """Kill the horse if it is at what is meant. It is frozen while we look."""
+        """Kill the horse if it runs what is meant. It is frozen while we look."""
         if not self.child.pid:
             return
         self.child.freeze()
-        state = self.page.state()
-        if state.is_busy and is_meant(state.run):
-            self.kill(why, state.run)
+        progress = self.shared.progress()
+        if progress.is_busy and is_meant(progress.run):
+            self.kill(why, progress.run)
         else:
-            self.log.warning("event=ignored worker=%s command=%s: not at it", self.worker.name, why)
+            name = self.worker.name
+            self.log.warning("event=ignored worker=%s command=%s: not running it", name, why)
             self.child.signal_group(signal.SIGCONT)
 
     def kill(self, why: str, run: str = "") -> None:
-        if not self.killed and self.child.pid:
-            self.killed, self.killed_run = why, run
+        child = self.child
+        if not child.killed and child.pid:
+            child.killed, child.killed_run = why, run
             self.log.warning("event=kill worker=%s reason=%s run=%s", self.worker.name, why, run)
-            self.child.signal_group(signal.SIGKILL)
-
-
-def parse_command(message: dict[str, Any]) -> Any:
-    """Return what a message on our channel says. Raises ValueError."""
-    size = len(message["data"])
-    if size > LONGEST_COMMAND:
-        raise ValueError(f"{size:,} bytes are no command")
-    try:
-        return rq.command.parse_payload(message)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def killed_text(crashes: int, how: str) -> str:
-    return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
-
-
-def new_generation() -> str:
-    """Return what the ids of a horse's executions begin with; they are 26 characters long.
-
-    So one of a job whose id is a UUID is no longer than 64 in wip: up to that Redis keeps a sorted
-    set of few in one piece (zset-max-listpack-value), 2 % less work a job.
-    """
-    return uuid4().hex[:16]
+            child.signal_group(signal.SIGKILL)

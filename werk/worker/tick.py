@@ -1,123 +1,131 @@
-"""Ticker: tick.lua, once a second: what it is told, and what follows from each of its events."""
+"""Ticker: tick.lua, once a second: its words, and what it found for the supervisor to act on."""
 
 from __future__ import annotations
 
+import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis.exceptions
-import rq.worker_registration
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.store.keys import text
-from werk.store.scripts import script
+from werk.store.connection import Link
+from werk.store.keys import iso, text
 from werk.tasks import catalog
-from werk.worker.claim import iso
+from werk.worker.scripts import script
+from werk.worker.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from werk.worker.supervisor import Supervisor
+    from werk.worker import Worker
 
 TICK_BUDGET_S = 1.0  # no tick takes longer: limits and signals are looked at between two
-CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for gone
+CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for an end
 CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
 
 
-class Ticker:
-    """Ticks when one is due, and knows whether Redis is away."""
+class Found(NamedTuple):
+    """What a tick found."""
 
-    def __init__(self, supervisor: Supervisor, moves_due: bool) -> None:
-        self.supervisor, self.worker, self.log = supervisor, supervisor.worker, supervisor.log
-        self.script = script("tick", self.worker.server_version())
+    has_more: bool = False  # tick again
+    lost: str = ""  # the horse's execution, found for the second time to be no longer the job's
+    to_fail: tuple[tuple[str, int], ...] = ()  # executions that are ours now, and their crashes
+    unfinished: tuple[str, ...] = ()  # recorded failures, whose dependents are to be enqueued
+
+
+class Ticker:
+    """Ticks when one is due, and knows whether Redis is unreachable."""
+
+    def __init__(self, worker: Worker, link: Link, shared: SharedState, moves_due: bool) -> None:
+        self.worker, self.link, self.shared, self.log = worker, link, shared, worker.log
+        self.script = script("tick", worker.server_version())
         self.moves_due = moves_due
-        self.due_at = time.monotonic() + self.worker.tick_s
-        self.lost_run = ""  # that the last tick told of
-        self.is_away = False
+        self.due_at = time.monotonic() + worker.tick_s
+        self.lost_run = ""  # that the last tick found
+        self.is_unreachable = False
         self.ahead = ""  # seconds that this host's clock is ahead of Redis's
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
 
-    def tick_if_due(self) -> bool:
-        """Tick, if it is time to. Return whether that was done and reached Redis."""
-        if time.monotonic() < self.due_at:
-            return False
+    def tick(self, generation: str) -> Found:
+        """Run tick.lua, for a horse of this generation."""
         self.due_at = time.monotonic() + self.worker.tick_s
-        if self.tick():
-            self.due_at = 0.0
-        return not self.is_away
-
-    def tick(self) -> bool:
-        """Run tick.lua. Returns whether there is more to do for it."""
-        supervisor, worker = self.supervisor, self.worker
-        state = supervisor.page.state()
-        now, asked_at = time.time(), time.monotonic()
-        head: list[Any] = [worker.name, iso(now), repr(now)]
-        head += [supervisor.generation, state.run, state.last]
-        head += [worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]
-        head += [supervisor.page.dropped, self.ahead]
+        asked_at = time.monotonic()
         try:
-            words: list[Any] = [*head, *self.catalog_words()]
-            redis_time, *events = supervisor.link.run(self.script, worker.queue_keys(), words)
+            redis_time, *events = self.link.run(
+                self.script, self.worker.queue_keys(), self._words(generation)
+            )
         except (RedisUnavailable, ConfigError) as error:
-            self.say_away(error)
-            return False
-        supervisor.page.learn(float(redis_time), asked_at)
-        self.ahead = f"{time.time() - supervisor.page.now():.3f}"
-        if self.is_away:
-            self.log.warning("event=redis-back worker=%s", worker.name)
-        self.is_away = False
-        lost = ""
-        for what, *facts in events:
-            if what == b"lost":
-                lost = facts[0].decode()
-            else:
-                self.handle(what.decode(), facts)
-        # Twice: the first time it may have ended between our look and the script. While RQ's own
-        # code finishes it, it is the fence that decides; after its commit all is as it should be.
-        is_still_at_it = supervisor.page.state().run == lost and not supervisor.page.finishing
-        if lost and lost == self.lost_run and is_still_at_it:
-            supervisor.kill("lost", lost)
-        self.lost_run = lost
-        return not self.is_away and any(what in (b"more", b"unborn") for what, *_ in events)
+            self.log_unreachable(error)
+            return Found()
+        self.shared.learn(float(redis_time), asked_at)
+        self.ahead = f"{time.time() - self.shared.now():.3f}"
+        if self.is_unreachable:
+            self.log.warning("event=redis-back worker=%s", self.worker.name)
+        self.is_unreachable = False
+        found = self._read(events)
+        if found.has_more:
+            self.due_at = 0.0
+        return found
 
-    def handle(self, what: str, facts: list[Any]) -> None:
-        if what == "unborn":  # it expired, or Redis is back without its memory
-            self.served_at = self.catalog_at = -CATALOG_WHOLE_S
-            self.write_birth()
-        elif what == "dropped":
-            job_id, place, why = map(text, facts)
-            self.log.warning("event=dropped job=%s place=%s reason=%s", job_id, place, why)
-        elif what == "unfinished":
-            self.supervisor.complete(text(facts[0]))
-        elif what != "more":
-            run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
-            self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
-            if what == "fail":
-                self.supervisor.take_over(run, crashes)
+    def _words(self, generation: str) -> list[Any]:
+        """Return the arguments of tick.lua: TICK_WORDS."""
+        worker, progress, now = self.worker, self.shared.progress(), time.time()
+        words: list[Any] = [worker.name, iso(now), repr(now)]
+        words += [generation, progress.run, progress.last]
+        words += [worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]
+        words += [self.shared.dropped, self.ahead]
+        return [*words, *self._catalog_words()]
 
-    def say_away(self, error: Exception) -> None:
-        if not self.is_away:
-            self.log.error("event=redis-away worker=%s reason=%s", self.worker.name, error)
-        self.is_away = True
-
-    def write_birth(self) -> None:
-        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
-        worker = self.worker
-        with worker.connection.pipeline() as pipeline:
-            pipeline.hset(worker.key, mapping={**worker.serialize(), "state": worker._state})
-            pipeline.expire(worker.key, worker.worker_ttl + 60)
-            rq.worker_registration.register(worker, pipeline)
-            try:
-                pipeline.execute()
-            except redis.exceptions.RedisError as error:
-                self.say_away(error)
-
-    def catalog_words(self) -> list[Any]:
-        """What tick.lua writes of our tasks: what we serve often, all of it once an hour."""
+    def _catalog_words(self) -> tuple[str, str]:
+        """Return what tick.lua writes of our tasks: what we serve often, all of it once an hour."""
         clock = time.monotonic()
         if clock < self.served_at + CATALOG_S:
-            return [0]
+            return "[]", "[]"
         self.served_at = clock
-        served, pages = catalog.serves(), []
+        pages: list[str] = []
         if clock >= self.catalog_at + CATALOG_WHOLE_S:
             self.catalog_at = clock
             pages = catalog.pages()
-        return [len(served), *served, *pages]
+        return json.dumps(catalog.serves()), json.dumps(pages)
+
+    def _read(self, events: list[list[Any]]) -> Found:
+        lost, to_fail, unfinished = "", [], []
+        for event, *facts in events:
+            what = event.decode()
+            if what == "lost":
+                lost = facts[0].decode()
+            elif what == "unborn":  # it expired, or Redis is back without its memory
+                self.served_at = self.catalog_at = -CATALOG_WHOLE_S
+                self.write_birth()
+            elif what == "dropped":
+                job_id, place, why = map(text, facts)
+                self.log.warning("event=dropped job=%s place=%s reason=%s", job_id, place, why)
+            elif what == "unfinished":
+                unfinished.append(text(facts[0]))
+            elif what != "more":
+                run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
+                self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
+                to_fail += [(run, crashes)] if what == "fail" else []
+        is_again = any(what in (b"more", b"unborn") for what, *_ in events)
+        has_more = is_again and not self.is_unreachable
+        return Found(has_more, self._twice(lost), tuple(to_fail), tuple(unfinished))
+
+    def _twice(self, lost: str) -> str:
+        """Return an execution that is no longer its job's, if the last tick found it as well.
+
+        The first time it may have ended between our look and the script. While RQ's own code
+        finishes it, the fence decides; after its commit all is as it should be.
+        """
+        before, self.lost_run = self.lost_run, lost
+        is_running = self.shared.progress().run == lost and not self.shared.finishing
+        return lost if lost == before and is_running else ""
+
+    def log_unreachable(self, error: Exception) -> None:
+        if not self.is_unreachable:
+            self.log.error("event=redis-unreachable worker=%s reason=%s", self.worker.name, error)
+        self.is_unreachable = True
+
+    def write_birth(self) -> None:
+        try:
+            self.worker.write_birth()
+        except redis.exceptions.RedisError as error:
+            self.log_unreachable(error)

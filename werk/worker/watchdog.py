@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from werk.worker.shared_state import Page
+from werk.worker.shared_state import SharedState
 
 REACT_S = 5.0  # for the horse to act on a signal
 
@@ -22,22 +22,22 @@ class Verdict(Enum):
 
 
 class Watchdog:
-    """Looks at the page after each tick that succeeds. Times are on the monotonic clock."""
+    """Looks at the shared after each tick that succeeds. Times are on the monotonic clock."""
 
-    def __init__(self, page: Page, patience_s: float) -> None:
-        self.page, self.patience_s = page, patience_s
+    def __init__(self, shared: SharedState, patience_s: float) -> None:
+        self.shared, self.patience_s = shared, patience_s
         self.seen: tuple[int, float] = (0, 0.0)
         self.since = 0.0  # the horse has made no progress
         self.told_at: float | None = None
 
     def look(self, clock: float) -> Verdict:
         """Return what to do about the horse."""
-        page = self.page
-        waits_for = page.request, page.deadline if page.finishing else 0.0
+        shared = self.shared
+        waits_for = shared.request, shared.deadline if shared.finishing else 0.0
         if waits_for != self.seen or not any(waits_for):
             self.seen, self.since, self.told_at = waits_for, clock, None
-        elif self.told_at is not None and page.reconnect and clock > self.told_at + REACT_S:
-            return Verdict.WELL if page.finishing else Verdict.REPLACE  # a callback may be deaf
+        elif self.told_at is not None and shared.reconnect and clock > self.told_at + REACT_S:
+            return Verdict.WELL if shared.finishing else Verdict.REPLACE  # a callback may be deaf
         elif clock > max(self.since, self.told_at or 0.0) + self.patience_s:
             self.told_at = clock
             return Verdict.RECONNECT

@@ -29,7 +29,8 @@ local function has_slots(limit)
     and fits(limit .. ':rate_limited', 'zset')
 end
 
--- Fill the free slots of a rate limit with those that wait for one, oldest first (rq/rate_limit.py).
+-- Fill the free slots of a rate limit with those that wait for one, oldest first: see
+-- rq/rate_limit.py.
 local function fill_slots(limit)
   if not has_slots(limit) then return end
   local slots = whole(call('HGET', limit, 'concurrency'), MOST_SLOTS)

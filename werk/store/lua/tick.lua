@@ -1,44 +1,48 @@
--- The supervisor's script, once a second: beat, lease, what its horse runs, rescue, due jobs, catalog.
+-- The supervisor's script, once a second: beat, lease, what its horse runs, rescue, due jobs,
+-- catalog.
 --
 -- KEYS  the queues that the worker serves
--- ARGV  1 worker   2 and 3 now by its host's clock, as RQ writes it and in Unix seconds   4 generation of its horse
---       5 the execution that the horse is at, '' for none   6 the last execution id of the horse, '' before the first
---       7 seconds of a lease   8 seconds until the worker's hash expires   9 '1' to move due jobs
---       10 how many log lines the worker has dropped   11 seconds that its host's clock is ahead of Redis's, '' before it
---       is known   12 how many names of tasks follow; then that many "<task> <fingerprint>"; then task, JSON, task, JSON, ...
+-- ARGV  WORKER   NOW_TEXT and NOW: now by its host's clock, as RQ writes it and in Unix seconds
+--       GENERATION of its horse   RUN: the execution that the horse runs, '' for none
+--       LAST execution id of the horse, '' before the first   LEASE, seconds
+--       WORKER_TTL: seconds until the worker's hash expires   MOVES_DUE '1' to move due jobs
+--       DROPPED: how many log lines the worker has dropped
+--       AHEAD_S: that its host's clock is ahead of Redis's, '' before it is known
+--       SERVED: JSON list of "<task> <fingerprint>", or []
+--       PAGES: JSON list of task, JSON, task, JSON, ... for the catalog, or []
 -- Returns Redis's TIME in seconds, and then events, each {what, ...}:
---       {'unborn'} the worker's hash is gone: nothing was done, write it again and tick again
---       {'lost', run} the execution that the horse is at is no longer the job's
+--       {'unborn'} the worker's hash has expired: nothing was done, write it again and tick again
+--       {'lost', run} the execution that the horse runs is no longer the job's
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
 --       {'dropped', id, place, why} an entry among the due or ready jobs that is no job's
 --       {'unfinished', run} a failure was recorded, and its job's dependents are to be enqueued
 --       {'more'} more jobs are due or ready: tick again
 --
--- Invariant: after it each job is where it was, or an execution that nobody is at any more has become a job in its
--- queue (or, after too many crashes, an execution of ours), or a due or ready job has moved to its queue.
--- Nothing here needs a leader: any number of workers may run it.
+-- Invariant: after this script each job is in exactly one place: where it was; or, if nobody runs
+-- its execution any more, in its queue (after too many crashes, in wip as an execution of ours);
+-- or, if it was due or ready, in its queue. Nothing here needs a leader: any number of workers may
+-- run it.
 
-local worker, generation = ARGV[1], ARGV[4]
-local current, counter, lease_s, worker_ttl = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local moves_due, dropped, tasks = ARGV[9] == '1', ARGV[10], tonumber(ARGV[12])
+local lease_s = tonumber(LEASE)
+local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
-local READY_S = 3 -- RQ enqueues one dependent in some milliseconds; moving one before RQ does is harmless
+local READY_S = 3 -- RQ enqueues one dependent in some milliseconds; moving one earlier is harmless
 local RQ_BEAT_S = 30
 local COMMITTED_S, MARKS_AT_ONCE = 3, 100 -- RQ needs so long at least before another horse helps
 local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
 local LONGEST_FINISH_S = 3600 -- what lasts longer was not written by us
-local USUAL_S = lease_s / 15 -- 1 s, between two ticks of a worker
+local USUAL_S = lease_s / LEASE_S -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, ready_to_enqueue = 1},
   ready = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, scheduled = 1}}
 
-local worker_key, runs, leases = P .. ':worker:' .. worker, runs_of(worker), P .. ':werk:leases'
+local worker_key, runs, leases = P .. ':worker:' .. WORKER, runs_of(WORKER), P .. ':werk:leases'
 local clock = now
 local events = {string.format('%.6f', clock)}
 
@@ -49,10 +53,10 @@ local function number_in(key)
   return number == number and number or 0 -- or NaN
 end
 
--- An outage, in which nobody could tick, extends every lease by its own length. The first tick after
--- it does that, once. No lease ends later than a new one, and after a clock that was set back (or a
--- key that was overwritten) each is a new one. The usual time between two ticks does not count, so
--- that a dead worker's lease expires even if every tick is late.
+-- An outage, in which nobody could tick, extends every lease by its own length. The first tick
+-- after it does that, once. No lease ends later than a new one, and after a clock that was set back
+-- (or a key that was overwritten) each is a new one. The usual time between two ticks does not
+-- count, so that a dead worker's lease expires even if every tick is late.
 local function survive_outage()
   local gap = clock - number_in(P .. ':werk:ticked')
   call('SET', P .. ':werk:ticked', string.format('%.6f', clock))
@@ -66,66 +70,77 @@ end
 
 local function beat()
   call('HDEL', worker_key, 'werk_horse')
-  call('HSET', worker_key, 'last_heartbeat', now_text, 'werk_horse', generation,
-    'werk_clock', ARGV[11])
-  call('EXPIRE', worker_key, worker_ttl)
-  call('EXPIRE', runs, MONTH_S) -- for so long a dead worker's jobs are found and run again
+  call('HSET', worker_key, 'last_heartbeat', NOW_TEXT, 'werk_horse', GENERATION,
+    'werk_clock', AHEAD_S)
+  call('EXPIRE', worker_key, WORKER_TTL)
+  call('EXPIRE', runs, MONTH_S)
   if not fits(leases, 'zset') then -- nobody's is known: all begin anew
     call('UNLINK', leases)
-    for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9)) end
+    for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do
+      call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9))
+    end
   end
   survive_outage()
-  call('ZADD', leases, clock + lease_s, worker)
+  call('ZADD', leases, clock + lease_s, WORKER)
 end
 
 -- Log lines that nobody read: their number, and when it last grew.
 local function note_dropped()
   local before = call('HGET', worker_key, 'werk_lines_dropped') or '0|0'
-  if dropped ~= string.match(before, '^[^|]*') then call('HSET', worker_key, 'werk_lines_dropped', dropped .. '|' .. clock) end
+  if DROPPED ~= string.match(before, '^[^|]*') then
+    call('HSET', worker_key, 'werk_lines_dropped', DROPPED .. '|' .. clock)
+  end
 end
 
 local function renew(run)
   local id, execution = split(run)
-  local key, executions = own(P .. ':execution:' .. run, 'hash'), own(P .. ':executions:' .. id, 'zset')
+  local key = own(P .. ':execution:' .. run, 'hash')
+  local executions = own(P .. ':executions:' .. id, 'zset')
   local is_job = call('TYPE', job_key(id)).ok == 'hash'
   local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
   -- A job cancelled while it runs has left wip, and its execution is still ours.
-  if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then event('lost', run); return end
+  if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then
+    event('lost', run)
+    return
+  end
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
-  call('HSET', key, 'last_heartbeat', ARGV[3])
+  call('HSET', key, 'last_heartbeat', NOW)
   call('ZADD', executions, 'XX', clock + LISTED_S, execution)
   call('EXPIRE', executions, LISTED_S)
-  -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and starts over whenever
-  -- one has been written. So this is written as seldom as RQ does, and not at all during that finish.
+  -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and
+  -- starts over whenever one has been written. So this is written as seldom as RQ does, and not at
+  -- all during that finish.
   if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
     call('EXPIRE', key, OWNED_S)
     if is_job and call('HEXISTS', key, 'werk_ending') == 0 then
-      call('HSET', job_key(id), 'last_heartbeat', now_text)
+      call('HSET', job_key(id), 'last_heartbeat', NOW_TEXT)
     end
   end
 end
 
--- An earlier execution of this horse: it is past it, and the finish was lost with a part of Redis's memory.
+-- An earlier execution of this horse: it is past it, and the finish was lost with a part of Redis's
+-- memory.
 local function is_past(run)
   local _, execution = split(run)
-  return run ~= current and counter ~= '' and string.sub(execution, 1, #generation) == generation and execution < counter
+  return run ~= RUN and LAST ~= '' and string.sub(execution, 1, #GENERATION) == GENERATION
+    and execution < LAST
 end
 
 local function check_own()
   if not fits(runs, 'set') then
     call('UNLINK', runs)
-    if split(current) then call('SADD', runs, current) end
+    if split(RUN) then call('SADD', runs, RUN) end
   end
-  if split(current) then renew(current) end
-  for _, run in ipairs(open_runs(worker)) do
+  if split(RUN) then renew(RUN) end
+  for _, run in ipairs(open_runs(WORKER)) do
     if is_past(run) then
-      local what, crashes = give_back(run, worker, UNCOUNTED, worker, clock)
-      event(what, run, crashes, worker)
+      local what, crashes = give_back(run, WORKER, UNCOUNTED, WORKER, clock)
+      event(what, run, crashes, WORKER)
     end
   end
 end
 
--- RQ's own finish may still be at work on it, if its worker is only frozen or cut off.
+-- RQ's own finish may still be running, if its worker is only frozen or cut off.
 local function is_ending(run)
   local until_then = tonumber(try('HGET', P .. ':execution:' .. run, 'werk_ending') or 0) or 0
   return clock < until_then and until_then < clock + LONGEST_FINISH_S
@@ -136,12 +151,14 @@ local function rescue()
     local is_done = true
     for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
-      if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, worker, clock) end
+      if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, WORKER, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
-    if is_done then call('ZREM', leases, dead) else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
+    if is_done then call('ZREM', leases, dead)
+    else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
     local its_key = P .. ':worker:' .. dead
-    if fits(its_key, 'hash') then call('HDEL', its_key, 'werk_horse') end -- if only frozen, it claims nothing until it ticks
+    -- If it is only frozen, it claims nothing until it ticks.
+    if fits(its_key, 'hash') then call('HDEL', its_key, 'werk_horse') end
   end
 end
 
@@ -188,14 +205,16 @@ end
 local function move_due(list)
   local queue = string.sub(list, #P + 8)
   local scheduled = P .. ':scheduled:' .. queue
-  if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 or not fits(scheduled, 'zset') or not fits(list, 'list') then return end
+  if call('EXISTS', P .. ':scheduler-lock:' .. queue) == 1 then return end
+  if not fits(scheduled, 'zset') or not fits(list, 'list') then return end
   local due = call('ZRANGEBYSCORE', scheduled, '-inf', clock, 'LIMIT', 0, DUE_AT_ONCE)
   enqueue_all(due, 'scheduled', queue, DUE_AT_ONCE)
 end
 
--- RQ marks the dependents of a job as ready in one transaction, and enqueues them one by one after it. What stays was
--- left by a horse that died, or that gave way to another one. The scores are of a host's clock, so this notes since when
--- the set has not been empty. RQ watches what it enqueues: it leaves alone what was moved before.
+-- RQ marks the dependents of a job as ready in one transaction, and enqueues them one by one after
+-- it. What stays was left by a horse that died, or that gave way to another one. The scores are of
+-- a host's clock, so this notes since when the set has not been empty. RQ watches what it enqueues:
+-- it leaves alone what was moved before.
 local function move_ready(list)
   local queue = string.sub(list, #P + 8)
   local ready, seen_ready = P .. ':ready:' .. queue, own(P .. ':werk:ready', 'zset')
@@ -210,18 +229,20 @@ local function move_ready(list)
   end
 end
 
--- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua leaves them to others.
--- Until that is done the execution is in werk:committed, with the worker that answers for it. If that worker's lease is
--- over, or its horse has gone on, they are for ours.
+-- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua
+-- leaves them to others. Until that is done the execution is in werk:committed, with the worker
+-- that answers for it. If that worker's lease is over, or its horse has gone on, they are for ours.
 local function find_unfinished()
   local committed = own(P .. ':werk:committed', 'zset')
-  for _, mark in ipairs(call('ZRANGEBYSCORE', committed, '-inf', clock - COMMITTED_S, 'LIMIT', 0, MARKS_AT_ONCE)) do
+  local until_then = clock - COMMITTED_S
+  local marks = call('ZRANGEBYSCORE', committed, '-inf', until_then, 'LIMIT', 0, MARKS_AT_ONCE)
+  for _, mark in ipairs(marks) do
     local run, by = string.match(mark, '^(%S+:%S+) (.*)$')
     local lease = by and tonumber(call('ZSCORE', leases, by) or '') or 0
-    local is_left = not run or by == worker and run ~= current or by ~= worker and lease < clock
+    local is_left = not run or by == WORKER and run ~= RUN or by ~= WORKER and lease < clock
     if is_left then call('ZREM', committed, mark) end
     if is_left and run then
-      call('ZADD', committed, clock, run .. ' ' .. worker)
+      call('ZADD', committed, clock, run .. ' ' .. WORKER)
       event('unfinished', run)
     end
   end
@@ -229,19 +250,20 @@ end
 
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
-  for i = 13, 12 + tasks do call('ZADD', serves, clock, ARGV[i]) end
+  for _, task in ipairs(served) do call('ZADD', serves, clock, task) end
   call('ZREMRANGEBYSCORE', serves, '-inf', '(' .. clock - MONTH_S)
   call('EXPIRE', serves, MONTH_S)
 end
 
--- A task that no worker has had for so long is forgotten; `pages` is written after that, with the time of now.
+-- A task that no worker has had for so long is forgotten; `pages` is written after that, with the
+-- time of now.
 local function forget_old_pages()
   local catalog = own(P .. ':werk:catalog', 'hash')
-  local pages = call('HGETALL', catalog)
-  for i = 1, #pages, 2 do
-    local is_read, page = pcall(cjson.decode, pages[i + 1])
+  local old = call('HGETALL', catalog)
+  for i = 1, #old, 2 do
+    local is_read, page = pcall(cjson.decode, old[i + 1])
     local seen = is_read and type(page) == 'table' and tonumber(page.seen) or 0
-    if seen < clock - MONTH_S then call('HDEL', catalog, pages[i]) end
+    if seen < clock - MONTH_S then call('HDEL', catalog, old[i]) end
   end
 end
 
@@ -250,13 +272,13 @@ beat()
 note_dropped()
 check_own()
 rescue()
-if moves_due then for _, list in ipairs(KEYS) do move_due(list) end end
+if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 find_unfinished()
-if tasks > 0 then for _, list in ipairs(KEYS) do serve(list) end end
-if #ARGV > 12 + tasks then
+if #served > 0 then for _, list in ipairs(KEYS) do serve(list) end end
+if #pages > 0 then
   forget_old_pages()
-  call('HSET', P .. ':werk:catalog', unpack(ARGV, 13 + tasks))
+  call('HSET', P .. ':werk:catalog', unpack(pages))
   call('EXPIRE', P .. ':werk:catalog', MONTH_S)
 end
 return events

@@ -1,8 +1,8 @@
-"""RQ's own way, made safe: what stands around the methods of RQ that record a job's outcome.
+"""RQ's classes made safe: jobs, queues, time limits and the serializer, derived from those given.
 
 - Only plain data is read, only registered functions are looked up, callbacks included.
-- The finish of an execution that is no longer the job's is discarded (the fence).
-- meta['werk'] tells what an operator asks of a job that is tried again.
+- Retries and repeats are due by Redis's time.
+- A process that user code has forked ends where that code ends.
 """
 
 from __future__ import annotations
@@ -10,47 +10,36 @@ from __future__ import annotations
 import os
 import pickle
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rq.executions
 import rq.intermediate_queue
 import rq.rate_limit
 import rq.registry
 from redis.client import Pipeline
-from redis.exceptions import WatchError
-from rq.executions import Execution
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.utils import now, utcformat
 from rq.worker import Worker as StockWorker
 
-from werk import registry
-from werk.errors import ArgumentError, TooLarge, WerkError
+from werk.errors import TooLarge
 from werk.registry import LONGEST_S
 from werk.settings import Settings
-from werk.store import keys, payload, plain
-from werk.store.limits import ERROR_LENGTH, MONTH_S
+from werk.store import keys, payload
+from werk.store.limits import ERROR_LENGTH
 from werk.worker import webhooks
+from werk.worker.claim import permit
 from werk.worker.process import end_copies
-from werk.worker.rq_side import sent_once
 
-COMMITTED = keys.key("werk", "committed")
+if TYPE_CHECKING:
+    from werk.worker.rq_side import RQSide
+
 JSON_FIELDS = (b"dependency_ids", b"retry_intervals", b"repeat_intervals")
 MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
 LONGEST_EXC_INFO = 1024 * 1024  # bytes, decompressed
-
-
-class Refused(WerkError):
-    """Raised when a job is not run: it names what is not registered, or its record is broken."""
-
-
-class Late(WerkError):
-    """Raised when an execution is no longer its job's: what it would record is discarded."""
 
 
 class PlainSerializer:
@@ -63,21 +52,6 @@ class PlainSerializer:
     @staticmethod
     def loads(data: bytes) -> Any:
         return payload.loads(data)
-
-
-def permit(path: str | None) -> None:
-    """Raise Refused unless a task of this path is registered. Imports nothing."""
-    if path and path not in registered_paths():
-        raise Refused(unregistered(path))
-
-
-def unregistered(path: str) -> str:
-    return f"{path[:200]!r} is not registered: no task has this path"
-
-
-def registered_paths() -> frozenset[str]:
-    tables = (registry.BUILT_IN, registry.tasks())
-    return frozenset(task.path for table in tables for task in table.values())
 
 
 class _BoundedJob(Job):
@@ -230,7 +204,7 @@ class _TimedQueue(Queue):
             pipeline.hset(job.key, "werk_enqueued", since)
 
 
-def by_redis_time(queue_class: type[Queue], worker: RecordingWorker) -> type[Queue]:
+def by_redis_time(queue_class: type[Queue], worker: RQSide) -> type[Queue]:
     """Return a class of queues, where a worker's retries and repeats are due by Redis's time."""
     if issubclass(queue_class, _TimedQueue):
         return queue_class
@@ -251,132 +225,7 @@ def load(job: Job) -> Job:
     return job
 
 
-class RecordingWorker(StockWorker):
-    """RQ's worker, whose ways of finishing a job are fenced and tell more."""
-
-    recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
-    ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
-    not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
-    _mark = ""  # of a transaction that was committed, until all that follows it is done
-    recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
-    redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
-
-    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """RQ calls this first, whatever the outcome. Raises Late."""
-        self._check_fence(job)
-        super().handle_execution_ended(job, queue, heartbeat_ttl)
-
-    def cleanup_execution(
-        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
-    ) -> None:
-        """RQ calls this last, before it commits the outcome: a callback may have taken long."""
-        self._check_fence(job)
-        super().cleanup_execution(job, pipeline, execution)
-        if self.ask_fence:
-            self._commit_once(pipeline)
-
-    def _commit_once(self, pipeline: Pipeline) -> None:
-        """Have a transaction leave a mark, so that after a lost reply it is not sent again.
-
-        It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
-        """
-        client, execute = self.connection, partial(type(pipeline).execute, pipeline)
-        mark = self._mark = f"{self.recorded_run} {self.name}"
-        pipeline.zadd(COMMITTED, {mark: self.redis_time()})
-        pipeline.expire(COMMITTED, MONTH_S)
-
-        def is_committed() -> bool:
-            return client.zscore(COMMITTED, mark) is not None
-
-        def execute_once(*args: Any, **kwargs: Any) -> Any:
-            try:
-                with sent_once(client, is_committed):
-                    return execute(*args, **kwargs)
-            except WatchError:  # redis-py raises it, too, when a connection that watches is lost
-                if not is_committed():
-                    raise
-                return None
-
-        pipeline.execute = execute_once  # type: ignore[method-assign]
-
-    def _forget_commit(self) -> None:
-        if self._mark:
-            self.connection.zrem(COMMITTED, self._mark)
-            self._mark = ""
-
-    def _check_fence(self, job: Job) -> None:
-        run = self.recorded_run
-        if self.ask_fence and run and not self.ask_fence(run, job):
-            raise Late(run)
-
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        pid = os.getpid()
-        super().handle_exception(job, *exc_info)  # calls --exception-handler
-        end_copies(pid)
-
-    def handle_job_success(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        """Store RQ's text for a result that cannot be stored. Its callback has seen the result."""
-        if self.ask_fence and job.get_result_ttl(self.default_result_ttl) != 0:
-            self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
-            if self.not_kept:
-                self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
-                job._result = payload.UNSERIALIZABLE
-        super().handle_job_success(job, queue, *args, **kwargs)
-        self._forget_commit()
-
-    def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
-        """RQ calls this first in the transaction of a success: the reason is stored with it."""
-        if self.not_kept and pipeline is not None:
-            execution = next(iter(self.executions.values()))
-            pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
-        super().increment_successful_job_count(pipeline)
-
-    def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
-            _note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
-        super().handle_job_failure(job, queue, *args, **kwargs)
-        self._forget_commit()
-
-    def handle_job_retry(
-        self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any
-    ) -> None:
-        if self.ask_fence:
-            delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
-            _note_attempt(job, "asked to be tried again", delay)
-        super().handle_job_retry(job, queue, retry, *args, **kwargs)
-        self._forget_commit()
-
-
-def limited(dumps: Callable[[object], bytes]) -> Callable[[object], bytes]:
-    """Return a serializer's dumps() that raises ArgumentError for what is too large."""
-
-    def limited_dumps(value: object) -> bytes:
-        data = dumps(value)
-        payload.check_size(len(data))
-        return data
-
-    return limited_dumps
-
-
-def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
-    """Return why a result cannot be stored, and what to do; '' if it can be."""
-    try:
-        limited(dumps)(result)
-    except Exception as error:
-        return reason_of(error, result)
-    return ""
-
-
-def reason_of(error: Exception, result: object) -> str:
-    """Return what the error that the serializer raised says of a result."""
-    if isinstance(error, ArgumentError):
-        return str(error)[: payload.LONGEST_REASON]
-    shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
-    what = f"the value is a {plain.name_of(type(result))}, which cannot be stored"
-    return f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"[: payload.LONGEST_REASON]
-
-
-def _note_attempt(job: Job, error: str, delay_s: int) -> None:
+def note_attempt(job: Job, error: str, delay_s: int) -> None:
     """RQ saves the job with its meta when it puts it back: this goes with it."""
     attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
     lines = error.strip().splitlines() or [""]

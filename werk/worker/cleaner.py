@@ -1,0 +1,54 @@
+"""Cleaner: RQ's clean-up of what plain RQ workers left. It may run users' code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+
+from werk.worker.process import forked
+from werk.worker.redis_side import no_retry
+from werk.worker.rq_side import RQSide
+from werk.worker.shared_state import SharedState
+
+CLEAN_S = 120  # of RQ's clean-up without progress: a callback in it has 60 s
+
+
+class Cleaner:
+    """Runs it in a child of the horse."""
+
+    def __init__(self, worker: RQSide, shared: SharedState) -> None:
+        self.worker, self.shared, self.log = worker, shared, logging.getLogger("rq.worker")
+        self.pid = 0  # of the child
+
+    def is_due(self) -> bool:
+        cleaned_at = self.shared.cleaned_at
+        return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
+
+    def clean(self) -> None:
+        """Run it in a child: user code there cannot affect this process; its memory is freed."""
+        self.shared.cleaned_at = time.monotonic()  # first: if it fails, it must not do so at once
+        self.shared.begin_finish(CLEAN_S)
+        try:
+            self.pid = forked(self._clean_up)
+            os.waitpid(self.pid, 0)
+        except OSError as error:  # no process to be had: the next time, then
+            self.log.error("event=clean-up-failed reason=%s", error)
+        self.pid = 0
+        self.shared.end_finish()
+
+    def break_off(self) -> bool:
+        """End a clean-up. Returns whether there was one. For a signal handler."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+        return bool(self.pid)
+
+    def _clean_up(self) -> int:
+        # Without retries: while memory is full it would wait without end, and no job would run.
+        self.worker.connection.set_retry(no_retry(self.shared))
+        try:
+            self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            self.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
+        return 0

@@ -1,0 +1,78 @@
+"""Commands: what RQ's commands and signals ask of a worker. The supervisor's loop acts on it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import rq.command
+
+if TYPE_CHECKING:
+    from werk.worker import Worker
+
+QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
+LONGEST_COMMAND = 4096  # bytes; RQ's have one or two ids
+MOST_COMMANDS = 1000  # that wait for the supervisor
+
+
+class Commands:
+    """RQ's commands that wait for the supervisor."""
+
+    def __init__(self, worker: Worker, wake: Callable[[], None]) -> None:
+        self.worker, self.log, self.wake = worker, worker.log, wake
+        self.waiting: deque[dict[str, Any]] = deque()
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Keep a command. Called in RQ's pubsub thread; the main thread alone signals the horse."""
+        if len(self.waiting) >= MOST_COMMANDS:
+            return  # a flood; that was reported when it began
+        try:
+            self.waiting.append(parse_command(message))
+            if len(self.waiting) == MOST_COMMANDS:
+                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped until they end")
+        except ValueError as error:
+            self.log.warning("event=bad-command worker=%s reason=%s", self.worker.name, error)
+        self.wake()
+
+    def handle(self) -> None:
+        for _ in range(len(self.waiting)):  # those that come meanwhile wait for the next look
+            command = self.waiting.popleft()
+            try:
+                rq.command.handle_command(self.worker, command)
+            except (LookupError, TypeError) as error:
+                self.log.warning("event=bad-command worker=%s reason=%r", self.worker.name, error)
+
+
+class StopRequests:
+    """How far the worker is asked to leave."""
+
+    def __init__(self) -> None:
+        self.is_draining = self.is_cold = False
+        self.drained_at = float("inf")  # a second signal may come before the first is noted
+        self.is_undated = False  # a request to shut down is not yet in Redis
+
+    def drain(self, is_busy: bool) -> None:
+        """Leave when the horse has done its job."""
+        self.is_draining, self.drained_at, self.is_undated = True, time.monotonic(), is_busy
+
+    def stop_cold(self) -> None:
+        """Do not wait for that job: it goes back to the front."""
+        if time.monotonic() >= self.drained_at + QUIET_S:
+            self.is_cold = True
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.is_draining or self.is_cold
+
+
+def parse_command(message: dict[str, Any]) -> Any:
+    """Return the command in a message on the worker's channel. Raises ValueError."""
+    size = len(message["data"])
+    if size > LONGEST_COMMAND:
+        raise ValueError(f"{size:,} bytes are no command")
+    try:
+        return rq.command.parse_payload(message)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

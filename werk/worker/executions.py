@@ -1,0 +1,123 @@
+"""Executions: what becomes of those that a dead horse had in hand, or another worker.
+
+Each is given back to its queue, or is an order for the next horse: it may run users' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from werk.worker.process import Child
+from werk.worker.scripts import script
+from werk.worker.shared_state import Leave, Order, Progress, SharedState
+
+if TYPE_CHECKING:
+    from werk.worker import Worker
+
+IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
+
+
+class Executions:
+    """Decides, and keeps the orders for the next horse.
+
+    `insist` runs a script of the supervisor's when Redis answers.
+    """
+
+    def __init__(
+        self, worker: Worker, shared: SharedState, child: Child, insist: Callable[..., Any]
+    ) -> None:
+        self.worker, self.shared, self.child, self.insist = worker, shared, child, insist
+        self.log = worker.log
+        server = worker.server_version()
+        self.back_script = script("back", server)
+        self.fence_script = script("fence_generation", server)
+        self.orders: list[Order] = []
+        self.ordered = 0  # so many of them has the horse
+        self.generation = new_generation()  # of the horse
+
+    def begin_generation(self) -> list[str]:
+        """Let a new generation of horses alone claim, and return what was in hand until now."""
+        self.generation = new_generation()
+        return self.fence_generation()
+
+    def fence_generation(self) -> list[str]:
+        """Let our generation alone claim, and return what was in hand until now.
+
+        An earlier horse's last request may still be on its way: it is refused from here on.
+        """
+        words = (self.worker.name, self.generation, self.worker.lease_s)
+        found = self.insist(self.fence_script, *words)
+        return [run.decode("utf-8", "replace") for run in found]
+
+    def resolve(self, leave: Leave | None) -> None:
+        """Fence the dead horse in Redis, and decide about each execution that it had in hand."""
+        progress = self.shared.progress()
+        if begun := self.shared.orders_begun:
+            del self.orders[: begun - 1]
+            if self.orders and begun <= self.ordered:  # it died of this one
+                self.orders[0] = self.orders[0]._replace(is_raw=True)
+        ordered = {order.run for order in self.orders}
+        for run in self.begin_generation():
+            if run not in ordered:
+                self.decide(run, progress, leave)
+
+    def decide(self, run: str, progress: Progress, leave: Leave | None) -> None:
+        child = self.child
+        how = child.how_it_died(bool(child.killed))
+        why = child.killed if run == child.killed_run else ""
+        if why == "stop":
+            self.orders.append(Order(run, "stopped on request", is_stopped=True))
+        elif why == "command":
+            self.order(run, how)
+        elif why == "timeout":
+            ignored = f"and took no notice for {self.worker.grace_s:g} s: killed"
+            self.order(run, f"{IGNORED_LIMIT}, {ignored}")
+        elif why == "finish":
+            self.order(run, "a callback, or RQ's own code after the task, did not end: killed")
+        elif leave is Leave.UNUSABLE and run == progress.run:
+            self.order(run, self.shared.reason)
+        else:
+            self.give_back(run, progress, leave, how)
+
+    def give_back(self, run: str, progress: Progress, leave: Leave | None, how: str) -> None:
+        is_its_own = progress.is_busy and progress.run == run
+        is_crash = leave is None and not self.child.killed and is_its_own
+        reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
+        what, crashes = reply[0].decode(), reply[1]
+        self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
+        if what == "fail":
+            self.order(run, killed_text(crashes, how))
+
+    def order(self, run: str, reason: str) -> None:
+        """Have the next horse fail an execution of the dead one."""
+        self.orders.append(Order(run, reason, death=self.child.death))
+
+    def take_over(self, run: str, crashes: int) -> None:
+        """Have the next horse fail an execution of another worker, rescued once too often."""
+        self.orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
+
+    def complete(self, run: str) -> bool:
+        """Have the next horse enqueue the dependents of a job whose failure is recorded.
+
+        Return whether that is a new order.
+        """
+        if any(order.run == run for order in self.orders):
+            return False
+        self.log.warning("event=unfinished run=%s", run)
+        self.orders.append(Order(run, "", is_recorded=True))
+        return True
+
+
+def killed_text(crashes: int, how: str) -> str:
+    return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
+
+
+def new_generation() -> str:
+    """Return what the ids of a horse's executions begin with; they are 26 characters long.
+
+    So one of a job whose id is a UUID is no longer than 64 in wip: up to that Redis keeps a sorted
+    set of few in one piece (zset-max-listpack-value), 2 % less work a job.
+    """
+    return uuid4().hex[:16]

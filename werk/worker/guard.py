@@ -1,0 +1,37 @@
+"""Guard: sees to it, after each tick that reached Redis, that the horse reaches Redis as well."""
+
+from __future__ import annotations
+
+import time
+
+from werk.errors import ConfigError, RedisUnavailable
+from werk.store.connection import Link
+from werk.worker.shared_state import SharedState
+from werk.worker.watchdog import Verdict, Watchdog
+
+
+class Guard:
+    """Knows which server the supervisor's connection is to, and how long the horse has waited."""
+
+    def __init__(self, shared: SharedState, link: Link, lease_s: float) -> None:
+        self.shared, self.link = shared, link
+        self.watchdog = Watchdog(shared, lease_s)
+        self.opened, self.server = 0, b""  # our connections so far; the server of the last one
+
+    def look(self) -> Verdict:
+        """Return what to do about the horse."""
+        verdict = self.watchdog.look(time.monotonic())
+        is_moved = self.opened != self.link.opened and self.has_moved()
+        if is_moved and not self.shared.finishing:
+            return Verdict.RECONNECT
+        return verdict
+
+    def has_moved(self) -> bool:
+        """After a new connection of ours: return whether it is to another server than before."""
+        before, self.opened = self.server, self.link.opened
+        try:
+            info = self.link.call("INFO", "server").split(b"\r\n")
+            self.server = next((line for line in info if line.startswith(b"run_id:")), b"")
+        except (RedisUnavailable, ConfigError):
+            pass  # a silent connection is noticed all the same, only later
+        return before != self.server

@@ -1,0 +1,108 @@
+"""Orders: what a dead horse left to the next one, because it may run users' code."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timezone
+from typing import Any
+
+import redis.exceptions
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+
+from werk.registry import FAILURE_TTL_S, LONGEST_S
+from werk.store import keys
+from werk.store.keys import text
+from werk.worker import rq_classes
+from werk.worker.claim import Claim, Late
+from werk.worker.outcome import Outcome, Recorder, failure
+from werk.worker.redis_side import FINISH_S, Unusable
+from werk.worker.rq_side import COMMITTED
+from werk.worker.shared_state import Order
+
+
+def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
+    """Fail an execution whose horse is dead, as RQ's worker does: handlers, retries and all.
+
+    Returns an outcome for step.lua, None if it is recorded.
+    """
+    if order.is_recorded:
+        _enqueue_dependents(order, recorder)
+        return None
+    worker, claim = recorder.worker, _claim_of(order.run, recorder)
+
+    def record(job: Job, queue: Queue, execution: Execution) -> None:
+        if not recorder.ask_fence(order.run, job):
+            raise Late(order.run)
+        job.worker_name = None  # as RQ's supervisor writes it, from a copy of before the start
+        if order.is_stopped:
+            worker.record_stop(job, queue, execution)
+            return
+        job.ended_at = datetime.now(timezone.utc)
+        if order.death:
+            worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
+        worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
+
+    event, level = ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)
+    recorder.log.event(event, {**claim.facts(), "reason": order.reason}, level)
+    recorder.counters.add(text(claim.task), False)
+    why = RuntimeError(order.reason)
+    if order.is_raw:
+        status = "stopped" if order.is_stopped else "failed"
+        keep_s = _failure_ttl(claim.id, recorder)
+        return failure(claim, why, recorder.shared.now(), status, keep_s)
+    return recorder.record(claim, recorder.job(claim.id), record, why)
+
+
+def _failure_ttl(job_id: str, recorder: Recorder) -> int:
+    """Return how many seconds a job that failed is kept, as far as its record can be read."""
+    key = keys.key("job", job_id)
+    try:
+        seconds = int(recorder.worker.connection.hget(key, "failure_ttl") or "")
+    except (redis.exceptions.ResponseError, ValueError):
+        return FAILURE_TTL_S
+    return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
+
+
+def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
+    """Enqueue the dependents of a job whose horse died after it had recorded a failure."""
+    worker, job_id = recorder.worker, order.run.rpartition(":")[0]
+    recorder.shared.begin_finish(FINISH_S)
+    try:
+        job = rq_classes.load(recorder.job(job_id))
+        if not order.is_raw:
+            worker.queue(job.origin).enqueue_dependents(job)
+    except Unusable:
+        raise
+    except Exception as error:  # the job has expired, or cannot be read
+        name = type(error).__name__
+        recorder.log.log.error("event=incomplete job=%s reason=%s: %s", job_id, name, error)
+    worker.connection.zrem(COMMITTED, f"{order.run} {worker.name}")
+    recorder.shared.end_finish()
+
+
+def _claim_of(run: str, recorder: Recorder) -> Claim:
+    """Return the claim that a dead horse had, as far as it is needed."""
+    job_id, _, execution = run.rpartition(":")
+    known: list[Any] = [None, None, None]
+    try:
+        key = keys.key("job", job_id)
+        known = recorder.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
+    except redis.exceptions.ResponseError:
+        pass  # no hash: it will be found late
+    origin, attempt, task = known
+    return Claim(
+        origin=origin,
+        status=b"",
+        attempt=attempt,
+        data=b"",
+        timeout=b"",
+        result_ttl=b"",
+        task=task,
+        callbacks=None,
+        job=job_id.encode(),
+        queue=b"",
+        execution=execution,
+        claimed_at=keys.clock()[1],
+    )

@@ -1,0 +1,109 @@
+"""Steps: the horse's requests to step.lua, which records an outcome and claims the next job."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from werk.store import keys, replies
+from werk.store.limits import LISTED_S, OWNED_S
+from werk.worker.counters import Counters
+from werk.worker.outcome import Outcome
+from werk.worker.redis_side import AWAY, LONGEST_PAUSE_S, Channel, Unusable
+from werk.worker.rq_side import RQSide
+from werk.worker.scripts import STEP_WORDS, script
+from werk.worker.shared_state import SharedState
+
+FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
+BEFORE_FIRST = 10**9  # requests: all have as many digits, so executions are in order as texts
+
+
+class Steps:
+    """One request at a time, sent until it is answered."""
+
+    def __init__(
+        self, worker: RQSide, shared: SharedState, generation: str, counters: Counters
+    ) -> None:
+        self.name, self.shared, self.generation = worker.name, shared, generation
+        self.counters = counters
+        self.script = script("step", worker.server_version())
+        self.channel = Channel(worker.connection)
+        self.serve(worker.ordered_queue_keys())
+        self.count = BEFORE_FIRST  # of requests; makes the execution ids
+        self.execution = self.asked_at = ""  # of the last request
+        self.flushed_at = 0.0
+        self.shows_busy = False  # in Redis
+
+    def serve(self, keys: list[str]) -> None:
+        """Claim from these queues, in this order."""
+        self.keys = keys
+        before = ("EVALSHA", self.script.sha, len(keys), *keys)
+        self.head = (*before, self.name, self.generation)  # of each request
+        self.resent_at = len(before) + STEP_WORDS.index("RESENT")
+
+    def step(self, outcome: Outcome | None, wants_job: bool) -> Any:
+        """One round trip: record that outcome, claim the next job. Returns the reply of step.lua.
+
+        The words are those of STEP_WORDS, then the outcome's.
+        """
+        _, asked_at, now_iso = keys.clock()
+        clock = time.monotonic()
+        now = int(clock + self.shared.offset)
+        self.count += 1
+        self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
+        flush = not self.shows_busy or clock > self.flushed_at + FLUSH_S
+        request = (
+            *self.head, self.execution, now_iso, asked_at, now + OWNED_S, now + LISTED_S,
+            "1" if wants_job else "0", "0", self.counters.text() if flush else "",
+            *(outcome or ()),
+        )  # fmt: skip
+        reply = self.ask(request, outcome)
+        if flush and reply[1] != b"":
+            self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
+            self.counters.clear()
+        return reply
+
+    def write_counts(self) -> None:
+        """Write what is counted, before the horse leaves."""
+        if self.counters:
+            self.flushed_at = 0.0
+            self.step(None, wants_job=False)
+
+    def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
+        """Send a request until it is answered.
+
+        One that may have arrived before says so, and is recognised by its execution id.
+        """
+        pause_s = 0.0  # the first time at once: Redis may be back, or only this connection ended
+        shared = self.shared
+        while True:
+            try:
+                shared.request = self.count
+                self.channel.send(request)
+                reply = self.channel.receive()
+                if type(reply) is list:
+                    shared.request = 0
+                    return reply
+                self._read_refusal(str(reply))
+            except AWAY as error:
+                self.channel.close()
+                request = (*request[: self.resent_at], "1", *request[self.resent_at + 1 :])
+                if shared.stop and not outcome:
+                    shared.request = 0
+                    return [b"none", b"unasked", None, None]
+                if pause_s:
+                    logging.getLogger("rq.worker").error(
+                        "event=redis-unreachable worker=%s reason=%s", self.name, error
+                    )
+                time.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
+
+    def _read_refusal(self, text: str) -> None:
+        """Act on an error reply. Raises Unusable if sending again would not help."""
+        if replies.passes(text):  # LOADING, READONLY, ...: another connection may do better
+            raise ConnectionError(text)
+        if not text.startswith("NOSCRIPT"):
+            raise Unusable(f"Redis refused to record the job: {text}")
+        self.channel.send(("SCRIPT", "LOAD", self.script.text))
+        self.channel.receive()
