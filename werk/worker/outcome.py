@@ -19,6 +19,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
+from werk.errors import WerkError
 from werk.registry import FAILURE_TTL_S
 from werk.store import keys
 from werk.store.keys import text
@@ -31,10 +32,16 @@ from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
+RECORDINGS = 3  # of one outcome, if Redis loses what it has acknowledged
 DEFER_S = 10  # of a task that this worker does not know
 UNKNOWN_S = 600  # after it was first deferred, it fails
 
 Record = Callable[[Job, Queue, Execution], object]
+
+
+class Undone(WerkError):
+    """Raised when an outcome was acknowledged, and is not in Redis: its master was replaced by one
+    that had not received it."""
 
 
 class Outcome(NamedTuple):
@@ -165,7 +172,17 @@ class Recorder:
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Outcome | None:
         """Have RQ's code record an outcome. Return None, or a failure where it did not."""
-        trouble = why
+        for _ in range(RECORDINGS):
+            trouble = self._try_to_record(claim, job, record)
+            if trouble is None:
+                return None
+            if not isinstance(trouble, Undone):
+                break
+            job = self.job(claim.id)  # RQ has changed the other one
+        return failure(claim, why or trouble, self.shared.now())
+
+    def _try_to_record(self, claim: Claim, job: Job, record: Record) -> BaseException | None:
+        """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
         self.shared.begin_finish(FINISH_S)
         try:
             with self.worker.executing(claim, job) as (queue, execution):
@@ -173,15 +190,16 @@ class Recorder:
                 record(job, queue, execution)
                 if self.is_recorded(claim):
                     return None
-            trouble = trouble or RuntimeError("RQ did not record the outcome")
+                if self.worker.has_committed:
+                    return Undone("Redis has lost the outcome: its master was replaced")
+            return RuntimeError("RQ did not record the outcome")
         except Unusable:
             raise
         except BaseException as error:
             self.log.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
-            trouble = trouble or error
+            return error
         finally:
             self.shared.end_finish()
-        return failure(claim, trouble, self.shared.now())
 
     def begin_finish(self, job: Job) -> None:
         """Note that RQ's code records the outcome of a job, callbacks and all."""
