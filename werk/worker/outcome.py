@@ -32,7 +32,7 @@ from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
-RECORDINGS = 3  # of one outcome, if Redis loses what it has acknowledged
+MOST_UNDONE = 3  # times that an outcome is recorded again, which Redis has lost
 DEFER_S = 10  # of a task that this worker does not know
 UNKNOWN_S = 600  # after it was first deferred, it fails
 
@@ -172,14 +172,12 @@ class Recorder:
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Outcome | None:
         """Have RQ's code record an outcome. Return None, or a failure where it did not."""
-        for _ in range(RECORDINGS):
-            trouble = self._try_to_record(claim, job, record)
-            if trouble is None:
-                return None
+        trouble = self._try_to_record(claim, job, record)
+        for _ in range(MOST_UNDONE):
             if not isinstance(trouble, Undone):
                 break
-            job = self.job(claim.id)  # RQ has changed the other one
-        return failure(claim, why or trouble, self.shared.now())
+            trouble = self._try_to_record(claim, self.job(claim.id), record)
+        return failure(claim, why or trouble, self.shared.now()) if trouble else None
 
     def _try_to_record(self, claim: Claim, job: Job, record: Record) -> BaseException | None:
         """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
