@@ -1,4 +1,4 @@
-"""The pages of docs/ that are made from the code: `bin/docs` writes them, test_docs.py compares them.
+"""The pages of docs/ that are made from the code. `bin/docs` writes, test_docs.py compares them.
 
 reference.md is the help of every command, python-api.md what `import werk` offers.
 """
@@ -30,8 +30,8 @@ COMMANDS_HEAD = """\
 
 <!-- Made by bin/docs from the commands themselves: change their help, then run bin/docs. -->
 
-What `--help` prints. [Settings and exit codes](settings.md) and the [runbook](runbook.md#what-each-command-is-for) say more.
-`werk-enqueue TASK --help` prints how to call a task.
+What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. See also
+[settings and exit codes](settings.md) and the [runbook](runbook.md#what-each-command-is-for).
 """
 API_HEAD = """\
 # Python API
@@ -74,7 +74,9 @@ def _help(name: str, command: click.Command) -> tuple[str, str]:
 
 
 def _api() -> str:
-    functions = [_entry(name, getattr(werk, name)) for name in ("enqueue", "enqueue_many", "result")]
+    functions = [
+        _entry(name, getattr(werk, name)) for name in ("enqueue", "enqueue_many", "result")
+    ]
     handle = [_entry("Handle", werk.Handle)]
     for name, member in vars(werk.Handle).items():
         if not name.startswith("_") and inspect.isfunction(member):
@@ -94,7 +96,9 @@ def _is_error(found: object) -> bool:
 
 def _entry(name: str, found: Callable[..., Any], level: str = "###") -> str:
     shape = re.sub(r"ForwardRef\((.*?)\)", r"\1", str(inspect.signature(found)))
-    shape = re.sub(r"(: |-> |^)'(.+?)'", r"\1\2", shape).replace("self, ", "").replace("(self)", "()")
+    shape = (
+        re.sub(r"(: |-> |^)'(.+?)'", r"\1\2", shape).replace("self, ", "").replace("(self)", "()")
+    )
     parameters = shape if len(name + shape) <= WIDTH else _in_lines(shape)
     return f"{level} `{name}`\n\n```python\n{name}{parameters}\n```\n\n{inspect.getdoc(found)}\n"
 
