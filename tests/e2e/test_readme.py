@@ -272,11 +272,14 @@ def a_clone(folder: Path) -> None:
         shutil.copy(ROOT / name, folder)
 
 
+FOR_PIP = re.compile(r"PIP_|https?_proxy$|no_proxy$|SSL_CERT_|REQUESTS_CA_", re.IGNORECASE)
+
+
 class Terminal:
     """Somebody who types what the README says, in an empty folder beside a clone."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        kept = {name: own for name, own in os.environ.items() if name.startswith("PIP_")}
+        kept = {name: own for name, own in os.environ.items() if FOR_PIP.match(name)}
         path = f"{sys.base_prefix}/bin:/usr/bin:/bin"
         self.env = {**kept, "PATH": path, "HOME": str(Path.home()), "RQ_REDIS_URL": redis_url}
         self.folder = folder

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -95,12 +94,32 @@ def _is_error(found: object) -> bool:
 
 
 def _entry(name: str, found: Callable[..., Any], level: str = "###") -> str:
-    shape = re.sub(r"ForwardRef\((.*?)\)", r"\1", str(inspect.signature(found)))
-    shape = (
-        re.sub(r"(: |-> |^)'(.+?)'", r"\1\2", shape).replace("self, ", "").replace("(self)", "()")
-    )
+    shape = str(_readable(inspect.signature(found)))
     parameters = shape if len(name + shape) <= WIDTH else _in_lines(shape)
     return f"{level} `{name}`\n\n```python\n{name}{parameters}\n```\n\n{inspect.getdoc(found)}\n"
+
+
+class _Annotation:
+    """An annotation as it stands in the source: the versions of Python print it differently."""
+
+    def __init__(self, found: Any) -> None:
+        self.text = getattr(found, "__forward_arg__", found)
+
+    def __repr__(self) -> str:
+        return str(self.text)
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature without `self`."""
+    own = [
+        parameter.replace(annotation=_Annotation(parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    returned = signature.return_annotation
+    if isinstance(returned, str):  # not of a class
+        returned = _Annotation(returned)
+    return signature.replace(parameters=own, return_annotation=returned)
 
 
 def _in_lines(shape: str) -> str:
