@@ -59,14 +59,17 @@ class Connection:
         self.pid = os.getpid()
         self._reader = hiredis.Reader()
 
-    def send(self, *commands: Command) -> None:
+    def send(self, command: Command, *others: Command) -> None:
         """Send commands. Raises OSError."""
         if self.socket is None:
             self.open()
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            self.socket.sendall(b"".join(map(hiredis.pack_command, commands)))
+            data = hiredis.pack_command(command)
+            if others:
+                data += b"".join(map(hiredis.pack_command, others))
+            self.socket.sendall(data)
         except ConnectionError:
             if not self._is_refused():
                 raise  # else receive() returns what Redis replied before it hung up

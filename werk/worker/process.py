@@ -229,13 +229,12 @@ def trim_memory() -> None:
 
 def take_descriptors(count: int, model: int) -> None:
     """Take that many copies of a descriptor, and close them. Raises OSError if fewer are left."""
-    taken: list[int] = []
+    first = os.dup(model)
     try:
-        while len(taken) < count:
-            taken.append(os.dup(model))
+        if count > 1:
+            take_descriptors(count - 1, model)
     finally:
-        for number in taken:
-            os.close(number)
+        os.close(first)
 
 
 def resident_mb() -> float:
