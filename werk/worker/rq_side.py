@@ -52,7 +52,7 @@ class RQSide(PlainWorker):
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
     _mark = ""  # of a transaction that was committed, until all that follows it is done
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
-    redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
+    redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
 
     def server_version(self) -> tuple[int, int, int]:
         version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
