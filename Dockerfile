@@ -6,10 +6,10 @@ RUN pip install --no-cache-dir --constraint /build/constraints.txt /build \
     && useradd --create-home --uid 10001 werk \
     && install --directory --owner=werk --group=werk --mode=0700 /var/lib/werk
 
-# where jobs may write, as with systemd: a volume in docker-compose.yml
+# Where jobs may write, as with systemd. docker-compose.yml mounts a volume here.
 ENV STATE_DIRECTORY=/var/lib/werk
 
-# by number, so that a cluster can see that it is not root
+# By number, so that Kubernetes can check that it is not root.
 USER 10001
 WORKDIR /home/werk
 CMD ["werk", "worker", "default"]

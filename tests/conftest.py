@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,7 @@ from werk.dev.server import Server, free_port
 from werk.settings import Settings
 
 PR_SET_CHILD_SUBREAPER = 36
+WRITTEN_S = 3.0
 
 # How long an example takes depends on the machine.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -138,6 +140,8 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     started: list[Process] = []
     yield start
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        _leave_time_to_write(started)
     for process in started:
         _kill_group(process.pid)
         process.wait()
@@ -150,6 +154,18 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 def _adopt_orphans() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _leave_time_to_write(processes: list[Process]) -> None:
+    """Ask processes to end, for `bin/test --coverage`: a killed one does not write what it ran."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + WRITTEN_S
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass  # it runs a job, or is frozen
 
 
 def _kill_group(pid: int) -> None:

@@ -65,7 +65,7 @@ def _run(fleet: Fleet, plan: Plan) -> bool:
 
 
 def stop(fleet: Fleet) -> None:
-    """End everything, whoever asks to be quicker."""
+    """End everything; further signals do not interrupt this."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     fleet.stop()
     for number, handler in before.items():

@@ -35,7 +35,7 @@ DELAY_S = (1.0, 3.0)
 UNREACHED = (werk.RedisUnavailable, redis.exceptions.RedisError, OSError)
 
 
-class DiaryWriter:
+class CallLogWriter:
     """Appends a line for each call and each answer, so that a kill loses at most the last one."""
 
     def __init__(self, file: Path) -> None:
@@ -62,7 +62,7 @@ class Caller:
     def __init__(self, name: str, seed: str) -> None:
         self.name = name
         self.chance = random.Random(f"{seed} {name}")
-        self.diary = DiaryWriter(Path(os.environ["CHAOS_DIARY"]))
+        self.call_log = CallLogWriter(Path(os.environ["CHAOS_CALL_LOG"]))
         self.pings = os.environ["CHAOS_PINGS"]
         self.handles: deque[tuple[str, werk.Handle]] = deque()
         self.client = redis_client(Settings.read())
@@ -139,23 +139,23 @@ class Caller:
         options = (options or werk.Options())._replace(queue=self.queue, job_id=token)
         task = KINDS[token.rpartition("-")[2]].task
         value = str(more.get("value", token))
-        with self.diary.trying(token, self.queue, **more):
+        with self.call_log.trying(token, self.queue, **more):
             handle = werk.enqueue(task, value, self.seconds, *arguments, options=options)
             is_new = not handle.duplicate
-            self.diary.write("accepted" if is_new else "duplicate", token)
+            self.call_log.write("accepted" if is_new else "duplicate", token)
             if is_new and KINDS[token.rpartition("-")[2]].is_prompt:
                 self.handles.append((token, handle))
             elif handle.id not in (token, more.get("twin")):
-                self.diary.write("wrong", token, value=handle.id)
+                self.call_log.write("wrong", token, value=handle.id)
             return is_new
         return False
 
     def _enqueue_by_rq(self, token: str, parent: str = "", **options: object) -> None:
         function = f"chaos.tasks.{KINDS[token.rpartition('-')[2]].task}"
-        with self.diary.trying(token, self.queue, parent=parent):
+        with self.call_log.trying(token, self.queue, parent=parent):
             call = (function, (token, self.seconds), token)
             enqueue_by_rq(self.client, self.queue, *call, **options)
-            self.diary.write("accepted", token)
+            self.call_log.write("accepted", token)
 
     def _await(self, token: str, handle: werk.Handle) -> None:
         try:
@@ -163,9 +163,9 @@ class Caller:
         except (werk.ResultTimeout, werk.JobCancelled, werk.RedisUnavailable):
             return
         except werk.WerkError as error:
-            self.diary.write("failed", token, value=f"{type(error).__name__}: {error}")
+            self.call_log.write("failed", token, value=f"{type(error).__name__}: {error}")
             return
-        self.diary.write("result", token, value=str(value))
+        self.call_log.write("result", token, value=str(value))
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

@@ -40,7 +40,7 @@ class Causes:
     job that had failed, a crash of the process that had the first run in hand, the absence of that
     worker for longer than its lease, and a master whose last second was not replicated
     (--sentinel). A horse that is frozen, however long, a worker that is
-    away for less, a server that is restarted, silent or full, a connection that is cut at whatever
+    absent for less, a server that is restarted, silent or full, a connection that is cut at any
     byte, a wrong clock, output that nobody reads, and a polite stop explain none.
     """
 
@@ -165,21 +165,21 @@ class Causes:
         return since
 
     def _was_rescued(self, run: Execution, fault: Fault, rescue: float, back: float) -> bool:
-        """Tell whether this is what others found with the worker that was absent."""
+        """Return whether this is what others found with the worker that was absent."""
         if fault.kind.startswith("freeze supervisor"):  # its horse goes on
             return run.start <= back and (run.end is None or run.end >= rescue - SLACK_S)
         is_claimed_before = fault.begin <= run.start <= fault.begin + SLACK_S
         return is_claimed_before or self._in_hand(run, fault.begin)
 
     def _in_hand(self, run: Execution, at: float) -> bool:
-        """Tell whether a horse had this execution to do, or its outcome to record."""
+        """Return whether a horse had this execution to do, or its outcome to record."""
         starts, latest = self._starts[run.horse], at + LIFELINE_S
         if run.start > latest or starts[bisect_right(starts, latest) - 1] != run.start:
             return False  # it had gone on to the next: so this one was recorded
         return run.end is None or run.end >= at - FINISH_S or self._was_disturbed(run.end, at, run)
 
     def _was_disturbed(self, since: float, until: float, run: Execution) -> bool:
-        """Tell whether something kept a horse from recording an outcome."""
+        """Return whether something kept a horse from recording an outcome."""
         return any(
             fault.begin <= until
             and (fault.end or inf) >= since - FINISH_S

@@ -29,10 +29,10 @@ class Ends:
         self.acts: dict[str, list[Act]] = defaultdict(list)
         for act in self.history.acts:
             self.acts[act.target].append(act)
-        for call in self.history.diary.calls.values():
+        for call in self.history.call_log.calls.values():
             self._judge_call(call)
         self._judge_what_nobody_enqueued()
-        self.found["untrue"] += self.history.diary.impossible
+        self.found["untrue"] += self.history.call_log.impossible
 
     # --- one call
 
@@ -61,7 +61,7 @@ class Ends:
         """A call with --unless-active is accepted only if the first job had ended."""
         if call.twin and call.answer == "accepted" and call.end:
             ends = [run.end for run in self.history.runs_of(call.twin) if run.end]
-            first = self.history.diary.calls.get(call.twin)
+            first = self.history.call_log.calls.get(call.twin)
             is_there = first and first.is_known
             if is_there and not self._was_cancelled(call.twin) and min(ends or [1e99]) > call.end:
                 self._add("enqueued twice", call, f"{call.twin} was still active")
@@ -180,25 +180,25 @@ class Ends:
         )
 
     def _is_in_finish(self, crash: Fault, run: Execution) -> bool:
-        """Tell whether the horse was killed before it began its next job."""
+        """Return whether the horse was killed before it began its next job."""
         starts = [other.start for other in self.history.of_horse(run.horse)]
         following = min((start for start in starts if start > run.start), default=1e99)
         return run.start <= crash.begin <= min(following, run.last + 60 * FINISH_S)
 
     def _judge_answers(self, call: Call, job: Job) -> None:
-        diary = self.history.diary
-        if call.token in diary.results:
-            if diary.results[call.token] != call.value:
-                self._add("untrue", call, f"its caller was given {diary.results[call.token]!r}")
+        call_log = self.history.call_log
+        if call.token in call_log.results:
+            if call_log.results[call.token] != call.value:
+                self._add("untrue", call, f"its caller was given {call_log.results[call.token]!r}")
             if job.status != "finished":
                 self._add("lost", call, "its caller has the result, Redis does not")
-        if call.token in diary.failures and job.status not in ("failed", "stopped"):
-            self._add("untrue", call, f"its caller was told: {diary.failures[call.token]}")
+        if call.token in call_log.failures and job.status not in ("failed", "stopped"):
+            self._add("untrue", call, f"its caller was told: {call_log.failures[call.token]}")
 
     # --- what nobody enqueued
 
     def _judge_what_nobody_enqueued(self) -> None:
-        calls, contents = self.history.diary.calls, self.history.contents
+        calls, contents = self.history.call_log.calls, self.history.contents
         tokens = {run.token for run in self.history.executions}
         for token in sorted((tokens | contents.jobs.keys()) - calls.keys()):
             self.found["unexpected"].append(f"{token}: nobody enqueued it")

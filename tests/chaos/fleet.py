@@ -42,8 +42,8 @@ class Fleet:
         self.kind, self.seed, self.folder, self.package = kind, seed, folder, package
         self.has_sentry = False  # in the workers
         self.chance = random.Random(f"{seed} fleet")
-        self.traces, self.diary = folder / "traces", folder / "diary"
-        for file in (self.traces, self.diary):
+        self.traces, self.call_log = folder / "traces", folder / "call_log"
+        for file in (self.traces, self.call_log):
             file.touch()
         (folder / "attempts").mkdir()
         self.server = Server(folder / "server", free_port())
@@ -115,7 +115,7 @@ class Fleet:
             worker.look()
             if self._has_to_start(worker):
                 worker.started += 1
-                # An odd one is quiet: then the horse goes another way (diary.says).
+                # An odd one is quiet: then the horse goes another way (call_log.says).
                 options = ["--name", worker.worker_name, *["--quiet"] * (number % 2)]
                 words = [*COMMANDS[self.kind], *options, *_rotated(QUEUES, number)]
                 worker.start(words, self._environment(worker))
@@ -187,7 +187,7 @@ class Fleet:
         code = member.process.returncode
         has_begun = member.has_begun or member in self.callers
         if code > 0 and not has_begun and not member.end_expected:
-            self.gave_up += 1  # it was started while Redis was away; whoever runs it tries again
+            self.gave_up += 1  # started while Redis was unreachable; the fleet starts it again
         elif not member.end_expected or code not in self._expected_codes(member):
             how = "when asked to stop" if member.end_expected else "by itself"
             log = member.output.log
@@ -211,7 +211,7 @@ class Fleet:
             "PYTHONPATH": os.pathsep.join([*first, PYTHONPATH, str(HERE / "skew")]),
             "PYTHONUNBUFFERED": "1",
             "CHAOS_TRACES": str(self.traces),
-            "CHAOS_DIARY": str(self.diary),
+            "CHAOS_CALL_LOG": str(self.call_log),
             "CHAOS_ATTEMPTS": str(self.folder / "attempts"),
             "CHAOS_PINGS": self.pings.url,
         }

@@ -1,7 +1,7 @@
 """A small TCP proxy: every process reaches Redis through a gate of its own.
 
 A gate cuts a connection after byte n of a request or a reply, or holds everything back for a while
-and then lets it through, late, as a network does that is away and comes back.
+and then lets it through, late, like a network that recovers from an outage.
 """
 
 from __future__ import annotations

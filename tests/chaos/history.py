@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from chaos.places import Contents
 from chaos.prober import Sample, Uptime
-from chaos.records import Act, Call, Calm, Diary, Execution, Fault
+from chaos.records import Act, Call, CallLog, Calm, Execution, Fault
 
 
 @dataclass
 class History:
     """What was done, what ran, what was told, and what is left."""
 
-    diary: Diary
+    call_log: CallLog
     executions: Sequence[Execution]  # by start
     contents: Contents
     faults: Sequence[Fault] = ()
@@ -41,7 +41,7 @@ class History:
                 act.reply = None
 
     def is_lost(self, call: Call) -> bool:
-        """Tell whether a call was acknowledged by a master that was lost within a second."""
+        """Return whether a call was acknowledged by a master that was lost within a second."""
         return any(fault.may_have_lost(call.end or call.begin) for fault in self.faults)
 
     def runs_of(self, token: str) -> list[Execution]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from chaos.caller import DiaryWriter, enqueue_by_rq
+from chaos.caller import CallLogWriter, enqueue_by_rq
 from chaos.kinds import KINDS
 from werk.ops import actions
 from werk.store.connection import link_over
@@ -25,12 +25,12 @@ MISBEHAVING = {  # fault -> kind of the job and the rest of its arguments
 
 def enqueue(fleet: Fleet, token: str, arguments: tuple[str, ...]) -> None:
     """Enqueue a job that misbehaves. Like a caller, it writes down what it was told."""
-    diary = DiaryWriter(fleet.diary)
-    with diary.trying(token, "high"), fleet.connection() as client:
+    call_log = CallLogWriter(fleet.call_log)
+    with call_log.trying(token, "high"), fleet.connection() as client:
         client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 0))
         function = f"chaos.tasks.{KINDS[token.rpartition('-')[2]].task}"
         enqueue_by_rq(client, "high", function, (token, *arguments), token)
-        diary.write("accepted", token)
+        call_log.write("accepted", token)
 
 
 def drain(fleet: Fleet, worker: str) -> str:

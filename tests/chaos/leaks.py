@@ -43,7 +43,7 @@ def leaks(contents: Contents) -> Iterator[str]:
 
 
 def _is_in_use(key: str, contents: Contents) -> bool:
-    """Tell whether a key belongs to a job that has not ended: that job is stuck, no more."""
+    """Return whether a key belongs to a job that has not ended: that job is stuck, no more."""
     found = re.fullmatch(DEPENDENCIES, key)
     job = found and contents.jobs.get(found[1])
     return bool(job) and job.status not in ENDED

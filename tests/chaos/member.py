@@ -41,7 +41,7 @@ class Member:
         return f"{self.name}.{self.started}"
 
     def is_up(self) -> bool:
-        """Tell whether it runs, and nothing is being done to it."""
+        """Return whether it runs, and nothing is being done to it."""
         return self.is_alive() and not self.end_expected and not self.is_busy
 
     def is_alive(self) -> bool:

@@ -130,5 +130,5 @@ class Monkey:
 
 
 def lasts(kind: str) -> bool:
-    """Tell whether a fault of this kind takes long."""
+    """Return whether a fault of this kind takes long."""
     return kind.endswith(("long", "ahead", "behind", "row", "unread"))

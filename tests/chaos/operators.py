@@ -43,7 +43,7 @@ class Operators:
         self._stopping.set()
 
     def is_at_work(self) -> bool:
-        """Tell whether the last act is not over, or a queue is still paused."""
+        """Return whether the last act is not over, or a queue is still paused."""
         return self._thread.is_alive()
 
     def _run(self) -> None:

@@ -42,7 +42,7 @@ OPEN = ("queue", "intermediate", "wip", "scheduled", "deferred", "ready")
 ENDED = ("finished", "failed", "stopped", "canceled")
 SUCCESSFUL, FAILED = "1", "2"  # types of a result (rq/results.py)
 AT_ONCE = 1000
-EXPIRED = -2  # TTL of a key that is no more
+EXPIRED = -2  # the TTL of a key that does not exist
 FIELDS = ("status", "result_ttl", "failure_ttl")
 
 

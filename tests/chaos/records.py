@@ -1,4 +1,4 @@
-"""What the run left behind outside Redis: the traces of executions and the callers' diary."""
+"""What the run left outside Redis: the traces of executions and the log of the callers' calls."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Fault:
     note: str = ""
 
     def hits(self, horse: int, supervisor: int) -> bool:
-        """Tell whether it was done to the worker of this execution."""
+        """Return whether it was done to the worker of this execution."""
         return supervisor == self.supervisor or horse == self.horse
 
     def may_have_lost(self, answered: float) -> bool:
-        """Tell whether what was acknowledged then may be lost, because replication is late."""
+        """Return whether what was acknowledged then may be lost, because replication is late."""
         is_near = self.begin - LOST_S <= answered <= self.begin + ANSWER_S
         return self.kind in LOSING and is_near
 
@@ -76,12 +76,12 @@ class Call:
 
     @property
     def is_known(self) -> bool:
-        """Tell whether the job has to exist."""
+        """Return whether the job has to exist."""
         return self.answer == "accepted"
 
 
 @dataclass
-class Diary:
+class CallLog:
     """What the callers tried and what they were told."""
 
     calls: dict[str, Call] = field(default_factory=dict)
@@ -142,28 +142,28 @@ def read_traces(file: Path) -> Traces:
     return Traces(sorted(found.values(), key=lambda run: run.start), callbacks)
 
 
-def read_diary(file: Path) -> Diary:
+def read_call_log(file: Path) -> CallLog:
     """Return what the callers tried and what they were told."""
-    diary = Diary()
+    call_log = CallLog()
     for line in file.read_text().splitlines():
         entry = json.loads(line)
-        _note(diary, entry.pop("what"), entry.pop("token"), entry.pop("at"), entry)
-    return diary
+        _note(call_log, entry.pop("what"), entry.pop("token"), entry.pop("at"), entry)
+    return call_log
 
 
-def _note(diary: Diary, what: str, token: str, at: float, entry: dict[str, str]) -> None:
+def _note(call_log: CallLog, what: str, token: str, at: float, entry: dict[str, str]) -> None:
     if what == "try":
-        diary.calls.setdefault(token, Call(token, begin=at, **entry))
+        call_log.calls.setdefault(token, Call(token, begin=at, **entry))
     elif what in ("accepted", "duplicate"):
-        call = diary.calls[token]
+        call = call_log.calls[token]
         call.end = at
         call.sightings += what == "accepted"
         call.answer = what if call.answer != "accepted" else call.answer
     elif what == "unknown":
-        diary.calls[token].end = at
+        call_log.calls[token].end = at
     elif what == "result":
-        diary.results[token] = entry["value"]
+        call_log.results[token] = entry["value"]
     elif what == "failed":
-        diary.failures[token] = entry["value"]
+        call_log.failures[token] = entry["value"]
     else:
-        diary.impossible.append(f"{what} {token} {entry}")
+        call_log.impossible.append(f"{what} {token} {entry}")

@@ -74,7 +74,7 @@ def flush_scripts(monkey: Monkey, kind: str) -> bool:
 
 
 def kill_clients(monkey: Monkey, kind: str) -> bool:
-    """CLIENT KILL of some connections, whoever has them."""
+    """Run CLIENT KILL on some connections of any client."""
 
     def kill_some(client: redis.Redis) -> None:
         own = client.client_id()

@@ -15,7 +15,7 @@ from chaos.prober import Sample
 from chaos.records import FAILOVERS, Act, Call, Calm, Execution, Fault
 
 AGAIN_S = 30.0  # of Redis's uptime: from a kill to the next run
-LATE_S = 45.0  # likewise, from when a job is due or its parent done: with a rescue in between
+LATE_S = 45.0  # the same, from when a job is due or its parent done: a rescue may come between
 EARLY_S = 0.1  # a due time is rounded, and this clock is not Redis's
 JITTER = 0.9  # of a retry's delay, at least (enqueue.lua)
 RQ_ROUNDS_S = 1.0  # RQ cuts off fractions of the second in which a retry is due
@@ -46,7 +46,7 @@ class Times:
         self._retries: Counter[str] = Counter()  # so far, of a job
         for again, cause in self.reruns:
             self._judge_rerun(again, cause)
-        for call in self.history.diary.calls.values():
+        for call in self.history.call_log.calls.values():
             if call.delay:
                 self._judge_delay(call)
             if call.parent:
@@ -173,7 +173,7 @@ class Times:
         )
 
     def _queue(self, token: str) -> str:
-        call = self.history.diary.calls.get(token)
+        call = self.history.call_log.calls.get(token)
         return call.queue if call else ""
 
     def _first(self, token: str) -> float | None:

@@ -14,7 +14,7 @@ from chaos.history import History
 from chaos.monkey import Monkey
 from chaos.operators import Operators
 from chaos.places import count_open, read_contents
-from chaos.records import FAILOVERS, read_diary, read_traces
+from chaos.records import FAILOVERS, read_call_log, read_traces
 from chaos.times import PROMOTED_S
 from chaos.verdict import FEWEST_JOBS, Verdict
 
@@ -72,7 +72,7 @@ def _judge(fleet: Fleet, monkey: Monkey, operators: Operators, plan: Plan) -> Ve
     with fleet.connection() as connection:
         contents = read_contents(connection, time.monotonic())
     history = History(
-        read_diary(fleet.diary),
+        read_call_log(fleet.call_log),
         traces.executions,
         contents,
         monkey.faults,

@@ -79,7 +79,7 @@ class Verdict:
 
     def rows(self) -> list[tuple[str, object]]:
         """Return the figures, each with its name."""
-        calls = self.history.diary.calls.values()
+        calls = self.history.call_log.calls.values()
         answers = Counter(call.answer for call in calls)
         again = "".join(f"; {kind}: {times}" for kind, times in sorted(self.reruns.items()))
         return [
@@ -107,7 +107,7 @@ class Verdict:
 
     def _missing_kinds(self) -> list[str]:
         """A kind of jobs that nobody enqueued shows nothing."""
-        seen = {call.kind for call in self.history.diary.calls.values()}
+        seen = {call.kind for call in self.history.call_log.calls.values()}
         wanted = [name for name, kind in JOBS.items() if kind.share]
         return [f"never enqueued: {name}" for name in wanted if name not in seen]
 

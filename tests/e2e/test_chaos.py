@@ -17,7 +17,7 @@ from chaos.mutants import MUTANTS, copied
 from chaos.outputs import Outputs
 from chaos.places import count_open, read_contents
 from chaos.prober import Prober, Uptime
-from chaos.records import read_diary, read_traces
+from chaos.records import read_call_log, read_traces
 from chaos.sentinel import Cluster
 from support import PYTHONPATH, TESTS, descendants, is_gone, wait_until
 
@@ -41,8 +41,8 @@ def test_sentinels_promote_the_replica_of_a_killed_master(tmp_path: Path):
         cluster.kill()
 
 
-def test_traces_and_diaries_are_read_as_they_are_written(tmp_path: Path):
-    traces, diary = tmp_path / "traces", tmp_path / "diary"
+def test_traces_and_call_logs_are_read_as_they_are_written(tmp_path: Path):
+    traces, call_log = tmp_path / "traces", tmp_path / "call_log"
     traces.write_text(
         "c0-1-failing 5.1 start 10.0 5 4\n"
         "c0-1-failing 5.1 raise 11.0 5 4\n"
@@ -51,13 +51,13 @@ def test_traces_and_diaries_are_read_as_they_are_written(tmp_path: Path):
     seen = read_traces(traces)
     assert [(each.end, each.raised) for each in seen.executions] == [(11.0, True)]
     assert seen.callbacks == {("c0-1-blamed", "on_failure"): 1}
-    diary.write_text(
+    call_log.write_text(
         '{"what": "try", "token": "c0-1-plain", "at": 1, "queue": "low", "value": "v"}\n'
         '{"what": "try", "token": "c0-2-plain", "at": 2, "queue": "low", "value": "v"}\n'
         '{"what": "accepted", "token": "c0-1-plain", "at": 3}\n'
         '{"what": "wrong", "token": "c0-1-plain", "at": 3}\n'
     )
-    known = read_diary(diary)
+    known = read_call_log(call_log)
     assert [own.answer for own in known.calls.values()] == ["accepted", "unknown"]
     assert len(known.impossible) == 1
 

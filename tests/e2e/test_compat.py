@@ -64,7 +64,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("prefix", "worker"), [("rq", OURS), ("shop.{1}", OURS), ("rq", FRAMED)])
-def test_every_key_after_a_mixed_run_is_what_stock_rq_leaves(
+def test_every_key_after_a_mixed_run_is_what_plain_rq_leaves(
     both: Both, prefix: str, worker: str
 ) -> None:
     keys, seen, counts = [], [], []
@@ -99,7 +99,7 @@ def seen_outside(folder: Path) -> Form:
     }
 
 
-def test_commands_and_options_do_what_they_do_with_stock_rq(both: Both) -> None:
+def test_commands_and_options_do_what_they_do_with_plain_rq(both: Both) -> None:
     ours, stock = (
         json.loads(process.output()) for *_, process in both("compat_commands.py", "shop")
     )
@@ -108,7 +108,7 @@ def test_commands_and_options_do_what_they_do_with_stock_rq(both: Both) -> None:
     assert len(ours) >= 10
 
 
-def test_stock_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_nothing(
+def test_plain_rq_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_nothing(
     spawn: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     (tmp_path / "runs").touch()
@@ -130,7 +130,7 @@ def test_stock_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_nothin
     ours = [spawn("rq", "worker", *names, "-w", OURS, env=env) for _ in range(2)]
     pool = spawn("rq", "worker-pool", *names, "-n", "1", "-w", OURS, env=env)
     wait_until(lambda: len(ran(tmp_path)) > 100)
-    ours[0].terminate()  # ours lose nothing by it; stock's might
+    ours[0].terminate()  # ours lose nothing by it; plain RQ might
     assert ours[0].wait(60) == 0
     for number in range(200, 300):
         queues[number % 2].enqueue("compat_tasks.echo", job_id=f"now-{number}")

@@ -100,7 +100,7 @@ def probe(elsewhere: str) -> list[str]:
 
 
 def can_be_confined() -> bool:
-    """Tell whether this process may give another one mounts of its own."""
+    """Return whether this process may give another one mounts of its own."""
     words = ["unshare", "--mount", "true"]
     return bool(shutil.which("unshare")) and subprocess.run(words, check=False).returncode == 0
 

@@ -89,7 +89,7 @@ def in_a_shell(text: str, **env: str) -> str:
 
 
 def matches(output: str, printed: str) -> bool:
-    """Tell whether a command printed what a page shows; "..." there stands for any lines."""
+    """Return whether a command printed what a page shows; "..." there stands for any lines."""
     parts = ID.sub("ID", output).split("...\n")
     return bool(re.fullmatch(r"(.*\n)*".join(map(re.escape, parts)), ID.sub("ID", printed)))
 

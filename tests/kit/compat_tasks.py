@@ -39,7 +39,7 @@ def flaky(failures: int) -> str:
 
 
 def nap() -> None:
-    """Run until it is stopped, killed or out of time; if that fails, not for ever."""
+    """Run until it is stopped, killed or out of time; if that fails, end after 30 s."""
     ran()
     time.sleep(30)  # it is stopped, killed or out of time long before; and if not, it ends
 

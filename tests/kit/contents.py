@@ -113,7 +113,7 @@ class Contents:
 
 def table(text: str) -> dict[str, str]:
     """Return lines as Contents.since returns changes: a key, and `name=value` of each field or
-    member that is other, `=value` if there are no names, `lives=seconds`, and what is gone.
+    member that is other, `=value` if there are no names, `lives=seconds`, and what was deleted.
     A line whose key ends with + has more of it."""
     found: dict[str, list[str]] = {}
     for key, *words in map(str.split, filter(str.strip, text.splitlines())):

@@ -65,7 +65,7 @@ class Snapshot:
         self.began = min(moment(text) for text in created if text)
 
     def is_own(self, key: str) -> bool:
-        """Tell whether it is the worker's own: its hash, its sets, and all that is werk's."""
+        """Return whether it is the worker's own: its hash, its sets, and all that is werk's."""
         return key.startswith(
             tuple(self.prefix + word for word in (":worker:", ":workers", ":werk:"))
         )

@@ -103,12 +103,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; a zombie has."""
+    """Return whether a process has ended; a zombie has."""
     return _parent(pid) is None
 
 
 def is_asleep(pid: int) -> bool:
-    """Tell whether a process waits in a system call, which a signal interrupts."""
+    """Return whether a process waits in a system call, which a signal interrupts."""
     return _state(pid)[0] == "S"
 
 

@@ -397,7 +397,7 @@ def test_a_job_that_stands_twice_in_its_queue_is_cancelled(
     connection: redis.Redis, light: Link
 ) -> None:
     job = Queue(connection=connection).enqueue("os.getcwd")
-    connection.rpush("rq:queue:default", job.id)  # by a stock scheduler and ours
+    connection.rpush("rq:queue:default", job.id)  # by a plain RQ scheduler and ours
     assert [*actions.act(light, "cancel", [job.id])] == [(job.id, "cancelled")]
     assert job.get_status() == "canceled"
     assert places(connection, job.id) == ["queue", "canceled"]  # workers drop what is cancelled
@@ -561,7 +561,7 @@ def test_a_redeploy_under_load(
 
 @pytest.fixture
 def lost(connection: redis.Redis) -> dict[str, Job]:
-    """Jobs as stock workers, or half a script, leave them; and such as are well."""
+    """Jobs as plain RQ workers, or half a script, leave them; and jobs that are in order."""
     queue = Queue(connection=connection)
     names = ("in no list", "in hand", "abandoned", "started", "due", "waits", "runs", "later",
              "ready", "nowhere")  # fmt: skip
@@ -626,7 +626,7 @@ def test_what_rqs_clean_up_is_at_is_left_to_it(
     assert dict(lost_jobs.repair(admin, dry_run=False)) == {"abandoned": "started"}
 
 
-def test_what_a_killed_stock_worker_left_runs(
+def test_what_a_killed_plain_rq_worker_left_runs(
     spawn: Start,
     work: Start,
     connection: redis.Redis,

@@ -279,7 +279,7 @@ def test_nobody_listens(connection: redis.Redis) -> None:
 
 
 @pytest.mark.usefixtures("asks")
-def test_a_stock_worker_listens(connection: redis.Redis) -> None:
+def test_a_plain_rq_worker_listens(connection: redis.Redis) -> None:
     worker = SimpleWorker(["low", "high"], connection=connection)
     worker.register_birth()
     low = werk.Options(queue="low")
@@ -410,7 +410,7 @@ def test_callers_ahead_of_workers(
     serve(new)
     for job in ("new", "changed"):
         connection.zadd("rq:scheduled:low", {job: 0}, xx=True)
-        # The old worker is as quick as the new one, and puts it off again.
+        # The old worker is as quick as the new one, and defers it again.
         wait_until(lambda job=job: is_done(connection, job))
 
 

@@ -31,7 +31,7 @@ UNHEARD = "no worker listens on queue default: werk worker default"
 
 @pytest.fixture
 def worker(spawn: Spawn, connection: redis.Redis) -> Process:
-    """A stock worker, as its users start it; it listens."""
+    """A plain RQ worker, as its users start it; it listens."""
     process = spawn("rq", "worker", "default")
     wait_until(lambda: connection.exists("rq:workers:default"))
     return process

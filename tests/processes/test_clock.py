@@ -197,7 +197,7 @@ def is_back(connection: redis.Redis, job_id: str, status: str) -> bool:
     return is_status and (score or 2) > 1
 
 
-# --- what is said of it
+# --- what is reported about it
 
 
 @pytest.mark.parametrize(

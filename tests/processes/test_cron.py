@@ -1,4 +1,4 @@
-"""werk cron: lines, their times, and that each tick is enqueued once, whoever else is at it."""
+"""werk cron: lines, their times, and that each tick is enqueued once by any number of hosts."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def job_of(connection: redis.Redis, line: Line, tick: float) -> str:
     return (connection.get(slot_of(line, tick)) or b"").decode().partition(" ")[0]
 
 
-def test_a_tick_is_one_job_whoever_is_at_it(
+def test_a_tick_is_one_job_from_any_number_of_hosts(
     lines: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
 ) -> None:
     own = lines("*/5 * * * * sleep 1\n*/5 * * * * hello Ada\n")
@@ -567,7 +567,7 @@ MINUTE_S = 0.25
 def test_two_processes_for_sixty_ticks(
     lines: Callable[[str], list[Line]], tmp_path: Path, spawn: Spawn, server: Server, redis_url: str
 ) -> None:
-    """They begin while Redis is away; one is killed and comes back; Redis is restarted."""
+    """They begin while Redis is unreachable; one is killed and comes back; Redis is restarted."""
     [line] = lines("* * * * * sleep 1\n")
     begun, speed = time.time(), 60 / MINUTE_S
     ticks = [NOON + 60 * number for number in range(200)]

@@ -288,7 +288,7 @@ def test_a_job_that_our_worker_tries_again(
     assert "next_try     20" in run("werk", "show", job.id).stdout
 
 
-def test_a_stock_retry_and_a_planned_job(
+def test_a_plain_rq_retry_and_a_planned_job(
     page: Callable[[str], Any], connection: redis.Redis
 ) -> None:
     retried = Queue(connection=connection).enqueue("werk.jobs.panic", retry=Retry(3, interval=60))

@@ -1,4 +1,4 @@
-"""Many dependents of one job: each runs once, whoever dies on the way."""
+"""Many dependents of one job: each runs once, even if workers die meanwhile."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_flood_of_commands_keeps_no_worker_from_its_work(
 
 
 def heard(connection: redis.Redis, channel: bytes, job: werk.Handle) -> bool:
-    """Ask the worker to stop a job; tell whether it has. A flood may swallow what comes with it."""
+    """Ask the worker to stop a job; return whether it has. A flood may drop the request."""
     connection.publish(channel, json.dumps({"command": "stop-job", "job_id": job.id}))
     return job.status() == "stopped"
 

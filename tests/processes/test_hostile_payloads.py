@@ -1,7 +1,7 @@
 """Payloads and records that ask for far more memory or time than their bytes, or are just noise.
 
-Whoever reads them (a worker, `werk show`, the dashboard, `werk status`) is bounded in memory and
-time, and goes on to serve the other jobs.
+Each of their readers (a worker, `werk show`, the dashboard, `werk status`) is bounded in memory and
+time, and continues to serve the other jobs.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Ended(NamedTuple):
     cpu_s: float
 
 
-# A process of its own, because the peak that the system tells includes that of whoever forked.
+# A process of its own, because the peak that the system reports includes that of the parent.
 MEASURE = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdin=-3, stdout=-1, stderr=-2)

@@ -86,7 +86,7 @@ def ended_in(connection: redis.Redis, job_id: str) -> list[str]:
 def test_a_key_of_a_queue_that_is_of_another_type(
     work: Start, connection: redis.Redis, tmp_path: Path, place: str
 ) -> None:
-    """The other queue is served; and this one again, when the key is gone."""
+    """The other queue is served; and this one again, when the key was deleted."""
     connection.set(f"rq:{place}:default", "x")
     job = werk.enqueue("note", str(tmp_path))
     worker = work("default", "low")

@@ -23,7 +23,7 @@ from werk.ops import checks
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import link
-from werk.worker.redis_side import retry_forever as patience
+from werk.worker.redis_side import retry_forever
 from werk.worker.shared_state import SharedState
 
 DOWN_AFTER_MS = 2000
@@ -244,7 +244,7 @@ def test_a_command_that_is_sent_again_asks_sentinel_first(spawn: Start, tmp_path
     former, other = Node(spawn, tmp_path / "former"), Node(spawn, tmp_path / "other")
     directory = Directory(former)
     client = redis.Redis(connection_pool=SentinelConnectionPool("mymaster", directory))
-    client.set_retry(patience(SharedState(), client))
+    client.set_retry(retry_forever(SharedState(), client))
     with client.pipeline() as watching:
         watching.watch("key")
         client.set("before", 1)

@@ -284,7 +284,7 @@ def test_redis_that_is_nearly_full(
     assert 85 < int(re.findall(r"(\d+)%", what)[0]) < 95
 
 
-def test_a_stock_worker_beside_ours(
+def test_a_plain_rq_worker_beside_ours(
     work: Start,
     spawn: Start,
     light: Link,
@@ -418,7 +418,7 @@ def test_workers_that_differ(connection: redis.Redis, light: Link) -> None:
     ]
 
 
-def test_what_stock_workers_left(light: Link, connection: redis.Redis) -> None:
+def test_what_plain_rq_workers_left(light: Link, connection: redis.Redis) -> None:
     connection.sadd("rq:queues", "rq:queue:default")
     connection.zadd("rq:wip:default", {"a:e": 1})
     connection.rpush("rq:queue:default:intermediate", "b")
@@ -448,7 +448,7 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
     assert (WARNING, said) in problems(light)
 
 
-def test_what_a_stock_worker_has_just_taken_is_not_left(
+def test_what_a_plain_rq_worker_has_just_taken_is_not_left(
     spawn: Start, light: Link, connection: redis.Redis
 ) -> None:
     stock = spawn("rq", "worker", "default")
@@ -486,7 +486,7 @@ def test_a_worker_that_runs_anything(work: Start, light: Link) -> None:
         (None, 500, "stale"),
     ],
 )
-def test_a_stock_worker_that_is_silent_is_stale(
+def test_a_plain_rq_worker_that_is_silent_is_stale(
     light: Link, connection: redis.Redis, ttl: int | None, beat_s_ago: int, state: str
 ) -> None:
     beat = datetime.now(timezone.utc) - timedelta(seconds=beat_s_ago)

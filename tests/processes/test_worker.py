@@ -177,22 +177,22 @@ def test_a_horse_killed_in_a_job_runs_it_again_at_once(
 def test_a_horse_that_leaves_writes_what_it_has_counted(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
-    facts, tallies = counts_of_a_run(work, connection, tmp_path, deaths=0)
+    facts, counters = counts_of_a_run(work, connection, tmp_path, deaths=0)
     assert facts[b"successful_job_count"] == b"122"
     assert b"failed_job_count" not in facts
-    assert float(tallies[b"note|done"]) == 122
-    took = pytest.approx(float(tallies[b"note|seconds"]), abs=0.5)
+    assert float(counters[b"note|done"]) == 122
+    took = pytest.approx(float(counters[b"note|seconds"]), abs=0.5)
     assert float(facts[b"total_working_time"]) == took
 
 
 def test_a_killed_horse_loses_what_it_has_not_written_and_counts_nothing_twice(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
-    facts, tallies = counts_of_a_run(work, connection, tmp_path, deaths=4)
+    facts, counters = counts_of_a_run(work, connection, tmp_path, deaths=4)
     assert int(facts[b"successful_job_count"]) <= 122
     assert facts[b"failed_job_count"] == b"4"
-    assert float(tallies.get(b"note|done", 0)) <= 122
-    assert float(tallies[b"poison|failed"]) == 4
+    assert float(counters.get(b"note|done", 0)) <= 122
+    assert float(counters[b"poison|failed"]) == 4
 
 
 def counts_of_a_run(
@@ -235,7 +235,7 @@ def test_redis_shows_whether_a_worker_is_busy(
         go(tmp_path)
         wait_until(lambda: state() == b"idle", 30)  # sooner than an idle wait ends
         (tmp_path / "go").unlink()
-    with connection.pipeline() as pipeline:  # not known here: put off
+    with connection.pipeline() as pipeline:  # not known here: deferred
         unknown = Queue(connection=connection).enqueue("worker_tasks.note", pipeline=pipeline)
         pipeline.hset(unknown.key, "werk_task", "unheard_of")
         pipeline.execute()
@@ -602,7 +602,7 @@ def test_burst_max_jobs_and_max_idle_time(
 # --- the tick
 
 
-def test_due_jobs_are_moved_unless_a_stock_scheduler_does_it(
+def test_due_jobs_are_moved_unless_a_plain_rq_scheduler_does_it(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     connection.set("rq:scheduler-lock:low", "somebody")
@@ -748,7 +748,7 @@ def test_a_stop_whose_callback_kills_the_horse_is_a_stop(
     finished(werk.enqueue("note", str(tmp_path)))
 
 
-def test_a_callback_of_what_stock_workers_left_does_nothing_to_the_horse(
+def test_a_callback_of_what_plain_rq_workers_left_does_nothing_to_the_horse(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     """RQ's clean-up calls it, and it kills the process that it is in."""
@@ -818,10 +818,10 @@ def test_keys_of_another_type_stop_nothing(
     assert worker.wait(60) == 0, worker.output()
 
 
-# --- beside stock
+# --- beside plain RQ workers
 
 
-def test_a_stock_worker_and_a_pool_beside_ours(
+def test_a_plain_rq_worker_and_a_pool_beside_ours(
     work: Start, spawn: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     jobs = [werk.enqueue("note", str(tmp_path), str(n)) for n in range(60)]

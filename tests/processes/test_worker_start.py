@@ -1,4 +1,4 @@
-"""A worker that is started while Redis is away, still loading, or not for us."""
+"""A worker that is started while Redis is unreachable, still loading, or refuses our password."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Each example puts random values and types into a small fleet's records, then has a script run by the
 code that runs it in production. Afterwards each job is in exactly one place or was dropped, which
-is said; the same request once more changes nothing; and the next job is claimed.
+is logged; the same request once more changes nothing; and the next job is claimed.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Fleet:
         return found
 
     def may_be_dropped(self, job_id: str, was_in: str) -> bool:
-        """Its record is gone, or says that it is elsewhere; or what it was in is no more."""
+        """Its record was deleted or names another place; or the place where it was is deleted."""
         causes = {f"job:{job_id}", f"job:{job_id} status", f"job:{job_id} origin", was_in}
         if any(cause.startswith(f"{was_in} ") for cause in self.poisoned):
             run = DEAD_RUN if job_id == "d" else self.claim.run
@@ -406,7 +406,7 @@ def test_an_act(fleet: Fleet) -> None:
         what, job_id = dice.choice(OF_JOBS), dice.choice([*JOBS])
         others = [
             ("empty", f"{dice.choice(PLACES)}:high"), ("compact", "0 199 high"), ("pause", "high"),
-            ("resume", "high"), ("drain", "w0"), ("bury", "rq:worker:gone"),
+            ("resume", "high"), ("drain", "w0"), ("reap", "rq:worker:gone"),
         ]  # fmt: skip
         act = (what, job_id) if dice.random() < 0.7 else dice.choice(others)
         [(_, became)] = actions.act(fleet.link, act[0], [act[1]])

@@ -667,7 +667,7 @@ def test_unless_active_and_a_worker_that_was_killed(
 # --- results
 
 
-def test_results_of_stock_workers(connection: redis.Redis, spawn: Spawn, redis_url: str) -> None:
+def test_results_of_plain_rq_workers(connection: redis.Redis, spawn: Spawn, redis_url: str) -> None:
     spawn("rq", "worker", "default", env={"RQ_REDIS_URL": redis_url})
     assert werk.enqueue("hello", "Ada").result(60) == "Hello Ada"
     assert werk.enqueue("sleep", 0.1).result(60) is True

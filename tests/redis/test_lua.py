@@ -1,6 +1,7 @@
 """The scripts, one at a time: what each changes in Redis, all of it and nothing else.
 
-The callers' clock stands at `lua.now`, far in the past; what is said as now+90 is of Redis's own.
+The callers' clock stands at `lua.now`, far in the past. A time written as now+90 is on Redis's
+clock.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Lua:
         self.given(f"{put} {job_id}")
 
     def begin(self, **fields: Any) -> None:
-        """Have worker one at work on job a, at 5000; then it is 6000."""
+        """Have worker one run job a, at 5000; then it is 6000."""
         self.enqueue("a", **fields)
         self.step("h1")
         self.now = 6000
@@ -280,7 +281,7 @@ def test_a_horse_claims_only_what_it_may(lua: Lua) -> None:
     assert "queue:high" not in lua.changes()
 
 
-def test_counts_are_added_to_the_worker_and_to_the_tallies(lua: Lua) -> None:
+def test_counts_are_added_to_the_worker_and_to_the_counters(lua: Lua) -> None:
     for execution in ("h1", "h2"):
         lua.step(execution, counts="done 2 worked 1.5 sleep|done 2 sleep|seconds 0.5")
     assert lua.changes() == table("""

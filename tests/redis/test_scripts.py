@@ -153,7 +153,7 @@ class Life(RuleBasedStateMachine):
         return self.awake() if len(self.pairs) < MOST_WORKERS else []
 
     def in_place(self, *statuses: str) -> list[str]:
-        """Return jobs that RQ can find: not those whose worker died within RQ's putting off."""
+        """Return jobs that RQ can find: not those whose worker died while RQ was deferring them."""
         now = self.now
         found = [job for job in sorted(self.alive) if now.status(job) in statuses or not statuses]
         due = {job for queue in QUEUES for job in now.get("scheduled", queue)}
@@ -421,7 +421,7 @@ class Life(RuleBasedStateMachine):
 
     @one_of(awake, is_locked=st.booleans())
     def due(self, pair: Pair, is_locked: bool) -> None:
-        """Scheduled jobs are due; the first queue may be that of a stock scheduler."""
+        """Scheduled jobs are due; the first queue may be that of a plain RQ scheduler."""
         scheduled = {queue: list(self.now.get("scheduled", queue)) for queue in QUEUES}
         for queue, jobs in scheduled.items():
             for job_id in jobs:
@@ -482,7 +482,7 @@ class Life(RuleBasedStateMachine):
 
     @one_of(lambda self: sorted(self.alive))
     def push_again(self, job_id: str) -> None:
-        """A stock scheduler that was stalled for longer than its lock lives does so."""
+        """A plain RQ scheduler that was stalled for longer than its lock lives does so."""
         self.loosen(job_id, "queue")
         self.connection.rpush(f"rq:queue:{self.now.job(job_id)['origin']}", job_id)
 
@@ -502,8 +502,8 @@ class Life(RuleBasedStateMachine):
         job, places = now.job(job_id), now.places(job_id)
         own = (PLACE_OF[job["status"]], job["origin"])
         if job["status"] == "scheduled" and own not in places:
-            # RQ's own putting off, which writes the status first, and whose worker died then:
-            # until it is rescued in wip, or, cancelled while it ran, where that put it.
+            # RQ deferred it, which writes the status first, and its worker died then: until it is
+            # rescued it is in wip or, cancelled while it ran, where that put it.
             assert any(is_of(run, job_id) for run in hands)
             own = ("wip" if "wip" in dict(places) else "canceled", job["origin"])
         assert own in places, (job_id, job["status"], places)
@@ -526,7 +526,7 @@ class Life(RuleBasedStateMachine):
             assert now.get("results", job_id)["type"] == "2"
 
     def check_remains(self, now: Contents) -> None:
-        """Nothing is kept of a job that is no more, but an entry that has expired with its job."""
+        """Nothing is kept of a deleted job, except an entry that has expired with its job."""
         for queue in QUEUES:
             kept = [*now.waiting(queue), *now.get("scheduled", queue)]
             assert (self.alive | set(self.loose)).issuperset(kept)
@@ -553,7 +553,7 @@ class Life(RuleBasedStateMachine):
             assert {f"{job_id}:{execution}" for execution in executions} <= set(hands), "an orphan"
 
     def hands(self, now: Contents) -> dict[str, str]:
-        """Return what each worker is said to have in hand; it is what it knows of."""
+        """Return what each worker is recorded to run, which is what it knows of."""
         hands = {}
         for pair in self.pairs:
             for run in now.get("worker", pair.name, "executions"):
@@ -580,7 +580,7 @@ def next_of(pair: Pair, now: Contents) -> str:
 
 
 def lives(ttl: float, wanted: object) -> bool:
-    """Is this the rest of a life of `wanted` seconds, that began just now? -1: for ever."""
+    """Is this the rest of a life of `wanted` seconds, that began just now? -1: permanently."""
     seconds = int(cast(Any, wanted))
     return ttl == seconds or (ttl > 0 and 0 <= seconds - ttl < 20)
 

@@ -13,7 +13,7 @@ from chaos.kinds import KINDS as JOBS
 from chaos.leaks import leaks
 from chaos.places import Contents, Job, Result
 from chaos.prober import Sample, Uptime
-from chaos.records import Act, Call, Calm, Diary, Execution, Fault
+from chaos.records import Act, Call, CallLog, Calm, Execution, Fault
 from chaos.verdict import CATEGORIES, Verdict
 
 HORSE, SUPERVISOR = 11, 10
@@ -188,7 +188,7 @@ def job(token="c0-1-plain", status="finished", places=None, *, results=None, **m
 
 
 def verdict(calls=(), jobs=(), runs=(), *, faults=(), acts=(), **more):
-    diary = Diary(
+    call_log = CallLog(
         {own.token: own for own in calls},
         more.pop("results", {}),
         more.pop("failures", {}),
@@ -198,7 +198,7 @@ def verdict(calls=(), jobs=(), runs=(), *, faults=(), acts=(), **more):
         {own.id: own for own in jobs}, more.pop("strays", {}), more.pop("others", {}), NOW
     )
     uptime = more.pop("uptime", Uptime([(0.0, 1000.0, True)]))
-    history = History(diary, runs, contents, faults, acts, uptime=uptime, **more)
+    history = History(call_log, runs, contents, faults, acts, uptime=uptime, **more)
     return Verdict(history, kinds=(), fewest_jobs=0)
 
 
@@ -495,12 +495,12 @@ def test_all_is_well_only_after_enough_of_everything():
     tokens = [f"c0-{number}-{name}" for number, name in enumerate(JOBS) if JOBS[name].share]
     calls = [call(token, answer="unknown") for token in tokens]
     faults = [fault(kind, 100) for kind in KINDS]
-    history = History(Diary({own.token: own for own in calls}), [], Contents(), faults)
+    history = History(CallLog({own.token: own for own in calls}), [], Contents(), faults)
     assert Verdict(history, fewest_jobs=0).wrong == []
     assert Verdict(history, fewest_jobs=1).wrong == ["only 0 jobs ran"]
     history.faults = faults[1:]
     assert Verdict(history, fewest_jobs=0).wrong == ["never injected: kill -9 horse"]
-    del history.diary.calls[tokens[0]]
+    del history.call_log.calls[tokens[0]]
     assert "never enqueued: plain" in Verdict(history, fewest_jobs=0).wrong
 
 

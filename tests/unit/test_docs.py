@@ -16,15 +16,8 @@ from werk import errors, settings
 from werk.cli.run import werk
 
 # Pages of other changes, which may be missing until those are merged. An entry goes with its page.
-COMING = {ROOT / "CONTRIBUTING.md", ROOT / "docs" / "other-languages.md"}
+COMING = {ROOT / "docs" / "other-languages.md"}
 
-# Wording that was replaced. Names are not meant: the changelog mentions event=put-off.
-RETIRED = re.compile(
-    r"that lives|put off|\b(?:is|are|be) away\b|whoever|likewise|for ever\b|stock worker|at work on"
-    r"|at the most|\bdiary|\btally|\btallies|rehears|tried to death|poison|\bmend\b|misfit|\bunfit"
-    r"|once and for all|woken up",
-    re.IGNORECASE,
-)
 FENCES = re.compile(r"^```text\n.*?^```$", re.DOTALL | re.MULTILINE)  # of the reference
 
 CONTEXT = click.Context(werk)
@@ -40,12 +33,6 @@ def test_every_link_resolves(page: Path) -> None:
         if found not in COMING or found.exists():
             assert found.exists(), target
             assert not anchor or anchor in docs.anchors(found), f"{target}#{anchor}"
-
-
-@every_page
-def test_no_phrase_is_a_retired_one(page: Path) -> None:
-    text = page.read_text()
-    assert [text[max(0, m.start() - 40) : m.end() + 20] for m in RETIRED.finditer(text)] == []
 
 
 @pytest.mark.parametrize("page", [docs.ROOT / "docs" / "README.md"], ids=docs.name)

@@ -160,7 +160,7 @@ class Invocation(NamedTuple):
     dry_run: bool
 
     def prints(self, warning: str) -> bool:
-        """Tell whether a warning is printed: --quiet leaves out that no worker listens just now."""
+        """Return whether to print a warning: --quiet leaves out that no worker listens now."""
         from werk.client import enqueue as client
 
         return not (self.quiet and warning.startswith(client.UNHEARD))

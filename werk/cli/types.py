@@ -33,14 +33,13 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 def _read(kind: str, wanted: str, text: str) -> Any:
     """Return the value of a word, read as the argument of a task; a duration as seconds."""
-    from werk.tasks.types import Invalid as Unfit
-    from werk.tasks.types import Type
+    from werk.tasks.types import Invalid, Type
 
     try:
         found: Any = Type(kind).parse(text)
         if kind == "float" and found < 0:
-            raise Unfit
-    except Unfit:
+            raise Invalid
+    except Invalid:
         raise ArgumentError(f"{wanted}, got {text!r}") from None
     return found.total_seconds() if isinstance(found, timedelta) else found
 

@@ -51,7 +51,7 @@ class Server:
         return self._process.pid
 
     def is_running(self) -> bool:
-        """Tell whether it was started and has not exited."""
+        """Return whether it was started and has not exited."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:

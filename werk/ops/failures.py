@@ -41,7 +41,7 @@ class Filters(NamedTuple):
     queue: str | None = None
 
     def matches(self, job: Failure) -> bool:
-        """Tell whether a job is one of them."""
+        """Return whether a job is one of them."""
         return (
             self.task in (None, job.task)
             and (self.since is None or job.at >= self.since)
@@ -122,6 +122,6 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
 
 
 def _is_like(error: str, wanted: str) -> bool:
-    """Tell whether an error equals the wanted one, or begins with it, ignoring numbers."""
+    """Return whether an error equals the wanted one, or begins with it, ignoring numbers."""
     error, start = _VARIES.sub("#", error), _VARIES.sub("#", wanted.removesuffix("*"))
     return error.startswith(start) if wanted.endswith("*") else error == start

@@ -126,7 +126,7 @@ class Job(NamedTuple):
 
 
 def _is_long(value: object, most: int) -> bool:
-    """Tell whether plain data has more than `most` characters, or parts."""
+    """Return whether plain data has more than `most` characters, or parts."""
     left = [value]
     while left:
         part = left.pop()

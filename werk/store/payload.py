@@ -126,7 +126,7 @@ def _parts_in_json(text: bytes) -> int:
 
 
 def is_simple(data: bytes) -> bool:
-    """Tell whether a short pickle has only opcodes that name nothing, and refers to no tuple.
+    """Return whether a short pickle has only opcodes that name nothing, and refers to no tuple.
 
     Then even the reader in C, ten times as fast, can do no more than build plain data, and takes
     no longer for it than the pickle is long.
@@ -149,7 +149,7 @@ def is_simple(data: bytes) -> bool:
 
 
 def _may_be_tuples(data: bytes, fetched: int) -> bool:
-    """Tell whether a pickle of those opcodes refers to a tuple; bits of `fetched` say to what.
+    """Return whether a pickle of those opcodes refers to a tuple; bits of `fetched` say to what.
 
     A tuple that holds another twice, and so on, takes exponential time to hash, and may be a key.
     """

@@ -41,7 +41,7 @@ def error_of(reply: hiredis.ReplyError, where: str) -> WerkError:
 
 
 def passes(text: str) -> bool:
-    """Tell whether an error reply comes from the state of Redis, and not from the command."""
+    """Return whether an error reply comes from the state of Redis, and not from the command."""
     return code_of(text) in {*_TRY_AGAIN, *_FULL, "CLUSTERDOWN"} or _TOO_MANY in text
 
 
@@ -61,5 +61,5 @@ def cluster_error(where: str) -> ConfigError:
 
 
 def is_cluster(info: bytes) -> bool:
-    """Tell whether a reply of INFO is that of a node of Redis Cluster."""
+    """Return whether a reply of INFO is that of a node of Redis Cluster."""
     return b"cluster_enabled:1" in info

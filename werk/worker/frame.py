@@ -65,7 +65,7 @@ _saved = attrgetter(
 
 
 def is_own(function: object) -> bool:
-    """Tell whether RQ or werk defines this function: it is no patch and no subclass's.
+    """Return whether RQ or werk defines this function: it is no patch and no subclass's.
 
     functools.wraps copies the names of a function and wrapt shows all of its attributes, but a
     patch has another type or other code. So it does not matter who was imported first.
@@ -121,7 +121,7 @@ class Patches:
         )
 
     def found(self) -> bool:
-        """Tell whether there is a patch. Looks again if one of what is patched most has changed."""
+        """Return whether there is a patch. Look again if a method that is patched often changed."""
         job = self.job_kind
         if (
             self.kind.perform_job is not self.perform_job

@@ -224,7 +224,7 @@ class Recorder:
     def _unknown_since(self, claim: Claim) -> float | None:
         """Return since when its task is unknown, on Redis's clock; None if that has been too long.
 
-        It is forgotten then: whoever retries the job gives it as much time again.
+        The field is deleted then, so that a job that is retried has the full time again.
         """
         key, field, now = keys.key("job", claim.id), "werk_unknown_since", self.shared.now()
         try:

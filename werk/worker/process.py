@@ -55,7 +55,7 @@ class Child:
         os.close(self._wake_r)
         os.close(self._life_r)
         try:
-            os.setpgid(self.pid, self.pid)  # both do it: whoever comes first
+            os.setpgid(self.pid, self.pid)  # parent and child both do it: either may run first
         except OSError:
             pass
 

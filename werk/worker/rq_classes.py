@@ -23,7 +23,7 @@ from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
 from rq.utils import now, utcformat
-from rq.worker import Worker as StockWorker
+from rq.worker import Worker as RQWorker
 
 from werk.errors import TooLarge
 from werk.registry import LONGEST_S
@@ -146,7 +146,7 @@ def single(
     return Single
 
 
-def lazy(job_class: type[Job], worker: StockWorker) -> type[Job]:
+def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
     """Return the class of what get_current_job() returns: made by __new__, and given an `_id`.
 
     It becomes a job of `job_class`, read from Redis, when more of it is touched.

@@ -53,7 +53,7 @@ class RQSide(PlainWorker):
     _mark = ""  # of a transaction that was committed, until all that follows it is done
     has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
-    redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
+    redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
 
     def server_version(self) -> tuple[int, int, int]:
         version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]

@@ -73,7 +73,7 @@ class SharedState(ctypes.Structure):
 
     _fields_ = (
         ("stop", ctypes.c_ubyte),  # written by the supervisor
-        ("offset", ctypes.c_double),  # likewise: of Redis's clock from the monotonic one
+        ("offset", ctypes.c_double),  # by the supervisor: of Redis's clock from the monotonic one
         ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
         # All else is written by the horse.
         ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up

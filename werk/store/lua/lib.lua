@@ -3,7 +3,7 @@
 --
 -- A waiting job is in its queue (a list), a running one in wip:<queue>, others in scheduled:,
 -- finished: or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here
--- `run`; its place in wip is what makes it the job's own: whoever removes that first decides what
+-- `run`; its place in wip is what makes it the job's own: the first to remove that decides what
 -- becomes of the job. Invariant: after each function here that writes, each job it is about is in
 -- exactly one of these places, or in the one where it was.
 --

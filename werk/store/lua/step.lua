@@ -151,7 +151,7 @@ if is_resent then -- the claim that this very request made when it was sent befo
   for _, run in ipairs(try('SMEMBERS', runs)) do
     local id, made_by = string.match(run, '^(.*):([^:]*)$')
     local fields = made_by == EXECUTION and read_job(P .. ':job:' .. id)
-    if fields and fields[ORIGIN] then -- or its record is no more
+    if fields and fields[ORIGIN] then -- or its record has expired
       got, got_id, got_queue = fields, id, ''
       got[STATUS] = ''
     end

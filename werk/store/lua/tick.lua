@@ -201,7 +201,7 @@ local function enqueue_all(ids, place, queue, at_once)
   if #ids == at_once and has_room then event('more') end
 end
 
--- A stock scheduler that holds its lock moves the queue's jobs itself. We never take that lock.
+-- A plain RQ scheduler that holds its lock moves the queue's jobs itself. We never take that lock.
 local function move_due(list)
   local queue = string.sub(list, #P + 8)
   local scheduled = P .. ':scheduled:' .. queue
