@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
 
-from flask import Response, abort, request
+from flask import Response, abort, jsonify, request
 
 from werk.errors import ConfigError
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 PUBLIC = ("healthz", "readyz")  # for machines, without a password
+FOR_PROGRAMS = ("enqueue",)  # they send no Origin, and each browser does
 
 MOST_WRONG = 5  # passwords from one peer in WINDOW_S; after that all its passwords are refused
 WINDOW_S = 60.0
@@ -55,7 +56,9 @@ class Guard:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         own_pages = (f"http://{request.host}", f"https://{request.host}")
-        if request.headers.get("Origin") not in own_pages:
+        origin = request.headers.get("Origin")
+        is_program = origin is None and request.endpoint in FOR_PROGRAMS
+        if origin not in own_pages and not is_program:
             abort(403, "only the dashboard's own pages may send this: Origin is not this Host")
         if self.read_only:
             abort(403, "this dashboard is read-only")
@@ -70,13 +73,13 @@ class Guard:
         peer, has_given = request.remote_addr or "", "Authorization" in request.headers
         is_right = has_given and self._has_password()
         if has_given and (wait_s := self.attempts.note(peer, is_right)):
-            text = f"too many wrong passwords from this address: try again in {wait_s} s\n"
-            return Response(text, 429, {"Retry-After": str(wait_s)}, mimetype="text/plain")
+            text = f"too many wrong passwords from this address: try again in {wait_s} s"
+            return _refusal(429, text, "Retry-After", str(wait_s))
         if is_right:
             return None
         given = "wrong" if has_given else "none"
         log.warning("event=unauthorized peer=%s password=%s", _shown(peer), given)
-        return Response("password required\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
+        return _refusal(401, "password required", "WWW-Authenticate", 'Basic realm="werk"')
 
     def _has_password(self) -> bool:
         given = request.authorization
@@ -117,6 +120,13 @@ class Attempts:
         if is_full:
             log.warning("event=passwords-refused peer=%s", _shown(peer))
         return 0
+
+
+def _refusal(code: int, text: str, header: str, value: str) -> Response:
+    reply = jsonify(error=text)
+    reply.status_code = code
+    reply.headers[header] = value
+    return reply
 
 
 def _network(peer: str) -> str:
