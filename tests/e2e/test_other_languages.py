@@ -165,7 +165,7 @@ def test_node_sends_the_password_and_shows_errors(
 
 
 class Failing(HTTPServer):
-    """A server that answers 503, closes the connection if told to, and then answers."""
+    """A server that answers 503, closes the connection unless `closes` is False, then answers."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -225,7 +225,7 @@ def test_many_bytes_arrive(client: FlaskClient, connection: redis.Redis) -> None
         (XSS, []),
     ],
 )
-def test_wrong_arguments_are_told_as_on_the_command_line(
+def test_wrong_arguments_are_reported_as_on_the_command_line(
     client: FlaskClient, connection: redis.Redis, task: str, given_: Any
 ) -> None:
     said = run("werk-enqueue", "--args-json", json.dumps(given_), "--", task)
@@ -429,7 +429,7 @@ def test_a_worker_is_required(
 def test_a_retry_after_a_lost_answer_enqueues_once(
     client: FlaskClient, connection: redis.Redis
 ) -> None:
-    """What docs/other-languages.md tells programs to do on a 503."""
+    """docs/other-languages.md advises this after a 503."""
     body = {"args": ["Ada"], "options": {"job_id": "mine"}}
     codes = [post(client, "hello", body)[0] for _ in range(3)]
     assert codes == [201, 200, 200]

@@ -14,14 +14,14 @@ from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import enqueue
 
-WAIT_AT_ONCE = 4  # requests that may wait for Redis, without a password or while it is unreachable
+WAIT_AT_ONCE = 4  # requests that may wait for Redis without a password, or while it is unreachable
 
 
 class Api(threading.local):  # so that each thread has its own link
     """The views, by the names of their endpoints."""
 
     places = threading.BoundedSemaphore(WAIT_AT_ONCE)
-    is_reachable = True  # for the last that tried to enqueue
+    is_reachable = True  # Redis, for the last request that needed it to enqueue
 
     def __init__(self, settings: Settings) -> None:
         self.link = link(settings)
@@ -40,7 +40,7 @@ class Api(threading.local):  # so that each thread has its own link
         """Answer with the metrics, for Prometheus."""
         return _plain(metrics.exposition(self.link))
 
-    def enqueue(self, task: str) -> Response:
+    def enqueue(self, task: str) -> tuple[Response, int]:
         """Enqueue a job of a task.
 
         While Redis is unreachable, few requests wait for it: each occupies one of the threads.

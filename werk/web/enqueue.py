@@ -6,6 +6,7 @@ check the request -> find the task -> read the body -> convert the arguments -> 
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -16,8 +17,11 @@ from werk.client.options import HINTS, Options
 from werk.errors import ArgumentError
 from werk.printable import listed
 from werk.store.connection import Link
+from werk.tasks.catalog_page import Entry
 from werk.tasks.types import Invalid, Type, read_json, shown_word
 from werk.web.http_server import LONGEST_BODY, TOO_LONG
+
+_ONE_BODY = threading.Lock()  # a body takes many times its bytes while it is read
 
 
 class Call(NamedTuple):
@@ -28,21 +32,27 @@ class Call(NamedTuple):
     options: Mapping[str, object] = {}
 
 
-def answer(link: Link, task: str) -> Response:
+def answer(link: Link, task: str) -> tuple[Response, int]:
     """Enqueue the job that the request asks for. Raises HTTPException, WerkError."""
-    if request.mimetype != "application/json":  # no other page can send this without a preflight
+    # A page of another site can send this type only after a preflight, which allows nothing.
+    if request.mimetype != "application/json":
         abort(415, f"Content-Type must be application/json, got {request.mimetype[:100]!r}")
     if (request.content_length or 0) > LONGEST_BODY:
         abort(413, TOO_LONG)
-    entry = client.find(task, link)
-    call = _read(request.get_data(), is_secret=bool(entry.task.secret))
-    args, kwargs = entry.shape.bind_json(call.args, call.kwargs, task, entry.task.secret)
-    options = Options(**{name: _option(name, value) for name, value in call.options.items()})
-    job = client.prepare(entry, args, kwargs, options)
+    entry, body = client.find(task, link), request.get_data()
+    with _ONE_BODY:
+        job = _prepared(entry, body)
     [handle] = client.send([job], link)
-    reply = jsonify(handle.as_json())
-    reply.status_code = 200 if handle.duplicate else 201
-    return reply
+    return jsonify(handle.as_json()), 200 if handle.duplicate else 201
+
+
+def _prepared(entry: Entry, body: bytes) -> client.PreparedJob:
+    """Return the job that a body asks for. Raises HTTPException, ArgumentError."""
+    secret = entry.task.secret
+    call = _read(body, is_secret=bool(secret))
+    args, kwargs = entry.shape.bind_json(call.args, call.kwargs, entry.name, secret)
+    options = Options(**{name: _option(name, value) for name, value in call.options.items()})
+    return client.prepare(entry, args, kwargs, options)
 
 
 def _read(body: bytes, is_secret: bool) -> Call:

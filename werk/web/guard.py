@@ -19,11 +19,13 @@ from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 PUBLIC = ("healthz", "readyz")  # for machines, without a password
-FOR_PROGRAMS = ("enqueue",)  # they send no Origin, and each browser does
+FOR_PROGRAMS = ("enqueue",)  # programs send no Origin; browsers always do
 
 MOST_WRONG = 5  # passwords from one peer in WINDOW_S; after that all its passwords are refused
 WINDOW_S = 60.0
 MOST_PEERS = 4096  # are remembered, in a few hundred bytes each
+
+Refusal = tuple[Response, int, dict[str, str]]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Guard:
                 "dashboard: set both RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD, or neither"
             )
 
-    def check(self) -> Response | None:
+    def check(self) -> Refusal | None:
         """Refuse a request, or return None.
 
         Host: a foreign page can reach the dashboard under its own name (DNS rebinding). Origin: it
@@ -64,7 +66,7 @@ class Guard:
             abort(403, "this dashboard is read-only")
         return None
 
-    def _ask_password(self) -> Response | None:
+    def _ask_password(self) -> Refusal | None:
         """Refuse a request, or return None for the right password.
 
         A peer that has sent too many wrong ones is refused even with the right one, or it could
@@ -74,12 +76,13 @@ class Guard:
         is_right = has_given and self._has_password()
         if has_given and (wait_s := self.attempts.note(peer, is_right)):
             text = f"too many wrong passwords from this address: try again in {wait_s} s"
-            return _refusal(429, text, "Retry-After", str(wait_s))
+            return jsonify(error=text), 429, {"Retry-After": str(wait_s)}
         if is_right:
             return None
         given = "wrong" if has_given else "none"
         log.warning("event=unauthorized peer=%s password=%s", _shown(peer), given)
-        return _refusal(401, "password required", "WWW-Authenticate", 'Basic realm="werk"')
+        challenge = {"WWW-Authenticate": 'Basic realm="werk"'}
+        return jsonify(error="password required"), 401, challenge
 
     def _has_password(self) -> bool:
         given = request.authorization
@@ -120,13 +123,6 @@ class Attempts:
         if is_full:
             log.warning("event=passwords-refused peer=%s", _shown(peer))
         return 0
-
-
-def _refusal(code: int, text: str, header: str, value: str) -> Response:
-    reply = jsonify(error=text)
-    reply.status_code = code
-    reply.headers[header] = value
-    return reply
 
 
 def _network(peer: str) -> str:

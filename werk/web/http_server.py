@@ -3,7 +3,7 @@
 A client occupies a thread only while its complete request is being answered. A connection that
 waits for its client (for the rest of a request, for the next request, or to read a reply) is closed
 after SLOW_CLIENT_S, and sooner if other connections need the room. So /healthz answers, however
-many slow clients there are.
+many slow clients there are. Bodies are held in memory: all incomplete ones together are limited.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def received(self, data: bytes) -> bool:
-        """Take what has arrived of requests."""
+        """Read data of a request, or of several."""
         is_taken: bool = super().received(data)
         if self.arrived():
             self.server.make_room()
         return is_taken
 
     def arrived(self) -> int:
-        """Return how many bytes are here of a body that is not complete."""
+        """Return how many bytes have arrived of a body that is not complete."""
         return self.request.body_bytes_received if self.request and self.is_waiting() else 0
 
     def service(self) -> None:
@@ -133,7 +133,7 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
                 min(waiting, key=lambda own: own.since).drop()
 
     def make_room(self) -> None:
-        """Close the oldest connection with a part of a body if there is too much of them."""
+        """Close the oldest connection with an incomplete body if all those take too much memory."""
         arriving = [own for own in self._connections() if own.arrived()]
         if sum(own.arrived() for own in arriving) > MOST_ARRIVING:
             min(arriving, key=lambda own: own.since).drop()
