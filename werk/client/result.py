@@ -46,7 +46,7 @@ class Handle(NamedTuple):
         return _wait(self.id, timeout, self.connection, keeps_result, is_ours)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what --json prints of an enqueued job, and what the dashboard answers."""
+        """Return the handle as plain data, as `werk-enqueue --json` prints it."""
         names = ("id", "queue", "task", "duplicate", "warnings")
         return {name: getattr(self, name) for name in names}
 
