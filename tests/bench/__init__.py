@@ -1,4 +1,4 @@
-"""`bin/bench`: the figures of the README, ours and stock RQ in turns on the same server.
+"""`bin/bench`: the figures of docs/benchmarks.md, ours and stock RQ in turns on the same server.
 
 measures says what is measured and what is to be reached -> stand runs server and workers, pinned or
 free -> load is what runs in a process of its own: callers, and the floor to compare with

@@ -1,4 +1,4 @@
-"""Measure, and print a table for the README. Without names: everything, about ten minutes."""
+"""Measure, and print a table for docs/benchmarks.md. Without names: all of it, ten minutes."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Causes:
 
     Only these explain a second run: a failure of a job that has retries, an operator's retry of a
     job that had failed, a crash of the process that had the first run in hand, the absence of that
-    worker for longer than its lease, and the loss of a master whose last second was not replicated
+    worker for longer than its lease, and a master whose last second was not replicated
     (--sentinel). A horse that is frozen, however long, a worker that is
     away for less, a server that is restarted, silent or full, a connection that is cut at whatever
     byte, a wrong clock, output that nobody reads, and a polite stop explain none.
@@ -48,7 +48,7 @@ class Causes:
         self, faults: Sequence[Fault], executions: Sequence[Execution], acts: Sequence[Act] = ()
     ) -> None:
         self.crashes = [fault for fault in faults if fault.kind in CRASHES]
-        self.losses = [fault for fault in faults if fault.kind in LOSING]
+        self.losses = [fault for fault in faults if fault.kind in FAILOVERS]
         self.absences = [fault for fault in faults if fault.kind in LONG_ABSENCES]
         self.disturbances = [
             fault
@@ -142,9 +142,11 @@ class Causes:
         """With its master, Redis may have lost the claim or the outcome of its last second.
 
         A master that was frozen still answers what it had received before, then follows the other.
+        One that is replaced politely acknowledges what it no longer replicates, until it has seen
+        that its replica has left.
         """
         for fault in self.losses:
-            since = fault.begin - LOST_S - FINISH_S
+            since = fault.begin - (LOST_S + FINISH_S if fault.kind in LOSING else 0)
             is_late = first.end is None or first.end >= since or first.start >= since
             back = (fault.end or inf) + LIFELINE_S
             if is_late and first.start <= back and again.start >= fault.begin:

@@ -1,6 +1,9 @@
 """The dashboard in a real Chromium: what a person sees and clicks, and that nothing on it is run.
 
-WERK_SCREENSHOTS=FOLDER keeps a picture of each page, to be looked at.
+WERK_SCREENSHOTS=FOLDER keeps a picture of each page, to be looked at. The pictures of the docs are
+made by two of the tests:
+
+    WERK_SCREENSHOTS=docs/images bin/test -n 0 -k "docs or stale" tests/e2e/test_browser.py
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from playwright.sync_api import (
     Dialog,
     Locator,
     Page,
+    ViewportSize,
     expect,
     sync_playwright,
 )
@@ -38,6 +42,7 @@ FLAGS = """
     --disable-component-update --disable-sync
 """.split()
 XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'><svg onload=alert(3)>"
+PICTURE: ViewportSize = {"width": 1280, "height": 540}  # of the docs; a longer page is shown whole
 LISTS = ["queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"]
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on PATH")
@@ -195,6 +200,7 @@ def test_a_busy_a_stale_and_a_hung_worker(
     good = row("one-at-work", "busy", busy)
     expect(good).to_contain_text("sleep(60.0)")
     expect(good).not_to_have_class("table-danger")
+    page.set_viewport_size(PICTURE)
     browser.look("workers")
     good.locator("a").click()
     expect(page.locator("#job-data")).to_contain_text("started")
@@ -376,3 +382,24 @@ def test_read_only_has_no_buttons(
     page = browser.open("/0/view/jobs/default/queued/8/asc/1")
     expect(page.locator("#compact-btn")).to_be_hidden()
     browser.look("read-only")
+
+
+def test_the_pictures_of_the_docs(browser: Browser, spawn: Callable[..., Process]) -> None:
+    """docs/images: jobs that wait, run, are scheduled, have finished and have failed."""
+    in_ = werk.Options
+    for name in ("Ada", "Grace", "Edsger", "Barbara"):
+        werk.enqueue("hello", name)
+    werk.enqueue("hello", "Alan", options=in_(queue="mail"))
+    werk.enqueue("panic", "mail server refused the connection", options=in_(queue="mail"))
+    assert spawn("werk", "worker", "--burst", "default", "mail").wait(60) == 0
+    job = werk.enqueue("sleep", 60)
+    spawn("werk", "worker", "default", "mail")
+    wait_until(lambda: job.status() == "started")
+    for name in ("Donald", "Margaret", "Tony"):
+        werk.enqueue("hello", name)
+    werk.enqueue("hello", "Radia", options=in_(queue="mail", delay=3600))
+    werk.enqueue_many("sleep", [(seconds,) for seconds in range(1, 13)], options=in_(queue="low"))
+    browser.page.set_viewport_size(PICTURE)
+    page = browser.open("/", "mail")
+    expect(page.locator("tr[data-role=queue]")).to_have_count(3)
+    browser.look("dashboard")

@@ -1,29 +1,75 @@
-"""The README says all there is to say, and what it shows is what happens."""
+"""README and docs/: each command that they show is run, and what they show is what happens."""
 
 from __future__ import annotations
 
-import inspect
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
-import click
+import doc_pages as docs
 import pytest
 import redis
 import roles
+from servers import Node
 from support import ROOT, Process, run, wait_until
 
-from werk import errors, settings
-from werk.cli.run import werk
+from werk import errors
 from werk.dev.server import free_port
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link, link
 
-README = (ROOT / "README.md").read_text()
-CONSOLES = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+HERE = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+GETTING_STARTED, ENQUEUEING, CRON, RUNBOOK, DASHBOARD, DEPLOYMENT = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("getting-started", "enqueueing", "cron", "runbook", "dashboard", "deployment")
+)
+
+# Which test runs a command: its page, how it begins, the test. Those that none runs have a reason.
+RUN = """
+    README.md               bin/demo                test_its_first_command_shows_what_it_shows
+    README.md               werk                    test_its_first_command_shows_what_it_shows
+    README.md               werk-enqueue            test_its_first_command_shows_what_it_shows
+    README.md               bin/test                reason: it is what runs this
+    README.md               python3 -m venv         test_its_quickstart_works_word_for_word
+    README.md               .                       test_its_quickstart_works_word_for_word
+    README.md               pip install             test_its_quickstart_works_word_for_word
+    README.md               export WERK_REGISTRY    test_its_quickstart_works_word_for_word
+    README.md               python shop.py          test_its_quickstart_works_word_for_word
+    docs/getting-started.md .                       test_its_quickstart_works_word_for_word
+    docs/getting-started.md werk up                 test_what_it_starts_answers
+    docs/getting-started.md export                  test_a_socket_and_a_password_keep_others_out
+    docs/getting-started.md werk                    test_its_commands_print_what_it_shows
+    docs/getting-started.md werk-enqueue            test_its_commands_print_what_it_shows
+    docs/getting-started.md eval                    test_its_completion_is_one
+    docs/enqueueing.md      printf                  test_its_commands_print_what_it_shows
+    docs/cron.md            werk cron --check       test_its_crontab_is_one
+    docs/runbook.md         werk status             test_its_status_looks_so
+    docs/runbook.md         werk failed             test_what_it_shows_of_failed_jobs
+    docs/runbook.md         werk retry              test_what_it_shows_of_failed_jobs
+    docs/dashboard.md       werk dashboard          test_what_it_starts_answers
+    docs/deployment.md      werk drain              test_its_redeploy_loses_no_worker
+    docs/deployment.md      old=$(werk drain        test_its_redeploy_loses_no_worker
+    docs/deployment.md      werk worker             test_its_redeploy_loses_no_worker
+    docs/deployment.md      redis-cli               test_redis_takes_its_settings
+    docs/deployment.md      RQ_DASHBOARD_PASSWORD   reason: bin/e2e-compose, where Docker is
+    docs/architecture.md    bin/                    reason: .ci/run, and they take minutes
+    docs/security.md        openssl                 reason: test_security.py
+    docs/security.md        tr                      reason: test_security.py
+    docs/security.md        redis-cli               reason: test_security.py
+    docs/security.md        export                  reason: test_security.py
+    docs/security.md        unset                   reason: test_security.py
+    docs/security.md        werk status             reason: test_security.py
+    docs/other-languages.md                         reason: has a test of its own
+"""
 
 
 @pytest.fixture
@@ -31,56 +77,38 @@ def light(redis_url: str) -> Link:
     return link(roles.settings("reader"))
 
 
-def shown(start: str) -> list[tuple[str, str]]:
-    """Return the commands of the README that start so, each with the output under it."""
-    pairs = [part.partition("\n")[::2] for text in CONSOLES for part in text.split("$ ")[1:]]
-    return [(command, output) for command, output in pairs if command.startswith(start)]
+def shown(page: Path, start: str) -> list[tuple[str, str]]:
+    """Return the commands of a page that start so, each with the output under it."""
+    return [pair for pair in docs.commands(page) if pair[0].startswith(start)]
 
 
-CONTEXT = click.Context(werk)
-COMMANDS = {name: werk.get_command(CONTEXT, name) for name in werk.list_commands(CONTEXT)}
-OPTIONS = {
-    name
-    for command in COMMANDS.values()
-    for option in command.params
-    if isinstance(option, click.Option)
-    for name in option.opts
-}
+def in_a_shell(text: str, **env: str) -> str:
+    """Run what a page shows, as somebody would type it; return what it prints."""
+    return run("/bin/bash", "-c", f"({text}) 2>&1", env={"PATH": HERE, **env}).stdout
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, *sorted(OPTIONS)])
-def test_every_command_and_option_is_in_it(name: str) -> None:
-    assert name == "--version" or re.search(rf"`[^`\n]*{name}\b", README)
+def matches(output: str, printed: str) -> bool:
+    """Tell whether a command printed what a page shows; "..." there stands for any lines."""
+    parts = ID.sub("ID", output).split("...\n")
+    return bool(re.fullmatch(r"(.*\n)*".join(map(re.escape, parts)), ID.sub("ID", printed)))
 
 
-PAGES = sorted(ROOT.glob("docs/*.md"))
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-def test_every_command_that_a_page_names_is_there(page: Path) -> None:
-    text = page.read_text()
-    named = re.findall(r"(?:`|^\$ |\| )werk ([a-z]+)([^`\n]*)", text, re.MULTILINE)
-    assert named
-    for name, rest in named:
-        assert name in COMMANDS, f"werk {name}"
-        command = COMMANDS[name]
-        known = {o for p in command.params for o in p.opts} | {"--help"}
-        assert name in ("worker", "enqueue") or {*re.findall(r"--[a-z-]+", rest)} <= known, rest
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (page.parent / target).exists(), target
-
-
-def test_every_command_has_its_use_at_night() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
-    for name in COMMANDS:
-        assert re.search(rf"^\| (`werk [^|]*`, )?`werk {name}\b", text, re.MULTILINE), name
-
-
-def test_every_exit_code_and_variable_is_in_it() -> None:
-    codes = {str(v) for n, v in vars(errors).items() if n.startswith("EXIT_")}
-    assert codes <= set(re.findall(r"^\| (\d+) \|", README, re.MULTILINE))
-    for name in set(re.findall(r'get\("(\w+)"\)', inspect.getsource(settings))):
-        assert f"`{name}`" in README or name in {"HOME", "XDG_STATE_HOME"}
+def test_every_command_is_run_or_has_a_reason() -> None:
+    entries = [
+        (page, start.strip(), what)
+        for page, start, what in re.findall(r"^ +(\S+) +(.*?) +(test_\w+|reason: .*)$", RUN, re.M)
+    ]
+    assert len(entries) == RUN.strip().count("\n") + 1
+    used = set()
+    for page in docs.PAGES:
+        for command, _ in docs.commands(page):
+            mine = [own for own in entries if own[0] == docs.name(page)]
+            found = [own for own in mine if command.startswith(own[1])]
+            assert found, f"{docs.name(page)}: no test runs {command!r}"
+            used.update(found)
+    coming = {own for own in entries if not (ROOT / own[0]).exists()}
+    assert set(entries) - used == coming
+    assert {what for *_, what in entries if what.startswith("test_")} <= set(globals())
 
 
 def test_its_commands_print_what_it_shows(
@@ -88,32 +116,20 @@ def test_its_commands_print_what_it_shows(
 ) -> None:
     spawn("werk", "worker", "default")
     wait_until(lambda: connection.exists("rq:werk:serves:default"))
-    examples = [*shown("werk-enqueue"), *shown("printf"), *shown("werk tasks")]
+    examples = [
+        *shown(GETTING_STARTED, "werk-enqueue"),
+        *shown(GETTING_STARTED, "werk tasks"),
+        *shown(ENQUEUEING, "printf"),
+    ]
     assert len(examples) >= 6
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for command, output in examples:
-        printed = run("/bin/bash", "-c", f"({command}) 2>&1", env={"PATH": path}).stdout
-        parts = ID.sub("ID", output).split("...\n")
-        wanted = r"(.*\n)*".join(re.escape(part) for part in parts)
-        assert re.fullmatch(wanted, ID.sub("ID", printed)), printed
+        printed = in_a_shell(command)
+        assert matches(output, printed), printed
 
 
-def test_every_command_of_it_is_run_here() -> None:
-    ours = "werk-enqueue printf bin/demo werk".split()
-    known = [*ours, ".", "bin/test", "old=$(werk", "RQ_DASHBOARD_PASSWORD=choose-one"]
-    assert {command.split()[0] for command, _ in shown("")} == set(known)
-    names = {command.split()[1] for command, _ in shown("werk ")}
-    assert names == {
-        "tasks",
-        "failed",
-        "retry",
-        "status",
-        "drain",
-        "up",
-        "dashboard",
-        "worker",
-        "result",
-    }
+def test_its_completion_is_one() -> None:
+    [(command, _)] = shown(GETTING_STARTED, "eval")
+    assert "werk" in in_a_shell(f"{command}; complete -p werk-enqueue")
 
 
 def test_its_first_command_shows_what_it_shows() -> None:
@@ -121,16 +137,39 @@ def test_its_first_command_shows_what_it_shows() -> None:
         text = re.sub(r"127.0.0.1:\d+", "ADDRESS", ID.sub("ID", text))
         return re.sub(r"/\S*/data|\d+\.\d+\.\d+", "SUCH", text).splitlines()
 
-    wanted = lines(CONSOLES[0].partition("$ bin/test")[0])[1:]
+    wanted = lines(docs.consoles(docs.README)[0].partition("$ bin/test")[0])[1:]
     assert set(wanted) - {"..."} <= set(lines(run(ROOT / "bin" / "demo").stdout))
 
 
-@pytest.mark.parametrize("start", ["werk up", "werk dashboard"])
-def test_what_it_starts_answers(start: str, spawn: Callable[..., Process], redis_url: str) -> None:
+@pytest.mark.parametrize(("page", "start"), [(GETTING_STARTED, "werk up"), (DASHBOARD, "werk")])
+def test_what_it_starts_answers(
+    page: Path, start: str, spawn: Callable[..., Process], redis_url: str
+) -> None:
     port = str(free_port())  # 9181 may be somebody's
-    (command, _), *_ = shown(start)
-    process = spawn(*command.partition("#")[0].split(), "--port", port)
+    (command, _), *_ = shown(page, start)
+    process = spawn(*command.split(), "--port", port)
     wait_until(lambda: f":{port}" in process.output())
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_a_socket_and_a_password_keep_others_out(
+    spawn: Callable[..., Process], tmp_path: Path
+) -> None:
+    exports = "; ".join(command for command, _ in shown(GETTING_STARTED, "export"))
+    home = tmp_path / "home"
+    (home / ".local" / "state" / "werk").mkdir(mode=0o700, parents=True)
+    names = "HOME RQ_REDIS_URL RQ_DASHBOARD_USERNAME RQ_DASHBOARD_PASSWORD".split()
+    texts = in_a_shell(f"{exports}; printenv {' '.join(names)}", HOME=str(home)).splitlines()
+    env = {**dict(zip(names, texts, strict=True)), "WERK_STATE_DIR": ""}
+    port = str(free_port())
+    process = spawn("werk", "up", "--port", port, env=env)
+    wait_until(lambda: "Ctrl-C stops all" in process.output())
+    wait_until(lambda: "event=serving" in process.output())
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(f"http://127.0.0.1:{port}/", timeout=60)
+    assert run("werk-enqueue", "--wait", "hello", "Ada", env=env).stdout == "Hello Ada\n"
+    assert (home / ".local" / "state" / "werk" / "redis.sock").is_socket()
     process.terminate()
     assert process.wait(60) == 0
 
@@ -142,16 +181,14 @@ def test_its_redeploy_loses_no_worker(spawn: Callable[..., Process], light: Link
         return process
 
     first = begun()
-    second, *both = [text for text in CONSOLES if "werk drain" in text]
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    run("/bin/bash", "-c", second.replace("$ ", "", 1), env={"PATH": path})
+    second, recipe = [text for text in docs.consoles(DEPLOYMENT) if "werk drain" in text]
+    in_a_shell(second.replace("$ ", "", 1))
     assert first.wait(60) == 0
     old = begun()
-    [recipe] = both
     script = re.sub(r"^\$ ", "", recipe, flags=re.MULTILINE).replace(" &\n", " >&2 & new=$!\n")
     # The new worker works, and is not left running.
     after = "until werk ping default; do sleep 0.1; done; kill $new; wait $new"
-    done = run("/bin/bash", "-ec", f"{script}\n{after}", env={"PATH": path})
+    done = run("/bin/bash", "-ec", f"{script}\n{after}", env={"PATH": HERE})
     assert (done.returncode, old.wait(60)) == (0, 0), done.stderr
 
 
@@ -171,7 +208,7 @@ def test_its_status_looks_so(
     for _ in range(12):
         run("werk-enqueue", "--quiet", "--queue", "low", "sleep", "1")
     wait_until(lambda: Snapshot.read(light).queues["default"].running)
-    (_, table), (_, check) = shown("werk status")
+    (_, table), (_, check) = shown(RUNBOOK, "werk status")
     heads = ("queue", "worker", "critical", "")
     kept = [line for line in shape(table) if line.startswith(heads[:3])]
     found = shape(run("werk", "status").stdout)
@@ -185,22 +222,106 @@ def test_its_status_looks_so(
     assert shape(said.stdout)[0].partition("|")[0] == shape(check)[0].partition("|")[0]
 
 
-def test_its_crontab_is_one(tmp_path: Path) -> None:
-    [text] = re.findall(r"```\n(# crontab;.*?)```", README, re.DOTALL)
+def test_its_crontab_is_one(tmp_path: Path, redis_url: str) -> None:
+    [text] = re.findall(r"```\n(# crontab;.*?)```", CRON.read_text(), re.DOTALL)
     (tmp_path / "crontab").write_text(text)
-    done = run("werk", "cron", "--check", "--json", tmp_path / "crontab")
-    calls = [line["call"] for line in json.loads(done.stdout)]
+    [(command, _)] = shown(CRON, "werk cron --check")
+    calls = [line["call"] for line in json.loads(in_a_shell(f"cd {tmp_path}; {command} --json"))]
     assert calls == ["sleep(1.0)", "hello('the night shift')", "hello('Ada')"]
 
 
 def test_what_it_shows_of_failed_jobs(spawn: Callable[..., Process], redis_url: str) -> None:
     spawn("rq", "worker", "default")
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for _ in range(3):
         run("werk-enqueue", "--wait", "panic")
-    examples = [*shown("werk failed"), *shown("werk retry")]
+    examples = [*shown(RUNBOOK, "werk failed"), *shown(RUNBOOK, "werk retry")]
     assert len(examples) == 2
     for command, output in examples:
-        printed = run("/bin/bash", "-c", f"({command}) 2>&1", env={"PATH": path}).stdout
+        printed = in_a_shell(command)
         time = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d")
         assert time.sub("TIME", printed) == time.sub("TIME", output)
+
+
+@pytest.mark.skipif(not shutil.which("redis-cli"), reason="there is no redis-cli here")
+def test_redis_takes_its_settings(spawn: Callable[..., Process], tmp_path: Path) -> None:
+    node = Node(spawn, tmp_path / "node")
+    for command, _ in shown(DEPLOYMENT, "redis-cli"):
+        words = command.replace(" -h HOST", "").replace("redis-cli", f"redis-cli -p {node.port}")
+        assert in_a_shell(words) == "OK\n"
+    found = node.client.config_get("min-replicas-*", "hash-max-ziplist-value")
+    assert found["min-replicas-max-lag"] == "2"
+    assert found["hash-max-ziplist-value"] == "1024"
+
+
+@pytest.mark.parametrize("command", ["werk", "werk-enqueue", "werk status", "werk worker"])
+def test_the_reference_is_what_help_prints(command: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "reference.md").read_text()
+    [text] = re.findall(rf"^## {command}\n\n```text\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    nowhere = {"RQ_REDIS_URL": f"unix://{tmp_path}/none.sock"}
+    assert run(*command.split(), "--help", env=nowhere).stdout == text
+
+
+# --- the quickstart
+
+
+def a_clone(folder: Path) -> None:
+    """Put into a folder what an installation from a clone needs. (pip builds in it.)"""
+    shutil.copytree(ROOT / "werk", folder / "werk", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+
+
+FOR_PIP = re.compile(r"PIP_|https?_proxy$|no_proxy$|SSL_CERT_|REQUESTS_CA_", re.IGNORECASE)
+
+
+class Terminal:
+    """Somebody who types what the README says, in an empty folder beside a clone."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        kept = {name: own for name, own in os.environ.items() if FOR_PIP.match(name)}
+        path = f"{sys.base_prefix}/bin:/usr/bin:/bin"
+        self.env = {**kept, "PATH": path, "HOME": str(Path.home()), "RQ_REDIS_URL": redis_url}
+        self.folder = folder
+
+    def type(self, *lines: str) -> subprocess.CompletedProcess[str]:
+        words = ["/bin/bash", "-c", "\n".join(lines)]
+        return subprocess.run(
+            words, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=300
+        )
+
+
+def test_its_quickstart_works_word_for_word(
+    tmp_path: Path, redis_url: str, spawn: Callable[..., Process]
+) -> None:
+    text = docs.README.read_text()
+    begin = text.index("## Quickstart")
+    quickstart = text[begin : text.index("\n## ", begin)]
+    a_clone(tmp_path / "werk")
+    terminal = Terminal(tmp_path / "shop", redis_url)
+    terminal.folder.mkdir()
+    for name, code in re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", quickstart, re.DOTALL):
+        (terminal.folder / name).write_text(code)
+    make, start, use, program = [
+        re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+        for block in re.findall(r"```console\n(.*?)```", quickstart, re.DOTALL)
+    ]
+    made = terminal.type("set -e", *make)
+    if re.search("Temporary failure|NewConnection|No matching distribution", made.stderr):
+        pytest.skip("there is no package index within reach")
+    assert made.returncode == 0, made.stderr
+
+    *before, up = start
+    activate, *examples = use
+    assert up == "werk up\n"
+    port = free_port()  # 9181 may be somebody's
+    script = "\n".join(["set -e", activate, *before, f"exec werk up --port {port}"])
+    words = ["/usr/bin/env", "-i", *(f"{name}={own}" for name, own in terminal.env.items())]
+    process = spawn(*words, "/bin/bash", "-c", f"cd {terminal.folder}\n{script}")
+    wait_until(lambda: "Listening on" in process.output(), problem=process.output())
+    wait_until(lambda: "total" in terminal.type(activate, "werk tasks").stdout)
+    for example in [*examples, *program]:
+        command, _, output = example.partition("\n")
+        done = terminal.type(activate, f"{command} 2>&1")
+        assert matches(output, done.stdout), done.stdout
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 0

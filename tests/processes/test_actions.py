@@ -540,7 +540,7 @@ def test_a_redeploy_under_load(
     connection: redis.Redis,
     tmp_path: Path,
 ) -> None:
-    """The README's recipe: the new ones start, the old ones drain; nothing is lost or run twice."""
+    """docs/deployment.md: new workers start, old ones drain; no job is lost or run twice."""
     old = [work(), work()]
     names = [key.decode()[10:] for key in connection.smembers("rq:workers")]
     jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(200)]

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from faults import holding, listening
-from rq import Queue
+from rq import Queue, Retry
+from rq.job import JobStatus
+from rq.results import Result
 from rq.suspension import resume, suspend
 from support import wait_until
 from workers import Start, begun, crash_count, ended, finished, go, horse, places, runs
@@ -147,6 +149,23 @@ def test_memory_that_is_full_when_a_horse_begins(
 
 
 # --- a connection is cut
+
+
+def test_an_outcome_that_redis_loses_after_its_reply_is_recorded_again(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """A master that is replaced loses what it acknowledged and had not replicated."""
+    queue = Queue(connection=connection)
+    failing = queue.enqueue("worker_tasks.fail", str(tmp_path), retry=Retry(max=1))
+    parent = queue.enqueue("worker_tasks.note", str(tmp_path))
+    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=parent)
+    worker = work(env={"RQ_WORKER_CLASS": "fast_worker.Undoing"})
+    wait_until(lambda: child.get_status() == JobStatus.FINISHED and failing.is_failed)
+    assert len(runs(tmp_path)) == 4  # with the retry
+    assert [own.type for own in failing.results()] == [Result.Type.FAILED]
+    assert "ValueError: as asked" in failing.latest_result().exc_string
+    assert "event=lost" not in worker.output()
+    assert places(connection, failing.id) == ["failed"]
 
 
 class Cutter:

@@ -178,7 +178,7 @@ def test_a_link_that_another_user_may_change_is_refused(tmp_path: Path) -> None:
 def test_no_other_user_reaches_a_socket_in_the_state_folder(
     up: Callable[..., Process], tmp_path: Path
 ) -> None:
-    """As the README recommends it on a machine with other users. (Only root can try as another.)"""
+    """As docs/getting-started.md recommends it. (Only root can try as another user.)"""
     with tempfile.TemporaryDirectory() as home:  # a path that is short enough for a socket
         os.chmod(home, 0o755)
         state = Path(home) / ".local" / "state" / "werk"

@@ -1,7 +1,7 @@
 """One version back and forth: a fleet that is being deployed runs both at the same time.
 
-tests/data/v0 holds the scripts of 0.1.0 and every record that it wrote. Its side here sends what
-its Python sent; today's side is a worker of today's.
+tests/data holds the scripts and every record of each version: v0 of 0.1.0, v1 of 0.2.0. Its side
+here sends what its Python sent; today's side is a worker of today's. kit/freeze.py wrote v1.
 """
 
 from __future__ import annotations
@@ -32,26 +32,15 @@ from werk.worker.outcome import Outcome
 from werk.worker.scripts import script
 from werk.worker.supervisor import LEASES
 
-V0 = TESTS / "data" / "v0"
 PAST = 1
 LEASE_S = 15
 GENERATION = "00000000000000aa"
 
 
-def of_v0(name: str) -> str:
-    """Return a script as 0.1.0 sent it."""
-    small = {
-        "back": "return {give_back(ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[2], tonumber(ARGV[4]))}"
-    }
-    body = small.get(name) or (V0 / f"{name}.lua").read_text()
-    before = ["counts"] if name == "step" else ["counts", "lib"]
-    return "\n".join(
-        ["local P = 'rq'", *((V0 / f"{part}.lua").read_text() for part in before), body]
-    )
-
-
 class Old:
     """A worker of 0.1.0, and a caller: what they sent."""
+
+    folder = TESTS / "data" / "v0"
 
     def __init__(self, connection: redis.Redis, name: str = "old") -> None:
         self.redis, self.name, self.count = connection, name, 10**9
@@ -60,16 +49,25 @@ class Old:
         connection.hset(f"rq:worker:{name}", mapping=facts)
         connection.sadd("rq:workers", f"rq:worker:{name}")
 
+    def text(self, name: str) -> str:
+        """Return a script as it was sent: here it was put together from parts."""
+        before = ["counts"] if name == "step" else ["counts", "lib"]
+        parts = ((self.folder / f"{part}.lua").read_text() for part in (*before, name))
+        return "\n".join(["local P = 'rq'", *parts])
+
     def run(self, name: str, *words: Any, keys: tuple[str, ...] = ()) -> Any:
-        return self.redis.eval(of_v0(name), len(keys), *keys, *words)
+        return self.redis.eval(self.text(name), len(keys), *keys, *words)
 
     def enqueue(self, job_id: str, name: str = "tough", queue: str = "high") -> None:
         names = tuple(f"rq:{key}" for key in ("queues", f"queue:{queue}", f"scheduled:{queue}"))
-        limits = (180, 500, 600, name, 1, 0, 0, 0, "", "", "0")
-        head = ("rq", "back", 0, 0, keys.iso(time.time()), queue, *limits)
         job = (job_id, payload.write_call("pair.work", (), {}), f"{name}()", "", "")
-        eval_ = self.redis.eval
-        assert eval_((V0 / "enqueue.lua").read_text(), 3, *names, *head, *job) == [1]
+        head = ("rq", "back", 0, 0, keys.iso(time.time()), queue)
+        words = (*head, *self.limits(name), *job)
+        text = (self.folder / "enqueue.lua").read_text()
+        assert self.redis.eval(text, 3, *names, *words) == [1]
+
+    def limits(self, name: str) -> tuple[Any, ...]:
+        return (180, 500, 600, name, 1, 0, 0, 0, "", "", "0")
 
     def step(self, outcome: str = "", claims: bool = True) -> bytes:
         """Finish what is in hand with that outcome, claim the next. Returns what became of it."""
@@ -93,8 +91,10 @@ class Old:
 
     def tick(self) -> list[Any]:
         now = time.time()
-        head = (self.name, keys.iso(now), repr(now), GENERATION, "", "", LEASE_S, 480, 1, 0)
-        return cast(Any, self.run("tick", *head, keys=("rq:queue:high", "rq:queue:low")))
+        head = (self.name, keys.iso(now), repr(now), GENERATION, "", "", LEASE_S, 480, 1)
+        return cast(Any, self.run("tick", *head, *self.rest_of_tick, keys=TICKED))
+
+    rest_of_tick: tuple[Any, ...] = (0,)  # tasks served
 
     def rescue(self, dead: str) -> list[Any]:
         self.tick()
@@ -102,14 +102,40 @@ class Old:
         return self.tick()
 
 
+class Recent(Old):
+    """The same of 0.2.0, whose scripts were written down as they are sent."""
+
+    folder = TESTS / "data" / "v1"
+    rest_of_tick = ("0 0", "0.000", "[]", "[]")  # lines dropped, clock ahead, tasks, pages
+
+    def tick(self) -> list[Any]:
+        return super().tick()[1:]  # the first is Redis's time
+
+    def text(self, name: str) -> str:
+        return (self.folder / f"{name}.lua").read_text()
+
+    def limits(self, name: str) -> tuple[Any, ...]:
+        return (180, 500, 600, name, 1, 0, 0, 0, "", "", 0)
+
+
+TICKED = ("rq:queue:high", "rq:queue:low")
+VERSIONS = {"0.1.0": Old, "0.2.0": Recent}
+
+
+@pytest.fixture(params=VERSIONS)
+def past(request: pytest.FixtureRequest) -> type[Old]:
+    """A version whose workers and callers may be beside ours."""
+    return VERSIONS[request.param]
+
+
 def forget_lease(connection: redis.Redis, dead: str) -> None:
     connection.zadd(LEASES, {dead: PAST})
     connection.set("rq:werk:grace", PAST)
 
 
-def load(connection: redis.Redis) -> None:
-    """Write the records of 0.1.0."""
-    for key, own in json.loads((V0 / "records.json").read_text()).items():
+def load(connection: redis.Redis, past: type[Old]) -> None:
+    """Write the records of a version."""
+    for key, own in json.loads((past.folder / "records.json").read_text()).items():
         name, value = key.encode("latin-1"), own["value"]
         as_bytes = {k.encode("latin-1"): v for k, v in value.items()} if type(value) is dict else {}
         match own["type"]:
@@ -191,8 +217,10 @@ def test_records_name_their_version(connection: redis.Redis, pair: Pair) -> None
 # --- what the version before has written
 
 
-def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pair) -> None:
-    load(connection)
+def test_old_records_are_claimed_and_finished(
+    connection: redis.Redis, pair: Pair, past: type[Old]
+) -> None:
+    load(connection, past)
     assert finish_all(pair) == ["queued", "eager"]
     connection.zadd("rq:scheduled:high", {"scheduled": PAST})
     pair.supervisor.tick()
@@ -202,8 +230,10 @@ def test_old_records_are_claimed_and_finished(connection: redis.Redis, pair: Pai
         assert now.places(job_id) == [("finished", "high")]
 
 
-def test_an_old_workers_job_is_rescued(connection: redis.Redis, pair: Pair) -> None:
-    load(connection)
+def test_an_old_workers_job_is_rescued(
+    connection: redis.Redis, pair: Pair, past: type[Old]
+) -> None:
+    load(connection, past)
     pair.supervisor.tick()  # it was long ago: a gap
     forget_lease(connection, "old")
     pair.supervisor.tick()
@@ -214,9 +244,9 @@ def test_an_old_workers_job_is_rescued(connection: redis.Redis, pair: Pair) -> N
 
 
 def test_old_results_and_failures_are_read_and_retried(
-    connection: redis.Redis, link: Link, pair: Pair
+    connection: redis.Redis, link: Link, pair: Pair, past: type[Old]
 ) -> None:
-    load(connection)
+    load(connection, past)
     assert result("finished", 0, connection=connection) == 1
     [[failed]] = [page for page in failures.walk(link, failures.Filters()) if page]
     assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
@@ -225,16 +255,20 @@ def test_old_results_and_failures_are_read_and_retried(
     assert result("failed", 0, connection=connection) == 1
 
 
-def test_an_old_worker_and_its_catalog_are_seen(connection: redis.Redis, link: Link) -> None:
-    load(connection)
+def test_an_old_worker_and_its_catalog_are_seen(
+    connection: redis.Redis, link: Link, past: type[Old]
+) -> None:
+    load(connection, past)
     snapshot = Snapshot.read(link)
     assert [(own.name, own.kind) for own in snapshot.workers] == [("old", "werk")]
     assert snapshot.queues["high"].waiting == 2
     assert {"tough", "hello"} <= read_pages(link).entries.keys()
 
 
-def test_an_old_enqueue_is_known_when_it_is_sent_again(connection: redis.Redis) -> None:
-    load(connection)
+def test_an_old_enqueue_is_known_when_it_is_sent_again(
+    connection: redis.Redis, past: type[Old]
+) -> None:
+    load(connection, past)
     options = Options(queue="high", job_id="queued")
     handle = client.enqueue("tough", options=options, connection=connection)
     assert (handle.id, handle.duplicate) == ("queued", True)
@@ -244,9 +278,11 @@ def test_an_old_enqueue_is_known_when_it_is_sent_again(connection: redis.Redis) 
 
 
 @pytest.mark.parametrize("outcome", ["finished", "failed", "scheduled"])
-def test_an_old_worker_runs_todays_jobs(connection: redis.Redis, pair: Pair, outcome: str) -> None:
+def test_an_old_worker_runs_todays_jobs(
+    connection: redis.Redis, pair: Pair, outcome: str, past: type[Old]
+) -> None:
     enqueue(connection, "a")
-    old = Old(connection)
+    old = past(connection)
     old.step()
     assert old.job_id == "a"
     assert cast(Any, old.claim)[1:3] == [b"", b"1"]
@@ -254,8 +290,8 @@ def test_an_old_worker_runs_todays_jobs(connection: redis.Redis, pair: Pair, out
     assert Contents(connection).places("a") == [(outcome, "high")]
 
 
-def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair) -> None:
-    old = Old(connection)
+def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair, past: type[Old]) -> None:
+    old = past(connection)
     old.tick()
     enqueue(connection, "a", "eager")
     pair.step(None, True)
@@ -272,9 +308,9 @@ def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair) -> No
     assert Contents(connection).job("a")["werk_attempt"] == "3"
 
 
-def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair) -> None:
+def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair, past: type[Old]) -> None:
     """Callers and workers of both, in turn."""
-    old = Old(connection)
+    old = past(connection)
     ids = [f"j{number}" for number in range(60)]
     ran: list[str] = []
     finish: Outcome | None = None

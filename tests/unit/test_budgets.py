@@ -32,7 +32,6 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 
 # What is over its budget. Entries shrink and go; none is added.
 OVER = {
-    "README.md": 467,
     "package cli": 841,
     "package client": 457,
     "package dev": 429,

@@ -106,7 +106,6 @@ def test_a_crash_explains_nothing_that_was_long_recorded():
         ("maxmemory", "server"),
         ("client kill", "server"),
         ("script flush", "server"),
-        ("SENTINEL FAILOVER", "server"),
     ],
 )
 def test_what_must_not_cause_a_run_explains_none(kind, target):
@@ -534,8 +533,15 @@ def test_a_lost_master_explains_a_run_of_what_it_may_have_forgotten():
     assert cause([lost], run(96, 97.9), again) is None
     assert cause([lost], run(103.5, 104), again) is None  # claimed from the new master
     assert cause([lost], run(98.5, 98.9), run(99.5, 99.8, by=OTHERS)) is None  # before it
+
+
+def test_a_failover_by_hand_explains_a_run_of_what_was_acknowledged_meanwhile():
     polite = fault("SENTINEL FAILOVER", 100, 103, target="server")
+    again = run(115, 116, by=OTHERS)
+    assert cause([polite], run(99.5, 101), again) is polite  # its outcome was not replicated
+    assert cause([polite], run(101, 104), again) is polite  # its claim
     assert cause([polite], run(98.5, 99.5), again) is None
+    assert cause([polite], run(103.5, 104), again) is None
 
 
 def test_what_an_operator_was_told_by_a_lost_master_is_not_relied_on():

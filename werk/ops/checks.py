@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from werk.errors import ArgumentError, RedisUnavailable
 from werk.ops.snapshot import PLAIN_RQ, Queue, Server, Snapshot, Worker
-from werk.printable import listed
+from werk.printable import listed, printable
 from werk.store.connection import Link
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -113,7 +113,7 @@ def check_here(link: Link, host: str) -> tuple[int, str]:
 
 def verdict(level: str, text: str) -> tuple[int, str]:
     """Return exit code and line of a check with this level."""
-    line = "".join(c if c.isprintable() and c != "|" else "?" for c in text)  # perfdata follows a |
+    line = printable(text, "?").replace("|", "?")  # perfdata follows a |
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
 
 

@@ -11,6 +11,7 @@ from werk.errors import WerkError
 from werk.ops import job_record
 from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
+from werk.printable import printable
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import ERROR_LENGTH
@@ -100,7 +101,7 @@ def count(link: Link, filters: Filters) -> int:
 def last_line(job: Job) -> str:
     """Return the last line of a job's traceback."""
     line = (job.exception() or "").rpartition("\n")[2].strip()[:ERROR_LENGTH]
-    return "".join(c if c.isprintable() else "?" for c in line) or "no reason was recorded"
+    return printable(line) or "no reason was recorded"
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:

@@ -23,9 +23,8 @@ class Counters:
     def __init__(self) -> None:
         self._names = {*registry.tasks(), *registry.BUILT_IN}
         self._tasks: dict[str, list[float]] = {}
-        self._done, self._worked_s = 0, 0.0  # successes that step.lua records: RQ counts the others
-        self._last_s = 0.0  # how long the last of these took
-        self._webhooks = 0  # failed or left out
+        self._done = self._webhooks = 0  # successes that step.lua records; webhooks that failed
+        self._worked_s = self._last_s = 0.0  # how long all of these took, and the last
 
     def __bool__(self) -> bool:
         return bool(self._tasks or self._webhooks)

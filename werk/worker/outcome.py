@@ -12,13 +12,13 @@ import traceback
 import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any, NamedTuple
 
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
+from werk.errors import WerkError
 from werk.registry import FAILURE_TTL_S
 from werk.store import keys
 from werk.store.keys import text
@@ -31,10 +31,16 @@ from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
+MOST_UNDONE = 3  # times that an outcome is recorded again, which Redis has lost
 DEFER_S = 10  # of a task that this worker does not know
 UNKNOWN_S = 600  # after it was first deferred, it fails
 
 Record = Callable[[Job, Queue, Execution], object]
+
+
+class Undone(WerkError):
+    """Raised when an outcome was acknowledged, and is not in Redis: its master was replaced by one
+    that had not received it."""
 
 
 class Outcome(NamedTuple):
@@ -54,16 +60,10 @@ class Outcome(NamedTuple):
         return f"{self.job.decode('utf-8', 'replace')}:{self.execution}"
 
 
-# Half the time of Outcome(...), which is a function in Python.
-_new: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcome)
-
-
 def success(claim: Claim, keep_s: int, value: bytes, now: float) -> Outcome:
     """Return a success that step.lua can record; `now` on Redis's clock."""
-    return _new((
-        claim.job, claim.origin, claim.execution, "finished", keep_s, int(now) + keep_s, value,
-        claim.claimed_at,
-    ))  # fmt: skip
+    ended = (claim.job, claim.origin, claim.execution, "finished")
+    return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at)
 
 
 def failure(
@@ -78,10 +78,8 @@ def failure(
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
     queue = claim.origin if isinstance(claim, Claim) else claim.queue
-    return Outcome(
-        claim.job, queue, claim.execution, status, keep_s, int(now) + keep_s, value,
-        claim.claimed_at,
-    )  # fmt: skip
+    ended = (claim.job, queue, claim.execution, status)
+    return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at)
 
 
 def deferral(claim: Claim, due: float, since: float) -> Outcome:
@@ -165,7 +163,15 @@ class Recorder:
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Outcome | None:
         """Have RQ's code record an outcome. Return None, or a failure where it did not."""
-        trouble = why
+        trouble = self._try_to_record(claim, job, record)
+        for _ in range(MOST_UNDONE):
+            if not isinstance(trouble, Undone):
+                break
+            trouble = self._try_to_record(claim, self.job(claim.id), record)
+        return failure(claim, why or trouble, self.shared.now()) if trouble else None
+
+    def _try_to_record(self, claim: Claim, job: Job, record: Record) -> BaseException | None:
+        """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
         self.shared.begin_finish(FINISH_S)
         try:
             with self.worker.executing(claim, job) as (queue, execution):
@@ -173,15 +179,16 @@ class Recorder:
                 record(job, queue, execution)
                 if self.is_recorded(claim):
                     return None
-            trouble = trouble or RuntimeError("RQ did not record the outcome")
+                if self.worker.has_committed:
+                    return Undone("Redis has lost the outcome: its master was replaced")
+            return RuntimeError("RQ did not record the outcome")
         except Unusable:
             raise
         except BaseException as error:
             self.log.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
-            trouble = trouble or error
+            return error
         finally:
             self.shared.end_finish()
-        return failure(claim, trouble, self.shared.now())
 
     def begin_finish(self, job: Job) -> None:
         """Note that RQ's code records the outcome of a job, callbacks and all."""

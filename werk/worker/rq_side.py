@@ -51,6 +51,7 @@ class RQSide(PlainWorker):
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
     _mark = ""  # of a transaction that was committed, until all that follows it is done
+    has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
     redis_time: Callable[[], float] = staticmethod(time.time)  # likewise
 
@@ -141,6 +142,7 @@ class RQSide(PlainWorker):
             execution._job = load(job)
             job.redis_server_version = self.server_version()
             self.executions, self.recorded_run = {execution.id: execution}, claim.run
+            self.has_committed = False
             yield self.queue(job.origin), execution
         finally:
             self.executions, self.recorded_run = {}, ""
@@ -236,13 +238,15 @@ class RQSide(PlainWorker):
             return client.zscore(COMMITTED, mark) is not None
 
         def execute_once(*args: Any, **kwargs: Any) -> Any:
+            replies = None
             try:
                 with sent_once(client, is_committed):
-                    return execute(*args, **kwargs)
+                    replies = execute(*args, **kwargs)
             except WatchError:  # redis-py raises it, too, when a connection that watches is lost
                 if not is_committed():
                     raise
-                return None
+            self.has_committed = True
+            return replies
 
         pipeline.execute = execute_once  # type: ignore[method-assign]
 

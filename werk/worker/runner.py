@@ -97,10 +97,7 @@ class Runner:
         Raises Refused; Unreadable; JobTimeoutException; or Unknown where only the name of the task
         is unknown.
         """
-        self.limit_s, self.is_due, self.started = limit_s, False, time.monotonic()
-        if limit_s > 0:
-            self.shared.deadline = self.started + limit_s
-        self.is_running = True
+        self.arm(limit_s)
         if self.reader:
             path, args, kwargs = _any_call(claim.data or b"", self.reader)
             name = self.tasks.get(path, ("-", ""))[0] if type(path) is str else "-"

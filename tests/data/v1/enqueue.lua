@@ -1,0 +1,195 @@
+local VERSION, LEASE_S = 1, 15
+local PREFIX, PLACE, DUE, TTL, CREATED_AT, QUEUE, TIMEOUT, RESULT_TTL, FAILURE_TTL, TASK, MAX_CRASHES, RETRY, RETRY_DELAY, HOLD_MS, WEBHOOKS, SERVED, REQUIRE_WORKER = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15], ARGV[16], ARGV[17]
+local ID, DATA, DESCRIPTION, HOLD, POINTER = 1, 2, 3, 4, 5
+local REQUEST_FIELDS = 17
+local JOB_FIELDS = 5
+-- Enqueue jobs of one task, each once, however often this is sent.
+--
+-- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
+-- ARGV  the fields of EnqueueRequest, then of each job those of JobFields (client/request.py, which
+--       explains them and prepends the names used here)
+-- Returns for each job 1: it is enqueued, by this request or by the same one before; or
+--       {'id', id}              its id belongs to another job
+--       {'hold', id}            the hold of job `id` keeps it out
+--       {'active', id, status}  so does the job that the pointer names
+--       {'overdue', id, status} it is enqueued although that job is active: it has been for a day
+--   and last, if SERVED was given, a warning (see `warning`) or ''. Only the warning is returned if
+--   nothing is enqueued because of it.
+--
+-- Invariant: after it each job is in the queue or in the scheduled set, and its queue is in the set
+-- of queues; or nothing has changed. All checks come before the first write, except for the type of
+-- the queue or the scheduled set: that is checked by the first write itself, which is also one that
+-- Redis refuses at maxmemory. So nothing is half written.
+-- What few jobs need is read and written only for those: this runs once for nearly each job.
+
+local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
+local ttl, result_ttl, retries = tonumber(TTL), tonumber(RESULT_TTL), tonumber(RETRY)
+local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
+local status_now = is_scheduled and 'scheduled' or 'queued'
+local DAY_MS = 24 * 3600 * 1000
+local POINTER_MS = 30 * DAY_MS
+local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be sent again
+local LONGEST_RETRY_DELAY_S = 3600
+local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
+  or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
+local call, try = redis.call, redis.pcall
+local clock = call('TIME')
+
+local wrong -- the reply if a key is of another type
+local function fits(key, wanted)
+  local found = call('TYPE', key).ok
+  if found == wanted or found == 'none' then return true end
+  local what = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted
+  wrong = redis.error_reply(what .. '; is something else using it?')
+end
+
+-- The content of each hold and pointer, with what this request is going to write.
+-- A hold contains the id and created_at of its job.
+local stands = {}
+local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
+
+-- Return the reply for a job that was sent before or whose id is another's, nothing for others.
+local function known(id, job)
+  if not fits(job, 'hash') then return end
+  if call('EXISTS', job) == 1 then
+    return call('HGET', job, 'created_at') == CREATED_AT and 1 or {'id', id}
+  end
+  if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
+end
+
+-- Return the reply for a job that another's hold keeps out, nothing for others.
+local function held(id, hold)
+  local holder = read(hold)
+  if holder == id .. ' ' .. CREATED_AT then return 1 end -- the same request: its job has ended
+  if holder then return {'hold', string.match(holder, '^%S*')} end
+end
+
+-- Return the reply for a job whose pointer names an active one, nothing for others.
+local function active(pointer)
+  local is_active = {queued = true, scheduled = true, deferred = true, started = true}
+  local last = read(pointer)
+  if not last then return end
+  if stands[pointer] then return {'active', last, status_now} end
+  local status = try('HGET', PREFIX .. ':job:' .. last, 'status')
+  if not is_active[status] then return end
+  local age_ms = POINTER_MS - call('PTTL', pointer)
+  return {age_ms > DAY_MS and 'overdue' or 'active', last, status}
+end
+
+local is_listed = try('SISMEMBER', queues, queue)
+if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
+
+local replies, new, ids = {}, {}, {}
+for at = REQUEST_FIELDS, #ARGV - 1, JOB_FIELDS do
+  local id, hold, pointer = ARGV[at + ID], ARGV[at + HOLD], ARGV[at + POINTER]
+  local job, reply = PREFIX .. ':job:' .. id, nil
+  if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
+  if hold ~= '' then reply = reply or held(id, hold) end
+  if pointer ~= '' then reply = reply or active(pointer) end
+  if wrong then return wrong end
+  replies[#replies + 1] = reply or 1
+  if not reply or reply ~= 1 and reply[1] == 'overdue' then
+    new[#new + 1], ids[#ids + 1] = at, id
+    if hold ~= '' then stands[hold] = id .. ' ' .. CREATED_AT end
+    if pointer ~= '' then stands[pointer] = id end
+  end
+end
+
+if SERVED ~= '' then
+  local function members(...)
+    local reply = try(...)
+    return reply.err and {} or reply
+  end
+
+  -- Return '' if a live worker serves the task as the caller has it, or a plain RQ worker listens,
+  -- which runs anything; 'differs' if live workers serve another version of it, 'unknown' if they
+  -- do not know it, 'unheard' if no worker listens.
+  local function warning()
+    local serves, prefix = PREFIX .. ':werk:serves:' .. QUEUE, TASK .. ' '
+    local since = clock[1] - LEASE_S
+    local beat = try('ZSCORE', serves, SERVED)
+    if type(beat) == 'string' and tonumber(beat) >= since then return '' end
+    local live = members('ZRANGEBYSCORE', serves, since, '+inf')
+    for _, other in ipairs(live) do
+      if string.sub(other, 1, #prefix) == prefix then return 'differs' end
+    end
+    if #live > 0 then return 'unknown' end
+    for _, worker in ipairs(members('SMEMBERS', PREFIX .. ':workers:' .. QUEUE)) do
+      local found = members('HMGET', worker, 'birth', 'werk_lease')
+      if found[1] and not found[2] then return '' end
+    end
+    return 'unheard'
+  end
+
+  local found = warning()
+  if found ~= '' and #new > 0 and REQUIRE_WORKER == '1' then return {found} end
+  replies[#replies + 1] = found
+end
+if #new == 0 then return replies end
+
+local placed
+if is_scheduled then
+  local due, scored = DUE, {}
+  if string.sub(PLACE, 1, 2) == 'in' then
+    due = string.format('%.3f', clock[1] + clock[2] / 1000000 + DUE)
+  end
+  for _, id in ipairs(ids) do scored[#scored + 1] = due; scored[#scored + 1] = id end
+  placed = try('ZADD', scheduled, unpack(scored))
+else
+  placed = try(PLACE == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
+end
+if type(placed) == 'table' then
+  fits(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list')
+  return wrong or placed
+end
+if is_listed == 0 then call('SADD', queues, queue) end
+
+local function write_whole(job, data, description)
+  -- The fields that step.lua uses come first: Redis searches a small hash from its beginning.
+  call('HSET', job, 'status', status_now, 'origin', QUEUE, 'data', data, 'timeout', TIMEOUT,
+    'result_ttl', RESULT_TTL, 'werk_task', TASK, 'werk_v', VERSION, 'success_callback_name', '',
+    'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'worker_name', '',
+    'last_heartbeat', '', 'ended_at', '', 'created_at', CREATED_AT, 'description', description,
+    'failure_ttl', FAILURE_TTL, 'werk_max_crashes', MAX_CRASHES, 'group_id', '',
+    'werk_enqueued', string.format('%s|%s.%06d', CREATED_AT, clock[1], clock[2]),
+    -- A scheduled job has no enqueued_at yet.
+    is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT)
+  local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
+  if is_front then call('HSET', job, 'enqueue_at_front', 1) end
+  if retries > 0 then call('HSET', job, 'retries_left', retries) end
+  if WEBHOOKS ~= '' then call('HSET', job, 'webhooks', WEBHOOKS) end
+  if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
+end
+
+-- Return the seconds before each retry: doubled each time, and 10 % either way, so that jobs that
+-- failed together are not retried together.
+local function retry_intervals()
+  local seconds = {}
+  for n = 1, retries do
+    local exact = math.min(RETRY_DELAY * 2 ^ math.min(n - 1, 12), LONGEST_RETRY_DELAY_S)
+    seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
+  end
+  return cjson.encode(seconds)
+end
+
+local first
+if retries > 0 then math.randomseed(clock[2]) end
+for _, at in ipairs(new) do
+  local id, data, description = ARGV[at + ID], ARGV[at + DATA], ARGV[at + DESCRIPTION]
+  local hold, pointer = ARGV[at + HOLD], ARGV[at + POINTER]
+  local job = PREFIX .. ':job:' .. id
+  if first then -- a third of the time
+    call('COPY', first, job)
+    call('HSET', job, 'data', data, 'description', description)
+  else
+    write_whole(job, data, description)
+    first = job
+  end
+  if retries > 0 then call('HSET', job, 'retry_intervals', retry_intervals()) end
+  if is_short_lived then
+    call('SET', PREFIX .. ':werk:sent:' .. id, CREATED_AT, 'EX', SENT_MEMORY_S)
+  end
+  if hold ~= '' then call('SET', hold, stands[hold], 'PX', HOLD_MS) end
+  if pointer ~= '' then call('SET', pointer, id, 'PX', POINTER_MS) end
+end
+return replies

@@ -1,0 +1,277 @@
+local VERSION, OWNED_S = 1, 90
+local P = 'rq'
+local WORKER, GENERATION, EXECUTION, NOW_TEXT, NOW, OWNED_UNTIL, LISTED_UNTIL, WANTS_JOB, RESENT, COUNTS = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local ENDED_JOB, ENDED_QUEUE, ENDED_EXECUTION, ENDED_STATUS, ENDED_KEEP_S, ENDED_UNTIL, ENDED_VALUE, ENDED_CLAIMED_AT = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18]
+local ORIGIN, STATUS, ATTEMPT, DATA, TIMEOUT, RESULT_TTL, TASK, SUCCESS_CALLBACK_NAME, FAILURE_CALLBACK_NAME, STOPPED_CALLBACK_NAME, REPEATS_LEFT, RATE_LIMIT_KEY, WEBHOOKS, WERK_V = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+local CLAIM_ORIGIN, CLAIM_STATUS, CLAIM_ATTEMPT, CLAIM_DATA, CLAIM_TIMEOUT, CLAIM_RESULT_TTL, CLAIM_TASK, CLAIM_CALLBACKS, CLAIM_JOB, CLAIM_QUEUE, CLAIM_END = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+local function read_job(key) return redis.pcall('HMGET', key, 'origin', 'status', 'werk_attempt', 'data', 'timeout', 'result_ttl', 'werk_task', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'repeats_left', 'rate_limit_key', 'webhooks', 'werk_v') end
+-- The horse's one round trip a job: record the outcome of the last execution, claim the next job.
+--
+-- KEYS  the queues, in the order in which they are served
+-- ARGV  WORKER   GENERATION of the horse   EXECUTION: id of the one that a claim begins
+--       NOW_TEXT, as RQ writes a time   NOW, Unix seconds
+--       OWNED_UNTIL: RQ is to leave an execution alone until then   LISTED_UNTIL: and its name;
+--       whole seconds on Redis's clock, which the tick has measured
+--       WANTS_JOB '1' to claim   RESENT '1' if this may have been sent before
+--       COUNTS '' or, to write the state, what has been counted since it was last written:
+--       'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
+--       The outcome (Outcome in outcome.py) of an execution that ended just now; left out if there
+--       is none:
+--       ENDED_JOB   ENDED_QUEUE   ENDED_EXECUTION
+--       ENDED_STATUS 'finished', 'failed', 'stopped' or 'scheduled' (deferred)
+--       ENDED_KEEP_S: how long the job is kept   ENDED_UNTIL: when that ends or, with 'scheduled',
+--       when the job is due; on Redis's clock
+--       ENDED_VALUE: base64 of the result or of the traceback, '' for none; with 'scheduled', since
+--       when its task is unknown   ENDED_CLAIMED_AT, Unix seconds
+-- Returns {what became of the outcome, the claim, dropped jobs, paused queues}:
+--       outcome 'none', 'done', 'again' (this very one is recorded already), 'late' (the execution
+--               is no longer the job's: discarded), 'dependents' (RQ must record it; nothing was
+--               changed and nothing claimed), or 'misplaced': the key of the set where the job
+--               belongs is of another type. Nothing was changed, and nothing claimed; but of a
+--               failure, that of failed:<queue>: the job stays in wip and no worker's, until that
+--               key is removed and RQ's clean-up fails it
+--       claim   the fields of Claim in claim.py up to its queue. `status` is '' if RQ knows it, or
+--               'werk_v <version>' of a newer record than ours; `callbacks` are there if a success
+--               is not to be recorded here. Or why there is no claim: 'empty', 'more' (ask again),
+--               'unasked', 'fenced' (another horse has taken over), 'suspended'
+--       dropped {id, why, ...} of what was in a queue and must not run; nothing if there was none,
+--               as of the paused. To these belong queues whose wip:<queue> is of another type:
+--               their jobs wait
+--
+-- Invariant: after this script each popped job is in exactly one place: in wip under this
+-- execution, or where it was dropped for, or back in front of its queue; and the ended job is where
+-- its outcome belongs, or untouched. Whatever any field and any key holds, no error is replied. A
+-- key of one job, execution or worker alone that is of another type is removed and written anew;
+-- one that many share, such as a set of a queue, stays.
+--
+-- Run once a job, it stands without lib.lua and is made to be short: a call of Redis's costs 2 us,
+-- and so do three tables returned, three functions that share locals, or two numbers turned to
+-- text. What is true of lib.lua's writes holds here too. What an execution leaves behind expires as
+-- soon as the tick has seen it running.
+
+local call, try = redis.call, redis.pcall
+local is_resent = RESENT == '1'
+
+local MOST_ATTEMPTS = 1000000000
+local KNOWN = ' started finished failed deferred scheduled stopped canceled rate_limited'
+  .. ' ready_to_enqueue '
+local DROPS_AT_ONCE = 100
+
+local worker_key, suspended = 'rq:worker:' .. WORKER, 'rq:suspended'
+local pauses = 'rq:werk:paused'
+local runs = worker_key .. ':executions'
+local outcome, is_special = 'none', false
+
+if not ENDED_JOB then
+  is_special = call('EXISTS', suspended, pauses) > 0
+else
+  local id, queue, value, keep = ENDED_JOB, ENDED_QUEUE, ENDED_VALUE, ENDED_KEEP_S
+  local job, run = 'rq:job:' .. id, id .. ':' .. ENDED_EXECUTION
+  local wip, results = 'rq:wip:' .. queue, 'rq:results:' .. id
+  local execution_key = 'rq:execution:' .. run
+  local dependents = job .. ':dependents'
+  local dependencies = 'rq:job::' .. id .. ':dependencies' -- the second colon is RQ's
+  local is_success = ENDED_STATUS == 'finished'
+  local set = ENDED_STATUS == 'stopped' and 'failed' or ENDED_STATUS -- as in RQ
+  local result_type = is_success and '1' or '2' -- rq/results.py
+  is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
+  if is_special and is_success and call('TYPE', dependents).ok == 'set' and call('EXISTS', job) == 1
+    and tonumber(try('ZSCORE', wip, run)) then return {'dependents', '', false, false} end
+
+  outcome = 'late'
+  local removed, place, is_canceled = try('ZREM', wip, run), 'rq:' .. set .. ':' .. queue, false
+  local is_ours = removed == 1
+    or type(removed) == 'table' and try('HGET', execution_key, 'worker_name') == WORKER
+  if not is_ours then
+    local is_stream = call('TYPE', results).ok == 'stream'
+    local last = is_stream and call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
+    local flat, entry = last and last[2] or {}, {}
+    for i = 1, #flat, 2 do entry[flat[i]] = flat[i + 1] end
+    -- Who rescued this execution may have failed it, under the same id.
+    local is_this = entry.execution_id == ENDED_EXECUTION and entry.type == result_type
+    if is_this then outcome = 'again' end
+    is_canceled = outcome == 'late' and try('HGET', job, 'status') == 'canceled'
+      and call('EXISTS', execution_key) == 1
+    is_ours = is_canceled
+  end
+  -- The set may refuse: so it is written first, and what it refuses goes back to where it was; or,
+  -- if wip is of another type as well, to its queue. What was cancelled meanwhile is in its place
+  -- without this.
+  if is_ours and type(try('ZADD', place, ENDED_UNTIL, id)) == 'table' then
+    is_ours = false
+    if not is_canceled then
+      if removed == 1 then call('ZADD', wip, OWNED_UNTIL, run) end
+      if set ~= 'failed' then return {'misplaced', '', false, false} end
+      outcome = 'misplaced'
+      if removed ~= 1 and call('TYPE', job).ok == 'hash'
+        and type(try('LPUSH', 'rq:queue:' .. queue, id)) == 'number' then
+        call('HSET', job, 'status', 'queued', 'worker_name', '')
+      end
+    end
+  end
+  if outcome ~= 'again' then
+    call('UNLINK', execution_key)
+    try('ZREM', 'rq:executions:' .. id, ENDED_EXECUTION)
+    try('SREM', runs, run)
+    if not is_ours then -- discarded
+    elseif ENDED_STATUS == 'scheduled' and call('TYPE', job).ok == 'hash' then
+      outcome = 'done'
+      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', value)
+    elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- there is such a job
+      and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and it is a hash
+        'last_heartbeat', NOW_TEXT)) == 'number' then
+      outcome = 'done'
+      local added
+      if value == '' then
+        added = try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type,
+          'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
+          'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW)
+      else
+        added = try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type,
+          'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
+          'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW,
+          is_success and 'return_value' or 'exc_string', value)
+      end
+      if type(added) == 'table' then -- no stream, or one that takes no more
+        call('UNLINK', results)
+        call('XADD', results, '*', 'type', result_type,
+          'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
+          'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW,
+          unpack(value == '' and {} or {is_success and 'return_value' or 'exc_string', value}))
+      end
+      call('EXPIRE', results, keep)
+      if is_special then call('EXPIRE', dependents, keep); call('EXPIRE', dependencies, keep) end
+      -- The tick has them enqueued: see find_unfinished.
+      if is_special and not is_success and call('EXISTS', dependents) == 1 then
+        try('ZADD', 'rq:werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
+      end
+      if not is_success then try('HINCRBY', worker_key, 'failed_job_count', 1) end
+    else -- the job was deleted, or has expired
+      call('ZREM', place, id)
+      call('PERSIST', job)
+    end
+  end
+end
+
+local got, got_id, got_queue, dropped, paused, number = nil, nil, nil, false, false, 0
+if is_resent then -- the claim that this very request made when it was sent before
+  for _, run in ipairs(try('SMEMBERS', runs)) do
+    local id, made_by = string.match(run, '^(.*):([^:]*)$')
+    local fields = made_by == EXECUTION and read_job('rq:job:' .. id)
+    if fields and fields[ORIGIN] then -- or its record is no more
+      got, got_id, got_queue = fields, id, ''
+      got[STATUS] = ''
+    end
+  end
+end
+if got then -- it is that
+elseif WANTS_JOB ~= '1' then got = 'unasked'
+elseif try('HGET', worker_key, 'werk_horse') ~= GENERATION then got = 'fenced'
+elseif is_special and call('EXISTS', suspended) == 1 then got = 'suspended'
+end
+
+while not got do
+  number = number + 1
+  local list, id = KEYS[number], nil
+  local queue = list and string.sub(list, #P + 8)
+  if not list then
+    got = 'empty'
+  elseif is_special and try('SISMEMBER', pauses, queue) == 1 then
+    paused = paused or {}
+    paused[#paused + 1] = list
+  else
+    id = try('LPOP', list)
+  end
+  while type(id) == 'string' do
+    local job = 'rq:job:' .. id
+    local fields, why_not, is_blocked = read_job(job), nil, false
+    local origin, status, attempt = fields[ORIGIN] or '', fields[STATUS] or '', '1'
+    local is_ready, is_nowhere = status == 'queued' or status == 'created', origin == ''
+    if is_nowhere then origin = queue end
+    local run = id .. ':' .. EXECUTION
+    local execution_key = 'rq:execution:' .. run
+    if fields.err then
+      why_not = 'its key is no hash'
+    elseif not is_ready and status == '' and call('EXISTS', job) == 0 then -- expired or deleted
+    elseif not is_ready and string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
+      why_not = 'it is ' .. status
+    else
+      -- What may be of another type comes first. These two are this worker's and this execution's.
+      if type(try('SADD', runs, run)) == 'table' then
+        call('UNLINK', runs)
+        call('SADD', runs, run)
+      end
+      if type(try('HSET', execution_key, 'id', EXECUTION, 'job_id', id, 'created_at', NOW,
+        'last_heartbeat', NOW, 'worker_name', WORKER)) == 'table' then
+        call('UNLINK', execution_key)
+        call('HSET', execution_key, 'id', EXECUTION, 'job_id', id, 'created_at', NOW,
+          'last_heartbeat', NOW, 'worker_name', WORKER)
+      end
+      is_blocked = type(try('ZADD', 'rq:wip:' .. origin, OWNED_UNTIL, run)) == 'table'
+      if is_blocked and origin ~= queue then
+        origin, is_nowhere = queue, true
+        is_blocked = type(try('ZADD', 'rq:wip:' .. origin, OWNED_UNTIL, run)) == 'table'
+      end
+      if is_blocked then
+        call('SREM', runs, run)
+        call('UNLINK', execution_key)
+        call('LPUSH', list, id)
+        paused = paused or {}
+        paused[#paused + 1] = list
+      else
+        if fields[ATTEMPT] then
+          local before = tonumber(fields[ATTEMPT]) or 0
+          attempt = before >= 0 and before < MOST_ATTEMPTS and math.floor(before) + 1 or 1
+        end
+        call('HSET', job, 'status', 'started', 'started_at', NOW_TEXT, 'worker_name', WORKER,
+          'last_heartbeat', NOW_TEXT, 'werk_attempt', attempt)
+        if is_nowhere then call('HSET', job, 'origin', origin) end
+        call('PERSIST', job)
+        if type(try('ZADD', 'rq:executions:' .. id, LISTED_UNTIL, EXECUTION)) == 'table' then
+          call('UNLINK', 'rq:executions:' .. id)
+          call('ZADD', 'rq:executions:' .. id, LISTED_UNTIL, EXECUTION)
+        end
+        fields[ORIGIN], fields[STATUS], fields[ATTEMPT] = origin, is_ready and '' or status, attempt
+        got, got_id, got_queue = fields, id, queue
+      end
+    end
+    if why_not then
+      dropped = dropped or {}
+      dropped[#dropped + 1] = id; dropped[#dropped + 1] = why_not
+      if #dropped >= 2 * DROPS_AT_ONCE then got = 'more' end
+    end
+    id = not got and not is_blocked and try('LPOP', list)
+  end
+end
+
+if type(got) == 'table' then
+  -- RQ stores '' for none.
+  local success = got[SUCCESS_CALLBACK_NAME] or ''
+  local failure, stopped = got[FAILURE_CALLBACK_NAME] or '', got[STOPPED_CALLBACK_NAME] or ''
+  local is_plain = success .. failure .. stopped .. (got[REPEATS_LEFT] or '')
+    .. (got[RATE_LIMIT_KEY] or '') .. (got[WEBHOOKS] or '') == ''
+  local version = got[WERK_V]
+  if (tonumber(version or 0) or 0) > VERSION then got[STATUS] = 'werk_v ' .. version end
+  got[CLAIM_CALLBACKS] = not is_plain and {success, failure, stopped}
+  got[CLAIM_JOB], got[CLAIM_QUEUE], got[CLAIM_END] = got_id, got_queue, nil
+end
+
+-- What the horse has counted, added to anything but what is no number.
+local function add_counts()
+  for field, amount in string.gmatch(COUNTS, '(%S+) (%S+)') do
+    if field == 'done' then try('HINCRBY', worker_key, 'successful_job_count', amount)
+    elseif field == 'worked' then try('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
+    else try('HINCRBYFLOAT', 'rq:werk:tallies', field, amount) end
+  end
+end
+
+if COUNTS ~= '' and try('HEXISTS', worker_key, 'birth') == 1 then -- write the state
+  local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
+  local is_repeat = is_resent and call('HGET', worker_key, 'werk_step') == EXECUTION
+  local clock = call('TIME')
+  call('HDEL', worker_key, 'werk_moved') -- a removal first: see lib.lua
+  call('HSET', worker_key, 'state', state, 'last_heartbeat', NOW_TEXT, 'werk_step', EXECUTION,
+    'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
+  if not is_repeat then add_counts() end
+end
+return {outcome, got, dropped, paused}
