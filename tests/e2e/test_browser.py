@@ -266,6 +266,46 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     expect(result).to_have_text(XSS)
 
 
+def test_what_is_enqueued_over_http_is_text(browser: Browser, connection: redis.Redis) -> None:
+    page = browser.open("/")
+    queue = XSS.replace("/", "")
+    call = {"args": [XSS], "options": {"queue": queue, "job_id": "xss"}}
+    assert page.evaluate(ASK, ["/api/tasks/hello", "application/json", call]) == 201
+    place = page.evaluate("name => encodeURIComponent(name)", queue)
+    for path in ("/", f"/0/view/jobs/{place}/queued/8/asc/1", "/0/view/job/xss"):
+        browser.open(path, "<img src=x onerror=alert(1)>")
+        assert page.locator("img, svg").count() == 0
+
+
+ASK = """async ([url, type, call]) => {
+  const headers = {"Content-Type": type}, body = JSON.stringify(call);
+  const mode = type == "text/plain" ? "no-cors" : "cors";
+  const asked = fetch(url, {method: "POST", headers, body, mode, credentials: "include"});
+  return asked.then((reply) => reply.status, (error) => error.name);
+}"""
+FORM = """<form method="post" enctype="text/plain" action="{url}">
+<input name='{{"args": ["' value='"]}}'></form>"""
+
+
+def test_a_page_of_another_site_enqueues_nothing(browser: Browser, connection: redis.Redis) -> None:
+    """The browser asks first, and the dashboard allows nothing; or it sends what is refused."""
+    url = f"{browser.address}/api/tasks/hello"
+    page = browser.page.context.new_page()  # it may complain
+    text = FORM.format(url=url)
+    page.route(
+        "http://evil.example/", lambda route: route.fulfill(body=text, content_type="text/html")
+    )
+    page.goto("http://evil.example/")
+    for kind, outcome in (("application/json", "TypeError"), ("text/plain", 0)):
+        assert page.evaluate(ASK, [url, kind, {"args": ["Ada"]}]) in (outcome, "TypeError")
+    page.goto("http://evil.example/")
+    with page.expect_navigation(url=url):
+        page.evaluate("document.forms[0].submit()")
+    expect(page.locator("body")).to_contain_text("Origin is not this Host")
+    page.close()
+    assert connection.keys("rq:job:*") == []
+
+
 NAMES = [
     "a/b",
     "a\\b",

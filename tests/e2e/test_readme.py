@@ -68,7 +68,6 @@ RUN = """
     docs/security.md        export                  reason: test_security.py
     docs/security.md        unset                   reason: test_security.py
     docs/security.md        werk status             reason: test_security.py
-    docs/wire.md                                    reason: test_wire_page.py
     docs/other-languages.md                         reason: has a test of its own
 """
 

@@ -19,10 +19,9 @@ import redis
 import roles
 from faults import speaking_tls
 from servers import Node
-from support import ROOT, Process, run, wait_until
+from support import ROOT, Process, run
 
 import werk
-from werk.client import foreign
 from werk.dev.binary import find_binary
 from werk.dev.server import free_port
 from werk.errors import EXIT_CONFIG
@@ -170,17 +169,6 @@ def test_a_process_is_the_user_of_its_role(
         connection.acl_log_reset()
     assert done.returncode == EXIT_CONFIG
     assert roles.password(role) not in done.stdout + done.stderr
-
-
-def test_other_languages_enqueue_as_a_caller(
-    spawn: Callable[..., Process], redis_url: str, connection: redis.Redis
-) -> None:
-    script = foreign.script().text
-    spawn("werk", "worker", "default")
-    wait_until(lambda: connection.exists("rq:werk:serves:default"))
-    with redis.Redis.from_url(roles.url(redis_url, "caller")) as client:
-        assert client.eval(script, 0, "rq", "of-another-language", "hello", '["Ada"]') == [1, b""]
-    assert werk.result("of-another-language", timeout=60) == "Hello Ada"
 
 
 def test_a_script_of_a_caller_may_declare_the_catalog(redis_url: str) -> None:

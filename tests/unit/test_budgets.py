@@ -26,16 +26,15 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "web": 460,
+    "web": 570,
     "worker": 2050,
 }
 
 # What is over its budget. Entries shrink and go; none is added.
 OVER = {
-    "package cli": 847,
-    "package client": 467,
+    "package client": 457,
     "package dev": 429,
-    "package lua": 1316,
+    "package lua": 1086,
     "package ops": 1342,
     "package store": 932,
     "package tasks": 814,

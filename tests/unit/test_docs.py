@@ -15,9 +15,6 @@ from support import ROOT
 from werk import errors, settings
 from werk.cli.run import werk
 
-# Pages of other changes, which may be missing until those are merged. An entry goes with its page.
-COMING = {ROOT / "docs" / "other-languages.md"}
-
 FENCES = re.compile(r"^```text\n.*?^```$", re.DOTALL | re.MULTILINE)  # of the reference
 
 CONTEXT = click.Context(werk)
@@ -30,15 +27,14 @@ every_page = pytest.mark.parametrize("page", docs.ALL, ids=docs.name)
 def test_every_link_resolves(page: Path) -> None:
     for target, anchor in docs.links(page):
         found = (page.parent / target).resolve() if target else page
-        if found not in COMING or found.exists():
-            assert found.exists(), target
-            assert not anchor or anchor in docs.anchors(found), f"{target}#{anchor}"
+        assert found.exists(), target
+        assert not anchor or anchor in docs.anchors(found), f"{target}#{anchor}"
 
 
 @pytest.mark.parametrize("page", [docs.ROOT / "docs" / "README.md"], ids=docs.name)
 def test_the_index_has_every_page(page: Path) -> None:
     linked = {target for target, _ in docs.links(page)}
-    assert {own.name for own in docs.PAGES[1:]} - linked <= {"README.md", "wire.md"}
+    assert {own.name for own in docs.PAGES[1:]} - linked <= {"README.md"}
 
 
 @pytest.mark.parametrize("page", reference.pages(), ids=docs.name)
@@ -90,4 +86,4 @@ def test_every_file_that_a_page_names_is_there() -> None:
 def test_every_script_has_its_invariant() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     scripts = {path.name for path in (ROOT / "werk" / "store" / "lua").glob("*.lua")}
-    assert scripts - {*re.findall(r"^\| `(\w+\.lua)` \|", text, re.MULTILINE)} <= {"json.lua"}
+    assert scripts - {*re.findall(r"^\| `(\w+\.lua)` \|", text, re.MULTILINE)} == set()

@@ -119,7 +119,7 @@ class Report:
             if self.invocation.prints(text):
                 self._note(text)
         if self.invocation.as_json:
-            output.print_json({"line": number, **output.handle_as_json(handle)})
+            output.print_json({"line": number, **handle.as_json()})
         elif self.prints_ids:
             output.print_line(handle.id)
 

@@ -22,7 +22,7 @@ from werk.cli import output
 from werk.cli.output import Invocation
 from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
 from werk.client import enqueue as client
-from werk.client.options import Options
+from werk.client.options import HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
 from werk.settings import Settings
@@ -143,17 +143,12 @@ def _job_option(field: str, hint: Any) -> click.Option:
     return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
 
 
-_HINTS = {
-    name: hint for name, hint in Options.__annotations__.items() if hasattr(hint, "__metadata__")
-}
-
-
 @click.command(
     cls=TaskGroup,
     help="Enqueue TASK and print the id of the job. Options stand before TASK.",
     epilog=ENQUEUE_EPILOG,
     subcommand_metavar="TASK [ARGS]...",
-    params=[*map(_job_option, _HINTS, _HINTS.values())],
+    params=[*map(_job_option, HINTS, HINTS.values())],
 )
 @click.option("--args-json", type=TEXT, help="Take all arguments from a JSON array or object.")
 @click.option("--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line of FILE.")
@@ -165,7 +160,7 @@ _HINTS = {
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
 @click.pass_context
 def enqueue(ctx: click.Context, /, **given: Any) -> None:
-    options = Options(**{field: given.pop(field) for field in _HINTS})
+    options = Options(**{field: given.pop(field) for field in HINTS})
     ctx.obj = invocation = Invocation(options, **given)
     if invocation.batch is not None and (invocation.args_json, options.job_id) != (None, None):
         raise ArgumentError("--batch cannot be combined with --args-json or --job-id")
@@ -187,7 +182,7 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
     for warning in handle.warnings:
         if invocation.prints(warning):
             output.print_note(warning)
-    facts = output.handle_as_json(handle)
+    facts = handle.as_json()
     if invocation.wait:
         wait = partial(handle.result, invocation.wait_s)
         return output.print_outcome(wait, invocation.as_json, facts)

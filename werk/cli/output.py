@@ -23,7 +23,7 @@ from werk.settings import Settings
 from werk.store.connection import COMMAND_BUDGET_S, Link, link
 
 if TYPE_CHECKING:  # importing it takes a third of the time of `werk status`, which does not need it
-    from werk.client import enqueue, result
+    from werk.client import enqueue
     from werk.client.options import Options
 
 
@@ -164,12 +164,6 @@ class Invocation(NamedTuple):
         from werk.client import enqueue as client
 
         return not (self.quiet and warning.startswith(client.UNHEARD))
-
-
-def handle_as_json(handle: result.Handle) -> dict[str, Any]:
-    """Return what --json prints of an enqueued job."""
-    names = ("id", "queue", "task", "duplicate", "warnings")
-    return {name: getattr(handle, name) for name in names}
 
 
 def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:

@@ -7,10 +7,10 @@ Python callers pass Options; the options of `werk-enqueue` are made from its fie
 # Annotations are evaluated here, unlike elsewhere: the command line reads them.
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import ceil
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from werk.errors import ArgumentError
 from werk.registry import LONGEST_S, Task
@@ -156,3 +156,8 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options()
+
+# The options that callers choose, and what each declares.
+HINTS: Mapping[str, Any] = {
+    name: hint for name, hint in Options.__annotations__.items() if hasattr(hint, "__metadata__")
+}

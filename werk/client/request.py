@@ -43,7 +43,7 @@ class JobFields(NamedTuple):
     pointer: str  # a key that names the last job with it: while that is active, others are kept out
 
 
-FIELDS = "\n".join(  # the names by which enqueue.lua refers to all of them
+_FIELDS = "\n".join(  # the names by which enqueue.lua refers to all of them
     (
         named(map(str.upper, EnqueueRequest._fields)),
         numbered(map(str.upper, JobFields._fields)),
@@ -56,4 +56,4 @@ FIELDS = "\n".join(  # the names by which enqueue.lua refers to all of them
 @cache
 def script() -> Script:
     """Return the script that takes an EnqueueRequest, followed by the JobFields of each job."""
-    return joined(FIELDS, source("enqueue"))
+    return joined(_FIELDS, source("enqueue"))

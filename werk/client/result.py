@@ -45,6 +45,11 @@ class Handle(NamedTuple):
         is_ours = keeps_result and not self.duplicate
         return _wait(self.id, timeout, self.connection, keeps_result, is_ours)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the handle as plain data, as `werk-enqueue --json` prints it."""
+        names = ("id", "queue", "task", "duplicate", "warnings")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def job(self) -> Job:
         """The job as RQ's own object. (This imports rq.)"""

@@ -59,17 +59,15 @@ class Connection:
         self.pid = os.getpid()
         self._reader = hiredis.Reader()
 
-    def send(self, command: Command, *others: Command) -> None:
+    def send(self, *commands: Command) -> None:
         """Send commands. Raises OSError."""
         if self.socket is None:
             self.open()
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            data = hiredis.pack_command(command)
-            if others:
-                data += b"".join(map(hiredis.pack_command, others))
-            self.socket.sendall(data)
+            one = len(commands) == 1 and hiredis.pack_command(commands[0])
+            self.socket.sendall(one or b"".join(map(hiredis.pack_command, commands)))
         except ConnectionError:
             if not self._is_refused():
                 raise  # else receive() returns what Redis replied before it hung up
@@ -91,13 +89,9 @@ class Connection:
         """Close the socket; the next command opens another. A fork's parent keeps its own."""
         if self.socket is not None:
             if self.pid == os.getpid():
-                self.hang_up()
+                hang_up(self.socket)
             self.socket.close()
         self.socket = self._owner = None
-
-    def hang_up(self) -> None:
-        """End the connection for the one who waits for a reply. For a signal handler."""
-        hang_up(self.socket)
 
     def _is_refused(self) -> bool:
         self.socket.settimeout(0.1)
@@ -109,7 +103,7 @@ class Connection:
 
 
 def hang_up(sock: Any) -> None:
-    """End a socket for its reader, in any thread. The reader closes it."""
+    """End a socket for its reader, in any thread or a signal handler. The reader closes it."""
     try:
         if sock is not None:
             sock.shutdown(socket.SHUT_RDWR)

@@ -125,19 +125,25 @@ class Signature:
     def from_json(self, text: str, task: str = "the task", secret: Collection[str] = ()) -> _Call:
         """Return the typed arguments in a JSON array, or in an object of named ones.
 
-        Raises as bind(). A text stands for what JSON lacks, such as a date.
+        Raises as bind().
         """
         try:
             value = read_json(text)
         except Invalid as error:
             shown, problem = error.args
-            shown = "the text" if secret else shown
-            raise ArgumentError(f"{task}: {shown} {problem}") from None
+            raise ArgumentError(f"{task}: {'the text' if secret else shown} {problem}") from None
         if type(value) is list:
-            return self._converted(value, {}, _check_json, task, secret)
+            return self.bind_json(value, {}, task, secret)
         if type(value) is dict:
-            return self._converted((), value, _check_json, task, secret)
+            return self.bind_json((), value, task, secret)
         raise ArgumentError(f"{task}: want a JSON array of arguments, or an object of named ones")
+
+    def bind_json(self, args: _Args, kwargs: _Kwargs, task: str, secret: Collection[str]) -> _Call:
+        """Return values from JSON checked and converted. Raises as bind().
+
+        A text stands for what JSON lacks, such as a date.
+        """
+        return self._converted(args, kwargs, _check_json, task, secret)
 
     def usage(self) -> str:
         """Return a line for help: 'SECONDS [FACTOR] [ARGS...] [--name TEXT]'."""
@@ -262,6 +268,5 @@ def _next_value(rest: Iterator[str], option: str, task: str, reserved: Collectio
     if not value.startswith("--"):
         return value
     hint = f"; if it is werk's own, put it before {task}" if option in reserved else ""
-    raise ArgumentError(
-        f"{task}: {shown_word(option)} needs a value: {shown_word(option)}=VALUE{hint}"
-    )
+    shown = shown_word(option)
+    raise ArgumentError(f"{task}: {shown} needs a value: {shown}=VALUE{hint}")

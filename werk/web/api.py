@@ -1,8 +1,10 @@
-"""What machines ask the dashboard for: /healthz, /readyz and /metrics."""
+"""What machines ask the dashboard for: /healthz, /readyz, /metrics, and to enqueue a job."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from flask import Response
 
@@ -10,14 +12,16 @@ from werk.errors import RedisUnavailable
 from werk.ops import metrics
 from werk.settings import Settings
 from werk.store.connection import link
+from werk.web import enqueue
 
-READY_AT_ONCE = 4  # requests that may wait for Redis without a password
+WAIT_AT_ONCE = 4  # requests that may wait for Redis without a password, or while it is unreachable
 
 
 class Api(threading.local):  # so that each thread has its own link
     """The views, by the names of their endpoints."""
 
-    asks_redis = threading.BoundedSemaphore(READY_AT_ONCE)
+    places = threading.BoundedSemaphore(WAIT_AT_ONCE)
+    is_reachable = True  # Redis, for the last request that needed it to enqueue
 
     def __init__(self, settings: Settings) -> None:
         self.link = link(settings)
@@ -28,17 +32,36 @@ class Api(threading.local):  # so that each thread has its own link
 
     def readyz(self) -> Response:
         """Answer if Redis does."""
-        if not self.asks_redis.acquire(blocking=False):
-            raise RedisUnavailable("too many requests are waiting for Redis already")
-        try:
+        with self._place():
             self.link.call("PING")
-        finally:
-            self.asks_redis.release()
         return _plain("ok\n")
 
     def metrics(self) -> Response:
         """Answer with the metrics, for Prometheus."""
         return _plain(metrics.exposition(self.link))
+
+    def enqueue(self, task: str) -> tuple[Response, int]:
+        """Enqueue a job of a task.
+
+        While Redis is unreachable, few requests wait for it: each occupies one of the threads.
+        """
+        with nullcontext() if Api.is_reachable else self._place():
+            try:
+                reply = enqueue.answer(self.link, task)
+            except RedisUnavailable:
+                Api.is_reachable = False
+                raise
+        Api.is_reachable = True
+        return reply
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self.places.acquire(blocking=False):
+            raise RedisUnavailable("too many requests are waiting for Redis already; try again")
+        try:
+            yield
+        finally:
+            self.places.release()
 
 
 def _plain(text: str) -> Response:

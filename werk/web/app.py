@@ -15,7 +15,7 @@ from flask import Flask, Response, jsonify, request
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
 
-from werk.errors import ConfigError, RedisUnavailable, WerkError
+from werk.errors import ArgumentError, ConfigError, NoWorker, RedisUnavailable, WerkError
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
@@ -35,6 +35,13 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
+}
+
+CODES: dict[type[WerkError], int] = {  # of those that are not 404
+    ArgumentError: 422,
+    ConfigError: 503,
+    NoWorker: 503,
+    RedisUnavailable: 503,
 }
 
 log = logging.getLogger(__name__)
@@ -78,6 +85,7 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.add_url_rule("/healthz", "healthz", api.healthz)
     app.add_url_rule("/readyz", "readyz", api.readyz)
     app.add_url_rule("/metrics", "metrics", api.metrics)
+    app.add_url_rule("/api/tasks/<any_name:task>", "enqueue", api.enqueue, methods=["POST"])
     app.url_value_preprocessor(check_address)
     app.before_request(Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
@@ -94,12 +102,11 @@ def _finish(response: Response) -> Response:
 
 
 def _as_json(error: Exception) -> tuple[Response, int]:
-    """Return an error as the pages show it."""
+    """Return an error as the pages and other programs read it."""
     if isinstance(error, HTTPException):
         code, text = error.code or 500, error.description
     elif isinstance(error, WerkError):
-        is_unusable = isinstance(error, (RedisUnavailable, ConfigError))
-        code, text = 503 if is_unusable else 404, str(error)
+        code, text = CODES.get(type(error), 404), str(error)
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
         code, text = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"

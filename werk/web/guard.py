@@ -12,17 +12,20 @@ from collections.abc import Callable, Collection
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
 
-from flask import Response, abort, request
+from flask import Response, abort, jsonify, request
 
 from werk.errors import ConfigError
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 PUBLIC = ("healthz", "readyz")  # for machines, without a password
+FOR_PROGRAMS = ("enqueue",)  # programs send no Origin; browsers always do
 
 MOST_WRONG = 5  # passwords from one peer in WINDOW_S; after that all its passwords are refused
 WINDOW_S = 60.0
 MOST_PEERS = 4096  # are remembered, in a few hundred bytes each
+
+Refusal = tuple[Response, int, dict[str, str]]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Guard:
                 "dashboard: set both RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD, or neither"
             )
 
-    def check(self) -> Response | None:
+    def check(self) -> Refusal | None:
         """Refuse a request, or return None.
 
         Host: a foreign page can reach the dashboard under its own name (DNS rebinding). Origin: it
@@ -55,13 +58,15 @@ class Guard:
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         own_pages = (f"http://{request.host}", f"https://{request.host}")
-        if request.headers.get("Origin") not in own_pages:
+        origin = request.headers.get("Origin")
+        is_program = origin is None and request.endpoint in FOR_PROGRAMS
+        if origin not in own_pages and not is_program:
             abort(403, "only the dashboard's own pages may send this: Origin is not this Host")
         if self.read_only:
             abort(403, "this dashboard is read-only")
         return None
 
-    def _ask_password(self) -> Response | None:
+    def _ask_password(self) -> Refusal | None:
         """Refuse a request, or return None for the right password.
 
         A peer that has sent too many wrong ones is refused even with the right one, or it could
@@ -70,13 +75,14 @@ class Guard:
         peer, has_given = request.remote_addr or "", "Authorization" in request.headers
         is_right = has_given and self._has_password()
         if has_given and (wait_s := self.attempts.note(peer, is_right)):
-            text = f"too many wrong passwords from this address: try again in {wait_s} s\n"
-            return Response(text, 429, {"Retry-After": str(wait_s)}, mimetype="text/plain")
+            text = f"too many wrong passwords from this address: try again in {wait_s} s"
+            return jsonify(error=text), 429, {"Retry-After": str(wait_s)}
         if is_right:
             return None
         given = "wrong" if has_given else "none"
         log.warning("event=unauthorized peer=%s password=%s", _shown(peer), given)
-        return Response("password required\n", 401, {"WWW-Authenticate": 'Basic realm="werk"'})
+        challenge = {"WWW-Authenticate": 'Basic realm="werk"'}
+        return jsonify(error="password required"), 401, challenge
 
     def _has_password(self) -> bool:
         given = request.authorization

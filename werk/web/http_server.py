@@ -3,11 +3,12 @@
 A client occupies a thread only while its complete request is being answered. A connection that
 waits for its client (for the rest of a request, for the next request, or to read a reply) is closed
 after SLOW_CLIENT_S, and sooner if other connections need the room. So /healthz answers, however
-many slow clients there are.
+many slow clients there are. Bodies are held in memory: all incomplete ones together are limited.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -16,14 +17,17 @@ from typing import Any
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 THREADS = 16  # a page that waits for Redis holds one, and /healthz must find a free one
 MOST_CONNECTIONS = 100  # above this, the one that has waited longest is closed
 SLOW_CLIENT_S = 30.0  # applies also to a client that sends its request byte by byte
 LONGEST_HEAD = 16 * 1024  # bytes in memory for each connection
-LONGEST_BODY = 64 * 1024  # bytes; a POST of the pages has no body
+LONGEST_BODY = 2 * 1024 * 1024  # bytes; in memory while it arrives
+MOST_ARRIVING = 16 * LONGEST_BODY  # above this, the connection that has waited longest is closed
+TOO_LONG = "the body has more than 2 MiB; store the data elsewhere and send a reference"
 
 
 def listen(app: Callable[..., Any], bind: str, port: int) -> MultiSocketServer:
@@ -34,7 +38,8 @@ def listen(app: Callable[..., Any], bind: str, port: int) -> MultiSocketServer:
         ident="werk",
         threads=THREADS,
         max_request_header_size=LONGEST_HEAD,
-        max_request_body_size=LONGEST_BODY,
+        max_request_body_size=LONGEST_BODY + 1,  # the first length that waitress refuses
+        inbuf_overflow=LONGEST_BODY,  # waitress writes longer bodies to a file
         connection_limit=2 * MOST_CONNECTIONS,  # even if all of them are being answered
         cleanup_interval=1,  # seconds between two calls of maintenance()
         asyncore_use_poll=True,  # select() fails at descriptor 1024
@@ -48,12 +53,50 @@ def listen(app: Callable[..., Any], bind: str, port: int) -> MultiSocketServer:
     return MultiSocketServer(sockets, options, dispatcher=dispatcher)
 
 
-class _Connection(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+class _Request(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """A request whose body is not asked for once it has been refused."""
+
+    def received(self, data: bytes) -> int:
+        count: int = super().received(data)
+        if self.error:
+            self.expect_continue = False
+        return count
+
+
+class _Refusal(ErrorTask):  # type: ignore[misc]
+    """The answer to a request that the app does not get: JSON, like the app's errors."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        text = TOO_LONG if error.code == 413 else error.body
+        body = json.dumps({"error": text}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Connection(HTTPChannel):  # type: ignore[misc]
     """A connection that records since when it has waited for its client."""
+
+    parser_class = _Request
+    error_task_class = _Refusal
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.since = time.monotonic()
         super().__init__(*args, **kwargs)
+
+    def received(self, data: bytes) -> bool:
+        """Read data of a request, or of several."""
+        is_taken: bool = super().received(data)
+        if self.arrived():
+            self.server.make_room()
+        return is_taken
+
+    def arrived(self) -> int:
+        """Return how many bytes have arrived of a body that is not complete."""
+        return self.request.body_bytes_received if self.request and self.is_waiting() else 0
 
     def service(self) -> None:
         """Answer a request, in another thread than the server's."""
@@ -88,6 +131,12 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
             waiting = [own for own in self._connections() if own.is_waiting()]
             if waiting:
                 min(waiting, key=lambda own: own.since).drop()
+
+    def make_room(self) -> None:
+        """Close the oldest connection with an incomplete body if all those take too much memory."""
+        arriving = [own for own in self._connections() if own.arrived()]
+        if sum(own.arrived() for own in arriving) > MOST_ARRIVING:
+            min(arriving, key=lambda own: own.since).drop()
 
     def maintenance(self, now: float) -> None:
         """Close late connections; waitress calls this every second.

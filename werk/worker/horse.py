@@ -24,6 +24,7 @@ from rq.timeouts import JobTimeoutException
 from werk.errors import Unreadable
 from werk.settings import Settings
 from werk.store import payload
+from werk.store.connection import hang_up
 from werk.store.keys import text
 from werk.worker import rq_classes
 from werk.worker.claim import Claim, Refused, Unknown
@@ -171,8 +172,8 @@ class Horse:
         """Act on the supervisor's signal: leave these connections, or time is up."""
         if self.shared.reconnect:
             self.shared.reconnect = 0
-            self.steps.channel.hang_up()
-            self.idle.hang_up()
+            for channel in (self.steps.channel, *self.idle.channels.values()):
+                hang_up(channel.socket)
             if not self.cleaner.break_off() and self.shared.finishing:
                 hang_up_all(self.worker.connection)
         self.performer.runner.interrupt(signum, frame)

@@ -61,8 +61,3 @@ class Idle:
     def _answer_wake(self) -> None:
         if not os.read(self.wake_r, 4096):
             os._exit(1)  # the supervisor has ended
-
-    def hang_up(self) -> None:
-        """End the connections for their reader. For a signal handler."""
-        for channel in self.channels.values():
-            channel.hang_up()

@@ -70,6 +70,5 @@ class _TaskFormatter(logging.Formatter):
         self.log = log
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        job, task = self.log.job or "-", self.log.task or "-"
-        facts = {"job": printable(job), "task": printable(task)}
+        facts = {"job": printable(self.log.job or "-"), "task": printable(self.log.task or "-")}
         return TASK_FORMAT % {**vars(record), **facts}

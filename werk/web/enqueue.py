@@ -1,0 +1,100 @@
+"""POST /api/tasks/<task>: enqueue from programs in any language (docs/other-languages.md).
+
+check the request -> find the task -> read the body -> convert the arguments -> enqueue -> answer
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from flask import Response, abort, jsonify, request
+
+from werk.client import enqueue as client
+from werk.client.options import HINTS, Options
+from werk.errors import ArgumentError
+from werk.printable import listed
+from werk.store.connection import Link
+from werk.tasks.catalog_page import Entry
+from werk.tasks.types import Invalid, Type, read_json, shown_word
+from werk.web.http_server import LONGEST_BODY, TOO_LONG
+
+_ONE_BODY = threading.Lock()  # a body takes many times its bytes while it is read
+
+
+class Call(NamedTuple):
+    """What the body of a request asks for; its fields are the members of the object."""
+
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = {}
+    options: Mapping[str, object] = {}
+
+
+def answer(link: Link, task: str) -> tuple[Response, int]:
+    """Enqueue the job that the request asks for. Raises HTTPException, WerkError."""
+    # A page of another site can send this type only after a preflight, which allows nothing.
+    if request.mimetype != "application/json":
+        abort(415, f"Content-Type must be application/json, got {request.mimetype[:100]!r}")
+    if (request.content_length or 0) > LONGEST_BODY:
+        abort(413, TOO_LONG)
+    entry, body = client.find(task, link), request.get_data()
+    with _ONE_BODY:
+        job = _prepared(entry, body)
+    [handle] = client.send([job], link)
+    return jsonify(handle.as_json()), 200 if handle.duplicate else 201
+
+
+def _prepared(entry: Entry, body: bytes) -> client.PreparedJob:
+    """Return the job that a body asks for. Raises HTTPException, ArgumentError."""
+    secret = entry.task.secret
+    call = _read(body, is_secret=bool(secret))
+    args, kwargs = entry.shape.bind_json(call.args, call.kwargs, entry.name, secret)
+    options = Options(**{name: _option(name, value) for name, value in call.options.items()})
+    return client.prepare(entry, args, kwargs, options)
+
+
+def _read(body: bytes, is_secret: bool) -> Call:
+    """Return the call in a body; aborts with 400 if there is none."""
+    try:
+        facts: Any = read_json(body.decode())
+    except UnicodeDecodeError:
+        abort(400, "the body is not valid UTF-8")
+    except Invalid as error:
+        shown, problem = error.args
+        abort(400, f"{'the body' if is_secret else shown} {problem}")
+    if type(facts) is not dict:
+        abort(400, "the body must be a JSON object with args, kwargs and options, each optional")
+    _check_names(facts, Call._fields, "the body")
+    call = Call(**facts)
+    for name, value in facts.items():
+        wanted, what = (list, "an array") if name == "args" else (dict, "an object")
+        if type(value) is not wanted:
+            abort(400, f"{name} must be {what}, got {type(value).__name__}")
+    _check_names(call.options, HINTS, "options")
+    return call
+
+
+def _check_names(given: Mapping[str, object], known: Collection[str], where: str) -> None:
+    """Abort with 400 if an object has members that are unknown."""
+    unknown = [shown_word(name) for name in given if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        abort(400, f"unknown in {where}: {listed(unknown)}; {hint}")
+
+
+def _option(name: str, value: object) -> Any:
+    """Return an option's value in JSON as Options has it. Raises ArgumentError."""
+    kinds, shown = get_args(HINTS[name])
+    kind = (get_args(kinds) or (kinds,))[0]  # of `str | None`: str
+    if value is None and kind is not kinds:
+        return None
+    try:
+        if shown.value == "PERIOD":  # a number of seconds, or 5m
+            period: Any = Type("duration").parse(str(value))
+            return period.total_seconds()
+        return Type(kind.__name__).check(value, is_json=True)
+    except Invalid as error:
+        raise ArgumentError(f"{name}: {' '.join(error.args)}") from None
