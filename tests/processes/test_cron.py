@@ -322,7 +322,7 @@ def slot_of(line: Line, tick: float) -> str:
     """Return the key that names the job of a tick."""
     text = datetime.fromtimestamp(tick, timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
     options = werk.Options(slot=text)
-    return client.prepare(client.find(line.task), line.args, line.kwargs, options).fields.hold
+    return client.prepare(client.find(line.task), line.args, line.kwargs, options).hold
 
 
 def job_of(connection: redis.Redis, line: Line, tick: float) -> str:
@@ -503,7 +503,7 @@ def test_hosts_that_say_once_per(
     hosts: Sequence[Host], never: float, connected: Link, connection: redis.Redis
 ) -> None:
     options = werk.Options(once_per=PERIOD_S)
-    hold = client.prepare(client.find("sleep"), (1,), {}, options).fields.hold
+    hold = client.prepare(client.find("sleep"), (1,), {}, options).hold
 
     def fire(number: int, tick: int) -> int:
         return not client.enqueue("sleep", 1, options=options, connection=connected).duplicate

@@ -436,7 +436,7 @@ def test_an_enqueue(fleet: Fleet) -> None:
             unless_active=dice.random() < 0.5,
         )
         request = client.prepare(client.find("eager"), (), {}, options)
-        for key in (request.fields.hold, request.fields.pointer):
+        for key in (request.hold, request.pointer):
             if key and dice.random() < 0.5:
                 fleet.set_type(dice, key.removeprefix("rq:"))
         before = fleet.state()

@@ -5,16 +5,17 @@ find the task -> check and convert the arguments -> build the request -> one scr
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import uuid4
 
 from werk.client import request
 from werk.client.links import link_of
 from werk.client.options import NO_OPTIONS, Options
-from werk.client.request import EnqueueRequest, JobFields
+from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, NoWorker, WerkWarning
 from werk.registry import Task
@@ -38,10 +39,17 @@ _WARNINGS = {  # by what enqueue.lua has found out about the workers of a task's
     b"differs": "no worker on queue {queue} has this version of {task}, but another: werk tasks",
 }
 
+_fields_of = attrgetter(*JOB_FIELDS)
+
 
 class PreparedJob(NamedTuple):
     """A job that is about to be enqueued: checked, and not sent yet."""
 
+    id: str
+    data: bytes
+    description: str
+    hold: str  # a key that the job takes: until it expires, it keeps others with the same hold out
+    pointer: str  # a key that names the last job with it: while that is active, others are kept out
     name: str
     task: Task  # with the options of this job
     fingerprint: str
@@ -50,13 +58,7 @@ class PreparedJob(NamedTuple):
     options: Options
     due: float | None  # Unix time by this host's clock, of a job that is scheduled
     ttl: int
-    fields: JobFields
     warning: str  # of the task (catalog_page.Entry)
-
-    @property
-    def id(self) -> str:
-        """The job's id."""
-        return self.fields.id
 
 
 def enqueue(
@@ -130,12 +132,17 @@ def prepare(
         hold, pointer = options.guards(name, shape.named(bound, named), task.queue)
     call = f"{name}({shape.call(bound, named, task.secret)})"
     data = write_call(task.path, bound, named)
-    job_id = options.job_id or str(uuid4())
-    fields = JobFields(job_id, data, call[:DESCRIPTION_LENGTH], hold, pointer)
-    created_at = keys.iso(now)
-    return PreparedJob(
-        name, task, fingerprint, call, created_at, options, due, ttl, fields, warning
-    )
+    job_id = options.job_id or _new_id()
+    shown, created_at = call[:DESCRIPTION_LENGTH], keys.iso(now)
+    sent = (job_id, data, shown, hold, pointer)
+    return PreparedJob(*sent, name, task, fingerprint, call, created_at, options, due, ttl, warning)
+
+
+def _new_id() -> str:
+    """Return an id as RQ's own, str(uuid4()), which takes 5 % of an enqueue."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:
@@ -150,7 +157,7 @@ def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> l
     is_due = now >= until or first.options.require_worker
     words: list[Any] = [*_request(first, served if is_due else "")]
     for job in jobs:
-        words += job.fields
+        words += _fields_of(job)
     replies = link.run(request.script(), _places(first.task.queue), words)
     if is_due:
         *replies, found = replies
@@ -175,24 +182,24 @@ def _places(queue: str) -> tuple[str, ...]:
 def _request(job: PreparedJob, served: str) -> EnqueueRequest:
     """Return what a job has in common with those that are sent with it."""
     task, options = job.task, job.options
-    return EnqueueRequest(
-        prefix=keys.KEY_PREFIX,
-        place=options.place(),
-        due=options.delay or job.due or 0,
-        ttl=job.ttl,
-        created_at=job.created_at,
-        queue=task.queue,
-        timeout=task.timeout,
-        result_ttl=task.result_ttl,
-        failure_ttl=task.failure_ttl,
-        task=job.name,
-        max_crashes=task.max_crashes,
-        retry=task.retry,
-        retry_delay=task.retry_delay,
-        hold_ms=options.hold_ms(),
-        webhooks=options.webhooks(),
-        served=served,
-        require_worker=int(options.require_worker),
+    return EnqueueRequest(  # in order: names take 3 % of an enqueue
+        keys.KEY_PREFIX,
+        options.place(),
+        options.delay or job.due or 0,
+        job.ttl,
+        job.created_at,
+        task.queue,
+        task.timeout,
+        task.result_ttl,
+        task.failure_ttl,
+        job.name,
+        task.max_crashes,
+        task.retry,
+        task.retry_delay,
+        options.hold_ms(),
+        options.webhooks(),
+        served,
+        int(options.require_worker),
     )
 
 
@@ -209,7 +216,7 @@ def _handle(
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))
     if why == "hold":
-        what = f"was enqueued for this {job.fields.hold.split(':')[-2]}"
+        what = f"was enqueued for this {job.hold.split(':')[-2]}"
     else:
         what = f"is still {status}" if why == "active" else "was there before"
     why = f"job {job_id} {what}"

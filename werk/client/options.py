@@ -139,7 +139,7 @@ class Options(NamedTuple):
         return int((self.once_per or 0) * HOLD_SHARE * 1000)
 
     def guards(self, name: str, call: Sequence[tuple[str, object]], queue: str) -> tuple[str, str]:
-        """Return the hold and the pointer of a job of the task `name` (JobFields)."""
+        """Return the hold and the pointer of a job of the task `name` (PreparedJob)."""
         hold = pointer = ""
         if self.slot is not None:
             hold = keys.key("werk", "slot", digest((name, call, queue, self.slot)))

@@ -1,4 +1,4 @@
-"""What is sent to enqueue a job: EnqueueRequest and JobFields, in the order of their fields.
+"""What is sent to enqueue jobs: an EnqueueRequest, then of each job its JOB_FIELDS.
 
 enqueue.lua refers to the fields by their names, which are prepended to it in capitals.
 """
@@ -33,27 +33,21 @@ class EnqueueRequest(NamedTuple):
     require_worker: int  # 1: enqueue only if a live worker serves that
 
 
-class JobFields(NamedTuple):
-    """What each job of a request has of its own."""
-
-    id: str
-    data: bytes
-    description: str
-    hold: str  # a key that the job takes: until it expires, it keeps others with the same hold out
-    pointer: str  # a key that names the last job with it: while that is active, others are kept out
+# What each job of a request has of its own: attributes of PreparedJob.
+JOB_FIELDS = ("id", "data", "description", "hold", "pointer")
 
 
 _FIELDS = "\n".join(  # the names by which enqueue.lua refers to all of them
     (
         named(map(str.upper, EnqueueRequest._fields)),
-        numbered(map(str.upper, JobFields._fields)),
+        numbered(map(str.upper, JOB_FIELDS)),
         f"local REQUEST_FIELDS = {len(EnqueueRequest._fields)}",
-        f"local JOB_FIELDS = {len(JobFields._fields)}",
+        f"local JOB_FIELDS = {len(JOB_FIELDS)}",
     )
 )
 
 
 @cache
 def script() -> Script:
-    """Return the script that takes an EnqueueRequest, followed by the JobFields of each job."""
+    """Return the script that takes an EnqueueRequest, followed by the JOB_FIELDS of each job."""
     return joined(_FIELDS, source("enqueue"))

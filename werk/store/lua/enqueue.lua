@@ -1,7 +1,7 @@
 -- Enqueue jobs of one task, each once, however often this is sent.
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
--- ARGV  the fields of EnqueueRequest, then of each job those of JobFields (client/request.py, which
+-- ARGV  the fields of EnqueueRequest, then of each job JOB_FIELDS (client/request.py, which
 --       explains them and prepends the names used here)
 -- Returns for each job 1: it is enqueued, by this request or by the same one before; or
 --       {'id', id}              its id belongs to another job
