@@ -79,8 +79,10 @@ def test_every_key_after_a_mixed_run_is_what_plain_rq_leaves(
     assert len(keys[0]) > 200
     lines = differences(*keys, TOLERANCE_S) + differences(*seen, TOLERANCE_S)
     assert not lines, "\n".join(lines)
-    assert int(counts[0][0]) > 10
-    assert counts[0] == counts[1]
+    (done, failed), (plain_done, plain_failed) = counts
+    assert failed == plain_failed
+    # A horse that is killed, as several are here, loses what it counted in the last half second.
+    assert 10 < int(done) <= int(plain_done)
 
 
 def seen_outside(folder: Path) -> Form:

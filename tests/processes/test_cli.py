@@ -247,8 +247,10 @@ def test_unless_active(connection: redis.Redis) -> None:
 @pytest.mark.usefixtures("worker")
 def test_a_duplicate_waits_for_the_job_that_stands() -> None:
     once = ["--once-per", "1h", "--wait", "hello", "Ada"]
-    assert run("werk-enqueue", *once).stdout == "Hello Ada\n"
-    assert run("werk-enqueue", *once).stdout == "Hello Ada\n"
+    first, again = run("werk-enqueue", *once), run("werk-enqueue", *once)
+    assert (first.stdout, first.stderr) == ("Hello Ada\n", "")
+    assert again.stdout == "Hello Ada\n"
+    assert "was enqueued for this period; not enqueued again" in again.stderr
 
 
 def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:

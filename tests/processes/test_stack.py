@@ -456,6 +456,20 @@ def test_up_runs_what_is_in_a_file_now(
         wait_until(lambda: "sung by a job" in process.output())
 
 
+def test_up_waits_for_a_table_that_was_saved_half_edited(
+    up: Callable[..., Process], redis_url: str, talk: Path
+) -> None:
+    table = talk.parent / "half.py"
+    table.write_text(whole := "TASKS = {'talk': 'talk.talk'}\n")
+    process = up(redis_url, env={**in_reach(talk), "WERK_REGISTRY": "half:TASKS"})
+    table.write_text("TASKS = {'talk': (\n")
+    wait_until(lambda: "waits until a task or a table changes" in process.output())
+    assert "half.py, line 1" in process.output()
+    assert "Traceback" not in process.output()
+    table.write_text(whole + "# whole again\n")
+    wait_until(lambda: process.output().count("*** Listening") == 2)
+
+
 def test_up_runs_a_crontab(
     up: Callable[..., Process], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,27 @@ def test_a_worker_started_while_redis_is_away_waits_for_it(
     assert worker.wait(60) == 0
 
 
+def test_a_table_that_cannot_be_loaded_is_one_line(redis_url: str, tmp_path: Path) -> None:
+    done = run("werk", "worker", "default", env={"WERK_REGISTRY": "no_such_table:TASKS"})
+    assert done.returncode == 78
+    [line] = done.stderr.splitlines()
+    assert line.startswith("werk: WERK_REGISTRY: cannot load no_such_table:TASKS")
+
+
+def test_a_task_that_is_not_there_is_named_at_the_start(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typo.py").write_text("TASKS = {'words': 'wrods.count', 'broken': 'typo2.f'}")
+    (tmp_path / "typo2.py").write_text("def f(:")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    env = {"WERK_REGISTRY": "typo:TASKS"}
+    done = run("werk", "worker", "--burst", "default", env=env)
+    assert done.returncode == 0
+    assert "words: no module wrods" in done.stderr
+    assert "typo2.py:1: " in done.stderr
+    assert run("werk", "tasks", "--check", env=env).returncode == 78
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_wait(
     spawn: Start, server: Server, redis_url: str, number: signal.Signals

@@ -510,6 +510,11 @@ def test_a_lost_reply_is_no_duplicate(
     assert connection.llen("rq:queue:default") == 2
 
 
+def test_a_function_instead_of_a_name_is_named(connection: redis.Redis) -> None:
+    with pytest.raises(ArgumentError, match="len: want the name of a task, got a builtin"):
+        werk.enqueue(len, "x")  # type: ignore[arg-type]
+
+
 def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:
     request = client.prepare(client.find("sleep"), (0,), {}, HOURLY)
     assert not client.send([request])[0].duplicate

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import redis
+from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from werk.worker.log import JobLog
@@ -36,6 +40,27 @@ def test_a_function_whose_time_is_up_is_interrupted_once(runner: Runner) -> None
         return "went on"
 
     assert outcome(runner, swallow, HOUR_S) == "went on"
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "error"),
+    [
+        ("import nosuch", "faulty.task", ModuleNotFoundError("No module named 'nosuch'")),
+        ("1 / 0", "faulty.task", ZeroDivisionError("division by zero")),
+        ("", "faulty.task", ValueError("Invalid attribute name: task")),
+        ("", "fautly.task", ModuleNotFoundError("No module named 'fautly'")),
+    ],
+)
+def test_an_import_that_fails_raises_its_own_error(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, path: str,
+    error: Exception,
+) -> None:  # fmt: skip
+    """RQ alone says of each "Invalid attribute name"."""
+    (tmp_path / "faulty.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    with pytest.raises(type(error), match=str(error)):
+        runner.load(path, Job(id="a", connection=redis.Redis()))()
 
 
 @pytest.mark.parametrize("limit_s", [HOUR_S, -1])

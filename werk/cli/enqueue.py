@@ -182,12 +182,12 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
     for warning in handle.warnings:
         if invocation.prints(warning):
             output.print_note(warning)
+    if handle.duplicate and not invocation.quiet:
+        output.print_note(f"{handle.reason}; not enqueued again")
     facts = handle.as_json()
     if invocation.wait:
         wait = partial(handle.result, invocation.wait_s)
         return output.print_outcome(wait, invocation.as_json, facts)
-    if handle.duplicate and not invocation.quiet:
-        output.print_note(f"{handle.reason}; not enqueued again")
     if invocation.as_json:
         output.print_json(facts)
     elif not invocation.quiet:

@@ -139,6 +139,8 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
         first, last = group.first, group.last
         rows.append({**group._asdict(), "first": _iso(first), "last": _iso(last), "retry": command})
         lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
+    if not rows:
+        output.print_note("no failed jobs")
     output.print_rows(as_json, rows, *lines)
 
 
@@ -159,7 +161,7 @@ def retry(
         return _act(link, "retry", job_id, as_json)
     jobs, done = failures.count(link, filters), 0
     if jobs:
-        output.confirm(f"retry {jobs} failed jobs", yes)
+        output.confirm(f"retry {jobs} failed job{'s' * (jobs > 1)}", yes)
     has_bar = jobs > failures.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):

@@ -109,6 +109,9 @@ def find(name: str, connection: Connection | None = None) -> Entry:
 
     Raises UnknownTask, RedisUnavailable, ConfigError.
     """
+    if not isinstance(name, str):
+        shown = getattr(name, "__name__", repr(name)[:100])
+        raise ArgumentError(f"{shown}: want the name of a task, got a {type(name).__name__}")
     return catalog.find(name, lambda: link_of(connection))
 
 

@@ -20,7 +20,7 @@ from werk import registry
 from werk.dev.binary import find_binary
 from werk.dev.process import spawn
 from werk.dev.server import Server, client_of, who_answers
-from werk.errors import ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, ConfigError, RedisUnavailable
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.address import shown
 from werk.store.connection import link
@@ -128,12 +128,17 @@ class _Front:
             if (now := before | _times_of(files)) != before:
                 before = now
                 self.say("worker", "a task or a table has changed: restarting")
-                self._end("worker")
+                if "worker" in self.children:
+                    self._end("worker")
                 if not self.stops_asked:
                     self.start(*worker)  # it reads tasks and tables again
-            for name, process in self.children.items():
+            for name, process in [*self.children.items()]:
                 if (code := process.poll()) is not None:
                     self._drain()
+                    if name == "worker" and code == EXIT_CONFIG:  # a table that is half written
+                        del self.children[name]
+                        self.say(name, "waits until a task or a table changes")
+                        continue
                     self.say(name, f"exited by itself (exit code {code}): stopping all")
                     return 1
             if self.server and not self.server.is_running():

@@ -52,8 +52,9 @@ _ARGS, _KWARGS = Parameter("args", "var_positional"), Parameter("kwargs", "var_k
 class Note(NamedTuple):
     """A finding of signature.read, for `werk tasks --check`.
 
-    kind: "module" (does not exist), "function" (not in the module), "unread" (its parameters cannot
-    be read), "parameter" (its type cannot be read) or "reserved" (its name is taken).
+    kind: "module" (does not exist, or is no Python), "function" (not in the module), "unread" (its
+    parameters cannot be read), "parameter" (its type cannot be read) or "reserved" (its name is
+    taken).
     """
 
     kind: str

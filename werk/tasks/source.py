@@ -64,7 +64,7 @@ def parse(name: str, file: str) -> ast.Module:
             warnings.simplefilter("ignore")  # a "\d" is the business of the task's author
             return ast.parse(data)
     except SyntaxError as error:
-        raise Unread("unread", f"{file}:{error.lineno or 1}: {error.msg}") from None
+        raise Unread("module", f"{file}:{error.lineno or 1}: {error.msg}") from None
     except (OSError, ValueError, MemoryError) as error:
         why = getattr(error, "strerror", None) or str(error) or "nested too deeply"
         raise Unread("unread", f"{file}: {why}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib
 import os
 import signal
 import time
@@ -224,7 +225,7 @@ class Runner:
         return JobTimeoutException(f"Task exceeded maximum timeout value ({self.limit_s} seconds)")
 
     def _look_up(self, path: str) -> Callable[..., Any]:
-        function: Callable[..., Any] = import_attribute(path)
+        function: Callable[..., Any] = _imported(path)
         self.functions[path] = function
         bound_logs(self.shared)  # its module may have set up logging
         return function
@@ -254,6 +255,21 @@ def _any_call(data: bytes, reader: Any) -> Call:
     except Exception:
         return _unreadable, (), {}
     return (getattr(instance, name) if instance else name), args, kwargs
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    """Return a function by its path, as RQ does; but raise what its module raised.
+
+    RQ takes an import that fails in the module for a module that is not there.
+    """
+    try:
+        function: Callable[..., Any] = import_attribute(path)
+    except ValueError:
+        parts = path.split(".")
+        for end in range(1, len(parts)):
+            importlib.import_module(".".join(parts[:end]))
+        raise
+    return function
 
 
 def _unreadable() -> None:
