@@ -99,7 +99,7 @@ def misplaced(outcome: Outcome, now: float) -> Outcome:
     """Return a failure instead of an outcome whose set, finished:<queue> for one, is of another
     type."""
     key = keys.key(outcome.status, text(outcome.queue))
-    why = Refused(f"its outcome cannot be recorded: {key} is no sorted set")
+    why = Refused(f"its outcome cannot be recorded: {key} is not a sorted set")
     return failure(outcome, why, now)
 
 
