@@ -45,7 +45,7 @@ class ConfigError(WerkError):
 
 
 class RedisUnavailable(WerkError):
-    """Raised when Redis was unreachable for the time budget, is loading or full; try again."""
+    """Raised when Redis is unreachable for the whole time budget, loading or full; try again."""
 
     exit_code = EXIT_TRY_LATER
 
@@ -79,17 +79,17 @@ class ResultNotKept(WerkError):
 
 
 class ResultTimeout(WerkError):
-    """Raised when the job has not ended within the time to wait; it goes on."""
+    """Raised when the job has not ended within the time to wait; the job continues."""
 
     exit_code = EXIT_TIMEOUT
 
 
 class Unreadable(WerkError):
-    """Raised when bytes in Redis are not plain data: broken, too large or deep, or with code."""
+    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or code."""
 
 
 class TooLarge(Unreadable):
-    """Raised when there are more bytes than the reader takes; they may be plain data."""
+    """Raised when there are more bytes than the reader accepts; they may be plain data."""
 
 
 class WerkWarning(UserWarning):

@@ -26,7 +26,7 @@ from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
 
-UNHEARD = "no worker listens on queue default: werk worker default"
+UNHEARD = "no worker listens on queue default; start one: werk worker default"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_waiting_no_longer_than_told() -> None:
     begun = time.monotonic()
     done = run("werk-enqueue", "--wait", "--timeout", "0.5", "sleep", "60")
     assert time.monotonic() - begun < 30  # the job takes 60 s
-    refused(done, 124, "it goes on", "werk result")
+    refused(done, 124, "it continues", "werk result")
 
 
 @pytest.mark.usefixtures("redis_url")

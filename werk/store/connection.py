@@ -195,7 +195,7 @@ class Link:
 
     def _unreachable(self, error: Exception) -> str:
         if why := shortage():
-            return f"Redis at {self.where} was not asked: this process can open nothing ({why})"
+            return f"Redis at {self.where} was not asked: this process cannot open a socket ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
         return f"{where}; is it running, and is RQ_REDIS_URL right?"
@@ -230,10 +230,10 @@ def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
 
 
 def shortage() -> str:
-    """Return why this process can open nothing, not even a file; "" if it can.
+    """Return why this process cannot open a file or a socket; "" if it can.
 
-    A connection that fails for this reason says nothing about Redis: ask after each failure. (The
-    error of the connection itself can be another: without descriptors a host's name is not found.)
+    A connection that fails for this reason shows nothing about Redis, so call this after each
+    failure. (The error of the connection can be another: without descriptors no name is resolved.)
     """
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))

@@ -92,7 +92,7 @@ class Signature:
         if not kwargs and tuple(map(type, args)) == self._classes:
             return tuple(args), {}  # as most calls are: nothing to convert
         if not all(type(name) is str for name in kwargs):  # a StrEnum's: it would be sent as such
-            raise ArgumentError(f"{task}: the names of arguments have to be plain str")
+            raise ArgumentError(f"{task}: the names of arguments must be plain str")
         return self._converted(args, kwargs, _check, task, secret)
 
     def parse(
@@ -104,7 +104,7 @@ class Signature:
     ) -> _Call:
         """Return the typed arguments in words of the command line. Raises as bind().
 
-        Options in `reserved` are those of the command itself, which stand before the task.
+        Options in `reserved` are those of the command itself, which come before the task.
         """
         args: list[str] = []
         kwargs: dict[str, str] = {}
@@ -136,7 +136,7 @@ class Signature:
             return self.bind_json(value, {}, task, secret)
         if type(value) is dict:
             return self.bind_json((), value, task, secret)
-        raise ArgumentError(f"{task}: want a JSON array of arguments, or an object of named ones")
+        raise ArgumentError(f"{task}: use a JSON array of arguments, or an object of named ones")
 
     def bind_json(self, args: _Args, kwargs: _Kwargs, task: str, secret: Collection[str]) -> _Call:
         """Return values from JSON checked and converted. Raises as bind().

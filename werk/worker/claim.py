@@ -81,7 +81,7 @@ class Claim:
             limit = int(self.timeout or 0) or DEFAULT_TIMEOUT_S
             keep = int(self.result_ttl) if self.result_ttl else default_result_ttl
         except ValueError:
-            raise Refused("its timeout or result_ttl is no whole number") from None
+            raise Refused("its timeout or result_ttl is not a whole number") from None
         if limit > LONGEST_S or keep > LONGEST_S:
             return min(limit, LONGEST_S), min(keep, LONGEST_S)
         return limit, keep

@@ -71,7 +71,7 @@ def parse_command(message: dict[str, Any]) -> Any:
     """Return the command in a message on the worker's channel. Raises ValueError."""
     size = len(message["data"])
     if size > LONGEST_COMMAND:
-        raise ValueError(f"{size:,} bytes are no command")
+        raise ValueError(f"a command has at most {LONGEST_COMMAND:,} bytes, got {size:,}")
     try:
         return rq.command.parse_payload(message)
     except RecursionError:

@@ -111,7 +111,7 @@ class Executions:
 
 
 def killed_text(crashes: int, how: str) -> str:
-    return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
+    return f"{how}. The job killed its worker {crashes} times" if crashes > 1 else how
 
 
 def new_generation() -> str:

@@ -254,7 +254,7 @@ class Frame:
         if self.mismatch:
             return recorder.refuse(claim, job, self.mismatch)
         if self.has_begun and not self.is_over:  # nobody has recorded anything
-            trouble = trouble or RuntimeError("perform_job returned and the job did not run")
+            trouble = trouble or RuntimeError("perform_job returned, but the job did not run")
             self.fail(trouble)
             return recorder.fail(claim, job, trouble)
         outcome = self.plain_success()

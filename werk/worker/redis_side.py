@@ -57,7 +57,7 @@ class Unusable(WerkError):
 def raise_if_short() -> None:
     """Raise Unusable if a connection failed because of this process, not of Redis."""
     if why := shortage():
-        raise Unusable(f"its process could open nothing more: {why}")
+        raise Unusable(f"its process could open no more files or sockets: {why}")
 
 
 class Channel(Connection):

@@ -295,6 +295,6 @@ class RQSide(PlainWorker):
     ) -> None:
         if self.ask_fence:
             delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
-            note_attempt(job, "asked to be tried again", delay)
+            note_attempt(job, "the task asked for a retry", delay)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
         self._forget_commit()

@@ -110,7 +110,7 @@ class Runner:
         known = self.tasks.get(claim.task or path)
         if not known:
             if claim.task:
-                raise Unknown(f"no task is called {text(claim.task)[:100]!r} here")
+                raise Unknown(f"this worker has no task {text(claim.task)[:100]!r}")
             raise unregistered(path)
         for callback in claim.callbacks or ():
             permit(text(callback))
