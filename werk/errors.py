@@ -1,7 +1,7 @@
 """The errors of werk, and the exit code of each on the command line.
 
-One base, so that a caller can write `except werk.WerkError`. A message says what happened and
-what to do.
+There is one base, so that a caller can write `except werk.WerkError`. A message says what happened
+and what to do.
 """
 
 from __future__ import annotations

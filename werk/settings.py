@@ -41,7 +41,7 @@ class Settings(NamedTuple):
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
-    webhook_hosts: frozenset[str] | None  # that webhooks of a worker may call; None: any
+    webhook_hosts: frozenset[str] | None  # that a worker's webhooks may call; None: any
 
     def __repr__(self) -> str:
         return "Settings(...)"  # some are passwords

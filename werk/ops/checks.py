@@ -48,7 +48,7 @@ class Limit(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The options of --check. The age of the oldest job has a limit in any case."""
+    """The options of --check. The age of the oldest job has a limit by default."""
 
     age_s: Limit = Limit(None, 300)
     waiting: Limit = Limit()

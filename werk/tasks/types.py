@@ -1,4 +1,4 @@
-"""The types of parameters: what a text, a value in JSON or a Python value becomes in each."""
+"""The types of parameters: how each converts a text, a value in JSON or a Python value."""
 
 from __future__ import annotations
 
