@@ -85,7 +85,7 @@ class ResultTimeout(WerkError):
 
 
 class Unreadable(WerkError):
-    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or code."""
+    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or with code."""
 
 
 class TooLarge(Unreadable):

@@ -328,7 +328,7 @@ def test_a_running_job_is_stopped(
     begun(tmp_path)
     assert run("werk", "stop", job.id).returncode == 2  # --yes
     done = run("werk", "stop", job.id, "--yes")
-    assert done.stdout.startswith("stopped at worker ")
+    assert done.stdout.startswith("stopped on worker ")
     assert ended(job, "stopped").is_stopped
     assert places(connection, job.id) == ["failed"]
     done = run("werk", "stop", job.id, "--yes")

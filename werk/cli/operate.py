@@ -181,7 +181,7 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Stop a running job. It is not retried."""
     output.confirm(f"stop job {job_id}", yes)
     worker = actions.stop(output.connect(), job_id, timeout)
-    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped at worker {worker}")
+    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped on worker {worker}")
 
 
 @click.command()

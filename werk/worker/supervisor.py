@@ -274,7 +274,7 @@ class Supervisor:
             self.kill(why, progress.run)
         else:
             name = self.worker.name
-            self.log.warning("event=ignored worker=%s command=%s: not running it", name, why)
+            self.log.warning("event=ignored worker=%s command=%s: no such job runs", name, why)
             self.child.signal_group(signal.SIGCONT)
 
     def kill(self, why: str, run: str = "") -> None:
