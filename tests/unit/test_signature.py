@@ -261,7 +261,7 @@ def test_names_that_enqueue_has_itself_are_said(define: Define) -> None:
             "unread",
             "shop.py:2: task is defined in several ways",
         ),
-        ("class task: ...", "unread", "not made there by def"),
+        ("class task: ...", "unread", "not defined there by def"),
         (
             "import app\n@app.task\ndef task(a): ...",
             "unread",

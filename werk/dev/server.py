@@ -55,7 +55,7 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises ConfigError or RedisUnavailable."""
+        """Start the server and wait until it answers. Raises ConfigError or RedisUnavailable."""
         config = _config(self.url)
         with self._locked() as lock:
             self._mark()
@@ -71,7 +71,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Let it write its data and exit; kill it if that takes too long."""
+        """Let the server write its data and exit; kill it if that takes too long."""
         if self._process is None:
             return
         self._process.terminate()
@@ -81,7 +81,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """Kill it, as a crash would. Its file has what it acknowledged, and `start` reads that."""
+        """Kill the server, as a crash would. `start` reads the acknowledged data from its file."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -128,7 +128,7 @@ class Server:
                 )
         elif any(self.data.iterdir()):
             raise ConfigError(
-                f"{self.data} has files that werk did not write: set WERK_STATE_DIR to another one"
+                f"{self.data} has files not written by werk: set WERK_STATE_DIR to another folder"
             )
         marker.write_text(f"{self.binary}\n")
 
