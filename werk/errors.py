@@ -1,7 +1,7 @@
 """The errors of werk, and the exit code of each on the command line.
 
-One base, so that a caller can write `except werk.WerkError`. A message says what happened and
-what to do.
+There is one base, so that a caller can write `except werk.WerkError`. A message says what happened
+and what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ConfigError(WerkError):
 
 
 class RedisUnavailable(WerkError):
-    """Raised when Redis was unreachable for the time budget, is loading or full; try again."""
+    """Raised when Redis is unreachable for the whole time budget, loading or full; try again."""
 
     exit_code = EXIT_TRY_LATER
 
@@ -79,17 +79,17 @@ class ResultNotKept(WerkError):
 
 
 class ResultTimeout(WerkError):
-    """Raised when the job has not ended within the time to wait; it goes on."""
+    """Raised when the job has not ended within the time to wait; the job continues."""
 
     exit_code = EXIT_TIMEOUT
 
 
 class Unreadable(WerkError):
-    """Raised when bytes in Redis are not plain data: broken, too large or deep, or with code."""
+    """Raised when bytes in Redis are not plain data: broken, too large, too deep, or with code."""
 
 
 class TooLarge(Unreadable):
-    """Raised when there are more bytes than the reader takes; they may be plain data."""
+    """Raised when there are more bytes than the reader accepts; they may be plain data."""
 
 
 class WerkWarning(UserWarning):

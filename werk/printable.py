@@ -1,4 +1,4 @@
-"""Text from others, made safe to print: it controls no terminal and begins no line of its own.
+"""Text from others, made safe to print: it cannot control a terminal or forge a line.
 
 Everything that werk prints, logs or shows of a name, a record or a traceback passes through here.
 """

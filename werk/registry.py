@@ -23,7 +23,7 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 class Task(NamedTuple):
-    """A task and the defaults of its jobs, which an enqueue can override; times in seconds."""
+    """A task and the defaults of its jobs; an enqueue can override most. Times are in seconds."""
 
     path: str
     queue: str = "default"
@@ -36,21 +36,21 @@ class Task(NamedTuple):
     secret: tuple[str, ...] = ()  # parameters shown as ***
 
     def problem(self) -> str | None:
-        """Return what is wrong with it, or None."""
+        """Return what is wrong with the task, or None."""
         times = (self.timeout, self.result_ttl, self.failure_ttl)
         counts = (self.retry, self.retry_delay, self.max_crashes)
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
             return f"path {self.path!r} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
-            return f"queue {self.queue!r} is not a queue name"
+            return f"queue {self.queue!r} is not a queue name; use printable text"
         if not all(type(number) is int for number in times + counts):
-            return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: int"
+            return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: use int"
         if self.timeout == 0 or not all(-1 <= seconds <= LONGEST_S for seconds in times):
-            return f"timeout, result_ttl, failure_ttl: -1 to {LONGEST_S} s; a timeout is not 0"
+            return f"timeout, result_ttl, failure_ttl: use -1 to {LONGEST_S} s; a timeout is not 0"
         if not all(0 <= count <= MOST_RETRIES for count in counts):
-            return f"retry, retry_delay and max_crashes: 0 to {MOST_RETRIES}"
+            return f"retry, retry_delay and max_crashes: use 0 to {MOST_RETRIES}"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
-            return 'secret is a tuple of parameter names: ("token",)'
+            return 'secret must be a tuple of parameter names, such as ("token",)'
         return None
 
 
@@ -109,7 +109,7 @@ def _checked(name: object, entry: object, place: str) -> Task:
     task = Task(entry) if isinstance(entry, str) else entry
     if not isinstance(task, Task):
         kind = type(entry).__name__
-        raise ConfigError(f"{place}: {name}: want a dotted path or Task(...), not {kind}")
+        raise ConfigError(f"{place}: {name}: use a dotted path or Task(...), not {kind}")
     if problem := task.problem():
         raise ConfigError(f"{place}: {name}: {problem}")
     return task

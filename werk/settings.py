@@ -41,7 +41,7 @@ class Settings(NamedTuple):
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
-    webhook_hosts: frozenset[str] | None  # that webhooks of a worker may call; None: any
+    webhook_hosts: frozenset[str] | None  # that a worker's webhooks may call; None: any
 
     def __repr__(self) -> str:
         return "Settings(...)"  # some are passwords
@@ -87,14 +87,14 @@ class Settings(NamedTuple):
 def _is_yes(name: str, env: Mapping[str, str]) -> bool:
     value = env.get(name, "no").lower()
     if value not in _YES + _NO:
-        raise ConfigError(f"{name}={env[name]!r}: want yes or no")
+        raise ConfigError(f"{name}={env[name]!r}: use yes or no")
     return value in _YES
 
 
 def _whole(name: str, env: Mapping[str, str], default: str) -> int:
     value = env.get(name, default)
     if not value.isdecimal():
-        raise ConfigError(f"{name}={value!r}: want a whole number")
+        raise ConfigError(f"{name}={value!r}: use a whole number")
     return int(value)
 
 

@@ -328,7 +328,7 @@ def test_a_running_job_is_stopped(
     begun(tmp_path)
     assert run("werk", "stop", job.id).returncode == 2  # --yes
     done = run("werk", "stop", job.id, "--yes")
-    assert done.stdout.startswith("stopped at worker ")
+    assert done.stdout.startswith("stopped on worker ")
     assert ended(job, "stopped").is_stopped
     assert places(connection, job.id) == ["failed"]
     done = run("werk", "stop", job.id, "--yes")
@@ -529,7 +529,7 @@ def test_workers_drain_and_a_second_word_does_not_hurry_them(
 def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
     done = run("werk", "drain", "wroker", "--yes")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "worker wroker is unknown: werk status\n"
+    assert done.stderr == "worker wroker is unknown; see werk status\n"
     assert run("werk", "drain", "wroker", "--yes", "--wait").returncode == 0  # it has left
     done = run("werk", "drain", "wroker", "--yes", "--timeout", "3")
     assert (done.returncode, "--wait" in done.stderr) == (2, True)

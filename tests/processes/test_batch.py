@@ -15,6 +15,7 @@ import redis
 from support import Process, command, is_asleep, run, wait_until
 
 Spawn = Callable[..., Process]
+UNHEARD = "no worker listens on queue default; start one: werk worker default"
 
 
 def queued(connection: redis.Redis) -> list[str]:
@@ -29,7 +30,7 @@ def test_three_bad_lines_among_ten_thousand(connection: redis.Redis) -> None:
     assert done.stdout.split() == queued(connection)
     assert len(queued(connection)) == 9_997
     said = done.stderr.splitlines()
-    said.remove("no worker listens on queue default: werk worker default")  # once for all of them
+    said.remove(UNHEARD)  # once for all of them
     first, second, third, summary = said
     assert first.startswith("line 1: sleep: seconds: 'abc' is not a number")
     assert second.startswith("line 5000: sleep: '[1' is not JSON")
@@ -65,7 +66,7 @@ def test_options_hold_for_each_line(connection: redis.Redis) -> None:
     done = run("werk-enqueue", *words, input="[1]\n[2]\n[1]\n")
     assert (done.returncode, done.stderr) == (
         0,
-        "no worker listens on queue low: werk worker low\n2 enqueued, 1 duplicates\n",
+        "no worker listens on queue low; start one: werk worker low\n2 enqueued, 1 duplicates\n",
     )
     first, second, third = done.stdout.split()
     assert (first, second) != (third, third)

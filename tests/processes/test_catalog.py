@@ -199,7 +199,7 @@ def test_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert listed.returncode == 0
     assert "sleep SECONDS  -> werk.jobs.sleep" in listed.stdout
     assert "served" not in listed.stdout
-    assert "unknown which workers serve them: Redis at" in listed.stderr
+    assert "cannot read which workers serve the tasks: Redis at" in listed.stderr
     assert run("werk", "tasks", "--check").stderr == ""
 
 
@@ -262,7 +262,7 @@ def test_a_type_of_a_newer_werk_takes_json(connection: redis.Redis) -> None:
 
 
 def test_nobody_listens(connection: redis.Redis) -> None:
-    text = "no worker listens on queue low: werk worker low"
+    text = "no worker listens on queue low; start one: werk worker low"
     low = werk.Options(queue="low")
     with pytest.warns(werk.WerkWarning, match=text):
         assert werk.enqueue("sleep", 1, options=low).warnings == (text,)
@@ -315,7 +315,7 @@ def test_who_serves_what(connection: redis.Redis) -> None:
     serving(connection, own, "sleep other")  # a deploy half done, but this version is served
     assert not werk.enqueue("sleep", 1).warnings
     serving(connection, "sleep other", "sleepy 123")
-    with pytest.warns(werk.WerkWarning, match="default has this version of sleep, but another"):
+    with pytest.warns(werk.WerkWarning, match="default have another version of sleep"):
         werk.enqueue("sleep", 1)
     serving(connection, "sleepy 123")
     with pytest.warns(werk.WerkWarning, match="no worker on queue default knows sleep; .* 10 min"):
@@ -389,7 +389,7 @@ def test_callers_ahead_of_workers(
                env=new)  # fmt: skip
     assert "no worker on queue low knows refund" in done.stderr
     done = run("werk-enqueue", "--job-id", "changed", "report", "2026-11-24", "1", "yes", env=new)
-    assert "low has this version of report, but another: werk tasks" in done.stderr
+    assert "low have another version of report; see werk tasks" in done.stderr
     for job in ("new", "changed"):  # neither runs nor fails: it waits
         wait_until(lambda job=job: connection.zscore("rq:scheduled:low", job))
 
@@ -427,7 +427,7 @@ def test_workers_ahead_of_callers(
 ) -> None:
     serve(new)
     done = run("werk-enqueue", "--job-id", "changed", "report", "2026-11-24", env=old)
-    assert "low has this version of report, but another" in done.stderr
+    assert "low have another version of report" in done.stderr
     wait_until(lambda: connection.zscore("rq:scheduled:low", "changed"))
     connection.hset("rq:job:changed", "werk_unknown_since", time.time() - 601)
     connection.zadd("rq:scheduled:low", {"changed": 0})
@@ -437,6 +437,6 @@ def test_workers_ahead_of_callers(
 
     listed = run("werk", "tasks", env=old).stdout
     assert "refund DAY COPIES" in listed
-    assert "not in the table here, but in the catalog" in listed
+    assert "not in the table here; read from the catalog" in listed
     done = run("werk-enqueue", "--wait", "--queue", "low", "refund", "2026-11-24", "3", env=old)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Tuesday, 3\n", "")

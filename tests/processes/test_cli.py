@@ -26,7 +26,7 @@ from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
 
-UNHEARD = "no worker listens on queue default: werk worker default"
+UNHEARD = "no worker listens on queue default; start one: werk worker default"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_waiting_no_longer_than_told() -> None:
     begun = time.monotonic()
     done = run("werk-enqueue", "--wait", "--timeout", "0.5", "sleep", "60")
     assert time.monotonic() - begun < 30  # the job takes 60 s
-    refused(done, 124, "it goes on", "werk result")
+    refused(done, 124, "it continues", "werk result")
 
 
 @pytest.mark.usefixtures("redis_url")
@@ -104,7 +104,7 @@ def test_waiting_no_longer_than_told() -> None:
         (["--delay", "soon", "sleep", "1"], ["'soon'"]),
         (["--delay", "nan", "sleep", "1"], ["'nan'"]),
         (["--at", "noon", "sleep", "1"], ["'noon'"]),
-        (["--delay", "1", "--at", "2030-01-01", "sleep", "1"], ["exclude"]),
+        (["--delay", "1", "--at", "2030-01-01", "sleep", "1"], ["cannot be combined"]),
         (["--timeout", "1", "sleep", "1"], ["--job-timeout"]),
         (["--job-timeout", "0", "sleep", "1"], ["timeout"]),
         (["--job-id", "a b", "sleep", "1"], ["job_id"]),

@@ -98,7 +98,7 @@ def test_a_key_of_a_queue_that_is_of_another_type(
     elif place == "finished":
         wait_until(lambda: places_but(connection, job, place) == ["failed"], 30)
         record = job.job.latest_result()
-        assert record and "rq:finished:default is no sorted set" in (record.exc_string or "")
+        assert record and "rq:finished:default is not a sorted set" in (record.exc_string or "")
     connection.delete(f"rq:{place}:default")
     if place == "wip":
         finished(job, 30)

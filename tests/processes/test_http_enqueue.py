@@ -110,7 +110,7 @@ def test_a_job_is_enqueued(client: FlaskClient, connection: redis.Redis) -> None
         "queue": "default",
         "task": "sleep",
         "duplicate": False,
-        "warnings": ["no worker listens on queue default: werk worker default"],
+        "warnings": ["no worker listens on queue default; start one: werk worker default"],
     }
     assert connection.lrange("rq:queue:default", 0, -1) == [reply["id"].encode()]
     assert call(connection, reply["id"]) == ((1.0,), {})
@@ -238,9 +238,9 @@ def test_wrong_arguments_are_reported_as_on_the_command_line(
 
 
 BAD = [
-    (b"", "'' is not JSON, where text is \"quoted\": Expecting value at character 1"),
-    (b"[1", "is not JSON, where text"),
-    (b'{"args": [nan]}', "is not JSON, where text"),
+    (b"", "'' is not JSON (text needs double quotes): Expecting value at character 1"),
+    (b"[1", "is not JSON (text needs"),
+    (b'{"args": [nan]}', "is not JSON (text needs"),
     (b'{"args": [NaN]}', "is not JSON, or nested too deeply"),
     (b'{"args": [1e999]}', "'1e999' is too large for a float"),
     (b'{"args": [%s]}' % (b"1" * 5000), "has more than 4300 digits"),
@@ -363,23 +363,23 @@ def test_a_job_is_scheduled(client: FlaskClient, connection: redis.Redis) -> Non
         ({"front": None}, "front: None is not true or false (bool)"),
         ({"require_worker": "yes"}, "require_worker: 'yes' is not true or false (bool)"),
         ({"delay": "5m"}, "delay: '5m' is not a number (float)"),
-        ({"delay": -1}, "delay -1.0: want seconds, 0 to 1000000000"),
+        ({"delay": -1}, "delay -1.0: use seconds, 0 to 1000000000"),
         ({"once_per": "5x"}, "once_per: '5x' is not a duration (timedelta): 90, 90s, 1h30m"),
         ({"once_per": True}, "once_per: 'True' is not a duration"),
-        ({"once_per": 0}, "once_per 0.0: want seconds, 1 to"),
+        ({"once_per": 0}, "once_per 0.0: use seconds, 1 to"),
         ({"expires": [1]}, "is not a duration"),
         ({"expires": 1e300}, "is not a duration"),
         ({"at": 5}, "at: 5 is not a datetime"),
         ({"at": "tomorrow"}, "at: 'tomorrow' is not a datetime"),
         ({"at": "0001-01-01"}, "out of range"),
         ({"at": "9999-01-01"}, "out of range"),
-        ({"at": "2026-12-24T18:00Z", "delay": 1}, "delay and at exclude each other"),
+        ({"at": "2026-12-24T18:00Z", "delay": 1}, "delay and at cannot be combined"),
         ({"job_id": "a b"}, "job_id 'a b': use letters, digits, - and _"),
         ({"job_id": 5}, "job_id: 5 is not text (str)"),
         ({"queue": ""}, "queue '' is not a queue name"),
         ({"queue": {}}, "queue: the dict is not text (str)"),
-        ({"ping": "ftp://x"}, "ping 'ftp://x': want an address"),
-        ({"retry": 10**9}, "retry, retry_delay and max_crashes: 0 to 10000"),
+        ({"ping": "ftp://x"}, "ping 'ftp://x': use an address"),
+        ({"retry": 10**9}, "retry, retry_delay and max_crashes: use 0 to 10000"),
         ({"ttl": 1.5}, "ttl: 1.5 is not a whole number (int)"),
     ],
 )
@@ -417,8 +417,8 @@ def test_a_worker_is_required(
 ) -> None:
     body = {"args": ["Ada"], "options": {"require_worker": True}}
     code, reply = post(client, "hello", body)
-    said = "no worker listens on queue default: werk worker default; nothing was enqueued"
-    assert (code, reply["error"]) == (503, said)
+    said = "no worker listens on queue default; start one: werk worker default"
+    assert (code, reply["error"]) == (503, f"{said}; nothing was enqueued")
     assert connection.keys() == []
     spawn("werk", "worker", "default")
     wait_until(lambda: connection.exists("rq:werk:serves:default"))

@@ -503,7 +503,7 @@ def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_u
     dashboard = next(pid for pid in everything if b"\0dashboard\0" in _command_line(pid))
     os.kill(dashboard, signal.SIGKILL)
     assert process.wait(60) == 1
-    assert "dashboard | exited by itself (exit code -9)" in process.output()
+    assert "dashboard | exited unexpectedly (exit code -9)" in process.output()
     assert all(is_gone(pid) for pid in everything)
 
 

@@ -398,7 +398,7 @@ def test_limits_of_a_check(light: Link, connection: redis.Redis) -> None:
     done = run("werk", "status", "--check", "--max-failed", "1:5", "--min-workers", "2")
     assert done.returncode == 2
     assert done.stdout == (
-        "WERK CRITICAL - 0 live workers, want at least 2 (start more: werk worker); "
+        "WERK CRITICAL - 0 live workers, at least 2 are required (start more: werk worker); "
         "queue default: 2 failed (werk failed --queue default)"
         " | waiting=0 oldest=0s;;300 workers=0;;2 failed=2;1;5\n"
     )

@@ -300,7 +300,7 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=-1)), ["delay"]),
         (
             lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=1, at=in_an_hour())),
-            ["exclude"],
+            ["cannot be combined"],
         ),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout=0)), ["timeout"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(ttl=0)), ["ttl"]),
@@ -315,7 +315,7 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
-        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["exclude"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["combined"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="ftp://x")), ["ping", "http"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(ping="http://")), ["ping", "http"]),
         (lambda: werk.enqueue_many("sleep", [(1,), ("x",)]), ["seconds", "'x'"]),
@@ -511,7 +511,7 @@ def test_a_lost_reply_is_no_duplicate(
 
 
 def test_a_function_instead_of_a_name_is_named(connection: redis.Redis) -> None:
-    with pytest.raises(ArgumentError, match="len: want the name of a task, got a builtin"):
+    with pytest.raises(ArgumentError, match=r"len is a .*; use the name"):
         werk.enqueue(len, "x")  # type: ignore[arg-type]
 
 

@@ -466,7 +466,7 @@ def test_a_due_entry_that_is_no_jobs_is_dropped(lua: Lua, place: str) -> None:
     lua.enqueue("a", f"{place}:high", status="queued started")  # of no status that there is
     lua.given(f"ZADD {place}:high -inf gone", f"ZADD {place}:high 1 list", "RPUSH job:list x")
     lua.given("ZADD werk:ready 1 high")
-    dropped = [("gone", place, "there is no such job"), ("list", place, "its key is no hash")]
+    dropped = [("gone", place, "there is no such job"), ("list", place, "its key is not a hash")]
     assert lua.tick("one") == [["dropped", *facts] for facts in dropped]
     changes = lua.changes()
     assert changes[f"{place}:high"] == "gone"

@@ -69,13 +69,13 @@ def test_a_broken_table_is_said(
         ("a b", "x.y", "not a task name"),
         ("--wait", "x.y", "not a task name"),
         (1, "x.y", "not a task name"),
-        ("a", 1, "want a dotted path or Task"),
+        ("a", 1, "use a dotted path or Task"),
         ("a", "x", "package.module.function"),
         ("a", "os.system; x", "package.module.function"),
         ("a", Task("x.y", queue=""), "queue"),
         ("a", Task("x.y", timeout=0), "timeout"),
         ("a", Task("x.y", timeout=-2), "timeout"),
-        ("a", Task("x.y", result_ttl=1.5), "max_crashes: int"),  # type: ignore[arg-type]
+        ("a", Task("x.y", result_ttl=1.5), "max_crashes: use int"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
     ],

@@ -255,13 +255,13 @@ def test_names_that_enqueue_has_itself_are_said(define: Define) -> None:
         ("import x.task as task", "unread", "(x.task)"),
         ("from other import *", "unread", "task comes from another module or class"),
         ("def __getattr__(name): ...", "unread", "comes from another module"),
-        ("task = print", "unread", "shop.py:1: task is not made there by def"),
+        ("task = print", "unread", "shop.py:1: task is not defined there by def"),
         (
             "def task(a): ...\ntask = wrap(task)",
             "unread",
-            "shop.py:2: task is made in several ways",
+            "shop.py:2: task is defined in several ways",
         ),
-        ("class task: ...", "unread", "not made there by def"),
+        ("class task: ...", "unread", "not defined there by def"),
         (
             "import app\n@app.task\ndef task(a): ...",
             "unread",
@@ -587,7 +587,7 @@ def test_a_text_becomes_a_value(define: Define, annotation: str, text: str, valu
         (
             "Any",
             "Ada",
-            "x: 'Ada' is not JSON, where text is \"quoted\": Expecting value at character 1",
+            "x: 'Ada' is not JSON (text needs double quotes): Expecting value at character 1",
         ),
         ("Any", "NaN", "x: 'NaN' is not JSON"),
         ("Any", "[-Infinity]", "x: '[-Infinity]' is not JSON"),
@@ -751,7 +751,7 @@ def test_an_int_for_a_float_becomes_one(define: Define) -> None:
         ("a: int", (1,), {"zzz": 2}, "sleep: takes no zzz; it takes A"),
         ("a: int, /", (), {"a": 2}, "sleep: takes no a; it takes A"),
         ("a: int, /, **more", (), {"a": 2}, "sleep: missing A"),
-        ("**more", (), {Shade.RED: 2}, "sleep: the names of arguments have to be plain str"),
+        ("**more", (), {Shade.RED: 2}, "sleep: the names of arguments must be plain str"),
         ("**more: int", (), {"\x1b[31m": "x"}, "sleep: '\\x1b[31m': 'x' is not a whole number"),
     ],
 )

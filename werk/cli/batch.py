@@ -1,7 +1,7 @@
 """`werk-enqueue --batch`: a job for each line of a file. enqueue.py imports this when it is used.
 
 A line is a JSON array of arguments, or an object of named ones. Lines are read, checked, sent and
-told of in pieces, so that there may be any number of them.
+reported in pieces, so that a file may have any number of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ POLLED = 1000  # jobs asked for in one round trip
 
 
 def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
-    """Enqueue a job for each line of a file, name the bad lines, and wait for all if told to."""
+    """Enqueue a job for each line of a file, report the bad lines, and wait if --wait is set."""
     gc.enable()  # enqueue.py does without it while it sends one job
     invocation.options.treated(entry.task)  # so that a mistake in the options is reported once
     report, link = Report(invocation), output.connect()
@@ -62,7 +62,7 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
 
 
 def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link: Link) -> None:
-    """Enqueue what lines ask for, and print what became of each."""
+    """Enqueue the jobs that lines ask for, and print the outcome of each line."""
     invocation, options, now = report.invocation, report.invocation.options, time.time()
     found = [(n, _request(text, entry, options, now)) for n, text in piece if text.strip()]
     requests = [request for _, request in found if isinstance(request, Request)]
@@ -102,7 +102,7 @@ class Report:
         self._warnings: set[str] = set()
 
     def problem(self, number: int, text: str) -> None:
-        """Say what is wrong with a line."""
+        """Print what is wrong with a line."""
         self.bad += 1
         self._note(f"line {number}: {text}")
         if self.invocation.as_json:
@@ -124,11 +124,11 @@ class Report:
             output.print_line(handle.id)
 
     def so_far(self) -> str:
-        """Return how far it came, for who was interrupted."""
+        """Return how far the batch has come, for the message after an interruption."""
         return f"lines up to {self.last} are done; of the next {CHUNK}, some may be"
 
     def sum_up(self) -> None:
-        """Print the counts, but with --quiet."""
+        """Print the counts, unless --quiet is set."""
         verb = "good" if self.invocation.dry_run else "enqueued"
         counts = [f"{self.good - self.duplicates:,} {verb}"]
         counts += [f"{self.duplicates:,} duplicates"] * (self.duplicates > 0)
@@ -138,7 +138,7 @@ class Report:
 
     def _note(self, text: str) -> None:
         if self.has_bar:
-            click.echo("\r\033[K", nl=False, err=True)  # in the place of the bar, which comes again
+            click.echo("\r\033[K", nl=False, err=True)  # replaces the bar, which is drawn again
         output.print_note(text)
 
 
@@ -173,7 +173,7 @@ def _wait(report: Report, link: Link) -> int | None:
 
 
 def _states(ids: list[str], link: Link) -> Iterator[str]:
-    """Yield the status of each job; 'gone': nothing is left of it."""
+    """Yield the status of each job; 'gone' if it was deleted or has expired."""
     for start in range(0, len(ids), POLLED):
         hashes = [keys.key("job", job_id) for job_id in ids[start : start + POLLED]]
         for state in link.calls([("HGET", key, "status") for key in hashes]):
@@ -181,14 +181,14 @@ def _states(ids: list[str], link: Link) -> Iterator[str]:
 
 
 def _size(file: BinaryIO) -> int:
-    """Return the bytes of a file; of a pipe 0, for nobody knows."""
+    """Return the size of a file in bytes; 0 for a pipe, whose size is unknown."""
     found = os.fstat(file.fileno())
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 @contextmanager
 def _progress(total: int, is_shown: bool) -> Iterator[Callable[[int], object]]:
-    """Yield what is told how far it is, and shows that: of a total, or, of 0, the count alone."""
+    """Yield a function that shows progress: of `total` or, if that is 0, the count alone."""
     if not is_shown:
         yield lambda reached: None
         return

@@ -1,4 +1,4 @@
-"""`werk-enqueue`: each task is a command, made from its signature; the options stand before it."""
+"""`werk-enqueue`: each task is a command, made from its signature; options come before it."""
 
 from __future__ import annotations
 
@@ -145,12 +145,12 @@ def _job_option(field: str, hint: Any) -> click.Option:
 
 @click.command(
     cls=TaskGroup,
-    help="Enqueue TASK and print the id of the job. Options stand before TASK.",
+    help="Enqueue TASK and print the id of the job. Options come before TASK.",
     epilog=ENQUEUE_EPILOG,
     subcommand_metavar="TASK [ARGS]...",
     params=[*map(_job_option, HINTS, HINTS.values())],
 )
-@click.option("--args-json", type=TEXT, help="Take all arguments from a JSON array or object.")
+@click.option("--args-json", type=TEXT, help="Read all arguments from a JSON array or object.")
 @click.option("--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line of FILE.")
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
 @click.option("--timeout", "wait_s", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")

@@ -1,4 +1,4 @@
-"""The commands that look things up: the result of a job, all that is known of it, the tasks."""
+"""The commands that look things up: the result of a job, its record, the list of tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operators' commands: parse, one call, print."""
+"""The operators' commands. Each one parses, makes one call and prints."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from werk.store.connection import LIBRARY_BUDGET_S, Link, link
 NO_JOB = "no job {}: never enqueued here, or expired"
 NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
 NO_QUEUE = "unknown queue {}; see werk status"
-# The outcomes that are right, and the message for any other one.
+# For each action: the outcomes that are successes, and the message for any other.
 MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
     "cancel": ({"cancelled": "{} cancelled"}, NOT_WAITING),
     "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
     "resume": ({"yes": "queue {} is resumed", "already": "queue {} was not paused"}, NO_QUEUE),
-    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}: werk status"),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}; see werk status"),
 }
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
 
@@ -45,7 +45,7 @@ class CheckUsage(WerkError):
 
 
 class CheckCommand(click.Command):
-    """A command whose wrong usage has another exit code with --check."""
+    """A command that exits with another code for wrong usage with --check."""
 
     def make_context(self, *names: Any, **extra: Any) -> click.Context:
         is_check = any(word.startswith("--check") for word in names[1])
@@ -75,7 +75,7 @@ FILTERS = (  # select failed jobs
 @click.option("--max-age", "age_s", type=LIMIT, help="Limit how long a job may wait, in seconds.")
 @click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
 @click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
-@click.option("--min-workers", type=click.IntRange(0), help="Require so many live workers.")
+@click.option("--min-workers", type=click.IntRange(0), help="Require this many live workers.")
 @json_option
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and problems."""
@@ -176,14 +176,14 @@ def retry(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for its end.")
+@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for the end.")
 @yes_option
 @json_option
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Stop a running job. It is not retried."""
     output.confirm(f"stop job {job_id}", yes)
     worker = actions.stop(output.connect(), job_id, timeout)
-    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped at worker {worker}")
+    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped on worker {worker}")
 
 
 @click.command()
@@ -234,7 +234,7 @@ def drain(
     code = _act(link, "drain", names, as_json)
     if not wait:
         return code
-    actions.wait_for_exit(link, names, timeout)  # whatever became of the orders
+    actions.wait_for_exit(link, names, timeout)  # even if some were not asked
     return None
 
 
@@ -242,7 +242,7 @@ def drain(
 @click.option("--dry-run", is_flag=True, help="Print what would be repaired; change nothing.")
 @json_option
 def repair(dry_run: bool, as_json: bool) -> None:
-    """Return lost jobs to their queues, as killed plain RQ workers leave them."""
+    """Return lost jobs to their queues, such as those of killed plain RQ workers."""
     found = lost_jobs.repair(output.connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
     output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
@@ -270,7 +270,7 @@ def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | No
 
 
 def _retry_command(task: str, error: str, filters: Filters) -> str:
-    """Return the command that retries these, within what was asked for."""
+    """Return the command that retries the jobs of a group, with the given filters."""
     words = ["werk", "retry", "--task", task, "--error", error]
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []

@@ -148,7 +148,7 @@ def confirm(what: str, yes: bool) -> None:
 
 
 class Invocation(NamedTuple):
-    """What stood before the task's name: how the job is treated, and what is printed of it."""
+    """The options before the task's name: those of the job, and what to print about it."""
 
     options: Options
     args_json: str | None
@@ -160,7 +160,7 @@ class Invocation(NamedTuple):
     dry_run: bool
 
     def prints(self, warning: str) -> bool:
-        """Return whether to print a warning: --quiet leaves out that no worker listens now."""
+        """Return whether to print a warning: --quiet omits that no worker listens on the queue."""
         from werk.client import enqueue as client
 
         return not (self.quiet and warning.startswith(client.UNHEARD))
@@ -176,7 +176,7 @@ def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:
 
 
 def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any]) -> int | None:
-    """Print what a job returned; or on stderr why it did not, and return the exit code."""
+    """Print what a job returned, or print on stderr why it did not. Return the exit code."""
     from werk.ops.job_view import as_text
 
     try:

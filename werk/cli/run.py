@@ -1,6 +1,6 @@
 """`werk`: the group of all commands, and those that run a process until it is stopped.
 
-Parse, one call, print. What a command does stands in the module that it calls.
+Each command parses, makes one call and prints. The work is done by the module that it calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MODULES["enqueue"] = "enqueue"
 
 
 class Commands(click.Group):
-    """The commands here, and those of the modules beside, each imported when it is used."""
+    """The commands of this module, and those of other modules, each imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *_MODULES])
@@ -97,7 +97,7 @@ def up(port: int) -> int | None:
 @click.option(
     "--bind",
     default="127.0.0.1",
-    help="Listen here; a public address needs a password.",
+    help="Listen on this address; any but the loopback requires the password.",
 )
 @click.option(
     "--host", "hosts", multiple=True, help="Accept this Host header as well (repeatable)."

@@ -1,4 +1,4 @@
-"""Enqueue by name: callers need Redis and the registry or the catalog, but none of the task's code.
+"""Enqueue by name: callers need Redis and the registry or the catalog, not the task's code.
 
 find the task -> check and convert the arguments -> build the request -> one script -> a handle
 """
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
 UNHEARD = "no worker listens on queue"  # how the least important warning begins
 MOST_CACHED = 1000
-CACHED_S = 1.0  # how long a process that enqueues all the time does not ask who serves a task
-_WARNINGS = {  # by what enqueue.lua has found out about the workers of a task's queue
-    b"unheard": UNHEARD + " {queue}: werk worker {queue}",
-    b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does in 10 minutes:"
-    " werk tasks",
-    b"differs": "no worker on queue {queue} has this version of {task}, but another: werk tasks",
+CACHED_S = 1.0  # how long a process reuses the answer to who serves a task
+_WARNINGS = {  # by what enqueue.lua reports about the workers of a task's queue
+    b"unheard": UNHEARD + " {queue}; start one: werk worker {queue}",
+    b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does within 10"
+    " minutes; see werk tasks",
+    b"differs": "the workers on queue {queue} have another version of {task}; see werk tasks",
 }
 
 _fields_of = attrgetter(*JOB_FIELDS)
@@ -48,8 +48,8 @@ class PreparedJob(NamedTuple):
     id: str
     data: bytes
     description: str
-    hold: str  # a key that the job takes: until it expires, it keeps others with the same hold out
-    pointer: str  # a key that names the last job with it: while that is active, others are kept out
+    hold: str  # a key that the job takes: until it expires, no other job can take it
+    pointer: str  # a key that names the last job that used it: no other may while that is active
     name: str
     task: Task  # with the options of this job
     fingerprint: str
@@ -69,7 +69,7 @@ def enqueue(
     connection: Connection | None = None,
     **kwargs: object,
 ) -> Handle:
-    """Enqueue a task by its name. Sent again after a lost reply, it is enqueued once.
+    """Enqueue a task by its name: once, even if the request is sent again after a lost reply.
 
     Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
     """
@@ -87,9 +87,10 @@ def enqueue_many(
     options: Options | None = None,
     connection: Connection | None = None,
 ) -> list[Handle]:
-    """Enqueue a task once for each element: a sequence of arguments, or a dict of named ones.
+    """Enqueue a task once for each call: a sequence of arguments, or a dict of named ones.
 
-    All are checked before the first is sent; they are sent 250 at a time. Raises as enqueue().
+    All calls are checked before the first is sent. They are sent 250 at a time. Raises the same
+    errors as enqueue().
     """
     options = options or NO_OPTIONS
     if options.job_id is not None:
@@ -111,7 +112,7 @@ def find(name: str, connection: Connection | None = None) -> Entry:
     """
     if not isinstance(name, str):
         shown = getattr(name, "__name__", repr(name)[:100])
-        raise ArgumentError(f"{shown}: want the name of a task, got a {type(name).__name__}")
+        raise ArgumentError(f"{shown} is a {type(name).__name__}; use the name of its task")
     return catalog.find(name, lambda: link_of(connection))
 
 
@@ -221,7 +222,7 @@ def _handle(
     if why == "hold":
         what = f"was enqueued for this {job.hold.split(':')[-2]}"
     else:
-        what = f"is still {status}" if why == "active" else "was there before"
+        what = f"is still {status}" if why == "active" else "exists already"
     why = f"job {job_id} {what}"
     return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
 

@@ -36,7 +36,7 @@ def link_of(connection: Connection | None) -> Link:
         if pool not in _links.by_pool:
             _links.by_pool[pool] = link_over(connection)
         return _links.by_pool[pool]
-    url = Settings.url()  # the rest of the environment is read once
+    url = Settings.url()  # the rest of the environment is read only once
     if url not in _links.by_url:
         _links.by_url[url] = link(Settings.read())
     return _links.by_url[url]

@@ -1,7 +1,7 @@
 """The options of an enqueue, each declared once: name, type, default, unit and help.
 
 Python callers pass Options; the options of `werk-enqueue` are made from its fields
-(cli/enqueue.py), so the help says for both what an option does.
+(cli/enqueue.py), so both have the same help.
 """
 
 # Annotations are evaluated here, unlike elsewhere: the command line reads them.
@@ -32,7 +32,7 @@ class Help(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How one job is treated. None: as the task's entry in the registry says."""
+    """The options of one job. None: use the value of the task's entry in the registry, if any."""
 
     queue: Annotated[
         str | None, Help("Enqueue to QUEUE instead of the task's own queue.", "QUEUE")
@@ -41,11 +41,11 @@ class Options(NamedTuple):
     delay: Annotated[float | None, Help("Run the job after SECONDS.", "SECONDS")] = None
     at: Annotated[
         datetime | None,
-        Help("Run the job at TIME: 2026-12-24T18:00 (local time), or with +01:00.", "TIME"),
+        Help("Run the job at TIME: 2026-12-24T18:00, in local time or with +01:00.", "TIME"),
     ] = None
     job_id: Annotated[
         str | None,
-        Help("Give the job this ID; enqueue nothing if a job with it exists.", "ID"),
+        Help("Give the job this ID; enqueue nothing if a job with this ID exists.", "ID"),
     ] = None  # letters, digits, - and _
     timeout: Annotated[
         int | None,
@@ -71,7 +71,7 @@ class Options(NamedTuple):
     ] = None
     slot: str | None = None  # for `werk cron` alone: the tick that the job stands for
     unless_active: Annotated[
-        bool, Help("Enqueue nothing while the last job of this call waits or runs.")
+        bool, Help("Enqueue nothing while the last job with the same arguments waits or runs.")
     ] = False
     expires: Annotated[
         float | None,
@@ -85,7 +85,7 @@ class Options(NamedTuple):
     ] = False
 
     def treated(self, task: Task) -> Task:
-        """Return the task as these options have it. Raises ArgumentError."""
+        """Return the task with these options in place of its own. Raises ArgumentError."""
         names = ("queue", "timeout", "result_ttl", "failure_ttl", "retry")
         given = {name: getattr(self, name) for name in names}
         own = task._replace(**{name: value for name, value in given.items() if value is not None})
@@ -99,19 +99,19 @@ class Options(NamedTuple):
             return f"job_id {self.job_id!r}: use letters, digits, - and _"
         for one, other in (("delay", "at"), ("ttl", "expires")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                return f"{one} and {other} exclude each other"
+                return f"{one} and {other} cannot be combined"
         for name, least in (("delay", 0), ("ttl", 1), ("once_per", 1), ("expires", 1)):
             seconds, kinds = getattr(self, name), (int,) if name == "ttl" else (int, float)
             is_right = type(seconds) in kinds and least <= seconds <= LONGEST_S
             if seconds is not None and not is_right:
                 whole = "whole " * (name == "ttl")
-                return f"{name} {seconds!r}: want {whole}seconds, {least} to {LONGEST_S}"
+                return f"{name} {seconds!r}: use {whole}seconds, {least} to {LONGEST_S}"
         if self.at is not None and not 1 < self.at.year < 9999:
-            return f"at {self.at}: out of range"
+            return f"at {self.at}: out of range; use a year from 2 to 9998"
         if self.ping is not None and not PING_URL.fullmatch(self.ping):
-            return f"ping {self.ping!r}: want an address that starts with http:// or https://"
+            return f"ping {self.ping!r}: use an address that starts with http:// or https://"
         if self.slot is not None and (type(self.slot) is not str or not self.slot):
-            return f"slot {self.slot!r}: want a text that names the tick"
+            return f"slot {self.slot!r}: use a text that names the tick"
         return None
 
     def place(self) -> str:

@@ -18,7 +18,7 @@ class EnqueueRequest(NamedTuple):
     place: str  # back, front, at, in, at front, in front
     due: float  # at: Unix time; in: seconds from now on Redis's clock; else unused
     ttl: int  # seconds until a job that waits expires; 0: never
-    created_at: str  # tells this request from another one with the same job ids
+    created_at: str  # distinguishes this request from another with the same job ids
     queue: str
     timeout: int
     result_ttl: int
@@ -29,8 +29,8 @@ class EnqueueRequest(NamedTuple):
     retry_delay: int  # seconds before the first retry
     hold_ms: int  # milliseconds that a hold lasts
     webhooks: str  # as RQ's JSON, or ''
-    served: str  # "<task> <fingerprint>" as the caller has it; '': do not look who serves it
-    require_worker: int  # 1: enqueue only if a live worker serves that
+    served: str  # "<task> <fingerprint>" as the caller knows it; '': do not check who serves it
+    require_worker: int  # 1: enqueue only if a live worker serves it
 
 
 # What each job of a request has of its own: attributes of PreparedJob.

@@ -1,4 +1,4 @@
-"""What becomes of a job: its status, and its result when it has ended."""
+"""The status of a job, and its result when it has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLICE_S = 1.0  # of waiting; between slices we look whether there is still somet
 
 
 class Handle(NamedTuple):
-    """A job that was enqueued; or, for a duplicate, the one that was there before."""
+    """A job that was enqueued; for a duplicate, the existing job."""
 
     id: str
     task: str
@@ -37,7 +37,7 @@ class Handle(NamedTuple):
         return status(self.id, connection=self.connection)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the result, at most `timeout` seconds; without one, until it is there.
+        """Wait for the result and return it. `timeout` is in seconds; None: wait without a limit.
 
         Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
         """
@@ -65,7 +65,7 @@ class Handle(NamedTuple):
 def result(
     job_id: str, timeout: float | None = None, *, connection: Connection | None = None
 ) -> Any:
-    """Wait for a job's result, at most `timeout` seconds; without one, until it is there.
+    """Wait for a job's result and return it. `timeout` is in seconds; None: wait without a limit.
 
     Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, RedisUnavailable,
     ConfigError.
@@ -90,8 +90,8 @@ def _wait(
 ) -> Any:
     """Look at a job until it has ended, and in between wait for an entry in its results.
 
-    A job of our own enqueue exists, and will have an entry: so that wait comes first, and usually
-    nothing after it.
+    A job that this process has enqueued exists, and will have an entry. So the wait comes first,
+    and usually nothing has to follow.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
@@ -119,7 +119,7 @@ def _wait(
         if deadline is not None and time.monotonic() >= deadline:
             raise ResultTimeout(
                 f"job {job_id} is still {keys.text(state)} after {timeout:g} s; "
-                f"it goes on: werk result {job_id}"
+                f"it continues: werk result {job_id}"
             )
 
 

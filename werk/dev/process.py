@@ -36,4 +36,4 @@ def die_with(parent: int) -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(1)  # it has ended in between
+            os._exit(1)  # the parent has ended before the call

@@ -55,7 +55,7 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises ConfigError or RedisUnavailable."""
+        """Start the server and wait until it answers. Raises ConfigError or RedisUnavailable."""
         config = _config(self.url)
         with self._locked() as lock:
             self._mark()
@@ -71,7 +71,7 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Let it write its data and exit; kill it if that takes too long."""
+        """Let the server write its data and exit; kill it if that takes too long."""
         if self._process is None:
             return
         self._process.terminate()
@@ -81,7 +81,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """Kill it, as a crash would. Its file has what it acknowledged, and `start` reads that."""
+        """Kill the server, as a crash would. `start` reads the acknowledged data from its file."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -128,7 +128,7 @@ class Server:
                 )
         elif any(self.data.iterdir()):
             raise ConfigError(
-                f"{self.data} is not empty, and was not written by werk: set WERK_STATE_DIR"
+                f"{self.data} has files not written by werk: set WERK_STATE_DIR to another folder"
             )
         marker.write_text(f"{self.binary}\n")
 
@@ -199,7 +199,7 @@ def who_answers(url: str) -> str | None:
     except redis.BusyLoadingError as error:
         raise RedisUnavailable(f"{shown(url)} is loading its data; try again") from error
     except redis.TimeoutError as error:
-        raise RedisUnavailable(f"{shown(url)} does not answer") from error
+        raise RedisUnavailable(f"{shown(url)} does not answer; try again") from error
     except redis.ConnectionError:
         return None
     except redis.RedisError as error:
@@ -218,7 +218,7 @@ def _config(url: str) -> str:
     """Return the configuration of a server that serves this address. Raises ConfigError."""
     client = client_of(url)
     if client.connection_pool.connection_class is redis.SSLConnection:
-        raise ConfigError(f"werk starts no server for {shown(url)}, with TLS")
+        raise ConfigError(f"werk starts no server with TLS: start one at {shown(url)} yourself")
     place = {"port": 6379, "db": 0, **client.get_connection_kwargs()}
     lines = ["appendonly yes", "appendfsync everysec", 'save ""', "maxmemory-policy noeviction"]
     lines += ["stream-node-max-bytes 512"]  # a job's result: RQ keeps each in a stream of its own

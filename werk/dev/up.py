@@ -139,16 +139,16 @@ class _Front:
                         del self.children[name]
                         self.say(name, "waits until a task or a table changes")
                         continue
-                    self.say(name, f"exited by itself (exit code {code}): stopping all")
+                    self.say(name, f"exited unexpectedly (exit code {code}): stopping all")
                     return 1
             if self.server and not self.server.is_running():
-                self.say("server", f"exited by itself ({self.server.last_words()}): stopping all")
+                self.say("server", f"exited: {self.server.last_words()}; stopping all")
                 return 1
             self._pass_on()
         return 0
 
     def stop(self) -> None:
-        """Stop cron, dashboard, the worker, which finishes its job, and the server last."""
+        """Stop cron, the dashboard, the worker (which finishes its job) and last the server."""
         for name in reversed(self.children):
             self._end(name)
         if self.server:
@@ -156,11 +156,11 @@ class _Front:
             self.say("server", "stopped")
 
     def _end(self, name: str) -> None:
-        """Ask a child to stop; again, and then by force, with each further request to stop."""
+        """Ask a child to stop. Each further request to stop asks again, and then kills it."""
         process = self.children[name]
         steps = [process.terminate, process.terminate, process.kill]
         if self.server and not self.server.is_running():
-            steps = [process.kill]  # it can record nothing, and would wait for Redis
+            steps = [process.kill]  # the child would only wait for Redis
         for step in steps:
             asked = self.stops_asked
             step()
@@ -210,7 +210,7 @@ def _times_of(files: Sequence[str]) -> dict[str, float]:
 def _start_server(url: str, settings: Settings) -> Server:
     place = client_of(url).get_connection_kwargs()
     if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
-        raise RedisUnavailable(f"nothing answers at {shown(url)}, and it is not on this machine")
+        raise RedisUnavailable(f"nothing answers at {shown(url)}, not on this machine: start it")
     server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
     server.start()
     return server

@@ -1,7 +1,7 @@
 """What an operator does to jobs, queues and workers: retry, stop, cancel, pause, drain, ...
 
-act.lua does each thing completely or not at all. Jobs are read in pages, so that a hundred thousand
-take no more memory than a few. Nothing in them is unpickled.
+act.lua does each action completely or not at all. Jobs are read in pages, so that a hundred
+thousand take no more memory than a few. Nothing in them is unpickled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, script
 
 POLL_S = 0.02
-# Redis counts the listeners of one server; after a failover, a worker may listen to a replica.
+# PUBLISH counts the listeners of one server; after a failover a worker may listen to a replica.
 UNHEARD_S = 2.0
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 
@@ -55,9 +55,9 @@ def retry_all(link: Link, filters: Filters) -> Iterator[int]:
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
-    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in its key.
+    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in the key.
 
-    Return how many entries it had.
+    Return how many entries the place had.
     """
     total = 0
     while found := sum(int(count) for _, count in act(link, "empty", [f"{kind}:{queue}"])):
@@ -88,7 +88,7 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     deadline = time.monotonic() + (timeout_s if is_heard else min(timeout_s, UNHEARD_S))
     while link.call("HGET", key, "status") == b"started":
         if time.monotonic() > deadline and is_heard:
-            raise ResultTimeout(f"worker {worker} has not stopped it in {timeout_s:g} s")
+            raise ResultTimeout(f"worker {worker} has not stopped {job_id} in {timeout_s:g} s")
         if time.monotonic() > deadline:
             raise WerkError(
                 f"worker {worker}, which runs job {job_id}, is not listening; see werk status"

@@ -14,13 +14,13 @@ from werk.store.connection import Link
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
-MEMORY_PART = 0.8  # of what Redis may use; above it there is little time left
+MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
 READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 
 
 class Limit(NamedTuple):
-    """Above which numbers there is a warning or a critical problem; None: never."""
+    """The numbers above which there is a warning or a critical problem; None: never."""
 
     warning: float | None = None
     critical: float | None = None
@@ -43,12 +43,12 @@ class Limit(NamedTuple):
         return WARNING if self.warning is not None and number > self.warning else OK
 
     def __str__(self) -> str:
-        """Return it as the perfdata of a monitoring plugin has it: warn;crit."""
+        """Return the limit as perfdata of a monitoring plugin: warn;crit."""
         return ";".join("" if part is None else f"{part:g}" for part in self)
 
 
 class Limits(NamedTuple):
-    """The options of --check. The age of the oldest job has a limit in any case."""
+    """The options of --check. The age of the oldest job has a limit by default."""
 
     age_s: Limit = Limit(None, 300)
     waiting: Limit = Limit()
@@ -145,7 +145,7 @@ def _of_server(server: Server) -> Iterator[Problem]:
         yield Problem(WARNING, what, fix)
     if server.memory_limit and server.memory > MEMORY_PART * server.memory_limit:
         part = f"{server.memory / server.memory_limit:.0%} of {size(server.memory_limit)}"
-        fix = "give it more, or keep results for a shorter time"
+        fix = "give Redis more memory, or keep results for a shorter time"
         yield Problem(WARNING, f"Redis's memory is nearly full: {part}", fix)
 
 
@@ -162,7 +162,7 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
 def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
     live = [worker for worker in workers if worker.is_live]
     if len(live) < limits.min_workers:
-        what = f"{len(live)} live workers, want at least {limits.min_workers}"
+        what = f"{len(live)} live workers, at least {limits.min_workers} are required"
         yield Problem(CRITICAL, what, "start more: werk worker")
     for worker in workers:
         yield from _of_health(worker)
@@ -186,7 +186,7 @@ def _of_health(worker: Worker) -> Iterator[Problem]:
         yield Problem(WARNING, what, f"check {process}: frozen, cut off or dead")
     if worker.state == "hung":
         what = f"{name} is hung: it sends heartbeats but takes no jobs"
-        yield Problem(WARNING, what, f"kill the child of {process}; it gets another")
+        yield Problem(WARNING, what, f"kill the child of {process}; the worker starts another")
     if worker.dropped and worker.is_live:
         what = f"{name}: {worker.dropped} log lines dropped: nobody reads its output"
         yield Problem(WARNING, what, f"read the stdout and stderr of {process}, or redirect them")
@@ -196,10 +196,10 @@ def _of_setup(worker: Worker) -> Iterator[Problem]:
     name = f"worker {worker.name}"
     if worker.replaced:
         what = f"{name} runs RQ's loop, because its class replaces {worker.replaced}: "
-        what += "a job is lost when the worker is killed"
-        yield Problem(WARNING, what, "override perform_job or execute_job in its place")
+        what += "a job is lost if the worker is killed"
+        yield Problem(WARNING, what, "override perform_job or execute_job instead")
     if worker.free:
-        what = f"{name} has WERK_ALLOW_UNREGISTERED: runs any code"
+        what = f"{name} has WERK_ALLOW_UNREGISTERED: it runs any code"
         yield Problem(WARNING, what, "register the tasks and unset it")
 
 

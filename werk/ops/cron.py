@@ -1,7 +1,7 @@
 """Crontab lines -> enqueues: each tick once, however many processes run the same crontab.
 
-Read the lines, wait for the next tick, enqueue it under a name that all processes share: its UTC
-time.
+Read the lines, wait for the next tick, and enqueue it under a name that all processes share: its
+UTC time.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Line(NamedTuple):
     def ticks(self, after: float, until: float = inf) -> Iterator[datetime]:
         """Yield its times after a Unix time, up to another, in its zone.
 
-        A time that the clock skips comes when the skip ends. A time that the clock shows twice
-        comes once, the first time, unless minute or hour begin with *: then real time counts. This
-        is what cron(8) does.
+        A time that the clock skips is yielded when the skip ends. A time that the clock shows twice
+        is yielded once, the first time, unless minute or hour begins with *: then real time counts.
+        This is what cron(8) does.
         """
         fields = self.when.lower().split()[:2]
         is_real_time = fields == ["@hourly"] or any(part.startswith("*") for part in fields)
@@ -117,7 +117,7 @@ def run(
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
-    """Enqueue the lines at their times until SIGTERM, also after Redis was unreachable.
+    """Enqueue the lines at their times until SIGTERM. Continue after an outage of Redis.
 
     Raises ArgumentError, and ConfigError if Redis refuses the first command.
     """
@@ -146,8 +146,8 @@ def run(
 class Cron:
     """Lines, and up to when the ticks of each have been enqueued. Times are Unix seconds.
 
-    Redis has the same as one stamp per line: so a process that starts knows which ticks were missed
-    while none was running, and that a new line has missed nothing.
+    Redis keeps the same as one stamp per line. From it a process that starts knows which ticks were
+    missed while no process was running, and that a new line has missed nothing.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Cron:
         if done < oldest:
             if missed := next(line.ticks(done, oldest), None):
                 facts = line.facts(missed)
-                log.warning("event=missed %s and what followed, too long ago", facts)
+                log.warning("event=missed %s and maybe later ones: too long ago", facts)
             done = self._done[line.number] = oldest
         for tick in line.ticks(done, now):
             entry = client.find(line.task, self._link)  # each time: workers may have changed
@@ -258,7 +258,7 @@ def _check_time(line: Line) -> None:
         wanted = f"minute hour day month weekday, or {named}"
         raise ArgumentError(f"invalid time {line.when!r}; use {wanted}") from None
     if comes is None:
-        raise ArgumentError(f"{line.when!r} never comes")
+        raise ArgumentError(f"time {line.when!r} never occurs; change the day or the month")
 
 
 def _zone(name: str, value: str) -> ZoneInfo:

@@ -1,4 +1,4 @@
-"""The failed jobs: which of them an operator means, page by page, and grouped by error."""
+"""The failed jobs: those that match the operator's filters, page by page or by error."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Failure(NamedTuple):
     """A failed job."""
 
     id: str
-    task: str  # for a job of plain RQ the path of its function
+    task: str  # for a job that plain RQ enqueued: the path of its function
     queue: str
     at: float  # Unix time
     error: str  # the last line of its traceback
 
 
 class Filters(NamedTuple):
-    """Which of the failed jobs; None: all."""
+    """Selects failed jobs; None: all."""
 
     task: str | None = None
     error: str | None = None  # the last line, ignoring numbers; 'Text*' matches its beginning
@@ -41,7 +41,7 @@ class Filters(NamedTuple):
     queue: str | None = None
 
     def matches(self, job: Failure) -> bool:
-        """Return whether a job is one of them."""
+        """Return whether a job matches."""
         return (
             self.task in (None, job.task)
             and (self.since is None or job.at >= self.since)

@@ -1,7 +1,7 @@
 """A job's record in Redis, and how its fields are read.
 
-One script reads the records, and no record can make it fail or slow: values that are too long are
-left out. Nothing that is read is run.
+One script reads the records. No record can make it fail or make it slow: values that are too long
+are left out. Nothing that is read is run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from werk.store import keys, payload
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest
 
-# Bytes of a value that is shown. To read more may take long, even if it is plain data: a set of
-# numbers that have the same hash takes the square of their number.
+# Bytes of a value that is shown. A longer value may take long to read, even if it is plain data:
+# the time for a set of numbers with the same hash grows with the square of their number.
 LONGEST = 64 * 1024
 LONGEST_IN_ROW = 8 * 1024
 PARTS = 2  # per byte: a pickle without shared values cannot have more
@@ -34,7 +34,7 @@ RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result;
 
 
 def read(link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS) -> list[Job]:
-    """Return these fields of jobs, and the latest result; of what is longer only the length."""
+    """Return these fields of jobs and the latest result; only the length of longer values."""
     places = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
     replies = link.run(_script(), places, [longest, *fields])
     names = (*fields, *RESULT_FIELDS)
@@ -83,7 +83,7 @@ class Job(NamedTuple):
         )
 
     def call(self) -> str | None:
-        """Return the call, with its secrets masked: by the caller if that was werk, else here."""
+        """Return the call with secrets masked: by the caller if that was werk, or else here."""
         if not self.record:
             return "(no record of it: deleted or expired)"
         if "werk_task" in self.record:
@@ -96,7 +96,7 @@ class Job(NamedTuple):
         return self.plain("data", lambda own, parts: payload.read_call(own, self.longest, parts))
 
     def exception(self) -> str | None:
-        """Return the traceback of the latest execution, if that failed."""
+        """Return the traceback of the latest execution if it failed."""
         if self.text("status") == "finished":
             return None
         most = max(self.longest, LONGEST_TRACEBACK)
@@ -106,7 +106,7 @@ class Job(NamedTuple):
         return text or None
 
     def result(self) -> Any:
-        """Return what the latest execution returned, or why that was not kept."""
+        """Return the result of the latest execution, or why it was not kept."""
         value = self.plain(
             "return_value", lambda own, parts: payload.read_result({b"return_value": own}, parts)
         )
@@ -115,7 +115,7 @@ class Job(NamedTuple):
         return f"(not kept: {payload.read_not_kept(self.text('werk_not_kept'))})"
 
     def ended(self) -> float:
-        """Return when its latest execution ended, by Redis's clock if that is known."""
+        """Return when the latest execution ended, by Redis's clock if that time is known."""
         entry = (self.text("entry") or "0").partition("-")[0]
         return int(entry) / 1000 or keys.moment(self.text("ended_at"), 0.0)
 

@@ -38,7 +38,7 @@ def show(job_id: str, link: Link) -> dict[str, Any]:
 
 
 def page(link: Link, job_id: str) -> dict[str, Any]:
-    """Return a job as the dashboard's template and rq-dashboard's script take it.
+    """Return a job in the form that the dashboard's template and rq-dashboard's script need.
 
     Raises NoSuchJob.
     """

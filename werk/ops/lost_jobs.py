@@ -1,6 +1,6 @@
-"""`werk repair`: put back jobs that are in no place, and drop workers that have exited.
+"""`werk repair`: return lost jobs to their queues, and remove the records of exited workers.
 
-The one command that SCANs.
+It is the only command that uses SCAN.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from werk.ops.queues import ask, queue_names
 from werk.store import keys
 from werk.store.connection import Link
 
-KEYS_AT_ONCE = 1000  # of a SCAN, and of a queue
-SETTLE_S = 5.0  # a plain RQ worker holds a job in no known place for some milliseconds
+KEYS_AT_ONCE = 1000  # in one step of a SCAN, or from a queue
+SETTLE_S = 5.0  # while a plain RQ worker takes a job, the job is nowhere for some milliseconds
 NOT_LOST = ("fine", "gone")  # what act.lua replies for a job that is not lost
 
 
 def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
-    """Put back jobs that are in no place or stay in `ready`, and drop workers that have exited.
+    """Return jobs that are in no place, or stay in `ready`, to their queues; remove exited workers.
 
-    Checks each job twice, some seconds apart. Returns each job's id with the status that it was
-    left in, and each worker's key with 'gone'.
+    Check each job twice, some seconds apart. Return each job's id with the status that it was left
+    in, and each worker's key with 'gone'.
     """
     lost = [own for own, state in act(link, "probe", _suspects(link)) if state not in NOT_LOST]
     if lost:
@@ -35,8 +35,8 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
 def _suspects(link: Link) -> Iterator[str]:
     """Yield the jobs that may be in no place.
 
-    These are the jobs that should wait and do not, and all that run, are due, or are ready to be
-    enqueued, which are fewer.
+    These are the jobs that should be in a queue and are not. The jobs that run, are due, or are
+    ready to be enqueued are all included, because they are few.
     """
     waiting, start = _waiting(link), keys.key("job", "")
     options = ("MATCH", f"{start}*", "COUNT", KEYS_AT_ONCE, "TYPE", "hash")

@@ -74,7 +74,7 @@ class _SnapshotCollector(Collector):
         for labels, count in Counter((worker.kind, worker.state) for worker in workers).items():
             states.add_metric(labels, count)
         yield states
-        text = "Since the beat of the worker that has been silent the longest"
+        text = "Seconds since the last beat of the worker that has been silent the longest"
         beats = GaugeMetricFamily("werk_worker_beat_seconds_max", text, labels=["kind"])
         longest = {own.kind: own.beat_s for own in sorted(workers, key=lambda own: own.beat_s)}
         for kind, beat_s in longest.items():
@@ -98,7 +98,7 @@ class _SnapshotCollector(Collector):
 
 
 def _of_executions(counters: Mapping[str, str]) -> Iterator[Metric]:
-    """Yield what horses have counted (worker/counters.py): executions and how long they took."""
+    """Yield the counts of the horses (worker/counters.py): executions and their durations."""
     text = "Executions by task and outcome"
     outcomes = CounterMetricFamily("werk_executions", text, labels=["task", "outcome"])
     text = "How long executions took"

@@ -1,4 +1,4 @@
-"""`werk ping`: send a job that does nothing through queues, and see whether a worker runs it."""
+"""`werk ping`: send a job that does nothing through queues, and wait until a worker runs it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ POLL_S = 0.02
 def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
     """Send a ping through these queues, or through all if there are no names.
 
-    Yields each queue with '' when a worker has run the ping, 'paused', or what is wrong, and the
-    seconds that it took.
+    Yield for each queue its name, '' if a worker has run the ping (else 'paused', or what is
+    wrong), and how many seconds that took.
     """
     snapshot = Snapshot.read(link)
     sent: dict[str, str] = {}  # queue -> job id
@@ -37,7 +37,7 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
         else:
             try:
                 sent[name] = _enqueue(link, name, timeout_s)
-            except (ArgumentError, ConfigError) as error:  # of this queue: its name, or its type
+            except (ArgumentError, ConfigError) as error:  # for this queue: its name, or its type
                 yield name, str(error), 0.0
     begun = time.monotonic()
     while sent:
@@ -60,7 +60,7 @@ def _enqueue(link: Link, queue: str, timeout_s: float) -> str:
 
 
 def _verdict(link: Link, queue: str, job: Job) -> str:
-    """Return '' or what is wrong with a ping. One that no worker took is removed."""
+    """Return '' or what is wrong with a ping. Remove a ping that no worker has taken."""
     state = job.text("status") or "gone"
     if state == "finished":
         return ""

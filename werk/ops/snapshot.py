@@ -1,6 +1,6 @@
 """One reading of everything that an operator asks about.
 
-snapshot.lua reads; checks.py says what is wrong; status_view.py and metrics.py print it.
+snapshot.lua reads, checks.py finds the problems, status_view.py and metrics.py print.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from werk.tasks import catalog_page
 
 RQ_SPARE_S = 50.0  # RQ keeps a worker's record for 60 s after its next beat (Worker.heartbeat)
 RQ_TTL_S = 480.0  # RQ's default, for a record without a time to live
-DROPPED_S = 60.0  # log lines that were dropped longer ago are not reported any more
+DROPPED_S = 60.0  # log lines that were dropped longer ago are no longer reported
 FARTHEST_S = 1e9
 MOST = 1e15  # larger numbers in a record are neither a count nor a time
 STATES = ("started", "suspended", "busy", "idle")  # RQ's
@@ -58,9 +58,9 @@ class Queue(NamedTuple):
     failed: int
     paused: bool
     left: int  # executions of dead workers
-    in_hand: int  # taken by a plain RQ worker and not begun
+    in_hand: int  # taken by a plain RQ worker, but not begun
     ready: int  # dependents whose parents have finished, not yet enqueued
-    ready_s: float | None  # since when there are some; None: no live worker has seen any
+    ready_s: float | None  # how long there have been some; None: no live worker has seen any
     differing: str  # tasks that its workers define differently
     workers: int = 0  # live ones
 
@@ -102,7 +102,7 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def read(cls, link: Link) -> Snapshot:
-        """Read it, in at most two round trips. Raises RedisUnavailable, ConfigError."""
+        """Read a snapshot, in at most two round trips. Raises RedisUnavailable, ConfigError."""
         command = ("EVAL", script("snapshot", prelude=_PRELUDE).text, 0)
         reply, pages, info = link.calls([command, catalog_page.command(), ("INFO",)])
         if is_cluster(info):
@@ -183,7 +183,7 @@ def _worker(
     served, job = facts.get("queues", "").split(","), run.rpartition(":")[0] or None
     oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
     beat = keys.moment(facts.get("last_heartbeat"), now)
-    clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ publishes no more
+    clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ publishes only the beat
     if lease:  # by Redis's clock; the worker's may be wrong
         beat = number(lease) - number(facts.get("werk_lease"))
         clock_s = max(-FARTHEST_S, min(FARTHEST_S, number(facts.get("werk_clock"))))
@@ -254,4 +254,4 @@ def whole(text: str | None) -> int:
 
 
 def _ago(then: float, now: float) -> float:
-    return round(min(max(0.0, now - then), now), 3)  # a record may hold any time, also infinity
+    return round(min(max(0.0, now - then), now), 3)  # a record may have any time, even infinity

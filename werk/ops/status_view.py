@@ -17,7 +17,7 @@ LONGEST_CELL = 200  # characters in a column
 def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
     """Return the snapshot as `werk status --json` prints it.
 
-    Keys may be added; any other change needs another SCHEMA.
+    Keys may be added. Any other change needs a new SCHEMA.
     """
     of_queue = "waiting oldest_s running scheduled ready failed paused workers".split()
     of_worker = "name host pid state job job_s beat_s done failed queues kind clock_s".split()

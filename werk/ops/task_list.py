@@ -1,4 +1,4 @@
-"""The list of tasks: those of the tables here, those in the catalog, and who serves them."""
+"""The list of tasks: those of the tables here, those in the catalog, and their workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from werk.tasks.catalog_page import MOST_SERVED, NO_PAGES, SERVED_S, Entry, read
 
 
 class Row(NamedTuple):
-    """A task in a list: as it is here, and who serves it."""
+    """A task in the list: its definition here, and the workers that serve it."""
 
     entry: Entry  # of the catalog, if it is not in the tables here
     is_here: bool
@@ -29,7 +29,7 @@ class Row(NamedTuple):
         return [queue for queue in sorted(served) if {*served[queue]} != {self.entry.fingerprint}]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as `werk tasks --json` prints it."""
+        """Return the row as `werk tasks --json` prints it."""
         task, shape = self.entry.task, self.entry.shape
         return {
             "path": task.path,
@@ -43,10 +43,10 @@ class Row(NamedTuple):
         }
 
     def lines(self) -> list[str]:
-        """Return it as `werk tasks` prints it."""
+        """Return the row as `werk tasks` prints it."""
         found = [_usage(self.entry)]
         found += [self.entry.shape.summary] if self.entry.shape.summary else []
-        found += [] if self.is_here else ["not in the table here, but in the catalog"]
+        found += [] if self.is_here else ["not in the table here; read from the catalog"]
         if self.served is not None:
             queues = ", ".join(sorted(self.served))
             found.append(f"served on {queues}" if queues else "no live worker serves it")
@@ -71,7 +71,7 @@ def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
         if link:
             pages, served = read_pages(link), _served(link)
     except RedisUnavailable as error:
-        note(f"unknown which workers serve them: {error}")
+        note(f"cannot read which workers serve the tasks: {error}")
     if pages.damaged:
         note(pages.problem())
     theirs = pages.entries

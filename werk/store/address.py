@@ -13,7 +13,7 @@ PLAIN_URL = re.compile(
     r"(/[^?#]*)?(?:\?db=([0-9]+))?"
 )
 
-NO_URL = "invalid RQ_REDIS_URL; want redis://localhost:6379/0, rediss://... or unix:///path"
+NO_URL = "invalid RQ_REDIS_URL; use redis://localhost:6379/0, rediss://... or unix:///path"
 
 
 class Address(NamedTuple):
@@ -62,7 +62,7 @@ def parse_url(url: str) -> Address | None:
     if scheme != "unix":
         path, db = None, db or (path or "").strip("/") or "0"
         if not db.isdecimal():
-            raise ConfigError(f"{NO_URL}; a number of a database follows the last /")
+            raise ConfigError(f"{NO_URL}; what follows the last / is the number of a database")
     place = (host or "localhost", int(port or 0) or 6379, path, int(db or 0))
     return Address(*place, user or None, password or None, scheme == "rediss")
 

@@ -1,7 +1,7 @@
 """A light connection to Redis: hiredis on a socket, a time budget for each call, scripts by SHA.
 
-redis-py opens only the sockets that this module does not (redis_py.py). What a Link sends is safe
-to send twice: after a lost reply it is sent again, within the budget.
+redis-py opens only the sockets that this module cannot open (redis_py.py). What a Link sends is
+safe to send twice: after a lost reply it is sent again, within the budget.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMMAND_BUDGET_S = 10.0  # a line in a crontab may wait for a restart of Redis
 Word = str | bytes | int | float
 Command = tuple[Any, ...]  # of Word; hiredis wants a tuple of one type
 
-# Opens a socket within so many seconds. Returns it, and what must live as long as it.
+# Opens a socket within this many seconds. Returns it, and the object that must live as long.
 Connect = Callable[[float], tuple[Any, object]]
 
 
@@ -70,7 +70,7 @@ class Connection:
             self.socket.sendall(one or b"".join(map(hiredis.pack_command, commands)))
         except ConnectionError:
             if not self._is_refused():
-                raise  # else receive() returns what Redis replied before it hung up
+                raise  # otherwise receive() returns what Redis replied before it hung up
 
     def receive(self) -> Any:
         """Return the next reply; an error as a value. Raises OSError, hiredis.ProtocolError."""
@@ -118,7 +118,7 @@ class Link:
         self.where = where
         self.budget_s = budget_s
         self.served_cache: dict[Any, Any] = {}  # who serves a task: see client/enqueue.py
-        self.client: object = None  # a client of our own making, which has to live as long
+        self.client: object = None  # a client that we made, which has to live as long
         self._connection = Connection(connect, budget_s)
         self._loaded: set[Script] = set()
 
@@ -152,7 +152,7 @@ class Link:
         RedisUnavailable then, and at once when Redis is full; ConfigError for what will not pass.
         """
         deadline = time.monotonic() + self.budget_s
-        pause_s = 0.0  # the first time at once: an idle connection may just have been closed
+        pause_s = 0.0  # first without a pause: an idle connection may just have been closed
         while True:
             try:
                 replies = self._exchange(commands, deadline)
@@ -187,7 +187,7 @@ class Link:
             connection.send(*commands)
             return [connection.receive() for _ in commands]
         except BaseException as error:
-            self.close()  # or the next call would read this one's replies
+            self.close()  # otherwise the next call would read this call's replies
             if not isinstance(error, hiredis.ProtocolError):
                 raise
             why = f"what answers at {self.where} is not Redis; see RQ_REDIS_URL"
@@ -195,7 +195,7 @@ class Link:
 
     def _unreachable(self, error: Exception) -> str:
         if why := shortage():
-            return f"Redis at {self.where} was not asked: this process can open nothing ({why})"
+            return f"Redis at {self.where} was not asked: this process cannot open a socket ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
         return f"{where}; is it running, and is RQ_REDIS_URL right?"
@@ -230,10 +230,10 @@ def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
 
 
 def shortage() -> str:
-    """Return why this process can open nothing, not even a file; "" if it can.
+    """Return why this process cannot open a file or a socket; "" if it can.
 
-    A connection that fails for this reason says nothing about Redis: ask after each failure. (The
-    error of the connection itself can be another: without descriptors a host's name is not found.)
+    A connection that fails for this reason shows nothing about Redis, so call this after each
+    failure. (The error of the connection can be another: without descriptors no name is resolved.)
     """
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))

@@ -25,7 +25,7 @@ from werk.store.plain import (
 )
 
 # zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us.
-# With a small window it makes the same of so few, but for the header, which names the window.
+# For so few bytes a small window gives the same output, except for the header with its size.
 FEW = 128
 MANY = MAX_PARTS // 4  # bytes; with fewer, arguments that are plain are not too many together
 ZLIB_HEADER = b"\x78\x9c"
@@ -53,7 +53,7 @@ def _pickled(value: object) -> bytes:
 
 
 def check_size(size: int) -> None:
-    """Raise ArgumentError if that many bytes are too many for a job's arguments, or its result."""
+    """Raise ArgumentError if `size` bytes are too many for the arguments or the result of a job."""
     if size > MAX_BYTES:
         raise ArgumentError(
             f"{size:,} bytes are more than the limit of {MAX_BYTES:,}; "
@@ -69,7 +69,7 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
     data = _pickled((path, None, args, kwargs))
     if len(data) >= FEW:
         if len(data) > MANY and (problem := plain_problem((args, kwargs), depth=MAX_READ_DEPTH)):
-            raise ArgumentError(f"the arguments together: a value that {problem}")
+            raise ArgumentError(f"the list of arguments {problem}")
         return zlib.compress(data)
     small = zlib.compressobj(wbits=9, memLevel=1)
     return ZLIB_HEADER + (small.compress(data) + small.flush())[2:]
@@ -81,7 +81,7 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
 def loads(data: bytes, most_parts: int = MAX_PARTS) -> Any:
     """Return the plain data in a pickle or in JSON, as RQ's two serializers write it; run nothing.
 
-    Raises Unreadable for anything else: broken, too large, too deep, or naming what is not plain.
+    Raises Unreadable for anything else: broken, too large, too deep, or with names of objects.
     """
     size = len(data)
     if size > MAX_BYTES:

@@ -62,7 +62,7 @@ def _problem(value: object, depth: int, parts_left: list[int]) -> str | None:
         return f"is nested deeper than {MAX_DEPTH} levels; flatten it"
     for part in inner:
         if problem := _problem(part, depth - 1, parts_left):
-            return problem if problem.startswith(_OF_THE_WHOLE) else f"contains what {problem}"
+            return problem if problem.startswith(_OF_THE_WHOLE) else f"contains data that {problem}"
     return None
 
 

@@ -1,6 +1,6 @@
 """Sockets that redis-py opens: Sentinel, RQ_CONFIG, options of a URL, a client of the caller's.
 
-Importing redis-py costs more than all the rest of an enqueue, so it is imported where it is used.
+Importing redis-py costs more than the rest of an enqueue, so it is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def redis_client(settings: Settings) -> Redis:
     if settings.redis_url:
         try:
             return Redis.from_url(settings.redis_url)
-        except ValueError:  # which may quote a part of a password
+        except ValueError:  # its text may quote a part of a password
             raise ConfigError(NO_URL) from None
     try:
         module, found = settings.rq_config, settings.rq_redis
@@ -74,7 +74,7 @@ def connector(client: Redis) -> tuple[Callable[[float], tuple[Any, object]], str
     where = str(Address(*place, options.get("path"), options.get("db") or 0))
     if master := getattr(pool, "service_name", None):
         where = f"{master} (by Sentinel)"
-    pool_of_caller = ref(pool)  # a link is kept by its pool, and would keep the pool alive
+    pool_of_caller = ref(pool)  # a link is stored by its pool, and would keep the pool alive
 
     def connect(seconds: float) -> tuple[Any, object]:
         pool = pool_of_caller()
@@ -92,7 +92,7 @@ def connector(client: Redis) -> tuple[Callable[[float], tuple[Any, object]], str
 
 
 def _reason(error: Exception, where: str, is_unix: bool) -> Exception:
-    """Return what a failure of redis-py to connect means: ConfigError if it will not pass."""
+    """Return the error for a failed connection of redis-py: ConfigError if it will not pass."""
     import ssl
 
     from redis.exceptions import AuthenticationError, RedisError

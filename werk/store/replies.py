@@ -1,4 +1,4 @@
-"""Error replies of Redis: what each means for the one who sent the command."""
+"""Error replies of Redis, and the error that each one becomes for the caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLUSTER_TEXTS = ("same slot", "cluster node", "cluster is down")  # inside a sc
 
 
 class TryAgain(WerkError):
-    """Raised when an error reply will pass, such as LOADING."""
+    """Raised for an error reply of a state that passes, such as LOADING."""
 
 
 class NoScript(WerkError):

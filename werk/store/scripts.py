@@ -1,7 +1,7 @@
 """The Lua scripts as they are sent: constants and the names of arguments in front of their text.
 
 A script refers to an argument by the name that its record or list has in Python, in capitals, and
-to shared constants (limits.py) by theirs. Nothing that Python knows is written again in Lua.
+to shared constants (limits.py) by theirs. No name or number is written in both languages.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S, MOST_RETRIES
 from werk.store import limits
 from werk.store.keys import KEY_PREFIX, RECORD_VERSION
 
-# Our records are small and must be written also when memory is full. (6.2 knows no flags, and lets
-# a script that begins with a removal, as ours do, write on.)
+# Our records are small and must be written even when memory is full. (Redis 6.2 has no flags, but
+# there a script that begins with a removal, as ours do, may continue to write.)
 _FLAGS = "#!lua flags=allow-oom\n"
 _SINCE = (7, 0)
 

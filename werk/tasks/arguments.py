@@ -1,7 +1,7 @@
 """A task's parameters, and the arguments for them: checked and converted by types.py.
 
-For the caller's side: arguments are checked and converted before anything is sent. The parameters
-come from a task's source (signature.py) or from the catalog.
+Callers check and convert arguments before they send anything. The parameters come from a task's
+source (signature.py) or from the catalog.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Note(NamedTuple):
 
 
 class Signature:
-    """The parameters of a task; *args, **kwargs of JSON and a note if they could not be read."""
+    """The parameters of a task. If they cannot be read: *args, **kwargs of JSON, and a note."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Signature:
         Raises ArgumentError, without the value of a parameter in `secret`.
         """
         if not kwargs and tuple(map(type, args)) == self._classes:
-            return tuple(args), {}  # as most calls are: nothing to convert
-        if not all(type(name) is str for name in kwargs):  # a StrEnum's: it would be sent as such
-            raise ArgumentError(f"{task}: the names of arguments have to be plain str")
+            return tuple(args), {}  # the usual case: nothing to convert
+        if not all(type(name) is str for name in kwargs):  # a StrEnum would be sent as an object
+            raise ArgumentError(f"{task}: the names of arguments must be plain str")
         return self._converted(args, kwargs, _check, task, secret)
 
     def parse(
@@ -105,7 +105,7 @@ class Signature:
     ) -> _Call:
         """Return the typed arguments in words of the command line. Raises as bind().
 
-        Options in `reserved` are those of the command itself, which stand before the task.
+        Options in `reserved` are those of the command itself, which come before the task.
         """
         args: list[str] = []
         kwargs: dict[str, str] = {}
@@ -137,7 +137,7 @@ class Signature:
             return self.bind_json(value, {}, task, secret)
         if type(value) is dict:
             return self.bind_json((), value, task, secret)
-        raise ArgumentError(f"{task}: want a JSON array of arguments, or an object of named ones")
+        raise ArgumentError(f"{task}: use a JSON array of arguments, or an object of named ones")
 
     def bind_json(self, args: _Args, kwargs: _Kwargs, task: str, secret: Collection[str]) -> _Call:
         """Return values from JSON checked and converted. Raises as bind().
@@ -161,7 +161,7 @@ class Signature:
         )
 
     def masked(self, args: _Args, kwargs: _Kwargs, secret: Collection[str]) -> _Call:
-        """Return a call with *** for each value of a secret parameter; for all if it is wrong."""
+        """Return a call with *** for each secret value, or for all if the call is wrong."""
         is_wrong = bool(self._misplaced(len(args), kwargs))
         values = [
             "***" if is_wrong or self._is_secret(name, own, secret) else value
@@ -170,13 +170,13 @@ class Signature:
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
     def named(self, args: _Args, kwargs: _Kwargs) -> list[tuple[str, object]]:
-        """Return a bound call by names, the same whether arguments came in order or by name."""
+        """Return a bound call as names and values, whether arguments came in order or by name."""
         found = self._owned(args, kwargs)
         named = ((own.name if name is None else name, value) for name, own, value in found)
         return sorted(named, key=lambda pair: pair[0])
 
     def _plain_classes(self) -> tuple[type | None, ...] | None:
-        """Return the classes of all positionals, if a call of just those fits as it stands."""
+        """Return the classes of all positionals, if a call with just these needs no conversion."""
         if not self._required <= {own.name for own in self._places}:
             return None
         classes = tuple(CLASSES.get(own.type.name) for own in self._places)
@@ -224,7 +224,7 @@ class Signature:
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:
-        """Return which argument has no parameter, or which parameter none or two, or None."""
+        """Return what is wrong: a superfluous argument, a missing or a double one; or None."""
         if count > len(self._places) and not self._rest:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
@@ -257,7 +257,7 @@ class Signature:
 
 def _check(wanted: Type, value: object) -> object:
     if type(value) not in SCALARS and (problem := plain_problem(value)):
-        raise Invalid("the value", problem)  # not shown: its repr may be anybody's code
+        raise Invalid("the value", problem)  # not shown: its repr() may run any code
     return wanted.check(value)
 
 

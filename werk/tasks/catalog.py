@@ -91,7 +91,7 @@ def path_warning(own: Entry, page: Entry) -> str:
 
 @cache
 def fingerprint(path: str) -> str:
-    """Return a short sum of what caller and worker must agree on: path and parameters."""
+    """Return a short checksum of what caller and worker must agree on: path and parameters."""
     return _sum(path, signature.read(path).parameters)
 
 
@@ -127,5 +127,5 @@ def _page_of(task: Task, shape: Signature) -> str:
 
 
 def _bytes_as_json(value: object) -> Any:
-    assert isinstance(value, bytes)  # an Enum's value: all else of a page is JSON
+    assert isinstance(value, bytes)  # an Enum's value: everything else on a page is JSON
     return {"bytes": value.decode("latin-1")}

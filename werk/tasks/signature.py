@@ -80,7 +80,7 @@ def _read(names: list[str]) -> Signature:
         is_one = kind in ("positional", "keyword")
         is_nameless = arg in function.args.posonlyargs
         if is_one and not is_nameless and arg.arg in ("options", "connection"):
-            notes.append(Note("reserved", f"{place}: werk.enqueue has its own {arg.arg}="))
+            notes.append(Note("reserved", f"{place}: werk.enqueue takes {arg.arg}=; rename it"))
         text = _source(default) if default else None
         required = is_one and not default
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
@@ -130,13 +130,13 @@ class _Module:
             real = imported(found, names[0])
             raise Unread("unread", f"{place} is imported there ({real}); name its own module")
         if not isinstance(found, _Function):
-            raise Unread("unread", f"{place} is not made there by def")
+            raise Unread("unread", f"{place} is not defined there by def")
         decorators = self._decorators(found)
         for name, written in zip(decorators, found.decorator_list, strict=True):
             if name not in _HARMLESS:
                 raise Unread("unread", f"{place}: @{_source(written)} may change its parameters")
         if is_method and not {"staticmethod", "classmethod"} & {*decorators}:
-            raise Unread("unread", f"{place} is called on an object; make it a staticmethod")
+            raise Unread("unread", f"{place} is an instance method; make it a staticmethod")
         return found, "classmethod" in decorators
 
     def _definition(self, scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
@@ -145,7 +145,7 @@ class _Module:
         if not found and ("*" in bound or "__getattr__" in bound or getattr(scope, "bases", [])):
             raise Unread("unread", f"{self.file}: {name} comes from another module or class")
         if len(found) > 1 and found[-1] not in scope.body:
-            raise Unread("unread", f"{self.place(found[-1])}: {name} is made in several ways")
+            raise Unread("unread", f"{self.place(found[-1])}: {name} is defined in several ways")
         return found[-1] if found else None
 
     def _decorators(self, node: _Function | ast.ClassDef) -> list[str | ast.ClassDef | None]:
@@ -167,7 +167,7 @@ class _Module:
         return binding if isinstance(binding, ast.ClassDef) else None
 
     def type_of(self, node: ast.AST | None) -> Type | None:
-        """Return what an annotation means, or None if it cannot be told."""
+        """Return what an annotation means, or None if that is unknown."""
         match node:
             case None:
                 return JSON
@@ -210,7 +210,7 @@ class _Module:
         return Type("optional", of)
 
     def _enum(self, node: ast.ClassDef) -> Type | None:
-        """Return the members of an Enum that says their values outright."""
+        """Return an Enum as a type, or None unless all of its values are written out."""
         *mixins, base = [self._meaning(base) for base in node.bases] or [None]
         kinds = [cls for cls in _ENUMS.get(base, ()) if not mixins or mixins == [cls.__name__]]
         if node.keywords or not _HARMLESS.issuperset(self._decorators(node)):

@@ -1,4 +1,4 @@
-"""The source of a function, found where an import would find it; no code is run."""
+"""Find the source of a function where an import would find it, without running code."""
 
 from __future__ import annotations
 

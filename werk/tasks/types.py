@@ -1,4 +1,4 @@
-"""The types of parameters: what a text, a value in JSON or a Python value becomes in each."""
+"""The types of parameters: how each converts a text, a value in JSON or a Python value."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def read_json(text: str) -> object:
             object_pairs_hook=_object,
         )
     except json.JSONDecodeError as error:
-        reason = f'is not JSON, where text is "quoted": {error.msg} at character {error.pos + 1}'
+        reason = f"is not JSON (text needs double quotes): {error.msg} at character {error.pos + 1}"
         raise Invalid(shown(text), reason) from None
     except (ValueError, RecursionError):
         raise Invalid(shown(text), "is not JSON, or nested too deeply") from None

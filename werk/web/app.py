@@ -1,7 +1,7 @@
 """`werk dashboard`: rq-dashboard's pages in werk's own app, safe to leave open.
 
-Its pages are used (templates, scripts, styles, addresses), and none of its views: see views.py.
-guard.py decides who may ask; api.py answers machines.
+rq-dashboard's templates, scripts, styles and addresses are used, but none of its views: see
+views.py. guard.py decides who may ask; api.py answers machines.
 """
 
 from __future__ import annotations

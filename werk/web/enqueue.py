@@ -21,7 +21,7 @@ from werk.tasks.catalog_page import Entry
 from werk.tasks.types import Invalid, Type, read_json, shown_word
 from werk.web.http_server import LONGEST_BODY, TOO_LONG
 
-_ONE_BODY = threading.Lock()  # a body takes many times its bytes while it is read
+_ONE_BODY = threading.Lock()  # while it is read, a body takes many times its size in memory
 
 
 class Call(NamedTuple):

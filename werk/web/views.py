@@ -1,7 +1,7 @@
 """The pages of the dashboard and the data that their scripts ask for.
 
-Each method of Views stands in for the view of rq-dashboard with its name: those unpickle what they
-show, and change things on a GET.
+Each method of Views replaces the view of rq-dashboard with the same name: rq-dashboard's views
+unpickle what they show, and change things on a GET.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Worker(rq.Worker): what RQ sees of us, its command line and its pool: `rq worker`, `werk worker`.
+"""Worker(rq.Worker): the class that `rq worker`, `rq worker-pool` and `werk worker` create.
 
-While our own loop runs there is a supervisor (supervisor.py), and signals and RQ's commands go to
-it. Where there is none RQ's own code runs: in the horse (horse.py), and where a subclass replaces a
-method of RQ's loop (frame.py).
+While our own loop runs, there is a supervisor (supervisor.py), and signals and RQ's commands go to
+it. Without a supervisor RQ's own code runs: in the horse (horse.py), and where a subclass replaces
+a method of RQ's loop (frame.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from werk.worker.tick import TICK_BUDGET_S
 
 
 class Worker(RQSide):
-    """A worker that loses nothing. Its times are attributes, in seconds, for short tests."""
+    """werk's worker. Its times, in seconds, are attributes, so that tests can shorten them."""
 
     lease_s = float(LEASE_S)
     tick_s = 1.0
@@ -59,7 +59,7 @@ class Worker(RQSide):
 
     supervisor: Supervisor | None = None  # while our own loop runs, in this process
     has_loop = False  # our own loop has begun
-    rq_loop = ""  # what a subclass replaces, so that RQ's loop runs
+    rq_loop = ""  # the method that a subclass replaces, if RQ's loop runs for that reason
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
         settings = _settings_or_exit()
@@ -75,26 +75,26 @@ class Worker(RQSide):
             self.serializer = rq_classes.PlainSerializer
 
     def serialize(self) -> dict[Any, Any]:
-        """Our hash in Redis; what `werk status` judges us by is in it, where our own loop runs."""
+        """Return our hash in Redis. While our own loop runs, it has what `werk status` needs."""
         is_free = int(Settings.read().allow_unregistered)
         own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """Register. A loop that is not ours begins with this, too, and says so."""
+        """Register the worker. RQ's loop begins with this as well, and then a warning is logged."""
         self.rq_loop = "" if self.has_loop else replaced_loop(self) or "work"
         self._guard_records()
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
-            what = "RQ's loop runs, as its class replaces this; a killed worker loses its job"
+            what = "RQ's loop runs, because its class replaces this; a killed worker loses its job"
             self.log.warning(
                 "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
             )
 
     def _guard_records(self) -> None:
-        """Read and write jobs with classes that are safe, made from those that we were given.
+        """Read and write jobs with safe classes, derived from those that we were given.
 
-        Not before there is work: who has made this worker may ask for the classes that it gave.
+        Not in the constructor: code that created this worker may ask for the classes that it gave.
         """
         self.queue_class = rq_classes.by_redis_time(self.queue_class, self)
         self.job_class = rq_classes.bounded(self.job_class, registered_only=self._registered_only)
@@ -109,7 +109,7 @@ class Worker(RQSide):
     # --- the loop
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Work until there is a reason to leave. Options and result: rq.worker.BaseWorker.work."""
+        """Work until there is a reason to leave. Options and result as in BaseWorker.work of RQ."""
         is_replaced = bool(replaced_loop(self))
         self.has_loop = not is_replaced
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
@@ -129,10 +129,10 @@ class Worker(RQSide):
             bound_logs(shared)
             self._log_begin()
             self.bootstrap(*log_options)
-            self.server_version()  # it is kept
-        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # from here on a tick comes again
+            self.server_version()  # the worker keeps it
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # after a tick another follows
         self._dequeue_strategy = options.dequeue_strategy
-        if options.with_scheduler:  # the tick does its work; RQ and its users look if there is one
+        if options.with_scheduler:  # the tick does its work; RQ checks whether there is one
             self.scheduler = rq.scheduler.RQScheduler(
                 self.queues, connection=self.connection, serializer=self.serializer
             )
@@ -143,18 +143,18 @@ class Worker(RQSide):
             supervisor.run()
         finally:
             self.connection.connection_pool.connection_kwargs.update(before)
-            flush_all()  # or the interpreter would, and block
+            flush_all()  # otherwise the interpreter does it at exit, and may block
         if supervisor.stop.is_cold:
             raise SystemExit
         return supervisor.jobs > 0
 
     def _set_ip_address(self, connection: redis.Redis) -> None:
-        """RQ's first word to Redis, in the constructor of a worker that is to work."""
+        """Wait for Redis first: here RQ's constructor sends the first command of a worker."""
         try:
             wait_for_redis(link_over(connection, TICK_BUDGET_S))
         except ConfigError as error:
             self.log.error("%s", error)
-            raise SystemExit(EXIT_CONFIG) from None  # RQ makes 1 and a traceback of all else
+            raise SystemExit(EXIT_CONFIG) from None  # RQ exits with 1 and a traceback otherwise
         before = None if isinstance(connection, PatientRedis) else connection.get_retry()
         connection.set_retry(retry_forever(SharedState(), connection))
         super()._set_ip_address(connection)
@@ -175,16 +175,16 @@ class Worker(RQSide):
             super().request_force_stop(signum, frame)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        if supervisor := self.supervisor:  # once: this is RQ's pubsub thread
+        if supervisor := self.supervisor:  # read once: this is RQ's pubsub thread
             supervisor.commands.hear(message)
             return
         try:
             rq.command.handle_command(self, parse_command(message))
-        except (LookupError, TypeError, ValueError) as error:  # or RQ's thread would end
+        except (LookupError, TypeError, ValueError) as error:  # it would end RQ's thread
             self.log.warning("event=bad-command worker=%s reason=%r", self.name, error)
 
     def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
-        """RQ's thread for commands would end at a time-out, and we be deaf from then on."""
+        """Keep RQ's thread for commands running: a time-out would end it, and all commands."""
         if self.supervisor and isinstance(exc, AWAY):
             time.sleep(self.tick_s)
         else:
@@ -208,7 +208,7 @@ class Worker(RQSide):
             self.log.warning("Not running execution %s, command ignored.", execution_id)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
-        """RQ's stop-job and kill-horse come here; stop-job has set _stopped_job_id."""
+        """Handle RQ's stop-job, which has set _stopped_job_id, and its kill-horse."""
         if not self.supervisor:
             super().kill_horse(sig)
             return
@@ -244,7 +244,7 @@ class Worker(RQSide):
 
 
 def _settings_or_exit() -> Settings:
-    """Return the settings, or exit: RQ makes 1 and a traceback of what its worker raises."""
+    """Return the settings, or exit with 78: RQ would exit with 1 and print a traceback."""
     try:
         return Settings.read()
     except ConfigError as error:
@@ -253,9 +253,9 @@ def _settings_or_exit() -> Settings:
 
 
 def wait_for_redis(link: Link) -> None:
-    """Return when Redis answers. A signal to stop ends the process meanwhile, with 0.
+    """Return when Redis answers. Until then a signal to stop ends the process, with 0.
 
-    Raises ConfigError for what does not pass: a wrong password, no permission, Redis Cluster.
+    Raises ConfigError if waiting does not help: a wrong password, no permission, Redis Cluster.
     """
 
     def contact() -> None:
@@ -268,10 +268,10 @@ def wait_for_redis(link: Link) -> None:
 
 
 def refuse_cluster(link: Link) -> None:
-    """Raise ConfigError for a node of Redis Cluster: it answers what concerns a single key."""
+    """Raise ConfigError for a node of Redis Cluster, which does answer commands for one key."""
     try:
         info = link.call("INFO", "cluster")
-    except ConfigError:  # not permitted: then the first script that meets two slots says so
+    except ConfigError:  # INFO is not permitted: the first script with keys of two slots fails
         return
     if is_cluster(info):
         raise cluster_error(link.where)
@@ -282,7 +282,7 @@ _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that must be ended."""
+    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that needs a clean end."""
 
     def leave(*_: object) -> None:
         raise SystemExit(EXIT_OK)

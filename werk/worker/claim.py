@@ -1,4 +1,4 @@
-"""Claim: a job as step.lua returned it to the horse that claimed it. It is read, never modified."""
+"""Claim: a job as step.lua returns it to the horse that claims it. It is never modified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from werk.registry import DEFAULT_TIMEOUT_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 
-NEWER = b"werk_v "  # begins the status that step.lua returns of a record that is newer than we are
+NEWER = b"werk_v "  # begins the status that step.lua returns for a record newer than we can read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
@@ -28,16 +28,16 @@ class Late(WerkError):
 
 
 class Unknown(UnknownTask):
-    """Raised for a task, or a version of it, that this worker does not know; another worker may, or
-    this one after a deploy."""
+    """Raised for a task, or a version of a task, that this worker does not know. Another worker may
+    know it, or this one after a deploy."""
 
 
-@dataclass(slots=True)  # frozen it would take three times as long to make
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class Claim:
     """One execution. step.lua replies the fields up to `queue`, in this order, as bytes or None."""
 
-    origin: bytes  # its queue by its record
-    status: bytes  # empty if RQ knows it
+    origin: bytes  # its queue according to its record
+    status: bytes  # empty if RQ knows the status
     attempt: bytes
     data: bytes
     timeout: bytes
@@ -58,10 +58,10 @@ class Claim:
         return f"{self.id}:{self.execution}"
 
     def facts(self, task: str = "") -> dict[str, object]:
-        """Return what a log line says of this execution; `task` if it is known."""
+        """Return the facts about this execution for a log line; `task` is its name, if known."""
         try:
             attempt = int(self.attempt)
-        except (TypeError, ValueError):  # of an order, whose record anybody may have written
+        except (TypeError, ValueError):  # the record of an order may have been written by anybody
             attempt = 0
         name = task or text(self.task) or "-"
         return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
@@ -69,8 +69,8 @@ class Claim:
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.
 
-        Reads no payload: the time limit is to begin first. Raises Refused for a record that no
-        enqueue of RQ's or ours writes; Unknown for a newer one.
+        Reads no payload: the time limit has to begin first. Raises Refused for a record that
+        neither RQ nor werk writes; Unknown for a record of a newer version.
         """
         if self.status:
             raise self._why_not()
@@ -81,7 +81,7 @@ class Claim:
             limit = int(self.timeout or 0) or DEFAULT_TIMEOUT_S
             keep = int(self.result_ttl) if self.result_ttl else default_result_ttl
         except ValueError:
-            raise Refused("its timeout or result_ttl is no whole number") from None
+            raise Refused("its timeout or result_ttl is not a whole number") from None
         if limit > LONGEST_S or keep > LONGEST_S:
             return min(limit, LONGEST_S), min(keep, LONGEST_S)
         return limit, keep

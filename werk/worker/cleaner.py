@@ -1,4 +1,4 @@
-"""Cleaner: RQ's clean-up of what plain RQ workers left. It may run users' code."""
+"""Cleaner: RQ's clean-up after plain RQ workers. It may run user code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from werk.worker.redis_side import no_retry
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
-CLEAN_S = 120  # of RQ's clean-up without progress: a callback in it has 60 s
+CLEAN_S = 120  # limit of a clean-up without progress: a callback in it has 60 s
 
 
 class Cleaner:
-    """Runs it in a child of the horse."""
+    """Runs RQ's clean-up in a child of the horse."""
 
     def __init__(self, worker: RQSide, shared: SharedState) -> None:
         self.worker, self.shared, self.log = worker, shared, logging.getLogger("rq.worker")
@@ -27,19 +27,19 @@ class Cleaner:
         return not cleaned_at or time.monotonic() > cleaned_at + self.worker.maintenance_interval
 
     def clean(self) -> None:
-        """Run it in a child: user code there cannot affect this process; its memory is freed."""
-        self.shared.cleaned_at = time.monotonic()  # first: if it fails, it must not do so at once
+        """Run it in a child: user code cannot affect this process, and its memory is freed."""
+        self.shared.cleaned_at = time.monotonic()  # first: do not repeat a failure at once
         self.shared.begin_finish(CLEAN_S)
         try:
             self.pid = forked(self._clean_up)
             os.waitpid(self.pid, 0)
-        except OSError as error:  # no process to be had: the next time, then
+        except OSError as error:  # no process is available: try again next time
             self.log.error("event=clean-up-failed reason=%s", error)
         self.pid = 0
         self.shared.end_finish()
 
     def break_off(self) -> bool:
-        """End a clean-up. Returns whether there was one. For a signal handler."""
+        """End a clean-up that is running. Return whether there was one. For a signal handler."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
         return bool(self.pid)

@@ -1,4 +1,4 @@
-"""Commands: what RQ's commands and signals ask of a worker. The supervisor's loop acts on it."""
+"""Commands: RQ's commands and signals to a worker, until the supervisor's loop handles them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import rq.command
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-QUIET_S = 1.0  # two signals within it are one, as in RQ: a pool and a terminal both send theirs
+QUIET_S = 1.0  # two signals within it count as one, as in RQ: pool and terminal both send
 LONGEST_COMMAND = 4096  # bytes; RQ's have one or two ids
 MOST_COMMANDS = 1000  # that wait for the supervisor
 
@@ -25,19 +25,19 @@ class Commands:
         self.waiting: deque[dict[str, Any]] = deque()
 
     def hear(self, message: dict[str, Any]) -> None:
-        """Keep a command. Called in RQ's pubsub thread; the main thread alone signals the horse."""
+        """Keep a command. Called in RQ's pubsub thread; only the main thread signals the horse."""
         if len(self.waiting) >= MOST_COMMANDS:
-            return  # a flood; that was reported when it began
+            return  # a flood, which was reported when it began
         try:
             self.waiting.append(parse_command(message))
             if len(self.waiting) == MOST_COMMANDS:
-                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped until they end")
+                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped meanwhile")
         except ValueError as error:
             self.log.warning("event=bad-command worker=%s reason=%s", self.worker.name, error)
         self.wake()
 
     def handle(self) -> None:
-        for _ in range(len(self.waiting)):  # those that come meanwhile wait for the next look
+        for _ in range(len(self.waiting)):  # commands that arrive meanwhile wait for the next call
             command = self.waiting.popleft()
             try:
                 rq.command.handle_command(self.worker, command)
@@ -46,7 +46,7 @@ class Commands:
 
 
 class StopRequests:
-    """How far the worker is asked to leave."""
+    """Whether the worker was asked to leave: after its job, or at once."""
 
     def __init__(self) -> None:
         self.is_draining = self.is_cold = False
@@ -54,11 +54,11 @@ class StopRequests:
         self.is_undated = False  # a request to shut down is not yet in Redis
 
     def drain(self, is_busy: bool) -> None:
-        """Leave when the horse has done its job."""
+        """Leave when the horse has finished its job."""
         self.is_draining, self.drained_at, self.is_undated = True, time.monotonic(), is_busy
 
     def stop_cold(self) -> None:
-        """Do not wait for that job: it goes back to the front."""
+        """Leave without waiting for the job: it returns to the front of its queue."""
         if time.monotonic() >= self.drained_at + QUIET_S:
             self.is_cold = True
 
@@ -71,7 +71,7 @@ def parse_command(message: dict[str, Any]) -> Any:
     """Return the command in a message on the worker's channel. Raises ValueError."""
     size = len(message["data"])
     if size > LONGEST_COMMAND:
-        raise ValueError(f"{size:,} bytes are no command")
+        raise ValueError(f"a command has at most {LONGEST_COMMAND:,} bytes, got {size:,}")
     try:
         return rq.command.parse_payload(message)
     except RecursionError:

@@ -1,8 +1,8 @@
 """Counters: what a horse counts and has not written yet.
 
-Successes as RQ counts them; for the metrics, the executions of each task and how long they took.
-step.lua writes them with the worker's state, twice a second at most, so a job costs no command of
-its own. They are in the horse's memory: a horse that is killed loses up to half a second of them.
+These are the successes as RQ counts them and, for the metrics, the executions of each task with
+their durations. step.lua writes them with the worker's state, at most twice a second, so that they
+cost no command per job. A killed horse loses up to half a second of counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Counters:
         self._names = {*registry.tasks(), *registry.BUILT_IN}
         self._tasks: dict[str, list[float]] = {}
         self._done = self._webhooks = 0  # successes that step.lua records; webhooks that failed
-        self._worked_s = self._last_s = 0.0  # how long all of these took, and the last
+        self._worked_s = self._last_s = 0.0  # seconds: of all these successes, and of the last
 
     def __bool__(self) -> bool:
         return bool(self._tasks or self._webhooks)
@@ -34,8 +34,8 @@ class Counters:
     ) -> None:
         """Count an execution.
 
-        Without `seconds` it ended before it began, or with its process. With `by_step` it is a
-        success that step.lua is to record.
+        Leave out `seconds` if the task did not begin, or its process died. With `by_step` it is a
+        success that step.lua will record.
         """
         counts = self._tasks.get(task) or self._begin(task)
         counts[not is_success] += 1

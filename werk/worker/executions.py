@@ -1,6 +1,6 @@
-"""Executions: what becomes of those that a dead horse had in hand, or another worker.
+"""Executions: decides about those of a dead horse, and those taken over from another worker.
 
-Each is given back to its queue, or is an order for the next horse: it may run users' code.
+A job returns to its queue, or the next horse gets an order about it, which may run user code.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
 
 
 class Executions:
-    """Decides, and keeps the orders for the next horse.
+    """Decides about executions, and keeps the orders for the next horse.
 
-    `insist` runs a script of the supervisor's when Redis answers.
+    `insist` runs a script of the supervisor's, as soon as Redis answers.
     """
 
     def __init__(
@@ -34,29 +34,29 @@ class Executions:
         self.back_script = script("back", server)
         self.fence_script = script("fence_generation", server)
         self.orders: list[Order] = []
-        self.ordered = 0  # so many of them has the horse
+        self.ordered = 0  # how many of the orders the horse has
         self.generation = new_generation()  # of the horse
 
     def begin_generation(self) -> list[str]:
-        """Let a new generation of horses alone claim, and return what was in hand until now."""
+        """Begin a new generation: only its horse can claim. Return the executions that are open."""
         self.generation = new_generation()
         return self.fence_generation()
 
     def fence_generation(self) -> list[str]:
-        """Let our generation alone claim, and return what was in hand until now.
+        """Let only our generation claim, and return the executions that are open.
 
-        An earlier horse's last request may still be on its way: it is refused from here on.
+        The last request of an earlier horse may still be on its way: it is refused from here on.
         """
         words = (self.worker.name, self.generation, self.worker.lease_s)
         found = self.insist(self.fence_script, *words)
         return [run.decode("utf-8", "replace") for run in found]
 
     def resolve(self, leave: Leave | None) -> None:
-        """Fence the dead horse in Redis, and decide about each execution that it had in hand."""
+        """Fence the dead horse in Redis, and decide about each execution that it left open."""
         progress = self.shared.progress()
         if begun := self.shared.orders_begun:
             del self.orders[: begun - 1]
-            if self.orders and begun <= self.ordered:  # it died of this one
+            if self.orders and begun <= self.ordered:  # the horse died of this order
                 self.orders[0] = self.orders[0]._replace(is_raw=True)
         ordered = {order.run for order in self.orders}
         for run in self.begin_generation():
@@ -101,7 +101,7 @@ class Executions:
     def complete(self, run: str) -> bool:
         """Have the next horse enqueue the dependents of a job whose failure is recorded.
 
-        Return whether that is a new order.
+        Return whether this is a new order.
         """
         if any(order.run == run for order in self.orders):
             return False
@@ -111,13 +111,13 @@ class Executions:
 
 
 def killed_text(crashes: int, how: str) -> str:
-    return f"{how}. It killed its worker {crashes} times" if crashes > 1 else how
+    return f"{how}. The job killed its worker {crashes} times" if crashes > 1 else how
 
 
 def new_generation() -> str:
-    """Return what the ids of a horse's executions begin with; they are 26 characters long.
+    """Return the beginning of the ids of a horse's executions. The ids have 26 characters.
 
-    So one of a job whose id is a UUID is no longer than 64 in wip: up to that Redis keeps a sorted
-    set of few in one piece (zset-max-listpack-value), 2 % less work a job.
+    With a job id that is a UUID, an entry of wip has at most 64 characters. Up to that length Redis
+    keeps a small sorted set in one piece (zset-max-listpack-value): 2 % less work per job.
     """
     return uuid4().hex[:16]

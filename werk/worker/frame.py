@@ -1,11 +1,11 @@
-"""Frames: how a job runs through code that others put around RQ's way of performing it.
+"""Frames: run a job through the code that others put around RQ's methods for performing it.
 
 sentry-sdk, ddtrace, wrapt and subclasses of applications replace `perform_job`, `execute_job` or
-`Job.perform`. While all of these are RQ's own functions, the horse calls a task by itself. Else it
-calls `execute_job` in a frame: RQ's methods, and whatever is around them, run inside werk's claim,
-its fences and its time limit. An execution has one claim and one finish:
+`Job.perform`. While all of these are RQ's own functions, the horse calls the task itself. Otherwise
+it calls `execute_job` in a frame: RQ's methods, and whatever is around them, run inside werk's
+claim, fences and time limit. An execution has one claim and one finish:
 
-- prepare_execution, prepare_job_execution   do nothing: the claim has done it
+- prepare_execution, prepare_job_execution   do nothing: the claim has done their work
 - the death penalty around the task          does nothing: the supervisor keeps the time limit
 - Job.func                                   is the registry's function, not the payload's
 - _finalize_success                          leaves a plain success to the horse's next step
@@ -39,14 +39,14 @@ from werk.worker.runner import version_mismatch
 if TYPE_CHECKING:
     from werk.worker.horse import Performer
 
-# Methods of RQ's loop. What else a subclass may replace is called in werk's loop as well.
+# Methods of RQ's loop. Other methods that a subclass replaces are called in werk's loop as well.
 LOOP = tuple(
     "dequeue_job_and_maintain_ttl fork_work_horse monitor_work_horse wait_for_horse main_work_horse"
     " setup_work_horse_signals heartbeat maintain_heartbeats check_for_suspension".split()
 )
 PERFORMING = tuple("execute_job perform_job prepare_execution prepare_job_execution".split())
 OF_A_JOB = ("perform", "_execute")
-# Where one of these is replaced, RQ's own code records a success as well, and calls it.
+# If one of these is replaced, RQ's own code records successes too, and calls the replacement.
 OF_A_SUCCESS = tuple(
     "_finalize_success handle_execution_ended handle_job_success cleanup_execution".split()
 )
@@ -57,7 +57,7 @@ _MODULES = frozenset(
 )
 _CLASSES = frozenset("BaseWorker Worker Job RQSide".split())
 
-# What RQ saves of a job with its success: where a task has changed it, RQ's own code records that.
+# The fields that RQ saves with a success: if a task has changed one, RQ's own code records it.
 _saved = attrgetter(
     "description", "timeout", "result_ttl", "failure_ttl", "ttl", "origin", "group_id",
     "number_of_retries", "retries_left", "repeats_left", "webhooks", "enqueue_at_front",
@@ -65,10 +65,10 @@ _saved = attrgetter(
 
 
 def is_own(function: object) -> bool:
-    """Return whether RQ or werk defines this function: it is no patch and no subclass's.
+    """Return whether RQ or werk defines this function, and not a patch or a subclass.
 
     functools.wraps copies the names of a function and wrapt shows all of its attributes, but a
-    patch has another type or other code. So it does not matter who was imported first.
+    patch has another type or other code. So the order of imports does not matter.
     """
     if type(function) is not FunctionType:
         return False
@@ -77,10 +77,10 @@ def is_own(function: object) -> bool:
 
 
 def replaced_loop(worker: RQSide) -> str:
-    """Return what in RQ's loop a subclass replaces, '' for nothing: then werk's loop runs.
+    """Return the part of RQ's loop that a subclass replaces, or '': then werk's loop runs.
 
-    A method that is only wrapped, by functools.wraps or wrapt, is not replaced. Those that perform
-    a job may be other functions, but not mocks: a test wants to find their calls in this process.
+    A method that is only wrapped, by functools.wraps or wrapt, is not replaced. Methods that
+    perform a job may be other functions, but not mocks: a test expects their calls in this process.
     """
     for name in (*LOOP, *PERFORMING):
         found = vars(worker).get(name) or getattr(type(worker), name)
@@ -99,7 +99,7 @@ def replaced_loop(worker: RQSide) -> str:
 
 
 class Patches:
-    """Knows whether a job is to be performed in a frame. Any import may patch."""
+    """Knows whether jobs must be performed in a frame. Any import may patch a method."""
 
     __slots__ = (
         "_execute", "is_of_a_success", "is_one", "job_kind", "kind", "perform", "perform_job",
@@ -111,7 +111,7 @@ class Patches:
         self.look()
 
     def look(self) -> None:
-        """Look at everything."""
+        """Look for patches of all methods."""
         own, job = self.kind, self.job_kind
         self.perform_job, self.perform, self._execute = own.perform_job, job.perform, job._execute
         self.is_of_a_success = self._has_other(OF_A_SUCCESS)
@@ -144,14 +144,14 @@ class Frame:
         self.took = 0.0  # seconds
         self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
-        self.mismatch: Unknown | None = None  # why the call did not even begin
+        self.mismatch: Unknown | None = None  # why the call did not begin
         self.result: Any = None
         self.stored: bytes | None = None  # a plain success, for the horse's next step
 
     def perform(self, path: Any, call: Call, job: Job) -> Outcome | None:
-        """Have RQ's methods perform a job, and what is patched around them.
+        """Have RQ's methods perform a job, with the patches around them.
 
-        `call` has the function, `path` is its path. Returns what is left to step.lua.
+        `call` has the function, `path` is its path. Return the outcome that step.lua has to record.
         """
         performer, trouble = self.performer, None
         shared, runner, worker = performer.shared, performer.runner, performer.recorder.worker
@@ -233,28 +233,28 @@ class Frame:
         return not self.claim.callbacks and self.keep_s > 0 and not is_patched
 
     def fail(self, error: BaseException | None) -> bool:
-        """Note a failure. Return whether it is to be recorded: not of a call that never began."""
+        """Note a failure. Return whether to record it: not that of a call that never began."""
         is_first = not self.is_over
         self.end(None, error)
         if self.mismatch:
             return False
-        self.stored = None  # what it left to the next step was not all
+        self.stored = None  # it was noted as a success before
         if is_first:
             self.performer.counters.add(self.task, False, self.took)
         self.performer.recorder.begin_finish(self.job)
         return True
 
     def outcome(self, job: Job, trouble: BaseException | None) -> Outcome | None:
-        """Return the outcome of what was performed; None if that is recorded.
+        """Return the outcome of the job; None if it is recorded.
 
-        `trouble` is what came out of the frame: of what is patched, or of RQ's own code.
+        `trouble` is the exception that left the frame, from a patch or from RQ's own code.
         """
         performer, claim = self.performer, self.claim
         recorder = performer.recorder
         if self.mismatch:
             return recorder.refuse(claim, job, self.mismatch)
-        if self.has_begun and not self.is_over:  # nobody has recorded anything
-            trouble = trouble or RuntimeError("perform_job returned and the job did not run")
+        if self.has_begun and not self.is_over:  # nothing has been recorded
+            trouble = trouble or RuntimeError("perform_job returned, but the job did not run")
             self.fail(trouble)
             return recorder.fail(claim, job, trouble)
         outcome = self.plain_success()

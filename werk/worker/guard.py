@@ -1,4 +1,4 @@
-"""Guard: sees to it, after each tick that reached Redis, that the horse reaches Redis as well."""
+"""Guard: checks, after each tick that has reached Redis, that the horse reaches Redis as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from werk.worker.watchdog import Verdict, Watchdog
 
 
 class Guard:
-    """Knows which server the supervisor's connection is to, and how long the horse has waited."""
+    """Knows the server of the supervisor's connection, and how long the horse has waited."""
 
     def __init__(self, shared: SharedState, link: Link, lease_s: float) -> None:
         self.shared, self.link = shared, link
@@ -27,11 +27,11 @@ class Guard:
         return verdict
 
     def has_moved(self) -> bool:
-        """After a new connection of ours: return whether it is to another server than before."""
+        """Return whether our new connection is to another server than the one before."""
         before, self.opened = self.server, self.link.opened
         try:
             info = self.link.call("INFO", "server").split(b"\r\n")
             self.server = next((line for line in info if line.startswith(b"run_id:")), b"")
         except (RedisUnavailable, ConfigError):
-            pass  # a silent connection is noticed all the same, only later
+            pass  # a silent connection is still noticed, only later
         return before != self.server

@@ -45,9 +45,9 @@ from werk.worker.scripts import script
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
 from werk.worker.step import FLUSH_S, Steps
 
-SPARE = 16  # descriptors that a job needs at most, to begin with
-HELD_S = 1.0  # between two looks at a suspension or a pause
-FENCED_S = 0.2  # the supervisor is about to write our generation, or to end us
+SPARE = 16  # descriptors that a job may need to begin
+HELD_S = 1.0  # between two checks of a suspension or a pause
+FENCED_S = 0.2  # the supervisor is about to write our generation, or to end this horse
 
 
 def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> int:
@@ -85,10 +85,10 @@ class Performer:
         is_ours = worker.serializer is rq_classes.PlainSerializer
         self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
         self.default_ttl = worker.default_result_ttl
-        self.last_success: tuple[Claim, Job, Any] | None = None  # that step.lua is to record
+        self.last_success: tuple[Claim, Job, Any] | None = None  # which step.lua has to record
 
     def perform(self, claim: Claim, number: int) -> Outcome | None:
-        """Run the horse's job of this number. Return its outcome, None if that is recorded."""
+        """Run the horse's job number `number`. Return its outcome, or None if it is recorded."""
         job_id = claim.job.decode("utf-8", "replace")
         self.shared.show(number - 1, job_id, claim.execution)
         runner, recorder, log = self.runner, self.recorder, self.log
@@ -155,8 +155,8 @@ class Horse:
         """Make the child its own process: signals, connections, random numbers, log, hooks."""
         random.seed()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Not the default, by which systemd would end the job; and to ignore it would be inherited
-        # by the job's own children.
+        # With the default action systemd would end the job. SIG_IGN would be inherited by the job's
+        # own children.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
@@ -169,7 +169,7 @@ class Horse:
         self.performer.runner.add_hooks(self.settings)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """Act on the supervisor's signal: leave these connections, or time is up."""
+        """Handle the supervisor's signal: it asks for new connections, or a time limit is over."""
         if self.shared.reconnect:
             self.shared.reconnect = 0
             for channel in (self.steps.channel, *self.idle.channels.values()):
@@ -179,7 +179,7 @@ class Horse:
         self.performer.runner.interrupt(signum, frame)
 
     def carry_out_orders(self) -> None:
-        """Do what the supervisor left to us. It reads in the shared state how far we came."""
+        """Carry out the supervisor's orders. It reads our progress in the shared state."""
         for number, order in enumerate(self.plan.orders, 1):
             self.shared.orders_begun = number
             if outcome := carry_out(order, self.performer.recorder):
@@ -200,7 +200,7 @@ class Horse:
                 flushed_at = steps.flushed_at
                 self.look_around()
             if outcome and became != b"done":
-                if claimed == b"":  # nothing was changed
+                if claimed == b"":  # nothing has changed in Redis
                     outcome = self.record_otherwise(outcome, became)
                     continue
                 self.log_late(claim, became)
@@ -209,7 +209,7 @@ class Horse:
             outcome = None
             if type(claimed) is list:
                 if shared.stop:
-                    return Leave.STOPPED  # claimed on the way: the supervisor gives it back
+                    return Leave.STOPPED  # a job was claimed meanwhile: the supervisor returns it
                 self.jobs += 1
                 self.is_busy = True
                 claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
@@ -223,7 +223,7 @@ class Horse:
                 return leave
 
     def rest(self, leave: Leave | None, why: bytes, paused: Sequence[bytes]) -> Leave | None:
-        """Clean up or wait, where there is no job; or return why to leave."""
+        """Without a job: clean up or wait, or return why to leave."""
         self.shared.show(self.jobs, "", self.steps.execution)
         if self.is_busy:
             self.is_busy, self.idle_since = False, time.monotonic()
@@ -252,15 +252,15 @@ class Horse:
         return None
 
     def look_around(self) -> None:
-        """Look twice a second whether a clean-up is due, and at our memory."""
+        """Check twice a second whether a clean-up is due, and how much memory we use."""
         self.cleans = self.cleaner.is_due()
         if self.jobs and 0 < self.settings.horse_mb < resident_mb():
             self.last_job = self.jobs
 
     def look_for_descriptors(self, count: int) -> None:
-        """Leave if the job has left fewer: no other one would get any.
+        """Leave if the job has left fewer than `count`: another job could open nothing.
 
-        Its failure may have been for want of some.
+        The job itself may have failed for lack of descriptors.
         """
         try:
             take_descriptors(count, self.idle.wake_r)
@@ -268,7 +268,7 @@ class Horse:
             self.last_job = self.jobs
 
     def record_otherwise(self, outcome: Outcome, became: bytes) -> Outcome | None:
-        """Return another outcome instead of one that step.lua could not record, or None."""
+        """Return another outcome for one that step.lua could not record; None if it is recorded."""
         performer = self.performer
         if outcome.status == "finished":
             performer.counters.leave_last_to_rq()
@@ -281,7 +281,7 @@ class Horse:
             self.log.event(became.decode(), claim.facts(self.log.task), logging.WARNING)
 
     def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
-        """Wait until a queue has something, without taking it. Costs Redis nothing meanwhile."""
+        """Wait until a queue has a job, without taking it. The wait costs Redis nothing."""
         if why == b"more":
             return
         if why != b"empty":
@@ -291,6 +291,6 @@ class Horse:
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
         if paused:
             left = HELD_S if left is None else min(HELD_S, left)
-        if steps.counters or steps.shows_busy:  # it is written soon, but no result waits for that
+        if steps.counters or steps.shows_busy:  # written soon, but no result waits for that
             left = FLUSH_S if left is None else min(FLUSH_S, left)
         self.idle.wait([key for key in steps.keys if key.encode() not in paused], left)

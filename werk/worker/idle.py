@@ -11,18 +11,18 @@ import hiredis
 
 from werk.worker.redis_side import AWAY, Channel
 
-BLOCK_S = 10  # one wait in Redis; then it is asked again
-LATE_S = 5  # after that, without a reply, the connection is taken for dead
-RETRY_S = 0.2  # until step.lua is asked again, where Redis refuses the wait
+BLOCK_S = 10  # one wait in Redis; then another begins
+LATE_S = 5  # if no reply comes within this time after BLOCK_S, the connection counts as dead
+RETRY_S = 0.2  # until the next request to step.lua, if Redis refuses the wait
 
 
 class Idle:
-    """Waits in Redis with one connection a queue, and for the supervisor on the wake pipe."""
+    """Waits in Redis over one connection per queue, and for the supervisor on the wake pipe."""
 
     def __init__(self, client: Any, wake_r: int) -> None:
         self.client, self.wake_r = client, wake_r
         self.channels: dict[str, Channel] = {}  # by queue
-        self.asked: dict[str, float] = {}  # when those were asked that have not answered
+        self.asked: dict[str, float] = {}  # by queue: since when its wait is open
 
     def wait(self, keys: list[str], seconds: float | None) -> None:
         """Wait until one of the queues has a job, without taking it."""
@@ -35,7 +35,7 @@ class Idle:
             self.sleep(RETRY_S)
 
     def _listen(self, keys: list[str], seconds: float | None) -> None:
-        """Ask each queue to move its first job to where it is: blocks until there is one."""
+        """Move the first job of each queue to its own place: BLMOVE blocks until there is one."""
         for key in keys:
             if key not in self.asked:
                 channel = self.channels.setdefault(key, Channel(self.client))
@@ -50,7 +50,7 @@ class Idle:
             key = sockets[ready]
             del self.asked[key]
             if isinstance(self.channels[key].receive(), hiredis.ReplyError):
-                self.sleep(RETRY_S)  # OOM: it counts as a write. So ask step.lua again and again
+                self.sleep(RETRY_S)  # OOM: BLMOVE is a write. So step.lua is asked again and again
         if self.asked and min(self.asked.values()) < time.monotonic() - BLOCK_S - LATE_S:
             raise TimeoutError("an idle wait has lasted too long")
 

@@ -1,4 +1,4 @@
-"""JobLog: what the horse logs. One line an event, key=value, never an argument."""
+"""JobLog: what the horse logs: one line per event, key=value, and never an argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASK_FORMAT = "%(asctime)s %(levelname)s %(name)s job=%(job)s task=%(task)s %(me
 
 
 class JobLog:
-    """The log of a horse. Ask `logs_jobs` before making a line: it takes as long as a job."""
+    """The log of a horse. Check `logs_jobs` before you make a line: that takes as long as a job."""
 
     def __init__(self) -> None:
         self.log = logging.getLogger("rq.worker")
@@ -22,7 +22,7 @@ class JobLog:
         self.job = self.task = ""  # running now
 
     def event(self, event: str, facts: dict[str, object], level: int = logging.INFO) -> None:
-        """Log an event of an execution, with these facts of it."""
+        """Log an event of an execution, with these facts."""
         shown = " ".join(f"{name}={printable(str(value))}" for name, value in facts.items())
         self.log.log(level, "event=%s %s", event, shown)
 
@@ -31,7 +31,7 @@ class JobLog:
             self.log.warning("event=dropped job=%s reason=%s", text(job_id), text(why))
 
     def open(self) -> Any:
-        """Have what a task logs appear, if nobody else does. Returns the log for RQ's own lines."""
+        """Print what tasks log, unless the application does. Return the logger for RQ's lines."""
         root = logging.getLogger()
         if not root.handlers:
             handler = logging.StreamHandler()
@@ -46,10 +46,10 @@ class JobLog:
 
 
 class _Warnings(logging.LoggerAdapter[logging.Logger]):
-    """A logger without what is less than a warning.
+    """A logger that drops what is less than a warning.
 
-    A logger of another name would do, but Sentry and others leave out `rq.worker` alone: they
-    have a failure from handle_exception already.
+    A logger of another name would do, but Sentry and others ignore only `rq.worker`, because they
+    get failures from handle_exception.
     """
 
     def isEnabledFor(self, level: int) -> bool:
@@ -60,7 +60,7 @@ class _Warnings(logging.LoggerAdapter[logging.Logger]):
 
 
 class _TaskFormatter(logging.Formatter):
-    """Names the job at hand on each line.
+    """Adds the running job and its task to each line.
 
     It does not add them to the record: a task that logs with extra={"job": ...} would fail.
     """

@@ -1,8 +1,8 @@
-"""What may be on a line of a log: no control character, no forged line, no value of a secret.
+"""Makes log lines safe: no control characters, no forged lines, no values of secrets.
 
-make_safe() has each handler escape what a record holds before its own formatter sees it: a record
-is one line, and what follows it (a traceback) is indented. The record itself stays as it is, for
-Sentry and other handlers.
+make_safe() lets each handler escape a record before its own formatter sees it: a record is one
+line, and what follows (a traceback) is indented. The record itself is not changed, because Sentry
+and other handlers read it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from werk.printable import printable
 from werk.tasks import signature
 
 INDENT = " " * 4
-OWN = ("rq", "werk")  # whose records are facts on one line
+OWN = ("rq", "werk")  # loggers whose records are facts on one line
 BARE = len(vars(logging.makeLogRecord({})))  # attributes of a record without an `extra`
 
 
@@ -26,7 +26,7 @@ def indented(text: str) -> str:
 
 
 class SafeFormatter(logging.Formatter):
-    """Has another formatter format records that are safe to print."""
+    """Makes records safe to print, and has another formatter format them."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class SafeFormatter(logging.Formatter):
 def message(record: logging.LogRecord, text: str) -> str:
     """Return the text of a record: on one line, or with the lines that follow indented.
 
-    Of our own and RQ's records each line but a traceback is a fact that somebody else wrote.
+    In our own and RQ's records, further lines come from somebody else, except for a traceback.
     """
     if record.name.partition(".")[0] not in OWN:
         return indented(text)
@@ -86,7 +86,7 @@ def make_safe(handlers: Iterable[logging.Handler]) -> None:
 def mask(record: logging.LogRecord) -> bool:
     """Mask the values of secret parameters in RQ's record of a failure: a logging filter.
 
-    RQ gives it the call itself, as attributes that Sentry and others send on.
+    RQ adds the call to the record, as attributes that Sentry and others pass on.
     """
     facts = vars(record)
     if "func" in facts and "arguments" in facts and "kwargs" in facts:
@@ -103,5 +103,5 @@ def masked(path: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return args, kwargs
     try:
         return signature.read(path).masked(args, kwargs, secret)
-    except Exception:  # it was called with something else
+    except Exception:  # the arguments do not fit the parameters
         return "***", "***"

@@ -1,9 +1,9 @@
 """LogStream: where the log handlers of a worker write to, so that no log line can block it.
 
-Nobody may be reading: a pipe is full, a terminal is stopped. A line then waits for a moment, and is
-dropped and counted; the supervisor publishes the number and `werk status` reports it. There is no
-thread and no queue, because a worker forks. What a task prints blocks as it does everywhere, in the
-task's own time.
+It may be that nobody reads: a pipe is full, a terminal is stopped. Then a line waits for a moment,
+and is dropped and counted; the supervisor publishes the number, and `werk status` reports it. There
+is no thread and no queue, because a worker forks. What a task prints can block as in any program,
+within the task's own time limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rq.logutils import colorizer, setup_loghandlers
 from werk.worker.log_lines import all_handlers, make_safe, mask
 from werk.worker.shared_state import SharedState
 
-WAIT_S = 0.2  # for the reader of a line
+WAIT_S = 0.2  # how long a line waits for its reader
 MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
 
 
@@ -36,7 +36,7 @@ class LogStream:
         self._encoding = stream.encoding or "utf-8"
         self._is_terminal = stream.isatty()
         self._dropped = 0  # lines in a row
-        self._is_cut = False  # a part of the first of them was written
+        self._is_cut = False  # a part of the first dropped line was written
 
     def fileno(self) -> int:
         return self._out.number
@@ -79,7 +79,7 @@ class _Descriptor:
         self._poll.register(number, select.POLLOUT)
 
     def write(self, data: bytes, wait_s: float) -> int:
-        """Write for at most so many seconds. Returns how many bytes are left."""
+        """Write for at most `wait_s` seconds. Return how many bytes are left."""
         until = 0.0
         while data:
             try:
@@ -95,7 +95,7 @@ class _Descriptor:
         return len(data)
 
     def _put(self, piece: bytes) -> int:
-        """Write some of it. Raises BlockingIOError, OSError."""
+        """Write a part of a piece; return its size. Raises BlockingIOError, OSError."""
         if self._has_nowait:  # Linux 5.16
             try:
                 return os.pwritev(self.number, (piece,), -1, os.RWF_NOWAIT)
@@ -121,7 +121,7 @@ def _terminal(number: int) -> str:
 def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
     """Write what a terminal has room for: poll() reports one that has no room for a whole line.
 
-    The descriptor that does not block is closed at once, because a task may close any it finds.
+    The descriptor that does not block is closed at once, because a task may close any descriptor.
     """
     try:
         own = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -134,8 +134,8 @@ def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
 
 
 def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> None:
-    """Prepare the log of a worker, as RQ does; but for all of RQ's loggers, and safe to print."""
-    colorizer.notty = True  # the names that it colours are escaped, and so would be its colours
+    """Set up the log of a worker as RQ does, but for all of RQ's loggers, and safe to print."""
+    colorizer.notty = True  # its colours would be escaped like the names that they colour
     for name in ("rq.worker", "rq"):
         setup_loghandlers(level, date_format, log_format, name)
     logging.getLogger("rq.worker").addFilter(mask)
@@ -143,7 +143,7 @@ def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> N
 
 
 def bound_logs(shared: SharedState) -> None:
-    """Have each log handler print safe lines; on stdout or stderr to a LogStream, for `shared`."""
+    """Make all log handlers safe; those on stdout or stderr write to a LogStream for `shared`."""
     handlers = all_handlers()
     make_safe(handlers)
     for handler in handlers:
@@ -152,12 +152,12 @@ def bound_logs(shared: SharedState) -> None:
         if isinstance(handler.stream, LogStream):
             handler.stream.shared = shared
         elif handler.stream in (sys.stdout, sys.stderr) and _number(handler.stream) is not None:
-            _flush(handler.stream)  # or setStream would, and block
+            _flush(handler.stream)  # otherwise setStream does it, and may block
             handler.setStream(LogStream(handler.stream, shared))
 
 
 def print_by_line() -> None:
-    """Have what a task prints appear line by line: no log line takes it along any more."""
+    """Flush what a task prints line by line: log lines no longer flush it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
 
@@ -169,7 +169,7 @@ def flush_all() -> None:
 
 
 def _flush(stream: Any) -> None:
-    """What nobody reads within WAIT_S is lost."""
+    """Empty a buffer. What nobody reads within WAIT_S is lost."""
     number = _number(stream)
     if number is None:
         return
@@ -185,7 +185,7 @@ def _flush(stream: Any) -> None:
 def _take(stream: TextIO, number: int) -> bytes:
     """Return what a stream holds in its buffer.
 
-    The stream alone can empty it, and would block: it writes to a pipe in place of its descriptor.
+    Only the stream can empty it, and might block: so its descriptor is a pipe for that time.
     """
     with ExitStack() as stack:
         before = os.dup(number)

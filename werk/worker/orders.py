@@ -1,4 +1,4 @@
-"""Orders: what a dead horse left to the next one, because it may run users' code."""
+"""Orders: what the next horse does for a dead one, because it may run user code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from werk.worker.shared_state import Order
 
 
 def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
-    """Fail an execution whose horse is dead, as RQ's worker does: handlers, retries and all.
+    """Fail an execution whose horse is dead as RQ's worker does, with handlers and retries.
 
-    Returns an outcome for step.lua, None if it is recorded.
+    Return an outcome for step.lua, or None if it is recorded.
     """
     if order.is_recorded:
         _enqueue_dependents(order, recorder)
@@ -35,7 +35,7 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
     def record(job: Job, queue: Queue, execution: Execution) -> None:
         if not recorder.ask_fence(order.run, job):
             raise Late(order.run)
-        job.worker_name = None  # as RQ's supervisor writes it, from a copy of before the start
+        job.worker_name = None  # RQ's supervisor writes the same: its copy is from before the start
         if order.is_stopped:
             worker.record_stop(job, queue, execution)
             return
@@ -56,7 +56,7 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
 
 
 def _failure_ttl(job_id: str, recorder: Recorder) -> int:
-    """Return how many seconds a job that failed is kept, as far as its record can be read."""
+    """Return how many seconds a failed job is kept; the default if its record is unreadable."""
     key = keys.key("job", job_id)
     try:
         seconds = int(recorder.worker.connection.hget(key, "failure_ttl") or "")
@@ -83,14 +83,14 @@ def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
 
 
 def _claim_of(run: str, recorder: Recorder) -> Claim:
-    """Return the claim that a dead horse had, as far as it is needed."""
+    """Return the claim of a dead horse, with the fields that are needed."""
     job_id, _, execution = run.rpartition(":")
     known: list[Any] = [None, None, None]
     try:
         key = keys.key("job", job_id)
         known = recorder.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
     except redis.exceptions.ResponseError:
-        pass  # no hash: it will be found late
+        pass  # not a hash: the execution will be found late
     origin, attempt, task = known
     return Claim(
         origin=origin,

@@ -1,7 +1,7 @@
-"""Outcome: what became of an execution, for step.lua; and the Recorder of all but plain successes.
+"""Outcome: how an execution ended, for step.lua. Recorder: records all but plain successes.
 
-RQ's own methods record those, callbacks and all, fenced. What RQ cannot record comes back as an
-outcome for step.lua: it fails the job, or discards the outcome as late.
+The recorder uses RQ's own methods, callbacks included, behind fences. What RQ cannot record comes
+back as an outcome for step.lua, which fails the job, or discards the outcome as late.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
-MOST_UNDONE = 3  # times that an outcome is recorded again, which Redis has lost
-DEFER_S = 10  # of a task that this worker does not know
-UNKNOWN_S = 600  # after it was first deferred, it fails
+MOST_UNDONE = 3  # how often an outcome that Redis has lost is recorded again
+DEFER_S = 10  # how long a job is deferred whose task this worker does not know
+UNKNOWN_S = 600  # such a job fails this long after it was first deferred
 
 Record = Callable[[Job, Queue, Execution], object]
 
 
 class Undone(WerkError):
-    """Raised when an outcome was acknowledged, and is not in Redis: its master was replaced by one
-    that had not received it."""
+    """Raised when an acknowledged outcome is not in Redis: the master was replaced by one that had
+    not received it."""
 
 
 class Outcome(NamedTuple):
@@ -52,8 +52,8 @@ class Outcome(NamedTuple):
     execution: str  # its id
     status: str  # finished, failed, stopped, or scheduled: deferred
     keep_s: int  # how long the job is kept
-    until: int | str  # when that ends or, deferred, when the job is due, on Redis's clock
-    value: bytes | str  # base64 of the result or the traceback; deferred, since when it has been
+    until: int | str  # when that ends; if deferred, when the job is due; on Redis's clock
+    value: bytes | str  # base64 of the result or the traceback; if deferred, since when
     claimed_at: str  # Unix seconds
 
     @property
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
         return f"{self.job.decode('utf-8', 'replace')}:{self.execution}"
 
 
-# Outcome(...) is a function in Python: it takes 2 % of a horse's time for a job.
+# Outcome(...) would be a call of a Python function: 2 % of a horse's time for a job.
 _new: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcome)
 
 
@@ -80,8 +80,8 @@ def failure(
     status: str = "failed",
     keep_s: int = FAILURE_TTL_S,
 ) -> Outcome:
-    """Return a failure, or a stop, that is recorded without RQ's code: it may not even be able to
-    read the record."""
+    """Return a failure, or a stop, that is recorded without RQ's code, which may not even be able
+    to read the record."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
     queue = claim.origin if isinstance(claim, Claim) else claim.queue
@@ -90,21 +90,21 @@ def failure(
 
 
 def deferral(claim: Claim, due: float, since: float) -> Outcome:
-    """Return that the job is deferred until `due`, as it has been `since`; on Redis's clock."""
+    """Return the outcome that defers a job until `due`; it has been deferred since `since`."""
     times = (repr(due), repr(since))
     return Outcome(claim.job, claim.origin, claim.execution, "scheduled", 0, *times, "")
 
 
 def misplaced(outcome: Outcome, now: float) -> Outcome:
-    """Return a failure instead of an outcome whose set, finished:<queue> for one, is of another
-    type."""
+    """Return a failure for an outcome that has no place: its set, such as finished:<queue>, has
+    another type."""
     key = keys.key(outcome.status, text(outcome.queue))
-    why = Refused(f"its outcome cannot be recorded: {key} is no sorted set")
+    why = Refused(f"its outcome cannot be recorded: {key} is not a sorted set")
     return failure(outcome, why, now)
 
 
 class Recorder:
-    """Records with RQ's own methods."""
+    """Records outcomes with RQ's own methods."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Recorder:
         webhooks.count_failure = counters.add_failed_webhook
 
     def job(self, job_id: str) -> Job:
-        """Return what get_current_job() gives: read from Redis only if it is touched."""
+        """Return the job for get_current_job(). It is read from Redis when it is first used."""
         job = self.lazy_class.__new__(self.lazy_class)
         job._id = job_id
         return job
@@ -130,7 +130,7 @@ class Recorder:
     def succeed(
         self, claim: Claim, job: Job, result: Any, not_kept: str | None = None
     ) -> Outcome | None:
-        """Record a success; `not_kept` is why the result cannot be stored, if that is known."""
+        """Record a success; `not_kept`: why the result cannot be stored, if known."""
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             self.worker.record_success(job, queue, execution, result, not_kept or "")
@@ -142,7 +142,7 @@ class Recorder:
         trace = (trace and trace.tb_next) or trace  # without our own line
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
-            try:  # as in RQ, it is being handled: so what a failing callback raises shows it too
+            try:  # handle the error as RQ does, so that a failing callback's traceback shows it
                 raise error.with_traceback(trace)
             except BaseException:
                 self.worker.record_failure(job, queue, execution, (type(error), error, trace))
@@ -150,7 +150,7 @@ class Recorder:
         return self.record(claim, job, record)
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
-        """Fail a job at once; or defer it, where this worker may only be older than the job."""
+        """Fail a job at once; or defer it, if this worker may just be older than the job."""
         since = self._unknown_since(claim) if isinstance(why, Unknown) else None
         if since is not None:
             self.log.event("deferred", {**claim.facts(), "reason": why})
@@ -169,7 +169,7 @@ class Recorder:
     def record(
         self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
     ) -> Outcome | None:
-        """Have RQ's code record an outcome. Return None, or a failure where it did not."""
+        """Have RQ's code record an outcome. Return None, or a failure if it did not."""
         trouble = self._try_to_record(claim, job, record)
         for _ in range(MOST_UNDONE):
             if not isinstance(trouble, Undone):
@@ -198,7 +198,7 @@ class Recorder:
             self.shared.end_finish()
 
     def begin_finish(self, job: Job) -> None:
-        """Note that RQ's code records the outcome of a job, callbacks and all."""
+        """Note that RQ's code begins to record the outcome of a job and to call its callbacks."""
         callbacks_s = float(job.success_callback_timeout) + float(job.failure_callback_timeout)
         self.shared.begin_finish(FINISH_S + callbacks_s)
 
@@ -208,11 +208,11 @@ class Recorder:
         return self.worker.connection.zscore(wip, run) is None
 
     def ask_fence(self, run: str, job: Job) -> bool:
-        """Return whether the execution is still its job's, and keep a rescue away for a while.
+        """Return whether the execution still owns its job, and delay a rescue for a while.
 
         Raises Refused if a key that RQ would write is of another type.
         """
-        if not self.shared.finishing:  # RQ's own perform_job: user code ran until now
+        if not self.shared.finishing:  # in RQ's perform_job: user code ran until now
             self.begin_finish(job)
         worker = self.worker
         words = (run, job.origin, worker.recording_s, worker.name)
@@ -222,9 +222,9 @@ class Recorder:
         return bool(reply)
 
     def _unknown_since(self, claim: Claim) -> float | None:
-        """Return since when its task is unknown, on Redis's clock; None if that has been too long.
+        """Return since when its task is unknown, on Redis's clock; None if that is too long ago.
 
-        The field is deleted then, so that a job that is retried has the full time again.
+        In that case the field is deleted, so that a retried job has the full time again.
         """
         key, field, now = keys.key("job", claim.id), "werk_unknown_since", self.shared.now()
         try:

@@ -1,8 +1,8 @@
-"""Child: the process that a supervisor forks, as it holds it: to wake, freeze, kill and reap.
+"""Child: the process that a supervisor forks, with the means to wake, freeze, kill and reap it.
 
-It leads a process group: what a job starts is killed with it. Two pipes go there. The wake pipe
-wakes it. Nothing is written to the lifeline: it closes when the supervisor ends, however that is,
-and the kernel kills the group.
+The child leads a process group, so that the processes of a job are killed with it. Two pipes lead
+to the child. The wake pipe wakes it. Nothing is written to the lifeline: it closes when the
+supervisor ends, for whatever reason, and then the kernel kills the group.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from typing import Any
 
 from werk.worker.log_stream import flush_all
 
-SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel tells, by a signal, of the end of a pipe
+SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel sends a signal when a pipe is closed
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
 
 
 class Child:
-    """One at a time: each fork makes the next, when the last one has ended."""
+    """One process at a time: the next can be forked when the last one has ended."""
 
-    pid = 0  # there is none; and a signal to the group 0 would be one to ourselves
+    pid = 0  # 0: there is none. A signal to the group 0 would go to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
-    told = 0.0  # the last deadline that it was told of
-    # Why it was killed (timeout, command, stop, lost, cold), and which execution was meant: no
-    # other in its hand is at fault.
+    told = 0.0  # the last deadline that the child was signalled about
+    # Why the child was killed (timeout, command, stop, lost, cold), and which execution was meant:
+    # other executions that it had open are not at fault.
     killed = killed_run = ""
 
     def start(self, be: Callable[[], int]) -> None:
-        """Fork. The child is `be`, which calls lead_group first, and ends with its code.
+        """Fork. The child calls `be`, which calls lead_group first, and exits with its code.
 
-        Raises OSError if there is no process or no descriptor to be had; then nothing is left.
+        Raises OSError if no process or descriptor is available, and leaves nothing open.
         """
         trim_memory()
         self._parent, self.started_at = os.getpid(), time.monotonic()
@@ -62,8 +62,8 @@ class Child:
     def lead_group(self) -> int:
         """Have the kernel kill our process group when the other end of the lifeline closes.
 
-        The supervisor alone holds that. (With prctl the jobs' own children would live on.) Returns
-        the wake pipe, to be read.
+        Only the supervisor holds that end. (With prctl the jobs' own children would survive.)
+        Return the wake pipe, to read from it.
         """
         os.close(self._wake_w)
         os.close(self._life_w)
@@ -75,7 +75,7 @@ class Child:
             fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
         else:
             threading.Thread(target=_die_at_the_end_of, args=(life,), daemon=True).start()
-        if os.getppid() != self._parent:  # it ended before this was armed
+        if os.getppid() != self._parent:  # the supervisor ended before this was set up
             os._exit(1)
         return self._wake_r
 
@@ -87,9 +87,9 @@ class Child:
                 pass
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signal the child, and nothing that it has started."""
+        """Signal the child, but not the processes that it has started."""
         if self.pid:
-            os.kill(self.pid, number)  # it is there: has_ended alone reaps it
+            os.kill(self.pid, number)  # the process exists: only has_ended reaps it
 
     def signal_group(self, number: signal.Signals) -> None:
         try:
@@ -98,16 +98,16 @@ class Child:
             pass
 
     def freeze(self) -> None:
-        """Return when it stands still, or has ended."""
+        """Stop the group; return when the child has stopped or ended."""
         self.signal_group(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def has_ended(self, options: int = 0) -> bool:
-        """Wait for its end, unless os.WNOHANG. (Its own children may hold a pipe of its open.)"""
+        """Wait for its end, unless os.WNOHANG. (Its children may hold its pipes open.)"""
         death = os.wait4(self.pid, options)
         if death[0] == 0:
             return False
-        self.signal_group(signal.SIGKILL)  # what it left behind
+        self.signal_group(signal.SIGKILL)  # the processes that it left
         self.death, self.pid = death, 0
         os.close(self._wake_w)
         os.close(self._life_w)
@@ -115,11 +115,11 @@ class Child:
 
     @property
     def exit_code(self) -> int:
-        """Of the last one; negative: the number of the signal that killed it."""
+        """The exit code of the last child; negative: the number of the signal that killed it."""
         return os.waitstatus_to_exitcode(self.death[1])
 
     def how_it_died(self, is_by_us: bool) -> str:
-        """Begins with RQ's own words."""
+        """Return a description of its end, which begins like RQ's own."""
         _, status, usage = self.death
         code = self.exit_code
         words = f"Work-horse terminated unexpectedly; waitpid returned {status}"
@@ -137,7 +137,7 @@ class WakePipe:
         self._before = -1
 
     def install(self) -> None:
-        """Have signals wake."""
+        """Have signals write to this pipe."""
         self._before = signal.set_wakeup_fd(self.w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
@@ -146,23 +146,23 @@ class WakePipe:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def close(self, wakeup_fd: int = -1) -> None:
-        """Close the pipe; signals wake another, or nobody."""
+        """Close the pipe. Signals write to another one, or to none."""
         signal.set_wakeup_fd(wakeup_fd)
         os.close(self.r)
         os.close(self.w)
 
     def wake(self) -> None:
-        with suppress(BlockingIOError):  # the pipe is full, so that it wakes anyway
+        with suppress(BlockingIOError):  # the pipe is full: the loop wakes anyway
             os.write(self.w, b"c")
 
     def doze(self, seconds: float) -> None:
-        """Sleep until something wakes."""
+        """Sleep until something is written, for at most `seconds`."""
         if select.select([self.r], [], [], max(0.0, seconds))[0]:
             os.read(self.r, 4096)
 
 
 def pipes(count: int) -> list[int]:
-    """Return both ends of so many pipes, or raise OSError and leave none open."""
+    """Return both ends of `count` pipes, or raise OSError and leave none open."""
     ends: list[int] = []
     try:
         for _ in range(count):
@@ -175,8 +175,8 @@ def pipes(count: int) -> list[int]:
 
 
 def forked(be: Callable[[], int]) -> int:
-    """Have a new process be that, and end with the code that it returns; return its process id."""
-    flush_all()  # or it would be written by both
+    """Fork a process that calls `be` and exits with its code. Return the process id."""
+    flush_all()  # otherwise both processes would write it
     if pid := os.fork():
         return pid
     code = 1
@@ -194,9 +194,9 @@ def forked(be: Callable[[], int]) -> int:
 def end_copies(pid: int, error: BaseException | None = None) -> None:
     """End this process if its id is not `pid`: user code has forked it.
 
-    Called after every piece of user code. A copy of a horse that went on would use its connection
-    to Redis and run jobs of its own. It ends as a script would: with the code of its SystemExit, or
-    with a traceback of what it raised.
+    Called after every piece of user code. A copy of a horse that continued would use the horse's
+    connection to Redis and run jobs itself. It ends as a script does: with the code of its
+    SystemExit, or with a traceback of its error.
     """
     if os.getpid() == pid:
         return
@@ -218,7 +218,7 @@ def _die_at_the_end_of(life: int) -> None:
 
 
 def trim_memory() -> None:
-    """Before a fork: what is collected and given back now is not copied later, shared by shared."""
+    """Free memory before a fork: pages that are freed now need not be copied later."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -238,7 +238,7 @@ def take_descriptors(count: int, model: int) -> None:
 
 
 def resident_mb() -> float:
-    """Return the memory that this process holds, 0 where the system does not say."""
+    """Return the memory of this process in MiB; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20

@@ -26,12 +26,12 @@ from werk.worker.shared_state import SharedState
 
 CONNECT_S = 5  # one attempt; there is always another
 SHORT_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # between two attempts
-FINISH_S = 60  # of a finish of RQ's without progress, beyond its callbacks' limits: four webhooks
+FINISH_S = 60  # limit of RQ's finish without progress, besides its callbacks: four webhooks
 
-# A dead peer is noticed after about 40 s, also in the middle of a wait.
+# A dead peer is noticed after about 40 s, even in the middle of a wait.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 30_000}
 
-# What can be wrong with a connection, or with Redis for a while.
+# Errors of a connection, and errors of Redis that pass.
 AWAY = (
     OSError,
     EOFError,
@@ -51,13 +51,13 @@ T = TypeVar("T")
 
 
 class Unusable(WerkError):
-    """Raised when this horse cannot go on, and another can: out of descriptors, or refused."""
+    """Raised when this horse cannot continue, but another can: no descriptors left, or refused."""
 
 
 def raise_if_short() -> None:
     """Raise Unusable if a connection failed because of this process, not of Redis."""
     if why := shortage():
-        raise Unusable(f"its process could open nothing more: {why}")
+        raise Unusable(f"its process could open no more files or sockets: {why}")
 
 
 class Channel(Connection):
@@ -84,12 +84,12 @@ def _open(pool: ConnectionPool, seconds: float) -> tuple[Any, object]:
 
 
 def no_retry(shared: SharedState | None = None) -> Retry:
-    """Return redis-py's retry policy for commands that can be sent another time."""
+    """Return redis-py's retry policy for commands that can wait for another occasion."""
     return _Progress(shared, NoBackoff(), 0) if shared else Retry(NoBackoff(), 0)
 
 
 class _Backoff(AbstractBackoff):
-    """Waits, and extends the deadline of a finish: it is not late because Redis is unreachable."""
+    """Waits, and extends the deadline of a finish: it is not late while Redis is unreachable."""
 
     def __init__(self, shared: SharedState) -> None:
         self._shared = shared
@@ -100,7 +100,7 @@ class _Backoff(AbstractBackoff):
 
 
 class _Progress(Retry):
-    """Tries a command as often as the policy says. A success is progress of a finish."""
+    """Tries a command as often as the policy allows. A success counts as progress of a finish."""
 
     has_committed: Callable[[], bool] | None = None  # see sent_once
 
@@ -125,7 +125,7 @@ class _Progress(Retry):
                 if self._client:
                     ask_sentinel(self._client)
                 if self._ask_whether_committed():
-                    return None  # type: ignore[return-value]  # of a transaction; RQ does not look
+                    return None  # type: ignore[return-value]  # RQ ignores a transaction's reply
             return _tried(do)
 
         result = super().call_with_retry(attempt, *args, **kwargs)
@@ -133,7 +133,7 @@ class _Progress(Retry):
         return result
 
     def _ask_whether_committed(self) -> bool:
-        ask, self.has_committed = self.has_committed, None  # the question is a command, too
+        ask, self.has_committed = self.has_committed, None  # the question itself is a command
         try:
             return ask is not None and ask()
         finally:
@@ -154,9 +154,9 @@ def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None
 
 
 def _tried(do: Callable[[], T]) -> T:
-    """Run a command of RQ's, and sort its errors: one meaning of "unreachable" in all of werk.
+    """Run a command of RQ's, and sort its errors, so that "unreachable" means the same everywhere.
 
-    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass like others.
+    redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass as well.
     """
     try:
         return do()
@@ -167,14 +167,14 @@ def _tried(do: Callable[[], T]) -> T:
         said = _BEFORE_A_REPLY.split(str(error))[-1]
         if isinstance(error, FULL) or not replies.passes(said):
             raise
-        time.sleep(SHORT_PAUSE_S)  # a transaction that watches comes again at once
+        time.sleep(SHORT_PAUSE_S)  # a transaction with WATCH is repeated at once
         raise redis.exceptions.ConnectionError(str(error)) from error
 
 
 def ask_sentinel(client: Redis) -> None:
-    """Open the connections that a client is using and has lost, where Sentinel says. Raises AWAY.
+    """Open a client's lost connections at the master that Sentinel names. Raises AWAY.
 
-    redis-py would open them where they were: at a master that may not be one any more.
+    redis-py would open them to the old address, which may no longer be that of the master.
     """
     for connection in list(client.connection_pool._in_use_connections):
         if isinstance(connection, SentinelManagedConnection) and connection._sock is None:
@@ -182,13 +182,13 @@ def ask_sentinel(client: Redis) -> None:
 
 
 def hang_up_all(client: Redis) -> None:
-    """End the connections that a client is using, for the one who waits for their replies."""
+    """End the connections that a client is using, so that waits for their replies end."""
     for connection in list(client.connection_pool._in_use_connections):
         hang_up(connection._sock)
 
 
 class PatientRedis(Redis):
-    """The client that `werk worker` gives RQ's command line, which asks Redis before our worker."""
+    """The client of RQ's command line in `werk worker`: it asks Redis before our worker exists."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -196,10 +196,10 @@ class PatientRedis(Redis):
 
 
 def retry_forever(shared: SharedState, client: Redis) -> Retry:
-    """Return the policy for a client's commands: until Redis answers and has room.
+    """Return the policy that repeats a client's commands until Redis answers and has room.
 
-    A job that is put into its queue twice, because a reply was lost, does no harm: the second time
-    it is found started, or finished, and is dropped. For transactions that record an outcome see
+    A job that enters its queue twice, because a reply was lost, does no harm: the second time it is
+    found started, or finished, and is dropped. For transactions that record an outcome see
     sent_once.
     """
     return _Progress(shared, _Backoff(shared), -1, client)

@@ -1,4 +1,4 @@
-"""What a task has returned, as it is stored; or why it cannot be."""
+"""The result of a task as it is stored, or the reason why it cannot be stored."""
 
 from __future__ import annotations
 

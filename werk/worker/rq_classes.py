@@ -1,8 +1,8 @@
 """RQ's classes made safe: jobs, queues, time limits and the serializer, derived from those given.
 
-- Only plain data is read, only registered functions are looked up, callbacks included.
+- Only plain data is read. Only registered functions are looked up, callbacks included.
 - Retries and repeats are due by Redis's time.
-- A process that user code has forked ends where that code ends.
+- A process that user code has forked ends when that code ends.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from werk.worker.rq_side import RQSide
 
 JSON_FIELDS = (b"dependency_ids", b"retry_intervals", b"repeat_intervals")
-MOST_IN_A_LIST = 100_000  # of those fields; 10,000 dependencies are known to work
+MOST_IN_A_LIST = 100_000  # in one of these fields; 10,000 dependencies are known to work
 LONGEST_EXC_INFO = 1024 * 1024  # bytes, decompressed
 
 
 class PlainSerializer:
-    """RQ's pickle, for plain data only. A Retry is stored as RQ does, and not read here."""
+    """RQ's pickle, for plain data only. A Retry is stored as in RQ, and is not read here."""
 
     @staticmethod
     def dumps(value: object) -> bytes:
@@ -55,12 +55,12 @@ class PlainSerializer:
 
 
 class _BoundedJob(Job):
-    """A job whose webhooks hold nobody up."""
+    """A job whose webhooks take a limited time."""
 
-    word = "Bounded"  # in the name of a class that is made with it
+    word = "Bounded"  # for the name of a derived class
     webhook_hosts: frozenset[str] | None = None  # of the worker's settings when it was made
     _invalid_webhooks: Sequence[tuple[str, str]] = ()
-    werk_call: Callable[..., Any] | None = None  # what a frame has it run: see frame.py
+    werk_call: Callable[..., Any] | None = None  # set by a frame: see frame.py
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         restored = super().restore({**raw_data, b"webhooks": b""})
@@ -78,12 +78,12 @@ class _BoundedJob(Job):
 
 
 class _RegisteredJob(_BoundedJob):
-    """A job that looks up registered functions only, and does not unpack without end."""
+    """A job that looks up registered functions only, and limits what it unpacks."""
 
     word = "Registered"
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
-        """Raises Unreadable where RQ would fill the memory."""
+        """Restore the job. Raises Unreadable for fields with which RQ would fill the memory."""
         payload.decompress(raw_data.get(b"data", b""))
         for name in JSON_FIELDS:
             if raw_data.get(name):
@@ -128,9 +128,9 @@ def bounded(job_class: type[Job], *, registered_only: bool) -> type[Job]:
 def single(
     death_penalty_class: type[BaseDeathPenalty], is_kept: Callable[[], bool]
 ) -> type[BaseDeathPenalty]:
-    """Return that class of time limits, which RQ puts around user code; forked copies end there.
+    """Return a class of the time limits that RQ puts around user code. It ends forked copies.
 
-    It does no more than that where `is_kept` tells that the limit is kept without it.
+    It sets no limit itself while `is_kept` returns that the limit is enforced elsewhere.
     """
 
     class Single(death_penalty_class):  # type: ignore[misc, valid-type]
@@ -147,9 +147,9 @@ def single(
 
 
 def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
-    """Return the class of what get_current_job() returns: made by __new__, and given an `_id`.
+    """Return the class of the job that get_current_job() returns: made by __new__, with an `_id`.
 
-    It becomes a job of `job_class`, read from Redis, when more of it is touched.
+    The first use of another attribute reads the job from Redis, and makes it one of `job_class`.
     """
     connection, serializer = worker.connection, worker.serializer
 
@@ -170,7 +170,7 @@ def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
 def keep_redis_time(redis_time: Callable[[], float]) -> None:
     """Have RQ write and compare Redis's time, in this process and its children.
 
-    All of its scores and cutoffs come from current_timestamp(), which each of these has imported.
+    All of RQ's scores and cutoffs come from current_timestamp(), which these modules have imported.
     Its text fields come from now(), and keep this host's clock.
     """
 
@@ -186,7 +186,7 @@ def keep_redis_time(redis_time: Callable[[], float]) -> None:
 
 
 class _TimedQueue(Queue):
-    """A queue of a worker, whose retries and repeats are due by Redis's time."""
+    """A worker's queue: retries and repeats in it are due by Redis's time."""
 
     redis_time: Callable[[], float] = staticmethod(time.time)
 
@@ -205,7 +205,7 @@ class _TimedQueue(Queue):
 
 
 def by_redis_time(queue_class: type[Queue], worker: RQSide) -> type[Queue]:
-    """Return a class of queues, where a worker's retries and repeats are due by Redis's time."""
+    """Return a class of queues in which a worker's retries and repeats are due by Redis's time."""
     if issubclass(queue_class, _TimedQueue):
         return queue_class
     clock = {"redis_time": staticmethod(lambda: worker.redis_time())}
@@ -213,9 +213,9 @@ def by_redis_time(queue_class: type[Queue], worker: RQSide) -> type[Queue]:
 
 
 def load(job: Job) -> Job:
-    """Return the job, read from Redis by now. Raises what RQ raises where it cannot read it.
+    """Return the job after it was read from Redis. Raises what RQ raises for an unreadable job.
 
-    Its times are bounded: of RQ's transaction Redis would refuse the part with a longer one.
+    Its times are limited: Redis would refuse the command with a longer one in RQ's transaction.
     """
     job.created_at  # noqa: B018
     for name in ("ttl", "result_ttl", "failure_ttl", "timeout"):
@@ -226,7 +226,7 @@ def load(job: Job) -> Job:
 
 
 def note_attempt(job: Job, error: str, delay_s: int) -> None:
-    """RQ saves the job with its meta when it puts it back: this goes with it."""
+    """Note an attempt in the meta of a job, which RQ saves when it returns the job to its queue."""
     attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
     lines = error.strip().splitlines() or [""]
     next_try = keys.timestamp(now() + timedelta(seconds=delay_s))

@@ -1,8 +1,8 @@
-"""RQSide: RQ's worker as werk uses it. No other file touches what is private in RQ's worker.
+"""RQSide: RQ's worker as werk uses it. No other file uses private names of RQ's worker.
 
-1. the worker, for those who hold it: how it records, stops, registers and connects
-2. its ways of performing a job: those of the horse, while there is a frame (frame.py)
-3. its ways of finishing a job: fenced, and with more facts; meta['werk'] has the last attempt
+1. methods for werk's own code: to record, stop, register and connect
+2. RQ's methods for performing a job: replaced by the horse's while there is a frame (frame.py)
+3. RQ's methods for finishing a job: fenced, and with more facts; meta['werk'] has the last attempt
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ COMMITTED = keys.key("werk", "committed")
 
 
 class RQSide(PlainWorker):
-    """RQ's worker, whose ways of performing and finishing a job are fenced."""
+    """RQ's worker with fenced methods for performing and finishing a job."""
 
     frame: Frame | None = None  # what is being performed with RQ's methods
-    recording_s = 10.0  # a rescue leaves RQ's own finish alone for so long: shorter than a lease
+    recording_s = 10.0  # how long a rescue leaves RQ's own finish alone: less than a lease
     ask_fence: Callable[[str, Job], bool] | None = None  # set by the horse: see Recorder
     not_kept = ""  # why the result of the execution being recorded cannot be stored, if known
-    _mark = ""  # of a transaction that was committed, until all that follows it is done
+    _mark = ""  # of a committed transaction, until everything that follows it is done
     has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
     redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
@@ -81,9 +81,9 @@ class RQSide(PlainWorker):
         )
 
     def become_horse(self, log: Any, retry: RetryPolicy) -> None:
-        """In the child: be the side of RQ's worker that runs jobs.
+        """Become the side of RQ's worker that runs jobs, in the child.
 
-        Its connection waits without a limit: a job may use it for a command that blocks.
+        The connection waits without a limit: a job may use it for a command that blocks.
         """
         self._is_horse, self.scheduler, self.pubsub_thread = True, None, None
         pool = self.connection.connection_pool
@@ -93,12 +93,12 @@ class RQSide(PlainWorker):
         self.log = log
 
     def harden_connection(self, retry: RetryPolicy) -> dict[str, Any]:
-        """Do not wait for Redis as RQ's worker does: minutes, and ten times. Returns what was."""
+        """Limit the waits for Redis: RQ waits for minutes, ten times. Return the old settings."""
         pool = self.connection.connection_pool
         kwargs = pool.connection_kwargs
         before = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
-        # Each connection would look it up anew, in its package's files: 2 ms, and a MiB of memory
-        # that the horse shares with us until then.
+        # Each connection would look it up again, in the files of its package: 2 ms, and a MiB of
+        # memory that the horse would no longer share with us.
         driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
         kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
         pool.disconnect()
@@ -106,7 +106,7 @@ class RQSide(PlainWorker):
         return before
 
     def reconnect_pubsub(self) -> None:
-        """Have RQ's thread for commands find the end of its connection: it opens another."""
+        """End the connection of RQ's thread for commands, so that it opens another."""
         connection = self.pubsub and self.pubsub.connection
         if connection:
             hang_up(connection._sock)
@@ -115,16 +115,16 @@ class RQSide(PlainWorker):
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
 
     def note_shutdown(self, is_busy: bool) -> None:
-        """Have RQ know that a job is finished before the worker exits."""
+        """Note for RQ whether a job will be finished before the worker exits."""
         self._stop_requested = is_busy
 
     def take_stopped_job(self) -> str | None:
-        """Return the job that RQ's stop-job meant, once."""
+        """Return the job that RQ's stop-job has named, and forget it."""
         job_id, self._stopped_job_id = self._stopped_job_id, None
         return job_id
 
     def write_birth(self) -> None:
-        """Write our hash anew; a tick does the rest. (RQ forgets the set of workers.)"""
+        """Write our hash again; a tick does the rest. (RQ's method omits the set of workers.)"""
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
             pipeline.expire(self.key, self.worker_ttl + 60)
@@ -135,7 +135,7 @@ class RQSide(PlainWorker):
 
     @contextmanager
     def executing(self, claim: Claim, job: Job) -> Iterator[tuple[Queue, Execution]]:
-        """Read the job, and have RQ's code know its execution meanwhile."""
+        """Read the job, and let RQ's code know its execution for that time."""
         execution = Execution(claim.execution, claim.id, self.connection, self.name)
         execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
         try:
@@ -169,7 +169,7 @@ class RQSide(PlainWorker):
     # --- performing, while there is a frame
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Perform a job. Where RQ's loop runs, this is in its parent process and forks."""
+        """Perform a job. In RQ's loop this runs in the parent process, and forks."""
         if self.frame:
             self.perform_job(job, queue, self.prepare_execution(job))
         else:
@@ -179,7 +179,7 @@ class RQSide(PlainWorker):
         return self.frame.execution if self.frame else super().prepare_execution(job)
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """RQ's execute_job calls this and the next one; so do subclasses that repeat its lines."""
+        """Perform a job. RQ's execute_job, and copies of it in subclasses, call this method."""
         if self.frame:
             self.perform_job(job, queue, self.frame.execution)
         else:
@@ -204,21 +204,21 @@ class RQSide(PlainWorker):
     ) -> None:
         error = exc_info[1]
         if self.frame and isinstance(error, (Late, Unusable)):
-            raise error  # what RQ's own code has met; it takes it for the task's
+            raise error  # it comes from RQ's own code, which takes it for the task's
         if not self.frame or self.frame.fail(error):
             super()._finalize_failure(job, queue, execution, exc_info)
 
     # --- finishing
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """RQ calls this first, whatever the outcome. Raises Late."""
+        """Check the fence. RQ calls this first, for any outcome. Raises Late."""
         self._check_fence(job)
         super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def cleanup_execution(
         self, job: Job, pipeline: Pipeline, execution: Execution | None = None
     ) -> None:
-        """RQ calls this last, before it commits the outcome: a callback may have taken long."""
+        """Check the fence again before RQ commits: a callback may have taken long."""
         self._check_fence(job)
         super().cleanup_execution(job, pipeline, execution)
         if self.ask_fence:
@@ -227,7 +227,7 @@ class RQSide(PlainWorker):
     def _commit_once(self, pipeline: Pipeline) -> None:
         """Have a transaction leave a mark, so that after a lost reply it is not sent again.
 
-        It stays until RQ has enqueued the dependents as well: see find_unfinished in tick.lua.
+        The mark stays until RQ has enqueued the dependents: see find_unfinished in tick.lua.
         """
         client, execute = self.connection, partial(type(pipeline).execute, pipeline)
         mark = self._mark = f"{self.recorded_run} {self.name}"
@@ -242,7 +242,7 @@ class RQSide(PlainWorker):
             try:
                 with sent_once(client, is_committed):
                     replies = execute(*args, **kwargs)
-            except WatchError:  # redis-py raises it, too, when a connection that watches is lost
+            except WatchError:  # redis-py also raises it when a connection with WATCH is lost
                 if not is_committed():
                     raise
             self.has_committed = True
@@ -256,7 +256,7 @@ class RQSide(PlainWorker):
             self._mark = ""
 
     def _check_fence(self, job: Job) -> None:
-        if self.frame:  # code that records by itself comes here first
+        if self.frame:  # code that records an outcome itself comes here first
             self.frame.end(None, None)
         run = self.recorded_run
         if self.ask_fence and run and not self.ask_fence(run, job):
@@ -268,7 +268,7 @@ class RQSide(PlainWorker):
         end_copies(pid)
 
     def handle_job_success(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        """Store RQ's text for a result that cannot be stored. Its callback has seen the result."""
+        """Store RQ's text for a result that cannot be stored. The callback has had the result."""
         if self.ask_fence and job.get_result_ttl(self.default_result_ttl) != 0:
             self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
             if self.not_kept:
@@ -278,7 +278,7 @@ class RQSide(PlainWorker):
         self._forget_commit()
 
     def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
-        """RQ calls this first in the transaction of a success: the reason is stored with it."""
+        """Store the reason as well. RQ calls this first in the transaction of a success."""
         if self.not_kept and pipeline is not None:
             execution = next(iter(self.executions.values()))
             pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
@@ -295,6 +295,6 @@ class RQSide(PlainWorker):
     ) -> None:
         if self.ask_fence:
             delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
-            note_attempt(job, "asked to be tried again", delay)
+            note_attempt(job, "the task asked for a retry", delay)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
         self._forget_commit()

@@ -1,8 +1,8 @@
-"""Runner: users' code, the tasks' functions and the hooks, under time limits that are enforced.
+"""Runner: runs user code, which is the tasks' functions and the hooks, under enforced time limits.
 
-The supervisor reads the deadline in the shared state. Its signal raises in the function; a horse
-whose function ignores that is killed. So a job sets no timer, which takes as long as running it,
-and a function may use SIGALRM itself.
+The supervisor reads the deadline in the shared state. Its signal raises an exception in the
+function; if the function ignores it, the horse is killed. So no job sets a timer, which would take
+as long as a small job, and a function may use SIGALRM itself.
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ from werk.worker.shared_state import LONGEST_RUN, SharedState
 HOOK_S = 10  # time limit of a hook
 _enter, _leave = _current_job.set, _current_job.reset
 
-Tasks = dict[Any, tuple[str, str]]  # by name, as Redis returns it, and by path: name and path
+Tasks = dict[Any, tuple[str, str]]  # name as Redis returns it, or path -> name and path
 
 
 class JobId:
-    """RQ_JOB_ID in the environment, as in RQ: for a job, and for what it starts.
+    """RQ_JOB_ID in the environment, as in RQ: for a job, and for the processes that it starts.
 
-    Its line in the environment is our own memory, by putenv(3). os.environ calls setenv(), which
-    keeps every value and searches among them: it takes six times as long, a quarter of a horse's
-    time for a job.
+    Its line in the environment is our own memory, by putenv(3). os.environ would call setenv(),
+    which keeps and searches every value: six times as long, a quarter of a horse's time for a job.
     """
 
     _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)  # as long as the environment
@@ -75,8 +74,8 @@ class Runner:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.hooks: dict[str, Callable[..., Any]] = {}
         self.imported: Callable[[], object] = lambda: None  # called after each import
-        self.is_running = False  # what may be interrupted
-        self.is_due = False  # time was up while nothing could be interrupted
+        self.is_running = False  # whether code runs that may be interrupted
+        self.is_due = False  # the time was over while nothing could be interrupted
         self.is_watched = log.logs_jobs  # or there are hooks
         self.limit_s, self.started, self.ended = 0, 0.0, 0.0
 
@@ -92,11 +91,11 @@ class Runner:
     def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
         """Begin the time limit and read the payload.
 
-        Returns the task's name, the path of its function, args and kwargs; where any function may
-        run, the function that RQ would call, too. Imports nothing.
+        Return the task's name, the path of its function, args and kwargs. If any function may run,
+        RQ's own function can stand for the path. Import nothing.
 
-        Raises Refused; Unreadable; JobTimeoutException; or Unknown where only the name of the task
-        is unknown.
+        Raises Refused, Unreadable, JobTimeoutException, and Unknown if only the name of the task is
+        unknown.
         """
         self.arm(limit_s)
         if self.reader:
@@ -107,11 +106,11 @@ class Runner:
         try:
             path, args, kwargs = payload.read_call(claim.data or b"")
         except Unreadable as why:
-            raise why.with_traceback(None) from None  # its frames would keep what was read
+            raise why.with_traceback(None) from None  # its frames would keep the payload
         known = self.tasks.get(claim.task or path)
         if not known:
             if claim.task:
-                raise Unknown(f"no task is called {text(claim.task)[:100]!r} here")
+                raise Unknown(f"this worker has no task {text(claim.task)[:100]!r}")
             raise unregistered(path)
         for callback in claim.callbacks or ():
             permit(text(callback))
@@ -120,30 +119,30 @@ class Runner:
         return name, path, args, kwargs
 
     def arm(self, limit_s: int) -> None:
-        """Begin a time limit, in seconds; negative: there is none. From here on it interrupts."""
+        """Begin a time limit, in seconds (negative: none). From here on it can interrupt."""
         self.limit_s, self.is_due, self.started = limit_s, False, time.monotonic()
         if limit_s > 0:
             self.shared.deadline = self.started + limit_s
         self.is_running = True
 
     def resume(self) -> None:
-        """Let the time limit interrupt again. Raises JobTimeoutException if time is up."""
+        """Let the time limit interrupt again. Raises JobTimeoutException if the time is over."""
         self.is_running = True
         if self.is_due:
             self.is_running = False
             raise self._time_is_up()
 
     def disarm(self, error: BaseException | None = None) -> None:
-        """End the time limit, after users' code that has raised this. A forked copy ends here."""
+        """End the time limit after user code, which raised `error`. A forked copy ends here."""
         self.is_running = False
         end_copies(self.pid, error)  # before this process writes to the shared state
         self.shared.deadline = 0.0
-        signal.alarm(0)  # one of the function's own does not outlive it
+        signal.alarm(0)  # an alarm of the function's own must not outlive it
 
     def load(self, path: str, job: Job) -> Callable[..., Any]:
-        """Import a function within the time limit, which goes on.
+        """Import a function within the time limit, which continues.
 
-        Returns a function that raises what the import has raised: the job fails as if it had.
+        If the import fails, return a function that raises its error, so that the job fails with it.
         """
         deadline = self.shared.deadline
         function, error, _ = self.run(self._look_up, (path,), {}, job)
@@ -154,9 +153,9 @@ class Runner:
     def run(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], job: Job | None
     ) -> tuple[Any, BaseException | None, float]:
-        """Call a function. Returns its result, what it raised, and how long it took since arm().
+        """Call a function. Return its result, its error, and the seconds since arm().
 
-        What get_current_job() returns there is `job`. The time limit ends with the call.
+        Meanwhile get_current_job() returns `job`. The time limit ends with the call.
         """
         result: Any = None
         error: BaseException | None = None
@@ -169,13 +168,13 @@ class Runner:
             if type(result) not in SCALARS and asyncio.iscoroutine(result):  # RQ's test
                 result = asyncio.run(result)
             self.is_running = False
-        except BaseException as raised:  # SystemExit too: as in RQ, it fails the job alone
+        except BaseException as raised:  # SystemExit too: as in RQ, it only fails the job
             self.is_running = False
             error = raised
         if os.getpid() != self.pid:
             end_copies(self.pid, error)  # before this process writes to the shared state
         self.shared.deadline = 0.0
-        signal.alarm(0)  # one of the function's own does not outlive it
+        signal.alarm(0)  # an alarm of the function's own must not outlive it
         _leave(token)
         self.ended = ended = time.monotonic()
         return result, error, ended - self.started
@@ -205,7 +204,7 @@ class Runner:
             self.log.event("failed" if error else "done", {**claim.facts(task), **facts})
 
     def hook(self, when: str, *arguments: Any) -> None:
-        """Call a hook. Whatever it raises is logged and harms no job."""
+        """Call a hook. An error in it is logged and does not affect the job."""
         if hook := self.hooks.get(when):
             self.arm(HOOK_S)
             _, error, _ = self.run(hook, arguments, {}, None)
@@ -213,7 +212,7 @@ class Runner:
                 self.log.log.error("event=hook-failed hook=%s", when, exc_info=error)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
-        """Handle the supervisor's signal that time is up. The job that it means may have ended."""
+        """Handle the supervisor's signal that the time is over. The job may have ended by now."""
         if 0 < self.shared.deadline <= time.monotonic():
             if not self.is_running:
                 self.is_due = True
@@ -232,9 +231,9 @@ class Runner:
 
 
 def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) -> Unknown | None:
-    """Return why a call did not even begin: it was checked against other parameters than ours.
+    """Return why a call did not begin: it was checked against other parameters than ours.
 
-    Where ours cannot be read, nobody has checked it: then it is an error like others.
+    If ours cannot be read, nobody has checked the call: then its error is an error like others.
     """
     trace, (path, args, kwargs) = error.__traceback__, call
     if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
@@ -249,7 +248,7 @@ def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) 
 
 
 def _any_call(data: bytes, reader: Any) -> Call:
-    """WERK_ALLOW_UNREGISTERED. A payload that cannot be read fails as in RQ."""
+    """Return any call, for WERK_ALLOW_UNREGISTERED. An unreadable payload fails as in RQ."""
     try:
         name, instance, args, kwargs = reader.loads(payload.decompress(data))
     except Exception:

@@ -1,4 +1,4 @@
-"""The workers' Lua scripts, with names for their arguments: each order of words is written once."""
+"""The workers' Lua scripts, with names for their arguments: each order is written only once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from werk.store.scripts import Script, named, numbered
 from werk.worker.claim import CLAIMED
 from werk.worker.outcome import Outcome
 
-# Of each request to step.lua, before the fields of the outcome: see Steps.step.
+# The arguments of step.lua before the fields of the outcome: see Steps.step.
 STEP_WORDS = tuple(
     "WORKER GENERATION EXECUTION NOW_TEXT NOW OWNED_UNTIL LISTED_UNTIL WANTS_JOB RESENT"
     " COUNTS".split()
@@ -19,8 +19,8 @@ TICK_WORDS = tuple(  # see Ticker.tick
     " PAGES".split()
 )
 
-# What step.lua reads of a job: first what it replies, under the names of Claim, then what it
-# decides by.
+# The fields of a job that step.lua reads: first those that it returns, under the names of Claim,
+# then those that it bases decisions on.
 _FIELDS_OF_JOB = {"attempt": "werk_attempt", "task": "werk_task"}
 _REPLIED = [name for name in CLAIMED if name not in ("callbacks", "job", "queue")]
 _DECISIVE = (

@@ -1,4 +1,4 @@
-"""What supervisor and horse share: a plan at the start, memory, and an exit code.
+"""What supervisor and horse share: a plan at the start, shared memory, and an exit code.
 
 The shared memory works while Redis is unreachable, and outlives a killed horse.
 """
@@ -12,8 +12,8 @@ import time
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-# To the horse, when a deadline has passed or it is to reconnect: it looks at the shared state. By
-# default this signal does nothing, so a late one is harmless, whatever a job has made of it.
+# Sent to the horse when a deadline has passed or it has to reconnect: it reads the shared state.
+# By default this signal does nothing, so a late one is harmless even if a job has reset it.
 HORSE_SIGNAL = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
@@ -21,7 +21,7 @@ LONGEST_REASON = 300
 
 
 class Leave(IntEnum):
-    """Why a horse left of its own accord: its exit code. Any other is a crash."""
+    """Why a horse left of its own accord: its exit code. Any other exit code is a crash."""
 
     EMPTY = 100  # --burst
     SUSPENDED = 101  # --burst
@@ -29,23 +29,23 @@ class Leave(IntEnum):
     MAX_JOBS = 103
     IDLE = 104  # --max-idle-time
     RECYCLED = 105  # a new horse takes over
-    ORDERS_DONE = 106  # it was only there for them
-    UNUSABLE = 107  # it cannot go on; the shared state has the reason
+    ORDERS_DONE = 106  # it was started only for orders
+    UNUSABLE = 107  # it cannot continue; the shared state has the reason
 
 
 class Order(NamedTuple):
-    """Fail this execution, whose horse is dead: for the next horse, as it may run users' code."""
+    """Fail this execution, whose horse is dead. The next horse does it: it may run user code."""
 
     run: str
     reason: str
     is_stopped: bool = False  # on request: RQ's 'stopped' instead of 'failed'
     death: tuple[int, int, Any] | None = None  # of that horse: process id, wait status, resources
-    is_raw: bool = False  # a horse has died of this order: no users' code this time
+    is_raw: bool = False  # a horse has died of this order: run no user code this time
     is_recorded: bool = False  # its outcome is recorded, and its dependents are to be enqueued
 
 
 class Plan(NamedTuple):
-    """What a horse is for."""
+    """What a horse has to do."""
 
     generation: str
     orders: tuple[Order, ...] = ()
@@ -61,7 +61,7 @@ class Progress(NamedTuple):
     deadline: float  # on the monotonic clock; 0: none
     jobs: int  # done by this horse
     run: str  # "<job id>:<execution id>", '' between jobs
-    last: str  # the last execution id that it asked for
+    last: str  # the execution id of its last request
 
     @property
     def is_busy(self) -> bool:
@@ -73,15 +73,15 @@ class SharedState(ctypes.Structure):
 
     _fields_ = (
         ("stop", ctypes.c_ubyte),  # written by the supervisor
-        ("offset", ctypes.c_double),  # by the supervisor: of Redis's clock from the monotonic one
+        ("offset", ctypes.c_double),  # by the supervisor: from the monotonic clock to Redis's
         ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
         # All else is written by the horse.
         ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up
-        ("request", ctypes.c_uint64),  # the number of the request that waits for its reply, or 0
+        ("request", ctypes.c_uint64),  # the number of the request that waits for a reply, or 0
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
         ("dropped", ctypes.c_uint64),  # log lines, by both; now and then one is not counted
-        ("deadline", ctypes.c_double),  # of what runs, on the monotonic clock; 0: none
+        ("deadline", ctypes.c_double),  # of the running code, on the monotonic clock; 0: none
         ("_reason", ctypes.c_char * LONGEST_REASON),  # why the horse is UNUSABLE
         ("_state", ctypes.c_char * (LONGEST_RUN + 30)),  # jobs, execution and job as a text
     )
@@ -110,13 +110,13 @@ class SharedState(ctypes.Structure):
         self.finish_s = 0.0  # how long a finish may make no progress; the horse's own
 
     def begin_horse(self) -> None:
-        """Forget the horse before."""
+        """Forget the previous horse."""
         self.stop = self.reconnect = self.request = self.orders_begun = 0
         self.end_finish()
         self.show(0, "", "")
 
     def begin_finish(self, seconds: float) -> None:
-        """Note that RQ's code records an outcome: `seconds` without progress are its limit."""
+        """Note that RQ's code records an outcome; it may go `seconds` without progress."""
         self.finish_s, self.finishing = seconds, 1
         self.extend_finish()
 
@@ -137,22 +137,22 @@ class SharedState(ctypes.Structure):
         self._reason = text.encode("utf-8", "replace")[: LONGEST_REASON - 1]
 
     def now(self) -> float:
-        """Return the Unix time on Redis's clock: for all that hosts compare, scores and due times.
+        """Return the Unix time on Redis's clock, for scores, due times and all that hosts compare.
 
-        No change of this host's clock moves it.
+        A change of this host's clock does not affect it.
         """
         return time.monotonic() + self.offset
 
     def learn(self, redis_time: float, asked_at: float) -> None:
-        """Note that Redis's time was this between `asked_at` and now.
+        """Note that Redis's time was `redis_time` at some moment between `asked_at` and now.
 
-        The offset moves no farther than that proves: a slow reply spoils no good one.
+        The offset moves only as far as this proves, so a slow reply does not spoil a good offset.
         """
         earliest, latest = redis_time - time.monotonic(), redis_time - asked_at
         self.offset = min(max(self.offset, earliest), latest)
 
     def show(self, jobs: int, job_id: str, execution: str) -> None:
-        """Publish what the horse runs: no job id, no job; the last execution it asked for."""
+        """Publish what the horse runs (no job if `job_id` is empty) and its last execution id."""
         self._state = f"{jobs} {execution}:{job_id}".encode()[:LONGEST_RUN]
 
     def progress(self) -> Progress:

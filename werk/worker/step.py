@@ -15,12 +15,12 @@ from werk.worker.rq_side import RQSide
 from werk.worker.scripts import STEP_WORDS, script
 from werk.worker.shared_state import SharedState
 
-FLUSH_S = 0.5  # between two writings of the worker's state and counters while Redis shows it busy
-BEFORE_FIRST = 10**9  # requests: all have as many digits, so executions are in order as texts
+FLUSH_S = 0.5  # between two writes of the worker's state and counters while it is shown as busy
+BEFORE_FIRST = 10**9  # so all request numbers have ten digits, and their text order is right
 
 
 class Steps:
-    """One request at a time, sent until it is answered."""
+    """Sends one request at a time, until it is answered."""
 
     def __init__(
         self, worker: RQSide, shared: SharedState, generation: str, counters: Counters
@@ -30,7 +30,7 @@ class Steps:
         self.script = script("step", worker.server_version())
         self.channel = Channel(worker.connection)
         self.serve(worker.ordered_queue_keys())
-        self.count = BEFORE_FIRST  # of requests; makes the execution ids
+        self.count = BEFORE_FIRST  # of requests; the execution ids end with it
         self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
         self.shows_busy = False  # in Redis
@@ -43,9 +43,9 @@ class Steps:
         self.resent_at = len(before) + STEP_WORDS.index("RESENT")
 
     def step(self, outcome: Outcome | None, wants_job: bool) -> Any:
-        """One round trip: record that outcome, claim the next job. Returns the reply of step.lua.
+        """Record an outcome and claim the next job in one round trip. Return step.lua's reply.
 
-        The words are those of STEP_WORDS, then the outcome's.
+        The arguments are those of STEP_WORDS, followed by the fields of the outcome.
         """
         _, asked_at, now_iso = keys.clock()
         clock = time.monotonic()
@@ -65,7 +65,7 @@ class Steps:
         return reply
 
     def write_counts(self) -> None:
-        """Write what is counted, before the horse leaves."""
+        """Write the counts that are left, before the horse leaves."""
         if self.counters:
             self.flushed_at = 0.0
             self.step(None, wants_job=False)
@@ -73,9 +73,9 @@ class Steps:
     def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
         """Send a request until it is answered.
 
-        One that may have arrived before says so, and is recognised by its execution id.
+        A request that may have arrived before is marked so; its execution id identifies it.
         """
-        pause_s = 0.0  # the first time at once: Redis may be back, or only this connection ended
+        pause_s = 0.0  # first without a pause: perhaps only this connection has ended
         shared = self.shared
         while True:
             try:

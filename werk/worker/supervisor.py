@@ -1,10 +1,10 @@
-"""Supervisor: a worker at work. It has horses run its jobs, one horse after the other.
+"""Supervisor: the main process of a running worker. Horses run its jobs, one after the other.
 
 1. start    a horse (horse.py), which claims, runs and finishes jobs over its own connection
-2. watch    it: a tick a second (tick.py); limits, commands and signals at once
-3. resolve  what it had in hand, when it has ended and is fenced in Redis; then the next, or exit
+2. watch    the horse: a tick per second (tick.py); limits, commands and signals at once
+3. resolve  the executions that an ended horse left open; then start the next horse, or exit
 
-It runs no users' code and none of RQ's clean-up: they can take longer than a lease.
+The supervisor runs no user code and no clean-up of RQ's: these can take longer than a lease.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from werk.worker.watchdog import Verdict
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-HORSE_PAUSE_S = 5.0  # the longest between two horses that die at once
+HORSE_PAUSE_S = 5.0  # the longest pause between two horses that die at once
 RAN_S = 1.0  # a horse that lived for longer did not die at once
 LEASES = keys.key("werk", "leases")
 
 
 class _GivenUp(Exception):
-    """Raised when we are to leave and Redis does not answer: others will rescue what is open."""
+    """Raised when we have to leave and Redis does not answer: others will rescue our jobs."""
 
 
 class Supervisor:
-    """Made by Worker.work(). Signals and commands only leave a note here: the loop acts."""
+    """Created by Worker.work(). Signals and commands only leave notes: the loop acts on them."""
 
     def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
         self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
@@ -58,7 +58,7 @@ class Supervisor:
         self.is_leaving = False
 
     def run(self) -> None:
-        """Horse after horse, until there is a reason to leave."""
+        """Run horse after horse, until there is a reason to leave."""
         self.begin()
         try:
             while not self.is_leaving:
@@ -80,7 +80,7 @@ class Supervisor:
             self.ticker.moves_due = False  # one pass, as RQ's scheduler does
 
     def tear_down(self) -> None:
-        """Leave all as we found it. What is open in Redis keeps our lease, for others to rescue."""
+        """Clean up. If executions are open in Redis, keep the lease, so that others rescue them."""
         worker = self.worker
         if self.child.pid:
             self.child.signal_group(signal.SIGKILL)
@@ -101,7 +101,7 @@ class Supervisor:
     # --- start
 
     def start(self) -> bool:
-        """Fork the next horse. Return whether there is one: none, if we are to leave first."""
+        """Fork the next horse. Return False if the worker has to leave before there is one."""
         self.child.killed = self.child.killed_run = ""
         self.executions.begin_generation()
         while not self.try_to_start():
@@ -112,7 +112,7 @@ class Supervisor:
         return True
 
     def is_unwanted(self) -> bool:
-        """Return whether the worker is to leave and has no use for another horse."""
+        """Return whether the worker has to leave and needs no other horse."""
         return self.stop.is_cold or (self.stop.is_draining and not self.executions.orders)
 
     def try_to_start(self) -> bool:
@@ -127,15 +127,15 @@ class Supervisor:
         self.executions.ordered = len(plan.orders)
         try:
             self.child.start(lambda: self.be_horse(plan))
-        except OSError as error:  # of processes, descriptors or memory there are none left
+        except OSError as error:  # no processes, descriptors or memory are left
             self.log.error("event=no-horse worker=%s reason=%s", self.worker.name, error)
             return False
-        if self.stop.is_draining and not plan.only_orders:  # since a moment ago
+        if self.stop.is_draining and not plan.only_orders:  # the request came after the plan
             self.ask_to_stop()
         return True
 
     def be_horse(self, plan: Plan) -> int:
-        """In the child."""
+        """Be the horse, in the child."""
         self.worker.supervisor = None
         self.wake.close()
         return run_horse(self.worker, self.shared, plan, self.child.lead_group())
@@ -165,23 +165,23 @@ class Supervisor:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
         elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
-            self.kill("cold")  # idle, but it does not answer: Redis is frozen
+            self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:
-        """Tick, if it is time to. Return whether that was done and reached Redis."""
+        """Tick, if a tick is due. Return whether it was, and reached Redis."""
         if time.monotonic() < self.ticker.due_at:
             return False
         self.tick()
         return not self.ticker.is_unreachable
 
     def tick(self) -> bool:
-        """Tick, and act on what that found. Return whether there is more to do for a tick."""
+        """Tick, and act on what it found. Return whether another tick has more to do."""
         found = self.ticker.tick(self.executions.generation)
         for run, crashes in found.to_fail:
             self.executions.take_over(run, crashes)
         are_new = [self.executions.complete(run) for run in found.unfinished]
         if found.to_fail or any(are_new):
-            self.ask_to_stop()  # the next horse has these orders
+            self.ask_to_stop()  # the next horse gets these orders
         if found.lost:
             self.kill("lost", found.lost)
         return found.has_more
@@ -207,10 +207,10 @@ class Supervisor:
     # --- resolve
 
     def resolve_executions(self) -> None:
-        """Decide about what the dead horse had in hand, and whether to leave."""
+        """Decide about the executions that the dead horse left open, and whether to leave."""
         progress, leave = self.shared.progress(), self.reason_it_left()
         self.executions.resolve(leave)
-        self.jobs += progress.jobs + progress.is_busy  # RQ counts one that killed its horse, too
+        self.jobs += progress.jobs + progress.is_busy  # as RQ, count one that killed its horse
         is_done = not self.executions.orders and self.is_done(leave)
         self.is_leaving = self.stop.is_cold or is_done
         is_broken = leave in (None, Leave.UNUSABLE) and not progress.is_busy
@@ -240,7 +240,7 @@ class Supervisor:
         return Leave(code) if code in list(Leave) and is_told else None
 
     def insist(self, script: Script, *words: Any) -> Any:
-        """Run a script, when Redis is back. Raises _GivenUp if we are to leave before that."""
+        """Run a script until Redis answers. Raises _GivenUp if we have to leave before that."""
         while True:
             try:
                 return self.link.run(script, [], words)
@@ -250,10 +250,10 @@ class Supervisor:
                 self.ticker.log_unreachable(error)
                 self.wake.doze(self.worker.tick_s)
 
-    # --- what signals and RQ's commands come to
+    # --- what signals and RQ's commands call
 
     def drain(self) -> None:
-        """Leave when the horse has done its job."""
+        """Leave when the horse has finished its job."""
         is_busy = self.shared.progress().is_busy
         self.stop.drain(is_busy)
         self.worker.note_shutdown(is_busy)
@@ -265,7 +265,7 @@ class Supervisor:
         self.child.wake()
 
     def kill_if(self, why: str, is_meant: Callable[[str], bool]) -> None:
-        """Kill the horse if it runs what is meant. It is frozen while we look."""
+        """Kill the horse if it runs the execution that is meant. Freeze it for the check."""
         if not self.child.pid:
             return
         self.child.freeze()
@@ -274,7 +274,7 @@ class Supervisor:
             self.kill(why, progress.run)
         else:
             name = self.worker.name
-            self.log.warning("event=ignored worker=%s command=%s: not running it", name, why)
+            self.log.warning("event=ignored worker=%s command=%s: no such job runs", name, why)
             self.child.signal_group(signal.SIGCONT)
 
     def kill(self, why: str, run: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Ticker: tick.lua, once a second: its words, and what it found for the supervisor to act on."""
+"""Ticker: runs tick.lua once a second, and returns what it found, for the supervisor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from werk.worker.shared_state import SharedState
 if TYPE_CHECKING:
     from werk.worker import Worker
 
-TICK_BUDGET_S = 1.0  # no tick takes longer: limits and signals are looked at between two
-CATALOG_S = 5.0  # between two beats of the catalog; a reader takes three missed ones for an end
-CATALOG_WHOLE_S = 3600.0  # between two writings of all that it says
+TICK_BUDGET_S = 1.0  # no tick takes longer: limits and signals are checked between ticks
+CATALOG_S = 5.0  # between two beats of the catalog; after three missed ones a worker is dead
+CATALOG_WHOLE_S = 3600.0  # between two writes of the whole catalog
 
 
 class Found(NamedTuple):
     """What a tick found."""
 
     has_more: bool = False  # tick again
-    lost: str = ""  # the horse's execution, found for the second time to be no longer the job's
+    lost: str = ""  # the horse's execution, if two ticks found that it no longer owns its job
     to_fail: tuple[tuple[str, int], ...] = ()  # executions that are ours now, and their crashes
     unfinished: tuple[str, ...] = ()  # recorded failures, whose dependents are to be enqueued
 
@@ -40,7 +40,7 @@ class Ticker:
         self.script = script("tick", worker.server_version())
         self.moves_due = moves_due
         self.due_at = time.monotonic() + worker.tick_s
-        self.lost_run = ""  # that the last tick found
+        self.lost_run = ""  # the lost execution that the last tick found
         self.is_unreachable = False
         self.ahead = ""  # seconds that this host's clock is ahead of Redis's
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
@@ -76,7 +76,7 @@ class Ticker:
         return [*words, *self._catalog_words()]
 
     def _catalog_words(self) -> tuple[str, str]:
-        """Return what tick.lua writes of our tasks: what we serve often, all of it once an hour."""
+        """Return what tick.lua writes about our tasks: their names often, all of it hourly."""
         clock = time.monotonic()
         if clock < self.served_at + CATALOG_S:
             return "[]", "[]"
@@ -93,7 +93,7 @@ class Ticker:
             what = event.decode()
             if what == "lost":
                 lost = facts[0].decode()
-            elif what == "unborn":  # it expired, or Redis is back without its memory
+            elif what == "unborn":  # our hash has expired, or Redis has lost its data
                 self.served_at = self.catalog_at = -CATALOG_WHOLE_S
                 self.write_birth()
             elif what == "dropped":
@@ -110,10 +110,10 @@ class Ticker:
         return Found(has_more, self._twice(lost), tuple(to_fail), tuple(unfinished))
 
     def _twice(self, lost: str) -> str:
-        """Return an execution that is no longer its job's, if the last tick found it as well.
+        """Return an execution that no longer owns its job, if the last tick found it as well.
 
-        The first time it may have ended between our look and the script. While RQ's own code
-        finishes it, the fence decides; after its commit all is as it should be.
+        The first time it may have ended after we read the progress. While RQ's own code finishes
+        it, the fence decides; after that commit nothing is wrong.
         """
         before, self.lost_run = self.lost_run, lost
         is_running = self.shared.progress().run == lost and not self.shared.finishing

@@ -1,9 +1,9 @@
 """Watchdog: finds a horse that waits for Redis while its supervisor reaches Redis.
 
-A connection can stay silent: its server is frozen, or is no longer the master. A wait of the
-horse's has no limit of its own, because Redis may be unreachable for long; so the supervisor, whose
-ticks succeed, decides. First the horse is told to leave its connections and to send again, which is
-always safe; only one that takes no notice is replaced.
+A connection can fall silent: its server is frozen, or is no longer the master. The horse's waits
+have no limit, because Redis may be unreachable for long; so the supervisor, whose ticks succeed,
+decides. First it tells the horse to reconnect and to send its request again, which is always safe.
+It replaces only a horse that does not react.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Verdict(Enum):
 
 
 class Watchdog:
-    """Looks at the shared after each tick that succeeds. Times are on the monotonic clock."""
+    """Checks the shared state after each successful tick. Times are on the monotonic clock."""
 
     def __init__(self, shared: SharedState, patience_s: float) -> None:
         self.shared, self.patience_s = shared, patience_s
         self.seen: tuple[int, float] = (0, 0.0)
-        self.since = 0.0  # the horse has made no progress
+        self.since = 0.0  # since when the horse has made no progress
         self.told_at: float | None = None
 
     def look(self, clock: float) -> Verdict:

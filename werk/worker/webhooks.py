@@ -1,10 +1,10 @@
-"""Webhooks: what RQ sends when a job has finished or failed, bounded.
+"""Webhooks: the requests that RQ sends when a job has finished or failed, with limits.
 
 RQ sends them after it has recorded the outcome, in the horse, which runs no other job meanwhile.
-So a job asks at most four servers, each for at most ten seconds from beginning to end, and none of
-them can send the request elsewhere. WERK_WEBHOOK_HOSTS of the worker lists the hosts that any job
-may ask. A webhook that fails or is left out is one warning, which names the host only: the rest of
-the address may be a secret.
+So a job may send at most four requests of at most ten seconds each, from beginning to end, and no
+redirect is followed. The worker's WERK_WEBHOOK_HOSTS lists the hosts that jobs may call. A webhook
+that fails or is left out is logged as one warning, which names only the host: the rest of the
+address may be a secret.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from werk.printable import printable
 from werk.settings import host_name
 
 AT_MOST = 4  # requests of a job
-LONGEST = 64 * 1024  # bytes of all that a job's record has
+LONGEST = 64 * 1024  # bytes of all webhooks in a job's record
 LIMIT_S = 10.0  # of a request, from the look-up of the host to the end of the reply's headers
 
 
 def made_progress() -> None:
-    """Called after each request. A horse puts its own in this place, for its watchdog."""
+    """Called after each request. A horse replaces this function, for its watchdog."""
 
 
 def count_failure() -> None:
-    """Called for each webhook that fails or is left out. A horse puts its counter in this place."""
+    """Called for each webhook that fails or is left out. A horse replaces this by its counter."""
 
 
 class Webhooks(NamedTuple):
     """The webhooks in a job's record."""
 
     readable: Sequence[Webhook] = ()
-    invalid: Sequence[tuple[str, str]] = ()  # of each that is no webhook: its host, and why
+    invalid: Sequence[tuple[str, str]] = ()  # of each invalid one: its host, and why
 
     @classmethod
     def read(cls, field: bytes) -> Webhooks:
-        """Return what a job's record has. RQ would drop all for one, and log its address."""
+        """Read the webhooks in a record. RQ would drop all for an invalid one, and log it."""
         if len(field) > LONGEST:
             return cls(invalid=[("", f"left out, they take {len(field)} bytes of {LONGEST}")])
         try:
@@ -78,7 +78,7 @@ def send_all(
 ) -> None:
     """Send the webhooks of a job for this status to these hosts, or to any.
 
-    Log and count the ones that are invalid, left out or fail. Raise nothing.
+    Log and count those that are invalid, left out or fail. Raise nothing.
     """
     for host, why_not in invalid:
         _report(job, host, why_not)
@@ -107,7 +107,7 @@ def _report(job: Job, host: str, why_not: str) -> None:
 def _why_left_out(hook: Webhook, hosts: Collection[str] | None) -> str:
     """Return why a webhook may not be sent, '' if it may.
 
-    Its address is read as the request will read it: another reader might find another host there.
+    Its address is parsed as the request will parse it: another parser might see another host.
     """
     try:
         request = Request(hook.url, headers=hook.headers or {})
@@ -124,7 +124,7 @@ def _why_left_out(hook: Webhook, hosts: Collection[str] | None) -> str:
         return "left out, WERK_WEBHOOK_HOSTS is none"
     if host not in hosts:
         return "left out, WERK_WEBHOOK_HOSTS does not list its host"
-    # It would choose among the hosts that share an address.
+    # The header would choose among the hosts that share an address.
     if any(name.strip().lower() == "host" for name in request.headers):
         return "left out, it sets the header Host, and WERK_WEBHOOK_HOSTS lists hosts"
     return ""
@@ -144,10 +144,10 @@ def _send(hook: Webhook, job: Job, exc_string: str | None) -> str:
 
 
 class _Attempt:
-    """A request with a limit to its whole time. A socket's timeout begins anew with each byte.
+    """A request with a limit for its whole time. A socket's timeout begins again with each byte.
 
-    So another thread makes it. When time is up its socket is shut down, which ends the thread; one
-    that is still connecting ends by its socket's timeout, or the resolver's.
+    So another thread sends the request. When the time is over its socket is shut down, which ends
+    the thread; while it is still connecting, the timeout of the socket or the resolver ends it.
     """
 
     def __init__(self, request: Request, seconds: float) -> None:
@@ -157,7 +157,7 @@ class _Attempt:
         self.is_over = False
 
     def why_not(self) -> str:
-        """Make the request. Return '' for a reply of 2xx, or why there is none."""
+        """Send the request. Return '' for a reply of 2xx, or why there is none."""
         thread = Thread(target=self.fetch, name="webhook", daemon=True)
         thread.start()
         thread.join(self.seconds)
@@ -215,7 +215,7 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 class _Watched(HTTPHandler, HTTPSHandler):
-    """Has an attempt know the socket of its connection."""
+    """Tells an attempt the socket of its connection."""
 
     def __init__(self, attempt: _Attempt) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ local names = TASK and {TASK} or redis.pcall('HKEYS', catalog)
 local wrong = names.err or redis.pcall('HSTRLEN', catalog, names[1] or '')
 wrong = type(wrong) == 'table' and wrong.err or names.err
 if wrong then
-  if string.find(wrong, 'WRONGTYPE', 1, true) then add(catalog .. ', which is no hash', '') end
+  if string.find(wrong, 'WRONGTYPE', 1, true) then add(catalog .. ', which is not a hash', '') end
   return found
 end
 for at = 1, math.min(#names, most) do

@@ -184,7 +184,7 @@ while not got do
     local run = id .. ':' .. EXECUTION
     local execution_key = P .. ':execution:' .. run
     if fields.err then
-      why_not = 'its key is no hash'
+      why_not = 'its key is not a hash'
     elseif not is_ready and status == '' and call('EXISTS', job) == 0 then -- expired or deleted
     elseif not is_ready and string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
       why_not = 'it is ' .. status

@@ -171,7 +171,7 @@ local function enqueue(id, place, queue)
   if not job then
     call('ZREM', from, id)
     local is_gone = call('EXISTS', job_key(id)) == 0
-    event('dropped', id, place, is_gone and 'there is no such job' or 'its key is no hash')
+    event('dropped', id, place, is_gone and 'there is no such job' or 'its key is not a hash')
     return true
   end
   if ELSEWHERE[place][job.status] then call('ZREM', from, id); return true end
