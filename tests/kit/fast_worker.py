@@ -73,8 +73,9 @@ class Undoing(Worker):
         before = {key: (client.pttl(key), client.dump(key)) for key in client.keys("*")}
         yield
         if is_first:
-            for key in client.keys("*"):
-                client.delete(key)
-            for key, (ttl_ms, value) in before.items():
-                client.restore(key, max(ttl_ms, 0), value)
+            with client.pipeline() as at_once:
+                at_once.delete(*client.keys("*"))
+                for key, (ttl_ms, value) in before.items():
+                    at_once.restore(key, max(ttl_ms, 0), value)
+                at_once.execute()
         client.close()

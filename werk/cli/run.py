@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from werk import __version__, registry
-from werk.cli.output import connect, print_note, print_rows, run_command
+from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
@@ -63,7 +63,6 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
     from rq.cli.workers import worker as rq_worker
 
-    from werk.tasks.catalog import own_entry
     from werk.worker import wait_for_redis
     from werk.worker.tick import TICK_BUDGET_S
 
@@ -71,9 +70,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params
-        for entry in map(own_entry, registry.tasks()):
-            for note in entry.shape.notes if entry.shape.is_missing else ():
-                print_note(f"{entry.name}: {note.text}: its jobs will fail: werk tasks --check")
+        registry.tasks()  # raises ConfigError here, where it is one line
         if given["url"]:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:

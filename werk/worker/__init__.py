@@ -38,6 +38,7 @@ from werk.store.limits import LEASE_S
 from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
+from werk.tasks.catalog import own_entry
 from werk.worker import rq_classes
 from werk.worker.commands import parse_command
 from werk.worker.frame import replaced_loop
@@ -239,8 +240,10 @@ class Worker(RQSide):
         }
         if Settings.read().allow_unregistered:
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
-        shown = " ".join(f"{name}={value}" for name, value in facts.items())
-        self.log.info("event=begins %s", shown)
+        self.log.info("event=begins %s", " ".join(f"{name}={own}" for name, own in facts.items()))
+        for entry in map(own_entry, registry.tasks()):
+            for note in entry.shape.notes[:1] if entry.shape.is_missing else ():
+                self.log.warning("event=missing-task task=%s reason=%s", entry.name, note.text)
 
 
 def _settings_or_exit() -> Settings:
