@@ -51,7 +51,9 @@ def leads_group(pid: int) -> bool:
 
 def runs(folder: Path, word: str = "") -> list[list[str]]:
     file = folder / "runs"
-    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    # A line that crosses a page of the file can be read before its second half is there.
+    whole = file.read_text().rpartition("\n")[0] if file.exists() else ""
+    lines = map(str.split, whole.splitlines())
     return [line for line in lines if line[3] == word or not word]
 
 
