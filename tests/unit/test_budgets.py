@@ -40,7 +40,7 @@ OVER = {
     "package ops": 1341,
     "package store": 931,
     "package tasks": 814,
-    "package worker": 3193,
+    "package worker": 3225,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,15 +1,19 @@
-"""RQ 3.0 has what rq_side.py and rq_classes.py touch or replace, with the arguments they give."""
+"""RQ 3.0 has what werk/worker/rq_*.py touch or replace, with the arguments they give."""
 
 from __future__ import annotations
 
+import ast
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rq.job import Job, _current_job
 from rq.queue import Queue
 from rq.worker import Worker
 
-from werk.worker.frame import LOOP, OF_A_JOB, OF_A_SUCCESS, PERFORMING
+import werk
+from werk.worker.rq_patches import LOOP, OF_A_JOB, OF_A_SUCCESS, PERFORMING
 from werk.worker.rq_side import RQSide
 
 CALLED = {
@@ -65,3 +69,44 @@ def test_our_own_names_are_none_of_rqs() -> None:
     replaced = {name for name in own if hasattr(Worker, name)}
     called = set(CALLED) | {"handle_job_success", "handle_job_retry"}
     assert replaced <= called, replaced - called
+
+
+def test_only_the_adapters_use_private_names_of_rq() -> None:
+    """The files to look at when RQ changes are werk/worker/rq_*.py."""
+    private = {name for kind in (Job, Queue, Worker) for name in _private_names(kind)}
+    source = Path(werk.__file__).parent
+    used = {
+        (path.relative_to(source).as_posix(), name)
+        for path in source.rglob("*.py")
+        if not path.name.startswith("rq_")
+        for name in private.intersection(_used_names(path.read_text()))
+    }
+    assert used == set()
+
+
+def _private_names(kind: type) -> Iterator[str]:
+    """Yield the private names that a class of RQ defines, or assigns to itself."""
+    for own in kind.__mro__[:-1]:
+        for node in ast.walk(ast.parse(inspect.getsource(own))):
+            if isinstance(node, ast.FunctionDef) and _is_private(node.name):
+                yield node.name
+            elif isinstance(node, ast.Attribute) and _is_private(node.attr) and _is_of_self(node):
+                yield node.attr
+
+
+def _used_names(source: str) -> Iterator[str]:
+    """Yield the private names of other objects that a file of ours uses, or defines in a class."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and not _is_of_self(node):
+            if ast.unparse(node.value) not in ("os", "os.environ"):
+                yield node.attr
+        elif isinstance(node, ast.ClassDef) and any("RQ" in ast.unparse(own) for own in node.bases):
+            yield from (own.name for own in node.body if isinstance(own, ast.FunctionDef))
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _is_of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"

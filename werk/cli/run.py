@@ -63,8 +63,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
     from rq.cli.workers import worker as rq_worker
 
-    from werk.worker import wait_for_redis
-    from werk.worker.tick import TICK_BUDGET_S
+    from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
     client = "werk.worker.redis_side.PatientRedis"
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
@@ -75,7 +74,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:
             settings = settings._replace(redis_url=None, rq_config=given["config"])
-        wait_for_redis(link(settings, TICK_BUDGET_S))
+        wait_for_redis(link(settings, ATTEMPT_S))
         code: int | None = rq_worker.invoke(context)
         return code
 

@@ -30,7 +30,7 @@ from werk.worker import rq_classes
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.cleaner import Cleaner
 from werk.worker.counters import Counters
-from werk.worker.frame import Frame, Patches
+from werk.worker.frame import Frame
 from werk.worker.idle import Idle
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs, print_by_line
@@ -39,6 +39,7 @@ from werk.worker.outcome import Outcome, Recorder, misplaced, success
 from werk.worker.process import resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.results import limited, stored
+from werk.worker.rq_patches import Patches
 from werk.worker.rq_side import RQSide
 from werk.worker.runner import JobId, Runner, version_mismatch
 from werk.worker.scripts import script
@@ -161,7 +162,7 @@ class Horse:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
         self.worker.become_horse(
-            self.log.open(), retry_forever(self.shared, self.worker.connection)
+            self.log.open(), retry_forever(self.worker.connection, self.shared)
         )
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)

@@ -123,9 +123,7 @@ class Recorder:
 
     def job(self, job_id: str) -> Job:
         """Return the job for get_current_job(). It is read from Redis when it is first used."""
-        job = self.lazy_class.__new__(self.lazy_class)
-        job._id = job_id
-        return job
+        return rq_classes.unread(self.lazy_class, job_id)
 
     def succeed(
         self, claim: Claim, job: Job, result: Any, not_kept: str | None = None

@@ -192,14 +192,16 @@ class PatientRedis(Redis):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.set_retry(retry_forever(SharedState(), self))
+        self.set_retry(retry_forever(self))
 
 
-def retry_forever(shared: SharedState, client: Redis) -> Retry:
+def retry_forever(client: Redis, shared: SharedState | None = None) -> Retry:
     """Return the policy that repeats a client's commands until Redis answers and has room.
 
+    Only a horse passes its shared state: what another process sends is no progress of the horse.
     A job that enters its queue twice, because a reply was lost, does no harm: the second time it is
     found started, or finished, and is dropped. For transactions that record an outcome see
     sent_once.
     """
+    shared = shared or SharedState()
     return _Progress(shared, _Backoff(shared), -1, client)

@@ -212,6 +212,19 @@ def by_redis_time(queue_class: type[Queue], worker: RQSide) -> type[Queue]:
     return type(queue_class.__name__, (_TimedQueue, queue_class), clock)
 
 
+def set_call(job: Job, path: str, args: Any, kwargs: Any) -> None:
+    """Have a job that was read from Redis call what the registry says, with these arguments."""
+    job._func_name, job._instance = path, None
+    job._args, job._kwargs = args, kwargs
+
+
+def unread(job_class: type[Job], job_id: str) -> Job:
+    """Return a job of a class made by lazy()."""
+    job = job_class.__new__(job_class)
+    job._id = job_id
+    return job
+
+
 def load(job: Job) -> Job:
     """Return the job after it was read from Redis. Raises what RQ raises for an unreadable job.
 

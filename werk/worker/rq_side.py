@@ -1,6 +1,6 @@
-"""RQSide: RQ's worker as werk uses it. No other file uses private names of RQ's worker.
+"""RQSide: RQ's worker as the horse uses it.
 
-1. methods for werk's own code: to record, stop, register and connect
+1. methods to record an outcome, for werk's own code
 2. RQ's methods for performing a job: replaced by the horse's while there is a frame (frame.py)
 3. RQ's methods for finishing a job: fenced, and with more facts; meta['werk'] has the last attempt
 """
@@ -16,34 +16,28 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import rq.worker_registration
 from redis.client import Pipeline
 from redis.exceptions import WatchError
-from redis.retry import Retry as RetryPolicy
 from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.queue import Queue
-from rq.worker import DequeueStrategy
-from rq.worker import Worker as PlainWorker
-from rq.worker.base import BaseWorker
 
 from werk.store import keys, payload
-from werk.store.connection import hang_up
 from werk.store.limits import MONTH_S
 from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
 from werk.worker.rq_classes import load, note_attempt
+from werk.worker.rq_loop import RQLoop
 
 if TYPE_CHECKING:
     from werk.worker.frame import Frame
 
-SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 COMMITTED = keys.key("werk", "committed")
 
 
-class RQSide(PlainWorker):
+class RQSide(RQLoop):
     """RQ's worker with fenced methods for performing and finishing a job."""
 
     frame: Frame | None = None  # what is being performed with RQ's methods
@@ -54,82 +48,6 @@ class RQSide(PlainWorker):
     has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
     redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
-
-    def server_version(self) -> tuple[int, int, int]:
-        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
-        return version
-
-    def ordered_queue_keys(self) -> list[str]:
-        return [queue.key for queue in self._ordered_queues]
-
-    def has_strategy(self) -> bool:
-        """Return whether the order of the queues changes from job to job."""
-        is_default = self._dequeue_strategy in (None, DequeueStrategy.DEFAULT)
-        return not is_default or type(self).reorder_queues is not BaseWorker.reorder_queues
-
-    def reorder_after(self, queue_name: str) -> None:
-        queues = self._ordered_queues
-        self.reorder_queues(next((q for q in queues if q.name == queue_name), queues[0]))
-
-    def queue(self, name: str) -> Queue:
-        return self.queue_class(
-            name,
-            connection=self.connection,
-            job_class=self.job_class,
-            serializer=self.serializer,
-            death_penalty_class=self.death_penalty_class,
-        )
-
-    def become_horse(self, log: Any, retry: RetryPolicy) -> None:
-        """Become the side of RQ's worker that runs jobs, in the child.
-
-        The connection waits without a limit: a job may use it for a command that blocks.
-        """
-        self._is_horse, self.scheduler, self.pubsub_thread = True, None, None
-        pool = self.connection.connection_pool
-        pool.reset()
-        pool.connection_kwargs["socket_timeout"] = self.connection_timeout
-        self.connection.set_retry(retry)
-        self.log = log
-
-    def harden_connection(self, retry: RetryPolicy) -> dict[str, Any]:
-        """Limit the waits for Redis: RQ waits for minutes, ten times. Return the old settings."""
-        pool = self.connection.connection_pool
-        kwargs = pool.connection_kwargs
-        before = {name: kwargs.get(name) for name in ("socket_timeout", "retry")}
-        # Each connection would look it up again, in the files of its package: 2 ms, and a MiB of
-        # memory that the horse would no longer share with us.
-        driver = getattr(pool.connection_class(**kwargs), "driver_info", None)
-        kwargs |= {"socket_timeout": SOCKET_S} | ({"driver_info": driver} if driver else {})
-        pool.disconnect()
-        self.connection.set_retry(retry)
-        return before
-
-    def reconnect_pubsub(self) -> None:
-        """End the connection of RQ's thread for commands, so that it opens another."""
-        connection = self.pubsub and self.pubsub.connection
-        if connection:
-            hang_up(connection._sock)
-
-    def install_signal_handlers(self) -> None:
-        self._install_signal_handlers()  # type: ignore[no-untyped-call]
-
-    def note_shutdown(self, is_busy: bool) -> None:
-        """Note for RQ whether a job will be finished before the worker exits."""
-        self._stop_requested = is_busy
-
-    def take_stopped_job(self) -> str | None:
-        """Return the job that RQ's stop-job has named, and forget it."""
-        job_id, self._stopped_job_id = self._stopped_job_id, None
-        return job_id
-
-    def write_birth(self) -> None:
-        """Write our hash again; a tick does the rest. (RQ's method omits the set of workers.)"""
-        with self.connection.pipeline() as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
-            pipeline.expire(self.key, self.worker_ttl + 60)
-            rq.worker_registration.register(self, pipeline)
-            pipeline.execute()
 
     # --- recording an outcome
 

@@ -1,0 +1,63 @@
+"""The first contact of a worker with Redis: wait until it answers, unless waiting does not help."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from werk.errors import EXIT_OK, ConfigError
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.replies import cluster_error, is_cluster
+from werk.store.scripts import Script
+from werk.store.startup import wait_for_answer
+
+ATTEMPT_S = 1.0  # signals are handled between attempts
+
+
+def wait_for_redis(link: Link) -> None:
+    """Return when Redis answers. Until then a signal to stop ends the process, with 0.
+
+    Raises ConfigError if waiting does not help: a wrong password, no permission, Redis Cluster.
+    """
+
+    def contact() -> None:
+        link.run(_HELLO, [keys.key("suspended")], [])
+        refuse_cluster(link)
+
+    with stoppable():
+        wait_for_answer(contact, logging.getLogger("rq.worker"))
+    link.close()
+
+
+def refuse_cluster(link: Link) -> None:
+    """Raise ConfigError for a node of Redis Cluster, which does answer commands for one key."""
+    try:
+        info = link.call("INFO", "cluster")
+    except ConfigError:  # INFO is not permitted: the first script with keys of two slots fails
+        return
+    if is_cluster(info):
+        raise cluster_error(link.where)
+
+
+_HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that needs a clean end."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(EXIT_OK)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
