@@ -421,6 +421,23 @@ def test_a_callback_that_outlasts_a_rescue_records_nothing(
     assert job.fetch(job.id, connection).worker_name.split(":")[1] == str(other.pid)
 
 
+def test_a_callback_has_its_time_whatever_the_supervisor_hears(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """The supervisor's own commands are no progress of the horse, and set no limit for it."""
+    job = enqueue_with_callback(connection, tmp_path)
+    worker = work()
+    begun(tmp_path)
+    [name] = connection.smembers("rq:workers")
+    connection.publish(f"rq:pubsub:{name.decode().removeprefix('rq:worker:')}", "no command")
+    wait_until(lambda: "event=bad-command" in worker.output())
+    seconds_pass(4)  # grace_s of this worker is 2
+    go(tmp_path)
+    wait_until(lambda: job.get_status() == "finished" or "event=kill" in worker.output())
+    assert "event=kill" not in worker.output()
+    assert len(runs(tmp_path, "begins")) == 1
+
+
 # --- freezing
 
 
@@ -431,7 +448,7 @@ def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
     begun(tmp_path)
     pid = int(begun(tmp_path)[0][1])
     os.kill(pid, signal.SIGSTOP)
-    seen = after_leases(job, 2)
+    seen = seconds_pass(2)  # two leases
     os.kill(pid, signal.SIGCONT)
     go(tmp_path)
     finished(job)
@@ -440,8 +457,8 @@ def test_a_frozen_horse_keeps_its_job(work: Start, tmp_path: Path) -> None:
     assert worker.poll() is None
 
 
-def after_leases(job: werk.Handle, count: int) -> bool:
-    """Let so many leases pass, as Redis counts them."""
+def seconds_pass(count: int) -> bool:
+    """Let so many seconds pass, as Redis counts them."""
     client = redis.Redis.from_url(roles.url(os.environ["RQ_REDIS_URL"], None))
     with client:
         since = client.time()[0]

@@ -108,7 +108,7 @@ class Worker(RQSide):
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
         shared = SharedState()
-        before = self.harden_connection(retry_forever(self.connection, shared))  # until Redis knows us
+        before = self.harden_connection(retry_forever(self.connection))  # until Redis knows us
         with stoppable():
             bound_logs(shared)
             self._log_begin()
