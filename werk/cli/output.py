@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 import click
 
 from werk import errors
+from werk.cli.packages import how_to_install
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
 from werk.printable import printable, printable_lines
 from werk.settings import Settings
@@ -44,6 +45,10 @@ def run_command(command: click.Command, name: str) -> NoReturn:
         code = _complain(name, errors.EXIT_USAGE, error.format_message())
     except (KeyboardInterrupt, click.Abort):
         code = _complain(name, errors.EXIT_INTERRUPTED, "interrupted")
+    except ModuleNotFoundError as error:
+        if not (advice := how_to_install(error.name or "")):
+            raise
+        code = _complain(name, errors.EXIT_CONFIG, advice)
     except OSError as error:
         sys.stdout = _stream(None)  # a full disk, a reader that has exited: do not flush it again
         code = _complain(name, errors.EXIT_FAILED, f"cannot print: {error.strerror}")
