@@ -87,7 +87,7 @@ def _rounded(figures: Sequence[float]) -> list[float]:
 
 
 def drain(stand: Stand) -> list[Row]:
-    """No-ops that are there before the worker is: ours against stock, on one core and free."""
+    """Jobs per second of one worker that drains a queue of no-ops, on one core and on all."""
     rows = []
     for is_pinned, at_least in ((True, 100), (False, 65)):
         stand.pin(is_pinned)
@@ -103,7 +103,7 @@ def drain(stand: Stand) -> list[Row]:
 
 
 def floor(stand: Stand) -> list[Row]:
-    """The same drain against the least that redis-py can do: LPOP and SET."""
+    """The same, against the least that a worker on redis-py could do: LPOP and SET."""
     turns = _in_turns(
         stand,
         lambda: _drain(stand, "werk", stand.jobs(30_000)),
@@ -113,7 +113,7 @@ def floor(stand: Stand) -> list[Row]:
 
 
 def huey(stand: Stand) -> list[Row]:
-    """The same drain against the fastest other library that runs one job at a time."""
+    """The same, against huey, the fastest other library that runs one job at a time."""
     name, other = "one worker against huey", "huey, 1 thread"
     python = peers_python("huey")
     if python is None:  # it could not be installed
@@ -127,7 +127,7 @@ def huey(stand: Stand) -> list[Row]:
 
 
 def trip(stand: Stand) -> list[Row]:
-    """From enqueue to the result in hand, the worker idle before; also with horses replaced."""
+    """Time from enqueue to result with an idle worker, also while horses are replaced."""
     count, ours, stock, replaced = stand.jobs(100), [], [], []
     for _ in range(stand.runs(5)):
         with stand.idle_worker("werk"):
@@ -148,7 +148,7 @@ def trip(stand: Stand) -> list[Row]:
 
 
 def enqueue(stand: Stand) -> list[Row]:
-    """Jobs enqueued per second, one by one and many at once, against RQ's own calls."""
+    """Jobs enqueued per second, one by one and in batches."""
     rows = []
     for name, call, count in (
         ("enqueue one by one", "enqueue", stand.jobs(4_000)),
@@ -164,7 +164,7 @@ def enqueue(stand: Stand) -> list[Row]:
 
 
 def process(stand: Stand) -> list[Row]:
-    """CPU time of one enqueue from the shell, the whole process."""
+    """CPU time of one enqueue from the shell."""
     turns = _in_turns(
         stand,
         lambda: stand.cpu_of("werk-enqueue", "noop", "1"),
@@ -176,7 +176,7 @@ def process(stand: Stand) -> list[Row]:
 
 
 def idle(stand: Stand) -> list[Row]:
-    """A worker that has nothing to do for a minute, and how it wakes up."""
+    """Memory, commands and CPU of a worker that is idle for a minute; its next round trip."""
     seconds = 5 if stand.is_quick else 60
     with stand.idle_worker("werk") as pid:
         before = cpu_seconds(pair_of(pid))
@@ -196,7 +196,7 @@ def idle(stand: Stand) -> list[Row]:
 
 
 def backlog(stand: Stand) -> list[Row]:
-    """The same thousand jobs with a million behind them, and with none."""
+    """Jobs per second of the same thousand jobs, with a million behind them and with none."""
     deep = stand.jobs(1_000_000)
     stand.fill(deep)
     turns = _in_turns(
@@ -222,7 +222,7 @@ def pair(stand: Stand) -> list[Row]:
 
 
 def kill(stand: Stand) -> list[Row]:
-    """From kill -9 of a horse, or of a whole worker, to the next run of its job."""
+    """Seconds from kill -9 of a horse, or of a worker, to the next run of its job."""
     times = stand.runs(5)
     horse = [_killed(stand, "horse", 1)[0] for _ in range(times)]
     worker = _killed(stand, "worker", times)  # all at once: each takes as long as a lease
