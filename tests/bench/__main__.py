@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("measures", nargs="*", metavar="MEASURE", choices=[*MEASURES, []])
     parser.add_argument(
-        "--quick", action="store_true", help="run few jobs, once, to see that it works"
+        "--quick", action="store_true", help="run few jobs: does it work?"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser.parse_args()
