@@ -90,9 +90,7 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("measures", nargs="*", metavar="MEASURE", choices=[*MEASURES, []])
-    parser.add_argument(
-        "--quick", action="store_true", help="run few jobs: does it work?"
-    )
+    parser.add_argument("--quick", action="store_true", help="run few jobs: does it work?")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser.parse_args()
 

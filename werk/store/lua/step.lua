@@ -25,11 +25,11 @@
 --       outcome 'none'; 'done'; 'again': recorded by an earlier copy of this request; 'late': the
 --               execution no longer owns the job, and its outcome was discarded; 'dependents': RQ
 --               has to record it, nothing was changed or claimed; 'misplaced': the key of the set
---               where the job belongs has another type. For a success or a deferral nothing was
---               changed or claimed then. A failed job stays in wip without a worker until the key
---               is removed and RQ's clean-up fails the job
---       claim   the fields of Claim (claim.py) up to its queue. `status` is '' for a job that may
---               run, the status if RQ has no such status, 'werk_v <version>' for a record newer
+--               where the job belongs has another type. Then nothing was changed or claimed, except
+--               that a failed job is left in wip without a worker, until that key is removed and
+--               RQ's clean-up fails the job
+--       claim   the fields of Claim (claim.py) up to its queue. `status` is '' for a job that was
+--               waiting, a text that is no status of RQ's, or 'werk_v <version>' for a record newer
 --               than this version reads. `callbacks` is set if RQ has to record a success.
 --               If nothing was claimed, the reason: 'empty', 'more' (ask again), 'unasked',
 --               'fenced' (another horse has taken over), 'suspended'

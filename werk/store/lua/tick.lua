@@ -1,6 +1,6 @@
--- The supervisor's script, once a second: renew the lease and what the horse runs, rescue the jobs
--- of dead workers, move due jobs, publish the catalog. Any number of workers may run it; none of
--- them is a leader.
+-- The supervisor's script, once a second: renew the worker's lease and its horse's execution,
+-- rescue the jobs of dead workers, move due jobs, publish the catalog. It needs no leader: any
+-- number of workers may run it.
 --
 -- After this script each job is in exactly one place: where it was; or, if no process runs its
 -- execution any more, in its queue (after too many crashes in wip, as an execution of this worker);
