@@ -1,15 +1,24 @@
-"""Measure, and print a table for docs/benchmarks.md. Without names: all of it, ten minutes."""
+"""Measure werk against RQ and print a table. Without names: all of it, ten minutes.
+
+docs/benchmarks.json is what --json prints; bin/docs draws the table and the chart from it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+
+import benchmarks
 
 import werk
 from bench.measures import MEASURES, Row
@@ -24,7 +33,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     rows: list[Row] = []
-    load = os.getloadavg()
+    load = os.getloadavg()[0]
     try:
         stand.start()
         for name in options.measures or MEASURES:
@@ -36,33 +45,40 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # not in the middle of this
         stand.stop()
-    print(f"{_machine(stand)}; load {load[0]:.1f} before.")
-    print("Server, worker and caller share one core, unless it says free. Medians of 5 turns.")
-    if options.quick:
-        print("A quick run, to see that it works: its figures mean nothing.")
-    print(f"\n{_table(rows)}")
+    found = _document(options, stand, rows, load)
+    print(json.dumps(found, indent=1) if options.json else benchmarks.text(found))
     return 1 if any(row.is_met is False for row in rows) else 0
 
 
-def _table(rows: list[Row]) -> str:
-    words = {True: "met", False: "**not met**", None: ""}
-    lines = [f"| {row.what} | {row.figures} | {row.target} | {words[row.is_met]} |" for row in rows]
-    return "\n".join(["| measure | median | target | |", "|---|--:|--:|---|", *lines])
+def _document(
+    options: argparse.Namespace, stand: Stand, rows: Sequence[Row], load: float
+) -> dict[str, object]:
+    """Return what `--json` prints: what was measured, where, with which versions."""
+    note = "Medians of 5 turns; in brackets, the lowest and the highest turn."
+    if options.quick:
+        note = "A quick run, to see that it works: its figures mean nothing."
+    return {
+        "schema": 1,
+        "command": shlex.join(["bin/bench", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "is_quick": options.quick,
+        "note": f"{note} Load {load:.1f} before.",
+        "machine": {"cpu": _cpu(), "cores": len(stand.cores)},
+        "versions": {
+            "werk": werk.__version__,
+            "RQ": version("rq"),
+            "redis-py": version("redis"),
+            "Python": platform.python_version(),
+            "server": str(stand.server.binary),
+        },
+        "rows": [row.as_json() for row in rows],
+    }
 
 
-def _machine(stand: Stand) -> str:
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return (
-        f"{date.today()}, {len(stand.cores)} cores of {cpu}, Python {platform.python_version()}, "
-        f"{stand.server.binary} without persistence, on loopback"
-    )
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def _options() -> argparse.Namespace:
@@ -74,7 +90,8 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("measures", nargs="*", metavar="MEASURE", choices=[*MEASURES, []])
-    parser.add_argument("--quick", action="store_true", help="few jobs, once: does it work?")
+    parser.add_argument("--quick", action="store_true", help="run few jobs: does it work?")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser.parse_args()
 
 

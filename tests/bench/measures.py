@@ -1,7 +1,7 @@
 """Each measure of `bin/bench`: a function of its own that returns rows of the table.
 
-What is compared is measured in turns, several times: figures are medians, and a ratio is the median
-of the turns' ratios. Targets are what we set out to reach.
+What is compared is measured in turns, several times, and a ratio is that of one turn. Targets are
+what we set out to reach.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -33,37 +33,61 @@ Figure = Callable[[], float]
 Turns = list[tuple[float, float]]
 
 DEEP, SHALLOW = 0, 1  # databases
+RQ = "RQ"
 
 
 @dataclass
 class Row:
-    """A line of the table. Without a target it is there to compare with."""
+    """One measure: figures of werk, one for each turn, and what they are compared with.
 
-    what: str
-    figures: str
-    value: float | None = None
+    The target is for the median of the turns' ratios; without ratios for the median of werk's
+    figures. A row without figures could not be measured.
+    """
+
+    name: str
+    unit: str
+    werk: list[float] = field(default_factory=list)
+    compared_with: str = ""
+    other: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)  # werk / other
     at_least: float | None = None
     at_most: float | None = None
-    unit: str = ""
+    target_unit: str = ""  # if it is not that of the figures
 
     @property
     def target(self) -> str:
         """What is to be reached, in words."""
-        if self.at_least is not None:
-            return f">= {self.at_least:g} {self.unit}".strip()
-        return f"<= {self.at_most:g} {self.unit}".strip() if self.at_most is not None else ""
+        sign, limit = ("<=", self.at_most) if self.at_least is None else (">=", self.at_least)
+        return f"{sign} {limit:g} {self.target_unit or self.unit}"
 
     @property
     def is_met(self) -> bool | None:
-        """Whether it is reached; None: there is no target, or nothing was measured."""
-        if self.value is None or not self.target:
+        """Whether the target is met; None if nothing was measured."""
+        if not (figures := self.ratios or self.werk):
             return None
-        low, high = self.at_least, self.at_most
-        return (low is None or self.value >= low) and (high is None or self.value <= high)
+        value = statistics.median(figures)
+        return value >= self.at_least if self.at_least is not None else value <= self.at_most
+
+    def as_json(self) -> dict[str, object]:
+        """Return the row as plain data, its figures with four digits."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "werk": _rounded(self.werk),
+            "compared_with": self.compared_with,
+            "other": _rounded(self.other),
+            "ratios": _rounded(self.ratios),
+            "target": self.target,
+            "is_met": self.is_met,
+        }
+
+
+def _rounded(figures: Sequence[float]) -> list[float]:
+    return [float(f"{figure:.4g}") for figure in figures]
 
 
 def drain(stand: Stand) -> list[Row]:
-    """No-ops that are there before the worker is: ours against stock, on one core and free."""
+    """Jobs per second of one worker that drains a queue of no-ops, on one core and on all."""
     rows = []
     for is_pinned, at_least in ((True, 100), (False, 65)):
         stand.pin(is_pinned)
@@ -72,38 +96,38 @@ def drain(stand: Stand) -> list[Row]:
             lambda: _drain(stand, "werk", stand.jobs(30_000)),
             lambda: _drain(stand, "stock", stand.jobs(300)),
         )
-        where = "all on one core" if is_pinned else "free"
-        rows.append(_ratio(f"drain, {where}: werk / `rq worker`", turns, at_least))
+        where = "on one core" if is_pinned else "free to use all cores"
+        rows.append(_drained(f"one worker, {where}", RQ, turns, at_least))
     stand.pin(True)
     return rows
 
 
 def floor(stand: Stand) -> list[Row]:
-    """The same drain against the least that redis-py can do: LPOP and SET."""
+    """The same, against the least that a worker on redis-py could do: LPOP and SET."""
     turns = _in_turns(
         stand,
         lambda: _drain(stand, "werk", stand.jobs(30_000)),
         lambda: stand.load("floor", stand.jobs(20_000)),
     )
-    return [_ratio("drain, one core: werk / a bare LPOP + SET EX of redis-py", turns, 0.9)]
+    return [_drained("one worker against a bare loop", "LPOP + SET of redis-py", turns, 0.9)]
 
 
 def huey(stand: Stand) -> list[Row]:
-    """The same drain against the fastest other library that runs one job at a time."""
-    what = "drain, one core: werk / huey, 1 thread"
+    """The same, against huey, the fastest other library that runs one job at a time."""
+    name, other = "one worker against huey", "huey, 1 thread"
     python = peers_python("huey")
-    if python is None:
-        return [Row(what, "huey could not be installed", at_least=2, unit="x")]
+    if python is None:  # it could not be installed
+        return [_drained(name, other, [], 2)]
     turns = _in_turns(
         stand,
         lambda: _drain(stand, "werk", stand.jobs(30_000)),
         lambda: _drain_huey(stand, python, stand.jobs(20_000)),
     )
-    return [_ratio(what, turns, 2)]
+    return [_drained(name, other, turns, 2)]
 
 
 def trip(stand: Stand) -> list[Row]:
-    """From enqueue to the result in hand, the worker idle before; also with horses replaced."""
+    """Time from enqueue to result with an idle worker, also while horses are replaced."""
     count, ours, stock, replaced = stand.jobs(100), [], [], []
     for _ in range(stand.runs(5)):
         with stand.idle_worker("werk"):
@@ -113,48 +137,46 @@ def trip(stand: Stand) -> list[Row]:
         with stand.idle_worker("werk", WERK_HORSE_JOBS=str(count // 2)):
             replaced += _ms(stand.load("trips_werk", count))
     rows = []
-    named = (("", ours), (", a horse replaced every 50 jobs", replaced))
-    for name, times in named:
-        for percent, most in ((50, 0.9), (99, 2)):
-            value = _p(times, percent)
-            what = f"idle round trip p{percent}{name}"
-            rows.append(Row(what, f"{value:.2f} ms", value, at_most=most, unit="ms"))
-    both = f"{_p(stock, 50):.2f} / {_p(stock, 99):.2f} ms"
-    return [*rows, Row("idle round trip p50 / p99, `rq worker`", both)]
+    for percent, most in ((50, 0.9), (99, 2)):
+        name = f"round trip of an idle worker, p{percent}"
+        value, other = [_p(ours, percent)], [_p(stock, percent)]
+        rows.append(Row(name, "ms", value, RQ, other, at_most=most))
+    for percent, most in ((50, 0.9), (99, 2)):
+        name = f"round trip, a horse replaced every 50 jobs, p{percent}"
+        rows.append(Row(name, "ms", [_p(replaced, percent)], at_most=most))
+    return rows
 
 
 def enqueue(stand: Stand) -> list[Row]:
-    """Jobs enqueued per second, one by one and many at once, against RQ's own calls."""
+    """Jobs enqueued per second, one by one and in batches."""
     rows = []
     for name, call, count in (
-        ("enqueue one by one: werk / rq", "enqueue", stand.jobs(4_000)),
-        ("enqueue_many: werk / rq", "batch", stand.jobs(20_000)),
+        ("enqueue one by one", "enqueue", stand.jobs(4_000)),
+        ("enqueue_many", "batch", stand.jobs(20_000)),
     ):
         turns = _in_turns(
             stand,
             lambda: _loaded(stand, f"{call}_werk", count),  # noqa: B023  called before the next
             lambda: _loaded(stand, f"{call}_rq", count),  # noqa: B023
         )
-        rows.append(_ratio(name, turns, 2.5))
+        rows.append(_compared(name, "jobs/s", RQ, turns, at_least=2.5))
     return rows
 
 
 def process(stand: Stand) -> list[Row]:
-    """CPU time of one enqueue from the shell, the whole process."""
+    """CPU time of one enqueue from the shell."""
     turns = _in_turns(
         stand,
         lambda: stand.cpu_of("werk-enqueue", "noop", "1"),
         lambda: stand.cpu_of("rq", "enqueue", "bench.tasks.noop", ":1"),
         times=15,
     )
-    ours, theirs, ratio = _medians(turns)
-    figures = f"{ours * 1000:.0f} / {theirs * 1000:.0f} ms, {ratio:.2f} x"
-    what = "CPU of one enqueue from the shell: `werk-enqueue` / `rq enqueue`"
-    return [Row(what, figures, ratio, at_most=0.33, unit="x")]
+    in_ms = [(1000 * ours, 1000 * theirs) for ours, theirs in turns]
+    return [_compared("CPU of one enqueue from the shell", "ms", RQ, in_ms, at_most=0.33)]
 
 
 def idle(stand: Stand) -> list[Row]:
-    """A worker that has nothing to do for a minute, and how it wakes up."""
+    """Memory, commands and CPU of a worker that is idle for a minute; its next round trip."""
     seconds = 5 if stand.is_quick else 60
     with stand.idle_worker("werk") as pid:
         before = cpu_seconds(pair_of(pid))
@@ -165,17 +187,16 @@ def idle(stand: Stand) -> list[Row]:
         trip_ms = (time.perf_counter() - begin) * 1000
     with stand.idle_worker("stock") as pid:
         stock = pss_mib(pair_of(pid))
-    figures = f"{memory:.1f} MiB (`rq worker`: {stock:.1f})"
     return [
-        Row("idle worker and its horse: PSS", figures, memory, at_most=38, unit="MiB"),
-        Row("idle worker: commands/s", f"{commands:.1f}", commands, at_most=2),
-        _seconds(f"idle worker: CPU in {seconds} s", used, 0.3 * seconds / 60),
-        Row(f"round trip after {seconds} s", f"{trip_ms:.2f} ms", trip_ms, at_most=2, unit="ms"),
+        Row("memory of an idle worker (PSS)", "MiB", [memory], RQ, [stock], at_most=38),
+        Row("an idle worker sends", "commands/s", [commands], at_most=2),
+        _seconds(f"CPU of an idle worker in {seconds} s", used, 0.3 * seconds / 60),
+        Row(f"round trip after {seconds} idle s", "ms", [trip_ms], at_most=2),
     ]
 
 
 def backlog(stand: Stand) -> list[Row]:
-    """The same thousand jobs with a million behind them, and with none."""
+    """Jobs per second of the same thousand jobs, with a million behind them and with none."""
     deep = stand.jobs(1_000_000)
     stand.fill(deep)
     turns = _in_turns(
@@ -184,7 +205,7 @@ def backlog(stand: Stand) -> list[Row]:
         lambda: _thousand(stand, SHALLOW),
     )
     stand.client.flushall()
-    return [_ratio(f"drain with {deep:,} waiting / with 1,000", turns, 0.85)]
+    return [_drained(f"one worker, {deep:,} jobs waiting", "1,000 waiting", turns, 0.85)]
 
 
 def pair(stand: Stand) -> list[Row]:
@@ -197,20 +218,20 @@ def pair(stand: Stand) -> list[Row]:
         lambda: _drain(stand, "werk", count),
     )
     stand.pin(True)
-    return [_ratio(f"drain, free on {len(stand.cores)} cores: two workers / one", turns, 1.6)]
+    return [_drained("two workers, free to use all cores", "one worker", turns, 1.6)]
 
 
 def kill(stand: Stand) -> list[Row]:
-    """From kill -9 of a horse, or of a whole worker, to the next run of its job."""
+    """Seconds from kill -9 of a horse, or of a worker, to the next run of its job."""
     times = stand.runs(5)
     horse = [_killed(stand, "horse", 1)[0] for _ in range(times)]
     worker = _killed(stand, "worker", times)  # all at once: each takes as long as a lease
     middle, most = statistics.median(worker), max(worker)
-    what = f"kill -9 of the {{}} to the next run, {{}} of {times}"
+    name = f"kill -9 of a {{}} to the next run, {{}} of {times}"
     return [
-        _seconds(what.format("horse", "max"), max(horse), 0.1),
-        _seconds(what.format("worker", "p50"), middle, 16),
-        _seconds(what.format("worker", "max"), most, 30),
+        _seconds(name.format("horse", "longest"), max(horse), 0.1),
+        _seconds(name.format("worker", "median"), middle, 16),
+        _seconds(name.format("worker", "longest"), most, 30),
     ]
 
 
@@ -228,11 +249,14 @@ def _in_turns(stand: Stand, ours: Figure, theirs: Figure, times: int = 5) -> Tur
     return [(ours(), theirs()) for _ in range(stand.runs(times))]
 
 
-def _medians(turns: Turns) -> tuple[float, float, float]:
-    """Return ours, theirs, and the ratio."""
-    ours, theirs = zip(*turns, strict=True)
-    ratio = statistics.median(mine / other for mine, other in turns)
-    return statistics.median(ours), statistics.median(theirs), ratio
+def _compared(name: str, unit: str, other: str, turns: Turns, **target: float) -> Row:
+    ours, theirs = [mine for mine, _ in turns], [its for _, its in turns]
+    ratios = [mine / its for mine, its in turns]
+    return Row(name, unit, ours, other, theirs, ratios, target_unit="x", **target)
+
+
+def _drained(name: str, other: str, turns: Turns, at_least: float) -> Row:
+    return _compared(name, "jobs/s", other, turns, at_least=at_least)
 
 
 def _drain(stand: Stand, kind: str, count: int, workers: int = 1) -> float:
@@ -331,14 +355,8 @@ def _commands_per_s(stand: Stand, seconds: float) -> float:
     return sum(b" lua]" not in line for line in lines) / seconds
 
 
-def _ratio(what: str, turns: Turns, at_least: float) -> Row:
-    ours, theirs, ratio = _medians(turns)
-    figures = f"{ours:,.0f} / {theirs:,.0f} jobs/s, {ratio:.3g} x"
-    return Row(what, figures, ratio, at_least=at_least, unit="x")
-
-
-def _seconds(what: str, value: float, at_most: float) -> Row:
-    return Row(what, f"{value:.2f} s", value, at_most=at_most, unit="s")
+def _seconds(name: str, value: float, at_most: float) -> Row:
+    return Row(name, "s", [value], at_most=at_most)
 
 
 def _ms(seconds: Sequence[float]) -> list[float]:

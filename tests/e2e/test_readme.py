@@ -62,6 +62,7 @@ RUN = """
     docs/deployment.md      redis-cli               test_redis_takes_its_settings
     docs/deployment.md      pip install             reason: test_install.py
     docs/deployment.md      RQ_DASHBOARD_PASSWORD   reason: bin/e2e-compose, where Docker is
+    docs/benchmarks.md      bin/bench               reason: test_bench.py, and it takes minutes
     docs/architecture.md    bin/                    reason: .ci/run, and they take minutes
     docs/security.md        openssl                 reason: test_security.py
     docs/security.md        tr                      reason: test_security.py

@@ -1,16 +1,19 @@
 """The pages of docs/ that are made from the code. `bin/docs` writes, test_docs.py compares them.
 
-reference.md is the help of every command, python-api.md what `import werk` offers.
+reference.md is the help of every command, python-api.md what `import werk` offers; the table and
+the chart of benchmarks.md come from benchmarks.json.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import benchmarks
 import click
 from rq.cli.workers import worker as rq_worker
 
@@ -29,7 +32,8 @@ COMMANDS_HEAD = """\
 
 <!-- Made by bin/docs from the commands themselves: change their help, then run bin/docs. -->
 
-What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. See also
+What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. `werk worker` takes the
+options of `rq worker`, and prints its help. See also
 [settings and exit codes](settings.md) and the [runbook](runbook.md#what-each-command-is-for).
 """
 API_HEAD = """\
@@ -42,8 +46,15 @@ All of it is imported from `werk`. [Enqueueing](enqueueing.md) and [tasks](tasks
 
 
 def pages() -> Mapping[Path, str]:
-    """Return the text of each page that is made from the code."""
-    return {DOCS / "reference.md": _commands(), DOCS / "python-api.md": _api()}
+    """Return the text of each page, and of the chart, that is made from the code."""
+    measured = json.loads((DOCS / "benchmarks.json").read_text())
+    figures = DOCS / "benchmarks.md"
+    return {
+        DOCS / "reference.md": _commands(),
+        DOCS / "python-api.md": _api(),
+        figures: benchmarks.page(figures.read_text(), measured),
+        DOCS / "images" / "benchmarks.svg": benchmarks.chart(measured),
+    }
 
 
 def _commands() -> str:

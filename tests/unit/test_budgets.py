@@ -33,7 +33,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 872,
+    "package cli": 871,
     "package client": 460,
     "package dev": 434,
     "package lua": 1086,

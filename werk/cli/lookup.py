@@ -30,7 +30,7 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 @click.argument("job_id")
 @json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Print what is known about a job."""
+    """Print what is known about a job. This includes its status, times and last error."""
     from werk.ops import job_view
 
     found = job_view.show(job_id, connect())
@@ -47,7 +47,7 @@ def show(job_id: str, as_json: bool) -> None:
 @click.option("--check", is_flag=True, help="Print only problems; exit with 78 for a missing task.")
 @json_option
 def tasks(check: bool, as_json: bool) -> int | None:
-    """List the tasks, their parameters, and the queues whose workers serve them."""
+    """List the tasks, their parameters, and where workers serve them."""
     from werk.ops import task_list
 
     rows = task_list.survey(None if check else link(Settings.read()), print_note)

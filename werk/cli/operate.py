@@ -104,7 +104,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
 @click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for an answer.")
 @json_option
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
-    """Send a job that does nothing through each QUEUE (default: all), and wait for it."""
+    """Send an empty job through each QUEUE and wait for it. Default: all queues."""
     answers = []
     for name, trouble, seconds in pings.send(output.connect(), queue, timeout):
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
@@ -152,7 +152,7 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
 def retry(
     job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
 ) -> int | None:
-    """Return failed jobs to their queues: the given ones, or those that an option selects."""
+    """Return failed jobs to their queues. Name the jobs, or select them with options."""
     filters = Filters(**chosen)
     if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
         raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
@@ -224,7 +224,7 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
 ) -> int | None:
-    """Have workers (default: all) finish their job and exit; print their names."""
+    """Have each WORKER (default: all) finish its job and exit. Prints their names."""
     if timeout is not None and not wait:
         raise ArgumentError("--timeout requires --wait")
     link = output.connect()
@@ -242,7 +242,11 @@ def drain(
 @click.option("--dry-run", is_flag=True, help="Print what would be repaired; change nothing.")
 @json_option
 def repair(dry_run: bool, as_json: bool) -> None:
-    """Return lost jobs to their queues, such as those of killed plain RQ workers."""
+    """Return lost jobs to their queues.
+
+    For example, a plain RQ worker that is killed loses its job. The records of workers that have
+    exited are removed.
+    """
     found = lost_jobs.repair(output.connect(), dry_run=dry_run)
     lines = [f"{name} {state}" for name, state in found]
     output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)

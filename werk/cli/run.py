@@ -82,7 +82,10 @@ def worker(arguments: tuple[str, ...]) -> int | None:
 @werk.command()
 @port_option
 def up(port: int) -> int | None:
-    """Run server, worker, dashboard and ./crontab in this terminal until Ctrl-C."""
+    """Run a server, a worker and the dashboard in this terminal.
+
+    For development. Runs `werk cron ./crontab` as well if there is such a file. Ctrl-C stops all.
+    """
     from werk.dev import up as dev
 
     return dev.up(Settings.read(), port=port)
@@ -91,16 +94,18 @@ def up(port: int) -> int | None:
 @werk.command()
 @port_option
 @click.option(
-    "--bind",
-    default="127.0.0.1",
-    help="Listen on this address; any but the loopback requires the password.",
+    "--bind", metavar="ADDRESS", default="127.0.0.1", help="Listen on ADDRESS (127.0.0.1)."
 )
 @click.option(
-    "--host", "hosts", multiple=True, help="Accept this Host header as well (repeatable)."
+    "--host", "hosts", multiple=True, metavar="NAME", help="Accept Host: NAME as well (repeatable)."
 )
 @click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
 def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> int:
-    """Serve the dashboard until Ctrl-C."""
+    """Serve the dashboard until Ctrl-C.
+
+    On another address than the loopback it requires RQ_DASHBOARD_USERNAME and
+    RQ_DASHBOARD_PASSWORD.
+    """
     from werk.web.app import serve
 
     return serve(Settings.read(), bind=bind, port=port, hosts=hosts, read_only=read_only)
@@ -112,7 +117,10 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 @click.option("--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed in PERIOD.")
 @click.option("--json", "as_json", is_flag=True, help="With --check, print JSON.")
 def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
-    """Enqueue the tasks of FILE, a crontab of task names, on any number of hosts."""
+    """Enqueue tasks at the times in FILE, a crontab of task names.
+
+    Several hosts may run the same file: each job is enqueued once. Runs until Ctrl-C.
+    """
     from werk.ops import cron as crontab
 
     connected = connect()

@@ -1,42 +1,43 @@
--- What an operator does to jobs, queues and workers (actions.py). Repeating it changes nothing.
+-- Do what an operator asks for, to jobs, queues or workers (actions.py). Repeating it changes
+-- nothing.
 --
--- No KEYS. ARGV  ACTION   NOW_TEXT, as RQ writes a time   NAMES, what it acts on
+-- A job is in one place before and after. The first write to its place is a removal, so the script
+-- also runs when memory is full. A job stays as it is if its place, or the place where it is to go,
+-- has another type; no error is raised.
+--
+-- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it   NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
--- Returns the outcome for each name.
--- For a job 'gone' if there is no record, its status if that does not fit, or else
+-- Returns the outcome for each name:
+-- of a job 'gone' if it has no record; its status if the action does not fit that; or else
 --       retry    'retried': a failed or stopped job is back in its queue, as with RQ's requeue;
---                'limited': it waits for its rate limit
---       cancel   'cancelled': it waited or was scheduled, deferred or ready, as with RQ's cancel
---       delete   'deleted', with all that RQ keeps of it; not while it runs
+--                'limited': it waits for a slot of its rate limit
+--       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel
+--       delete   'deleted', with all that RQ keeps of it; a running job is not
 --       probe    its status if it is lost: its record says that it waits, is due or runs, and it is
 --                in no place; or it is ready, where no job stays. Else 'fine'
---       restore  the same, and a lost job is back at the front of its queue, a ready one where RQ
+--       restore  the same; and a lost job is back at the front of its queue, a ready one where RQ
 --                would have put it
--- for a place
---       empty    'failed:<queue>', 'queue:<queue>', ...: how many entries were deleted, with their
---                jobs, from its start
---       compact  '<first> <last> <queue>', a page of it: how many ids of deleted or expired jobs
---                were taken out
--- for a queue
---       pause, resume  'yes', 'already', 'unknown': werk workers take nothing from it, or do again
--- for a worker
+-- of a place
+--       empty    'failed:<queue>', 'queue:<queue>', ...: how many entries were deleted from its
+--                start, with their jobs
+--       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
+--                jobs were removed from it
+-- of a queue
+--       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
+-- of a worker
 --       drain    'asked', 'already', 'not listening', 'unknown': it finishes its job and exits
---       reap     its key. 'gone': out of the sets of workers; or 'there': it exists
---
--- Invariant: a job is in one place before and after. The first write to a job's place is a removal,
--- so all of it also passes when memory is full. A job stays as it is if its place, or the one that
--- it is to go to, is of another type, and no error is replied.
+--       reap     by its key. 'gone': removed from the sets of workers; 'there': the worker exists
 
--- The place of a job by its status. A job that runs is in wip.
+-- The place of a job by its status. A running job is in wip.
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
   rate_limited = 'rate_limited', ready_to_enqueue = 'ready', finished = 'finished',
   failed = 'failed', stopped = 'failed', canceled = 'canceled'}
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
 
--- Take a job out of a place. Returns whether it was there.
+-- Remove a job from a place. Returns whether it was there.
 local function take(job, place)
-  -- One entry: to look for more would take long in a long list.
+  -- Only the first entry: a search for more takes long in a long list.
   if place == 'queue' then return try('LREM', job.queue, 1, job.id) == 1 end
   local key = P .. ':' .. place .. ':' .. job.origin
   return try('ZREM', place == 'rate_limited' and job.limit .. ':rate_limited' or key, job.id) == 1
@@ -78,8 +79,8 @@ local function cancel(job)
   return 'cancelled'
 end
 
--- The executions of a job in wip: the number of those that are alive, and a list of those whose
--- time is over.
+-- Return the executions of a job in wip: how many are alive, and the list of those that are
+-- overdue.
 local function executions_of(job)
   local alive, over = 0, {}
   for _, execution in ipairs(try('ZRANGE', P .. ':executions:' .. job.id, 0, -1)) do
@@ -112,7 +113,8 @@ local function delete(job)
   return 'deleted'
 end
 
--- The executions of a lost job, whose time is over. RQ's own clean-up may be running just now.
+-- Return the overdue executions of a lost job; nil or false if it is not lost, or if RQ's own
+-- clean-up may be running.
 local function lost(job)
   local alive, over = executions_of(job)
   if job.origin == '' or alive > 0 then return nil end
@@ -144,7 +146,7 @@ end
 
 local CHUNK = 200
 
--- An entry may be left over from a job that has moved on: then only the entry is deleted.
+-- If the job of an entry has moved on to another place, only the entry is deleted.
 local function empty(place)
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
   local ids = try(kind == 'queue' and 'LRANGE' or 'ZRANGE', key, 0, CHUNK - 1)
@@ -178,7 +180,7 @@ local function pause(queue)
   return is_known and 'already' or 'unknown'
 end
 
--- Asked once only: a second request would make it break off its job.
+-- Ask only once: a second request would make the worker stop its job.
 local function drain(name)
   local worker = P .. ':worker:' .. name
   local birth, draining, asked =
@@ -191,7 +193,7 @@ local function drain(name)
   return 'asked'
 end
 
--- Checked again here: the worker may just have registered anew.
+-- Check again here: the worker may have registered again meanwhile.
 local function reap(worker_key)
   if call('EXISTS', worker_key) == 1 then return 'there' end
   try('SREM', P .. ':workers', worker_key)

@@ -1,11 +1,11 @@
--- Return pages of the catalog, for callers and `werk status`. Writes nothing.
+-- Return entries of the catalog, for callers and `werk tasks`. Writes nothing.
+--
+-- Nothing that the catalog contains can make this script fail or its reply long.
 --
 -- KEYS  1 the catalog
 -- ARGV  LONGEST_PAGE, in bytes   MOST_PAGES   TASK, whose page to return; without it, all pages
--- Returns task, JSON, task, JSON, ... In the place of a page that is too long: ''. A catalog of
---       another type, and the pages beyond MOST_PAGES, are named like a task without a page.
---
--- Invariant: nothing that the catalog contains fails the script or makes the reply long.
+-- Returns task, JSON, task, JSON, ... with '' in place of a page that is too long. A catalog of
+--       another type, and the pages beyond MOST_PAGES, are named like a task, with '' as well.
 
 local LONGEST_NAME = 200
 local catalog, longest, most = KEYS[1], tonumber(LONGEST_PAGE), tonumber(MOST_PAGES)

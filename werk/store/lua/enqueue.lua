@@ -1,21 +1,23 @@
--- Enqueue jobs of one task, each once, however often this is sent.
+-- Enqueue jobs of one task. The same request may be sent again: it enqueues each job only once.
+--
+-- After this script each new job is in the queue or in the scheduled set, and the queue is in the
+-- set of queues; or nothing has changed. All checks come before the first write, except for the
+-- type of the queue or of the scheduled set. The first write checks that type, and it is also the
+-- write that Redis refuses at maxmemory, so no job is ever half written.
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
--- ARGV  the fields of EnqueueRequest, then of each job JOB_FIELDS (client/request.py, which
---       explains them and prepends the names used here)
--- Returns for each job 1: it is enqueued, by this request or by the same one before; or
---       {'id', id}              its id belongs to another job
---       {'hold', id}            the hold of job `id` keeps it out
---       {'active', id, status}  so does the job that the pointer names
---       {'overdue', id, status} it is enqueued although that job is active: it has been for a day
---   and last, if SERVED was given, a warning (see `warning`) or ''. Only the warning is returned if
---   nothing is enqueued because of it.
+-- ARGV  the fields of EnqueueRequest, then JOB_FIELDS for each job: see client/request.py, which
+--       prepends the names used here
+-- Returns for each job 1: it was enqueued, by this request or by an earlier copy of it; or
+--       {'id', id}               not enqueued: another job has this id
+--       {'hold', id}             not enqueued: the hold of job `id` has not expired
+--       {'active', id, status}   not enqueued: job `id`, which the pointer names, is active
+--       {'overdue', id, status}  enqueued although that job is active: it has been for a day
+--   and last, if SERVED was given, a warning (see `warning`) or ''. With REQUIRE_WORKER a warning
+--   is the only reply, and nothing is enqueued.
 --
--- Invariant: after it each job is in the queue or in the scheduled set, and its queue is in the set
--- of queues; or nothing has changed. All checks come before the first write, except for the type of
--- the queue or the scheduled set: that is checked by the first write itself, which is also one that
--- Redis refuses at maxmemory. So nothing is half written.
--- What few jobs need is read and written only for those: this runs once for nearly each job.
+-- This script runs for nearly every job, so what only few jobs need is read and written for those
+-- jobs alone.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local ttl, result_ttl, retries = tonumber(TTL), tonumber(RESULT_TTL), tonumber(RETRY)
@@ -23,14 +25,14 @@ local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
-local SENT_MEMORY_S = 60 -- far longer than any budget: within it a job may be sent again
+local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resent
 local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
 local clock = call('TIME')
 
-local wrong -- the reply if a key is of another type
+local wrong -- the error to reply with if a key has another type
 local function fits(key, wanted)
   local found = call('TYPE', key).ok
   if found == wanted or found == 'none' then return true end
@@ -38,12 +40,12 @@ local function fits(key, wanted)
   wrong = redis.error_reply(what .. '; is something else using it?')
 end
 
--- The content of each hold and pointer, with what this request is going to write.
--- A hold contains the id and created_at of its job.
+-- What each hold and pointer contains, including what this request is about to write. A hold
+-- contains the id and created_at of its job.
 local stands = {}
 local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
 
--- Return the reply for a job that was sent before or whose id is another's, nothing for others.
+-- Return the reply for a job that was sent before or whose id another job has, else nothing.
 local function known(id, job)
   if not fits(job, 'hash') then return end
   if call('EXISTS', job) == 1 then
@@ -52,14 +54,14 @@ local function known(id, job)
   if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
 end
 
--- Return the reply for a job that another's hold keeps out, nothing for others.
+-- Return the reply for a job that the hold of another job keeps out, else nothing.
 local function held(id, hold)
   local holder = read(hold)
-  if holder == id .. ' ' .. CREATED_AT then return 1 end -- the same request: its job has ended
+  if holder == id .. ' ' .. CREATED_AT then return 1 end -- sent before; the job has ended
   if holder then return {'hold', string.match(holder, '^%S*')} end
 end
 
--- Return the reply for a job whose pointer names an active one, nothing for others.
+-- Return the reply for a job whose pointer names an active job, else nothing.
 local function active(pointer)
   local is_active = {queued = true, scheduled = true, deferred = true, started = true}
   local last = read(pointer)
@@ -96,9 +98,9 @@ if SERVED ~= '' then
     return reply.err and {} or reply
   end
 
-  -- Return '' if a live worker serves the task as the caller has it, or a plain RQ worker listens,
-  -- which runs anything; 'differs' if live workers serve another version of it, 'unknown' if they
-  -- do not know it, 'unheard' if no worker listens.
+  -- Return '' if a live worker serves the caller's version of the task, or if a plain RQ worker
+  -- listens, which runs anything. Else return 'differs' if live workers serve another version,
+  -- 'unknown' if they do not know the task, 'unheard' if no worker listens.
   local function warning()
     local serves, prefix = PREFIX .. ':werk:serves:' .. QUEUE, TASK .. ' '
     local since = clock[1] - LEASE_S
@@ -156,7 +158,7 @@ local function write_whole(job, data, description)
   if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
 end
 
--- Return the seconds before each retry: doubled each time, and 10 % either way, so that jobs that
+-- Return the seconds before each retry: doubled each time, plus or minus 10 %, so that jobs that
 -- failed together are not retried together.
 local function retry_intervals()
   local seconds = {}
@@ -173,7 +175,7 @@ for _, at in ipairs(new) do
   local id, data, description = ARGV[at + ID], ARGV[at + DATA], ARGV[at + DESCRIPTION]
   local hold, pointer = ARGV[at + HOLD], ARGV[at + POINTER]
   local job = PREFIX .. ':job:' .. id
-  if first then -- a third of the time
+  if first then -- COPY takes a third of the time
     call('COPY', first, job)
     call('HSET', job, 'data', data, 'description', description)
   else

@@ -1,28 +1,28 @@
--- Return the records of jobs, for people and for failures.py. Writes nothing.
+-- Return the records of jobs, for `werk show`, `werk failed` and the dashboard. Writes nothing.
+--
+-- No record, whatever it holds, can make this script fail or its reply long.
 --
 -- KEYS  the hashes of the jobs, then as many streams with their results
--- ARGV  LONGEST, bytes of the longest value that is shown   FIELDS, names of fields
--- Returns for each job the values of FIELDS, then those of RESULT_FIELDS (see job_record.py): from
---       the latest result, its id (entry) among them. A longer value is replaced by its length; a
---       missing one, or one in a key of another type, by nil.
---
--- Invariant: no record, whatever it holds, fails the page or makes it long.
+-- ARGV  LONGEST, the largest value that is returned, in bytes   FIELDS, names of fields
+-- Returns for each job the values of FIELDS, then those of RESULT_FIELDS (job_record.py) in its
+--       latest result, among them the id of the entry. A larger value is replaced by its length. A
+--       missing value, or one in a key of another type, is nil.
 
 local longest = tonumber(LONGEST)
-local RESULTS = 20 -- times the longest: RQ keeps ten of a job, each in base64
+local RESULTS = 20 -- times LONGEST: RQ keeps ten results of a job, each in base64
 
 local function ask(...)
   local reply = redis.pcall(...)
   return not (type(reply) == 'table' and reply.err) and reply
 end
 
--- The size is asked first: a value of 64 MB would be copied to be left out.
+-- The size is asked first, so that a value of 64 MB is not copied only to be left out.
 local function value_of(key, field)
   local length = ask('HSTRLEN', key, field) or 0
   return length > longest and length or ask('HGET', key, field)
 end
 
--- A stream whose size may not be asked for counts as empty.
+-- If the Redis user may not ask for the size, the stream counts as small.
 local function latest(stream)
   local size = ask('MEMORY', 'USAGE', stream, 'SAMPLES', 50) or 0
   if size > RESULTS * longest then return {exc_string = size, return_value = size} end

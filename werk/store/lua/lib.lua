@@ -1,18 +1,18 @@
--- Prepended to tick.lua, act.lua and the small scripts, after the constants of scripts.py: P, RQ's
--- key prefix, and others.
+-- Functions for all scripts that stand behind this file: tick.lua, act.lua, snapshot.lua and the
+-- small ones of scripts.py, which also prepends constants (P is RQ's key prefix).
 --
--- A waiting job is in its queue (a list), a running one in wip:<queue>, others in scheduled:,
+-- A waiting job is in its queue (a list), a running one in wip:<queue>, any other in scheduled:,
 -- finished: or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here
--- `run`; its place in wip is what makes it the job's own: the first to remove that decides what
--- becomes of the job. Invariant: after each function here that writes, each job it is about is in
--- exactly one of these places, or in the one where it was.
+-- `run`. It owns its job as long as it is in wip: the first to remove it from there decides what
+-- becomes of the job. After each function here that writes, each job that it concerns is in exactly
+-- one of these places, or in the one where it was.
 --
--- All of it reads and checks before it writes. What may be of another type is asked first where
--- that decides, and written with `try` where it does not: then Redis refuses that one write, and
--- nothing else. A key of one job, execution or worker alone, or of werk's, that is of another type
--- is removed and written anew (see `own`); one of a queue stays as it is. A number in a record may
--- be any text: `whole` bounds it. So no error is replied. The first write is a removal: Redis 6.2
--- lets that pass at maxmemory, and then all that follows (7.0 and newer: flags=allow-oom).
+-- All functions read and check before they write. Where the type of a key decides something, it is
+-- asked for first; elsewhere the write goes through `try`, so that Redis refuses that one write and
+-- nothing else. A key of one job, execution or worker, or of werk, that has another type is removed
+-- and written again (see `own`); a key of a queue stays as it is. A number in a record may be any
+-- text: `whole` bounds it. So no function raises an error. The first write is a removal: Redis 6.2
+-- lets a script that begins with one run at maxmemory (7.0 and newer: flags=allow-oom).
 
 local call, try = redis.call, redis.pcall
 
@@ -24,26 +24,26 @@ local function wip_key(queue) return P .. ':wip:' .. queue end
 local function runs_of(worker) return P .. ':worker:' .. worker .. ':executions' end
 local function split(run) return string.match(run, '^(.*):([^:]*)$') end
 
--- May this key hold such a value? Asked first, so that a key of another type stops nothing half
--- way.
+-- Return whether a key can hold a value of this kind. To be asked before the first write, so that
+-- no script fails half way.
 local function fits(key, kind)
   local found = call('TYPE', key).ok
   return found == kind or found == 'none'
 end
 
--- Have a key of ours hold such a value or nothing. Returns the key.
+-- Remove a key of werk's own if its value is of another kind. Returns the key.
 local function own(key, kind)
   if not fits(key, kind) then call('UNLINK', key) end
   return key
 end
 
--- The whole number that a text of a record stands for, from 0 on; 0 for what is none.
+-- Return the number in a text of a record as a whole number from 0 to `most`; 0 if it has none.
 local function whole(text, most)
   local number = tonumber(text or 0) or 0
   return number > 0 and math.min(math.floor(number), most) or 0
 end
 
--- The executions of a worker; what is no name of one goes.
+-- Return the executions of a worker. Entries that cannot name an execution are removed.
 local function open_runs(worker)
   local found, runs = {}, own(runs_of(worker), 'set')
   for _, run in ipairs(call('SMEMBERS', runs)) do
@@ -52,8 +52,8 @@ local function open_runs(worker)
   return found
 end
 
--- The queue whose wip an execution is in, nil if there is none. A record can name another queue
--- than that.
+-- Return the queue whose wip has an execution, nil if there is none. The job's record may name
+-- another queue.
 local function queue_of(run, origin)
   if type(try('ZSCORE', wip_key(origin), run)) == 'string' then return origin end
   for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do
@@ -67,17 +67,17 @@ local function redis_time()
   return time[1] + time[2] / 1000000
 end
 
--- Since when a job has been in its queue, on Redis's clock. It is valid while the job's
--- enqueued_at, which is on the writer's clock, is the one that it names.
+-- Return the text of werk_enqueued: since when a job has been in its queue, on Redis's clock. It is
+-- valid while the job has this enqueued_at, which comes from the writer's clock.
 local function enqueued(enqueued_at) return string.format('%s|%.6f', enqueued_at, redis_time()) end
 
--- A job that is cancelled while it runs leaves wip at once; its status may be another when the
--- execution ends.
+-- Return a number if a job is among the cancelled ones, else nil. A job that is cancelled while it
+-- runs leaves wip at once, and its status may have changed again when the execution ends.
 local function is_cancelled(id, queue)
   return tonumber(try('ZSCORE', P .. ':canceled:' .. queue, id))
 end
 
--- Remove what RQ keeps about one execution, but for its place in wip.
+-- Remove what RQ keeps about one execution, except for its place in wip.
 local function forget(id, execution, worker)
   local run = id .. ':' .. execution
   call('UNLINK', P .. ':execution:' .. run)
@@ -85,18 +85,18 @@ local function forget(id, execution, worker)
   try('SREM', runs_of(worker), run)
 end
 
--- How often this job has killed its worker since it was enqueued: a requeue writes another
--- enqueued_at.
+-- Return how often a job has crashed since it was enqueued. A requeue writes another enqueued_at,
+-- so the count starts again.
 local function crashes_of(field, enqueued_at)
   local since, count = string.match(field or '', '^(.*)|(%d+)$')
   return since == enqueued_at and whole(count, MOST_CRASHES) or 0
 end
 
 -- Take an execution away from `worker` and put its job back at the front of its queue. A COUNTED
--- one ended in a crash. After more of those than the job may have it goes to `heir` instead, who
--- must fail it: it stays in wip as the heir's, so if the heir dies too, its own lease brings it up
--- again. Returns what became of it, and the count of crashes: 'requeued', 'fail', 'gone' (it was no
--- longer the job's), 'later' (cannot be decided now; nothing changed).
+-- execution ended in a crash. If the job has had more crashes than it may, the execution goes to
+-- `heir`, which must fail the job: it stays in wip, so if the heir dies too, it is rescued again.
+-- Returns what happened and the number of crashes: 'requeued', 'fail' (the heir must), 'gone' (the
+-- execution no longer owned the job), 'later' (cannot be decided now; nothing changed).
 local function give_back(run, worker, counted, heir, now)
   local id, execution = split(run)
   local job, execution_key = job_key(id), P .. ':execution:' .. run
@@ -111,13 +111,13 @@ local function give_back(run, worker, counted, heir, now)
   local in_wip = queue_of(run, origin)
   local queue = in_wip or origin
   local wip, list = wip_key(queue), P .. ':queue:' .. queue
-  -- Where wip is of another type the execution's own record says whose it is, and nobody can be
-  -- made its heir.
+  -- If wip has another type, the record of the execution says which worker has it, and there can
+  -- be no heir.
   local has_wip = fits(wip, 'zset')
   local mine = in_wip or not has_wip and try('HGET', execution_key, 'worker_name') == worker
   if is_job and mine and not fits(list, 'list') then return 'later', 0 end
-  -- RQ writes 'scheduled' before the transaction that defers a job. Its horse may have died between
-  -- the two.
+  -- RQ writes 'scheduled' before the transaction that defers a job. The horse may have died in
+  -- between.
   local is_half_deferred = status == 'scheduled'
     and not tonumber(try('ZSCORE', P .. ':scheduled:' .. queue, id))
   if not mine or not is_job or not (status == 'started' or is_half_deferred) then
@@ -128,7 +128,7 @@ local function give_back(run, worker, counted, heir, now)
   end
 
   local crashes = crashes_of(crashed, enqueued_at)
-  if counted then crashes = math.min(crashes, max) + 1 end -- the same, however often this is sent
+  if counted then crashes = math.min(crashes, max) + 1 end -- resending changes nothing
   if counted and crashes > max and has_wip then
     try('SREM', runs_of(worker), run)
     call('SADD', own(runs_of(heir), 'set'), run)
@@ -149,8 +149,8 @@ local function give_back(run, worker, counted, heir, now)
   return 'requeued', crashes
 end
 
--- The first of the keys that RQ's own finish writes that is of another type, nil if there is none:
--- of its transaction Redis would refuse a part.
+-- Return a text about a key that RQ's own finish writes and that has another type, else nil. Redis
+-- would refuse a part of RQ's transaction.
 local function clash(id, queue)
   local kinds = {[P .. ':queues'] = 'set', [P .. ':results:' .. id] = 'stream',
     [P .. ':executions:' .. id] = 'zset', [P .. ':queue:' .. queue] = 'list',
@@ -163,7 +163,7 @@ local function clash(id, queue)
   end
 end
 
--- RQ's transaction adds to a worker's counts: one that is no number begins anew.
+-- RQ's transaction adds to a worker's counts. Remove those that are not numbers.
 local function check_counts(worker)
   local key = own(P .. ':worker:' .. worker, 'hash')
   for _, field in ipairs({'failed_job_count', 'successful_job_count', 'total_working_time'}) do
@@ -174,10 +174,10 @@ local function check_counts(worker)
   end
 end
 
--- Is this execution still the job's own? For RQ's own finish, which is several commands: it asks
--- first, and again before it commits, and for `seconds` a rescue stays away. A job cancelled while
--- it runs has left wip; it is recorded as RQ does. Returns 1, or 0 if it is not; or a text, which
--- says what is wrong with a key that RQ would write.
+-- Return 1 if an execution still owns its job, else 0; or a text about a key that RQ cannot write.
+-- RQ's own finish consists of several commands. It calls this first and again before it commits,
+-- and for `seconds` the job is not rescued. A job that was cancelled while it ran has left wip; its
+-- end is recorded all the same, as in RQ.
 local function fence(run, queue, seconds, worker)
   local id, now = split(run), redis_time()
   local execution_key, wrong = P .. ':execution:' .. run, id and clash(id, queue)
@@ -194,8 +194,8 @@ local function fence(run, queue, seconds, worker)
   return 1
 end
 
--- Let this generation of a worker's horses alone claim, under a lease. Returns what was in hand
--- until now.
+-- Let only this generation of a worker's horses claim jobs, and renew the lease. Returns the
+-- executions that are open.
 local function fence_generation(worker, generation, lease_s)
   local key = own(P .. ':worker:' .. worker, 'hash')
   call('HDEL', key, 'werk_horse')
@@ -204,9 +204,9 @@ local function fence_generation(worker, generation, lease_s)
   return open_runs(worker)
 end
 
--- Before RQ's clean-up of a queue, give more time to each execution whose time in wip is over but
--- which will be rescued, because its worker has a lease. To RQ it is abandoned, and would fail. So
--- after an outage of all workers their jobs run again, too.
+-- Before RQ's clean-up of a queue, extend the time of each execution in wip that is overdue but
+-- will be rescued, because its worker has a lease. RQ would take it for abandoned and fail the job.
+-- So jobs also run again after an outage of all workers.
 local function spare(queue)
   local wip, now = wip_key(queue), redis_time()
   local over = fits(wip, 'zset') and call('ZRANGEBYSCORE', wip, '-inf', now) or {}

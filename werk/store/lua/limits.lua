@@ -1,5 +1,6 @@
--- Prepended to tick.lua and act.lua, after lib.lua: a job on its way to its queue, and its rate
--- limit if it has one. NOW_TEXT is the time, as RQ writes it.
+-- Functions for tick.lua and act.lua, after lib.lua: put a job into its queue or, if it has a rate
+-- limit, have it wait for a slot, as RQ does. After `push` or `wait_for_slot` a job that the caller
+-- has taken out of its place is in exactly one place again. NOW_TEXT is the time as RQ writes it.
 
 local now_text, now = NOW_TEXT, redis_time()
 
@@ -29,7 +30,7 @@ local function has_slots(limit)
     and fits(limit .. ':rate_limited', 'zset')
 end
 
--- Fill the free slots of a rate limit with those that wait for one, oldest first: see
+-- Give the free slots of a rate limit to the jobs that wait for one, oldest first: see
 -- rq/rate_limit.py.
 local function fill_slots(limit)
   if not has_slots(limit) then return end
@@ -46,8 +47,8 @@ local function fill_slots(limit)
   end
 end
 
--- How many jobs of its rate limit may be queued or running; 0 if a job has no rate limit, as RQ's
--- Job.has_rate_limit reads it.
+-- Return how many jobs of a job's rate limit may be queued or running; 0 if it has no rate limit
+-- (as RQ's Job.has_rate_limit reads it).
 local function slots_of(job)
   return job.rate_limit_key == '' and 0 or whole(job.rate_limit_concurrency, MOST_SLOTS)
 end

@@ -1,19 +1,19 @@
--- All that `werk status` asks of Redis, in one reading. Writes nothing. It takes O(queues +
+-- Return all that `werk status` shows, in one reading. Writes nothing, and takes O(queues +
 -- workers), however many jobs there are.
+--
+-- A key of another type counts as empty (0, '' or {}) and is named in `damaged`. Each queue and
+-- each worker is read and encoded separately, so none can make the reading of another fail.
 --
 -- No KEYS, no ARGV. Constants, from catalog_page.py: SERVED_S, MOST_SERVED.
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
---       of another type, or too large to read), and, by name,
+--       of another type, or too large to read), and by name
 --       queues   name, waiting, since and since_by_rq (see `oldest`), running, scheduled, failed,
 --                paused, left (executions of dead workers), in_hand (jobs that plain RQ workers
---                have taken), ready (dependents that RQ is about to enqueue) and ready_since (when
---                a tick first saw some), served (what its workers publish: task, fingerprint)
---       workers  name, run (its execution), since (its start), lease (until when), ttl (seconds
---                that RQ keeps the record without a beat), facts (its hash)
--- Texts are as they stand in Redis: snapshot.py reads the numbers in them.
---
--- Invariant: a key of another type counts as empty: 0, '' or {}, and is named in `damaged`. Each
--- queue and each worker is read and encoded by itself, so none can fail the reading of another.
+--                have taken), ready (dependents that RQ is about to enqueue), ready_since (when a
+--                tick first saw some), served (what its workers publish: task, fingerprint)
+--       workers  name, run (its execution), since (when that began), lease (until when), ttl (how
+--                many seconds RQ keeps the record without a heartbeat), facts (its hash)
+-- Texts are returned as they are in Redis: snapshot.py reads the numbers in them.
 
 local LONGEST_RECORD, LONGEST_COUNTERS = 256 * 1024, 4 * 1024 * 1024 -- bytes
 local MOST_QUEUES = 2000 -- in the record of one worker
@@ -28,7 +28,7 @@ local function ask(nothing, command, key, ...)
   return not is_error and type(reply) == type(nothing) and reply or nothing
 end
 
--- The size is asked first. A key whose size may not be asked for counts as small.
+-- The size is asked first. If the Redis user may not ask for it, the key counts as small.
 local function hash_of(key, longest)
   local found = {}
   if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then
@@ -40,10 +40,9 @@ local function hash_of(key, longest)
   return found
 end
 
--- The first job is the oldest, unless jobs were enqueued at the front: so read those at 0, 1, 2, 4,
--- 8, ... as well.
--- Returns since when it waits: on Redis's clock, as a number or null; and the same for the jobs
--- that plain RQ has enqueued, as RQ writes it.
+-- Return since when the oldest job waits: a number on Redis's clock, or null; and the same for the
+-- jobs that plain RQ has enqueued, as RQ writes a time. The first job is the oldest, unless jobs
+-- were enqueued at the front. So the jobs at 0, 1, 2, 4, 8, ... are read.
 local function oldest(list, waiting)
   local found, by_rq, at = nil, '', 0
   while at < waiting do
@@ -102,7 +101,7 @@ local function sorted(set)
   return found
 end
 
--- Return the rows as JSON, each encoded by itself: a row that cannot be encoded is left out.
+-- Return the rows as JSON, each encoded separately. A row that cannot be encoded is left out.
 local function rows(read, names, prefix)
   local found = {}
   for _, name in ipairs(names) do
@@ -113,7 +112,7 @@ local function rows(read, names, prefix)
   return '[' .. table.concat(found, ',') .. ']'
 end
 
--- Add the names in a set of keys, without the start that they share.
+-- Add the names in a set of keys, without the start that all keys have.
 local function add_named(found, set, start)
   for _, key in ipairs(ask({}, 'SMEMBERS', set)) do
     if string.sub(key, 1, #start) == start then found[string.sub(key, #start + 1)] = true end
@@ -123,7 +122,7 @@ end
 add_named(queues, P .. ':queues', P .. ':queue:')
 for _, name in ipairs(ask({}, 'SMEMBERS', P .. ':werk:paused')) do queues[name] = true end
 add_named(workers, P .. ':workers', P .. ':worker:')
--- RQ's set of workers can be of another type. Leases and the sets of each queue have workers, too.
+-- RQ's set of workers may have another type. Leases and each queue's own set name workers as well.
 for _, name in ipairs(ask({}, 'ZRANGE', P .. ':werk:leases', 0, -1)) do workers[name] = true end
 if damaged[P .. ':workers'] then
   for name in pairs(queues) do add_named(workers, P .. ':workers:' .. name, P .. ':worker:') end

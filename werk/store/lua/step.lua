@@ -1,46 +1,46 @@
--- The horse's one round trip a job: record the outcome of the last execution, claim the next job.
+-- Record the outcome of the horse's last execution and claim its next job, in one round trip.
+--
+-- After this script each popped job is in exactly one place: in wip under this execution; or, if it
+-- is dropped, where it already was; or back at the front of its queue. The ended job is where its
+-- outcome belongs, or untouched. No value of a field and no type of a key raises an error. A key of
+-- one job, execution or worker that has another type is removed and written again; one that many
+-- share, such as a set of a queue, stays.
 --
 -- KEYS  the queues, in the order in which they are served
--- ARGV  WORKER   GENERATION of the horse   EXECUTION: id of the one that a claim begins
---       NOW_TEXT, as RQ writes a time   NOW, Unix seconds
---       OWNED_UNTIL: RQ is to leave an execution alone until then   LISTED_UNTIL: and its name;
---       whole seconds on Redis's clock, which the tick has measured
---       WANTS_JOB '1' to claim   RESENT '1' if this may have been sent before
---       COUNTS '' or, to write the state, what has been counted since it was last written:
---       'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
---       The outcome (Outcome in outcome.py) of an execution that ended just now; left out if there
---       is none:
+-- ARGV  WORKER   GENERATION of the horse   EXECUTION, the id of the execution that a claim begins
+--       NOW_TEXT, the time as RQ writes it   NOW, Unix seconds
+--       OWNED_UNTIL and LISTED_UNTIL: until when RQ leaves the execution alone, and lists it; whole
+--       seconds on Redis's clock, as the tick has measured it
+--       WANTS_JOB '1' to claim   RESENT '1' if this request may have been sent before
+--       COUNTS '' or, to write the worker's state, what the horse has counted since it was last
+--       written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
+--       Only if an execution has just ended, its outcome (Outcome in outcome.py):
 --       ENDED_JOB   ENDED_QUEUE   ENDED_EXECUTION
 --       ENDED_STATUS 'finished', 'failed', 'stopped' or 'scheduled' (deferred)
---       ENDED_KEEP_S: how long the job is kept   ENDED_UNTIL: when that ends or, with 'scheduled',
---       when the job is due; on Redis's clock
---       ENDED_VALUE: base64 of the result or of the traceback, '' for none; with 'scheduled', since
---       when its task is unknown   ENDED_CLAIMED_AT, Unix seconds
--- Returns {what became of the outcome, the claim, dropped jobs, paused queues}:
---       outcome 'none', 'done', 'again' (this very one is recorded already), 'late' (the execution
---               is no longer the job's: discarded), 'dependents' (RQ must record it; nothing was
---               changed and nothing claimed), or 'misplaced': the key of the set where the job
---               belongs is of another type. Nothing was changed, and nothing claimed; but of a
---               failure, that of failed:<queue>: the job stays in wip and no worker's, until that
---               key is removed and RQ's clean-up fails it
---       claim   the fields of Claim in claim.py up to its queue. `status` is '' if RQ knows it, or
---               'werk_v <version>' of a newer record than ours; `callbacks` are there if a success
---               is not to be recorded here. Or why there is no claim: 'empty', 'more' (ask again),
---               'unasked', 'fenced' (another horse has taken over), 'suspended'
---       dropped {id, why, ...} of what was in a queue and must not run; nothing if there was none,
---               as of the paused. To these belong queues whose wip:<queue> is of another type:
---               their jobs wait
+--       ENDED_KEEP_S, seconds that the job is kept   ENDED_UNTIL, when they end or, for
+--       'scheduled', when the job is due; on Redis's clock
+--       ENDED_VALUE, base64 of the result or of the traceback, '' for none; for 'scheduled', since
+--       when the task is unknown   ENDED_CLAIMED_AT, Unix seconds
+-- Returns {outcome, claim, dropped, paused}:
+--       outcome 'none'; 'done'; 'again': recorded by an earlier copy of this request; 'late': the
+--               execution no longer owns the job, and its outcome was discarded; 'dependents': RQ
+--               has to record it, nothing was changed or claimed; 'misplaced': the key of the set
+--               where the job belongs has another type. Then nothing was changed or claimed, except
+--               that a failed job is left in wip without a worker, until that key is removed and
+--               RQ's clean-up fails the job
+--       claim   the fields of Claim (claim.py) up to its queue. `status` is '' for a job that was
+--               waiting, a text that is no status of RQ's, or 'werk_v <version>' for a record newer
+--               than this version reads. `callbacks` is set if RQ has to record a success.
+--               If nothing was claimed, the reason: 'empty', 'more' (ask again), 'unasked',
+--               'fenced' (another horse has taken over), 'suspended'
+--       dropped {id, why, ...}, jobs that were in a queue and must not run, or nil
+--       paused  the queues that were left out, or nil: paused ones, and those whose wip:<queue> has
+--               another type. Their jobs wait
 --
--- Invariant: after this script each popped job is in exactly one place: in wip under this
--- execution, or where it was dropped for, or back in front of its queue; and the ended job is where
--- its outcome belongs, or untouched. Whatever any field and any key holds, no error is replied. A
--- key of one job, execution or worker alone that is of another type is removed and written anew;
--- one that many share, such as a set of a queue, stays.
---
--- Run once a job, it stands without lib.lua and is made to be short: a call of Redis's costs 2 us,
--- and so do three tables returned, three functions that share locals, or two numbers turned to
--- text. What is true of lib.lua's writes holds here too. What an execution leaves behind expires as
--- soon as the tick has seen it running.
+-- This script runs for each job. It does without lib.lua and is made to be short: a call to Redis
+-- costs 2 us, and so do three returned tables, three closures, or two numbers turned into text.
+-- The rules of lib.lua for writes hold here too. What an execution leaves behind expires as soon as
+-- a tick has seen it.
 
 local call, try = redis.call, redis.pcall
 local is_resent = RESENT == '1'
@@ -80,16 +80,16 @@ else
     local last = is_stream and call('XREVRANGE', results, '+', '-', 'COUNT', 1)[1]
     local flat, entry = last and last[2] or {}, {}
     for i = 1, #flat, 2 do entry[flat[i]] = flat[i + 1] end
-    -- Who rescued this execution may have failed it, under the same id.
+    -- The worker that rescued this execution may have failed it, under the same id.
     local is_this = entry.execution_id == ENDED_EXECUTION and entry.type == result_type
     if is_this then outcome = 'again' end
     is_canceled = outcome == 'late' and try('HGET', job, 'status') == 'canceled'
       and call('EXISTS', execution_key) == 1
     is_ours = is_canceled
   end
-  -- The set may refuse: so it is written first, and what it refuses goes back to where it was; or,
-  -- if wip is of another type as well, to its queue. What was cancelled meanwhile is in its place
-  -- without this.
+  -- The set is written first, because its key may have another type. Then the job returns to where
+  -- it was or, if wip has another type as well, to its queue. A job that was cancelled meanwhile is
+  -- already where it belongs.
   if is_ours and type(try('ZADD', place, ENDED_UNTIL, id)) == 'table' then
     is_ours = false
     if not is_canceled then
@@ -110,8 +110,8 @@ else
     elseif ENDED_STATUS == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
       call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', value)
-    elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- there is such a job
-      and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and it is a hash
+    elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- the job exists
+      and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and is a hash
         'last_heartbeat', NOW_TEXT)) == 'number' then
       outcome = 'done'
       local added
@@ -125,7 +125,7 @@ else
           'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW,
           is_success and 'return_value' or 'exc_string', value)
       end
-      if type(added) == 'table' then -- no stream, or one that takes no more
+      if type(added) == 'table' then -- not a stream, or a full one
         call('UNLINK', results)
         call('XADD', results, '*', 'type', result_type,
           'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
@@ -134,7 +134,7 @@ else
       end
       call('EXPIRE', results, keep)
       if is_special then call('EXPIRE', dependents, keep); call('EXPIRE', dependencies, keep) end
-      -- The tick has them enqueued: see find_unfinished.
+      -- The tick has the dependents enqueued: see find_unfinished.
       if is_special and not is_success and call('EXISTS', dependents) == 1 then
         try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
       end
@@ -147,17 +147,17 @@ else
 end
 
 local got, got_id, got_queue, dropped, paused, number = nil, nil, nil, false, false, 0
-if is_resent then -- the claim that this very request made when it was sent before
+if is_resent then -- find the claim that this request made when it was sent before
   for _, run in ipairs(try('SMEMBERS', runs)) do
     local id, made_by = string.match(run, '^(.*):([^:]*)$')
     local fields = made_by == EXECUTION and read_job(P .. ':job:' .. id)
-    if fields and fields[ORIGIN] then -- or its record has expired
+    if fields and fields[ORIGIN] then -- else its record has expired
       got, got_id, got_queue = fields, id, ''
       got[STATUS] = ''
     end
   end
 end
-if got then -- it is that
+if got then -- claimed before
 elseif WANTS_JOB ~= '1' then got = 'unasked'
 elseif try('HGET', worker_key, 'werk_horse') ~= GENERATION then got = 'fenced'
 elseif is_special and call('EXISTS', suspended) == 1 then got = 'suspended'
@@ -189,7 +189,7 @@ while not got do
     elseif not is_ready and string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
       why_not = 'it is ' .. status
     else
-      -- What may be of another type comes first. These two are this worker's and this execution's.
+      -- Keys that may have another type come first. These two belong to worker and execution alone.
       if type(try('SADD', runs, run)) == 'table' then
         call('UNLINK', runs)
         call('SADD', runs, run)
@@ -238,7 +238,7 @@ while not got do
 end
 
 if type(got) == 'table' then
-  -- RQ stores '' for none.
+  -- RQ stores '' if a job has none.
   local success = got[SUCCESS_CALLBACK_NAME] or ''
   local failure, stopped = got[FAILURE_CALLBACK_NAME] or '', got[STOPPED_CALLBACK_NAME] or ''
   local is_plain = success .. failure .. stopped .. (got[REPEATS_LEFT] or '')
@@ -249,7 +249,7 @@ if type(got) == 'table' then
   got[CLAIM_JOB], got[CLAIM_QUEUE], got[CLAIM_END] = got_id, got_queue, nil
 end
 
--- What the horse has counted, added to anything but what is no number.
+-- Add what the horse has counted. A counter that is not a number stays as it is.
 local function add_counts()
   for field, amount in string.gmatch(COUNTS, '(%S+) (%S+)') do
     if field == 'done' then try('HINCRBY', worker_key, 'successful_job_count', amount)

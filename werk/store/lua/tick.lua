@@ -1,40 +1,41 @@
--- The supervisor's script, once a second: beat, lease, what its horse runs, rescue, due jobs,
--- catalog.
+-- The supervisor's script, once a second: renew the worker's lease and its horse's execution,
+-- rescue the jobs of dead workers, move due jobs, publish the catalog. It needs no leader: any
+-- number of workers may run it.
+--
+-- After this script each job is in exactly one place: where it was; or, if no process runs its
+-- execution any more, in its queue (after too many crashes in wip, as an execution of this worker);
+-- or, if it was due or ready, in its queue.
 --
 -- KEYS  the queues that the worker serves
--- ARGV  WORKER   NOW_TEXT and NOW: now by its host's clock, as RQ writes it and in Unix seconds
---       GENERATION of its horse   RUN: the execution that the horse runs, '' for none
---       LAST execution id of the horse, '' before the first   LEASE, seconds
---       WORKER_TTL: seconds until the worker's hash expires   MOVES_DUE '1' to move due jobs
---       DROPPED: how many log lines the worker has dropped
---       AHEAD_S: that its host's clock is ahead of Redis's, '' before it is known
---       SERVED: JSON list of "<task> <fingerprint>", or []
---       PAGES: JSON list of task, JSON, task, JSON, ... for the catalog, or []
--- Returns Redis's TIME in seconds, and then events, each {what, ...}:
---       {'unborn'} the worker's hash has expired: nothing was done, write it again and tick again
---       {'lost', run} the execution that the horse runs is no longer the job's
---       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue, see give_back; 'fail': by us
---       {'dropped', id, place, why} an entry among the due or ready jobs that is no job's
---       {'unfinished', run} a failure was recorded, and its job's dependents are to be enqueued
+-- ARGV  WORKER   NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds
+--       GENERATION of the horse   RUN, the execution that the horse runs, '' for none
+--       LAST, the id of the horse's latest execution, '' before the first   LEASE, in seconds
+--       WORKER_TTL, seconds until the worker's hash expires   MOVES_DUE '1' to move due jobs
+--       DROPPED, how many log lines the worker has dropped
+--       AHEAD_S, seconds that the host's clock is ahead of Redis's, '' if not yet known
+--       SERVED, a JSON list of "<task> <fingerprint>", or []
+--       PAGES, a JSON list of task, JSON, task, JSON, ... for the catalog, or []
+-- Returns Redis's TIME in seconds, then events, each {what, ...}:
+--       {'unborn'} the worker's hash has expired, and nothing was done: write it and tick again
+--       {'lost', run} the execution that the horse runs no longer owns its job
+--       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue: see give_back. After 'fail'
+--               this worker must fail the job
+--       {'dropped', id, place, why} a due or ready entry that belongs to no job was removed
+--       {'unfinished', run} a failure was recorded; the job's dependents have to be enqueued
 --       {'more'} more jobs are due or ready: tick again
---
--- Invariant: after this script each job is in exactly one place: where it was; or, if nobody runs
--- its execution any more, in its queue (after too many crashes, in wip as an execution of ours);
--- or, if it was due or ready, in its queue. Nothing here needs a leader: any number of workers may
--- run it.
 
 local lease_s = tonumber(LEASE)
 local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
-local READY_S = 3 -- RQ enqueues one dependent in some milliseconds; moving one earlier is harmless
+local READY_S = 3 -- RQ takes some ms to enqueue a dependent; moving it earlier is harmless
 local RQ_BEAT_S = 30
-local COMMITTED_S, MARKS_AT_ONCE = 3, 100 -- RQ needs so long at least before another horse helps
-local SEEN_S = 600 -- so long werk:ready outlives the last worker that wrote it
+local COMMITTED_S, MARKS_AT_ONCE = 3, 100 -- the time RQ has before another horse helps
+local SEEN_S = 600 -- how long werk:ready outlives the last worker that wrote it
 local DEAD_AT_ONCE = 5
 local TRY_AGAIN_S = 5
-local LONGEST_FINISH_S = 3600 -- what lasts longer was not written by us
+local LONGEST_FINISH_S = 3600 -- werk writes no later time than this
 local USUAL_S = lease_s / LEASE_S -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
@@ -50,13 +51,13 @@ local function event(...) events[#events + 1] = {...} end
 
 local function number_in(key)
   local number = tonumber(call('GET', own(key, 'string')) or '') or 0
-  return number == number and number or 0 -- or NaN
+  return number == number and number or 0 -- not NaN
 end
 
--- An outage, in which nobody could tick, extends every lease by its own length. The first tick
--- after it does that, once. No lease ends later than a new one, and after a clock that was set back
--- (or a key that was overwritten) each is a new one. The usual time between two ticks does not
--- count, so that a dead worker's lease expires even if every tick is late.
+-- After an outage, during which no worker could tick, the first tick extends every lease by the
+-- length of the outage, but not beyond a new lease. If Redis's clock was set back, or the key was
+-- overwritten, each lease becomes a new one. The usual time between two ticks does not count, so
+-- that a dead worker's lease expires even if every tick is late.
 local function survive_outage()
   local gap = clock - number_in(P .. ':werk:ticked')
   call('SET', P .. ':werk:ticked', string.format('%.6f', clock))
@@ -74,7 +75,7 @@ local function beat()
     'werk_clock', AHEAD_S)
   call('EXPIRE', worker_key, WORKER_TTL)
   call('EXPIRE', runs, MONTH_S)
-  if not fits(leases, 'zset') then -- nobody's is known: all begin anew
+  if not fits(leases, 'zset') then -- no lease is known: each worker gets a new one
     call('UNLINK', leases)
     for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do
       call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9))
@@ -84,7 +85,7 @@ local function beat()
   call('ZADD', leases, clock + lease_s, WORKER)
 end
 
--- Log lines that nobody read: their number, and when it last grew.
+-- Note how many log lines were dropped, and when that number last grew.
 local function note_dropped()
   local before = call('HGET', worker_key, 'werk_lines_dropped') or '0|0'
   if DROPPED ~= string.match(before, '^[^|]*') then
@@ -98,7 +99,7 @@ local function renew(run)
   local executions = own(P .. ':executions:' .. id, 'zset')
   local is_job = call('TYPE', job_key(id)).ok == 'hash'
   local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
-  -- A job cancelled while it runs has left wip, and its execution is still ours.
+  -- A job that was cancelled while it runs has left wip, but its execution is still ours.
   if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then
     event('lost', run)
     return
@@ -107,9 +108,9 @@ local function renew(run)
   call('HSET', key, 'last_heartbeat', NOW)
   call('ZADD', executions, 'XX', clock + LISTED_S, execution)
   call('EXPIRE', executions, LISTED_S)
-  -- RQ's own finish watches the hashes of the job and of all other parents of its dependents, and
-  -- starts over whenever one has been written. So this is written as seldom as RQ does, and not at
-  -- all during that finish.
+  -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
+  -- starts over when one of them is written. So the job's hash is written as rarely as RQ writes
+  -- it, and not at all during such a finish.
   if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
     call('EXPIRE', key, OWNED_S)
     if is_job and call('HEXISTS', key, 'werk_ending') == 0 then
@@ -118,8 +119,8 @@ local function renew(run)
   end
 end
 
--- An earlier execution of this horse: it is past it, and the finish was lost with a part of Redis's
--- memory.
+-- Return whether the horse has ended this execution. It is still open if Redis lost the finish, in
+-- a crash or a failover.
 local function is_past(run)
   local _, execution = split(run)
   return run ~= RUN and LAST ~= '' and string.sub(execution, 1, #GENERATION) == GENERATION
@@ -140,7 +141,7 @@ local function check_own()
   end
 end
 
--- RQ's own finish may still be running, if its worker is only frozen or cut off.
+-- Return whether RQ's own finish may still be running: its worker may be frozen or cut off.
 local function is_ending(run)
   local until_then = tonumber(try('HGET', P .. ':execution:' .. run, 'werk_ending') or 0) or 0
   return clock < until_then and until_then < clock + LONGEST_FINISH_S
@@ -157,15 +158,15 @@ local function rescue()
     if is_done then call('ZREM', leases, dead)
     else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
     local its_key = P .. ':worker:' .. dead
-    -- If it is only frozen, it claims nothing until it ticks.
+    -- If the worker is only frozen, it claims nothing before its next tick.
     if fits(its_key, 'hash') then call('HDEL', its_key, 'werk_horse') end
   end
 end
 
--- Move a job from its place to its queue, or have it wait for a slot of its rate limit, as RQ does.
--- Returns whether its entry was removed. A job whose status names another place stays there. An
--- entry without a job is dropped: the job has expired, or something else has written the entry. A
--- job stays in its place while a key of its rate limit is of another type.
+-- Move a job from a place to its queue, or have it wait for a slot of its rate limit, as RQ does.
+-- Returns whether its entry in the place was removed. If the job's status names another place, only
+-- the entry goes. An entry without a job is dropped: the job has expired, or another program wrote
+-- the entry. If a key of the rate limit has another type, the job stays where it is.
 local function enqueue(id, place, queue)
   local job, from = load(id), P .. ':' .. place .. ':' .. queue
   if not job then
@@ -201,7 +202,7 @@ local function enqueue_all(ids, place, queue, at_once)
   if #ids == at_once and has_room then event('more') end
 end
 
--- A plain RQ scheduler that holds its lock moves the queue's jobs itself. We never take that lock.
+-- While a plain RQ scheduler holds the lock of a queue, it moves the jobs. werk never takes it.
 local function move_due(list)
   local queue = string.sub(list, #P + 8)
   local scheduled = P .. ':scheduled:' .. queue
@@ -211,10 +212,10 @@ local function move_due(list)
   enqueue_all(due, 'scheduled', queue, DUE_AT_ONCE)
 end
 
--- RQ marks the dependents of a job as ready in one transaction, and enqueues them one by one after
--- it. What stays was left by a horse that died, or that gave way to another one. The scores are of
--- a host's clock, so this notes since when the set has not been empty. RQ watches what it enqueues:
--- it leaves alone what was moved before.
+-- RQ marks the dependents of a job as ready in one transaction, and then enqueues them one by one.
+-- Those that stay in the set were left by a horse that died or was replaced. Their scores come from
+-- a host's clock, so werk:ready holds the time since which the set is not empty. RQ watches the
+-- jobs that it enqueues, and skips those that were moved before.
 local function move_ready(list)
   local queue = string.sub(list, #P + 8)
   local ready, seen_ready = P .. ':ready:' .. queue, own(P .. ':werk:ready', 'zset')
@@ -229,9 +230,10 @@ local function move_ready(list)
   end
 end
 
--- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua
--- leaves them to others. Until that is done the execution is in werk:committed, with the worker
--- that answers for it. If that worker's lease is over, or its horse has gone on, they are for ours.
+-- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua does
+-- not enqueue them. Until that is done, werk:committed has the execution and the name of the worker
+-- that has to do it. If that worker's lease has expired, or it is this worker and its horse has
+-- gone on to another job, this worker's horse does it.
 local function find_unfinished()
   local committed = own(P .. ':werk:committed', 'zset')
   local until_then = clock - COMMITTED_S
@@ -255,8 +257,8 @@ local function serve(list)
   call('EXPIRE', serves, MONTH_S)
 end
 
--- A task that no worker has had for so long is forgotten; `pages` is written after that, with the
--- time of now.
+-- Forget the tasks that no worker has served for a month. The worker's own pages are written after
+-- this, with the current time.
 local function forget_old_pages()
   local catalog = own(P .. ':werk:catalog', 'hash')
   local old = call('HGETALL', catalog)
