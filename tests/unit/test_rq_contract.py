@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import get_args
 
 import pytest
-from rq.job import Job, _current_job
+from rq.job import Job, JobStatus, _current_job
 from rq.queue import Queue
 from rq.worker import Worker
 
+from werk.client.result import Status
 from werk.worker.frame import LOOP, OF_A_JOB, OF_A_SUCCESS, PERFORMING
 from werk.worker.rq_side import RQSide
 
@@ -65,3 +67,7 @@ def test_our_own_names_are_none_of_rqs() -> None:
     replaced = {name for name in own if hasattr(Worker, name)}
     called = set(CALLED) | {"handle_job_success", "handle_job_retry"}
     assert replaced <= called, replaced - called
+
+
+def test_every_status_of_a_job() -> None:
+    assert {*get_args(Status)} == {status.value for status in JobStatus}
