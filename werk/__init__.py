@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from werk.client.enqueue import enqueue, enqueue_many
+    from werk.client.enqueue import enqueue, enqueue_call, enqueue_many
     from werk.client.options import Options
     from werk.client.result import Handle, result
     from werk.errors import (
@@ -50,6 +50,7 @@ __all__ = [
     "WerkError",
     "WerkWarning",
     "enqueue",
+    "enqueue_call",
     "enqueue_many",
     "result",
 ]
@@ -59,6 +60,7 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
     "Options": "client.options",
     "Task": "registry",
     "enqueue": "client.enqueue",
+    "enqueue_call": "client.enqueue",
     "enqueue_many": "client.enqueue",
     "result": "client.result",
 }
@@ -68,12 +70,14 @@ def ping() -> None:
     """Do nothing. `werk ping` has workers run it, plain RQ workers too."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import on first use: a worker needs no client, a task needs neither."""
-    if name not in __all__:
-        raise AttributeError(f"module 'werk' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
-    module = importlib.import_module(f"werk.{_MODULES.get(name, 'errors')}")
-    value = globals()[name] = getattr(module, name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import on first use: a worker needs no client, a task needs neither."""
+        if name not in __all__:
+            raise AttributeError(f"module 'werk' has no attribute {name!r}")
+        import importlib
+
+        module = importlib.import_module(f"werk.{_MODULES.get(name, 'errors')}")
+        value = globals()[name] = getattr(module, name)
+        return value

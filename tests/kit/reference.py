@@ -85,7 +85,8 @@ def _help(name: str, command: click.Command) -> tuple[str, str]:
 
 def _api() -> str:
     functions = [
-        _entry(name, getattr(werk, name)) for name in ("enqueue", "enqueue_many", "result")
+        _entry(name, getattr(werk, name))
+        for name in ("enqueue", "enqueue_call", "enqueue_many", "result")
     ]
     handle = [_entry("Handle", werk.Handle)]
     for name, member in vars(werk.Handle).items():

@@ -26,6 +26,8 @@ from werk.tasks.types import JSON
 
 Spawn = Callable[..., Process]
 
+NOWHERE = "unix:///nowhere/redis.sock"
+
 TABLE = """
 from werk import Task
 
@@ -175,6 +177,24 @@ def test_a_python_caller_without_a_table(
     assert handles[1].result(timeout=60) == "Wednesday, 2"
     with pytest.raises(werk.UnknownTask, match="did you mean 'report'"):
         werk.enqueue("reports")
+
+
+def test_typed_functions_are_the_same_from_code_and_from_the_catalog(
+    serve: Callable[..., Process], shop: dict[str, str]
+) -> None:
+    serve(shop)
+    from_code = run("werk", "tasks", "--stubs", env={**shop, "RQ_REDIS_URL": NOWHERE})
+    assert (from_code.returncode, from_code.stderr) == (0, "")
+    table = Path(shop["PYTHONPATH"]).parent / "table"
+    for host in ({}, install(table, code=None)):
+        found = run("werk", "tasks", "--stubs", env=host)
+        assert (found.returncode, found.stdout, found.stderr) == (0, from_code.stdout, "")
+    assert ') -> _werk.Handle[str]:\n    """Enqueue the task report.' in from_code.stdout
+
+
+def test_without_a_table_and_redis_no_functions_are_made() -> None:
+    done = run("werk", "tasks", "--stubs", env={"RQ_REDIS_URL": NOWHERE})
+    assert (done.returncode, done.stdout) == (75, "")
 
 
 def test_a_caller_with_the_table_and_without_the_code(

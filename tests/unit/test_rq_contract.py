@@ -6,13 +6,15 @@ import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from rq.job import Job, _current_job
+from rq.job import Job, JobStatus, _current_job
 from rq.queue import Queue
 from rq.worker import Worker
 
 import werk
+from werk.client.result import Status
 from werk.worker.rq_patches import LOOP, OF_A_JOB, OF_A_SUCCESS, PERFORMING
 from werk.worker.rq_side import RQSide
 
@@ -110,3 +112,7 @@ def _is_private(name: str) -> bool:
 
 def _is_of_self(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def test_every_status_of_a_job() -> None:
+    assert {*get_args(Status)} == {status.value for status in JobStatus}

@@ -10,6 +10,7 @@ import click
 from werk import errors
 from werk.cli.output import connect, print_json, print_line, print_lines, print_note, print_outcome
 from werk.cli.types import SECONDS, json_option
+from werk.errors import ArgumentError
 from werk.settings import Settings
 from werk.store.connection import link
 
@@ -44,10 +45,22 @@ def show(job_id: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("file", required=False)
 @click.option("--check", is_flag=True, help="Print only problems; exit with 78 for a missing task.")
+@click.option(
+    "--stubs",
+    is_flag=True,
+    help="Print a Python module with a typed function per task; with --check FILE, exit with 1"
+    " if FILE differs from it.",
+)
 @json_option
-def tasks(check: bool, as_json: bool) -> int | None:
+def tasks(file: str | None, check: bool, stubs: bool, as_json: bool) -> int | None:
     """List the tasks, their parameters, and where workers serve them."""
+    if file is not None and not (stubs and check):
+        raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}")
+    if stubs:
+        _stubs(file, check, as_json)
+        return None
     from werk.ops import task_list
 
     rows = task_list.survey(None if check else link(Settings.read()), print_note)
@@ -61,3 +74,18 @@ def tasks(check: bool, as_json: bool) -> int | None:
         print_line(f"{entry.name}: {note.text}")
     is_broken = check and any(entry.shape.is_missing for entry, _ in notes)
     return errors.EXIT_CONFIG if is_broken else None
+
+
+def _stubs(file: str | None, check: bool, as_json: bool) -> None:
+    """Print the module of typed functions, or compare a file with it."""
+    from werk.ops import task_stubs
+
+    if as_json:
+        raise ArgumentError("--json cannot be combined with --stubs, which prints Python")
+    if check and file is None:
+        raise ArgumentError("--stubs --check requires FILE, the module that --stubs has printed")
+    module = task_stubs.module(task_stubs.entries(connect, print_note))
+    if file is None:
+        click.echo(module.encode(), nl=False)  # in UTF-8 whatever the locale
+    else:
+        task_stubs.check(file, module)

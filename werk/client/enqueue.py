@@ -80,6 +80,25 @@ def enqueue(
     return handle
 
 
+def enqueue_call(
+    name: str,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> Handle:
+    """Enqueue a task as enqueue() does, with its arguments in a sequence and a dict.
+
+    For tasks with a parameter called `options` or `connection`. Raises the same errors as
+    enqueue().
+    """
+    job = prepare(find(name, connection), args, kwargs or {}, options or NO_OPTIONS)
+    [handle] = send([job], connection)
+    _warn([handle])
+    return handle
+
+
 def enqueue_many(
     name: str,
     calls: Sequence[Sequence[object] | Mapping[str, object]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from werk.client.links import link_of
 from werk.errors import JobCancelled, JobFailed, NoSuchJob, ResultNotKept, ResultTimeout
@@ -14,13 +14,33 @@ from werk.store.payload import UNSERIALIZABLE, read_exception, read_not_kept, re
 
 if TYPE_CHECKING:
     from rq.job import Job
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
     from werk.client.links import Connection
+
+    # A default, so that `werk.Handle` alone still passes mypy --strict. (In typing from 3.13.)
+    Result = TypeVarWithDefault("Result", covariant=True, default=Any)
+else:
+    Result = TypeVar("Result", covariant=True)
+
+Status = Literal[
+    "created",
+    "queued",
+    "started",
+    "finished",
+    "failed",
+    "deferred",
+    "scheduled",
+    "stopped",
+    "canceled",
+    "rate_limited",
+    "ready_to_enqueue",
+]  # rq.job.JobStatus
 
 SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
 
 
-class Handle(NamedTuple):
+class Handle(NamedTuple, Generic[Result]):
     """A job that was enqueued; for a duplicate, the existing job."""
 
     id: str
@@ -32,18 +52,19 @@ class Handle(NamedTuple):
     result_ttl: int = 1
     connection: Connection | None = None
 
-    def status(self) -> str:
+    def status(self) -> Status:
         """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
         return status(self.id, connection=self.connection)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> Result:
         """Wait for the result and return it. `timeout` is in seconds; None: wait without a limit.
 
         Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
         """
         keeps_result = self.result_ttl != 0
         is_ours = keeps_result and not self.duplicate
-        return _wait(self.id, timeout, self.connection, keeps_result, is_ours)
+        value: Result = _wait(self.id, timeout, self.connection, keeps_result, is_ours)
+        return value
 
     def as_json(self) -> dict[str, Any]:
         """Return the handle as plain data, as `werk-enqueue --json` prints it."""
@@ -73,12 +94,12 @@ def result(
     return _wait(job_id, timeout, connection, keeps_result=True)
 
 
-def status(job_id: str, *, connection: Connection | None = None) -> str:
+def status(job_id: str, *, connection: Connection | None = None) -> Status:
     """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
     found = link_of(connection).call("HGET", keys.key("job", job_id), "status")
     if found is None:
         raise NoSuchJob(_no_such(job_id))
-    return keys.text(found)
+    return keys.text(found)  # type: ignore[return-value]
 
 
 def _wait(

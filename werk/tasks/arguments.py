@@ -69,8 +69,10 @@ class Signature:
         parameters: tuple[Parameter, ...] = (_ARGS, _KWARGS),
         summary: str = "",  # the docstring's first line
         notes: tuple[Note, ...] = (),
+        returns: Type = JSON,  # what its result is; JSON: not known
     ) -> None:
         self.parameters, self.summary, self.notes = parameters, summary, notes
+        self.returns = returns
         self.is_missing = any(note.kind in ("module", "function") for note in notes)  # no code
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}

@@ -4,7 +4,7 @@ Workers publish it with their tick (tick.py); callers look up the tasks that the
 
 <prefix>:werk:serves:<queue>  sorted set of "<task> <fingerprint>", scored by the last beat
                               (Redis's clock)
-<prefix>:werk:catalog         hash of task -> JSON of its Task, parameters and fingerprint
+<prefix>:werk:catalog         hash of task -> JSON of its Task, parameters, result and fingerprint
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ def _page_of(task: Task, shape: Signature) -> str:
         **task._asdict(),
         "parameters": [own._asdict() for own in shape.parameters],
         "summary": shape.summary,
+        "returns": shape.returns,
         "fingerprint": fingerprint(task.path),
         "seen": round(time.time()),
     }

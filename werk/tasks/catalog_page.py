@@ -17,7 +17,7 @@ from werk.store import keys
 from werk.store.connection import Command, Link
 from werk.store.scripts import Script, joined, named, source
 from werk.tasks.arguments import KINDS, Parameter, Signature
-from werk.tasks.types import Type
+from werk.tasks.types import JSON, Type
 
 CATALOG = keys.key("werk", "catalog")
 LONGEST_PAGE = 256 * 1024  # bytes
@@ -100,8 +100,9 @@ def _entry(name: str, facts: Any) -> Entry:
     fingerprint = _text(facts["fingerprint"])
     _check(_FINGERPRINT.fullmatch(fingerprint) is not None)
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
+    returns = _type(facts["returns"]) if "returns" in facts else JSON  # 0.2.0 does not write it
     task = task._replace(secret=tuple(task.secret))
-    return Entry(name, task, Signature(parameters, summary), fingerprint)
+    return Entry(name, task, Signature(parameters, summary, returns=returns), fingerprint)
 
 
 def _parameter(

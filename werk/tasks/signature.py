@@ -39,6 +39,7 @@ _HARMLESS = frozenset(
     "staticmethod classmethod functools.cache functools.lru_cache typing.final typing.override"
     " warnings.deprecated typing.deprecated rq.decorators.job enum.unique".split()
 )
+_RESERVED = "werk.enqueue takes {}=; rename it, or pass it with werk.enqueue_call"
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -80,12 +81,13 @@ def _read(names: list[str]) -> Signature:
         is_one = kind in ("positional", "keyword")
         is_nameless = arg in function.args.posonlyargs
         if is_one and not is_nameless and arg.arg in ("options", "connection"):
-            notes.append(Note("reserved", f"{place}: werk.enqueue takes {arg.arg}=; rename it"))
+            notes.append(Note("reserved", f"{place}: {_RESERVED.format(arg.arg)}"))
         text = _source(default) if default else None
         required = is_one and not default
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
     doc = (ast.get_docstring(function, clean=False) or "").strip().split("\n")[0].strip()
-    return Signature(tuple(parameters), printable(doc, " "), tuple(notes))
+    returns = module.returned(function.returns)
+    return Signature(tuple(parameters), printable(doc, " "), tuple(notes), returns)
 
 
 def _rows(args: ast.arguments) -> list[tuple[ast.arg, str, ast.expr | None]]:
@@ -184,6 +186,11 @@ class _Module:
                 return self._generic(self._meaning(of), [part])
         named = self._meaning(node)
         return self._enum(named) if isinstance(named, ast.ClassDef) else _TYPES.get(named or "")
+
+    def returned(self, node: ast.expr | None) -> Type:
+        """Return what the annotation of a result means; JSON if that is unknown."""
+        is_none = isinstance(node, ast.Constant) and node.value in (None, "None")
+        return Type("none") if is_none else self.type_of(node) or JSON
 
     def _generic(self, name: object, parts: list[ast.expr]) -> Type | None:
         match name:

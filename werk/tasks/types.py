@@ -119,6 +119,7 @@ _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _COUNT = r"([0-9]+(?:\.[0-9]+)?)"
 _DURATION = rf"(-?)(?=[0-9])(?:{_COUNT}d)?(?:{_COUNT}h)?(?:{_COUNT}m)?(?:{_COUNT}s)?"
 _UUID = r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}"
+_NONES = {"": None, "null": None}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -211,6 +212,7 @@ _KINDS = {
     "dict": _Kind(dict, read_json, "a dict, in JSON"),
     "list": _Kind(list, read_json, "a list, in JSON"),
     "choice": _Kind(None, _text, "one of "),
+    "none": _Kind(type(None), lambda text: _NONES[text], "null (None)"),  # only of results
     "json": _Kind(object, read_json, "JSON"),
 }  # and "optional", which is None or its inner type
 _IN_JSON = (str, int, float, bool, list, dict, object)  # what JSON has itself
