@@ -39,8 +39,8 @@ OVER = {
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,
-    "package tasks": 814,
-    "package worker": 3193,
+    "package tasks": 815,
+    "package worker": 3217,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

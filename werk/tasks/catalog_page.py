@@ -93,14 +93,15 @@ def read(name: str, page: bytes) -> Entry | None:
 
 def _entry(name: str, facts: Any) -> Entry:
     _check(NAME.fullmatch(name) is not None)
-    task = Task(**{field: facts[field] for field in Task._fields})
+    known = {"retry_delays": (), **facts}  # werk 0.2.0 publishes none
+    task = Task(**{field: known[field] for field in Task._fields if field != "retry_on"})
     _check(task.problem() is None)
     parameters = tuple(_parameter(**own) for own in _list(facts["parameters"]))
     _check(len({own.name for own in parameters}) == len(parameters))
     fingerprint = _text(facts["fingerprint"])
     _check(_FINGERPRINT.fullmatch(fingerprint) is not None)
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
-    task = task._replace(secret=tuple(task.secret))
+    task = task._replace(secret=tuple(task.secret), retry_delays=tuple(task.retry_delays))
     return Entry(name, task, Signature(parameters, summary), fingerprint)
 
 

@@ -34,6 +34,7 @@ from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
+from werk.worker.retries import limit_retries
 from werk.worker.rq_classes import load, note_attempt
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class RQSide(PlainWorker):
     redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
 
     def server_version(self) -> tuple[int, int, int]:
-        version: tuple[int, int, int] = self.get_redis_server_version()  # type: ignore[no-untyped-call]
-        return version
+        return self.get_redis_server_version()  # type: ignore[no-untyped-call, no-any-return]
 
     def ordered_queue_keys(self) -> list[str]:
         return [queue.key for queue in self._ordered_queues]
@@ -107,9 +107,8 @@ class RQSide(PlainWorker):
 
     def reconnect_pubsub(self) -> None:
         """End the connection of RQ's thread for commands, so that it opens another."""
-        connection = self.pubsub and self.pubsub.connection
-        if connection:
-            hang_up(connection._sock)
+        if self.pubsub and self.pubsub.connection:
+            hang_up(self.pubsub.connection._sock)
 
     def install_signal_handlers(self) -> None:
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
@@ -206,6 +205,7 @@ class RQSide(PlainWorker):
         if self.frame and isinstance(error, (Late, Unusable)):
             raise error  # it comes from RQ's own code, which takes it for the task's
         if not self.frame or self.frame.fail(error):
+            limit_retries(job, type(error))
             super()._finalize_failure(job, queue, execution, exc_info)
 
     # --- finishing
