@@ -33,14 +33,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 843,
+    "package cli": 854,
     "package client": 460,
     "package dev": 434,
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,
-    "package tasks": 815,
-    "package worker": 3217,
+    "package tasks": 917,
+    "package worker": 3294,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

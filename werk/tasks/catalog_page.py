@@ -102,7 +102,8 @@ def _entry(name: str, facts: Any) -> Entry:
     _check(_FINGERPRINT.fullmatch(fingerprint) is not None)
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
     task = task._replace(secret=tuple(task.secret), retry_delays=tuple(task.retry_delays))
-    return Entry(name, task, Signature(parameters, summary), fingerprint)
+    is_decorated = facts.get("decorated") is True  # werk 0.2.0 publishes none
+    return Entry(name, task, Signature(parameters, summary, (), is_decorated), fingerprint)
 
 
 def _parameter(
