@@ -40,7 +40,7 @@ OVER = {
     "package ops": 1341,
     "package store": 931,
     "package tasks": 917,
-    "package worker": 3294,
+    "package worker": 3295,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -239,7 +239,8 @@ class Runner:
             return
         if found := other_signature(path, function):
             usages = (shape.usage() or "nothing" for shape in (signature.read(path), found))
-            why = 'a decorator makes it take "{1}", its source says "{0}"'.format(*usages)
+            why = 'its source says "{}", but it takes "{}": a decorator, or a file that has changed'
+            why = why.format(*usages)
             self.log.event("other-signature", {"task": name, "reason": why}, logging.WARNING)
             self.shared.add_found(name, catalog.page_of(registry.tasks()[name], found))
 
