@@ -39,7 +39,7 @@ OVER = {
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,
-    "package tasks": 917,
+    "package tasks": 921,
     "package worker": 3295,
 }
 

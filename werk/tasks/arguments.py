@@ -69,6 +69,7 @@ class Signature:
         parameters: tuple[Parameter, ...] = (_ARGS, _KWARGS),
         summary: str = "",  # the docstring's first line
         notes: tuple[Note, ...] = (),
+        *,
         is_decorated: bool = False,  # as they are written; a decorator may change them
     ) -> None:
         self.is_decorated = is_decorated

@@ -103,7 +103,8 @@ def _entry(name: str, facts: Any) -> Entry:
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
     task = task._replace(secret=tuple(task.secret), retry_delays=tuple(task.retry_delays))
     is_decorated = facts.get("decorated") is True  # werk 0.2.0 publishes none
-    return Entry(name, task, Signature(parameters, summary, (), is_decorated), fingerprint)
+    shape = Signature(parameters, summary, is_decorated=is_decorated)
+    return Entry(name, task, shape, fingerprint)
 
 
 def _parameter(

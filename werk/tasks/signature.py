@@ -90,7 +90,9 @@ def _read(names: list[str], explain: Explain | None) -> Signature:
         required = is_one and not default
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
     doc = (ast.get_docstring(function, clean=False) or "").strip().split("\n")[0].strip()
-    return Signature(tuple(parameters), printable(doc, " "), tuple(notes), is_decorated)
+    return Signature(
+        tuple(parameters), printable(doc, " "), tuple(notes), is_decorated=is_decorated
+    )
 
 
 def _rows(args: ast.arguments) -> list[tuple[ast.arg, str, ast.expr | None]]:
