@@ -6,9 +6,11 @@ More tables, without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.repo
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import repeat
 from typing import NamedTuple
 
 from werk.errors import ConfigError
@@ -18,6 +20,7 @@ DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
 FAILURE_TTL_S = 30 * 24 * 3600
 LONGEST_S = 10**9  # thirty years; timers and Redis accept little more
 MOST_RETRIES = 10_000
+RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 10, 3600
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -31,9 +34,11 @@ class Task(NamedTuple):
     result_ttl: int = 3600  # how long a result is kept; -1: it never expires, 0: not at all
     failure_ttl: int = FAILURE_TTL_S  # how long a failed job is kept
     retry: int = 0  # how often a failed job is retried
-    retry_delay: int = 10  # before the first retry; doubled each time, at most an hour
+    retry_delay: int = RETRY_DELAY_S  # before the first retry; doubled each time, at most an hour
     max_crashes: int = 2  # how often a job that killed its worker is run again
     secret: tuple[str, ...] = ()  # parameters shown as ***
+    retry_delays: tuple[int, ...] = ()  # before each retry; the last one is repeated
+    retry_on: tuple[str, ...] = ()  # exceptions that are retried, by dotted name; (): all
 
     def problem(self) -> str | None:
         """Return what is wrong with the task, or None."""
@@ -51,7 +56,37 @@ class Task(NamedTuple):
             return f"retry, retry_delay and max_crashes: use 0 to {MOST_RETRIES}"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
             return 'secret must be a tuple of parameter names, such as ("token",)'
+        return self._retry_problem()
+
+    def _retry_problem(self) -> str | None:
+        delays, names = self.retry_delays, self.retry_on
+        if not isinstance(delays, tuple | list) or len(delays) > MOST_RETRIES:
+            return "retry_delays must be a tuple of seconds, such as (60, 300, 3600)"
+        for seconds in delays:
+            if type(seconds) is not int or not 0 <= seconds <= LONGEST_S:
+                return f"retry_delays: {seconds!r}: use whole seconds, 0 to {LONGEST_S}"
+        if not isinstance(names, tuple | list):
+            return 'retry_on must be a tuple of dotted names, such as ("requests.ConnectionError",)'
+        for name in names:
+            is_name = isinstance(name, str) and (_PATH.fullmatch(name) or name in vars(builtins))
+            if not is_name:
+                return f"retry_on: {name!r} is not a dotted name, such as requests.ConnectionError"
         return None
+
+    def contradiction(self) -> str | None:
+        """Return which two arguments in a table do not go together, or None."""
+        if self.retry_delays and self.retry_delay != RETRY_DELAY_S:
+            return "retry_delay and retry_delays cannot be combined; leave one of them out"
+        if 0 < self.retry < (count := len(self.retry_delays)):
+            return f"retry={self.retry} is less than the {count} retry_delays; leave retry out"
+        return None
+
+    def delays(self) -> list[int]:
+        """Return the seconds before each retry. RQ would repeat the first of a short list."""
+        if given := self.retry_delays[: self.retry]:
+            return [*given, *repeat(given[-1], self.retry - len(given))]
+        doubled = (self.retry_delay * 2 ** min(n, 12) for n in range(self.retry))
+        return [min(seconds, LONGEST_RETRY_DELAY_S) for seconds in doubled]
 
 
 TASKS: dict[str, str | Task] = {
@@ -110,6 +145,6 @@ def _checked(name: object, entry: object, place: str) -> Task:
     if not isinstance(task, Task):
         kind = type(entry).__name__
         raise ConfigError(f"{place}: {name}: use a dotted path or Task(...), not {kind}")
-    if problem := task.problem():
+    if problem := task.problem() or task.contradiction():
         raise ConfigError(f"{place}: {name}: {problem}")
-    return task
+    return task._replace(retry=task.retry or len(task.retry_delays))

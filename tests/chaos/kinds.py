@@ -7,7 +7,7 @@ from typing import NamedTuple
 QUEUES = ("high", "default", "low")
 RESULT_TTL_S = 7200  # longer than any run
 FAILURE_TTL_S = 10800
-RETRY_DELAY_S = 1  # before the first retry; doubled each time (enqueue.lua)
+RETRY_DELAY_S = 1  # before the first retry; doubled each time (Task.delays)
 
 
 class Kind(NamedTuple):

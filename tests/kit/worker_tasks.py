@@ -164,13 +164,10 @@ def mistaken() -> None:
     note()  # type: ignore[call-arg]
 
 
-def _undone(function: Any) -> Any:
-    return function
+def _takes_nothing() -> None: ...
 
 
-@_undone
-def unread() -> None:
-    """What is decorated is not read, so its arguments are not checked."""
+unread = _takes_nothing  # what is not defined by def is not read: its arguments are not checked
 
 
 def saw(job: Any, connection: Any, *rest: Any) -> None:

@@ -460,3 +460,43 @@ def test_workers_ahead_of_callers(
     assert "not in the table here; read from the catalog" in listed
     done = run("werk-enqueue", "--wait", "--queue", "low", "refund", "2026-11-24", "3", env=old)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Tuesday, 3\n", "")
+
+
+DECORATED = '''
+import functools
+
+
+def for_tenant(function):
+    @functools.wraps(function)
+    def wrapper(copies: int = 1, *, colour: bool = False) -> str:
+        return function("ours", copies)
+    return wrapper
+
+
+@for_tenant
+def report(tenant: str, copies: int = 1) -> str:
+    """Write a report."""
+    return f"{tenant}, {copies}"
+'''
+
+
+def test_a_worker_publishes_what_a_decorator_makes_of_a_task(
+    serve: Callable[..., Process], light: Link, tmp_path: Path
+) -> None:
+    def usage() -> str:
+        return read_pages(light, "report").entries["report"].shape.usage()
+
+    host = install(tmp_path / "host", DECORATED, TABLE.replace(', secret=("token",)', ""))
+    worker, written, found = serve(host), "TENANT [COPIES]", "[COPIES] [--colour JSON]"
+    assert usage() == written
+    assert werk.enqueue("report", "any").result(60) == "ours, any"  # the worker imports it
+    wait_until(lambda: usage() == found)
+    with pytest.raises(werk.ArgumentError, match="copies: 'any' is not a whole number"):
+        werk.enqueue("report", "any")
+    assert werk.enqueue("report", 3, colour=True).result(60) == "ours, 3"
+    listed = run("werk", "tasks", env=host).stdout  # by somebody who reads the source
+    assert f"report {written}" in listed
+    assert "another version on low" in listed
+    assert f"there: report {found}" in listed
+    reason = f'its source says "{written}", but it takes "{found}": a decorator, or a file that'
+    assert worker.output().count(f"event=other-signature task=report reason={reason}") == 1

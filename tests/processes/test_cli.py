@@ -461,6 +461,33 @@ def test_tasks_check_finds_what_is_missing(tmp_path: Path) -> None:
     assert "options" in done.stdout
 
 
+def test_tasks_check_strict_finds_what_no_caller_can_pass(tmp_path: Path) -> None:
+    (tmp_path / "shop_models.py").write_text("class Order: ...\n")
+    (tmp_path / "shop_tables.py").write_text(
+        'TASKS = {"pay": "shop_tables.pay", "run": "shop_tables.Shop.run"}\n'
+        "from shop_models import Order\n"
+        "def pay(order: Order): pass\n"
+        "class Shop:\n  def run(self): pass\n"
+    )
+    env = {"WERK_REGISTRY": "shop_tables:TASKS", "PYTHONPATH": str(tmp_path)}
+    checked, strict = (
+        run("werk", "tasks", "--check", *more, env=env) for more in ((), ["--strict"])
+    )
+    assert (checked.returncode, strict.returncode) == (0, 78)
+    assert checked.stdout == strict.stdout
+    assert strict.stdout.splitlines() == [
+        f"pay: {tmp_path}/shop_tables.py:3: parameter order: Order is not plain data;"
+        " pass its fields, or a dict, and build it in the task",
+        f"run: {tmp_path}/shop_tables.py:5: Shop.run is an instance method; make it a staticmethod",
+    ]
+    as_json = json.loads(run("werk", "tasks", "--check", "--json", env=env).stdout)
+    assert "Order is not plain data" in as_json["pay"]["notes"][0]
+    (tmp_path / "shop_tables.py").write_text(
+        'TASKS = {"pay": "shop_tables.pay"}\ndef pay(order: complex): pass\n'
+    )
+    assert run("werk", "tasks", "--strict", env=env).returncode == 0  # a note as others
+
+
 # --- workers
 
 

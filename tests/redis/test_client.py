@@ -50,6 +50,7 @@ Spawn = Callable[..., Process]
 TABLE = {
     "plain": registry.Task("werk.jobs.hello", result_ttl=500, failure_ttl=600, timeout=20),
     "panics_again": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
+    "panics_slowly": registry.Task("werk.jobs.panic", retry_delays=(60, 300, 7200)),
     "secretive": registry.Task("werk.jobs.hello", secret=("name",)),
     "anything": registry.Task("somewhere.else.entirely"),
 }
@@ -193,6 +194,19 @@ def test_retries_are_doubled_and_spread(connection: redis.Redis) -> None:
         assert 0.9 * exact <= seconds <= 1.1 * exact
     long = werk.enqueue("panics_again", options=werk.Options(retry=10)).job
     assert max(long.retry_intervals) <= 3600 * 1.1
+
+
+@pytest.mark.parametrize(
+    ("retry", "delays"),
+    [(None, [60, 300, 7200]), (2, [60, 300]), (5, [60, 300, 7200, 7200, 7200]), (0, [])],
+)
+def test_retry_delays_are_written_out_for_all_retries(
+    connection: redis.Redis, retry: int | None, delays: list[int]
+) -> None:
+    job = werk.enqueue("panics_slowly", options=werk.Options(retry=retry)).job
+    assert (job.retries_left or 0) == len(delays)
+    for seconds, exact in zip(job.retry_intervals or [], delays, strict=True):
+        assert 0.9 * exact <= seconds <= 1.1 * exact
 
 
 def test_secrets_are_masked_and_long_calls_are_cut(connection: redis.Redis) -> None:

@@ -131,7 +131,7 @@ class Lua:
     def send(self, how: str) -> Any:
         """Enqueue the jobs a and b, with all that there is."""
         keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
-        limits = (180, 0, 600, "sleep", 2, 1, 1, 50_000, "hooks", "", "")
+        limits = (180, 0, 600, "sleep", 2, "[1]", 50_000, "hooks", "", "")
         jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
                 for own in ("a", "b")]  # fmt: skip
         head = ("rq", how, 6000, 100, "before", "high", *limits)

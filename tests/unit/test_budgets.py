@@ -33,14 +33,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 893,
-    "package client": 490,
+    "package cli": 904,
+    "package client": 489,
     "package dev": 434,
-    "package lua": 1086,
+    "package lua": 1085,
     "package ops": 1585,
     "package store": 931,
-    "package tasks": 825,
-    "package worker": 3223,
+    "package tasks": 931,
+    "package worker": 3329,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

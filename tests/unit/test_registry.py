@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from werk import registry
 from werk.errors import ConfigError
 from werk.registry import Task
+from werk.tasks import catalog, catalog_page
 
 
 def test_a_path_is_a_task_with_the_defaults() -> None:
@@ -78,12 +80,58 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", result_ttl=1.5), "max_crashes: use int"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delays=60), "such as (60, 300, 3600)"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delays=(60, -1)), "retry_delays: -1: use whole seconds"),
+        ("a", Task("x.y", retry_delays=(60, "x")), "retry_delays: 'x': use"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delays=(1,) * 10_001), "such as (60, 300, 3600)"),
+        ("a", Task("x.y", retry_delays=(60,), retry_delay=5), "cannot be combined"),
+        ("a", Task("x.y", retry_delays=(60, 300), retry=1), "less than the 2 retry_delays"),
+        ("a", Task("x.y", retry_on="ValueError"), "retry_on must be a tuple"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_on=("HTTPError",)), "'HTTPError' is not a dotted name, such as"),
+        ("a", Task("x.y", retry_on=(ValueError,)), "is not a dotted name"),  # type: ignore[arg-type]
     ],
 )
 def test_a_broken_entry_is_said(
     name: str, entry: str | Task, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry.TASKS, name, entry)
-    with pytest.raises(ConfigError, match=words) as error:
+    with pytest.raises(ConfigError) as error:
         registry.tasks()
+    assert words in str(error.value)
     assert "werk.registry:TASKS" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "delays"),
+    [
+        (Task("x.y"), []),
+        (Task("x.y", retry=3, retry_delay=100), [100, 200, 400]),
+        (Task("x.y", retry=3, retry_delay=2000), [2000, 3600, 3600]),
+        (Task("x.y", retry_delays=(60, 300, 3600)), [60, 300, 3600]),
+        (Task("x.y", retry_delays=(60, 300), retry=4), [60, 300, 300, 300]),
+        (Task("x.y", retry_delays=[7200], retry_on=["ValueError"]), [7200]),  # type: ignore[arg-type]
+    ],
+)
+def test_the_delays_of_all_retries_are_written_out(
+    task: Task, delays: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.TASKS, "a", task)
+    own = registry.tasks()["a"]
+    assert (own.retry, own.delays()) == (len(delays), delays)
+
+
+def test_delays_are_published_and_the_exceptions_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("x.y", retry_delays=(60, 300), retry_on=("ValueError",))
+    monkeypatch.setitem(registry.TASKS, "a", task)
+    words = iter(catalog.pages())
+    page = dict(zip(words, words, strict=True))["a"]
+    entry = catalog_page.read("a", page.encode())
+    assert entry
+    assert (entry.task.delays(), entry.task.retry_on) == ([60, 300], ())
+    older = {name: own for name, own in json.loads(page).items() if name != "retry_delays"}
+    entry = catalog_page.read("a", json.dumps(older).encode())
+    assert entry
+    assert entry.task.delays() == [10, 20]
+    for wrong in ("60", [60, "x"], {"60": 1}):
+        damaged = json.dumps({**older, "retry_delays": wrong}).encode()
+        assert catalog_page.read("a", damaged) is None

@@ -223,7 +223,7 @@ def test_a_page_has_the_type_of_the_result(shop: Callable[[str], Entry]) -> None
     for name in ("report", "nothing", "other"):
         own = shop(name)
         assert own.shape.returns == read(f"stub_tasks.{name}").returns
-        found = catalog_page.read(name, catalog._page_of(own.task, own.shape).encode())
+        found = catalog_page.read(name, catalog.page_of(own.task, own.shape).encode())
         assert found and found.shape.returns == own.shape.returns
 
 

@@ -53,8 +53,13 @@ def show(job_id: str, as_json: bool) -> None:
     help="Print a Python module with a typed function per task; with --check FILE, exit with 1"
     " if FILE differs from it.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Like --check; exit with 78 also for a parameter that no caller can pass.",
+)
 @json_option
-def tasks(file: str | None, check: bool, stubs: bool, as_json: bool) -> int | None:
+def tasks(file: str | None, check: bool, strict: bool, stubs: bool, as_json: bool) -> int | None:
     """List the tasks, their parameters, and where workers serve them."""
     if file is not None and not (stubs and check):
         raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}")
@@ -62,18 +67,24 @@ def tasks(file: str | None, check: bool, stubs: bool, as_json: bool) -> int | No
         _stubs(file, check, as_json)
         return None
     from werk.ops import task_list
+    from werk.tasks.classes import unreachable
+    from werk.tasks.signature import read
 
+    check = check or strict
     rows = task_list.survey(None if check else link(Settings.read()), print_note)
-    notes = [(row.entry, note) for row in rows for note in row.entry.shape.notes]
+    if check:
+        shapes = (read(row.entry.task.path, unreachable) for row in rows)
+        rows = [row._replace(entry=row.entry._replace(shape=next(shapes))) for row in rows]
+    notes = [(row.entry.name, note) for row in rows if check for note in row.entry.shape.notes]
     if as_json:
         print_json({row.entry.name: row.as_json() for row in rows})
     elif not check:
         for line in chain.from_iterable(row.lines() for row in rows):
             print_line(line)
-    for entry, note in notes if check else ():
-        print_line(f"{entry.name}: {note.text}")
-    is_broken = check and any(entry.shape.is_missing for entry, _ in notes)
-    return errors.EXIT_CONFIG if is_broken else None
+    for name, note in notes if not as_json else ():
+        print_line(f"{name}: {note.text}")
+    broken = {"module", "function", *(["unreachable"] if strict else [])}
+    return errors.EXIT_CONFIG if any(note.kind in broken for _, note in notes) else None
 
 
 def _stubs(file: str | None, check: bool, as_json: bool) -> None:

@@ -5,6 +5,7 @@ find the task -> check and convert the arguments -> build the request -> one scr
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
@@ -217,8 +218,7 @@ def _request(job: PreparedJob, served: str) -> EnqueueRequest:
         task.failure_ttl,
         job.name,
         task.max_crashes,
-        task.retry,
-        task.retry_delay,
+        json.dumps(task.delays()) if task.retry else "",
         options.hold_ms(),
         options.webhooks(),
         served,

@@ -25,8 +25,7 @@ class EnqueueRequest(NamedTuple):
     failure_ttl: int
     task: str
     max_crashes: int
-    retry: int  # how often a failed job is retried
-    retry_delay: int  # seconds before the first retry
+    retry_delays: str  # the seconds before each retry, as JSON; '' if there is none
     hold_ms: int  # milliseconds that a hold lasts
     webhooks: str  # as RQ's JSON, or ''
     served: str  # "<task> <fingerprint>" as the caller knows it; '': do not check who serves it

@@ -53,8 +53,8 @@ class Note(NamedTuple):
     """A finding of signature.read, for `werk tasks --check`.
 
     kind: "module" (does not exist, or is no Python), "function" (not in the module), "unread" (its
-    parameters cannot be read), "parameter" (its type cannot be read) or "reserved" (its name is
-    taken).
+    parameters cannot be read), "parameter" (its type cannot be read), "reserved" (its name is
+    taken) or "unreachable" (no caller can pass what it takes).
     """
 
     kind: str
@@ -70,7 +70,10 @@ class Signature:
         summary: str = "",  # the docstring's first line
         notes: tuple[Note, ...] = (),
         returns: Type = JSON,  # what its result is; JSON: not known
+        *,
+        is_decorated: bool = False,  # as they are written; a decorator may change them
     ) -> None:
+        self.is_decorated = is_decorated
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self.returns = returns
         self.is_missing = any(note.kind in ("module", "function") for note in notes)  # no code
@@ -254,6 +257,8 @@ class Signature:
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
             return True  # it may hold what a name without a parameter means
+        if self.is_decorated and name is None and secret:
+            return True  # the decorator may take it for another parameter
         return own.name in secret or name in secret
 
 

@@ -22,7 +22,7 @@ from werk.registry import Task
 from werk.store.connection import Link
 from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
-from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read_pages
+from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read, read_pages
 
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
@@ -88,11 +88,25 @@ def path_warning(own: Entry, page: Entry) -> str:
 
 # --- the worker's side
 
+_imported: dict[str, Signature] = {}  # of tasks that do not take the parameters in their source
+
+
+def adopt(found: dict[str, str]) -> None:
+    """Publish these pages, by the names of their tasks, in place of what the sources say."""
+    for name, page in found.items():
+        if entry := read(name, page.encode()):
+            _imported[entry.task.path] = entry.shape
+    fingerprint.cache_clear()
+
+
+def _shape(path: str) -> Signature:
+    return _imported.get(path) or signature.read(path)
+
 
 @cache
 def fingerprint(path: str) -> str:
     """Return a short checksum of what caller and worker must agree on: path and parameters."""
-    return _sum(path, signature.read(path).parameters)
+    return _sum(path, _shape(path).parameters)
 
 
 def _sum(path: str, parameters: tuple[Parameter, ...]) -> str:
@@ -110,17 +124,18 @@ def pages() -> list[str]:
 
 
 def _page(task: Task) -> str:
-    shape = signature.read(task.path)
-    text = _page_of(task, shape)
-    return text if len(text) <= LONGEST_PAGE else _page_of(task, Signature())
+    text = page_of(task, _shape(task.path))
+    return text if len(text) <= LONGEST_PAGE else page_of(task, Signature())
 
 
-def _page_of(task: Task, shape: Signature) -> str:
+def page_of(task: Task, shape: Signature) -> str:
+    """Return the page of a task that takes these parameters, for catalog_page.read."""
     facts = {
         **task._asdict(),
         "parameters": [own._asdict() for own in shape.parameters],
         "summary": shape.summary,
         "returns": shape.returns,
+        "decorated": shape.is_decorated,
         "fingerprint": fingerprint(task.path),
         "seen": round(time.time()),
     }

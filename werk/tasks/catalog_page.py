@@ -93,7 +93,8 @@ def read(name: str, page: bytes) -> Entry | None:
 
 def _entry(name: str, facts: Any) -> Entry:
     _check(NAME.fullmatch(name) is not None)
-    task = Task(**{field: facts[field] for field in Task._fields})
+    known = {"retry_delays": (), **facts}  # werk 0.2.0 publishes none
+    task = Task(**{field: known[field] for field in Task._fields if field != "retry_on"})
     _check(task.problem() is None)
     parameters = tuple(_parameter(**own) for own in _list(facts["parameters"]))
     _check(len({own.name for own in parameters}) == len(parameters))
@@ -101,8 +102,10 @@ def _entry(name: str, facts: Any) -> Entry:
     _check(_FINGERPRINT.fullmatch(fingerprint) is not None)
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
     returns = _type(facts["returns"]) if "returns" in facts else JSON  # 0.2.0 does not write it
-    task = task._replace(secret=tuple(task.secret))
-    return Entry(name, task, Signature(parameters, summary, returns=returns), fingerprint)
+    task = task._replace(secret=tuple(task.secret), retry_delays=tuple(task.retry_delays))
+    is_decorated = facts.get("decorated") is True  # werk 0.2.0 publishes none
+    shape = Signature(parameters, summary, returns=returns, is_decorated=is_decorated)
+    return Entry(name, task, shape, fingerprint)
 
 
 def _parameter(

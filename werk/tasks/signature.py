@@ -7,6 +7,7 @@ prints the notes.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import ModuleSpec
 from itertools import repeat
@@ -41,17 +42,19 @@ _HARMLESS = frozenset(
 )
 _RESERVED = "werk.enqueue takes {}=; rename it, or pass it with werk.enqueue_call"
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+Explain = Callable[["Module", ast.arg], str | None]  # returns why no caller can pass a parameter
 
 
 @cache
-def read(path: str) -> Signature:
+def read(path: str, explain: Explain | None = None) -> Signature:
     """Return the parameters of the function at a dotted path, running nothing; never raises.
 
     The path means what it means to a worker (rq.utils.import_attribute). What cannot be read is
-    *args, **kwargs of JSON, and the reason is in `notes`.
+    *args, **kwargs of JSON, and the reason is in `notes`. With `explain`, the notes name parameters
+    that no caller can pass: see classes.py.
     """
     try:
-        return _read(path.split("."))
+        return _read(path.split("."), explain)
     except Unread as error:
         return Signature(notes=(Note(*error.args),))
     except RecursionError:
@@ -66,16 +69,18 @@ def source(path: str) -> str | None:
         return None
 
 
-def _read(names: list[str]) -> Signature:
+def _read(names: list[str], explain: Explain | None) -> Signature:
     spec, depth = locate(names)
-    module = _Module(spec, ".".join(names[:depth]))
-    function, is_bound = module.function(names[depth:])
+    module = Module(spec, ".".join(names[:depth]))
+    function, is_bound, is_decorated = module.function(names[depth:])
     notes: list[Note] = []
     parameters = []
     for arg, kind, default in _rows(function.args)[is_bound:]:
         own = module.type_of(arg.annotation)
         place = f"{module.place(arg)}: parameter {arg.arg}"
-        if own is None:
+        if problem := explain and explain(module, arg):
+            notes.append(Note("unreachable", f"{place}: {problem}"))
+        elif own is None:
             unknown = f"the type {_source(arg.annotation)} cannot be read; it takes JSON"
             notes.append(Note("parameter", f"{place}: {unknown}"))
         is_one = kind in ("positional", "keyword")
@@ -87,7 +92,8 @@ def _read(names: list[str]) -> Signature:
         parameters.append(Parameter(arg.arg, kind, own or JSON, required, text, is_nameless))
     doc = (ast.get_docstring(function, clean=False) or "").strip().split("\n")[0].strip()
     returns = module.returned(function.returns)
-    return Signature(tuple(parameters), printable(doc, " "), tuple(notes), returns)
+    found = (tuple(parameters), printable(doc, " "), tuple(notes), returns)
+    return Signature(*found, is_decorated=is_decorated)
 
 
 def _rows(args: ast.arguments) -> list[tuple[ast.arg, str, ast.expr | None]]:
@@ -102,7 +108,7 @@ def _rows(args: ast.arguments) -> list[tuple[ast.arg, str, ast.expr | None]]:
     ]
 
 
-class _Module:
+class Module:
     """A module's syntax tree, and what its names mean."""
 
     def __init__(self, spec: ModuleSpec, name: str) -> None:
@@ -115,8 +121,9 @@ class _Module:
     def place(self, node: ast.AST) -> str:
         return f"{self.file}:{getattr(node, 'lineno', 1)}"
 
-    def function(self, names: list[str]) -> tuple[_Function, bool]:
-        """Return a function, or a class's method, and whether its first argument is the class."""
+    def function(self, names: list[str]) -> tuple[_Function, bool, bool]:
+        """Return a function, or a class's method, whether its first argument is the class, and
+        whether a decorator may change its parameters."""
         dotted = ".".join(names)
         found, is_method = self._definition(self.tree, names[0]), False
         if len(names) == 2 and isinstance(found, ast.ClassDef):
@@ -133,13 +140,10 @@ class _Module:
             raise Unread("unread", f"{place} is imported there ({real}); name its own module")
         if not isinstance(found, _Function):
             raise Unread("unread", f"{place} is not defined there by def")
-        decorators = self._decorators(found)
-        for name, written in zip(decorators, found.decorator_list, strict=True):
-            if name not in _HARMLESS:
-                raise Unread("unread", f"{place}: @{_source(written)} may change its parameters")
-        if is_method and not {"staticmethod", "classmethod"} & {*decorators}:
-            raise Unread("unread", f"{place} is an instance method; make it a staticmethod")
-        return found, "classmethod" in decorators
+        decorators = {*self._decorators(found)}
+        if is_method and not {"staticmethod", "classmethod"} & decorators:
+            raise Unread("unreachable", f"{place} is an instance method; make it a staticmethod")
+        return found, "classmethod" in decorators, not _HARMLESS.issuperset(decorators)
 
     def _definition(self, scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
         bound = self.bound if scope is self.tree else bindings(scope)
@@ -152,12 +156,12 @@ class _Module:
 
     def _decorators(self, node: _Function | ast.ClassDef) -> list[str | ast.ClassDef | None]:
         plain = (each.func if isinstance(each, ast.Call) else each for each in node.decorator_list)
-        return [self._meaning(each) for each in plain]
+        return [self.meaning(each) for each in plain]
 
-    def _meaning(self, node: ast.AST) -> str | ast.ClassDef | None:
+    def meaning(self, node: ast.AST) -> str | ast.ClassDef | None:
         """Return the full name of what an expression names, or a class of this module."""
         if isinstance(node, ast.Attribute):
-            owner = self._meaning(node.value)
+            owner = self.meaning(node.value)
             return f"{owner}.{node.attr}" if isinstance(owner, str) else None
         if not isinstance(node, ast.Name):
             return None
@@ -181,10 +185,10 @@ class _Module:
             case ast.BinOp(left, ast.BitOr(), right):
                 return self._union([left, right])
             case ast.Subscript(of, ast.Tuple([_, *_] as parts)):
-                return self._generic(self._meaning(of), parts)
+                return self._generic(self.meaning(of), parts)
             case ast.Subscript(of, part):
-                return self._generic(self._meaning(of), [part])
-        named = self._meaning(node)
+                return self._generic(self.meaning(of), [part])
+        named = self.meaning(node)
         return self._enum(named) if isinstance(named, ast.ClassDef) else _TYPES.get(named or "")
 
     def returned(self, node: ast.expr | None) -> Type:
@@ -218,7 +222,7 @@ class _Module:
 
     def _enum(self, node: ast.ClassDef) -> Type | None:
         """Return an Enum as a type, or None unless all of its values are written out."""
-        *mixins, base = [self._meaning(base) for base in node.bases] or [None]
+        *mixins, base = [self.meaning(base) for base in node.bases] or [None]
         kinds = [cls for cls in _ENUMS.get(base, ()) if not mixins or mixins == [cls.__name__]]
         if node.keywords or not _HARMLESS.issuperset(self._decorators(node)):
             return None

@@ -10,14 +10,17 @@ import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
+from rq.timeouts import JobTimeoutException
 
 from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 from werk.worker import rq_classes
 from werk.worker.claim import Claim, Late
+from werk.worker.executions import IGNORED_LIMIT
 from werk.worker.outcome import Outcome, Recorder, failure
 from werk.worker.redis_side import FINISH_S, Unusable
+from werk.worker.retries import limit_retries
 from werk.worker.rq_side import COMMITTED
 from werk.worker.shared_state import Order
 
@@ -42,6 +45,8 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
         job.ended_at = datetime.now(timezone.utc)
         if order.death:
             worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
+        is_limit = order.reason.startswith(IGNORED_LIMIT)
+        limit_retries(job, JobTimeoutException if is_limit else BaseException)  # a crash: no kind
         worker.handle_job_failure(job, queue, exc_string=order.reason, execution=execution)
 
     event, level = ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)

@@ -28,6 +28,7 @@ from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
+from werk.worker.retries import limit_retries
 from werk.worker.rq_classes import load, note_attempt
 from werk.worker.rq_loop import RQLoop
 
@@ -124,6 +125,7 @@ class RQSide(RQLoop):
         if self.frame and isinstance(error, (Late, Unusable)):
             raise error  # it comes from RQ's own code, which takes it for the task's
         if not self.frame or self.frame.fail(error):
+            limit_retries(job, type(error))
             super()._finalize_failure(job, queue, execution, exc_info)
 
     # --- finishing

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import importlib
+import logging
 import os
 import signal
 import time
@@ -28,8 +29,9 @@ from werk.settings import Settings
 from werk.store import payload
 from werk.store.keys import text
 from werk.store.plain import SCALARS
-from werk.tasks import signature
+from werk.tasks import catalog, signature
 from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
+from werk.worker.imported import other_signature
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
@@ -227,7 +229,20 @@ class Runner:
         function: Callable[..., Any] = _imported(path)
         self.functions[path] = function
         bound_logs(self.shared)  # its module may have set up logging
+        self._compare(path, function)
         return function
+
+    def _compare(self, path: str, function: Callable[..., Any]) -> None:
+        """Have the supervisor publish the parameters of a task that are not as written."""
+        name, _ = self.tasks.get(path, ("", ""))
+        if not name or name in self.shared.found:
+            return
+        if found := other_signature(path, function):
+            usages = (shape.usage() or "nothing" for shape in (signature.read(path), found))
+            why = 'its source says "{}", but it takes "{}": a decorator, or a file that has changed'
+            why = why.format(*usages)
+            self.log.event("other-signature", {"task": name, "reason": why}, logging.WARNING)
+            self.shared.add_found(name, catalog.page_of(registry.tasks()[name], found))
 
 
 def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) -> Unknown | None:

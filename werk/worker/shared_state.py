@@ -6,6 +6,7 @@ The shared memory works while Redis is unreachable, and outlives a killed horse.
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import signal
 import time
@@ -18,6 +19,7 @@ HORSE_SIGNAL = signal.SIGURG
 
 LONGEST_RUN = 900  # bytes of "<job id>:<execution id>"
 LONGEST_REASON = 300
+LONGEST_FOUND = 64 * 1024
 
 
 class Leave(IntEnum):
@@ -83,6 +85,7 @@ class SharedState(ctypes.Structure):
         ("dropped", ctypes.c_uint64),  # log lines, by both; now and then one is not counted
         ("deadline", ctypes.c_double),  # of the running code, on the monotonic clock; 0: none
         ("_reason", ctypes.c_char * LONGEST_REASON),  # why the horse is UNUSABLE
+        ("_found", ctypes.c_char * LONGEST_FOUND),  # pages of tasks, in JSON; see imported.py
         ("_state", ctypes.c_char * (LONGEST_RUN + 30)),  # jobs, execution and job as a text
     )
     stop: int
@@ -95,6 +98,7 @@ class SharedState(ctypes.Structure):
     dropped: int
     deadline: float
     _reason: bytes
+    _found: bytes
     _state: bytes
     _memory: mmap.mmap
 
@@ -135,6 +139,19 @@ class SharedState(ctypes.Structure):
     @reason.setter
     def reason(self, text: str) -> None:
         self._reason = text.encode("utf-8", "replace")[: LONGEST_REASON - 1]
+
+    @property
+    def found(self) -> dict[str, str]:
+        """The pages of tasks that do not take the parameters in their source, by name."""
+        try:
+            return dict(json.loads(self._found or b"{}"))
+        except ValueError:  # the horse is writing it
+            return {}
+
+    def add_found(self, name: str, page: str) -> None:
+        text = json.dumps({**self.found, name: page}).encode()
+        if len(text) < LONGEST_FOUND:
+            self._found = text
 
     def now(self) -> float:
         """Return the Unix time on Redis's clock, for scores, due times and all that hosts compare.

@@ -44,6 +44,7 @@ class Ticker:
         self.is_unreachable = False
         self.ahead = ""  # seconds that this host's clock is ahead of Redis's
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
+        self.found: dict[str, str] = {}  # by the horse: see SharedState
 
     def tick(self, generation: str) -> Found:
         """Run tick.lua, for a horse of this generation."""
@@ -81,6 +82,9 @@ class Ticker:
         if clock < self.served_at + CATALOG_S:
             return "[]", "[]"
         self.served_at = clock
+        if (found := self.shared.found) != self.found:
+            self.found, self.catalog_at = found, -CATALOG_WHOLE_S
+            catalog.adopt(found)
         pages: list[str] = []
         if clock >= self.catalog_at + CATALOG_WHOLE_S:
             self.catalog_at = clock

@@ -20,13 +20,13 @@
 -- jobs alone.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
-local ttl, result_ttl, retries = tonumber(TTL), tonumber(RESULT_TTL), tonumber(RETRY)
+local ttl, result_ttl = tonumber(TTL), tonumber(RESULT_TTL)
+local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
 local POINTER_MS = 30 * DAY_MS
 local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resent
-local LONGEST_RETRY_DELAY_S = 3600
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
@@ -153,24 +153,23 @@ local function write_whole(job, data, description)
     is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT)
   local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
-  if retries > 0 then call('HSET', job, 'retries_left', retries) end
+  if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end
   if WEBHOOKS ~= '' then call('HSET', job, 'webhooks', WEBHOOKS) end
   if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
 end
 
--- Return the seconds before each retry: doubled each time, plus or minus 10 %, so that jobs that
--- failed together are not retried together.
+-- Return the seconds before each retry, plus or minus 10 %, so that jobs that failed together are
+-- not retried together.
 local function retry_intervals()
   local seconds = {}
-  for n = 1, retries do
-    local exact = math.min(RETRY_DELAY * 2 ^ math.min(n - 1, 12), LONGEST_RETRY_DELAY_S)
+  for n, exact in ipairs(retry_delays) do
     seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
   end
   return cjson.encode(seconds)
 end
 
 local first
-if retries > 0 then math.randomseed(clock[2]) end
+if retry_delays then math.randomseed(clock[2]) end
 for _, at in ipairs(new) do
   local id, data, description = ARGV[at + ID], ARGV[at + DATA], ARGV[at + DESCRIPTION]
   local hold, pointer = ARGV[at + HOLD], ARGV[at + POINTER]
@@ -182,7 +181,7 @@ for _, at in ipairs(new) do
     write_whole(job, data, description)
     first = job
   end
-  if retries > 0 then call('HSET', job, 'retry_intervals', retry_intervals()) end
+  if retry_delays then call('HSET', job, 'retry_intervals', retry_intervals()) end
   if is_short_lived then
     call('SET', PREFIX .. ':werk:sent:' .. id, CREATED_AT, 'EX', SENT_MEMORY_S)
   end
