@@ -26,6 +26,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
+    "testing": 230,
     "web": 570,
     "worker": 2050,
 }
@@ -34,8 +35,8 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # feature.
 OVER = {
     "package cli": 843,
-    "package client": 460,
-    "package dev": 434,
+    "package client": 464,
+    "package dev": 508,
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 import click
 
 from werk import errors
+from werk.client.links import link_of
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
 from werk.printable import printable, printable_lines
 from werk.settings import Settings
@@ -69,9 +70,9 @@ def _complain(name: str, code: int, *lines: str) -> int:
     return code
 
 
-def connect() -> Link:
+def connect(budget_s: float = COMMAND_BUDGET_S) -> Link:
     """Return a link to Redis with the time that a command has. Raises ConfigError."""
-    return link(Settings.read(), COMMAND_BUDGET_S)
+    return link_of(link(Settings.read(), budget_s))
 
 
 # --- printing
