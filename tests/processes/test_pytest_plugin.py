@@ -81,6 +81,29 @@ def test_werk_jobs_records(project: Path, redis_url: str, connection: redis.Redi
     assert connection.keys("*") == []
 
 
+def test_werk_jobs_records_in_async_tests(project: Path) -> None:
+    """A fixture of the module keeps anyio's task, which began before werk_jobs."""
+    done = pytest_run(
+        project,
+        "import pytest, werk\n"
+        "@pytest.fixture(scope='module')\n"
+        "def anyio_backend(): return 'asyncio'\n"
+        "@pytest.fixture(scope='module')\n"
+        "async def older(anyio_backend): yield\n"
+        "@pytest.mark.anyio\n"
+        "async def test_one(older, werk_jobs):\n"
+        "    werk.enqueue('double', 4)\n"
+        "    assert [job.args for job in werk_jobs] == [(4,)]\n"
+        "@pytest.mark.anyio\n"
+        "async def test_another(older, werk_jobs):\n"
+        "    assert werk_jobs == []\n",
+        "-p",
+        "anyio",
+        RQ_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+
+
 @pytest.mark.usefixtures("_nothing_left")
 def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.Redis) -> None:
     """One server and one worker for the session, and nothing in the developer's own Redis."""

@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,6 +35,26 @@ def werk_jobs() -> Iterator[RecordedJobs]:
 
     with recorded() as jobs:
         yield jobs
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Let an async test record as well: anyio may run it in a task older than its fixtures."""
+    jobs: Any = pyfuncitem.funcargs.get("werk_jobs")
+    if jobs is not None and iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = _recording(jobs, pyfuncitem.obj)
+    return (yield)
+
+
+def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    from werk.testing import entered
+
+    @wraps(test)
+    async def recording(*args: Any, **kwargs: Any) -> Any:
+        with entered(jobs):
+            return await test(*args, **kwargs)
+
+    return recording
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def recorded() -> AbstractContextManager[RecordedJobs]:
     Returns a context manager; its value is the list of jobs. Arguments and options are checked as
     without it. Contexts may be nested: the innermost one records.
     """
-    return _entered(RecordedJobs())
+    return entered(RecordedJobs())
 
 
 class RecordedJobs(list[RecordedJob]):
@@ -55,7 +55,7 @@ class RecordedJobs(list[RecordedJob]):
         """
         known = frozenset(self)
         ran: list[RecordedJob] = []
-        with _entered(self):
+        with entered(self):
             while job := self._next(known):
                 if len(ran) == MOST_RUN:
                     text = f"jobs.run() has run {MOST_RUN:,} jobs, and more wait"
@@ -77,7 +77,8 @@ _recording: ContextVar[RecordedJobs | None] = ContextVar("werk_recording", defau
 
 
 @contextmanager
-def _entered(jobs: RecordedJobs) -> Iterator[RecordedJobs]:
+def entered(jobs: RecordedJobs) -> Iterator[RecordedJobs]:
+    """Add what is enqueued in this context to these jobs."""
     before = _recording.get()
     _recording.set(jobs)
     try:
