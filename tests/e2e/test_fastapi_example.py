@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,13 +27,18 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield server
 
 
+def pytest_run(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run pytest as in the example's folder."""
+    env = {"PYTHONPATH": str(EXAMPLE), "PYTHONDONTWRITEBYTECODE": "1"}
+    options = ["-p", "no:cacheprovider", "-W", "error", "-rA"]
+    return run("python", "-m", "pytest", *options, *words, env=env)
+
+
 def durations(folder: Path) -> list[float]:
     """Run the example's tests, and return how long each took, with its fixtures."""
     report = folder / "report.xml"
     where = [f"--rootdir={EXAMPLE}", f"--config-file={EXAMPLE}/pytest.ini", TESTS]
-    options = ["-p", "no:cacheprovider", "-W", "error", f"--junitxml={report}"]
-    env = {"PYTHONPATH": str(EXAMPLE), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = run("python", "-m", "pytest", *options, *where, env=env)
+    done = pytest_run(f"--junitxml={report}", *where)
     assert done.returncode == 0, done.stdout
     return [float(case.get("time", "")) for case in ElementTree.parse(report).iter("testcase")]
 
@@ -50,6 +57,16 @@ def test_each_test_of_it_is_short() -> None:
     for test in tests:
         lines = (test.end_lineno or 0) - test.body[0].lineno + 1
         assert lines <= LINES, test.name
+
+
+def test_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/testing.md: all its code as one module of the application's tests."""
+    page = (ROOT / "docs" / "testing.md").read_text()
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    (tmp_path / "test_page.py").write_text(code)
+    monkeypatch.setenv("WERK_REGISTRY", "shop.table:TASKS")
+    done = pytest_run(f"--rootdir={tmp_path}", f"--basetemp={tmp_path}/tmp", tmp_path)
+    assert done.stdout.count("PASSED") == code.count("def test_") == 2, done.stdout
 
 
 @pytest.mark.performance

@@ -115,11 +115,14 @@ def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.
         "    assert werk.enqueue('where').result(timeout=60) == werk_worker\n"
         "def test_another(werk_worker, werk_jobs):\n"
         "    assert os.environ['RQ_REDIS_URL'] == werk_worker\n"
+        "    assert werk.enqueue('double', 4).result(timeout=60) == 8\n"
+        "    assert werk_jobs == []\n"
+        "def test_without(werk_jobs):\n"
         "    werk.enqueue('double', 4)\n"
         "    assert len(werk_jobs) == 1\n",
         RQ_REDIS_URL=redis_url,
     )
-    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 3), done.stdout
     assert connection.keys("*") == []
     assert "event=begins" in (project / "tmp" / "werk0" / "worker.log").read_text()
 

@@ -31,7 +31,7 @@ plain = st.one_of(
     st.just(datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Berlin"))),
 )
 names = st.sampled_from([*recorded_tasks.TASKS, "typed", "loose", "hello", "werk.ping"])
-bad_names = st.sampled_from(["tpyed", "", "no such task", 5, None, recorded_tasks.note])
+bad_names = st.sampled_from(["typedd", "", "no such task", 5, None, recorded_tasks.note])
 arguments = st.lists(plain, max_size=3)
 named = st.dictionaries(
     st.sampled_from(["size", "colour", "when", "count", "mode", "value", "password", "x y"]),

@@ -36,7 +36,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 OVER = {
     "package cli": 843,
     "package client": 464,
-    "package dev": 525,
+    "package dev": 528,
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,

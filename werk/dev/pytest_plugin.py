@@ -26,22 +26,27 @@ STOP_S = 10.0  # a job that runs longer is killed when the session ends
 
 
 @pytest.fixture
-def werk_jobs() -> Iterator[RecordedJobs]:
+def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
     """Record the jobs that the test enqueues, without Redis: the value of werk.testing.recorded().
 
-    Jobs are recorded from this fixture on, so those of other fixtures may need it as well.
+    A test that uses werk_worker as well enqueues real jobs. So a fixture of all tests may use this.
     """
-    from werk.testing import recorded
+    from werk.testing import RecordedJobs, entered
 
-    with recorded() as jobs:
+    jobs = RecordedJobs()
+    if "werk_worker" in request.fixturenames:
         yield jobs
+    else:
+        with entered(jobs):
+            yield jobs
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Let an async test record as well: anyio may run it in a task older than its fixtures."""
     jobs: Any = pyfuncitem.funcargs.get("werk_jobs")
-    if jobs is not None and iscoroutinefunction(pyfuncitem.obj):
+    is_recorded = jobs is not None and "werk_worker" not in pyfuncitem.fixturenames
+    if is_recorded and iscoroutinefunction(pyfuncitem.obj):
         pyfuncitem.obj = _recording(jobs, pyfuncitem.obj)
     return (yield)
 
