@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -41,14 +41,14 @@ def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
             yield jobs
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
     """Let an async test record as well: anyio may run it in a task older than its fixtures."""
-    jobs: Any = pyfuncitem.funcargs.get("werk_jobs")
-    is_recorded = jobs is not None and "werk_worker" not in pyfuncitem.fixturenames
-    if is_recorded and iscoroutinefunction(pyfuncitem.obj):
-        pyfuncitem.obj = _recording(jobs, pyfuncitem.obj)
-    return (yield)
+    if not isinstance(item, pytest.Function) or "werk_jobs" not in item.fixturenames:
+        return
+    if "werk_worker" not in item.fixturenames and iscoroutinefunction(item.obj):
+        jobs: Any = item.funcargs["werk_jobs"]
+        item.obj = _recording(jobs, item.obj)
 
 
 def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
