@@ -18,6 +18,7 @@ import click
 from rq.cli.workers import worker as rq_worker
 
 import werk
+from werk import testing
 from werk.cli.enqueue import enqueue
 from werk.cli.run import werk as commands
 from werk.client.options import Options
@@ -41,7 +42,8 @@ API_HEAD = """\
 
 <!-- Made by bin/docs from the docstrings: change them, then run bin/docs. -->
 
-All of it is imported from `werk`. [Enqueueing](enqueueing.md) and [tasks](tasks.md) have examples.
+Except for [testing](#testing), all of it is imported from `werk`. [Enqueueing](enqueueing.md) and
+[tasks](tasks.md) have examples.
 """
 
 
@@ -97,8 +99,17 @@ def _api() -> str:
     errors = [name for name in werk.__all__ if _is_error(getattr(werk, name))]
     rows = [f"| `{name}` | {_one_line(getattr(werk, name))} |" for name in errors]
     parts = ["## Functions\n", *functions, "## Records\n", *handle, _entry("Task", werk.Task)]
-    parts += [_options(), "## Errors\n", "| | |\n|---|---|\n" + "\n".join(rows) + "\n"]
+    parts += [_options(), *_testing(), "## Errors\n", "| | |\n|---|---|\n" + "\n".join(rows) + "\n"]
     return "\n".join([API_HEAD, *parts])
+
+
+def _testing() -> Iterator[str]:
+    yield "## Testing\n\nImported from `werk.testing`; [testing](testing.md) has examples.\n"
+    yield _entry("recorded", testing.recorded)
+    yield f"### `RecordedJobs`\n\n{inspect.getdoc(testing.RecordedJobs)}\n"
+    for name in ("of", "run"):
+        found = getattr(testing.RecordedJobs, name)
+        yield _entry(f"RecordedJobs.{name}", found, "####")
 
 
 def _is_error(found: object) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ".ci .github bin deploy docs tests werk".split()
+FOLDERS = ".ci .github bin deploy docs examples tests werk".split()
 SUFFIXES = ["", ".cfg", ".html", ".lua", ".md", ".py", ".service", ".timer", ".toml", ".yaml"]
 SUFFIXES += [".yml"]
 SKIPPED = ("tests/data/", "tests/kit/words.py", "tests/unit/test_words.py")

