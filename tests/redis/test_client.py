@@ -9,11 +9,13 @@ import pickle
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -27,10 +29,10 @@ from hypothesis import strategies as st
 from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
 from rq.webhook import Webhook
-from support import KIT, Process, wait_until
+from support import KIT, Process, run, wait_until
 
 import werk
-from werk import registry
+from werk import jobs, registry
 from werk.client import enqueue as client
 from werk.client import result as results
 from werk.errors import (
@@ -44,12 +46,14 @@ from werk.errors import (
     UnknownTask,
 )
 from werk.store import keys, payload
+from werk.tasks import catalog
 
 Spawn = Callable[..., Process]
 
 TABLE = {
     "plain": registry.Task("werk.jobs.hello", result_ttl=500, failure_ttl=600, timeout=20),
     "panics_again": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
+    "eager": registry.Task("werk.jobs.panic", retry_delay=0),
     "secretive": registry.Task("werk.jobs.hello", secret=("name",)),
     "anything": registry.Task("somewhere.else.entirely"),
 }
@@ -100,6 +104,12 @@ def in_an_hour() -> datetime:
         ({"retry": 2}, {"retry": Retry(2, [10, 20])}),
         ({"expires": 89.5}, {"ttl": 90}),
         ({"ping": "https://x.org/a"}, {"webhooks": [Webhook("https://x.org/a", "finished")]}),
+        ({"meta": {"tenant": 7, "day": date(2026, 1, 2)}},) * 2,
+        ({"meta": {}}, {"meta": {}}),
+        (
+            {"meta": {"a": 1}, "ping": "http://x", "result_ttl": "5m"},
+            {"meta": {"a": 1}, "webhooks": [Webhook("http://x", "finished")], "result_ttl": 300},
+        ),
         ({"at": in_an_hour()}, {"at": True}),
         (
             {"at": in_an_hour(), "front": True, "ttl": 7200},
@@ -250,6 +260,21 @@ def test_an_id_that_exists_is_a_duplicate(connection: redis.Redis) -> None:
     assert snapshot(connection) == before
 
 
+def test_meta_stands_beside_werks_own_notes(
+    connection: redis.Redis, spawn: Spawn, tmp_path: Path
+) -> None:
+    table = 'from werk import Task\nTASKS = {"eager": Task("werk.jobs.panic", retry_delay=0)}'
+    (tmp_path / "there.py").write_text(table)
+    env = {"WERK_REGISTRY": "there", "PYTHONPATH": str(tmp_path)}
+    handle = werk.enqueue("eager", options=werk.Options(retry=1, meta={"tenant": 7}))
+    spawn("werk", "worker", env=env)
+    with pytest.raises(JobFailed):
+        handle.result(60)
+    meta = handle.job.meta
+    assert meta.pop("werk")["attempt"] == 1
+    assert meta == {"tenant": 7}
+
+
 @pytest.mark.parametrize(
     ("key", "options"),
     [
@@ -310,9 +335,32 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(retry=10**20)), ["retry"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(result_ttl=2**63)), ["result_ttl"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(at=datetime.max)), ["at"]),
-        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="5")), ["timeout", "int"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="x")), ["timeout: got 'x'"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per=0)), ["once_per"]),
-        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5x")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta=[1])), ["meta: got", "list"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={1: 2})), ["meta", "str"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={"a": sum})), ["meta: the"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={"werk": 1})), ["'werk'"]),
+        (
+            lambda: werk.enqueue("sleep", 1, options={"queue": "low", "delay": 5, "x": 1}),
+            ["options: got dict; use werk.Options(queue=..., delay=...)"],
+        ),
+        (lambda: werk.enqueue("sleep", 1, options={}), ["options: got dict; use werk.Options("]),
+        (
+            lambda: werk.enqueue_many("sleep", [(1,)], options="low"),
+            ["options: got str; use werk.Options(...)"],
+        ),
+        (lambda: werk.enqueue(5, 1), ["got int; use the name of a task, or its function"]),
+        (lambda: werk.enqueue(os.path.join), ['"join": "posixpath.join"', "table of tasks"]),
+        (lambda: werk.enqueue(jobs.hello, "Ada"), ["several tasks", "hello", "plain", "secretive"]),
+        (lambda: werk.enqueue_many("sleep", "12"), ["calls: got str; use a list of calls"]),
+        (lambda: werk.enqueue_many("sleep", {"seconds": 1}), ["calls: got dict"]),
+        (lambda: werk.enqueue_many("sleep", 5), ["calls: got int"]),
+        (lambda: werk.enqueue_many("sleep", [(1,), "2"]), ["calls[1]: got str", "(value,)"]),
+        (lambda: werk.enqueue_many("sleep", [(1,), (2,), 3]), ["calls[2]: got int", "dict"]),
+        (lambda: werk.enqueue_many("sleep", [{1, 2}]), ["calls[0]: got set"]),
+        (lambda: werk.enqueue_many("sleep", [(0,)] * 300 + [{"x": 1}]), ["calls[300]: sleep: "]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["combined"]),
@@ -329,6 +377,41 @@ def test_bad_input_is_refused_and_nothing_is_sent(
         call()
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert connection.keys() == []
+
+
+def test_a_registered_function_stands_for_its_name(connection: redis.Redis) -> None:
+    assert werk.enqueue(jobs.sleep, 1).task == "sleep"
+    assert [handle.task for handle in werk.enqueue_many(jobs.sleep, [(1,)])] == ["sleep"]
+
+
+def test_a_function_that_only_workers_have_registered(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = catalog.pages()
+    monkeypatch.setattr(registry, "TASKS", {})
+    registry.tasks.cache_clear()
+    with pytest.raises(UnknownTask, match='add it to the table of tasks: "sleep"'):
+        werk.enqueue(jobs.sleep, 1)
+    connection.hset("rq:werk:catalog", mapping=dict(zip(pages[::2], pages[1::2], strict=True)))
+    assert werk.enqueue(jobs.sleep, 1).task == "sleep"
+
+
+def test_a_function_of_the_main_script(redis_url: str) -> None:
+    script = "import werk\ndef resize(): pass\nwerk.enqueue(resize)"
+    said = "UnknownTask: function __main__.resize cannot be imported by workers; define it at the"
+    assert said in run(sys.executable, "-c", script).stderr.splitlines()[-1]
+    with pytest.raises(UnknownTask, match=r"<lambda> cannot be imported"):
+        werk.enqueue(lambda: None)
+
+
+def test_a_result_is_waited_for_as_long_as_any_duration_says(connection: redis.Redis) -> None:
+    handle = werk.enqueue("sleep", 0)
+    for timeout in (0, -1, "0.01s", timedelta(milliseconds=10)):
+        with pytest.raises(ResultTimeout, match=r"still queued after (0|-1|0\.01) s"):
+            handle.result(timeout)
+    for wait in (handle.result, partial(werk.result, handle.id)):
+        with pytest.raises(ArgumentError, match="timeout: got 'abc'; use seconds, or a text"):
+            wait("abc")
 
 
 def test_many(connection: redis.Redis) -> None:
@@ -508,11 +591,6 @@ def test_a_lost_reply_is_no_duplicate(
         handle = werk.enqueue("sleep", 0, options=options)
     assert not handle.duplicate
     assert connection.llen("rq:queue:default") == 2
-
-
-def test_a_function_instead_of_a_name_is_named(connection: redis.Redis) -> None:
-    with pytest.raises(ArgumentError, match=r"len is a .*; use the name"):
-        werk.enqueue(len, "x")  # type: ignore[arg-type]
 
 
 def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:

@@ -33,13 +33,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 871,
-    "package client": 460,
+    "package cli": 872,
+    "package client": 549,
     "package dev": 434,
-    "package lua": 1086,
+    "package lua": 1096,
     "package ops": 1341,
     "package store": 931,
-    "package tasks": 814,
+    "package tasks": 833,
+    "package werk": 380,
     "package worker": 3225,
 }
 

@@ -75,7 +75,10 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", queue=""), "queue"),
         ("a", Task("x.y", timeout=0), "timeout"),
         ("a", Task("x.y", timeout=-2), "timeout"),
-        ("a", Task("x.y", result_ttl=1.5), "max_crashes: use int"),  # type: ignore[arg-type]
+        ("a", Task("x.y", result_ttl=1.5), "a: result_ttl: got 1.5; use -1 to"),
+        ("a", Task("x.y", timeout=None), "timeout: got None"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delay="3h"), "retry_delay: got '3h'; use 0 to 10000 whole"),
+        ("a", Task("x.y", max_crashes=1.5), r"max_crashes: use 0 to"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
     ],

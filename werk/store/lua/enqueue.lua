@@ -7,7 +7,7 @@
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
 -- ARGV  the fields of EnqueueRequest, then JOB_FIELDS for each job: see client/request.py, which
---       prepends the names used here
+--       prepends the names used here; then RARE words: further fields of all jobs, with values
 -- Returns for each job 1: it was enqueued, by this request or by an earlier copy of it; or
 --       {'id', id}               not enqueued: another job has this id
 --       {'hold', id}             not enqueued: the hold of job `id` has not expired
@@ -21,6 +21,7 @@
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local ttl, result_ttl, retries = tonumber(TTL), tonumber(RESULT_TTL), tonumber(RETRY)
+local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
@@ -77,7 +78,7 @@ local is_listed = try('SISMEMBER', queues, queue)
 if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
 
 local replies, new, ids = {}, {}, {}
-for at = REQUEST_FIELDS, #ARGV - 1, JOB_FIELDS do
+for at = REQUEST_FIELDS, jobs_end - 1, JOB_FIELDS do
   local id, hold, pointer = ARGV[at + ID], ARGV[at + HOLD], ARGV[at + POINTER]
   local job, reply = PREFIX .. ':job:' .. id, nil
   if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
@@ -154,7 +155,7 @@ local function write_whole(job, data, description)
   local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
   if retries > 0 then call('HSET', job, 'retries_left', retries) end
-  if WEBHOOKS ~= '' then call('HSET', job, 'webhooks', WEBHOOKS) end
+  if jobs_end < #ARGV then call('HSET', job, unpack(ARGV, jobs_end + 1)) end
   if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
 end
 
