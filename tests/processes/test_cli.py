@@ -141,6 +141,20 @@ def test_a_negative_number_is_a_number() -> None:
     assert "ValueError" in done.stderr
 
 
+def test_an_id_stands_for_one_call(connection: redis.Redis) -> None:
+    def enqueue(*words: str) -> subprocess.CompletedProcess[str]:
+        return run("werk-enqueue", "--job-id", "mine", *words)
+
+    assert enqueue("--meta", '{"tenant": 7}', "hello", "Ada").returncode == 0
+    again = enqueue("--delay", "1h30m", "hello", "Ada")
+    assert (again.returncode, again.stdout) == (0, "mine\n")
+    assert again.stderr == "job mine exists already; not enqueued again\n"
+    said = "job_id 'mine' belongs to another call, hello('Ada'); use another id"
+    refused(enqueue("hello", "Eve"), 2, said)
+    assert waiting(connection) == 1
+    assert '{"tenant": 7}' in run("werk", "show", "mine").stdout
+
+
 def test_options_of_the_job(connection: redis.Redis) -> None:
     def fields(*options: str) -> dict[bytes, bytes]:
         done = run("werk-enqueue", *options, "hello", "Ada")

@@ -407,6 +407,21 @@ def test_a_duplicate_is_answered_with_its_job(client: FlaskClient, connection: r
         connection.flushall()
 
 
+def test_an_id_of_another_call_is_a_conflict(
+    tasks: None, client: FlaskClient, connection: redis.Redis
+) -> None:
+    options = {"job_id": "mine"}
+    assert post(client, "hidden", {"args": [7], "options": options})[0] == 201
+    before = connection.hgetall("rq:job:mine")
+    for body in ({"args": [8]}, {"kwargs": {"token": 9}}):
+        code, reply = post(client, "hidden", {**body, "options": options})
+        assert code == 409
+        assert reply["error"].startswith("job_id 'mine' belongs to another call, hidden(***); use ")
+    again = {"kwargs": {"token": 7}, "options": {**options, "queue": "low"}}
+    assert post(client, "hidden", again)[0] == 200
+    assert connection.hgetall("rq:job:mine") == before
+
+
 # --- Redis and workers
 
 

@@ -40,6 +40,7 @@ from werk.errors import (
     ConfigError,
     JobCancelled,
     JobFailed,
+    JobIdConflict,
     NoSuchJob,
     RedisUnavailable,
     ResultTimeout,
@@ -47,6 +48,7 @@ from werk.errors import (
 )
 from werk.store import keys, payload
 from werk.tasks import catalog
+from werk.tasks.arguments import Parameter, Signature
 
 Spawn = Callable[..., Process]
 
@@ -256,8 +258,89 @@ def test_an_id_that_exists_is_a_duplicate(connection: redis.Redis) -> None:
     options = werk.Options(job_id="nightly-7")
     assert not werk.enqueue("sleep", 1, options=options).duplicate
     before = snapshot(connection)
-    assert werk.enqueue("sleep", 2, options=options).duplicate
+    other = options._replace(queue="low", delay=60, meta={"a": 1}, retry=2)  # options do not count
+    for again in (options, other):
+        handle = werk.enqueue("sleep", seconds=1.0, options=again)
+        assert (handle.id, handle.duplicate) == ("nightly-7", True)
+        assert handle.reason == "job nightly-7 exists already"
     assert snapshot(connection) == before
+
+
+def test_an_id_of_another_call_is_a_conflict(connection: redis.Redis) -> None:
+    options = werk.Options(job_id="nightly-7")
+    werk.enqueue("secretive", "hunter2", options=options)
+    before = snapshot(connection)
+    for name, args in (("secretive", ("hunter3",)), ("plain", ("hunter2",)), ("sleep", (1,))):
+        with pytest.raises(JobIdConflict) as refusal:
+            werk.enqueue(name, *args, options=options._replace(once_per=60, unless_active=True))
+        said = str(refusal.value)
+        assert said.startswith("job_id 'nightly-7' belongs to another call, secretive(***); use")
+        assert refusal.value.exit_code == 2
+    assert snapshot(connection) == before
+
+
+@pytest.mark.parametrize("by", ["plain RQ", "an id of werk's own"])
+def test_an_id_without_a_call_is_a_duplicate(connection: redis.Redis, by: str) -> None:
+    if by == "plain RQ":
+        job_id = Queue("default", connection=connection).enqueue("werk.jobs.hello", "Ada").id
+    else:
+        job_id = werk.enqueue("sleep", 1).id
+    assert connection.hget(keys.key("job", job_id), "werk_call") is None
+    assert werk.enqueue("sleep", 2, options=werk.Options(job_id=job_id)).duplicate
+
+
+def test_an_expired_id_is_no_conflict(connection: redis.Redis) -> None:
+    options = werk.Options(job_id="nightly-7", result_ttl=0)
+    werk.enqueue("sleep", 0, options=options)
+    work(connection)
+    assert not werk.enqueue("plain", "Ada", options=options).duplicate
+
+
+def test_a_lost_reply_to_a_job_with_an_id_is_no_duplicate(
+    redis_url: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    werk.enqueue("sleep", 0)
+    with losing_replies(redis_url, 3) as url:
+        monkeypatch.setenv("RQ_REDIS_URL", url)
+        assert not werk.enqueue("sleep", 0, options=werk.Options(job_id="mine")).duplicate
+
+
+ENQUEUE = """
+import werk, sys
+options = werk.Options(job_id="mine", once_per=float(sys.argv[2]))
+handle = werk.enqueue("anything", set(sys.argv[1]), b=2, a={"y": {3, "x"}, "x": 1}, options=options)
+print(handle.duplicate, handle.reason)
+"""
+
+
+def test_a_set_is_the_same_argument_whatever_its_order(redis_url: str, tmp_path: Path) -> None:
+    """The order of a set differs between processes with different hash seeds."""
+    (tmp_path / "here.py").write_text('TASKS = {"anything": "somewhere.else.entirely"}')
+
+    def enqueue(letters: str, seed: int) -> str:
+        env = {"PYTHONHASHSEED": str(seed), "WERK_REGISTRY": "here", "PYTHONPATH": str(tmp_path)}
+        done = run(sys.executable, "-W", "ignore", "-c", ENQUEUE, letters, "60", env=env)
+        return done.stdout.strip() or done.stderr.splitlines()[-1]
+
+    assert enqueue("abcdefgh", 1) == "False"
+    for seed in range(2, 6):
+        assert enqueue("hgfedcba", seed) == "True job mine exists already"
+    assert "JobIdConflict: job_id 'mine' belongs to another call" in enqueue("abcdefgi", 1)
+
+
+@given(
+    st.lists(st.integers() | st.text(), min_size=2, max_size=5, unique=True),
+    st.permutations("abcde"),
+    st.integers(0, 5),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_call_has_one_form(values: list[object], names: list[str], count: int) -> None:
+    """Whether arguments come in order or by name, and in whatever order the names come."""
+    shape = Signature(tuple(Parameter(name, "positional") for name in "abcde"))
+    call = dict(zip("abcde", [{*values}, *values, None, None], strict=False))
+    by_name = {name: call[name] for name in names if name in [*call][count:]}
+    bound = shape.bind([*call.values()][:count], by_name)
+    assert shape.named(*bound) == shape.named(*shape.bind((), call))
 
 
 def test_meta_stands_beside_werks_own_notes(

@@ -723,6 +723,25 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         queues                  =rq:queue:high""")
 
 
+@pytest.mark.parametrize(
+    ("of_a", "ours", "reply"),
+    [
+        ({}, ("werk_call", "one"), ["id", "a"]),  # by plain RQ
+        ({"werk_call": "one"}, (), ["id", "a"]),  # by a caller whose request has no call
+        ({"werk_call": "one"}, ("meta", "m", "werk_call", "one"), ["id", "a"]),
+        ({"werk_call": "one"}, ("webhooks", "two", "werk_call", "two"), ["conflict", "a", "x()"]),
+        ({"werk_call": ""}, ("werk_call", "two"), ["conflict", "a", "x()"]),
+        ({"werk_call": "one", "created_at": "before"}, ("werk_call", "two"), 1),  # sent again
+    ],
+)
+def test_an_id_is_its_calls(
+    lua: Lua, of_a: dict[str, str], ours: tuple[str, ...], reply: object
+) -> None:
+    lua.enqueue("a", **{"created_at": "long ago", "description": "x()", **of_a})
+    assert lua.send("back", *ours) == [reply, 1]
+    assert "job:a" not in lua.changes()
+
+
 # --- act.lua
 
 LIMITED = {"rate_limit_key": "k", "rate_limit_concurrency": 1}

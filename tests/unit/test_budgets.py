@@ -40,6 +40,7 @@ OVER = {
     "package ops": 1341,
     "package store": 931,
     "package tasks": 833,
+    "package web": 576,
     "package werk": 380,
     "package worker": 3225,
 }

@@ -17,7 +17,8 @@ from werk.client.links import link_of
 from werk.client.options import NO_OPTIONS, Options
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
-from werk.errors import ArgumentError, NoWorker, WerkWarning
+from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
+from werk.printable import printable
 from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
@@ -75,7 +76,7 @@ def enqueue(
     """Enqueue a task by its name: once, even if the request is sent again after a lost reply.
 
     A registered function stands for its name. Raises UnknownTask, ArgumentError (nothing was sent),
-    NoWorker, RedisUnavailable, ConfigError.
+    JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
     """
     job = prepare(find(name, connection), args, kwargs, _checked(options))
     [handle] = send([job], connection)
@@ -169,8 +170,9 @@ def prepare(
     if options != NO_OPTIONS:
         due = options.due(now)
         ttl = options.seconds_to_live(due, now)
-        hold, pointer = options.guards(name, shape.named(bound, named), task.queue)
-        rare = options.fields()
+        in_one_form = shape.named(bound, named)
+        hold, pointer = options.guards(name, in_one_form, task.queue)
+        rare = options.fields(name, in_one_form)
     call = f"{name}({shape.call(bound, named, task.secret)})"
     data = write_call(task.path, bound, named)
     job_id = options.job_id or _new_id()
@@ -190,7 +192,7 @@ def _new_id() -> str:
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:
     """Enqueue prepared jobs of one task and with the same options, in one script.
 
-    Raises NoWorker, RedisUnavailable, ConfigError.
+    Raises JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
     """
     first, link, now = jobs[0], link_of(connection), time.monotonic()
     served = f"{first.name} {first.fingerprint}"
@@ -256,6 +258,10 @@ def _handle(
     if reply == 1:
         return own
     why, job_id, status = [keys.text(word) for word in (*reply, b"")][:3]
+    if why == "conflict":
+        first = printable(status[:DESCRIPTION_LENGTH])
+        use = "use another id, or the arguments of that call"
+        raise JobIdConflict(f"job_id {job_id!r} belongs to another call, {first}; {use}")
     if why == "overdue":
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))

@@ -61,7 +61,11 @@ class Options(NamedTuple):
     ] = None
     job_id: Annotated[
         str | None,
-        Help("Give the job this ID; enqueue nothing if a job with this ID exists.", "ID"),
+        Help(
+            "Give the job this ID. If the job exists: enqueue nothing, and exit with 2 if its call"
+            " differs.",
+            "ID",
+        ),
     ] = None  # letters, digits, - and _
     timeout: Annotated[
         Duration | None,
@@ -172,12 +176,14 @@ class Options(NamedTuple):
             pointer = keys.key("werk", "last", digest((name, call)))
         return hold, pointer
 
-    def fields(self) -> tuple[str | bytes, ...]:
+    def fields(self, name: str, call: Sequence[tuple[str, object]]) -> tuple[str | bytes, ...]:
         """Return the fields that few records have, each followed by its value.
 
         RQ's are written as RQ does (rq.job.Job.to_dict).
         """
         found: tuple[str | bytes, ...] = ()
+        if self.job_id is not None:
+            found += ("werk_call", digest((name, call)))
         if self.ping:
             hook = {"job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
             found += ("webhooks", json.dumps([{"url": self.ping, **hook}]))

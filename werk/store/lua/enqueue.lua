@@ -10,6 +10,7 @@
 --       prepends the names used here; then RARE words: further fields of all jobs, with values
 -- Returns for each job 1: it was enqueued, by this request or by an earlier copy of it; or
 --       {'id', id}               not enqueued: another job has this id
+--       {'conflict', id, call}   the same, and that job is another call: its werk_call differs
 --       {'hold', id}             not enqueued: the hold of job `id` has not expired
 --       {'active', id, status}   not enqueued: job `id`, which the pointer names, is active
 --       {'overdue', id, status}  enqueued although that job is active: it has been for a day
@@ -46,11 +47,22 @@ end
 local stands = {}
 local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
 
+-- Return the value of a field that few jobs have, nothing if these have not.
+local function rare(name)
+  for at = jobs_end + 1, #ARGV, 2 do
+    if ARGV[at] == name then return ARGV[at + 1] end
+  end
+end
+
 -- Return the reply for a job that was sent before or whose id another job has, else nothing.
 local function known(id, job)
   if not fits(job, 'hash') then return end
   if call('EXISTS', job) == 1 then
-    return call('HGET', job, 'created_at') == CREATED_AT and 1 or {'id', id}
+    local own = call('HMGET', job, 'created_at', 'werk_call', 'description')
+    if own[1] == CREATED_AT then return 1 end
+    local theirs, ours = own[2], rare('werk_call')
+    local is_other = theirs and ours and theirs ~= ours -- plain RQ and older callers write none
+    return is_other and {'conflict', id, own[3] or ''} or {'id', id}
   end
   if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
 end
