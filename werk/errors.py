@@ -32,6 +32,15 @@ class ArgumentError(WerkError):
     exit_code = EXIT_USAGE
 
 
+class JobIdConflict(WerkError):
+    """Raised when a `job_id` belongs to a job with another call; nothing was enqueued.
+
+    A call is the task and its arguments. The message names the first call, with secrets masked.
+    """
+
+    exit_code = EXIT_USAGE
+
+
 class UnknownTask(WerkError):
     """Raised when neither the registry nor the catalog has the task."""
 

@@ -13,58 +13,72 @@ from functools import cache
 from itertools import repeat
 from typing import NamedTuple
 
-from werk.errors import ConfigError
+from werk.duration import LONGEST_S as LONGEST_S
+from werk.duration import Duration, Range, in_seconds, seconds
+from werk.errors import ArgumentError, ConfigError
 from werk.settings import Settings
 
 DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
 FAILURE_TTL_S = 30 * 24 * 3600
-LONGEST_S = 10**9  # thirty years; timers and Redis accept little more
 MOST_RETRIES = 10_000
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 10, 3600
+
+DURATIONS = {  # the fields of Task that take one
+    **dict.fromkeys(("timeout", "result_ttl", "failure_ttl"), Range(-1)),
+    "retry_delay": Range(0, 10_000),
+}
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 class Task(NamedTuple):
-    """A task and the defaults of its jobs; an enqueue can override most. Times are in seconds."""
+    """A task and the defaults of its jobs; an enqueue can override most.
+
+    Durations are 90 (in seconds), "5m", "1h30m" or a timedelta.
+    """
 
     path: str
     queue: str = "default"
-    timeout: int = DEFAULT_TIMEOUT_S  # of one execution; -1: none
-    result_ttl: int = 3600  # how long a result is kept; -1: it never expires, 0: not at all
-    failure_ttl: int = FAILURE_TTL_S  # how long a failed job is kept
+    timeout: Duration = DEFAULT_TIMEOUT_S  # of one execution; -1: none
+    result_ttl: Duration = 3600  # how long a result is kept; -1: it never expires, 0: not at all
+    failure_ttl: Duration = FAILURE_TTL_S  # how long a failed job is kept
     retry: int = 0  # how often a failed job is retried
-    retry_delay: int = RETRY_DELAY_S  # before the first retry; doubled each time, at most an hour
+    retry_delay: Duration = RETRY_DELAY_S  # before the first retry; doubled, at most an hour
     max_crashes: int = 2  # how often a job that killed its worker is run again
     secret: tuple[str, ...] = ()  # parameters shown as ***
-    retry_delays: tuple[int, ...] = ()  # before each retry; the last one is repeated
+    retry_delays: tuple[Duration, ...] = ()  # before each retry; the last one is repeated
     retry_on: tuple[str, ...] = ()  # exceptions that are retried, by dotted name; (): all
 
+    def in_seconds(self) -> Task:
+        """Return the task with its durations in seconds. Raises ArgumentError."""
+        given = {name: getattr(self, name) for name in DURATIONS}
+        if not isinstance(self.retry_delays, tuple | list):
+            raise ArgumentError('retry_delays must be a tuple, such as (60, "5m", "1h")')
+        try:
+            delays = tuple(map(Range(0).seconds, self.retry_delays))
+        except ArgumentError as error:
+            raise ArgumentError(f"retry_delays: {error}") from None
+        return self._replace(retry_delays=delays, **in_seconds(given, DURATIONS))
+
     def problem(self) -> str | None:
-        """Return what is wrong with the task, or None."""
-        times = (self.timeout, self.result_ttl, self.failure_ttl)
-        counts = (self.retry, self.retry_delay, self.max_crashes)
+        """Return what is wrong with the task, apart from its durations, or None."""
+        counts = (self.retry, self.max_crashes)
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
             return f"path {self.path!r} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
             return f"queue {self.queue!r} is not a queue name; use printable text"
-        if not all(type(number) is int for number in times + counts):
-            return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: use int"
-        if self.timeout == 0 or not all(-1 <= seconds <= LONGEST_S for seconds in times):
-            return f"timeout, result_ttl, failure_ttl: use -1 to {LONGEST_S} s; a timeout is not 0"
-        if not all(0 <= count <= MOST_RETRIES for count in counts):
-            return f"retry, retry_delay and max_crashes: use 0 to {MOST_RETRIES}"
+        if self.timeout == 0:
+            return "timeout: got 0; use -1 for no limit"
+        if not all(type(count) is int and 0 <= count <= MOST_RETRIES for count in counts):
+            return f"retry and max_crashes: use 0 to {MOST_RETRIES} (int)"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
             return 'secret must be a tuple of parameter names, such as ("token",)'
         return self._retry_problem()
 
     def _retry_problem(self) -> str | None:
-        delays, names = self.retry_delays, self.retry_on
-        if not isinstance(delays, tuple | list) or len(delays) > MOST_RETRIES:
-            return "retry_delays must be a tuple of seconds, such as (60, 300, 3600)"
-        for seconds in delays:
-            if type(seconds) is not int or not 0 <= seconds <= LONGEST_S:
-                return f"retry_delays: {seconds!r}: use whole seconds, 0 to {LONGEST_S}"
+        names = self.retry_on
+        if len(self.retry_delays) > MOST_RETRIES:
+            return f"retry_delays: use at most {MOST_RETRIES}"
         if not isinstance(names, tuple | list):
             return 'retry_on must be a tuple of dotted names, such as ("requests.ConnectionError",)'
         for name in names:
@@ -81,12 +95,12 @@ class Task(NamedTuple):
             return f"retry={self.retry} is less than the {count} retry_delays; leave retry out"
         return None
 
-    def delays(self) -> list[int]:
+    def delays(self) -> list[float]:
         """Return the seconds before each retry. RQ would repeat the first of a short list."""
-        if given := self.retry_delays[: self.retry]:
+        if given := [*map(seconds, self.retry_delays[: self.retry])]:
             return [*given, *repeat(given[-1], self.retry - len(given))]
-        doubled = (self.retry_delay * 2 ** min(n, 12) for n in range(self.retry))
-        return [min(seconds, LONGEST_RETRY_DELAY_S) for seconds in doubled]
+        doubled = (seconds(self.retry_delay) * 2 ** min(n, 12) for n in range(self.retry))
+        return [min(delay, LONGEST_RETRY_DELAY_S) for delay in doubled]
 
 
 TASKS: dict[str, str | Task] = {
@@ -145,6 +159,10 @@ def _checked(name: object, entry: object, place: str) -> Task:
     if not isinstance(task, Task):
         kind = type(entry).__name__
         raise ConfigError(f"{place}: {name}: use a dotted path or Task(...), not {kind}")
+    try:
+        task = task.in_seconds()
+    except ArgumentError as error:
+        raise ConfigError(f"{place}: {name}: {error}") from None
     if problem := task.problem() or task.contradiction():
         raise ConfigError(f"{place}: {name}: {problem}")
     return task._replace(retry=task.retry or len(task.retry_delays))

@@ -232,7 +232,7 @@ def test_every_option_is_listed() -> None:
 
 
 def test_every_answer_is_listed() -> None:
-    wanted = "201 200 400 401 403 404 413 415 422 429 503".split()
+    wanted = "201 200 400 401 403 404 409 413 415 422 429 503".split()
     assert sorted(first_cells("## Answers")) == sorted(wanted)
 
 
@@ -240,7 +240,8 @@ def test_every_field_and_key_is_one_that_is_written(
     working: None, serving: Serving, connection: redis.Redis
 ) -> None:
     """Those of a job that waits; the others are written when something happens to it."""
-    job = werk.enqueue("sleep", 0, options=werk.Options(queue="low", ttl=60, retry=1))
+    options = werk.Options(queue="low", ttl=60, retry=1, job_id="mine", meta={"a": 1})
+    job = werk.enqueue("sleep", 0, options=options)
     listed = set(re.findall(r"`(\w+)`", " ".join(first_cells("## What is in Redis"))))
     fields = {name.decode() for name in connection.hkeys(f"rq:job:{job.id}")}
     later = {"werk_crashes", "werk_not_kept", "werk_unknown_since"}

@@ -11,9 +11,9 @@ VALUES = [
 ]  # fmt: skip
 FIELDS = (
     "status origin timeout result_ttl failure_ttl ttl enqueued_at created_at started_at ended_at"
-    " data description werk_task werk_attempt werk_crashes werk_max_crashes werk_v retries_left"
-    " retry_intervals repeats_left repeat_intervals worker_name last_heartbeat meta group_id"
-    " success_callback_name failure_callback_name stopped_callback_name success_callback_timeout"
-    " failure_callback_timeout rate_limit_key rate_limit_concurrency webhooks dependency_ids"
-    " enqueue_at_front enqueue_at_front_on_retry number_of_retries exc_info"
+    " data description werk_task werk_attempt werk_crashes werk_max_crashes werk_v werk_call"
+    " retries_left retry_intervals repeats_left repeat_intervals worker_name last_heartbeat meta"
+    " group_id success_callback_name failure_callback_name stopped_callback_name"
+    " success_callback_timeout failure_callback_timeout rate_limit_key rate_limit_concurrency"
+    " webhooks dependency_ids enqueue_at_front enqueue_at_front_on_retry number_of_retries exc_info"
 ).split()

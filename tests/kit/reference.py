@@ -22,6 +22,7 @@ from werk import testing
 from werk.cli.enqueue import enqueue
 from werk.cli.run import werk as commands
 from werk.client.options import Options
+from werk.duration import Duration
 from werk.errors import WerkError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -167,6 +168,7 @@ def _options() -> str:
         if hasattr(hint, "__metadata__"):  # the others are for werk itself
             kind, shown = get_args(hint)
             text = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
+            text = text.replace(str(Duration), "Duration").replace("typing.", "")
             text = text.replace("datetime.datetime", "datetime").replace(" | ", " \\| ")
             rows.append(f"| `{name}` | `{text}` | {shown.text} |")
     return f"### `Options`\n\n{doc}\n\n" + "\n".join(rows) + "\n"

@@ -107,11 +107,13 @@ def test_waiting_no_longer_than_told() -> None:
         (["--delay", "1", "--at", "2030-01-01", "sleep", "1"], ["cannot be combined"]),
         (["--timeout", "1", "sleep", "1"], ["--job-timeout"]),
         (["--job-timeout", "0", "sleep", "1"], ["timeout"]),
+        (["--job-timeout", "x", "sleep", "1"], ["'--job-timeout': got 'x'; use -1 to"]),
         (["--job-id", "a b", "sleep", "1"], ["job_id"]),
+        (["--meta", "[1]", "sleep", "1"], ["--meta", "JSON must be an object"]),
         (["--retry", "x", "sleep", "1"], ["'x'"]),
         (["--once-per", "5 minutes", "sleep", "1"], ["--once-per", "'5 minutes'", "5m"]),
-        (["--once-per", "0", "sleep", "1"], ["once_per", "1 to"]),
-        (["--once-per", "-5m", "sleep", "1"], ["once_per", "1 to"]),
+        (["--once-per", "0", "sleep", "1"], ["--once-per", "1 to"]),
+        (["--once-per", "-5m", "sleep", "1"], ["--once-per", "1 to"]),
         (["--slot", "noon", "sleep", "1"], ["--slot"]),
         (["sleep", "1", "--once-per", "5m"], ["put --once-per before sleep"]),
     ],
@@ -137,6 +139,20 @@ def test_a_negative_number_is_a_number() -> None:
     done = run("werk", "result", queued.stdout.strip())
     assert done.returncode == 1
     assert "ValueError" in done.stderr
+
+
+def test_an_id_stands_for_one_call(connection: redis.Redis) -> None:
+    def enqueue(*words: str) -> subprocess.CompletedProcess[str]:
+        return run("werk-enqueue", "--job-id", "mine", *words)
+
+    assert enqueue("--meta", '{"tenant": 7}', "hello", "Ada").returncode == 0
+    again = enqueue("--delay", "1h30m", "hello", "Ada")
+    assert (again.returncode, again.stdout) == (0, "mine\n")
+    assert again.stderr == "job mine exists already; not enqueued again\n"
+    said = "job_id 'mine' belongs to another call, hello('Ada'); use another id"
+    refused(enqueue("hello", "Eve"), 2, said)
+    assert waiting(connection) == 1
+    assert '{"tenant": 7}' in run("werk", "show", "mine").stdout
 
 
 def test_options_of_the_job(connection: redis.Redis) -> None:

@@ -133,7 +133,7 @@ def test_all_bad_lines_are_said_at_once(file: Callable[[str], Path], redis_url: 
         ([], "Missing argument 'FILE'"),
         (
             ["--catch-up", "soon", "/dev/null"],
-            "PERIOD must be like 90, 5m, 1h or 1d, got 'soon'",
+            "'--catch-up': got 'soon'; use 0 to",
         ),
         (["--catch-up", "10", "/dev/null"], "catch-up of 10 s; use 60 s to 47 h"),
         (["--catch-up", "3d", "/dev/null"], "catch-up of 259200 s; use 60 s to 47 h"),

@@ -333,6 +333,8 @@ def test_options_are_those_of_python(
     assert b"ttl" in job(expires="1h30m")
     assert job(expires="1h30m")[b"ttl"] == b"5400"
     assert job(expires=90)[b"ttl"] == b"90"
+    meta = {"tenant": 7, "tags": ["a", None]}
+    assert payload.loads(job(meta=meta)[b"meta"]) == meta
     job(job_id="mine", front=True)
     assert connection.lindex("rq:queue:default", 0) == b"mine"
     nothing = dict.fromkeys(set(HINTS) - {"front", "unless_active", "require_worker"})
@@ -356,19 +358,22 @@ def test_a_job_is_scheduled(client: FlaskClient, connection: redis.Redis) -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"timeout": "5"}, "timeout: '5' is not a whole number (int)"),
-        ({"timeout": 0}, "a timeout is not 0"),
-        ({"timeout": True}, "timeout: True is not a whole number (int)"),
+        ({"timeout": 0}, "timeout: got 0; use -1 for no limit"),
+        ({"timeout": True}, "timeout: got True; use -1 to 1000000000 whole seconds, or a text"),
         ({"front": 1}, "front: 1 is not true or false (bool)"),
         ({"front": None}, "front: None is not true or false (bool)"),
         ({"require_worker": "yes"}, "require_worker: 'yes' is not true or false (bool)"),
-        ({"delay": "5m"}, "delay: '5m' is not a number (float)"),
-        ({"delay": -1}, "delay -1.0: use seconds, 0 to 1000000000"),
-        ({"once_per": "5x"}, "once_per: '5x' is not a duration (timedelta): 90, 90s, 1h30m"),
-        ({"once_per": True}, "once_per: 'True' is not a duration"),
-        ({"once_per": 0}, "once_per 0.0: use seconds, 1 to"),
-        ({"expires": [1]}, "is not a duration"),
-        ({"expires": 1e300}, "is not a duration"),
+        ({"delay": -1}, "delay: got -1; use 0 to 1000000000 seconds, or a text"),
+        ({"once_per": True}, "once_per: got True; use 1 to"),
+        ({"once_per": 0}, "once_per: got 0; use 1 to"),
+        ({"expires": [1]}, "expires: got a value of type list; use 1 to"),
+        ({"expires": {}}, "expires: got a value of type dict; use 1 to"),
+        ({"expires": "9" * 10**6}, "99'...; use 1 to"),
+        ({"expires": 1e300}, "expires: got 1e+300; use 1 to"),
+        ({"expires": 10**300}, "expires: got a value of type int; use 1 to"),
+        ({"meta": "{}"}, "meta: '{}' is not a dict"),
+        ({"meta": [1]}, "meta: the list is not a dict"),
+        ({"meta": {"werk": 1}}, "meta: the key 'werk' is taken by werk's own notes; use another"),
         ({"at": 5}, "at: 5 is not a datetime"),
         ({"at": "tomorrow"}, "at: 'tomorrow' is not a datetime"),
         ({"at": "0001-01-01"}, "out of range"),
@@ -379,8 +384,8 @@ def test_a_job_is_scheduled(client: FlaskClient, connection: redis.Redis) -> Non
         ({"queue": ""}, "queue '' is not a queue name"),
         ({"queue": {}}, "queue: the dict is not text (str)"),
         ({"ping": "ftp://x"}, "ping 'ftp://x': use an address"),
-        ({"retry": 10**9}, "retry, retry_delay and max_crashes: use 0 to 10000"),
-        ({"ttl": 1.5}, "ttl: 1.5 is not a whole number (int)"),
+        ({"retry": 10**9}, "retry and max_crashes: use 0 to 10000"),
+        ({"ttl": 1.5}, "ttl: got 1.5; use 1 to 1000000000 whole seconds"),
     ],
 )
 def test_a_wrong_option_is_refused(
@@ -400,6 +405,21 @@ def test_a_duplicate_is_answered_with_its_job(client: FlaskClient, connection: r
         assert (code, again["id"], again["duplicate"]) == (200, first["id"], True)
         assert again["queue"] == "default"
         connection.flushall()
+
+
+def test_an_id_of_another_call_is_a_conflict(
+    tasks: None, client: FlaskClient, connection: redis.Redis
+) -> None:
+    options = {"job_id": "mine"}
+    assert post(client, "hidden", {"args": [7], "options": options})[0] == 201
+    before = connection.hgetall("rq:job:mine")
+    for body in ({"args": [8]}, {"kwargs": {"token": 9}}):
+        code, reply = post(client, "hidden", {**body, "options": options})
+        assert code == 409
+        assert reply["error"].startswith("job_id 'mine' belongs to another call, hidden(***); use ")
+    again = {"kwargs": {"token": 7}, "options": {**options, "queue": "low"}}
+    assert post(client, "hidden", again)[0] == 200
+    assert connection.hgetall("rq:job:mine") == before
 
 
 # --- Redis and workers

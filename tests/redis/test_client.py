@@ -9,11 +9,13 @@ import pickle
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -27,10 +29,10 @@ from hypothesis import strategies as st
 from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
 from rq.webhook import Webhook
-from support import KIT, Process, wait_until
+from support import KIT, Process, run, wait_until
 
 import werk
-from werk import registry
+from werk import jobs, registry
 from werk.client import enqueue as client
 from werk.client import result as results
 from werk.errors import (
@@ -38,12 +40,15 @@ from werk.errors import (
     ConfigError,
     JobCancelled,
     JobFailed,
+    JobIdConflict,
     NoSuchJob,
     RedisUnavailable,
     ResultTimeout,
     UnknownTask,
 )
 from werk.store import keys, payload
+from werk.tasks import catalog
+from werk.tasks.arguments import Parameter, Signature
 
 Spawn = Callable[..., Process]
 
@@ -51,6 +56,7 @@ TABLE = {
     "plain": registry.Task("werk.jobs.hello", result_ttl=500, failure_ttl=600, timeout=20),
     "panics_again": registry.Task("werk.jobs.panic", retry=3, retry_delay=100, queue="low"),
     "panics_slowly": registry.Task("werk.jobs.panic", retry_delays=(60, 300, 7200)),
+    "eager": registry.Task("werk.jobs.panic", retry_delay=0),
     "secretive": registry.Task("werk.jobs.hello", secret=("name",)),
     "anything": registry.Task("somewhere.else.entirely"),
 }
@@ -101,6 +107,12 @@ def in_an_hour() -> datetime:
         ({"retry": 2}, {"retry": Retry(2, [10, 20])}),
         ({"expires": 89.5}, {"ttl": 90}),
         ({"ping": "https://x.org/a"}, {"webhooks": [Webhook("https://x.org/a", "finished")]}),
+        ({"meta": {"tenant": 7, "day": date(2026, 1, 2)}},) * 2,
+        ({"meta": {}}, {"meta": {}}),
+        (
+            {"meta": {"a": 1}, "ping": "http://x", "result_ttl": "5m"},
+            {"meta": {"a": 1}, "webhooks": [Webhook("http://x", "finished")], "result_ttl": 300},
+        ),
         ({"at": in_an_hour()}, {"at": True}),
         (
             {"at": in_an_hour(), "front": True, "ttl": 7200},
@@ -260,8 +272,104 @@ def test_an_id_that_exists_is_a_duplicate(connection: redis.Redis) -> None:
     options = werk.Options(job_id="nightly-7")
     assert not werk.enqueue("sleep", 1, options=options).duplicate
     before = snapshot(connection)
-    assert werk.enqueue("sleep", 2, options=options).duplicate
+    other = options._replace(queue="low", delay=60, meta={"a": 1}, retry=2)  # options do not count
+    for again in (options, other):
+        handle = werk.enqueue("sleep", seconds=1.0, options=again)
+        assert (handle.id, handle.duplicate) == ("nightly-7", True)
+        assert handle.reason == "job nightly-7 exists already"
     assert snapshot(connection) == before
+
+
+def test_an_id_of_another_call_is_a_conflict(connection: redis.Redis) -> None:
+    options = werk.Options(job_id="nightly-7")
+    werk.enqueue("secretive", "hunter2", options=options)
+    before = snapshot(connection)
+    for name, args in (("secretive", ("hunter3",)), ("plain", ("hunter2",)), ("sleep", (1,))):
+        with pytest.raises(JobIdConflict) as refusal:
+            werk.enqueue(name, *args, options=options._replace(once_per=60, unless_active=True))
+        said = str(refusal.value)
+        assert said.startswith("job_id 'nightly-7' belongs to another call, secretive(***); use")
+        assert refusal.value.exit_code == 2
+    assert snapshot(connection) == before
+
+
+@pytest.mark.parametrize("by", ["plain RQ", "an id of werk's own"])
+def test_an_id_without_a_call_is_a_duplicate(connection: redis.Redis, by: str) -> None:
+    if by == "plain RQ":
+        job_id = Queue("default", connection=connection).enqueue("werk.jobs.hello", "Ada").id
+    else:
+        job_id = werk.enqueue("sleep", 1).id
+    assert connection.hget(keys.key("job", job_id), "werk_call") is None
+    assert werk.enqueue("sleep", 2, options=werk.Options(job_id=job_id)).duplicate
+
+
+def test_an_expired_id_is_no_conflict(connection: redis.Redis) -> None:
+    options = werk.Options(job_id="nightly-7", result_ttl=0)
+    werk.enqueue("sleep", 0, options=options)
+    work(connection)
+    assert not werk.enqueue("plain", "Ada", options=options).duplicate
+
+
+def test_a_lost_reply_to_a_job_with_an_id_is_no_duplicate(
+    redis_url: str, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    werk.enqueue("sleep", 0)
+    with losing_replies(redis_url, 3) as url:
+        monkeypatch.setenv("RQ_REDIS_URL", url)
+        assert not werk.enqueue("sleep", 0, options=werk.Options(job_id="mine")).duplicate
+
+
+ENQUEUE = """
+import werk, sys
+options = werk.Options(job_id="mine", once_per=float(sys.argv[2]))
+handle = werk.enqueue("anything", set(sys.argv[1]), b=2, a={"y": {3, "x"}, "x": 1}, options=options)
+print(handle.duplicate, handle.reason)
+"""
+
+
+def test_a_set_is_the_same_argument_whatever_its_order(redis_url: str, tmp_path: Path) -> None:
+    """The order of a set differs between processes with different hash seeds."""
+    (tmp_path / "here.py").write_text('TASKS = {"anything": "somewhere.else.entirely"}')
+
+    def enqueue(letters: str, seed: int) -> str:
+        env = {"PYTHONHASHSEED": str(seed), "WERK_REGISTRY": "here", "PYTHONPATH": str(tmp_path)}
+        done = run(sys.executable, "-W", "ignore", "-c", ENQUEUE, letters, "60", env=env)
+        return done.stdout.strip() or done.stderr.splitlines()[-1]
+
+    assert enqueue("abcdefgh", 1) == "False"
+    for seed in range(2, 6):
+        assert enqueue("hgfedcba", seed) == "True job mine exists already"
+    assert "JobIdConflict: job_id 'mine' belongs to another call" in enqueue("abcdefgi", 1)
+
+
+@given(
+    st.lists(st.integers() | st.text(), min_size=2, max_size=5, unique=True),
+    st.permutations("abcde"),
+    st.integers(0, 5),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_call_has_one_form(values: list[object], names: list[str], count: int) -> None:
+    """Whether arguments come in order or by name, and in whatever order the names come."""
+    shape = Signature(tuple(Parameter(name, "positional") for name in "abcde"))
+    call = dict(zip("abcde", [{*values}, *values, None, None], strict=False))
+    by_name = {name: call[name] for name in names if name in [*call][count:]}
+    bound = shape.bind([*call.values()][:count], by_name)
+    assert shape.named(*bound) == shape.named(*shape.bind((), call))
+
+
+def test_meta_stands_beside_werks_own_notes(
+    connection: redis.Redis, spawn: Spawn, tmp_path: Path
+) -> None:
+    table = 'from werk import Task\nTASKS = {"eager": Task("werk.jobs.panic", retry_delay=0)}'
+    (tmp_path / "there.py").write_text(table)
+    env = {"WERK_REGISTRY": "there", "PYTHONPATH": str(tmp_path)}
+    handle = werk.enqueue("eager", options=werk.Options(retry=1, meta={"tenant": 7}))
+    spawn("werk", "worker", env=env)
+    with pytest.raises(JobFailed):
+        handle.result(60)
+    meta = handle.job.meta
+    assert meta.pop("werk")["attempt"] == 1
+    assert meta == {"tenant": 7}
 
 
 @pytest.mark.parametrize(
@@ -324,9 +432,32 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(retry=10**20)), ["retry"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(result_ttl=2**63)), ["result_ttl"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(at=datetime.max)), ["at"]),
-        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="5")), ["timeout", "int"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(timeout="x")), ["timeout: got 'x'"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per=0)), ["once_per"]),
-        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5m")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(once_per="5x")), ["once_per"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta=[1])), ["meta: got", "list"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={1: 2})), ["meta", "str"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={"a": sum})), ["meta: the"]),
+        (lambda: werk.enqueue("sleep", 1, options=werk.Options(meta={"werk": 1})), ["'werk'"]),
+        (
+            lambda: werk.enqueue("sleep", 1, options={"queue": "low", "delay": 5, "x": 1}),
+            ["options: got dict; use werk.Options(queue=..., delay=...)"],
+        ),
+        (lambda: werk.enqueue("sleep", 1, options={}), ["options: got dict; use werk.Options("]),
+        (
+            lambda: werk.enqueue_many("sleep", [(1,)], options="low"),
+            ["options: got str; use werk.Options(...)"],
+        ),
+        (lambda: werk.enqueue(5, 1), ["got int; use the name of a task, or its function"]),
+        (lambda: werk.enqueue(os.path.join), ['"join": "posixpath.join"', "table of tasks"]),
+        (lambda: werk.enqueue(jobs.hello, "Ada"), ["several tasks", "hello", "plain", "secretive"]),
+        (lambda: werk.enqueue_many("sleep", "12"), ["calls: got str; use a list of calls"]),
+        (lambda: werk.enqueue_many("sleep", {"seconds": 1}), ["calls: got dict"]),
+        (lambda: werk.enqueue_many("sleep", 5), ["calls: got int"]),
+        (lambda: werk.enqueue_many("sleep", [(1,), "2"]), ["calls[1]: got str", "(value,)"]),
+        (lambda: werk.enqueue_many("sleep", [(1,), (2,), 3]), ["calls[2]: got int", "dict"]),
+        (lambda: werk.enqueue_many("sleep", [{1, 2}]), ["calls[0]: got set"]),
+        (lambda: werk.enqueue_many("sleep", [(0,)] * 300 + [{"x": 1}]), ["calls[300]: sleep: "]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["combined"]),
@@ -343,6 +474,41 @@ def test_bad_input_is_refused_and_nothing_is_sent(
         call()
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert connection.keys() == []
+
+
+def test_a_registered_function_stands_for_its_name(connection: redis.Redis) -> None:
+    assert werk.enqueue(jobs.sleep, 1).task == "sleep"
+    assert [handle.task for handle in werk.enqueue_many(jobs.sleep, [(1,)])] == ["sleep"]
+
+
+def test_a_function_that_only_workers_have_registered(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = catalog.pages()
+    monkeypatch.setattr(registry, "TASKS", {})
+    registry.tasks.cache_clear()
+    with pytest.raises(UnknownTask, match='add it to the table of tasks: "sleep"'):
+        werk.enqueue(jobs.sleep, 1)
+    connection.hset("rq:werk:catalog", mapping=dict(zip(pages[::2], pages[1::2], strict=True)))
+    assert werk.enqueue(jobs.sleep, 1).task == "sleep"
+
+
+def test_a_function_of_the_main_script(redis_url: str) -> None:
+    script = "import werk\ndef resize(): pass\nwerk.enqueue(resize)"
+    said = "UnknownTask: function __main__.resize cannot be imported by workers; define it at the"
+    assert said in run(sys.executable, "-c", script).stderr.splitlines()[-1]
+    with pytest.raises(UnknownTask, match=r"<lambda> cannot be imported"):
+        werk.enqueue(lambda: None)
+
+
+def test_a_result_is_waited_for_as_long_as_any_duration_says(connection: redis.Redis) -> None:
+    handle = werk.enqueue("sleep", 0)
+    for timeout in (0, -1, "0.01s", timedelta(milliseconds=10)):
+        with pytest.raises(ResultTimeout, match=r"still queued after (0|-1|0\.01) s"):
+            handle.result(timeout)
+    for wait in (handle.result, partial(werk.result, handle.id)):
+        with pytest.raises(ArgumentError, match="timeout: got 'abc'; use seconds, or a text"):
+            wait("abc")
 
 
 def test_many(connection: redis.Redis) -> None:
@@ -522,11 +688,6 @@ def test_a_lost_reply_is_no_duplicate(
         handle = werk.enqueue("sleep", 0, options=options)
     assert not handle.duplicate
     assert connection.llen("rq:queue:default") == 2
-
-
-def test_a_function_instead_of_a_name_is_named(connection: redis.Redis) -> None:
-    with pytest.raises(ArgumentError, match=r"len is a .*; use the name"):
-        werk.enqueue(len, "x")  # type: ignore[arg-type]
 
 
 def test_the_holders_own_resend_after_its_job_is_gone(connection: redis.Redis) -> None:

@@ -128,14 +128,14 @@ class Lua:
     def fence_generation(self) -> Any:
         return self.of_worker("fence_generation", "one", "new", 15)
 
-    def send(self, how: str) -> Any:
-        """Enqueue the jobs a and b, with all that there is."""
+    def send(self, how: str, *rare: str, created_at: str = "before") -> Any:
+        """Enqueue the jobs a and b, with all that there is, and fields that few jobs have."""
         keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
-        limits = (180, 0, 600, "sleep", 2, "[1]", 50_000, "hooks", "", "")
+        limits = (180, 0, 600, "sleep", 2, "[1]", 50_000, len(rare), "", "")
         jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
                 for own in ("a", "b")]  # fmt: skip
-        head = ("rq", how, 6000, 100, "before", "high", *limits)
-        return self.run(request.script().text, *head, *jobs[0], *jobs[1], keys=keys)
+        words = ("rq", how, 6000, 100, created_at, "high", *limits, *jobs[0], *jobs[1], *rare)
+        return self.run(request.script().text, *words, keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
         return self.run(act_script().text, what, f"at:{self.now}", *names)
@@ -709,7 +709,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         job:{own}+              werk_enqueued=before|now
         job:{own}+              data=data:{own} description={own}() werk_task=sleep timeout=180
         job:{own}+              result_ttl=0 failure_ttl=600 werk_max_crashes=2 webhooks=hooks
-        job:{own}+              retries_left=1 retry_intervals=[1] enqueue_at_front=1
+        job:{own}+              meta=m retries_left=1 retry_intervals=[1] enqueue_at_front=1
         job:{own}+              success_callback_name= failure_callback_name= group_id=
         job:{own}+              stopped_callback_name= started_at= ended_at= last_heartbeat=
         job:{own}+              worker_name= werk_v=1
@@ -717,10 +717,29 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         hold:{own}              ={own}_before lives=50
         last:{own}              ={own} lives={MONTH_S}"""
 
-    assert lua.send("at front") == [1, 1]
+    assert lua.send("at front", "webhooks", "hooks", "meta", "m") == [1, 1]
     assert lua.changes() == table(f"""{wanted("a")}{wanted("b")}
         scheduled:high          a=6000 b=6000
         queues                  =rq:queue:high""")
+
+
+@pytest.mark.parametrize(
+    ("of_a", "ours", "reply"),
+    [
+        ({}, ("werk_call", "one"), ["id", "a"]),  # by plain RQ
+        ({"werk_call": "one"}, (), ["id", "a"]),  # by a caller whose request has no call
+        ({"werk_call": "one"}, ("meta", "m", "werk_call", "one"), ["id", "a"]),
+        ({"werk_call": "one"}, ("webhooks", "two", "werk_call", "two"), ["conflict", "a", "x()"]),
+        ({"werk_call": ""}, ("werk_call", "two"), ["conflict", "a", "x()"]),
+        ({"werk_call": "one", "created_at": "before"}, ("werk_call", "two"), 1),  # sent again
+    ],
+)
+def test_an_id_is_its_calls(
+    lua: Lua, of_a: dict[str, str], ours: tuple[str, ...], reply: object
+) -> None:
+    lua.enqueue("a", **{"created_at": "long ago", "description": "x()", **of_a})
+    assert lua.send("back", *ours) == [reply, 1]
+    assert "job:a" not in lua.changes()
 
 
 # --- act.lua

@@ -22,6 +22,7 @@ from test_scripts import TASKS as TASKS
 from werk import Options, result
 from werk.client import enqueue as client
 from werk.client import request
+from werk.errors import JobIdConflict
 from werk.ops import actions, failures
 from werk.ops.snapshot import Snapshot
 from werk.store import keys, payload
@@ -58,13 +59,15 @@ class Old:
     def run(self, name: str, *words: Any, keys: tuple[str, ...] = ()) -> Any:
         return self.redis.eval(self.text(name), len(keys), *keys, *words)
 
-    def enqueue(self, job_id: str, name: str = "tough", queue: str = "high") -> None:
+    def enqueue(
+        self, job_id: str, name: str = "tough", queue: str = "high", wanted: Any = (1,)
+    ) -> None:
         names = tuple(f"rq:{key}" for key in ("queues", f"queue:{queue}", f"scheduled:{queue}"))
         job = (job_id, payload.write_call("pair.work", (), {}), f"{name}()", "", "")
         head = ("rq", "back", 0, 0, keys.iso(time.time()), queue)
         words = (*head, *self.limits(name), *job)
         text = (self.folder / "enqueue.lua").read_text()
-        assert self.redis.eval(text, 3, *names, *words) == [1]
+        assert self.redis.eval(text, 3, *names, *words) == [*wanted]
 
     def limits(self, name: str) -> tuple[Any, ...]:
         return (180, 500, 600, name, 1, 0, 0, 0, "", "", "0")
@@ -270,11 +273,22 @@ def test_an_old_enqueue_is_known_when_it_is_sent_again(
 ) -> None:
     load(connection, past)
     options = Options(queue="high", job_id="queued")
-    handle = client.enqueue("tough", options=options, connection=connection)
-    assert (handle.id, handle.duplicate) == ("queued", True)
+    for name in ("tough", "eager"):  # an old record does not have the call: no conflict
+        handle = client.enqueue(name, options=options, connection=connection)
+        assert (handle.id, handle.duplicate) == ("queued", True)
 
 
 # --- what the version before does with today's
+
+
+def test_an_old_caller_finds_todays_id(connection: redis.Redis, past: type[Old]) -> None:
+    enqueue(connection, "a")
+    before = connection.hgetall("rq:job:a")
+    assert b"werk_call" in before
+    assert past(connection).enqueue("a", "eager", wanted=[[b"id", b"a"]]) is None
+    assert connection.hgetall("rq:job:a") == before
+    with pytest.raises(JobIdConflict, match=r"job_id 'a' belongs to another call, tough\(\)"):
+        enqueue(connection, "a", "eager")
 
 
 @pytest.mark.parametrize("outcome", ["finished", "failed", "scheduled"])

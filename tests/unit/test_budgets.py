@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 360,
+    "werk": 420,
     "cli": 840,
     "client": 430,
     "dev": 340,
@@ -26,21 +26,22 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "testing": 240,
-    "web": 570,
+    "testing": 245,
+    "web": 576,
     "worker": 2050,
 }
 
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 903,
-    "package client": 493,
+    "package cli": 906,
+    "package client": 582,
     "package dev": 528,
-    "package lua": 1085,
+    "package lua": 1095,
     "package ops": 1585,
     "package store": 931,
-    "package tasks": 942,
+    "package tasks": 962,
+    "package testing": 246,
     "package worker": 3323,
 }
 

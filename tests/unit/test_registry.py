@@ -77,13 +77,16 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", queue=""), "queue"),
         ("a", Task("x.y", timeout=0), "timeout"),
         ("a", Task("x.y", timeout=-2), "timeout"),
-        ("a", Task("x.y", result_ttl=1.5), "max_crashes: use int"),  # type: ignore[arg-type]
+        ("a", Task("x.y", result_ttl=1.5), "a: result_ttl: got 1.5; use -1 to"),
+        ("a", Task("x.y", timeout=None), "timeout: got None"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delay="3h"), "retry_delay: got '3h'; use 0 to 10000 whole"),
+        ("a", Task("x.y", max_crashes=1.5), r"max_crashes: use 0 to"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
-        ("a", Task("x.y", retry_delays=60), "such as (60, 300, 3600)"),  # type: ignore[arg-type]
-        ("a", Task("x.y", retry_delays=(60, -1)), "retry_delays: -1: use whole seconds"),
-        ("a", Task("x.y", retry_delays=(60, "x")), "retry_delays: 'x': use"),  # type: ignore[arg-type]
-        ("a", Task("x.y", retry_delays=(1,) * 10_001), "such as (60, 300, 3600)"),
+        ("a", Task("x.y", retry_delays=60), "must be a tuple, such as"),  # type: ignore[arg-type]
+        ("a", Task("x.y", retry_delays=(60, -1)), "retry_delays: got -1; use 0 to"),
+        ("a", Task("x.y", retry_delays=(60, "x")), "retry_delays: got 'x'; use"),
+        ("a", Task("x.y", retry_delays=(1,) * 10_001), "retry_delays: use at most 10000"),
         ("a", Task("x.y", retry_delays=(60,), retry_delay=5), "cannot be combined"),
         ("a", Task("x.y", retry_delays=(60, 300), retry=1), "less than the 2 retry_delays"),
         ("a", Task("x.y", retry_on="ValueError"), "retry_on must be a tuple"),  # type: ignore[arg-type]

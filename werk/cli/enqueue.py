@@ -20,9 +20,9 @@ import click
 from werk import __version__
 from werk.cli import output
 from werk.cli.output import Invocation
-from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
+from werk.cli.types import JSON_OBJECT, LINES, MOMENT, PERIOD, TEXT, duration
 from werk.client import enqueue as client
-from werk.client.options import HINTS, Options
+from werk.client.options import DURATIONS, HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
 from werk.tasks import catalog, catalog_page
@@ -136,8 +136,12 @@ def _job_option(field: str, hint: Any) -> click.Option:
     words = [f"--{shown.name or field}".replace("_", "-"), field]
     if kinds is bool:
         return click.Option(words, is_flag=True, help=shown.text)
-    named = {"SECONDS": SECONDS, "PERIOD": PERIOD, "TIME": MOMENT}
-    kind = int if int in get_args(kinds) else named.get(shown.value, str)
+    if field in DURATIONS:
+        return click.Option(
+            words, type=duration(DURATIONS[field]), metavar=shown.value, help=shown.text
+        )
+    named = {"COUNT": int, "TIME": MOMENT, "JSON": JSON_OBJECT}
+    kind = named.get(shown.value, str)
     return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
 
 
@@ -151,7 +155,7 @@ def _job_option(field: str, hint: Any) -> click.Option:
 @click.option("--args-json", type=TEXT, help="Read all arguments from a JSON array or object.")
 @click.option("--batch", type=LINES, metavar="FILE|-", help="Enqueue a job for each line of FILE.")
 @click.option("--wait", is_flag=True, help="Wait for the job and print its result.")
-@click.option("--timeout", "wait_s", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@click.option("--timeout", "wait_s", type=PERIOD, help="Wait at most PERIOD, then exit with 124.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--dry-run", is_flag=True, help="Check and print the call; enqueue nothing.")

@@ -9,7 +9,7 @@ import click
 
 from werk import errors
 from werk.cli.output import connect, print_json, print_line, print_lines, print_note, print_outcome
-from werk.cli.types import SECONDS, json_option
+from werk.cli.types import PERIOD, json_option
 from werk.errors import ArgumentError
 from werk.settings import Settings
 from werk.store.connection import link
@@ -17,7 +17,7 @@ from werk.store.connection import link
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@click.option("--timeout", type=PERIOD, help="Wait at most PERIOD, then exit with 124.")
 @json_option
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""

@@ -15,7 +15,7 @@ import click
 
 from werk import errors
 from werk.cli import output
-from werk.cli.types import PAST, SECONDS, WORD, Parsed, json_option, yes_option
+from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
 from werk.ops.checks import CRITICAL, Limit, Limits
@@ -101,7 +101,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
 
 @click.command()
 @click.argument("queue", nargs=-1)
-@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for an answer.")
+@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for an answer.")
 @json_option
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send an empty job through each QUEUE and wait for it. Default: all queues."""
@@ -176,7 +176,7 @@ def retry(
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=SECONDS, default=10, help="Wait at most SECONDS for the end.")
+@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for the end.")
 @yes_option
 @json_option
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
@@ -218,7 +218,7 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
 @click.command()
 @click.argument("worker", nargs=-1)
 @click.option("--wait", is_flag=True, help="Wait until the workers have exited.")
-@click.option("--timeout", type=SECONDS, help="Wait at most SECONDS, then exit with 124.")
+@click.option("--timeout", type=PERIOD, help="Wait at most PERIOD, then exit with 124.")
 @yes_option
 @json_option
 def drain(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import click
 
+from werk.duration import Range, seconds
 from werk.errors import ArgumentError
 
 
@@ -32,16 +32,13 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 
 def _read(kind: str, wanted: str, text: str) -> Any:
-    """Return the value of a word, read as the argument of a task; a duration as seconds."""
+    """Return the value of a word, read as the argument of a task."""
     from werk.tasks.types import Invalid, Type
 
     try:
-        found: Any = Type(kind).parse(text)
-        if kind == "float" and found < 0:
-            raise Invalid
+        return Type(kind).parse(text)
     except Invalid:
         raise ArgumentError(f"{wanted}, got {text!r}") from None
-    return found.total_seconds() if isinstance(found, timedelta) else found
 
 
 def _text_of(source: str) -> str:
@@ -59,8 +56,8 @@ def _text_of(source: str) -> str:
 
 def _past(text: str) -> float:
     """Return the Unix time of an ISO 8601 time, or of a period ago: 90s, 10m, 2h, 3d."""
-    with suppress(ArgumentError):
-        if (ago_s := float(PERIOD.parse(text))) >= 0:
+    with suppress(ValueError):
+        if (ago_s := seconds(text)) >= 0:
             return max(0.0, time.time() - ago_s)  # no job is older
     with suppress(ArgumentError, ValueError, OverflowError):
         return max(0.0, float(MOMENT.parse(text).timestamp()))
@@ -74,8 +71,13 @@ def _not_empty(text: str) -> str:
     return text
 
 
-SECONDS = Parsed("seconds", partial(_read, "float", "SECONDS must be a number, 0 or more"))
-PERIOD = Parsed("period", partial(_read, "duration", "PERIOD must be like 90, 5m, 1h or 1d"))
+def duration(range_s: Range) -> Parsed:
+    """Return the type of a duration in a range. Its values are in seconds."""
+    return Parsed("period", range_s.seconds)
+
+
+PERIOD = duration(Range(0, is_whole=False))
+JSON_OBJECT = Parsed("json", partial(_read, "dict", "JSON must be an object"))
 MOMENT = Parsed("time", partial(_read, "datetime", "TIME must be like 2026-12-24T18:00+01:00"))
 PAST = Parsed("time", _past)
 TEXT = Parsed("text|@file|-", _text_of)

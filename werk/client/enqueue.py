@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,16 +18,19 @@ from werk.client.links import link_of
 from werk.client.options import NO_OPTIONS, Options
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
-from werk.errors import ArgumentError, NoWorker, WerkWarning
+from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
+from werk.printable import printable
 from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
 from werk.store.payload import write_call
+from werk.store.plain import name_of
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry
 
 if TYPE_CHECKING:
     from werk.client.links import Connection
+    from werk.store.connection import Link
 
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
 UNHEARD = "no worker listens on queue"  # how the least important warning begins
@@ -60,10 +63,11 @@ class PreparedJob(NamedTuple):
     due: float | None  # Unix time by this host's clock, of a job that is scheduled
     ttl: int
     warning: str  # of the task (catalog_page.Entry)
+    rare: tuple[str | bytes, ...] = ()  # fields that few jobs have (Options.fields)
 
 
 def enqueue(
-    name: str,
+    name: str | Callable[..., object],
     /,
     *args: object,
     options: Options | None = None,
@@ -72,9 +76,10 @@ def enqueue(
 ) -> Handle:
     """Enqueue a task by its name: once, even if the request is sent again after a lost reply.
 
-    Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
+    A registered function stands for its name. Raises UnknownTask, ArgumentError (nothing was sent),
+    JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
     """
-    job = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
+    job = prepare(find(name, connection), args, kwargs, _checked(options))
     [handle] = send([job], connection)
     if handle.warnings:
         _warn([handle])
@@ -101,7 +106,7 @@ def enqueue_call(
 
 
 def enqueue_many(
-    name: str,
+    name: str | Callable[..., object],
     calls: Sequence[Sequence[object] | Mapping[str, object]],
     *,
     options: Options | None = None,
@@ -112,12 +117,18 @@ def enqueue_many(
     All calls are checked before the first is sent. They are sent 250 at a time. Raises the same
     errors as enqueue().
     """
-    options = options or NO_OPTIONS
+    options = _checked(options)
     if options.job_id is not None:
         raise ArgumentError("job_id cannot be combined with enqueue_many")
     entry, now = find(name, connection), time.time()
-    calls_in_two = (((), call) if isinstance(call, Mapping) else (call, {}) for call in calls)
-    jobs = [prepare(entry, args, kwargs, options, now) for args, kwargs in calls_in_two]
+    if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
+        raise ArgumentError(f"calls: got {name_of(type(calls))}; use a list of calls: [(1,), (2,)]")
+    jobs = []
+    for index, call in enumerate(calls):
+        try:
+            jobs.append(prepare(entry, *_in_two(call), options, now))
+        except ArgumentError as error:
+            raise ArgumentError(f"calls[{index}]: {error}") from None
     handles: list[Handle] = []
     for start in range(0, len(jobs), CHUNK):
         handles += send(jobs[start : start + CHUNK], connection)
@@ -125,15 +136,39 @@ def enqueue_many(
     return handles
 
 
-def find(name: str, connection: Connection | None = None) -> Entry:
+def _in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
+    """Return the arguments in order, and the named ones, of a call. Raises ArgumentError."""
+    if type(call) is tuple or type(call) is list:
+        return call, {}
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, Sequence) and not isinstance(call, (str, bytes)):
+        return call, {}
+    use = "use a tuple of arguments, (value,), or a dict of named ones"
+    raise ArgumentError(f"got {name_of(type(call))}; {use}")
+
+
+def _checked(options: object) -> Options:
+    """Return the options of a call, NO_OPTIONS for None. Raises ArgumentError."""
+    if options is None:
+        return NO_OPTIONS
+    if isinstance(options, Options):
+        return options
+    names = [name for name in Options._fields if isinstance(options, dict) and name in options]
+    use = f"werk.Options({', '.join(f'{name}=...' for name in names) or '...'})"
+    raise ArgumentError(f"options: got {name_of(type(options))}; use {use}")
+
+
+def find(name: str | Callable[..., object], connection: Connection | None = None) -> Entry:
     """Return a task of the registry here, or else of the catalog (catalog.find).
 
-    Raises UnknownTask, RedisUnavailable, ConfigError.
+    Raises UnknownTask, ArgumentError, RedisUnavailable, ConfigError.
     """
-    if not isinstance(name, str):
-        shown = getattr(name, "__name__", repr(name)[:100])
-        raise ArgumentError(f"{shown} is a {type(name).__name__}; use the name of its task")
-    return catalog.find(name, lambda: link_of(connection))
+
+    def link() -> Link:
+        return link_of(connection)
+
+    return catalog.find(name if isinstance(name, str) else catalog.name_of(name, link), link)
 
 
 def prepare(
@@ -146,20 +181,25 @@ def prepare(
     """Return the job that a call of a task becomes. Raises ArgumentError."""
     name, task, shape, fingerprint, warning = entry
     if options != NO_OPTIONS:
+        options = options.in_seconds()
         task = options.treated(task)
     bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
     now = now or time.time()
     due, ttl, hold, pointer = None, 0, "", ""
+    rare: tuple[str | bytes, ...] = ()
     if options != NO_OPTIONS:
         due = options.due(now)
         ttl = options.seconds_to_live(due, now)
-        hold, pointer = options.guards(name, shape.named(bound, named), task.queue)
+        in_one_form = shape.named(bound, named)
+        hold, pointer = options.guards(name, in_one_form, task.queue)
+        rare = options.fields(name, in_one_form)
     call = f"{name}({shape.call(bound, named, task.secret)})"
     data = write_call(task.path, bound, named)
     job_id = options.job_id or _new_id()
     shown, created_at = call[:DESCRIPTION_LENGTH], keys.iso(now)
     sent = (job_id, data, shown, hold, pointer)
-    return PreparedJob(*sent, name, task, fingerprint, call, created_at, options, due, ttl, warning)
+    seen = (fingerprint, call, created_at)
+    return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
 
 
 def _new_id() -> str:
@@ -172,7 +212,7 @@ def _new_id() -> str:
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:
     """Enqueue prepared jobs of one task and with the same options, in one script.
 
-    Raises NoWorker, RedisUnavailable, ConfigError.
+    Raises JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
     """
     first, link, now = jobs[0], link_of(connection), time.monotonic()
     served = f"{first.name} {first.fingerprint}"
@@ -182,6 +222,7 @@ def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> l
     words: list[Any] = [*_request(first, served if is_due else "")]
     for job in jobs:
         words += _fields_of(job)
+    words += first.rare
     replies = link.run(request.script(), _places(first.task.queue), words)
     if is_due:
         *replies, found = replies
@@ -220,7 +261,7 @@ def _request(job: PreparedJob, served: str) -> EnqueueRequest:
         task.max_crashes,
         json.dumps(task.delays()) if task.retry else "",
         options.hold_ms(),
-        options.webhooks(),
+        len(job.rare),
         served,
         int(options.require_worker),
     )
@@ -230,11 +271,16 @@ def _handle(
     job: PreparedJob, reply: Any, warnings: tuple[str, ...], connection: Connection | None
 ) -> Handle:
     """Return what enqueue.lua replied for a job (see its header)."""
-    queue, result_ttl = job.task.queue, job.task.result_ttl
+    queue = job.task.queue
+    result_ttl: int = job.task.result_ttl  # type: ignore[assignment]  # in seconds by now
     own = Handle(job.id, job.name, queue, False, "", warnings, result_ttl, connection)
     if reply == 1:
         return own
     why, job_id, status = [keys.text(word) for word in (*reply, b"")][:3]
+    if why == "conflict":
+        first = printable(status[:DESCRIPTION_LENGTH])
+        use = "use another id, or the arguments of that call"
+        raise JobIdConflict(f"job_id {job_id!r} belongs to another call, {first}; {use}")
     if why == "overdue":
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))

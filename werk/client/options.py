@@ -12,15 +12,26 @@ from datetime import datetime
 from math import ceil
 from typing import Annotated, Any, NamedTuple
 
+from werk import registry
+from werk.duration import Duration, Range, in_seconds, seconds
 from werk.errors import ArgumentError
-from werk.registry import LONGEST_S, Task
+from werk.registry import Task
 from werk.store import keys
-from werk.store.plain import digest
+from werk.store.payload import dumps
+from werk.store.plain import digest, name_of, plain_problem
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 PING_URL = re.compile(r"https?://[^\s/?#][!-~]*")
 HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
 SLOT_MEMORY_S = 48 * 3600
+
+DURATIONS = {  # the options that take one
+    **{name: registry.DURATIONS[name] for name in ("timeout", "result_ttl", "failure_ttl")},
+    "delay": Range(0, is_whole=False),
+    "ttl": Range(1),
+    "once_per": Range(1, is_whole=False),
+    "expires": Range(1, is_whole=False),
+}
 
 
 class Help(NamedTuple):
@@ -32,37 +43,46 @@ class Help(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The options of one job. None: use the value of the task's entry in the registry, if any."""
+    """The options of one job. None: use the value of the task's entry in the registry, if any.
+
+    Durations are 90 (in seconds), "5m", "1h30m" or a timedelta.
+    """
 
     queue: Annotated[
         str | None, Help("Enqueue to QUEUE instead of the task's own queue.", "QUEUE")
     ] = None
     front: Annotated[bool, Help("Put the job before all waiting jobs.")] = False
-    delay: Annotated[float | None, Help("Run the job after SECONDS.", "SECONDS")] = None
+    delay: Annotated[
+        Duration | None, Help("Run the job after PERIOD (90, 5m, 1h30m, 1d).", "PERIOD")
+    ] = None
     at: Annotated[
         datetime | None,
         Help("Run the job at TIME: 2026-12-24T18:00, in local time or with +01:00.", "TIME"),
     ] = None
     job_id: Annotated[
         str | None,
-        Help("Give the job this ID; enqueue nothing if a job with this ID exists.", "ID"),
+        Help(
+            "Give the job this ID. If the job exists: enqueue nothing, and exit with 2 if its call"
+            " differs.",
+            "ID",
+        ),
     ] = None  # letters, digits, - and _
     timeout: Annotated[
-        int | None,
-        Help("Limit each execution to SECONDS; -1: no limit.", "SECONDS", "job_timeout"),
+        Duration | None,
+        Help("Limit each execution to PERIOD; -1: no limit.", "PERIOD", "job_timeout"),
     ] = None
     ttl: Annotated[
-        int | None, Help("Discard the job if it waits for longer than SECONDS.", "SECONDS")
+        Duration | None, Help("Discard the job if it waits for longer than PERIOD.", "PERIOD")
     ] = None
     result_ttl: Annotated[
-        int | None, Help("Keep the result for SECONDS; -1: it never expires.", "SECONDS")
+        Duration | None, Help("Keep the result for PERIOD; -1: it never expires.", "PERIOD")
     ] = None
     failure_ttl: Annotated[
-        int | None, Help("Keep a failed job for SECONDS; -1: it never expires.", "SECONDS")
+        Duration | None, Help("Keep a failed job for PERIOD; -1: it never expires.", "PERIOD")
     ] = None
     retry: Annotated[int | None, Help("Retry a failed job COUNT times.", "COUNT")] = None
     once_per: Annotated[
-        float | None,
+        Duration | None,
         Help(
             "Enqueue at most once per PERIOD (90, 5m, 1h, 1d), even if several hosts run this"
             " command.",
@@ -74,7 +94,7 @@ class Options(NamedTuple):
         bool, Help("Enqueue nothing while the last job with the same arguments waits or runs.")
     ] = False
     expires: Annotated[
-        float | None,
+        Duration | None,
         Help("Discard the job if it has not started PERIOD after it was due.", "PERIOD"),
     ] = None
     ping: Annotated[
@@ -83,9 +103,22 @@ class Options(NamedTuple):
     require_worker: Annotated[
         bool, Help("Enqueue nothing, and exit with 75, unless a live worker serves the task.")
     ] = False
+    meta: Annotated[
+        dict[str, Any] | None,
+        Help("Keep this JSON object in the job's meta (RQ's job.meta).", "JSON"),
+    ] = None  # plain data; the key "werk" is werk's
+
+    def in_seconds(self) -> "Options":
+        """Return the options with their durations in seconds. Raises ArgumentError."""
+        values = ((name, getattr(self, name)) for name in DURATIONS)
+        given = {name: value for name, value in values if value is not None}
+        return self._replace(**in_seconds(given, DURATIONS)) if given else self
 
     def treated(self, task: Task) -> Task:
-        """Return the task with these options in place of its own. Raises ArgumentError."""
+        """Return the task with these options, in seconds, in place of its own.
+
+        Raises ArgumentError.
+        """
         names = ("queue", "timeout", "result_ttl", "failure_ttl", "retry")
         given = {name: getattr(self, name) for name in names}
         own = task._replace(**{name: value for name, value in given.items() if value is not None})
@@ -100,19 +133,13 @@ class Options(NamedTuple):
         for one, other in (("delay", "at"), ("ttl", "expires")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 return f"{one} and {other} cannot be combined"
-        for name, least in (("delay", 0), ("ttl", 1), ("once_per", 1), ("expires", 1)):
-            seconds, kinds = getattr(self, name), (int,) if name == "ttl" else (int, float)
-            is_right = type(seconds) in kinds and least <= seconds <= LONGEST_S
-            if seconds is not None and not is_right:
-                whole = "whole " * (name == "ttl")
-                return f"{name} {seconds!r}: use {whole}seconds, {least} to {LONGEST_S}"
         if self.at is not None and not 1 < self.at.year < 9999:
             return f"at {self.at}: out of range; use a year from 2 to 9998"
         if self.ping is not None and not PING_URL.fullmatch(self.ping):
             return f"ping {self.ping!r}: use an address that starts with http:// or https://"
         if self.slot is not None and (type(self.slot) is not str or not self.slot):
             return f"slot {self.slot!r}: use a text that names the tick"
-        return None
+        return None if self.meta is None else _meta_problem(self.meta)
 
     def place(self) -> str:
         """Return where enqueue.lua puts the job."""
@@ -123,20 +150,20 @@ class Options(NamedTuple):
     def due(self, now: float) -> float | None:
         """Return the Unix time, by this host's clock, at which the job is due; None for now."""
         if self.delay:
-            return round(now + self.delay, 3)
+            return round(now + seconds(self.delay), 3)
         return self.at.timestamp() if self.at else None
 
     def seconds_to_live(self, due: float | None, now: float) -> int:
         """Return the seconds from now after which a job that waits is discarded; 0: never."""
         if self.expires is None:
-            return self.ttl or 0
-        return max(1, ceil(max(0.0, (due or now) - now) + self.expires))
+            return int(seconds(self.ttl or 0))
+        return max(1, ceil(max(0.0, (due or now) - now) + seconds(self.expires)))
 
     def hold_ms(self) -> int:
         """Return for how many milliseconds a hold lasts."""
         if self.slot is not None:
             return SLOT_MEMORY_S * 1000
-        return int((self.once_per or 0) * HOLD_SHARE * 1000)
+        return 0 if self.once_per is None else int(seconds(self.once_per) * HOLD_SHARE * 1000)
 
     def guards(self, name: str, call: Sequence[tuple[str, object]], queue: str) -> tuple[str, str]:
         """Return the hold and the pointer of a job of the task `name` (PreparedJob)."""
@@ -149,13 +176,37 @@ class Options(NamedTuple):
             pointer = keys.key("werk", "last", digest((name, call)))
         return hold, pointer
 
-    def webhooks(self) -> str:
-        """Return what RQ keeps of a Webhook(ping, "finished") (rq.job.Job.to_dict), or ''."""
-        hook = {"job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
-        return json.dumps([{"url": self.ping, **hook}]) if self.ping else ""
+    def fields(self, name: str, call: Sequence[tuple[str, object]]) -> tuple[str | bytes, ...]:
+        """Return the fields that few records have, each followed by its value.
+
+        RQ's are written as RQ does (rq.job.Job.to_dict).
+        """
+        found: tuple[str | bytes, ...] = ()
+        if self.job_id is not None:
+            found += ("werk_call", digest((name, call)))
+        if self.ping:
+            hook = {"job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
+            found += ("webhooks", json.dumps([{"url": self.ping, **hook}]))
+        if self.meta:
+            found += ("meta", dumps(self.meta))
+        return found
 
 
 NO_OPTIONS = Options()
+
+
+def _meta_problem(meta: object) -> str | None:
+    """Return what is wrong with the meta of a job, or None."""
+    if type(meta) is not dict or not all(type(name) is str for name in meta):
+        return (
+            f"meta: got a value of type {name_of(type(meta))}; use a dict whose keys are text (str)"
+        )
+    if "werk" in meta:
+        return "meta: the key 'werk' is taken by werk's own notes; use another"
+    if problem := plain_problem(meta):
+        return f"meta: the value {problem}"
+    return None
+
 
 # The options that callers choose, and what each declares.
 HINTS: Mapping[str, Any] = {

@@ -1,4 +1,4 @@
-"""What is sent to enqueue jobs: an EnqueueRequest, then of each job its JOB_FIELDS.
+"""What is sent to enqueue jobs: an EnqueueRequest, of each job its JOB_FIELDS, then rare fields.
 
 enqueue.lua refers to the fields by their names, which are prepended to it in capitals.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from werk.duration import Duration
 from werk.store.scripts import Script, joined, named, numbered, source
 
 
@@ -16,18 +17,18 @@ class EnqueueRequest(NamedTuple):
 
     prefix: str  # RQ's key prefix
     place: str  # back, front, at, in, at front, in front
-    due: float  # at: Unix time; in: seconds from now on Redis's clock; else unused
+    due: Duration  # at: Unix time; in: seconds from now on Redis's clock; else unused
     ttl: int  # seconds until a job that waits expires; 0: never
     created_at: str  # distinguishes this request from another with the same job ids
     queue: str
-    timeout: int
-    result_ttl: int
-    failure_ttl: int
+    timeout: Duration  # in seconds, as all of these
+    result_ttl: Duration
+    failure_ttl: Duration
     task: str
     max_crashes: int
     retry_delays: str  # the seconds before each retry, as JSON; '' if there is none
     hold_ms: int  # milliseconds that a hold lasts
-    webhooks: str  # as RQ's JSON, or ''
+    rare: int  # how many words at the end are fields that few jobs have, each with its value
     served: str  # "<task> <fingerprint>" as the caller knows it; '': do not check who serves it
     require_worker: int  # 1: enqueue only if a live worker serves it
 

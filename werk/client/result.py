@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from werk.client.links import link_of
-from werk.errors import JobCancelled, JobFailed, NoSuchJob, ResultNotKept, ResultTimeout
+from werk.duration import Duration, seconds
+from werk.errors import (
+    ArgumentError,
+    JobCancelled,
+    JobFailed,
+    NoSuchJob,
+    ResultNotKept,
+    ResultTimeout,
+)
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.connection import Link
@@ -56,8 +65,8 @@ class Handle(NamedTuple, Generic[Result]):
         """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
         return status(self.id, connection=self.connection)
 
-    def result(self, timeout: float | None = None) -> Result:
-        """Wait for the result and return it. `timeout` is in seconds; None: wait without a limit.
+    def result(self, timeout: Duration | None = None) -> Result:
+        """Wait for the result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
         Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
         """
@@ -84,9 +93,9 @@ class Handle(NamedTuple, Generic[Result]):
 
 
 def result(
-    job_id: str, timeout: float | None = None, *, connection: Connection | None = None
+    job_id: str, timeout: Duration | None = None, *, connection: Connection | None = None
 ) -> Any:
-    """Wait for a job's result and return it. `timeout` is in seconds; None: wait without a limit.
+    """Wait for a job's result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
     Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, RedisUnavailable,
     ConfigError.
@@ -104,7 +113,7 @@ def status(job_id: str, *, connection: Connection | None = None) -> Status:
 
 def _wait(
     job_id: str,
-    timeout: float | None,
+    timeout: Duration | None,
     connection: Connection | None,
     keeps_result: bool,
     is_ours: bool = False,
@@ -114,14 +123,14 @@ def _wait(
     A job that this process has enqueued exists, and will have an entry. So the wait comes first,
     and usually nothing has to follow.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    limit_s = inf if timeout is None else _seconds(timeout)
+    deadline = time.monotonic() + limit_s
     look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
-    results = keys.key("results", job_id)
-    link = link_of(connection)
+    results, link = keys.key("results", job_id), link_of(connection)
     entry: Any = (b"0-0", [])  # the newest; an entry of an earlier run is not news
     waits, seen = is_ours, False
     while True:
-        left = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
+        left = min(SLICE_S, deadline - time.monotonic())
         if waits and left > 0:
             block = ("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, entry[0])
             streams, (state, result_ttl) = link.calls([block, look])
@@ -137,11 +146,21 @@ def _wait(
         waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
         if state in (b"finished", b"failed", b"stopped", b"canceled"):
             return _outcome(job_id, state.decode(), keys.pairs(entry[1]), link)
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             raise ResultTimeout(
-                f"job {job_id} is still {keys.text(state)} after {timeout:g} s; "
+                f"job {job_id} is still {keys.text(state)} after {limit_s:g} s; "
                 f"it continues: werk result {job_id}"
             )
+
+
+def _seconds(timeout: Duration) -> float:
+    """Return the seconds to wait; less than 0 is no mistake. Raises ArgumentError."""
+    try:
+        return seconds(timeout)
+    except ValueError:
+        raise ArgumentError(
+            f"timeout: got {timeout!r}; use seconds, or a text such as 5m or 1h30m"
+        ) from None
 
 
 def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], link: Link) -> Any:

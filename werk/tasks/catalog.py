@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from werk import registry
-from werk.errors import UnknownTask
+from werk.errors import ArgumentError, UnknownTask
 from werk.registry import Task
 from werk.store.connection import Link
 from werk.tasks import signature
@@ -43,6 +43,44 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
         repair = "restart a worker that serves it"
         raise UnknownTask(f"unknown task {name!r}: its entry in the catalog is damaged; {repair}")
     raise UnknownTask(registry.unknown(name, read_pages(link()).entries))
+
+
+def name_of(function: object, link: Callable[[], Link]) -> str:
+    """Return the name of the task that runs a function: the one with its path. Imports nothing.
+
+    The registry is looked at first, then the catalog, over `link()`. Raises ArgumentError,
+    UnknownTask, RedisUnavailable, ConfigError.
+    """
+    names = [getattr(function, name, None) for name in ("__module__", "__qualname__")]
+    if not callable(function) or not all(isinstance(name, str) for name in names):
+        kind = type(function).__name__
+        raise ArgumentError(f"got {kind}; use the name of a task, or its function")
+    path = ".".join(map(str, names))
+    found = [name for name, task in registry.tasks().items() if task.path == path]
+    if not found and _is_importable(path):
+        pages = read_pages(link()).entries
+        found = [name for name, page in pages.items() if page.task.path == path]
+    if not found:
+        raise UnknownTask(_unregistered(path))
+    if len(found) > 1:
+        raise ArgumentError(
+            f"{path} is the function of several tasks; name one: {', '.join(found)}"
+        )
+    return found[0]
+
+
+def _unregistered(path: str) -> str:
+    name = path.rpartition(".")[2]
+    if not _is_importable(path):
+        use = "define it at the top of a module, or use the name of a task"
+        return f"function {path} cannot be imported by workers; {use}"
+    line = f'"{name}": "{path}"'
+    return f"function {path} is not a task; add it to the table of tasks: {line}"
+
+
+def _is_importable(path: str) -> bool:
+    """Return whether a worker could import a function: not from a script, or within a function."""
+    return not path.startswith("__main__.") and "<" not in path  # <lambda>, <locals>
 
 
 @cache

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from werk.errors import ArgumentError
 from werk.printable import listed, printable
 from werk.registry import NAME, Task
 from werk.store import keys
@@ -87,14 +88,15 @@ def read(name: str, page: bytes) -> Entry | None:
     """Return the task on a page; None if the page is damaged."""
     try:
         return _entry(name, json.loads(page))
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except (ArgumentError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
 def _entry(name: str, facts: Any) -> Entry:
     _check(NAME.fullmatch(name) is not None)
     known = {"retry_delays": (), **facts}  # werk 0.2.0 publishes none
-    task = Task(**{field: known[field] for field in Task._fields if field != "retry_on"})
+    given = {field: known[field] for field in Task._fields if field != "retry_on"}
+    task = Task(**given).in_seconds()
     _check(task.problem() is None)
     parameters = tuple(_parameter(**own) for own in _list(facts["parameters"]))
     _check(len({own.name for own in parameters}) == len(parameters))

@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
+from werk import duration
+from werk.duration import NUMBER
 from werk.printable import printable
 from werk.store.plain import plain_problem
 
@@ -115,9 +117,6 @@ def shown_word(text: str) -> str:
 # --- text to values: Invalid with a reason of its own, or LookupError, ValueError, ArithmeticError
 
 _INTEGER = r"[+-]?[0-9]+"
-_NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
-_COUNT = r"([0-9]+(?:\.[0-9]+)?)"
-_DURATION = rf"(-?)(?=[0-9])(?:{_COUNT}d)?(?:{_COUNT}h)?(?:{_COUNT}m)?(?:{_COUNT}s)?"
 _UUID = r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}"
 _NONES = {"": None, "null": None}
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -144,26 +143,17 @@ def _int(text: str) -> int:
 
 
 def _float(text: str) -> float:
-    number = float(_match(_NUMBER, text)[0])
+    number = float(_match(NUMBER, text)[0])
     if abs(number) > sys.float_info.max:
         raise Invalid(shown(text), "is too large for a float")
     return number
 
 
 def _decimal(text: str) -> Decimal:
-    number = Decimal(_match(_NUMBER, text)[0])
+    number = Decimal(_match(NUMBER, text)[0])
     if not number.is_finite():  # out of range, where the caller's decimal context lets that pass
         raise ValueError(text)
     return number
-
-
-def _timedelta(text: str) -> timedelta:
-    if re.fullmatch(_NUMBER, text):
-        return timedelta(seconds=float(text))
-    sign, *counts = _match(_DURATION, text).groups("0")
-    days, hours, minutes, seconds = map(float, counts)
-    total = timedelta(days, seconds, minutes=minutes, hours=hours)
-    return -total if sign else total
 
 
 def read_json(text: str) -> object:
@@ -207,7 +197,7 @@ _KINDS = {
     "decimal": _Kind(Decimal, _decimal, "a decimal number (Decimal)"),
     "date": _Kind(date, date.fromisoformat, "a date: 2026-01-31"),
     "datetime": _Kind(datetime, datetime.fromisoformat, "a datetime: 2026-01-31T18:00Z"),
-    "duration": _Kind(timedelta, _timedelta, "a duration (timedelta): 90, 90s, 1h30m"),
+    "duration": _Kind(timedelta, duration.read, "a duration (timedelta): 90, 90s, 1h30m"),
     "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID"),
     "dict": _Kind(dict, read_json, "a dict, in JSON"),
     "list": _Kind(list, read_json, "a list, in JSON"),

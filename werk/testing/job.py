@@ -19,6 +19,7 @@ from typing import Any
 from werk import registry
 from werk.client.options import HOLD_SHARE, Options
 from werk.client.request import EnqueueRequest
+from werk.duration import seconds
 from werk.errors import ArgumentError, WerkError
 from werk.store import payload
 from werk.tasks.retries import is_retried
@@ -30,22 +31,25 @@ class RecordedJob:
     """A job as it would be in Redis; its arguments are those that the task receives."""
 
     def __init__(self, shared: EnqueueRequest, own: Mapping[str, Any], now: float) -> None:
-        """Make the job of a request: what it shares with other jobs, and its own JOB_FIELDS."""
+        """Make the job of a request: what it shares with others, its JOB_FIELDS and rare fields."""
         self.id: str = own["id"]
         self.task = shared.task
         self.path, self.args, self.kwargs = payload.read_call(own["data"])
         self.queue = shared.queue
         self.options = _options(shared, own)  # those that the job has, its task's included
         is_late = self.options.delay or self.options.at
-        self.due = shared.due + now * bool(self.options.delay) if is_late else None  # Unix time
+        due = seconds(shared.due) + now * bool(self.options.delay)
+        self.due = due if is_late else None  # Unix time
         self.status = "scheduled" if is_late else "queued"  # then finished or failed
         self.outcome: list[bytes] = []  # as RQ writes it to the job's results
         self.not_kept = ""  # why its result was not kept
         self._retries_left = self.options.retry or 0
-        self._data, self._shown = own["data"], own["description"]
+        self.digest: str = own.get("werk_call", "")  # of the call, if its job_id was given
+        self.description: str = own["description"]  # without its secrets
+        self._data = own["data"]
 
     def __repr__(self) -> str:
-        return f"<{self.status} job: {self._shown}>"  # without its secrets
+        return f"<{self.status} job: {self.description}>"
 
     def run(self) -> None:
         """Call the function once and keep the outcome, as a worker does."""
@@ -59,7 +63,9 @@ class RecordedJob:
         function = resolve_name(self.path)
         path, args, kwargs = payload.read_call(self._data)
         if rq := sys.modules.get("rq.job"):  # otherwise nobody calls get_current_job()
-            about = {"id": self.id, "origin": self.queue, "timeout": self.options.timeout}
+            own = self.options
+            about: Any = {"id": self.id, "origin": self.queue, "timeout": own.timeout}
+            about["meta"] = dict(own.meta or {})
             job = rq.Job.create(path, args, kwargs, connection=_NoRedis(), **about)
             rq._current_job.set(job)
         value = function(*args, **kwargs)
@@ -110,10 +116,12 @@ def _options(shared: EnqueueRequest, own: Mapping[str, Any]) -> Options:
     if shared.place.startswith("in"):
         same["delay"] = shared.due
     if shared.place.startswith("at"):
-        same["at"] = datetime.fromtimestamp(shared.due, timezone.utc)
+        same["at"] = datetime.fromtimestamp(seconds(shared.due), timezone.utc)
     if own["hold"]:
         same["once_per"] = round(shared.hold_ms / 1000 / HOLD_SHARE, 3)
-    if shared.webhooks:
-        same["ping"] = json.loads(shared.webhooks)[0]["url"]
+    if "webhooks" in own:
+        same["ping"] = json.loads(own["webhooks"])[0]["url"]
+    if "meta" in own:
+        same["meta"] = payload.loads(own["meta"])
     flags = {"unless_active": own["pointer"] != "", "require_worker": bool(shared.require_worker)}
     return Options(**{**same, **flags})

@@ -44,16 +44,19 @@ class StandIn(Link):
         """Record jobs. Return what enqueue.lua replies if a live worker serves their task."""
         size, width = len(EnqueueRequest._fields), len(JOB_FIELDS)
         shared = EnqueueRequest(*words[:size])
+        end = len(words) - shared.rare
+        rare = dict(zip(words[end::2], words[end + 1 :: 2], strict=True))
         replies: list[Any] = []
-        for at in range(size, len(words), width):
-            own = dict(zip(JOB_FIELDS, words[at : at + width], strict=True))
+        for at in range(size, end, width):
+            own = {**dict(zip(JOB_FIELDS, words[at : at + width], strict=True)), **rare}
             replies.append(self._duplicate(own) or self._record(shared, own))
         return [*replies, b""] if shared.served else replies
 
     def _duplicate(self, own: Mapping[str, Any]) -> list[str]:
         """Return the reply for a job that another one keeps out, [] for others."""
-        if self._find(own["id"]):
-            return ["id", own["id"]]
+        if first := self._find(own["id"]):
+            is_other = first.digest and own.get("werk_call", first.digest) != first.digest
+            return ["conflict", first.id, first.description] if is_other else ["id", first.id]
         holder, until = self._holds.get(own["hold"], ("", 0.0))
         if time.time() < until:
             return ["hold", holder]

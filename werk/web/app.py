@@ -15,7 +15,14 @@ from flask import Flask, Response, jsonify, request
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
 
-from werk.errors import ArgumentError, ConfigError, NoWorker, RedisUnavailable, WerkError
+from werk.errors import (
+    ArgumentError,
+    ConfigError,
+    JobIdConflict,
+    NoWorker,
+    RedisUnavailable,
+    WerkError,
+)
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
@@ -40,6 +47,7 @@ HEADERS = {
 CODES: dict[type[WerkError], int] = {  # of those that are not 404
     ArgumentError: 422,
     ConfigError: 503,
+    JobIdConflict: 409,
     NoWorker: 503,
     RedisUnavailable: 503,
 }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 from flask import Response, abort, jsonify, request
 
 from werk.client import enqueue as client
-from werk.client.options import HINTS, Options
+from werk.client.options import DURATIONS, HINTS, Options
 from werk.errors import ArgumentError
 from werk.printable import listed
 from werk.store.connection import Link
@@ -87,14 +87,13 @@ def _check_names(given: Mapping[str, object], known: Collection[str], where: str
 
 def _option(name: str, value: object) -> Any:
     """Return an option's value in JSON as Options has it. Raises ArgumentError."""
-    kinds, shown = get_args(HINTS[name])
+    kinds, _ = get_args(HINTS[name])
     kind = (get_args(kinds) or (kinds,))[0]  # of `str | None`: str
     if value is None and kind is not kinds:
         return None
+    if name in DURATIONS:
+        return value  # checked by Options, as in Python
     try:
-        if shown.value == "PERIOD":  # a number of seconds, or 5m
-            period: Any = Type("duration").parse(str(value))
-            return period.total_seconds()
         return Type(kind.__name__).check(value, is_json=True)
     except Invalid as error:
         raise ArgumentError(f"{name}: {' '.join(error.args)}") from None

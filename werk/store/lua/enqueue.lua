@@ -7,9 +7,10 @@
 --
 -- KEYS  1 the set of queues   2 the queue, a list   3 its scheduled set
 -- ARGV  the fields of EnqueueRequest, then JOB_FIELDS for each job: see client/request.py, which
---       prepends the names used here
+--       prepends the names used here; then RARE words: further fields of all jobs, with values
 -- Returns for each job 1: it was enqueued, by this request or by an earlier copy of it; or
 --       {'id', id}               not enqueued: another job has this id
+--       {'conflict', id, call}   the same, and that job is another call: its werk_call differs
 --       {'hold', id}             not enqueued: the hold of job `id` has not expired
 --       {'active', id, status}   not enqueued: job `id`, which the pointer names, is active
 --       {'overdue', id, status}  enqueued although that job is active: it has been for a day
@@ -22,6 +23,7 @@
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local ttl, result_ttl = tonumber(TTL), tonumber(RESULT_TTL)
 local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
+local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
 local DAY_MS = 24 * 3600 * 1000
@@ -45,11 +47,22 @@ end
 local stands = {}
 local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
 
+-- Return the value of a field that few jobs have, nothing if these have not.
+local function rare(name)
+  for at = jobs_end + 1, #ARGV, 2 do
+    if ARGV[at] == name then return ARGV[at + 1] end
+  end
+end
+
 -- Return the reply for a job that was sent before or whose id another job has, else nothing.
 local function known(id, job)
   if not fits(job, 'hash') then return end
   if call('EXISTS', job) == 1 then
-    return call('HGET', job, 'created_at') == CREATED_AT and 1 or {'id', id}
+    local own = call('HMGET', job, 'created_at', 'werk_call', 'description')
+    if own[1] == CREATED_AT then return 1 end
+    local theirs, ours = own[2], rare('werk_call')
+    local is_other = theirs and ours and theirs ~= ours -- plain RQ and older callers write none
+    return is_other and {'conflict', id, own[3] or ''} or {'id', id}
   end
   if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
 end
@@ -77,7 +90,7 @@ local is_listed = try('SISMEMBER', queues, queue)
 if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
 
 local replies, new, ids = {}, {}, {}
-for at = REQUEST_FIELDS, #ARGV - 1, JOB_FIELDS do
+for at = REQUEST_FIELDS, jobs_end - 1, JOB_FIELDS do
   local id, hold, pointer = ARGV[at + ID], ARGV[at + HOLD], ARGV[at + POINTER]
   local job, reply = PREFIX .. ':job:' .. id, nil
   if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
@@ -154,7 +167,7 @@ local function write_whole(job, data, description)
   local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
   if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end
-  if WEBHOOKS ~= '' then call('HSET', job, 'webhooks', WEBHOOKS) end
+  if jobs_end < #ARGV then call('HSET', job, unpack(ARGV, jobs_end + 1)) end
   if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
 end
 
