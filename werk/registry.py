@@ -83,10 +83,14 @@ def unknown(name: str, others: Iterable[str] = ()) -> str:
     """Return the message for an unknown task. `others` are the names in the catalog."""
     import difflib  # only on the way to an error
 
+    others = {*others}
     known = sorted({*tasks(), *others})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown task {name!r}; {hint}"
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"unknown task {name!r}; did you mean {near[0]!r}?"
+    text = f"unknown task {name!r}; known: {', '.join(known)}"
+    if others or Settings.read().registry:
+        return text
+    return f"{text}; no worker has published tasks: start one, or set WERK_REGISTRY to your table"
 
 
 def _load(place: str) -> Mapping[str, str | Task]:

@@ -39,7 +39,7 @@ OVER = {
     "package lua": 1086,
     "package ops": 1341,
     "package store": 931,
-    "package tasks": 814,
+    "package tasks": 821,
     "package worker": 3193,
 }
 

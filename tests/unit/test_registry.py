@@ -25,6 +25,18 @@ def test_an_unknown_name_brings_the_nearest(name: str, hint: str) -> None:
     assert hint in said
 
 
+def test_an_unknown_name_brings_a_remedy_where_there_are_no_other_tasks(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = "start one, or set WERK_REGISTRY to your table"
+    assert registry.unknown("xyzzy").endswith(remedy)
+    assert remedy not in registry.unknown("slep")
+    assert remedy not in registry.unknown("xyzzy", ["total"])
+    registry.tasks.cache_clear()
+    monkeypatch.setenv("WERK_REGISTRY", f"{shop}:TASKS")
+    assert remedy not in registry.unknown("xyzzy")
+
+
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with tables of its own; the tasks that they name do not exist."""

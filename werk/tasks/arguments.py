@@ -71,7 +71,8 @@ class Signature:
         notes: tuple[Note, ...] = (),
     ) -> None:
         self.parameters, self.summary, self.notes = parameters, summary, notes
-        self.is_missing = any(note.kind in ("module", "function") for note in notes)  # no code
+        missing = [note.text for note in notes if note.kind in ("module", "function")]
+        self.is_missing, self.missing = bool(missing), "; ".join(missing)  # no code, and why
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}
         self._named = {  # those that can be given by name
@@ -220,6 +221,8 @@ class Signature:
                 shown, problem = error.args
                 shown = "the value" if self._is_secret(name, own, secret) else shown
                 place = shown_word(own.name if name is None else name)
+                if self.is_missing:  # then the path may be wrong rather than the value
+                    place = f"its code was not found ({self.missing}), so it takes JSON"
                 raise ArgumentError(f"{task}: {place}: {shown} {problem}") from None
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
