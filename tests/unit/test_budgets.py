@@ -33,13 +33,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 843,
-    "package client": 460,
-    "package dev": 434,
-    "package lua": 1086,
-    "package ops": 1341,
-    "package store": 931,
-    "package tasks": 821,
+    "package cli": 855,
+    "package client": 473,
+    "package dev": 460,
+    "package lua": 1105,
+    "package ops": 1383,
+    "package store": 933,
+    "package tasks": 825,
+    "package web": 585,
     "package worker": 3193,
 }
 

@@ -15,7 +15,7 @@
 --       ENDED_KEEP_S: how long the job is kept   ENDED_UNTIL: when that ends or, with 'scheduled',
 --       when the job is due; on Redis's clock
 --       ENDED_VALUE: base64 of the result or of the traceback, '' for none; with 'scheduled', since
---       when its task is unknown   ENDED_CLAIMED_AT, Unix seconds
+--       when its task is unknown, a space, and why   ENDED_CLAIMED_AT, Unix seconds
 -- Returns {what became of the outcome, the claim, dropped jobs, paused queues}:
 --       outcome 'none', 'done', 'again' (this very one is recorded already), 'late' (the execution
 --               is no longer the job's: discarded), 'dependents' (RQ must record it; nothing was
@@ -109,7 +109,10 @@ else
     if not is_ours then -- discarded
     elseif ENDED_STATUS == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
-      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', value)
+      local since, why = string.match(value, '^(%S*) ?(.*)$')
+      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', since,
+        'werk_deferred', 'worker ' .. WORKER .. ': ' .. why)
+      try('HINCRBY', job, 'werk_attempt', -1) -- the task was not tried
     elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- there is such a job
       and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and it is a hash
         'last_heartbeat', NOW_TEXT)) == 'number' then
