@@ -20,6 +20,10 @@ LONGEST_S = 10**9  # thirty years; timers and Redis accept little more
 MOST_RETRIES = 10_000
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_NUMBERS = (  # the least and the most of each number of a task; of a time, -1 means none
+    *(("timeout", 1, LONGEST_S), ("result_ttl", 0, LONGEST_S), ("failure_ttl", 0, LONGEST_S)),
+    *((name, 0, MOST_RETRIES) for name in ("retry", "retry_delay", "max_crashes")),
+)
 
 
 class Task(NamedTuple):
@@ -37,18 +41,17 @@ class Task(NamedTuple):
 
     def problem(self) -> str | None:
         """Return what is wrong with the task, or None."""
-        times = (self.timeout, self.result_ttl, self.failure_ttl)
-        counts = (self.retry, self.retry_delay, self.max_crashes)
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
             return f"path {self.path!r} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
             return f"queue {self.queue!r} is not a queue name; use printable text"
-        if not all(type(number) is int for number in times + counts):
-            return "timeout, result_ttl, failure_ttl, retry, retry_delay, max_crashes: use int"
-        if self.timeout == 0 or not all(-1 <= seconds <= LONGEST_S for seconds in times):
-            return f"timeout, result_ttl, failure_ttl: use -1 to {LONGEST_S} s; a timeout is not 0"
-        if not all(0 <= count <= MOST_RETRIES for count in counts):
-            return f"retry, retry_delay and max_crashes: use 0 to {MOST_RETRIES}"
+        for name, least, most in _NUMBERS:
+            number, has_none = getattr(self, name), most == LONGEST_S
+            if type(number) is not int:
+                return f"{name} {number!r}: use a whole number (int)"
+            if not least <= number <= most and not (has_none and number == -1):
+                none = " seconds, or -1 for no limit" * has_none
+                return f"{name} {number}: use {least} to {most}{none}"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
             return 'secret must be a tuple of parameter names, such as ("token",)'
         return None

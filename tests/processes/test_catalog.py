@@ -474,7 +474,7 @@ def test_workers_ahead_of_callers(
     wait_until(lambda: connection.zscore("rq:scheduled:low", "changed"))
     connection.hset("rq:job:changed", "werk_unknown_since", time.time() - 601)
     connection.zadd("rq:scheduled:low", {"changed": 0})
-    with pytest.raises(werk.JobFailed, match="another version of the task: report: missing COPIES"):
+    with pytest.raises(werk.JobFailed, match="of the task: report: missing argument copies"):
         werk.result("changed", timeout=60)
     assert run("werk", "retry", "--error", "Unknown*", "--yes").stdout == "1 retried\n"
 

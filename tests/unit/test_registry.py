@@ -87,7 +87,7 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", queue=""), "queue"),
         ("a", Task("x.y", timeout=0), "timeout"),
         ("a", Task("x.y", timeout=-2), "timeout"),
-        ("a", Task("x.y", result_ttl=1.5), "max_crashes: use int"),  # type: ignore[arg-type]
+        ("a", Task("x.y", result_ttl=1.5), "result_ttl 1.5: use a whole number"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
     ],

@@ -20,7 +20,7 @@ import click
 from werk import __version__
 from werk.cli import output
 from werk.cli.output import Invocation
-from werk.cli.types import LINES, MOMENT, PERIOD, SECONDS, TEXT
+from werk.cli.types import LASTING, LINES, MOMENT, SECONDS, TEXT
 from werk.client import enqueue as client
 from werk.client.options import HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
@@ -138,7 +138,7 @@ def _job_option(field: str, hint: Any) -> click.Option:
     words = [f"--{shown.name or field}".replace("_", "-"), field]
     if kinds is bool:
         return click.Option(words, is_flag=True, help=shown.text)
-    named = {"SECONDS": SECONDS, "PERIOD": PERIOD, "TIME": MOMENT}
+    named = {"SECONDS": SECONDS, "PERIOD": LASTING, "TIME": MOMENT}
     kind = int if int in get_args(kinds) else named.get(shown.value, str)
     return click.Option(words, type=kind, metavar=shown.value, help=shown.text)
 

@@ -31,17 +31,18 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
             self.fail(str(error), param, ctx)
 
 
-def _read(kind: str, wanted: str, text: str) -> Any:
+def _read(kind: str, wanted: str, text: str, least: float = 0) -> Any:
     """Return the value of a word, read as the argument of a task; a duration as seconds."""
     from werk.tasks.types import Invalid, Type
 
     try:
         found: Any = Type(kind).parse(text)
-        if kind == "float" and found < 0:
+        found = found.total_seconds() if isinstance(found, timedelta) else found
+        if isinstance(found, float) and found < least:
             raise Invalid
     except Invalid:
         raise ArgumentError(f"{wanted}, got {text!r}") from None
-    return found.total_seconds() if isinstance(found, timedelta) else found
+    return found
 
 
 def _text_of(source: str) -> str:
@@ -76,6 +77,10 @@ def _not_empty(text: str) -> str:
 
 SECONDS = Parsed("seconds", partial(_read, "float", "SECONDS must be a number, 0 or more"))
 PERIOD = Parsed("period", partial(_read, "duration", "PERIOD must be like 90, 5m, 1h or 1d"))
+LASTING = Parsed(  # a period that is not 0
+    "period",
+    partial(_read, "duration", "PERIOD must be 1 s or more: 90, 5m, 1h or 1d", least=1),
+)
 MOMENT = Parsed("time", partial(_read, "datetime", "TIME must be like 2026-12-24T18:00+01:00"))
 PAST = Parsed("time", _past)
 TEXT = Parsed("text|@file|-", _text_of)

@@ -16,6 +16,7 @@ from werk.errors import ArgumentError
 from werk.registry import LONGEST_S, Task
 from werk.store import keys
 from werk.store.plain import digest
+from werk.tasks.arguments import Signature
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 PING_URL = re.compile(r"https?://[^\s/?#][!-~]*")
@@ -156,6 +157,13 @@ class Options(NamedTuple):
 
 
 NO_OPTIONS = Options()
+
+
+def misplaced(kwargs: Mapping[str, object], shape: Signature) -> list[str]:
+    """Return the arguments of a call that are no parameters of the task, but options."""
+    takes = {own.name for own in shape.parameters}
+    return [name for name in kwargs if name in HINTS and name not in takes]
+
 
 # The options that callers choose, and what each declares.
 HINTS: Mapping[str, Any] = {

@@ -190,7 +190,8 @@ class Signature:
         if name in self._named or (self._rest_named and name.isidentifier()):
             return name
         if option in reserved:
-            raise ArgumentError(f"put {option} before {task}")
+            own = f"{option} is an option of the command"
+            raise ArgumentError(f"{task}: takes no {option}; {own}: put {option} before {task}")
         shown = "" if secret else shown_word(option)  # it may be meant as a value
         raise ArgumentError(f"{task}: {self._unknown(name, shown, '--')}")
 
@@ -198,9 +199,11 @@ class Signature:
         import difflib  # only on the way to an error
 
         near = difflib.get_close_matches(name[:80], self._named, n=1, cutoff=0.5)
-        takes = f"it takes {self.usage() or 'nothing'}"
-        hint = f"did you mean {prefix}{near[0]}?" if near else takes
+        hint = f"did you mean {prefix}{near[0]}?" if near else self._takes()
         return f"takes no {shown or 'such option'}; {hint}"
+
+    def _takes(self) -> str:
+        return f"it takes {self.usage() or 'nothing'}"
 
     def _converted(
         self,
@@ -231,7 +234,9 @@ class Signature:
         if count > len(self._places) and not self._rest:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
-            return f"takes {takes} argument{'' if most == 1 else 's'}, {count} given"
+            names = ", ".join(own.name for own in self._places)
+            what = f"argument{'' if most == 1 else 's'}{f' ({names})' if names else ''}"
+            return f"takes {takes} {what}, {count} given"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:
             if name in filled and name in self._named:
@@ -239,8 +244,8 @@ class Signature:
             if name not in self._named and not self._rest_named:
                 return self._unknown(name, shown_word(name))
         if missing := self._required - filled - (self._named.keys() & kwargs.keys()):
-            usages = [own.usage for own in self.parameters if own.name in missing]
-            return f"missing {' and '.join(usages)}"
+            names = ", ".join(own.name for own in self.parameters if own.name in missing)
+            return f"missing argument{'s' * (len(missing) > 1)} {names}; {self._takes()}"
         return None
 
     def _owned(
