@@ -418,6 +418,36 @@ def test_only_with_a_worker(connection: redis.Redis) -> None:
     assert not client.send([request])[0].duplicate  # sent again after a lost reply: it is there
 
 
+def test_a_worker_that_exits_withdraws_its_tasks(
+    serve: Callable[..., Process], connection: redis.Redis, shop: dict[str, str]
+) -> None:
+    """At once, so that callers are warned; but not what another worker may serve."""
+    worker = serve(shop)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert connection.zrange("rq:werk:serves:low", 0, -1) == []
+    done = run("werk-enqueue", "report", "2026-11-24", env=shop)
+    assert done.stderr.startswith("no worker listens on queue low")
+
+
+@pytest.mark.parametrize("lease_s", [-1, None, 15])
+def test_a_worker_that_exits_leaves_what_others_may_serve(
+    serve: Callable[..., Process],
+    connection: redis.Redis,
+    shop: dict[str, str],
+    lease_s: float | None,
+) -> None:
+    worker, other = serve(shop), "rq:worker:other"
+    connection.hset(other, mapping={"birth": "x", "werk_lease": 15})
+    connection.sadd("rq:workers:low", other)
+    if lease_s:
+        connection.zadd("rq:werk:leases", {"other": time.time() + lease_s})
+    worker.terminate()
+    assert worker.wait(60) == 0
+    is_left = bool(connection.zrange("rq:werk:serves:low", 0, -1))
+    assert is_left is (lease_s != -1)
+
+
 # --- a deploy half done
 
 

@@ -36,12 +36,12 @@ OVER = {
     "package cli": 855,
     "package client": 473,
     "package dev": 460,
-    "package lua": 1105,
-    "package ops": 1383,
-    "package store": 933,
+    "package lua": 1116,
+    "package ops": 1381,
+    "package store": 936,
     "package tasks": 825,
     "package web": 585,
-    "package worker": 3193,
+    "package worker": 3198,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
