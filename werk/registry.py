@@ -62,15 +62,16 @@ class Task(NamedTuple):
 
     def problem(self) -> str | None:
         """Return what is wrong with the task, apart from its durations, or None."""
-        counts = (self.retry, self.max_crashes)
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
             return f"path {self.path!r} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
             return f"queue {self.queue!r} is not a queue name; use printable text"
         if self.timeout == 0:
             return "timeout: got 0; use -1 for no limit"
-        if not all(type(count) is int and 0 <= count <= MOST_RETRIES for count in counts):
-            return f"retry and max_crashes: use 0 to {MOST_RETRIES} (int)"
+        for name in ("retry", "max_crashes"):
+            count = getattr(self, name)
+            if type(count) is not int or not 0 <= count <= MOST_RETRIES:
+                return f"{name}: got {count!r}; use 0 to {MOST_RETRIES}"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
             return 'secret must be a tuple of parameter names, such as ("token",)'
         return self._retry_problem()
@@ -132,10 +133,14 @@ def unknown(name: str, others: Iterable[str] = ()) -> str:
     """Return the message for an unknown task. `others` are the names in the catalog."""
     import difflib  # only on the way to an error
 
+    others = {*others}
     known = sorted({*tasks(), *others})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown task {name!r}; {hint}"
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"unknown task {name!r}; did you mean {near[0]!r}?"
+    text = f"unknown task {name!r}; known: {', '.join(known)}"
+    if others or Settings.read().registry:
+        return text
+    return f"{text}; no worker has published tasks: start one, or set WERK_REGISTRY to your table"
 
 
 def _load(place: str) -> Mapping[str, str | Task]:

@@ -158,7 +158,7 @@ def test_a_terminal_shows_how_far_it_is(
     os.close(terminal)
     assert process.returncode == 65
     assert (b"1000" if is_piped else b"100%") in shown
-    assert b"line 1000: sleep: missing SECONDS" in shown
+    assert b"line 1000: sleep: missing argument seconds" in shown
     assert b"999 enqueued, 1 bad lines" in shown
     assert queued(connection)[0].encode() not in shown
 

@@ -203,10 +203,53 @@ def test_a_caller_with_the_table_and_without_the_code(
     host = install(tmp_path / "caller", code=None)
     alone = run("werk-enqueue", "--quiet", "report", "1", env=host)  # as JSON: nobody knows better
     assert alone.returncode == 0
+    assert alone.stderr == (
+        "task report: its code was not found (no module shop_code on sys.path),"
+        " so its arguments are not checked; see werk tasks --check\n"
+    )
     serve(shop)
     refused = run("werk-enqueue", "report", "1", env=host)
     assert refused.returncode == 2
     assert "is not a date" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("shop_cod.report", "no module shop_cod on sys.path"),
+        ("shop_code.reprot", "{folder}/shop_code.py has no function reprot"),
+    ],
+)
+@pytest.mark.parametrize("has_worker", [False, True])
+def test_a_caller_with_a_wrong_path_in_its_table(
+    serve: Callable[..., Process],
+    connection: redis.Redis,
+    tmp_path: Path,
+    path: str,
+    why: str,
+    has_worker: bool,
+) -> None:
+    host = install(tmp_path / "shop", table=TABLE.replace("shop_code.report", path))
+    if has_worker:
+        serve(host)  # it reads the same table, and publishes a task whose code it lacks
+    done = run("werk-enqueue", "report", "someday", env=host)
+    why = why.format(folder=host["PYTHONPATH"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"werk-enqueue: report: its code was not found ({why}), so it takes JSON: the value is not"
+        " JSON (text needs double quotes): Expecting value at character 1\n"
+    )
+    assert why in run("werk", "tasks", "--check", env=host).stdout
+    assert not connection.keys("rq:job:*")
+
+
+def test_a_caller_with_neither_table_nor_workers(redis_url: str) -> None:
+    done = run("werk-enqueue", "total", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "werk-enqueue: unknown task 'total'; known: hello, panic, sleep;"
+        " no worker has published tasks: start one, or set WERK_REGISTRY to your table\n"
+    )
 
 
 def test_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,6 +438,36 @@ def test_only_with_a_worker(connection: redis.Redis) -> None:
     assert not client.send([request])[0].duplicate  # sent again after a lost reply: it is there
 
 
+def test_a_worker_that_exits_withdraws_its_tasks(
+    serve: Callable[..., Process], connection: redis.Redis, shop: dict[str, str]
+) -> None:
+    """At once, so that callers are warned; but not what another worker may serve."""
+    worker = serve(shop)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert connection.zrange("rq:werk:serves:low", 0, -1) == []
+    done = run("werk-enqueue", "report", "2026-11-24", env=shop)
+    assert done.stderr.startswith("no worker listens on queue low")
+
+
+@pytest.mark.parametrize("lease_s", [-1, None, 15])
+def test_a_worker_that_exits_leaves_what_others_may_serve(
+    serve: Callable[..., Process],
+    connection: redis.Redis,
+    shop: dict[str, str],
+    lease_s: float | None,
+) -> None:
+    worker, other = serve(shop), "rq:worker:other"
+    connection.hset(other, mapping={"birth": "x", "werk_lease": 15})
+    connection.sadd("rq:workers:low", other)
+    if lease_s:
+        connection.zadd("rq:werk:leases", {"other": time.time() + lease_s})
+    worker.terminate()
+    assert worker.wait(60) == 0
+    is_left = bool(connection.zrange("rq:werk:serves:low", 0, -1))
+    assert is_left is (lease_s != -1)
+
+
 # --- a deploy half done
 
 
@@ -451,7 +524,7 @@ def test_workers_ahead_of_callers(
     wait_until(lambda: connection.zscore("rq:scheduled:low", "changed"))
     connection.hset("rq:job:changed", "werk_unknown_since", time.time() - 601)
     connection.zadd("rq:scheduled:low", {"changed": 0})
-    with pytest.raises(werk.JobFailed, match="another version of the task: report: missing COPIES"):
+    with pytest.raises(werk.JobFailed, match="of the task: report: missing argument copies"):
         werk.result("changed", timeout=60)
     assert run("werk", "retry", "--error", "Unknown*", "--yes").stdout == "1 retried\n"
 

@@ -86,7 +86,7 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
     [
         ("* * * * * slep 1", "unknown task 'slep'; did you mean 'sleep'?"),
         ("* * * * * sleep abc", "sleep: seconds: 'abc' is not a number"),
-        ("* * * * * sleep", "sleep: missing SECONDS"),
+        ("* * * * * sleep", "sleep: missing argument seconds"),
         (
             "* * * * sleep 1",
             "invalid time '* * * * sleep'; use minute hour day month weekday, or @hourly",

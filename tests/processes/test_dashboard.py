@@ -235,6 +235,7 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     deferred = page(f"/0/data/job/{child.id}.json")
     assert deferred["depends_on"] == [job.id]
     assert deferred["depends_on_status"] == ["active"]
+    assert shown(deferred)["Deferred"] == f"it waits for {job.id} (queued)"
     burst()
     facts = shown(page(f"/0/data/job/{job.id}.json"))
     assert facts["Call"] == "sleep(0.05)"
@@ -245,6 +246,14 @@ def test_a_job_page_tells_all(page: Callable[[str], Any], connection: redis.Redi
     assert facts["Timeout"] == "180 s"
     Job.fetch(job.id, connection=connection).delete()
     assert page(f"/0/data/job/{child.id}.json")["depends_on_status"] == ["expired"]
+
+
+def test_a_job_that_waits_for_a_failed_one(connection: redis.Redis) -> None:
+    job = werk.enqueue("panic")
+    child = Queue(connection=connection).enqueue("werk.jobs.hello", "Ada", depends_on=job.id)
+    burst()
+    said = run("werk", "show", child.id).stdout
+    assert f"\ndeferred     it waits for {job.id} (failed)\n" in said
 
 
 def test_a_job_that_is_tried_again(page: Callable[[str], Any], connection: redis.Redis) -> None:

@@ -197,7 +197,7 @@ def test_the_table_here_wins_over_the_catalog(
     data = read_call(connection.hget(connection.keys("rq:job:*")[0], "data"))
     assert data == ("shop_code.report", ("today", "hush"), {})
     refused = run("werk-enqueue", "report", "today", env=caller)  # by the catalog's parameters
-    assert refused.returncode == 2 and "missing TOKEN" in refused.stderr
+    assert refused.returncode == 2 and "missing argument token" in refused.stderr
     assert "report DAY TOKEN" in run("werk-enqueue", "report", "--help", env=caller).stdout
     assert "the catalog has the path os.system" in run("werk", "tasks", env=caller).stdout
 

@@ -194,6 +194,7 @@ def test_types_are_the_tasks(tasks: None, client: FlaskClient, connection: redis
         ({"size": True}, "typed: size: True is not one of s, 1"),
         ({"day": 5}, "typed: day: 5 is not a date: 2026-01-31"),
         ({"count": 1}, "typed: takes no count; "),
+        ({"timeout": 1, "retry": 1}, '; put timeout, retry into "options"'),
         ({"share": False}, "typed: share: False is not a number (float)"),
         ({"names": [1]}, "typed: names: 1 is not text (str)"),
     ):
@@ -310,7 +311,17 @@ def test_other_methods_are_refused(client: FlaskClient, connection: redis.Redis)
     for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH"):
         answer = client.open("/api/tasks/hello", method=method, base_url=HERE, headers=OURS)
         assert answer.status_code == 405
+        assert answer.headers["Allow"] == "OPTIONS, POST"
+        if method != "HEAD":
+            assert answer.json == {"error": f"{method} is not allowed here; use OPTIONS, POST"}
     assert connection.keys() == []
+
+
+def test_a_request_without_a_task_is_told_how(client: FlaskClient) -> None:
+    for path in ("/api/tasks", "/api/tasks/"):
+        for answer in (client.get(path, base_url=HERE), client.post(path, base_url=HERE)):
+            assert answer.status_code == 404
+            assert "POST /api/tasks/TASK with" in answer.json["error"]
 
 
 # --- options
@@ -384,7 +395,7 @@ def test_a_job_is_scheduled(client: FlaskClient, connection: redis.Redis) -> Non
         ({"queue": ""}, "queue '' is not a queue name"),
         ({"queue": {}}, "queue: the dict is not text (str)"),
         ({"ping": "ftp://x"}, "ping 'ftp://x': use an address"),
-        ({"retry": 10**9}, "retry and max_crashes: use 0 to 10000"),
+        ({"retry": 10**9}, "retry: got 1000000000; use 0 to 10000"),
         ({"ttl": 1.5}, "ttl: got 1.5; use 1 to 1000000000 whole seconds"),
     ],
 )
@@ -491,7 +502,8 @@ def test_a_preflight_allows_nothing(client: FlaskClient) -> None:
 
 
 def test_only_this_address_needs_no_origin(client: FlaskClient) -> None:
-    for path in ("/requeue/default", "/job/some/delete", "/api/tasks", "/api/tasks/", "/api"):
+    """Besides /api/tasks without a task, which only ever answers how to call it."""
+    for path in ("/requeue/default", "/job/some/delete", "/api/task", "/api/"):
         assert client.post(path, base_url=HERE).status_code == 403
 
 

@@ -23,6 +23,7 @@ from support import Process, command, descendants, is_gone, run, wait_until
 from werk.dev import binary
 from werk.dev.binary import find_binary
 from werk.dev.server import Server, free_port, who_answers
+from werk.dev.up import _modules
 from werk.dev.up import up as run_up
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
@@ -456,6 +457,40 @@ def test_up_runs_what_is_in_a_file_now(
         wait_until(lambda: "sung by a job" in process.output())
 
 
+def test_up_runs_what_is_in_a_module_that_a_task_imports(
+    up: Callable[..., Process], redis_url: str, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(talk.parent)
+    module = talk.parent / "shop" / "words.py"
+    module.parent.mkdir()
+    module.write_text("WORDS = 'spoken'\n")
+    imports = "from shop import words\nTASKS = {'talk': 'talk.talk'}\n"
+    talk.write_text(f"{imports}def talk(): print(words.WORDS)\n")
+    process = up(redis_url, env=in_reach(talk))
+    module.write_text("WORDS = 'sung instead'\n")
+    wait_until(lambda: process.output().count("*** Listening") == 2)
+    assert "worker    | shop/words.py has changed: restarting\n" in process.output()
+    with client(redis_url) as connection:
+        Queue(connection=connection).enqueue("talk.talk")
+        wait_until(lambda: "worker    | sung instead" in process.output())
+
+
+def test_up_watches_the_nearest_python_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        *("b.py", "a.txt", "a/b/deep.py", "a/near.py", ".hidden/x.py", "env/pyvenv.cfg"),
+        *("env/x.py", "lib/site-packages/x.py", "a/__pycache__/x.py"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    found = [Path(file).relative_to(tmp_path).as_posix() for file in _modules(str(tmp_path))]
+    assert found == ["b.py", "a/near.py", "a/b/deep.py"]
+    monkeypatch.setattr("werk.dev.up.MOST_WATCHED", 2)
+    assert len(_modules(str(tmp_path))) == 2
+
+
 def test_up_waits_for_a_table_that_was_saved_half_edited(
     up: Callable[..., Process], redis_url: str, talk: Path
 ) -> None:
@@ -463,7 +498,7 @@ def test_up_waits_for_a_table_that_was_saved_half_edited(
     table.write_text(whole := "TASKS = {'talk': 'talk.talk'}\n")
     process = up(redis_url, env={**in_reach(talk), "WERK_REGISTRY": "half:TASKS"})
     table.write_text("TASKS = {'talk': (\n")
-    wait_until(lambda: "waits until a task or a table changes" in process.output())
+    wait_until(lambda: "waits until a Python file changes" in process.output())
     assert "half.py, line 1" in process.output()
     assert "Traceback" not in process.output()
     table.write_text(whole + "# whole again\n")

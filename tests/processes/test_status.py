@@ -251,7 +251,12 @@ def test_a_long_job_and_an_idle_hour_are_no_hang(
     wait_until(lambda: (Snapshot.read(light).queues["default"].oldest_s or 0) > 1.5)
     assert problems(light) == []
     go(tmp_path)
-    wait_until(lambda: Snapshot.read(light).workers[0].state == "idle")
+    wait_until(
+        lambda: (
+            not (found := Snapshot.read(light)).queues["default"].waiting
+            and found.workers[0].state == "idle"
+        )
+    )
     connection.hset("rq:worker:" + Snapshot.read(light).workers[0].name, "werk_moved", 1)
     assert says(light, WARNING, "is hung")  # an idle one moves once a minute
 
@@ -474,6 +479,20 @@ def test_a_worker_whose_rescue_is_not_over_is_stale(light: Link, connection: red
 def test_a_worker_that_runs_anything(work: Start, light: Link) -> None:
     work(env={"WERK_ALLOW_UNREGISTERED": "yes"})
     assert says(light, WARNING, "WERK_ALLOW_UNREGISTERED")
+
+
+def test_a_worker_is_busy_while_it_has_a_job(light: Link, connection: redis.Redis) -> None:
+    """Whatever state its horse wrote last: it does not write it with each job."""
+    born, key = keys.timestamp(), "rq:worker:w"
+    facts = {"birth": born, "last_heartbeat": born, "werk_lease": 15, "werk_horse": "g"}
+    connection.hset(key, mapping={**facts, "queues": "default", "werk_moved": time.time()})
+    connection.zadd("rq:werk:leases", {"w": time.time() + 15})
+    for written in ("busy", "idle"):
+        connection.hset(key, "state", written)
+        assert Snapshot.read(light).workers[0].state == "idle"
+        connection.sadd(f"{key}:executions", "a:e1")
+        assert Snapshot.read(light).workers[0].state == "busy"
+        connection.delete(f"{key}:executions")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ from workers import (
 )
 
 import werk
-from werk.store import payload
+from werk.store import keys, payload
 
 # --- what is recorded
 
@@ -666,6 +667,15 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     assert work("default", "--burst").wait(60) == 0
     assert places(connection, job.id) == ["scheduled"]
     assert job.status() == "scheduled"
+    said = run("werk", "show", job.id).stdout
+    since = float(connection.hget(f"rq:job:{job.id}", "werk_unknown_since"))
+    assert re.search(r"^deferred     worker \S+: this worker has no task 'newer'$", said, re.M)
+    assert f"\nfails_at     {keys.iso(since + 600)}\n" in said
+    assert "attempt" not in said  # nothing was tried
+    status = run("werk", "status").stdout
+    assert "warning: queue default: jobs of newer are deferred: worker " in status
+    assert ": this worker has no task 'newer': restart the workers whose table is older; " in status
+    assert re.search(r"the first job fails in [0-9]+[sm]$", status, re.M)
     connection.zadd("rq:scheduled:default", {job.id: 0})
     connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
     assert work("default", "--burst", "--with-scheduler").wait(60) == 0
@@ -682,11 +692,36 @@ def test_arguments_of_another_version_are_put_off(
     connection.hset(f"rq:job:{job.id}", "data", newer)
     assert work("default", "--burst").wait(60) == 0
     assert places(connection, job.id) == ["scheduled"]
+    facts = json.loads(run("werk", "show", "--json", job.id).stdout)
+    assert ": this worker has another version of the task: note: takes" in facts["deferred"]
+    assert facts["attempt"] is None
     connection.zadd("rq:scheduled:default", {job.id: 0})
     connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
     assert work("default", "--burst", "--with-scheduler").wait(60) == 0
-    assert "another version of the task: note: takes 1 to 2 arguments, 3 given" in reason(job.job)
+    assert "of the task: note: takes 1 to 2 arguments (folder, word), 3 given" in reason(job.job)
     assert not runs(tmp_path)
+
+
+def test_a_retry_after_a_deferral_is_no_deferral(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """And the error of an earlier attempt is not shown once the job has ended."""
+    job = werk.enqueue("fail", str(tmp_path), options=werk.Options(retry=1))
+    connection.hset(f"rq:job:{job.id}", "werk_task", "newer")
+    assert work("default", "--burst").wait(60) == 0
+    connection.hset(f"rq:job:{job.id}", "werk_task", "fail")
+    connection.zadd("rq:scheduled:default", {job.id: 0})
+    assert work("default", "--burst", "--with-scheduler").wait(60) == 0
+    facts = json.loads(run("werk", "show", "--json", job.id).stdout)
+    shown = {name: facts[name] for name in ("status", "attempt", "deferred", "fails_at")}
+    assert shown == {"status": "scheduled", "attempt": 1, "deferred": None, "fails_at": None}
+    assert facts["last_error"] == "ValueError: as asked"
+    assert "deferred" not in run("werk", "status").stdout
+    connection.hset(f"rq:job:{job.id}", "werk_task", "note")
+    connection.zadd("rq:scheduled:default", {job.id: 0})
+    assert work("default", "--burst", "--with-scheduler").wait(60) == 0
+    facts = json.loads(run("werk", "show", "--json", job.id).stdout)
+    assert (facts["status"], facts["attempt"], facts["last_error"]) == ("finished", 2, None)
 
 
 def test_an_error_in_the_call_is_no_other_version(

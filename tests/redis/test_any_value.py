@@ -332,7 +332,7 @@ def test_a_finish(fleet: Fleet) -> None:
             [
                 lambda: success(fleet.claim, dice.choice([1, 500, 10**9]), value, time.time()),
                 lambda: failure(fleet.claim, ValueError("as asked"), time.time()),
-                lambda: deferral(fleet.claim, time.time() + 10, time.time()),
+                lambda: deferral(fleet.claim, time.time() + 10, time.time(), ValueError("x")),
             ]
         )()
         fleet.step(finish, dice.random() < 0.5)

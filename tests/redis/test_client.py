@@ -419,6 +419,14 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
             lambda: werk.enqueue("sleep", 1, options=werk.Options(job_id="a b")),
             ["job_id", "letters"],
         ),
+        (
+            lambda: werk.enqueue("sleep", 1, timeout=5),
+            ["takes no timeout", "timeout is an option: options=werk.Options(timeout=...)"],
+        ),
+        (
+            lambda: werk.enqueue("sleep", retry=1, queue="low"),
+            ["retry and queue are options: options=werk.Options(retry=..., queue=...)"],
+        ),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=-1)), ["delay"]),
         (
             lambda: werk.enqueue("sleep", 1, options=werk.Options(delay=1, at=in_an_hour())),

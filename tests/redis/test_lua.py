@@ -211,10 +211,12 @@ def test_a_finish_moves_a_job_to_where_its_outcome_belongs(
 
 def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
     lua.begin()
-    assert lua.step("h2", lua.finish("scheduled"), claims=0)[0] == "done"
+    lua.given("HSET job:a werk_attempt 1")
+    assert lua.step("h2", lua.finish("scheduled", "9 why not"), claims=0)[0] == "done"
     assert lua.changes() == table(f"""{NO_EXECUTION}
         scheduled:high          a=6500
-        job:a                   status=scheduled worker_name= werk_unknown_since=v""")
+        job:a                   status=scheduled worker_name= werk_unknown_since=9
+        job:a+                  werk_attempt=0 werk_deferred=worker_one:_why_not""")
 
 
 def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:

@@ -38,6 +38,7 @@ from rq.suspension import resume, suspend
 
 from werk import Options, Task
 from werk.client import enqueue as client
+from werk.errors import JobIdConflict
 from werk.ops import actions
 from werk.store.connection import link_over
 from werk.worker.claim import Claim
@@ -103,6 +104,7 @@ class Life(RuleBasedStateMachine):
         Life.generations = count()
         self.link = link_over(self.connection)
         self.alive: set[str] = set()  # acknowledged, and neither deleted nor expired
+        self.calls: dict[str, str] = {}  # the task of each job that a caller of ours has enqueued
         self.loose: dict[str, set[str]] = {}  # where an id may be besides, by no fault of ours
         self.on_the_way: list[Line] = []
         self.pairs: list[Pair] = []
@@ -115,6 +117,7 @@ class Life(RuleBasedStateMachine):
             options = Options(queue=QUEUES[number % 2], job_id=job_id)
             client.enqueue(name, options=options, connection=self.connection)
             self.alive.add(job_id)
+            self.calls[job_id] = name
 
     def teardown(self) -> None:
         for pair in self.pairs:
@@ -197,11 +200,18 @@ class Life(RuleBasedStateMachine):
         options = Options(queue=queue, job_id=job_id, front=how == "front", delay=delay, ttl=ttl)
         request = client.prepare(client.find(name), (), {}, options)
         is_there = job_id in self.alive
+        if is_there and self.calls.get(job_id, name) != name:
+            before = self.look()
+            with pytest.raises(JobIdConflict):
+                client.send([request], self.connection)
+            assert self.look().values == before.values
+            return
         [handle] = client.send([request], self.connection)
         after = self.look()
         assert handle.duplicate == is_there
         if not is_there:
             self.alive.add(job_id)
+            self.calls[job_id] = name
             if how != "later":
                 assert after.waiting(queue)[0 if how == "front" else -1] == job_id
         if is_resent:
@@ -228,6 +238,7 @@ class Life(RuleBasedStateMachine):
             depends_on=parent if parent in self.alive else None,
         )
         self.alive.add(job_id)
+        self.calls.pop(job_id, None)
 
     def is_awaited(self, job_id: str) -> bool:
         """Was this id that of a dependent, now deleted? Its parent still names it, and RQ would

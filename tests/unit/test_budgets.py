@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 420,
+    "werk": 421,
     "cli": 840,
     "client": 430,
     "dev": 340,
@@ -26,23 +26,25 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "testing": 245,
-    "web": 576,
+    "testing": 246,
+    "web": 592,
     "worker": 2050,
 }
 
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 906,
-    "package client": 582,
-    "package dev": 528,
-    "package lua": 1095,
-    "package ops": 1585,
-    "package store": 931,
-    "package tasks": 962,
+    "package cli": 915,
+    "package client": 595,
+    "package dev": 554,
+    "package lua": 1125,
+    "package ops": 1625,
+    "package store": 936,
+    "package tasks": 973,
     "package testing": 246,
-    "package worker": 3323,
+    "package web": 592,
+    "package werk": 421,
+    "package worker": 3328,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

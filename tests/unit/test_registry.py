@@ -27,6 +27,18 @@ def test_an_unknown_name_brings_the_nearest(name: str, hint: str) -> None:
     assert hint in said
 
 
+def test_an_unknown_name_brings_a_remedy_where_there_are_no_other_tasks(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = "start one, or set WERK_REGISTRY to your table"
+    assert registry.unknown("xyzzy").endswith(remedy)
+    assert remedy not in registry.unknown("slep")
+    assert remedy not in registry.unknown("xyzzy", ["total"])
+    registry.tasks.cache_clear()
+    monkeypatch.setenv("WERK_REGISTRY", f"{shop}:TASKS")
+    assert remedy not in registry.unknown("xyzzy")
+
+
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module with tables of its own; the tasks that they name do not exist."""
@@ -80,7 +92,7 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", result_ttl=1.5), "a: result_ttl: got 1.5; use -1 to"),
         ("a", Task("x.y", timeout=None), "timeout: got None"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry_delay="3h"), "retry_delay: got '3h'; use 0 to 10000 whole"),
-        ("a", Task("x.y", max_crashes=1.5), r"max_crashes: use 0 to"),  # type: ignore[arg-type]
+        ("a", Task("x.y", max_crashes=1.5), "max_crashes: got 1.5; use 0 to"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry_delays=60), "must be a tuple, such as"),  # type: ignore[arg-type]

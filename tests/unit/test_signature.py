@@ -637,15 +637,15 @@ def test_words(define: Define) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words", "message"),
     [
-        ("seconds: float", [], "sleep: missing SECONDS"),
-        ("a, *, b: str, c: int", [], "sleep: missing A and --b TEXT and --c INT"),
-        ("seconds: float", ["1", "2"], "sleep: takes 1 argument, 2 given"),
-        ("a, b=1", ["1", "2", "3"], "sleep: takes 1 to 2 arguments, 3 given"),
+        ("seconds: float", [], "sleep: missing argument seconds; it takes SECONDS"),
+        ("a, *, b: str, c: int", [], "sleep: missing arguments a, b, c; it takes A --b TEXT "),
+        ("seconds: float", ["1", "2"], "sleep: takes 1 argument (seconds), 2 given"),
+        ("a, b=1", ["1", "2", "3"], "sleep: takes 1 to 2 arguments (a, b), 3 given"),
         ("", ["1"], "sleep: takes 0 arguments, 1 given"),
         ("a", ["1", "--a", "2"], "sleep: a is given twice"),
         ("*, a", ["--a", "1", "--a=2"], "sleep: --a is given twice"),
-        ("a", ["1", "--wait"], "put --wait before sleep"),
-        ("a", ["--timeout=5", "1"], "put --timeout before sleep"),
+        ("a", ["1", "--wait"], "sleep: takes no --wait; --wait is an option of the "),
+        ("a", ["--timeout=5", "1"], "sleep: takes no --timeout; --timeout is an option"),
         (
             "wait: int",
             ["--wait"],
@@ -740,13 +740,13 @@ def test_an_int_for_a_float_becomes_one(define: Define) -> None:
 @pytest.mark.parametrize(
     ("parameters", "args", "kwargs", "message"),
     [
-        ("a: int", (), {}, "sleep: missing A"),
-        ("a: int", (1, 2), {}, "sleep: takes 1 argument, 2 given"),
+        ("a: int", (), {}, "sleep: missing argument a; it takes A"),
+        ("a: int", (1, 2), {}, "sleep: takes 1 argument (a), 2 given"),
         ("a: int", (1,), {"a": 2}, "sleep: a is given twice"),
         ("seconds: int", (), {"secnds": 2}, "sleep: takes no secnds; did you mean seconds?"),
         ("a: int", (1,), {"zzz": 2}, "sleep: takes no zzz; it takes A"),
         ("a: int, /", (), {"a": 2}, "sleep: takes no a; it takes A"),
-        ("a: int, /, **more", (), {"a": 2}, "sleep: missing A"),
+        ("a: int, /, **more", (), {"a": 2}, "sleep: missing argument a; it takes A [--NAME"),
         ("**more", (), {Shade.RED: 2}, "sleep: the names of arguments must be plain str"),
         ("**more: int", (), {"\x1b[31m": "x"}, "sleep: '\\x1b[31m': 'x' is not a whole number"),
     ],

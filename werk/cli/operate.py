@@ -75,7 +75,9 @@ FILTERS = (  # select failed jobs
 @click.option("--max-age", "age_s", type=LIMIT, help="Limit how long a job may wait, in seconds.")
 @click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
 @click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
-@click.option("--min-workers", type=click.IntRange(0), help="Require this many live workers.")
+@click.option(
+    "--min-workers", type=click.IntRange(0), metavar="COUNT", help="Require COUNT live workers."
+)
 @json_option
 def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
     """Show queues, workers and problems."""

@@ -94,10 +94,17 @@ def up(port: int) -> int | None:
 @werk.command()
 @port_option
 @click.option(
-    "--bind", metavar="ADDRESS", default="127.0.0.1", help="Listen on ADDRESS (127.0.0.1)."
+    "--bind",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    help="Listen on ADDRESS; any but the loopback requires the password.",
 )
 @click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="Accept Host: NAME as well (repeatable)."
+    "--host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Accept NAME as Host header as well (repeatable).",
 )
 @click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
 def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> int:

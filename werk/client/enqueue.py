@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werk.client import request
 from werk.client.links import link_of
-from werk.client.options import NO_OPTIONS, Options
+from werk.client.options import NO_OPTIONS, Options, misplaced
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
@@ -183,7 +183,10 @@ def prepare(
     if options != NO_OPTIONS:
         options = options.in_seconds()
         task = options.treated(task)
-    bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
+    try:
+        bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
+    except ArgumentError as error:
+        raise _hinted(error, misplaced(kwargs, shape)) from None
     now = now or time.time()
     due, ttl, hold, pointer = None, 0, "", ""
     rare: tuple[str | bytes, ...] = ()
@@ -200,6 +203,15 @@ def prepare(
     sent = (job_id, data, shown, hold, pointer)
     seen = (fingerprint, call, created_at)
     return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
+
+
+def _hinted(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
+    """Return the error of a call, with a hint for the arguments that are options."""
+    if not names:
+        return error
+    what = " and ".join(names) + (" are options" if len(names) > 1 else " is an option")
+    given = ", ".join(f"{name}=..." for name in names)
+    return ArgumentError(f"{error}; {what}: options=werk.Options({given})")
 
 
 def _new_id() -> str:

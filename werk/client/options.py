@@ -19,6 +19,7 @@ from werk.registry import Task
 from werk.store import keys
 from werk.store.payload import dumps
 from werk.store.plain import digest, name_of, plain_problem
+from werk.tasks.arguments import Signature
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")  # rq/job.py
 PING_URL = re.compile(r"https?://[^\s/?#][!-~]*")
@@ -206,6 +207,12 @@ def _meta_problem(meta: object) -> str | None:
     if problem := plain_problem(meta):
         return f"meta: the value {problem}"
     return None
+
+
+def misplaced(kwargs: Mapping[str, object], shape: Signature) -> list[str]:
+    """Return the arguments of a call that are no parameters of the task, but options."""
+    takes = {own.name for own in shape.parameters}
+    return [name for name in kwargs if name in HINTS and name not in takes]
 
 
 # The options that callers choose, and what each declares.

@@ -10,6 +10,7 @@ from werk.errors import ArgumentError, RedisUnavailable
 from werk.ops.snapshot import PLAIN_RQ, Queue, Server, Snapshot, Worker
 from werk.printable import listed, printable
 from werk.store.connection import Link
+from werk.store.limits import UNKNOWN_S
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
@@ -222,6 +223,11 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     if queue.left or queue.in_hand > len(plain):
         what = f"{name}: {queue.left + queue.in_hand} jobs left by dead workers"
         yield Problem(WARNING, what, "werk repair")
+    if queue.deferred:
+        left_s = max(0.0, queue.deferred.since + UNKNOWN_S - snapshot.time)
+        what = f"{name}: jobs of {queue.deferred.tasks} are deferred: {queue.deferred.why}"
+        fix = f"restart the workers whose table is older; the first job fails in {age(left_s)}"
+        yield Problem(WARNING, what, fix)
     if queue.differing:
         what = f"{name}: its workers have different versions of {queue.differing}"
         yield Problem(WARNING, what, "finish the deploy: restart the older workers")

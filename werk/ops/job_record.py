@@ -28,6 +28,7 @@ FIELDS = tuple(
     """
     description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
     timeout result_ttl retries_left werk_attempt meta dependency_ids werk_not_kept
+    werk_deferred werk_unknown_since
 """.split()
 )
 RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result; its id is `entry`

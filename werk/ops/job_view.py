@@ -13,8 +13,11 @@ from werk.errors import NoSuchJob
 from werk.ops import job_record
 from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, Job
 from werk.ops.queues import ask
+from werk.ops.snapshot import number
+from werk.printable import listed
 from werk.store import keys, payload
 from werk.store.connection import Link
+from werk.store.limits import UNKNOWN_S
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
     **{name: name for name in ("scheduled", "deferred", "finished", "failed", "canceled")},
@@ -108,7 +111,19 @@ def _read(link: Link, job_id: str) -> dict[str, Any]:
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
-    return _facts(job, None if due is None else float(due))
+    facts = _facts(job, None if due is None else float(due))
+    if facts["status"] == "deferred":  # by RQ: it depends on other jobs
+        facts["deferred"] = _awaited(link, facts["depends_on"] or [])
+    return facts
+
+
+def _awaited(link: Link, needed: Sequence[str]) -> str:
+    """Return which jobs a job waits for, with their states."""
+    asked = [("HGET", keys.key("job", own), "status") for own in needed]
+    states = zip(needed, link.calls(asked, skips_type=True), strict=True)
+    shown = [f"{own} ({keys.text(state) or 'expired or deleted'})" for own, state in states]
+    left = [text for text in shown if not text.endswith("(finished)")]
+    return f"it waits for {listed(left)}" if left else "it waits for other jobs"
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -130,6 +145,10 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
     noted = noted if type(noted) is dict else {}  # our worker's notes about a retry
     when = noted.get("next_try") if due is None else keys.iso(max(0.0, min(due, LATEST)))
     waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
+    has_ended = text["status"] in ("finished", "failed", "stopped")
+    # An execution that failed has ended since; one that was deferred has not.
+    is_deferred = waits and (text["started_at"] or "") > (text["ended_at"] or "")
+    since = number(text["werk_unknown_since"]) if is_deferred else 0.0
     return {
         "task": text["werk_task"],
         "call": job.call(),
@@ -141,8 +160,11 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
         "duration": _duration(text),
         "worker": text["worker_name"],
         "attempt": _whole(text["werk_attempt"]) or noted.get("attempt"),
-        "last_error": noted.get("error"),
+        # Once the job has ended, this would be the error of an attempt before the last.
+        "last_error": None if has_ended else noted.get("error"),
         "next_try": when if waits and is_retry else None,
+        "deferred": text["werk_deferred"] if since else None,
+        "fails_at": keys.iso(max(0.0, min(since + UNKNOWN_S, LATEST))) if since else None,
         **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
         "exception": job.exception(),
         "result": job.result(),

@@ -15,6 +15,7 @@ from werk.errors import ConfigError
 from werk.printable import listed
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.limits import DEFER_S
 from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import script
 from werk.tasks import catalog_page
@@ -27,7 +28,8 @@ MOST = 1e15  # larger numbers in a record are neither a count nor a time
 STATES = ("started", "suspended", "busy", "idle")  # RQ's
 WERK, PLAIN_RQ = "werk", "rq"  # kinds of workers
 
-_PRELUDE = f"local SERVED_S, MOST_SERVED = {catalog_page.SERVED_S}, {catalog_page.MOST_SERVED}"
+_CONSTANTS = (catalog_page.SERVED_S, catalog_page.MOST_SERVED, DEFER_S)
+_PRELUDE = "local SERVED_S, MOST_SERVED, DEFER_S = {}, {}, {}".format(*_CONSTANTS)
 IDLE_S = 10.0  # an idle horse asks for work at least this often (horse.BLOCK_S)
 
 
@@ -47,6 +49,14 @@ class Server(NamedTuple):
     min_replicas: int | None = None  # with fewer it refuses writes; None: unknown
 
 
+class Deferred(NamedTuple):
+    """Jobs that a worker has deferred, because it does not know their task or its arguments."""
+
+    tasks: str
+    why: str  # of the one that was deferred first
+    since: float
+
+
 class Queue(NamedTuple):
     """A queue."""
 
@@ -62,6 +72,7 @@ class Queue(NamedTuple):
     ready: int  # dependents whose parents have finished, not yet enqueued
     ready_s: float | None  # how long there have been some; None: no live worker has seen any
     differing: str  # tasks that its workers define differently
+    deferred: Deferred | None  # if a worker does not know the task of a job
     workers: int = 0  # live ones
 
 
@@ -159,6 +170,7 @@ def _queue(
     since_by_rq: str,
     ready_since: str,
     served: Sequence[str],
+    deferred: Sequence[Sequence[str]],
     **facts: Any,
 ) -> Queue:
     versions = Counter(member.partition(" ")[0] for member in served)
@@ -166,7 +178,16 @@ def _queue(
     oldest = min(now if since is None else since, keys.moment(since_by_rq, now))
     oldest_s = _ago(oldest, now) if facts["waiting"] else None
     ready_s = _ago(number(ready_since), now) if facts["ready"] and ready_since else None
-    return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, **facts)
+    found = _deferred(deferred)
+    return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, deferred=found, **facts)
+
+
+def _deferred(rows: Sequence[Sequence[str]]) -> Deferred | None:
+    """Return what the rows of snapshot.lua say about deferred jobs, if there are any."""
+    if not rows:
+        return None
+    since, why = min((number(since), why) for _, why, since in rows)
+    return Deferred(listed(sorted({task for task, _, _ in rows})), why, since)
 
 
 def _worker(
@@ -236,6 +257,9 @@ def _state(
     if facts.get("werk_draining") or facts.get("shutdown_requested_date"):
         return "draining"
     state = facts.get("state") or "starting"
+    if "werk_lease" in facts and state in ("busy", "idle"):
+        # A horse writes its state now and then, and its execution with each job.
+        return "busy" if has_job else "idle"
     return state if state in (*STATES, "starting") else "unknown"
 
 

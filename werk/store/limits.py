@@ -8,6 +8,8 @@ from __future__ import annotations
 LEASE_S = 15  # a worker that is silent for longer counts as dead
 OWNED_S = 90  # RQ leaves an execution alone for so long: 30 s between beats and 60 more
 LISTED_S = OWNED_S + 60  # its name in the job's set of executions
+DEFER_S = 10  # how long a job is deferred whose task a worker does not know
+UNKNOWN_S = 600  # such a job fails this long after it was first deferred
 MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta

@@ -36,6 +36,8 @@ _SMALL = {
     "back": "return {give_back(RUN, WORKER, IS_CRASH == '1', WORKER, redis_time())}",
     "fence_generation": "return fence_generation(WORKER, GENERATION, tonumber(LEASE))",
     "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
+    "withdraw": "for _, queue in ipairs(QUEUES) do"
+    " withdraw(WORKER, queue, cjson.decode(SERVED)) end",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
 
@@ -96,13 +98,14 @@ _PRELUDES = {
     "back": named(("RUN", "WORKER", "IS_CRASH")),
     "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
     "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
+    "withdraw": "\n".join((named(("WORKER", "SERVED")), rest("QUEUES", 3))),
 }
 
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
     """Return step, tick, act or snapshot (see their headers), back, fence,
-    fence_generation or spare.
+    fence_generation, withdraw or spare.
 
     `prelude` is Lua that names the script's arguments.
     """

@@ -76,7 +76,8 @@ class Signature:
         self.is_decorated = is_decorated
         self.parameters, self.summary, self.notes = parameters, summary, notes
         self.returns = returns
-        self.is_missing = any(note.kind in ("module", "function") for note in notes)  # no code
+        missing = [note.text for note in notes if note.kind in ("module", "function")]
+        self.is_missing, self.missing = bool(missing), "; ".join(missing)  # no code, and why
         self._places = [own for own in parameters if own.kind == "positional"]
         self._required = {own.name for own in parameters if own.required}
         self._named = {  # those that can be given by name
@@ -194,7 +195,8 @@ class Signature:
         if name in self._named or (self._rest_named and name.isidentifier()):
             return name
         if option in reserved:
-            raise ArgumentError(f"put {option} before {task}")
+            own = f"{option} is an option of the command"
+            raise ArgumentError(f"{task}: takes no {option}; {own}: put {option} before {task}")
         shown = "" if secret else shown_word(option)  # it may be meant as a value
         raise ArgumentError(f"{task}: {self._unknown(name, shown, '--')}")
 
@@ -202,9 +204,11 @@ class Signature:
         import difflib  # only on the way to an error
 
         near = difflib.get_close_matches(name[:80], self._named, n=1, cutoff=0.5)
-        takes = f"it takes {self.usage() or 'nothing'}"
-        hint = f"did you mean {prefix}{near[0]}?" if near else takes
+        hint = f"did you mean {prefix}{near[0]}?" if near else self._takes()
         return f"takes no {shown or 'such option'}; {hint}"
+
+    def _takes(self) -> str:
+        return f"it takes {self.usage() or 'nothing'}"
 
     def _converted(
         self,
@@ -225,6 +229,8 @@ class Signature:
                 shown, problem = error.args
                 shown = "the value" if self._is_secret(name, own, secret) else shown
                 place = shown_word(own.name if name is None else name)
+                if self.is_missing:  # then the path may be wrong rather than the value
+                    place = f"its code was not found ({self.missing}), so it takes JSON"
                 raise ArgumentError(f"{task}: {place}: {shown} {problem}") from None
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
@@ -233,7 +239,9 @@ class Signature:
         if count > len(self._places) and not self._rest:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
-            return f"takes {takes} argument{'' if most == 1 else 's'}, {count} given"
+            names = ", ".join(own.name for own in self._places)
+            what = f"argument{'' if most == 1 else 's'}{f' ({names})' if names else ''}"
+            return f"takes {takes} {what}, {count} given"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:
             if name in filled and name in self._named:
@@ -241,8 +249,8 @@ class Signature:
             if name not in self._named and not self._rest_named:
                 return self._unknown(name, shown_word(name))
         if missing := self._required - filled - (self._named.keys() & kwargs.keys()):
-            usages = [own.usage for own in self.parameters if own.name in missing]
-            return f"missing {' and '.join(usages)}"
+            names = ", ".join(own.name for own in self.parameters if own.name in missing)
+            return f"missing argument{'s' * (len(missing) > 1)} {names}; {self._takes()}"
         return None
 
     def _owned(

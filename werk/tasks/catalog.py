@@ -24,6 +24,8 @@ from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
 from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read, read_pages
 
+CHECK = "see werk tasks --check"
+
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
     """Return a task of the registry here, or else of the catalog, read over `link()`.
@@ -102,7 +104,10 @@ def everything(pages: Pages) -> dict[str, Entry]:
 def _completed(own: Entry, page: Entry | None) -> Entry:
     """Return a task whose code is not here, with the parameters on its page."""
     if page is None:
-        return own
+        why = f"task {own.name}: its code was not found ({own.shape.missing})"
+        return own._replace(warning=f"{why}, so its arguments are not checked; {CHECK}")
+    if page.shape.parameters == own.shape.parameters:  # the worker has not found them either
+        page = page._replace(shape=own.shape)
     warning = path_warning(own, page)
     names = {parameter.name for parameter in page.shape.parameters}
     secret = own.task.secret

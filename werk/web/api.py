@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from flask import Response
+from flask import Response, abort
 
 from werk.errors import RedisUnavailable
 from werk.ops import metrics
@@ -14,6 +14,10 @@ from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import enqueue
 
+HOW = (
+    'name a task: POST /api/tasks/TASK with {"args": [...], "kwargs": {...}, "options": {...}};'
+    " werk tasks lists them"
+)
 WAIT_AT_ONCE = 4  # requests that may wait for Redis without a password, or while it is unreachable
 
 
@@ -53,6 +57,10 @@ class Api(threading.local):  # so that each thread has its own link
                 raise
         Api.is_reachable = True
         return reply
+
+    def no_task(self) -> Response:
+        """Answer a request that names no task."""
+        abort(404, HOW)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

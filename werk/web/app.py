@@ -94,6 +94,8 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.add_url_rule("/readyz", "readyz", api.readyz)
     app.add_url_rule("/metrics", "metrics", api.metrics)
     app.add_url_rule("/api/tasks/<any_name:task>", "enqueue", api.enqueue, methods=["POST"])
+    for path in ("/api/tasks", "/api/tasks/"):
+        app.add_url_rule(path, "no_task", api.no_task, methods=["GET", "POST"])
     app.url_value_preprocessor(check_address)
     app.before_request(Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
@@ -109,13 +111,16 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _as_json(error: Exception) -> tuple[Response, int]:
+def _as_json(error: Exception) -> tuple[Response, int, dict[str, str]]:
     """Return an error as the pages and other programs read it."""
-    if isinstance(error, HTTPException):
-        code, text = error.code or 500, error.description
+    allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))  # with 405
+    if allowed:
+        code, text = 405, f"{request.method} is not allowed here; use {allowed}"
+    elif isinstance(error, HTTPException):
+        code, text = error.code or 500, str(error.description)
     elif isinstance(error, WerkError):
         code, text = CODES.get(type(error), 404), str(error)
     else:
         log.error("event=error path=%r", request.path, exc_info=error)
         code, text = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
-    return jsonify(error=text), code
+    return jsonify(error=text), code, {"Allow": allowed} if allowed else {}

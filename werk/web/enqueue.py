@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 from flask import Response, abort, jsonify, request
 
 from werk.client import enqueue as client
-from werk.client.options import DURATIONS, HINTS, Options
+from werk.client.options import DURATIONS, HINTS, Options, misplaced
 from werk.errors import ArgumentError
 from werk.printable import listed
 from werk.store.connection import Link
@@ -50,7 +50,12 @@ def _prepared(entry: Entry, body: bytes) -> client.PreparedJob:
     """Return the job that a body asks for. Raises HTTPException, ArgumentError."""
     secret = entry.task.secret
     call = _read(body, is_secret=bool(secret))
-    args, kwargs = entry.shape.bind_json(call.args, call.kwargs, entry.name, secret)
+    try:
+        args, kwargs = entry.shape.bind_json(call.args, call.kwargs, entry.name, secret)
+    except ArgumentError as error:
+        if not (names := misplaced(call.kwargs, entry.shape)):
+            raise
+        raise ArgumentError(f'{error}; put {listed(names)} into "options"') from None
     options = Options(**{name: _option(name, value) for name, value in call.options.items()})
     return client.prepare(entry, args, kwargs, options)
 

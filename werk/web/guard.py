@@ -19,7 +19,7 @@ from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
 PUBLIC = ("healthz", "readyz")  # for machines, without a password
-FOR_PROGRAMS = ("enqueue",)  # programs send no Origin; browsers always do
+FOR_PROGRAMS = ("enqueue", "no_task")  # programs send no Origin; browsers always do
 
 MOST_WRONG = 5  # passwords from one peer in WINDOW_S; after that all its passwords are refused
 WINDOW_S = 60.0

@@ -20,9 +20,11 @@ from rq.job import Job
 from rq.queue import Queue
 
 from werk.errors import WerkError
+from werk.printable import printable
 from werk.registry import FAILURE_TTL_S
 from werk.store import keys
 from werk.store.keys import text
+from werk.store.limits import DEFER_S, ERROR_LENGTH, UNKNOWN_S
 from werk.store.scripts import Script
 from werk.worker import rq_classes, webhooks
 from werk.worker.claim import Claim, Refused, Unknown
@@ -33,8 +35,6 @@ from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
 
 MOST_UNDONE = 3  # how often an outcome that Redis has lost is recorded again
-DEFER_S = 10  # how long a job is deferred whose task this worker does not know
-UNKNOWN_S = 600  # such a job fails this long after it was first deferred
 
 Record = Callable[[Job, Queue, Execution], object]
 
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     status: str  # finished, failed, stopped, or scheduled: deferred
     keep_s: int  # how long the job is kept
     until: int | str  # when that ends; if deferred, when the job is due; on Redis's clock
-    value: bytes | str  # base64 of the result or the traceback; if deferred, since when
+    value: bytes | str  # base64 of the result or the traceback; if deferred, since when, and why
     claimed_at: str  # Unix seconds
 
     @property
@@ -89,10 +89,10 @@ def failure(
     return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at)
 
 
-def deferral(claim: Claim, due: float, since: float) -> Outcome:
+def deferral(claim: Claim, due: float, since: float, why: Exception) -> Outcome:
     """Return the outcome that defers a job until `due`; it has been deferred since `since`."""
-    times = (repr(due), repr(since))
-    return Outcome(claim.job, claim.origin, claim.execution, "scheduled", 0, *times, "")
+    ended = (claim.job, claim.origin, claim.execution, "scheduled")
+    return Outcome(*ended, 0, repr(due), f"{since!r} {printable(str(why))[:ERROR_LENGTH]}", "")
 
 
 def misplaced(outcome: Outcome, now: float) -> Outcome:
@@ -152,7 +152,7 @@ class Recorder:
         since = self._unknown_since(claim) if isinstance(why, Unknown) else None
         if since is not None:
             self.log.event("deferred", {**claim.facts(), "reason": why})
-            return deferral(claim, self.shared.now() + DEFER_S, since)
+            return deferral(claim, self.shared.now() + DEFER_S, since, why)
         self.log.event("refused", {**claim.facts(), "reason": why}, logging.ERROR)
         self.counters.add(text(claim.task), False)
 

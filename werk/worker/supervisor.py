@@ -89,6 +89,7 @@ class Supervisor:
         self.wake.remove()
         try:
             if not worker.connection.exists(worker.executions_key):
+                self.ticker.withdraw()
                 worker.connection.zrem(LEASES, worker.name)
                 worker.teardown()  # type: ignore[no-untyped-call]
             else:

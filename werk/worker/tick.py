@@ -123,6 +123,12 @@ class Ticker:
         is_running = self.shared.progress().run == lost and not self.shared.finishing
         return lost if lost == before and is_running else ""
 
+    def withdraw(self) -> None:
+        """Withdraw our tasks from the queues that no other worker of werk listens on."""
+        worker = self.worker
+        words = (worker.name, json.dumps(catalog.serves()), *worker.queue_names())
+        worker.connection.eval(script("withdraw", worker.server_version()).text, 0, *words)
+
     def log_unreachable(self, error: Exception) -> None:
         if not self.is_unreachable:
             self.log.error("event=redis-unreachable worker=%s reason=%s", self.worker.name, error)

@@ -221,3 +221,17 @@ local function spare(queue)
     end
   end
 end
+
+-- Withdraw the tasks that a worker which exits has published for a queue, so that callers are
+-- warned at once. Not if another of our workers listens there: it may serve the same tasks.
+local function withdraw(worker, queue, served)
+  local now = redis_time()
+  for _, key in ipairs(try('SMEMBERS', P .. ':workers:' .. queue)) do
+    local other = string.sub(key, #P + 9)
+    local lease = tonumber(try('ZSCORE', P .. ':werk:leases', other)) -- none before its first tick
+    if other ~= worker and try('HEXISTS', key, 'werk_lease') == 1 and (lease or now) >= now then
+      return
+    end
+  end
+  for _, task in ipairs(served) do try('ZREM', P .. ':werk:serves:' .. queue, task) end
+end

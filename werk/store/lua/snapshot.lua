@@ -4,19 +4,21 @@
 -- A key of another type counts as empty (0, '' or {}) and is named in `damaged`. Each queue and
 -- each worker is read and encoded separately, so none can make the reading of another fail.
 --
--- No KEYS, no ARGV. Constants, from catalog_page.py: SERVED_S, MOST_SERVED.
+-- No KEYS, no ARGV. Constants, from snapshot.py: SERVED_S, MOST_SERVED, DEFER_S.
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
 --       of another type, or too large to read), and by name
 --       queues   name, waiting, since and since_by_rq (see `oldest`), running, scheduled, failed,
 --                paused, left (executions of dead workers), in_hand (jobs that plain RQ workers
 --                have taken), ready (dependents that RQ is about to enqueue), ready_since (when a
---                tick first saw some), served (what its workers publish: task, fingerprint)
+--                tick first saw some), served (what its workers publish: task, fingerprint),
+--                deferred (jobs whose task a worker does not know: see `deferred`)
 --       workers  name, run (its execution), since (when that began), lease (until when), ttl (how
 --                many seconds RQ keeps the record without a heartbeat), facts (its hash)
 -- Texts are returned as they are in Redis: snapshot.py reads the numbers in them.
 
 local LONGEST_RECORD, LONGEST_COUNTERS = 256 * 1024, 4 * 1024 * 1024 -- bytes
 local MOST_QUEUES = 2000 -- in the record of one worker
+local MOST_DEFERRED, LONGEST_REASON = 20, 500 -- jobs; bytes
 local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local clock, damaged, queues, workers = redis_time(), {}, {}, {}
@@ -57,6 +59,23 @@ local function oldest(list, waiting)
   return found or cjson.null, string.sub(by_rq, 1, LONGEST_TIME)
 end
 
+-- A deferred job is due within DEFER_S; other jobs may be due then, too: so read the first few.
+-- Returns of each the task, why and since when. One that has ended since then waits for a retry.
+local function deferred(scheduled)
+  local found = {}
+  local due = ask({}, 'ZRANGEBYSCORE', scheduled, '-inf', clock + DEFER_S,
+    'LIMIT', 0, MOST_DEFERRED)
+  for _, id in ipairs(due) do
+    local task, why, since, started_at, ended_at = unpack(ask({}, 'HMGET', job_key(id), 'werk_task',
+      'werk_deferred', 'werk_unknown_since', 'started_at', 'ended_at'))
+    if since and (started_at or '') > (ended_at or '') then
+      found[#found + 1] = {string.sub(task or '', 1, LONGEST_REASON),
+        string.sub(why or '', 1, LONGEST_REASON), string.sub(since, 1, LONGEST_TIME)}
+    end
+  end
+  return found
+end
+
 local function read_queue(name)
   local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
   local waiting = ask(0, 'LLEN', list)
@@ -73,6 +92,7 @@ local function read_queue(name)
     ready_since = ask('', 'ZSCORE', P .. ':werk:ready', name),
     served = ask({}, 'ZRANGEBYSCORE', P .. ':werk:serves:' .. name, clock - SERVED_S, '+inf',
       'LIMIT', 0, MOST_SERVED),
+    deferred = deferred(P .. ':scheduled:' .. name),
   }
 end
 

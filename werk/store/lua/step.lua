@@ -20,7 +20,7 @@
 --       ENDED_KEEP_S, seconds that the job is kept   ENDED_UNTIL, when they end or, for
 --       'scheduled', when the job is due; on Redis's clock
 --       ENDED_VALUE, base64 of the result or of the traceback, '' for none; for 'scheduled', since
---       when the task is unknown   ENDED_CLAIMED_AT, Unix seconds
+--       when the task is unknown, a space, and why   ENDED_CLAIMED_AT, Unix seconds
 -- Returns {outcome, claim, dropped, paused}:
 --       outcome 'none'; 'done'; 'again': recorded by an earlier copy of this request; 'late': the
 --               execution no longer owns the job, and its outcome was discarded; 'dependents': RQ
@@ -109,7 +109,10 @@ else
     if not is_ours then -- discarded
     elseif ENDED_STATUS == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
-      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', value)
+      local since, why = string.match(value, '^(%S*) ?(.*)$')
+      call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', since,
+        'werk_deferred', 'worker ' .. WORKER .. ': ' .. why)
+      try('HINCRBY', job, 'werk_attempt', -1) -- the task was not tried
     elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- the job exists
       and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and is a hash
         'last_heartbeat', NOW_TEXT)) == 'number' then
