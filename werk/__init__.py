@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         WerkWarning,
     )
     from werk.registry import Task
+    from werk.settings import configure
 
 __version__ = "0.2.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "Unreadable",
     "WerkError",
     "WerkWarning",
+    "configure",
     "enqueue",
     "enqueue_many",
     "result",
@@ -58,6 +60,7 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
     "Handle": "client.result",
     "Options": "client.options",
     "Task": "registry",
+    "configure": "settings",
     "enqueue": "client.enqueue",
     "enqueue_many": "client.enqueue",
     "result": "client.result",

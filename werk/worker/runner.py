@@ -13,7 +13,7 @@ import importlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,7 @@ from rq.utils import import_attribute
 
 from werk import registry
 from werk.errors import ArgumentError, Unreadable
+from werk.printable import printable
 from werk.settings import Settings
 from werk.store import payload
 from werk.store.keys import text
@@ -78,6 +79,18 @@ class Runner:
         self.is_due = False  # the time was over while nothing could be interrupted
         self.is_watched = log.logs_jobs  # or there are hooks
         self.limit_s, self.started, self.ended = 0, 0.0, 0.0
+
+    def preload(self, modules: Sequence[str]) -> bool:
+        """Import modules, in order. Return False, and log why, if one cannot be imported."""
+        for name in modules:
+            _, error, _ = self.run(importlib.import_module, (name,), {}, None)
+            bound_logs(self.shared)  # the module may have set up logging
+            if error:
+                why = printable(f"{type(error).__name__}: {error}")
+                self.log.log.error("WERK_PRELOAD: cannot import %s: %s", name, why)
+                return False
+            self.imported()
+        return True
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
