@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from werk import aio as aio
     from werk.client.enqueue import enqueue, enqueue_many
     from werk.client.options import Options
     from werk.client.result import Handle, result
@@ -73,10 +74,12 @@ def ping() -> None:
 
 def __getattr__(name: str) -> Any:
     """Import on first use: a worker needs no client, a task needs neither."""
-    if name not in __all__:
-        raise AttributeError(f"module 'werk' has no attribute {name!r}")
     import importlib
 
+    if name == "aio":
+        return importlib.import_module("werk.aio")
+    if name not in __all__:
+        raise AttributeError(f"module 'werk' has no attribute {name!r}")
     module = importlib.import_module(f"werk.{_MODULES.get(name, 'errors')}")
     value = globals()[name] = getattr(module, name)
     return value

@@ -38,7 +38,9 @@ def python(*lines: str, env: dict[str, str] | None = None) -> CompletedProcess[s
     return run(sys.executable, "-c", "\n".join(("import werk", *lines)), env=env)
 
 
-def test_code_wins_over_the_environment(connection: redis.Redis, redis_url: str, shop: Path) -> None:
+def test_code_wins_over_the_environment(
+    connection: redis.Redis, redis_url: str, shop: Path
+) -> None:
     done = python(
         f"werk.configure(url={redis_url!r}, registry=['shop:TASKS'])",
         "print(werk.enqueue('seen', 'x').id)",
@@ -87,7 +89,9 @@ def test_a_value_that_cannot_be_is_refused(given: str) -> None:
     assert "werk.errors.ConfigError: werk.configure(" in done.stderr
 
 
-def test_a_worker_whose_table_names_another_redis_does_not_start(redis_url: str, shop: Path) -> None:
+def test_a_worker_whose_table_names_another_redis_does_not_start(
+    redis_url: str, shop: Path
+) -> None:
     """Otherwise its tasks would enqueue where it does not work."""
     with (shop / "shop.py").open("a") as file:
         file.write(f"import werk\nwerk.configure(url={ELSEWHERE!r})\n")

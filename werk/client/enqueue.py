@@ -73,10 +73,22 @@ def enqueue(
 
     Raises UnknownTask, ArgumentError (nothing was sent), NoWorker, RedisUnavailable, ConfigError.
     """
-    job = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
-    [handle] = send([job], connection)
+    handle = submit(name, args, kwargs, options, connection)
     if handle.warnings:
         _warn([handle])
+    return handle
+
+
+def submit(
+    name: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> Handle:
+    """Do what enqueue() does, and leave the warnings in the handle."""
+    job = prepare(find(name, connection), args, kwargs, options or NO_OPTIONS)
+    [handle] = send([job], connection)
     return handle
 
 
@@ -92,6 +104,18 @@ def enqueue_many(
     All calls are checked before the first is sent. They are sent 250 at a time. Raises the same
     errors as enqueue().
     """
+    handles = submit_many(name, calls, options, connection)
+    _warn(handles)
+    return handles
+
+
+def submit_many(
+    name: str,
+    calls: Sequence[Sequence[object] | Mapping[str, object]],
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> list[Handle]:
+    """Do what enqueue_many() does, and leave the warnings in the handles."""
     options = options or NO_OPTIONS
     if options.job_id is not None:
         raise ArgumentError("job_id cannot be combined with enqueue_many")
@@ -101,7 +125,6 @@ def enqueue_many(
     handles: list[Handle] = []
     for start in range(0, len(jobs), CHUNK):
         handles += send(jobs[start : start + CHUNK], connection)
-    _warn(handles)
     return handles
 
 

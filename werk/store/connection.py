@@ -113,6 +113,8 @@ def hang_up(sock: Any) -> None:
 class Link:
     """A connection with a budget, opened again after a fork or a fault. Not for threads."""
 
+    not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
+
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
         self.where = where
         self.budget_s = budget_s
@@ -151,6 +153,8 @@ class Link:
         RedisUnavailable then, and at once when Redis is full; ConfigError for what will not pass.
         """
         deadline = time.monotonic() + self.budget_s
+        if deadline > self.not_after:
+            deadline = self.not_after
         pause_s = 0.0  # first without a pause: an idle connection may just have been closed
         while True:
             try:
