@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from support import Process, run, wait_until
+from support import Process, run
 
 import werk
 import werk.aio

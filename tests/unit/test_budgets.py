@@ -33,14 +33,15 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 843,
-    "package client": 460,
+    "package cli": 844,
+    "package client": 495,
     "package dev": 434,
     "package lua": 1086,
     "package ops": 1341,
-    "package store": 931,
+    "package store": 940,
     "package tasks": 814,
-    "package worker": 3193,
+    "package werk": 476,
+    "package worker": 3215,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
