@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from math import ceil
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,7 +31,6 @@ __all__ = ["enqueue", "enqueue_many", "result", "status"]
 
 THREADS = 8
 IN_FLIGHT = 4 * THREADS  # calls that a loop gives to them: a thousand at once would keep it busy
-CHUNK = 250  # jobs of enqueue_many that share one time budget (client/enqueue.py)
 SHORTEST_S, LONGEST_S = 0.005, 0.5  # between two looks for a result
 LATENESS = 0.1  # of a result: a tenth of the time that it was waited for
 MOST_LOOKS = 500  # for results, per second
@@ -78,7 +79,7 @@ async def enqueue_many(
 
         return submit_many(name, calls, options, connection)
 
-    handles = await _in_thread(call, connection, budgets=1 + len(calls) // CHUNK)
+    handles = await _in_thread(call, connection, jobs=length_hint(calls))
     _warn(handles)
     return handles
 
@@ -126,15 +127,16 @@ async def status(job_id: str, *, connection: Redis | None = None) -> str:
     return await _in_thread(call, connection)
 
 
-async def _in_thread(call: Callable[[], T], connection: Redis | None, budgets: int = 1) -> T:
+async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int = 1) -> T:
     """Return what `call` returns in one of our threads, in the context of the awaiting task.
 
-    `budgets` is how many time budgets it has, from now on. It is not called if the first was used
-    up before a thread was free.
+    It has one time budget for each request with jobs, from now on. It is not called if the first
+    was used up before a thread was free.
     """
     called = time.monotonic()
 
     def in_time() -> T:
+        from werk.client.enqueue import CHUNK
         from werk.client.links import link_of
 
         link, waited = link_of(connection), time.monotonic() - called
@@ -144,7 +146,7 @@ async def _in_thread(call: Callable[[], T], connection: Redis | None, budgets: i
                 f" {THREADS} threads, and its time budget is {link.budget_s:g} s; is Redis slow,"
                 " or are there too many calls at the same time?"
             )
-        link.not_after = called + link.budget_s * budgets
+        link.not_after = called + link.budget_s * max(1, ceil(jobs / CHUNK))
         try:
             return call()
         finally:
@@ -163,12 +165,12 @@ def _warn(handles: Sequence[Handle]) -> None:
 
 def _begin() -> None:
     """Make the executor. Its threads start when they are needed; a fork has none of them."""
-    global _threads, _waits
-    _threads, _waits = ThreadPoolExecutor(THREADS, "werk.aio"), 0
+    global _threads, _turns, _waits
+    _threads, _turns, _waits = ThreadPoolExecutor(THREADS, "werk.aio"), WeakKeyDictionary(), 0
 
 
 _threads: ThreadPoolExecutor
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
 _waits = 0  # for results
 _begin()
 os.register_at_fork(after_in_child=_begin)

@@ -20,7 +20,7 @@ from support import Process, run
 
 import werk
 import werk.aio
-from werk import aio, errors
+from werk import aio, errors, settings
 from werk.client import enqueue as client
 from werk.dev.server import Server
 from werk.settings import LIBRARY_BUDGET_S
@@ -57,12 +57,14 @@ async def gathered(count: int) -> list[Any]:
 # --- enqueue
 
 
-def test_a_thousand_at_once_and_then_redis_is_frozen(
-    connection: redis.Redis, frozen: Callable[[], None]
-) -> None:
+def test_a_thousand_at_once(connection: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings._given, "budget_s", 60.0)  # the machine may be busy
     handles = asyncio.run(gathered(1000))
     assert len({handle.id for handle in handles}) == 1000
     assert connection.llen("rq:queue:default") == 1000
+
+
+def test_a_thousand_at_once_while_redis_is_frozen(frozen: Callable[[], None]) -> None:
     frozen()
     found = asyncio.run(gathered(1000))
     assert {type(error) for error in found} == {werk.RedisUnavailable}
@@ -71,10 +73,11 @@ def test_a_thousand_at_once_and_then_redis_is_frozen(
 
 
 @pytest.mark.performance
-def test_a_thousand_calls_of_a_frozen_redis_end_a_second_after_their_budget(
+def test_a_thousand_calls_end_within_a_second_of_their_budget(
     frozen: Callable[[], None],
 ) -> None:
-    asyncio.run(gathered(10))
+    handles = asyncio.run(gathered(1000))
+    assert {type(handle) for handle in handles} == {werk.Handle}
     frozen()
     begin = time.monotonic()
     asyncio.run(gathered(1000))
@@ -97,7 +100,7 @@ def test_a_wait_for_a_thread_is_part_of_the_budget(
         return time.monotonic() - begin, found
 
     took, found = asyncio.run(calls())
-    assert took < LIBRARY_BUDGET_S + 0.5
+    assert took < LIBRARY_BUDGET_S * 1.45
     assert {type(error) for error in found} == {werk.RedisUnavailable}
     assert "was not reached" in str(found[-1])
 
