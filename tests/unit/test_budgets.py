@@ -35,12 +35,12 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 OVER = {
     "package cli": 844,
     "package client": 495,
-    "package dev": 434,
+    "package dev": 436,
     "package lua": 1086,
     "package ops": 1341,
     "package store": 940,
     "package tasks": 814,
-    "package werk": 476,
+    "package werk": 478,
     "package worker": 3215,
 }
 
