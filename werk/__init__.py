@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from werk import aio as aio
     from werk.client.enqueue import enqueue, enqueue_call, enqueue_many
     from werk.client.options import Options
     from werk.client.result import Handle, result
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         WerkWarning,
     )
     from werk.registry import Task
+    from werk.settings import configure
 
 __version__ = "0.2.0"
 
@@ -51,6 +53,7 @@ __all__ = [
     "Unreadable",
     "WerkError",
     "WerkWarning",
+    "configure",
     "enqueue",
     "enqueue_call",
     "enqueue_many",
@@ -61,6 +64,7 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
     "Handle": "client.result",
     "Options": "client.options",
     "Task": "registry",
+    "configure": "settings",
     "enqueue": "client.enqueue",
     "enqueue_call": "client.enqueue",
     "enqueue_many": "client.enqueue",
@@ -76,10 +80,12 @@ if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import on first use: a worker needs no client, a task needs neither."""
-        if name not in __all__:
-            raise AttributeError(f"module 'werk' has no attribute {name!r}")
         import importlib
 
+        if name == "aio":
+            return importlib.import_module("werk.aio")
+        if name not in __all__:
+            raise AttributeError(f"module 'werk' has no attribute {name!r}")
         module = importlib.import_module(f"werk.{_MODULES.get(name, 'errors')}")
         value = globals()[name] = getattr(module, name)
         return value

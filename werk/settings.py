@@ -1,18 +1,21 @@
-"""The environment, read in one place. RQ's own names where it has one.
+"""The environment, read in one place, and what configure() puts in its place.
 
-No other module reads os.environ.
+The names are RQ's own where it has one. No other module reads os.environ.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+import sys
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any, NamedTuple
 
 from werk.errors import ConfigError
 
 DASHBOARD_PORT = 9181
+LIBRARY_BUDGET_S = 2.0  # a web request waits for this
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
 _RQ_REDIS = {f"REDIS_{name}" for name in ("HOST", "PORT", "DB", "PASSWORD", "SSL")}
@@ -22,10 +25,58 @@ _NO_HOST = (
     "list them without ports, separated by commas, or set the variable to none"
 )
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
+_SETTINGS = {  # of configure(): what uses them, which comes too late for a change
+    "url": "a connection to Redis was made",
+    "registry": "the table of tasks was read",
+    "budget_s": "a connection to Redis was made",
+}
+_COMMANDS = ("werk", "click", "threading", "concurrent")  # frames that are not the application's
+
+_given: dict[str, Any] = {}  # by configure()
+_used: dict[str, tuple[Any, str]] = {}  # of each setting that was used: the value, and where
+
+
+def configure(
+    *,
+    url: str | None = None,
+    registry: str | Sequence[str] | None = None,
+    budget_s: float | None = None,
+) -> None:
+    """Set what the environment would, before the first use. What is given here wins.
+
+    `url` replaces RQ_REDIS_URL, and `registry` WERK_REGISTRY (`"shop.tasks:TASKS"`, or a list of
+    such names). `budget_s` is how many seconds a call may take to reach Redis (2). Raises
+    ConfigError for an invalid value, and for a setting that was already used with another value.
+    """
+    if url is not None and not (isinstance(url, str) and url):
+        raise ConfigError("werk.configure(url=...): use a text such as redis://localhost:6379/0")
+    places = _words(registry) if isinstance(registry, str) else registry
+    is_list = isinstance(places, list | tuple) and all(isinstance(place, str) for place in places)
+    if places is not None and not is_list:
+        raise ConfigError('werk.configure(registry=...): use a text such as "shop.tasks:TASKS"')
+    if budget_s is not None and (type(budget_s) not in (int, float) or not 0 < budget_s < inf):
+        raise ConfigError(f"werk.configure(budget_s={budget_s!r}): use a number of seconds above 0")
+    given = {"url": url, "registry": places and tuple(places), "budget_s": budget_s}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name in _used and _used[name][0] != value:
+            why = f"{_SETTINGS[name]} before, by {_used[name][1]}"
+            raise ConfigError(f"werk.configure({name}=...) came too late: {why}; call it earlier")
+    _given.update(given)
+
+
+def note_use(name: str, value: object) -> None:
+    """Note that a setting is used: from now on configure() cannot change it."""
+    if name not in _used:
+        frame: Any = sys._getframe(1)
+        while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _COMMANDS:
+            frame = frame.f_back
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "werk.aio"
+        _used[name] = value, where
 
 
 class Settings(NamedTuple):
-    """The settings in the environment. An empty variable counts as not set."""
+    """The settings of this process. An empty variable counts as not set."""
 
     redis_url: str | None
     rq_config: str | None  # a module that names the server, where no URL does
@@ -42,24 +93,36 @@ class Settings(NamedTuple):
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
     webhook_hosts: frozenset[str] | None  # that a worker's webhooks may call; None: any
+    preload: tuple[str, ...]  # modules that a horse imports before its first job
+    budget_s: float  # of a call in Python
 
     def __repr__(self) -> str:
         return "Settings(...)"  # some are passwords
 
     @staticmethod
     def url() -> str | None:
-        """Return RQ_REDIS_URL alone, quickly."""
-        return os.environ.get("RQ_REDIS_URL")
+        """Return what names the Redis of callers: configure()'s or RQ_REDIS_URL; quickly."""
+        return _given.get("url") or os.environ.get("RQ_REDIS_URL")
+
+    @staticmethod
+    def budget() -> float:
+        """Return the time budget of a call in seconds, without reading the environment."""
+        return float(_given.get("budget_s", LIBRARY_BUDGET_S))
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Return the settings of this process. Raises ConfigError."""
+        """Return the settings of this process. Raises ConfigError.
+
+        configure() counts if `environ` is the environment of this process.
+        """
+        given = _given if environ is os.environ else {}
         env = {name: value for name, value in environ.items() if value}
         prefix = env.get("RQ_KEY_PREFIX", "rq")
         if not re.fullmatch(_PREFIX, prefix):
             raise ConfigError(f"RQ_KEY_PREFIX {prefix!r}: use letters, digits and _ . : - {{ }}")
         rq_config = env.get("RQ_CONFIG")
-        redis_url = env.get("RQ_REDIS_URL") or (None if rq_config else env.get("REDIS_URL"))
+        redis_url = given.get("url") or env.get("RQ_REDIS_URL")
+        redis_url = redis_url or (None if rq_config else env.get("REDIS_URL"))
         # what `rq worker` takes from the environment (rq.cli.helpers.get_redis_from_config)
         is_rq_redis = not redis_url and not rq_config and not _RQ_REDIS.isdisjoint(env)
         home = env.get("HOME") or os.path.expanduser("~")
@@ -68,7 +131,7 @@ class Settings(NamedTuple):
             redis_url=redis_url,
             rq_config=rq_config,
             rq_redis={name: env[name] for name in env if is_rq_redis and name.startswith("REDIS_")},
-            registry=tuple(env.get("WERK_REGISTRY", "").replace(",", " ").split()),
+            registry=given.get("registry", _words(env.get("WERK_REGISTRY", ""))),
             state_dir=env.get("WERK_STATE_DIR")
             or os.path.join(env.get("XDG_STATE_HOME", local), "werk"),
             server=env.get("WERK_SERVER"),
@@ -81,7 +144,13 @@ class Settings(NamedTuple):
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),
             webhook_hosts=_hosts(env.get("WERK_WEBHOOK_HOSTS")),
+            preload=_words(env.get("WERK_PRELOAD", "")),
+            budget_s=given.get("budget_s", LIBRARY_BUDGET_S),
         )
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
 
 
 def _is_yes(name: str, env: Mapping[str, str]) -> bool:

@@ -41,60 +41,6 @@ def daily_report(
     )
 
 
-def hello(
-    name: str,
-    *,
-    options: _werk.Options | None = None,
-    connection: Connection | None = None,
-) -> _werk.Handle[str]:
-    """Enqueue the task hello.
-
-    Greet somebody.
-    """
-    return _werk.enqueue(
-        "hello",
-        name,
-        options=options,
-        connection=connection,
-    )
-
-
-def panic(
-    message: str = _OMITTED,
-    *,
-    options: _werk.Options | None = None,
-    connection: Connection | None = None,
-) -> _werk.Handle[None]:
-    """Enqueue the task panic.
-
-    Fail, to see what a failure looks like.
-    """
-    return _werk.enqueue(
-        "panic",
-        options=options,
-        connection=connection,
-        **_given(message=message),
-    )
-
-
-def sleep(
-    seconds: float,
-    *,
-    options: _werk.Options | None = None,
-    connection: Connection | None = None,
-) -> _werk.Handle[bool]:
-    """Enqueue the task sleep.
-
-    Sleep that many seconds.
-    """
-    return _werk.enqueue(
-        "sleep",
-        seconds,
-        options=options,
-        connection=connection,
-    )
-
-
 def total(
     prices: list[float],
     *,

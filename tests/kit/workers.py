@@ -16,7 +16,7 @@ import werk
 ENV = {
     "RQ_WORKER_CLASS": "fast_worker.Worker",
     "PYTHONPATH": PYTHONPATH,
-    "WERK_REGISTRY": "worker_tasks:TASKS",
+    "WERK_REGISTRY": "werk.registry:TASKS,worker_tasks:TASKS",
 }
 
 

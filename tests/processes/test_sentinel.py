@@ -29,7 +29,7 @@ from werk.worker.shared_state import SharedState
 DOWN_AFTER_MS = 2000
 RUNS_AGAIN_S = 20.0  # after the promotion
 LOST_S = 1.0  # before the fault: what may be lost of the enqueues acknowledged then
-BUDGET_S = 2.0  # of a caller in Python (link.LIBRARY_BUDGET_S)
+BUDGET_S = 2.0  # of a caller in Python (settings.LIBRARY_BUDGET_S)
 COMMAND_BUDGET_S = 10.0
 DELAY_S = 12.0
 START_S = 60.0  # for what takes a moment on a quiet machine

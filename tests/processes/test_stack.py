@@ -505,6 +505,20 @@ def test_up_waits_for_a_table_that_was_saved_half_edited(
     wait_until(lambda: process.output().count("*** Listening") == 2)
 
 
+def test_up_waits_for_a_module_that_cannot_be_imported_before_the_jobs(
+    up: Callable[..., Process], redis_url: str, talk: Path
+) -> None:
+    module = talk.parent / "shop_setup.py"
+    module.write_text("oops\n")
+    process = up(redis_url, env={**in_reach(talk), "WERK_PRELOAD": "shop_setup"})
+    wait_until(lambda: "waits until a task or a table changes" in process.output())
+    assert "WERK_PRELOAD: cannot import shop_setup: NameError" in process.output()
+    module.write_text("fixed = True\n")
+    with client(redis_url) as connection:
+        Queue(connection=connection).enqueue("talk.talk")
+        wait_until(lambda: "spoken by a job" in process.output())
+
+
 def test_up_runs_a_crontab(
     up: Callable[..., Process], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

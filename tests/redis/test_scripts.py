@@ -624,7 +624,7 @@ def test_any_order_of_steps(connection: redis.Redis, redis_url: str) -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=100,
+            max_examples=200,
             stateful_step_count=40,
             derandomize=True,  # the same search in each run: more examples make another
             database=None,

@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 421,
+    "werk": 592,
     "cli": 840,
     "client": 430,
     "dev": 340,
@@ -34,17 +34,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 915,
-    "package client": 595,
-    "package dev": 554,
+    "package cli": 916,
+    "package client": 641,
+    "package dev": 556,
     "package lua": 1125,
     "package ops": 1625,
-    "package store": 936,
+    "package store": 945,
     "package tasks": 973,
-    "package testing": 246,
-    "package web": 592,
-    "package werk": 421,
-    "package worker": 3328,
+    "package worker": 3351,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -58,12 +58,39 @@ def test_tables_of_the_environment(shop: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WERK_REGISTRY", f"{shop}:TASKS, {shop}:SAME,{shop}")
     assert registry.tasks()["report"].queue == "low"
     assert registry.tasks()["sleep"].path == "werk.jobs.sleep"
+    assert registry.tasks().keys() == {"report", "sleep"}
+
+
+def test_a_task_of_ones_own_may_be_called_as_one_that_werk_brings(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERK_REGISTRY", f"{shop}:MORE")
+    assert registry.tasks() == {"sleep": Task("shop.sleep")}
+    assert registry.unknown("panic").endswith("known: sleep")
+
+
+def test_each_edited_line_of_a_clone_is_served_beside_other_tables(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = {
+        "sleep": Task("werk.jobs.sleep", timeout=7200),
+        "panic": "werk.jobs.alarm",
+        "nap": "werk.jobs.sleep",
+        "resize": "werk.jobs.resize",
+    }
+    for name, entry in edited.items():
+        monkeypatch.setitem(registry.TASKS, name, entry)
+    monkeypatch.setenv("WERK_REGISTRY", shop)
+    assert registry.tasks().keys() == {*edited, "report"}
+    monkeypatch.setenv("WERK_REGISTRY", f"werk.registry:TASKS,{shop}")
+    registry.tasks.cache_clear()
+    assert registry.tasks().keys() == {*edited, "hello", "report"}
 
 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("{shop}:MORE", "a second time"),
+        ("{shop}:SAME,{shop}:MORE", "a second time"),
         ("{shop}:NUMBER", "not a dict"),
         ("{shop}:NOTHING", "cannot load"),
         ("no_such_module:TASKS", "cannot load no_such_module:TASKS: ModuleNotFoundError"),

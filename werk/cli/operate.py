@@ -22,7 +22,7 @@ from werk.ops.checks import CRITICAL, Limit, Limits
 from werk.ops.failures import Filters
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
-from werk.store.connection import LIBRARY_BUDGET_S, Link, link
+from werk.store.connection import Link, link
 
 NO_JOB = "no job {}: never enqueued here, or expired"
 NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
@@ -91,7 +91,7 @@ def status(check: bool, here: bool, as_json: bool, **chosen: Any) -> int | None:
         raise CheckUsage("--json cannot be combined with --check or --here, which print one line")
     try:
         if here:
-            quick = link(Settings.read(), LIBRARY_BUDGET_S)
+            quick = link(Settings.read())
             code, line = checks.check_here(quick, socket.gethostname())
         else:
             code, line = checks.check(Snapshot.read(output.connect()), limits)

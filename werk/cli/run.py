@@ -69,12 +69,13 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params
-        registry.tasks()  # raises ConfigError here, where it is one line
         if given["url"]:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:
             settings = settings._replace(redis_url=None, rq_config=given["config"])
-        wait_for_redis(link(settings, ATTEMPT_S))
+        hello = link(settings, ATTEMPT_S)
+        registry.tasks()  # raises ConfigError here, where it is one line
+        wait_for_redis(hello)
         code: int | None = rq_worker.invoke(context)
         return code
 

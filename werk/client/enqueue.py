@@ -6,24 +6,23 @@ find the task -> check and convert the arguments -> build the request -> one scr
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from werk.client import request
 from werk.client.links import link_of
-from werk.client.options import NO_OPTIONS, Options, misplaced
+from werk.client.options import NO_OPTIONS, Options
+from werk.client.prepare import PreparedJob as PreparedJob
+from werk.client.prepare import prepare as prepare
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
 from werk.printable import printable
-from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
-from werk.store.payload import write_call
 from werk.store.plain import name_of
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry
@@ -46,26 +45,6 @@ _WARNINGS = {  # by what enqueue.lua reports about the workers of a task's queue
 _fields_of = attrgetter(*JOB_FIELDS)
 
 
-class PreparedJob(NamedTuple):
-    """A job that is about to be enqueued: checked, and not sent yet."""
-
-    id: str
-    data: bytes
-    description: str
-    hold: str  # a key that the job takes: until it expires, no other job can take it
-    pointer: str  # a key that names the last job that used it: no other may while that is active
-    name: str
-    task: Task  # with the options of this job
-    fingerprint: str
-    call: str  # as people see it
-    created_at: str
-    options: Options
-    due: float | None  # Unix time by this host's clock, of a job that is scheduled
-    ttl: int
-    warning: str  # of the task (catalog_page.Entry)
-    rare: tuple[str | bytes, ...] = ()  # fields that few jobs have (Options.fields)
-
-
 def enqueue(
     name: str | Callable[..., object],
     /,
@@ -79,10 +58,22 @@ def enqueue(
     A registered function stands for its name. Raises UnknownTask, ArgumentError (nothing was sent),
     JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
     """
-    job = prepare(find(name, connection), args, kwargs, _checked(options))
-    [handle] = send([job], connection)
+    handle = submit(name, args, kwargs, options, connection)
     if handle.warnings:
         _warn([handle])
+    return handle
+
+
+def submit(
+    name: str | Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> Handle:
+    """Do what enqueue() does, and leave the warnings in the handle."""
+    job = prepare(find(name, connection), args, kwargs, _checked(options))
+    [handle] = send([job], connection)
     return handle
 
 
@@ -99,8 +90,7 @@ def enqueue_call(
     For tasks with a parameter called `options` or `connection`. Raises the same errors as
     enqueue().
     """
-    job = prepare(find(name, connection), args, kwargs or {}, options or NO_OPTIONS)
-    [handle] = send([job], connection)
+    handle = submit(name, args, kwargs or {}, options, connection)
     _warn([handle])
     return handle
 
@@ -117,6 +107,18 @@ def enqueue_many(
     All calls are checked before the first is sent. They are sent 250 at a time. Raises the same
     errors as enqueue().
     """
+    handles = submit_many(name, calls, options, connection)
+    _warn(handles)
+    return handles
+
+
+def submit_many(
+    name: str | Callable[..., object],
+    calls: Sequence[Sequence[object] | Mapping[str, object]],
+    options: Options | None = None,
+    connection: Connection | None = None,
+) -> list[Handle]:
+    """Do what enqueue_many() does, and leave the warnings in the handles."""
     options = _checked(options)
     if options.job_id is not None:
         raise ArgumentError("job_id cannot be combined with enqueue_many")
@@ -132,7 +134,6 @@ def enqueue_many(
     handles: list[Handle] = []
     for start in range(0, len(jobs), CHUNK):
         handles += send(jobs[start : start + CHUNK], connection)
-    _warn(handles)
     return handles
 
 
@@ -169,56 +170,6 @@ def find(name: str | Callable[..., object], connection: Connection | None = None
         return link_of(connection)
 
     return catalog.find(name if isinstance(name, str) else catalog.name_of(name, link), link)
-
-
-def prepare(
-    entry: Entry,
-    args: Sequence[object],
-    kwargs: Mapping[str, object],
-    options: Options = NO_OPTIONS,
-    now: float | None = None,
-) -> PreparedJob:
-    """Return the job that a call of a task becomes. Raises ArgumentError."""
-    name, task, shape, fingerprint, warning = entry
-    if options != NO_OPTIONS:
-        options = options.in_seconds()
-        task = options.treated(task)
-    try:
-        bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
-    except ArgumentError as error:
-        raise _hinted(error, misplaced(kwargs, shape)) from None
-    now = now or time.time()
-    due, ttl, hold, pointer = None, 0, "", ""
-    rare: tuple[str | bytes, ...] = ()
-    if options != NO_OPTIONS:
-        due = options.due(now)
-        ttl = options.seconds_to_live(due, now)
-        in_one_form = shape.named(bound, named)
-        hold, pointer = options.guards(name, in_one_form, task.queue)
-        rare = options.fields(name, in_one_form)
-    call = f"{name}({shape.call(bound, named, task.secret)})"
-    data = write_call(task.path, bound, named)
-    job_id = options.job_id or _new_id()
-    shown, created_at = call[:DESCRIPTION_LENGTH], keys.iso(now)
-    sent = (job_id, data, shown, hold, pointer)
-    seen = (fingerprint, call, created_at)
-    return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
-
-
-def _hinted(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
-    """Return the error of a call, with a hint for the arguments that are options."""
-    if not names:
-        return error
-    what = " and ".join(names) + (" are options" if len(names) > 1 else " is an option")
-    given = ", ".join(f"{name}=..." for name in names)
-    return ArgumentError(f"{error}; {what}: options=werk.Options({given})")
-
-
-def _new_id() -> str:
-    """Return an id as RQ's own, str(uuid4()), which takes 5 % of an enqueue."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:

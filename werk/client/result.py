@@ -118,39 +118,69 @@ def _wait(
     keeps_result: bool,
     is_ours: bool = False,
 ) -> Any:
-    """Look at a job until it has ended, and in between wait for an entry in its results.
-
-    A job that this process has enqueued exists, and will have an entry. So the wait comes first,
-    and usually nothing has to follow.
-    """
     limit_s = inf if timeout is None else _seconds(timeout)
     deadline = time.monotonic() + limit_s
-    look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
-    results, link = keys.key("results", job_id), link_of(connection)
-    entry: Any = (b"0-0", [])  # the newest; an entry of an earlier run is not news
-    waits, seen = is_ours, False
+    waiting = Waiting(job_id, connection, keeps_result, is_ours)
     while True:
         left = min(SLICE_S, deadline - time.monotonic())
-        if waits and left > 0:
-            block = ("XREAD", "BLOCK", max(1, int(left * 1000)), "STREAMS", results, entry[0])
-            streams, (state, result_ttl) = link.calls([block, look])
+        if ended := waiting.look(left):
+            return ended[0]
+        if time.monotonic() >= deadline:
+            raise waiting.timed_out(limit_s)
+
+
+class Waiting:
+    """A wait for the result of a job: looks at the job until it has ended.
+
+    Between two looks it can wait for an entry in the job's results. A job that this process has
+    enqueued exists, and will have an entry. So the wait comes first, and usually nothing has to
+    follow.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        connection: Connection | None = None,
+        keeps_result: bool = True,
+        is_ours: bool = False,
+    ) -> None:
+        self.job_id, self.connection, self.keeps_result = job_id, connection, keeps_result
+        self.waits, self.seen, self.state = is_ours, False, ""
+        self.entry: Any = (b"0-0", [])  # the newest; an entry of an earlier run is not news
+
+    def look(self, seconds: float = 0.0) -> tuple[Any] | None:
+        """Wait for the job's end for at most `seconds`. Return the result if it has ended.
+
+        Raises why there is no result.
+        """
+        job_id, link = self.job_id, link_of(self.connection)
+        results = keys.key("results", job_id)
+        look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
+        if self.waits and seconds > 0:
+            block = ("XREAD", "BLOCK", max(1, int(seconds * 1000)), "STREAMS", results)
+            streams, (state, result_ttl) = link.calls([(*block, self.entry[0]), look])
             entries = streams[0][1] if streams else []
         else:
             latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
             entries, (state, result_ttl) = link.calls([latest, look])
-        entry = entries[-1] if entries else entry
+        self.entry = entries[-1] if entries else self.entry
         if state is None:
-            if keeps_result:
-                raise NoSuchJob(_no_such(job_id, seen))
-            return None  # it has ended, and its result was not to be kept
-        waits, seen, keeps_result = True, True, keeps_result and result_ttl != b"0"
-        if state in (b"finished", b"failed", b"stopped", b"canceled"):
-            return _outcome(job_id, state.decode(), keys.pairs(entry[1]), link)
-        if time.monotonic() >= deadline:
-            raise ResultTimeout(
-                f"job {job_id} is still {keys.text(state)} after {limit_s:g} s; "
-                f"it continues: werk result {job_id}"
-            )
+            if self.keeps_result:
+                raise NoSuchJob(_no_such(job_id, self.seen))
+            return (None,)  # it has ended, and its result was not to be kept
+        self.waits = self.seen = True
+        self.keeps_result = self.keeps_result and result_ttl != b"0"
+        self.state = keys.text(state)
+        if self.state in ("finished", "failed", "stopped", "canceled"):
+            return (_outcome(job_id, self.state, keys.pairs(self.entry[1]), link),)
+        return None
+
+    def timed_out(self, timeout: float) -> ResultTimeout:
+        """Return the error for a job that has not ended after `timeout` seconds."""
+        return ResultTimeout(
+            f"job {self.job_id} is still {self.state} after {timeout:g} s; "
+            f"it continues: werk result {self.job_id}"
+        )
 
 
 def _seconds(timeout: Duration) -> float:

@@ -229,10 +229,15 @@ def _modules(top: str) -> list[str]:
 
 
 def _sources() -> list[str]:
-    """Return the files of tasks and tables."""
-    tables = ("werk.registry", *(place.partition(":")[0] for place in Settings.read().registry))
+    """Return the files of tasks and tables: a running worker keeps the versions that it read.
+
+    The modules of WERK_PRELOAD belong to them.
+    """
+    settings = Settings.read()
+    tables = ("werk.registry", *(place.partition(":")[0] for place in settings.registry))
     files = [getattr(sys.modules.get(name), "__file__", None) for name in tables]
     files += [source(task.path) for task in registry.tasks().values()]
+    files += [source(f"{module}.any") for module in settings.preload]
     return [file for file in files if file]
 
 

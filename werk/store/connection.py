@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.settings import Settings
+from werk.settings import Settings, note_use
 from werk.store.address import Address, parse_url
 from werk.store.replies import NoScript, TryAgain, code_of, error_of
 from werk.store.scripts import Script
@@ -25,7 +25,6 @@ from werk.store.scripts import Script
 if TYPE_CHECKING:
     from redis import Redis
 
-LIBRARY_BUDGET_S = 2.0  # a web request waits for this
 COMMAND_BUDGET_S = 10.0  # a line in a crontab may wait for a restart of Redis
 
 Word = str | bytes | int | float
@@ -114,6 +113,8 @@ def hang_up(sock: Any) -> None:
 class Link:
     """A connection with a budget, opened again after a fork or a fault. Not for threads."""
 
+    not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
+
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
         self.where = where
         self.budget_s = budget_s
@@ -152,6 +153,8 @@ class Link:
         RedisUnavailable then, and at once when Redis is full; ConfigError for what will not pass.
         """
         deadline = time.monotonic() + self.budget_s
+        if deadline > self.not_after:
+            deadline = self.not_after
         pause_s = 0.0  # first without a pause: an idle connection may just have been closed
         while True:
             try:
@@ -201,11 +204,15 @@ class Link:
         return f"{where}; is it running, and is RQ_REDIS_URL right?"
 
 
-def link(settings: Settings, budget_s: float = LIBRARY_BUDGET_S) -> Link:
-    """Return a link to the Redis that the environment names, found as RQ does. Opens nothing.
+def link(settings: Settings, budget_s: float | None = None) -> Link:
+    """Return a link to the Redis that the settings name, found as RQ does. Opens nothing.
 
-    Raises ConfigError if it names none.
+    Its budget is the library's, if none is given. Raises ConfigError if the settings name no Redis.
     """
+    note_use("url", settings.redis_url)
+    if budget_s is None:
+        budget_s = settings.budget_s
+        note_use("budget_s", budget_s)
     is_named = settings.redis_url or settings.rq_config or settings.rq_redis
     address = parse_url(settings.redis_url or "") if is_named else Address()
     if address:
@@ -218,13 +225,16 @@ def link(settings: Settings, budget_s: float = LIBRARY_BUDGET_S) -> Link:
     return found
 
 
-def link_over(client: Redis, budget_s: float = LIBRARY_BUDGET_S) -> Link:
+def link_over(client: Redis, budget_s: float | None = None) -> Link:
     """Return a link that connects as a redis-py client does, but within our budget.
 
     Raises ConfigError for a client that is asynchronous, of a cluster, or decodes replies.
     """
     from werk.store.redis_py import connector
 
+    if budget_s is None:
+        budget_s = Settings.budget()
+        note_use("budget_s", budget_s)
     connect, where = connector(client)
     return Link(connect, where, budget_s)
 

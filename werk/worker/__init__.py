@@ -128,8 +128,8 @@ class Worker(RQSide):
         finally:
             self.connection.connection_pool.connection_kwargs.update(before)
             flush_all()  # otherwise the interpreter does it at exit, and may block
-        if supervisor.stop.is_cold:
-            raise SystemExit
+        if supervisor.stop.is_cold or supervisor.exit_code:
+            raise SystemExit(supervisor.exit_code)
         return supervisor.jobs > 0
 
     # --- around the loop

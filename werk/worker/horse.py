@@ -167,6 +167,7 @@ class Horse:
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)
         print_by_line()
+        self.is_prepared = self.performer.runner.preload(self.settings.preload)
         self.performer.runner.add_hooks(self.settings)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -189,6 +190,8 @@ class Horse:
 
     def loop(self) -> Leave:
         """Claim, run, finish, until there is a reason to leave."""
+        if not self.is_prepared:
+            return Leave.UNPREPARED
         shared, steps, performer = self.shared, self.steps, self.performer
         claim: Claim | None = None
         outcome: Outcome | None = None

@@ -6,6 +6,7 @@ supervisor publishes it in place of the written parameters (catalog.adopt).
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from inspect import Parameter as Kind
 from typing import Any
 
 from rq.timeouts import JobTimeoutException
+from rq.utils import import_attribute
 
 from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
@@ -24,6 +26,21 @@ if sys.version_info >= (3, 14):  # a name that only type checkers import is no e
     from annotationlib import Format
 
     _HOW["annotation_format"] = Format.FORWARDREF
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """Return a function by its path, as RQ does; but raise what its module raised.
+
+    RQ takes an import that fails in the module for a module that is not there.
+    """
+    try:
+        function: Callable[..., Any] = import_attribute(path)
+    except ValueError:
+        parts = path.split(".")
+        for end in range(1, len(parts)):
+            importlib.import_module(".".join(parts[:end]))
+        raise
+    return function
 
 
 def other_signature(path: str, function: Callable[..., Any]) -> Signature | None:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -25,13 +25,14 @@ from rq.utils import import_attribute
 
 from werk import registry
 from werk.errors import ArgumentError, Unreadable
+from werk.printable import printable
 from werk.settings import Settings
 from werk.store import payload
 from werk.store.keys import text
 from werk.store.plain import SCALARS
 from werk.tasks import catalog, signature
 from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
-from werk.worker.imported import other_signature
+from werk.worker.imported import import_function, other_signature
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
@@ -80,6 +81,18 @@ class Runner:
         self.is_due = False  # the time was over while nothing could be interrupted
         self.is_watched = log.logs_jobs  # or there are hooks
         self.limit_s, self.started, self.ended = 0, 0.0, 0.0
+
+    def preload(self, modules: Sequence[str]) -> bool:
+        """Import modules, in order. Return False, and log why, if one cannot be imported."""
+        for name in modules:
+            _, error, _ = self.run(importlib.import_module, (name,), {}, None)
+            bound_logs(self.shared)  # the module may have set up logging
+            if error:
+                why = printable(f"{type(error).__name__}: {error}")
+                self.log.log.error("WERK_PRELOAD: cannot import %s: %s", name, why)
+                return False
+            self.imported()
+        return True
 
     def add_hooks(self, settings: Settings) -> None:
         for when in ("before", "after", "error"):
@@ -226,7 +239,7 @@ class Runner:
         return JobTimeoutException(f"Task exceeded maximum timeout value ({self.limit_s} seconds)")
 
     def _look_up(self, path: str) -> Callable[..., Any]:
-        function: Callable[..., Any] = _imported(path)
+        function: Callable[..., Any] = import_function(path)
         self.functions[path] = function
         bound_logs(self.shared)  # its module may have set up logging
         self._compare(path, function)
@@ -269,21 +282,6 @@ def _any_call(data: bytes, reader: Any) -> Call:
     except Exception:
         return _unreadable, (), {}
     return (getattr(instance, name) if instance else name), args, kwargs
-
-
-def _imported(path: str) -> Callable[..., Any]:
-    """Return a function by its path, as RQ does; but raise what its module raised.
-
-    RQ takes an import that fails in the module for a module that is not there.
-    """
-    try:
-        function: Callable[..., Any] = import_attribute(path)
-    except ValueError:
-        parts = path.split(".")
-        for end in range(1, len(parts)):
-            importlib.import_module(".".join(parts[:end]))
-        raise
-    return function
 
 
 def _unreadable() -> None:

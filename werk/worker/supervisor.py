@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.exceptions
 
-from werk.errors import ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.store import keys
 from werk.store.connection import link_over
 from werk.store.scripts import Script
@@ -45,6 +45,9 @@ class _GivenUp(Exception):
 
 class Supervisor:
     """Created by Worker.work(). Signals and commands only leave notes: the loop acts on them."""
+
+    exit_code = EXIT_OK
+    had_horse = False  # that could import WERK_PRELOAD
 
     def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
         self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
@@ -214,8 +217,13 @@ class Supervisor:
         self.jobs += progress.jobs + progress.is_busy  # as RQ, count one that killed its horse
         is_done = not self.executions.orders and self.is_done(leave)
         self.is_leaving = self.stop.is_cold or is_done
+        is_unprepared = leave is Leave.UNPREPARED
+        if is_unprepared and not self.had_horse:
+            self.is_leaving, self.exit_code = True, EXIT_CONFIG
+        self.had_horse = self.had_horse or not is_unprepared
         is_broken = leave in (None, Leave.UNUSABLE) and not progress.is_busy
-        if is_broken and time.monotonic() < self.child.started_at + RAN_S:
+        is_brief = is_broken and time.monotonic() < self.child.started_at + RAN_S
+        if is_unprepared or is_brief:
             if not self.is_leaving:
                 self.rest()
         else:

@@ -1,0 +1,176 @@
+"""Enqueue and wait from asyncio: `await werk.aio.enqueue("sleep", 1)`.
+
+The calls of client/ run in a few threads of our own, so that neither the event loop nor the
+application's executor waits for Redis. The threads also import client/, when it is first needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from math import ceil
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from werk.errors import RedisUnavailable, WerkWarning
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from werk.client.options import Options
+    from werk.client.result import Handle, Waiting
+
+__all__ = ["enqueue", "enqueue_many", "result", "status"]
+
+THREADS = 8
+IN_FLIGHT = 4 * THREADS  # calls that a loop gives to them: a thousand at once would keep it busy
+SHORTEST_S, LONGEST_S = 0.005, 0.5  # between two looks for a result
+LATENESS = 0.1  # of a result: a tenth of the time that it was waited for
+MOST_LOOKS = 500  # for results, per second
+
+T = TypeVar("T")
+
+
+async def enqueue(
+    name: str,
+    /,
+    *args: object,
+    options: Options | None = None,
+    connection: Redis | None = None,
+    **kwargs: object,
+) -> Handle:
+    """Enqueue a task by its name, as werk.enqueue() does, without blocking the event loop.
+
+    The time budget begins with the call. If the awaiting task is cancelled, a request that has
+    begun continues. Raises the errors of werk.enqueue().
+    """
+
+    def call() -> Handle:
+        from werk.client.enqueue import submit
+
+        return submit(name, args, kwargs, options, connection)
+
+    handle = await _in_thread(call, connection)
+    _warn([handle])
+    return handle
+
+
+async def enqueue_many(
+    name: str,
+    calls: Sequence[Sequence[object] | Mapping[str, object]],
+    *,
+    options: Options | None = None,
+    connection: Redis | None = None,
+) -> list[Handle]:
+    """Enqueue a task once for each call, as werk.enqueue_many() does.
+
+    There is one time budget for each 250 jobs. Raises the errors of werk.enqueue().
+    """
+
+    def call() -> list[Handle]:
+        from werk.client.enqueue import submit_many
+
+        return submit_many(name, calls, options, connection)
+
+    handles = await _in_thread(call, connection, jobs=length_hint(calls))
+    _warn(handles)
+    return handles
+
+
+async def result(
+    job_id: str, timeout: float | None = None, *, connection: Redis | None = None
+) -> Any:
+    """Wait for a job's result and return it. `timeout` is in seconds; None: wait without a limit.
+
+    Between two looks the loop waits, not a thread: any number of results can be awaited at once.
+    Raises the errors of werk.result().
+    """
+    global _waits
+    begin = time.monotonic()
+
+    def begun() -> Waiting:
+        from werk.client.result import Waiting
+
+        return Waiting(job_id, connection)
+
+    waiting = await _in_thread(begun, connection)
+    _waits += 1
+    try:
+        while not (ended := await _in_thread(waiting.look, connection)):
+            elapsed = time.monotonic() - begin
+            if timeout is not None and elapsed >= timeout:
+                raise waiting.timed_out(timeout)
+            pause_s = max(SHORTEST_S, min(LONGEST_S, elapsed * LATENESS), _waits / MOST_LOOKS)
+            pause_s *= random.uniform(0.8, 1.0)  # waits that began together must not look together
+            left = pause_s if timeout is None else timeout - elapsed
+            await asyncio.sleep(min(pause_s, left))
+    finally:
+        _waits -= 1
+    return ended[0]
+
+
+async def status(job_id: str, *, connection: Redis | None = None) -> str:
+    """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
+
+    def call() -> str:
+        from werk.client.result import status
+
+        return status(job_id, connection=connection)
+
+    return await _in_thread(call, connection)
+
+
+async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int = 1) -> T:
+    """Return what `call` returns in one of our threads, in the context of the awaiting task.
+
+    It has one time budget for each request with jobs, from now on. It is not called if the first
+    was used up before a thread was free.
+    """
+    called = time.monotonic()
+
+    def in_time() -> T:
+        from werk.client.enqueue import CHUNK
+        from werk.client.links import link_of
+
+        link, waited = link_of(connection), time.monotonic() - called
+        if waited >= link.budget_s:
+            raise RedisUnavailable(
+                f"Redis at {link.where} was not asked: the call waited {waited:.1f} s for one of"
+                f" {THREADS} threads, and its time budget is {link.budget_s:g} s; is Redis slow,"
+                " or are there too many calls at the same time?"
+            )
+        link.not_after = called + link.budget_s * max(1, ceil(jobs / CHUNK))
+        try:
+            return call()
+        finally:
+            link.not_after = float("inf")
+
+    loop = asyncio.get_running_loop()
+    async with _turns.setdefault(loop, asyncio.Semaphore(IN_FLIGHT)):
+        return await loop.run_in_executor(_threads, copy_context().run, in_time)
+
+
+def _warn(handles: Sequence[Handle]) -> None:
+    """Issue the warnings here, where the line that awaits is known, and not in a thread."""
+    for text in dict.fromkeys(text for handle in handles for text in handle.warnings):
+        warnings.warn(text, WerkWarning, stacklevel=3)
+
+
+def _begin() -> None:
+    """Make the executor. Its threads start when they are needed; a fork has none of them."""
+    global _threads, _turns, _waits
+    _threads, _turns, _waits = ThreadPoolExecutor(THREADS, "werk.aio"), WeakKeyDictionary(), 0
+
+
+_threads: ThreadPoolExecutor
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_waits = 0  # for results
+_begin()
+os.register_at_fork(after_in_child=_begin)

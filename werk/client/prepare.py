@@ -1,0 +1,86 @@
+"""A call of a task -> a prepared job: checked, and with all that enqueue.lua needs of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from werk.client.options import NO_OPTIONS, Options, misplaced
+from werk.errors import ArgumentError
+from werk.registry import Task
+from werk.store import keys
+from werk.store.limits import DESCRIPTION_LENGTH
+from werk.store.payload import write_call
+from werk.tasks.catalog_page import Entry
+
+
+class PreparedJob(NamedTuple):
+    """A job that is about to be enqueued: checked, and not sent yet."""
+
+    id: str
+    data: bytes
+    description: str
+    hold: str  # a key that the job takes: until it expires, no other job can take it
+    pointer: str  # a key that names the last job that used it: no other may while that is active
+    name: str
+    task: Task  # with the options of this job
+    fingerprint: str
+    call: str  # as people see it
+    created_at: str
+    options: Options
+    due: float | None  # Unix time by this host's clock, of a job that is scheduled
+    ttl: int
+    warning: str  # of the task (catalog_page.Entry)
+    rare: tuple[str | bytes, ...] = ()  # fields that few jobs have (Options.fields)
+
+
+def prepare(
+    entry: Entry,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    options: Options = NO_OPTIONS,
+    now: float | None = None,
+) -> PreparedJob:
+    """Return the job that a call of a task becomes. Raises ArgumentError."""
+    name, task, shape, fingerprint, warning = entry
+    if options != NO_OPTIONS:
+        options = options.in_seconds()
+        task = options.treated(task)
+    try:
+        bound, named = shape.bind(args, kwargs, task=name, secret=task.secret)
+    except ArgumentError as error:
+        raise _hinted(error, misplaced(kwargs, shape)) from None
+    now = now or time.time()
+    due, ttl, hold, pointer = None, 0, "", ""
+    rare: tuple[str | bytes, ...] = ()
+    if options != NO_OPTIONS:
+        due = options.due(now)
+        ttl = options.seconds_to_live(due, now)
+        in_one_form = shape.named(bound, named)
+        hold, pointer = options.guards(name, in_one_form, task.queue)
+        rare = options.fields(name, in_one_form)
+    call = f"{name}({shape.call(bound, named, task.secret)})"
+    data = write_call(task.path, bound, named)
+    job_id = options.job_id or _new_id()
+    shown, created_at = call[:DESCRIPTION_LENGTH], keys.iso(now)
+    sent = (job_id, data, shown, hold, pointer)
+    seen = (fingerprint, call, created_at)
+    return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
+
+
+def _hinted(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
+    """Return the error of a call, with a hint for the arguments that are options."""
+    if not names:
+        return error
+    what = " and ".join(names) + (" are options" if len(names) > 1 else " is an option")
+    given = ", ".join(f"{name}=..." for name in names)
+    return ArgumentError(f"{error}; {what}: options=werk.Options({given})")
+
+
+def _new_id() -> str:
+    """Return an id as RQ's own, str(uuid4()), which takes 5 % of an enqueue."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
