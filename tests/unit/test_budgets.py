@@ -41,7 +41,7 @@ OVER = {
     "package ops": 1625,
     "package store": 945,
     "package tasks": 973,
-    "package worker": 3351,
+    "package worker": 3352,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
