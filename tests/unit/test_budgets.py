@@ -26,7 +26,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "testing": 246,
+    "testing": 252,
     "web": 592,
     "worker": 2050,
 }
@@ -36,7 +36,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 OVER = {
     "package cli": 916,
     "package client": 641,
-    "package dev": 556,
+    "package dev": 558,
     "package lua": 1125,
     "package ops": 1625,
     "package store": 945,

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from support import run
 
 import werk
+from werk import aio
 from werk.cli.enqueue import enqueue as command
 from werk.cli.run import werk as commands
 from werk.client import links
@@ -298,6 +299,21 @@ def test_an_async_task_in_an_async_test() -> None:
             jobs.run()
             assert job.result() == 5
             assert [job.task for job in jobs] == ["wait", "note"]
+
+    asyncio.run(test())
+
+
+def test_an_async_caller(jobs: RecordedJobs) -> None:
+    async def test() -> None:
+        once = werk.Options(job_id="once")
+        both = await asyncio.gather(*[aio.enqueue("note", 1, options=once) for _ in range(20)])
+        assert [job.duplicate for job in both].count(False) == 1
+        many = await aio.enqueue_many("wait", [(2,)] * 300)
+        assert (len(jobs), await aio.status(many[0].id)) == (301, "queued")
+        with pytest.raises(werk.ResultTimeout, match=r"jobs\.run"):
+            await aio.result(many[0].id)
+        jobs.run()
+        assert await aio.result(many[-1].id) == 2
 
     asyncio.run(test())
 

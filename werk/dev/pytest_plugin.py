@@ -115,12 +115,15 @@ def _worker(url: str, log: Path) -> Iterator[None]:
 
 
 def _await_worker(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until a worker has published its tasks: until then, an enqueue warns of their lack."""
+    from werk import registry
     from werk.dev.server import client_of
     from werk.store import keys
 
+    serves = keys.key("werk", "serves", "default")
     deadline = time.monotonic() + START_S
     with client_of(url) as client:
-        while not client.scard(keys.key("workers")):
+        while not client.exists(serves if registry.tasks() else keys.key("workers")):
             if process.poll() is not None or time.monotonic() > deadline:
                 text = log.read_text(errors="replace")
                 pytest.fail(f"werk_worker: the worker did not start:\n{text}", pytrace=False)

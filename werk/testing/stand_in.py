@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from math import inf
+from threading import Lock
 from typing import Any, NoReturn
 
 from werk.client import request
@@ -24,7 +26,8 @@ class StandIn(Link):
     """Answers enqueue.lua and catalog.lua, and the commands that read a job's status and result."""
 
     def __init__(self, jobs: list[RecordedJob]) -> None:
-        super().__init__(_refuse, "werk.testing.recorded()", 0)
+        super().__init__(_refuse, "werk.testing.recorded()", inf)  # it never waits
+        self._lock = Lock()  # werk.aio enqueues from several threads
         self._jobs = jobs
         self._by_id: dict[str, RecordedJob] = {}
         self._holds: dict[str, tuple[str, float]] = {}  # key -> job and when it expires
@@ -34,7 +37,10 @@ class StandIn(Link):
         """Answer a script of the client."""
         if script is catalog_page.script():
             return []  # no worker has published anything
-        return self._enqueue(arguments) if script is request.script() else _refuse("this script")
+        if script is not request.script():
+            _refuse("this script")
+        with self._lock:
+            return self._enqueue(arguments)
 
     def calls(self, commands: Sequence[Command], *, skips_type: bool = False) -> list[Any]:
         """Answer commands of the client."""
