@@ -1,14 +1,15 @@
-"""The endpoints. They are plain functions, which FastAPI runs in threads: an enqueue may wait."""
+"""The endpoints. FastAPI runs plain functions in threads; `async def` ones use werk.aio."""
 
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 import werk
+import werk.aio
 
 app = FastAPI()
 
@@ -27,6 +28,11 @@ class Refund(BaseModel):
 @app.exception_handler(werk.ArgumentError)
 def invalid(request: Request, error: werk.ArgumentError) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+@app.exception_handler(werk.JobIdConflict)
+def conflict(request: Request, error: werk.JobIdConflict) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 409)
 
 
 @app.exception_handler(werk.RedisUnavailable)
@@ -61,17 +67,20 @@ def report(month: date) -> dict[str, Any]:
 
 
 @app.post("/prices", status_code=202)
-def prices(names: list[str]) -> dict[str, Any]:
-    return {"job": werk.enqueue("prices", *names).id}
+async def prices(names: list[str]) -> dict[str, Any]:
+    job = await werk.aio.enqueue("prices", *names)
+    return {"job": job.id}
 
 
 @app.get("/jobs/{job_id}")
-def job(job_id: str) -> dict[str, Any]:
+def job(job_id: str, response: Response) -> dict[str, Any]:
     try:
         return {"status": "finished", "result": werk.result(job_id, timeout=0)}
     except werk.ResultTimeout:
+        response.status_code = 202
         return {"status": "unfinished"}
     except werk.JobFailed as error:
+        response.status_code = 500
         return {"status": "failed", "reason": str(error)}
     except werk.NoSuchJob:
         raise HTTPException(404, "no such job") from None

@@ -1,0 +1,1 @@
+"""A shop: an application of Django that enqueues jobs."""

@@ -1,0 +1,1 @@
+"""A gallery: an application of Flask that enqueues jobs."""

@@ -1,0 +1,41 @@
+"""The endpoints. They import no task: a job is enqueued by its name."""
+
+from typing import Any
+
+from flask import Flask, request
+
+import werk
+
+Answer = tuple[dict[str, Any], int]
+
+app = Flask(__name__)
+app.config.update(THUMBNAILS="/thumbnails")
+
+
+@app.errorhandler(werk.ArgumentError)
+def invalid(error: werk.ArgumentError) -> Answer:
+    return {"error": str(error)}, 422
+
+
+@app.errorhandler(werk.RedisUnavailable)
+def unavailable(error: werk.RedisUnavailable) -> tuple[dict[str, Any], int, dict[str, str]]:
+    return {"error": "try again later"}, 503, {"Retry-After": "5"}
+
+
+@app.post("/pictures/<picture>/thumbnail")
+def thumbnail(picture: str) -> Answer:
+    width = request.get_json().get("width", 320)  # werk checks it by the task's annotation
+    job = werk.enqueue("thumbnail", picture, width, options=werk.Options(unless_active=True))
+    return {"job": job.id, "duplicate": job.duplicate}, 202
+
+
+@app.get("/jobs/<job_id>")
+def job(job_id: str) -> Answer:
+    try:
+        return {"status": "finished", "result": werk.result(job_id, timeout=0)}, 200
+    except werk.ResultTimeout:
+        return {"status": "unfinished"}, 202
+    except werk.NoSuchJob:
+        return {"error": "no such job"}, 404
+    except werk.JobFailed as error:
+        return {"status": "failed", "reason": str(error)}, 500
