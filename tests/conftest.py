@@ -27,6 +27,7 @@ from werk import registry
 from werk.dev.binary import find_binary
 from werk.dev.server import Server, free_port
 from werk.settings import Settings
+from werk.tasks import catalog
 
 PR_SET_CHILD_SUBREAPER = 36
 WRITTEN_S = 3.0
@@ -71,12 +72,18 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
         if name != "WERK_SERVER":
             monkeypatch.delenv(name)
     monkeypatch.setenv("WERK_STATE_DIR", str(tmp_path / "state"))
-    registry.tasks.cache_clear()
+    forget_tables()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    forget_tables()
+
+
+def forget_tables() -> None:
+    """Another test has other tables: forget what this process has read of the last ones."""
     registry.tasks.cache_clear()
+    catalog.own_entry.cache_clear()
 
 
 @pytest.fixture

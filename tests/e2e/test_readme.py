@@ -71,6 +71,7 @@ RUN = """
     docs/security.md        unset                   reason: test_security.py
     docs/security.md        werk status             reason: test_security.py
     docs/other-languages.md                         reason: has a test of its own
+    docs/typed-calls.md                             reason: test_typed_calls.py
 """
 
 

@@ -24,7 +24,6 @@ from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.worker.redis_side import retry_forever
-from werk.worker.shared_state import SharedState
 
 DOWN_AFTER_MS = 2000
 RUNS_AGAIN_S = 20.0  # after the promotion
@@ -244,7 +243,7 @@ def test_a_command_that_is_sent_again_asks_sentinel_first(spawn: Start, tmp_path
     former, other = Node(spawn, tmp_path / "former"), Node(spawn, tmp_path / "other")
     directory = Directory(former)
     client = redis.Redis(connection_pool=SentinelConnectionPool("mymaster", directory))
-    client.set_retry(retry_forever(SharedState(), client))
+    client.set_retry(retry_forever(client))
     with client.pipeline() as watching:
         watching.watch("key")
         client.set("before", 1)
