@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,15 @@ def redis_url(server: _Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     if role and server.is_running():
         with redis.Redis.from_url(server.url) as client:
             assert roles.refused(client) == []
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A port where Redis would be, on which nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RQ_REDIS_URL", f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        server.setblocking(False)
+        yield server
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,15 +52,6 @@ werk.result(job, timeout=60)
 answer = client.get(f"/jobs/{job}")
 print(answer.status_code, answer.json["result"])
 """
-
-
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A port where Redis would be, on which nobody answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RQ_REDIS_URL", f"redis://127.0.0.1:{server.getsockname()[1]}/0")
-        server.setblocking(False)
-        yield server
 
 
 def database(file: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ import ast
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,15 +15,6 @@ from support import ROOT, run
 EXAMPLE = ROOT / "examples" / "fastapi"
 TESTS = EXAMPLE / "tests" / "test_app.py"
 COUNT, LINES, SECONDS = 20, 6, 1.0
-
-
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A port where Redis would be, on which nobody answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RQ_REDIS_URL", f"redis://127.0.0.1:{server.getsockname()[1]}/0")
-        server.setblocking(False)
-        yield server
 
 
 def pytest_run(*words: object) -> subprocess.CompletedProcess[str]:
