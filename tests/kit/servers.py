@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from support import Process, wait_until
 
 from werk.dev.binary import find_binary
@@ -30,7 +32,9 @@ class Node:
             words.append(file)
         place = ("--port", self.port, "--bind", "127.0.0.1", "--dir", folder)
         self.process = spawn(find_binary(Settings.read()).path, *words, *place, *options)
-        self.client = redis.Redis(port=self.port, socket_timeout=2, retry=None)
+        # A server that changes its role closes its connections: the next command opens another.
+        again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        self.client = redis.Redis(port=self.port, socket_timeout=2, retry=again)
         wait_until(self.answers, 30)
 
     def answers(self) -> bool:
