@@ -24,6 +24,7 @@ _NO_HOST = (
     "is not a host name or an IP address; "
     "list them without ports, separated by commas, or set the variable to none"
 )
+_HOOKS = ("WERK_HOOKS_BEFORE", "WERK_HOOKS_AFTER", "WERK_HOOKS_ERROR")
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 _SETTINGS = {  # of configure(): what uses them, which comes too late for a change
     "url": "a connection to Redis was made",
@@ -86,9 +87,9 @@ class Settings(NamedTuple):
     server: str | None
     dashboard_username: str | None
     dashboard_password: str | None
-    hooks_before: str | None
-    hooks_after: str | None
-    hooks_error: str | None
+    middleware: tuple[str, ...]  # paths of functions around each execution
+    enqueue_middleware: tuple[str, ...]  # and around each enqueue
+    hooks: tuple[str, ...]  # variables that workers no longer read, and that are set
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
@@ -108,6 +109,12 @@ class Settings(NamedTuple):
     def budget() -> float:
         """Return the time budget of a call in seconds, without reading the environment."""
         return float(_given.get("budget_s", LIBRARY_BUDGET_S))
+
+    @staticmethod
+    def around_enqueues(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+        """Return the paths of the middleware of callers, without reading the whole environment."""
+        value = environ.get("WERK_ENQUEUE_MIDDLEWARE")
+        return _words(value) if value else ()
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -137,9 +144,9 @@ class Settings(NamedTuple):
             server=env.get("WERK_SERVER"),
             dashboard_username=env.get("RQ_DASHBOARD_USERNAME"),
             dashboard_password=env.get("RQ_DASHBOARD_PASSWORD"),
-            hooks_before=env.get("WERK_HOOKS_BEFORE"),
-            hooks_after=env.get("WERK_HOOKS_AFTER"),
-            hooks_error=env.get("WERK_HOOKS_ERROR"),
+            middleware=_words(env.get("WERK_MIDDLEWARE", "")),
+            enqueue_middleware=cls.around_enqueues(environ),
+            hooks=tuple(name for name in _HOOKS if name in env),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -254,22 +255,10 @@ def large(mib: int) -> bytes:
 HELD: list[int] = []
 
 
-def hook_before(job: Any) -> None:
-    _hooked("before", job)
-
-
-def hook_after(job: Any, result: Any) -> None:
-    _hooked("after", job)
-    raise RuntimeError("a broken hook")
-
-
-def hook_error(job: Any, error: BaseException) -> None:
-    _hooked(f"error {type(error).__name__}", job)
-
-
-def _hooked(when: str, job: Any) -> None:
-    with open(os.environ["HOOKED"], "a") as file:
-        file.write(f"{when} {job.id}\n")
+async def waits() -> str:
+    """Return something after a turn of the event loop."""
+    await asyncio.sleep(0)
+    return "ran"
 
 
 _PATH = "worker_tasks."
@@ -279,7 +268,7 @@ TASKS = {
         "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
         "mistaken perish broken unread surroundings doze leave_an_alarm fork fork_in_callback "
         "hold_descriptors needs_two large heavy heavy_pieces heavy_later saw_result local prints "
-        "mutters".split()
+        "mutters waits".split()
     )
 } | {
     "poison": Task(_PATH + "poison", max_crashes=2),

@@ -9,6 +9,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
 from werk.printable import printable
+from werk.settings import Settings
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
 from werk.store.plain import name_of
@@ -173,10 +175,19 @@ def find(name: str | Callable[..., object], connection: Connection | None = None
 
 
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:
-    """Enqueue prepared jobs of one task and with the same options, in one script.
+    """Enqueue prepared jobs of one task and with the same options, through the middleware.
 
-    Raises JobIdConflict, NoWorker, RedisUnavailable, ConfigError.
+    Raises JobIdConflict, NoWorker, RedisUnavailable, ConfigError, and what middleware raises.
     """
+    if not (paths := Settings.around_enqueues()):
+        return _send(jobs, connection)
+    from werk.client import around
+
+    return around.send(jobs, paths, partial(_send, connection=connection))
+
+
+def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Handle]:
+    """Enqueue prepared jobs in one script."""
     first, link, now = jobs[0], link_of(connection), time.monotonic()
     served = f"{first.name} {first.fingerprint}"
     place = (first.task.queue, served)

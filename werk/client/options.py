@@ -17,7 +17,6 @@ from werk.duration import Duration, Range, in_seconds, seconds
 from werk.errors import ArgumentError
 from werk.registry import Task
 from werk.store import keys
-from werk.store.payload import dumps
 from werk.store.plain import digest, name_of, plain_problem
 from werk.tasks.arguments import Signature
 
@@ -140,7 +139,7 @@ class Options(NamedTuple):
             return f"ping {self.ping!r}: use an address that starts with http:// or https://"
         if self.slot is not None and (type(self.slot) is not str or not self.slot):
             return f"slot {self.slot!r}: use a text that names the tick"
-        return None if self.meta is None else _meta_problem(self.meta)
+        return None if self.meta is None else meta_problem(self.meta)
 
     def place(self) -> str:
         """Return where enqueue.lua puts the job."""
@@ -188,15 +187,13 @@ class Options(NamedTuple):
         if self.ping:
             hook = {"job_status": "finished", "method": "GET", "headers": None, "timeout": 10}
             found += ("webhooks", json.dumps([{"url": self.ping, **hook}]))
-        if self.meta:
-            found += ("meta", dumps(self.meta))
         return found
 
 
 NO_OPTIONS = Options()
 
 
-def _meta_problem(meta: object) -> str | None:
+def meta_problem(meta: object) -> str | None:
     """Return what is wrong with the meta of a job, or None."""
     if type(meta) is not dict or not all(type(name) is str for name in meta):
         return (

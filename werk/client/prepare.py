@@ -12,7 +12,7 @@ from werk.errors import ArgumentError
 from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
-from werk.store.payload import write_call
+from werk.store.payload import dumps, write_call
 from werk.tasks.catalog_page import Entry
 
 
@@ -24,6 +24,7 @@ class PreparedJob(NamedTuple):
     description: str
     hold: str  # a key that the job takes: until it expires, no other job can take it
     pointer: str  # a key that names the last job that used it: no other may while that is active
+    meta: str | bytes  # of RQ: plain data, pickled; '' for none
     name: str
     task: Task  # with the options of this job
     fingerprint: str
@@ -54,6 +55,7 @@ def prepare(
         raise _hinted(error, misplaced(kwargs, shape)) from None
     now = now or time.time()
     due, ttl, hold, pointer = None, 0, "", ""
+    meta: str | bytes = ""
     rare: tuple[str | bytes, ...] = ()
     if options != NO_OPTIONS:
         due = options.due(now)
@@ -61,11 +63,12 @@ def prepare(
         in_one_form = shape.named(bound, named)
         hold, pointer = options.guards(name, in_one_form, task.queue)
         rare = options.fields(name, in_one_form)
+        meta = dumps(options.meta) if options.meta else ""
     call = f"{name}({shape.call(bound, named, task.secret)})"
     data = write_call(task.path, bound, named)
     job_id = options.job_id or _new_id()
     shown, created_at = call[:DESCRIPTION_LENGTH], keys.iso(now)
-    sent = (job_id, data, shown, hold, pointer)
+    sent = (job_id, data, shown, hold, pointer, meta)
     seen = (fingerprint, call, created_at)
     return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
 

@@ -34,7 +34,7 @@ class EnqueueRequest(NamedTuple):
 
 
 # What each job of a request has of its own: attributes of PreparedJob.
-JOB_FIELDS = ("id", "data", "description", "hold", "pointer")
+JOB_FIELDS = ("id", "data", "description", "hold", "pointer", "meta")
 
 
 _FIELDS = "\n".join(  # the names by which enqueue.lua refers to all of them

@@ -13,14 +13,16 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime, timezone
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
-from werk import registry
+from werk import middleware, registry
 from werk.client.options import HOLD_SHARE, Options
 from werk.client.request import EnqueueRequest
 from werk.duration import seconds
 from werk.errors import ArgumentError, WerkError
+from werk.settings import Settings
 from werk.store import payload
 from werk.tasks.retries import is_retried
 
@@ -43,6 +45,7 @@ class RecordedJob:
         self.status = "scheduled" if is_late else "queued"  # then finished or failed
         self.outcome: list[bytes] = []  # as RQ writes it to the job's results
         self.not_kept = ""  # why its result was not kept
+        self.attempts = 0  # executions so far
         self._retries_left = self.options.retry or 0
         self.digest: str = own.get("werk_call", "")  # of the call, if its job_id was given
         self.description: str = own["description"]  # without its secrets
@@ -54,6 +57,7 @@ class RecordedJob:
     def run(self) -> None:
         """Call the function once and keep the outcome, as a worker does."""
         self.status = "started"
+        self.attempts += 1
         try:
             self._finish(copy_context().run(self._call))
         except (Exception, SystemExit) as error:  # not what ends a test: Ctrl-C, pytest.fail()
@@ -62,21 +66,16 @@ class RecordedJob:
     def _call(self) -> Any:
         function = resolve_name(self.path)
         path, args, kwargs = payload.read_call(self._data)
-        if rq := sys.modules.get("rq.job"):  # otherwise nobody calls get_current_job()
+        chain = middleware.load("WERK_MIDDLEWARE", Settings.read().middleware)
+        job: Any = None
+        if rq := sys.modules.get("rq.job") or (import_module("rq.job") if chain else None):
             own = self.options
             about: Any = {"id": self.id, "origin": self.queue, "timeout": own.timeout}
             about["meta"] = dict(own.meta or {})
             job = rq.Job.create(path, args, kwargs, connection=_NoRedis(), **about)
+            job.task, job.attempt = self.task, self.attempts
             rq._current_job.set(job)
-        value = function(*args, **kwargs)
-        if not isinstance(value, Coroutine):
-            return value
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(value)
-        with ThreadPoolExecutor(1) as thread:  # this one runs the loop of an async test
-            return thread.submit(copy_context().run, asyncio.run, value).result()
+        return middleware.through(chain, job, lambda: _awaited(function(*args, **kwargs)))
 
     def _finish(self, value: object) -> None:
         self.status = "finished"
@@ -93,7 +92,7 @@ class RecordedJob:
         self._retries_left -= has_retry
         self.status = "scheduled" if has_retry else "failed"
         trace = error.__traceback__
-        while trace and trace.tb_frame.f_code.co_filename == __file__:
+        while trace and trace.tb_frame.f_code.co_filename in (__file__, middleware.__file__):
             trace = trace.tb_next
         facts = type(error), error, trace
         log.error("event=failed job=%s task=%s", self.id, self.task, exc_info=facts)
@@ -106,6 +105,18 @@ class _NoRedis:
 
     def __getattr__(self, name: str) -> Any:
         raise WerkError(f"a job of werk.testing has no Redis to send {name.upper()} to")
+
+
+def _awaited(value: object) -> object:
+    """Return what an async task returned, or the value of another one."""
+    if not isinstance(value, Coroutine):
+        return value
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(value)
+    with ThreadPoolExecutor(1) as thread:  # this one runs the loop of an async test
+        return thread.submit(copy_context().run, asyncio.run, value).result()
 
 
 def _options(shared: EnqueueRequest, own: Mapping[str, Any]) -> Options:
@@ -121,7 +132,7 @@ def _options(shared: EnqueueRequest, own: Mapping[str, Any]) -> Options:
         same["once_per"] = round(shared.hold_ms / 1000 / HOLD_SHARE, 3)
     if "webhooks" in own:
         same["ping"] = json.loads(own["webhooks"])[0]["url"]
-    if "meta" in own:
+    if own["meta"]:
         same["meta"] = payload.loads(own["meta"])
     flags = {"unless_active": own["pointer"] != "", "require_worker": bool(shared.require_worker)}
     return Options(**{**same, **flags})

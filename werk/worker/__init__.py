@@ -164,7 +164,13 @@ class Worker(RQSide):
 def _settings_or_exit() -> Settings:
     """Return the settings, or exit with 78: RQ would exit with 1 and print a traceback."""
     try:
-        return Settings.read()
+        settings = Settings.read()
+        if settings.hooks:
+            raise ConfigError(
+                f"{settings.hooks[0]}: workers have no hooks any more; write a middleware,"
+                " def execute(job, call_next), and name it in WERK_MIDDLEWARE"
+            )
+        return settings
     except ConfigError as error:
         logging.getLogger("rq.worker").error("%s", error)
         raise SystemExit(EXIT_CONFIG) from None

@@ -31,7 +31,7 @@ from werk.worker.process import end_copies
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.results import stored as as_stored
 from werk.worker.rq_classes import set_call
-from werk.worker.runner import version_mismatch
+from werk.worker.runner import CALLS, version_mismatch
 
 if TYPE_CHECKING:
     from werk.worker.horse import Performer
@@ -103,7 +103,7 @@ class Frame:
             self.mismatch = version_mismatch(self.claim, self.task, error, call)
             raise
 
-    def end(self, result: Any, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None) -> None:
         """Note that the task has ended. From here on RQ's finish has a limit of its own."""
         performer = self.performer
         performer.runner.is_running = False  # first: what is raised before this ends the task
@@ -113,14 +113,14 @@ class Frame:
         performer.runner.disarm(error)
         performer.runner.ended = ended = time.monotonic()
         self.took = ended - self.started
-        if performer.runner.is_watched and not self.mismatch:
-            performer.runner.end(self.claim, self.task, self.job, result, error)
+        if performer.log.logs_jobs and not self.mismatch:
+            performer.log.ended(self.claim.facts(self.task), error, self.took)
         performer.shared.begin_finish(FINISH_S)
 
     def succeed(self, value: Any) -> bool:
         """Note a success. Return whether the horse's next step records it."""
         performer = self.performer
-        self.end(value, None)
+        self.end(None)
         if self.mismatch:
             return True
         is_plain = self.is_plain() and _saved(self.job) == self.before
@@ -141,7 +141,7 @@ class Frame:
     def fail(self, error: BaseException | None) -> bool:
         """Note a failure. Return whether to record it: not that of a call that never began."""
         is_first = not self.is_over
-        self.end(None, error)
+        self.end(error)
         if self.mismatch:
             return False
         self.stored = None  # it was noted as a success before
@@ -189,3 +189,6 @@ class Frame:
         except redis.exceptions.ResponseError as error:
             return trouble or error
         return None if is_recorded else trouble or RuntimeError("RQ did not record the outcome")
+
+
+CALLS.add(Frame.call.__code__)

@@ -102,18 +102,20 @@ class Performer:
             return self.refuse(claim, job, why)
         self.job_id.set(claim.job)
         log.job, log.task = job_id, task
-        if runner.is_watched:
-            runner.begin(claim, task, job)
+        if log.logs_jobs:
+            log.event("started", claim.facts(task))
         function = path
         if type(path) is str:
             function = runner.functions.get(path) or runner.load(path, job)
+        if runner.middleware:
+            function = runner.within(function, claim, task, job)
         if self.patches.found():
             return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
-        if runner.is_watched:
-            runner.end(claim, task, job, result, error)
+        if log.logs_jobs:
+            log.ended(claim.facts(task), error, took)
         log.job = ""
         if error:
             self.counters.add(task, False, took)
@@ -153,7 +155,7 @@ class Horse:
         self.idle_since = time.monotonic()
 
     def become_child(self) -> None:
-        """Make the child its own process: signals, connections, random numbers, log, hooks."""
+        """Make the child its own process: signals, connections, random numbers, log, imports."""
         random.seed()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # With the default action systemd would end the job. SIG_IGN would be inherited by the job's
@@ -161,14 +163,12 @@ class Horse:
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
-        self.worker.become_horse(
-            self.log.open(), retry_forever(self.worker.connection, self.shared)
-        )
+        retry = retry_forever(self.worker.connection, self.shared)
+        self.worker.become_horse(self.log.open(), retry)
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)
         print_by_line()
-        self.is_prepared = self.performer.runner.preload(self.settings.preload)
-        self.performer.runner.add_hooks(self.settings)
+        self.is_prepared = self.performer.runner.prepare(self.settings)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal: it asks for new connections, or a time limit is over."""

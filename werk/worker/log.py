@@ -26,6 +26,11 @@ class JobLog:
         shown = " ".join(f"{name}={printable(str(value))}" for name, value in facts.items())
         self.log.log(level, "event=%s %s", event, shown)
 
+    def ended(self, facts: dict[str, object], error: BaseException | None, took: float) -> None:
+        """Log that a task has ended, after so many seconds."""
+        how = {"error": type(error).__name__} if error else {}
+        self.event("failed" if error else "done", {**facts, **how, "elapsed": f"{took:.3f}"})
+
     def dropped(self, dropped: list[bytes]) -> None:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):
             self.log.warning("event=dropped job=%s reason=%s", text(job_id), text(why))

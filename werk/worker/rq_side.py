@@ -177,7 +177,7 @@ class RQSide(RQLoop):
 
     def _check_fence(self, job: Job) -> None:
         if self.frame:  # code that records an outcome itself comes here first
-            self.frame.end(None, None)
+            self.frame.end(None)
         run = self.recorded_run
         if self.ask_fence and run and not self.ask_fence(run, job):
             raise Late(run)

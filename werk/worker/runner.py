@@ -1,4 +1,4 @@
-"""Runner: runs user code, which is the tasks' functions and the hooks, under enforced time limits.
+"""Runner: runs user code, the tasks' functions and what is around them, under enforced time limits.
 
 The supervisor reads the deadline in the shared state. Its signal raises an exception in the
 function; if the function ignores it, the horse is killed. So no job sets a timer, which would take
@@ -14,17 +14,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from rq.exceptions import DeserializationError
 from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
-from rq.utils import import_attribute
 
-from werk import registry
+from werk import middleware, registry
 from werk.errors import ArgumentError, Unreadable
+from werk.middleware import Middleware
 from werk.printable import printable
 from werk.settings import Settings
 from werk.store import payload
@@ -38,7 +39,6 @@ from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
 from werk.worker.shared_state import LONGEST_RUN, SharedState
 
-HOOK_S = 10  # time limit of a hook
 _enter, _leave = _current_job.set, _current_job.reset
 
 Tasks = dict[Any, tuple[str, str]]  # name as Redis returns it, or path -> name and path
@@ -75,12 +75,15 @@ class Runner:
         self.tasks: Tasks = {task.path: (name, task.path) for name, task in known.items()}
         self.tasks |= {name.encode(): (name, task.path) for name, task in known.items()}
         self.functions: dict[str, Callable[..., Any]] = {}
-        self.hooks: dict[str, Callable[..., Any]] = {}
+        self.middleware: tuple[Middleware, ...] = ()
         self.imported: Callable[[], object] = lambda: None  # called after each import
         self.is_running = False  # whether code runs that may be interrupted
         self.is_due = False  # the time was over while nothing could be interrupted
-        self.is_watched = log.logs_jobs  # or there are hooks
         self.limit_s, self.started, self.ended = 0, 0.0, 0.0
+
+    def prepare(self, settings: Settings) -> bool:
+        """Import what the settings name. Return False, and log why, if that cannot be done."""
+        return self.preload(settings.preload) and self.add_middleware(settings.middleware)
 
     def preload(self, modules: Sequence[str]) -> bool:
         """Import modules, in order. Return False, and log why, if one cannot be imported."""
@@ -94,14 +97,16 @@ class Runner:
             self.imported()
         return True
 
-    def add_hooks(self, settings: Settings) -> None:
-        for when in ("before", "after", "error"):
-            if path := getattr(settings, f"hooks_{when}"):
-                try:
-                    self.hooks[when] = import_attribute(path)
-                except Exception:
-                    self.log.log.exception("event=hook-left-out hook=%s path=%s", when, path)
-        self.is_watched = self.is_watched or bool(self.hooks)
+    def add_middleware(self, paths: Sequence[str]) -> bool:
+        """Import the middleware. Return False, and log why, if one cannot be imported."""
+        found, error, _ = self.run(middleware.load, ("WERK_MIDDLEWARE", paths), {}, None)
+        bound_logs(self.shared)  # its module may have set up logging
+        if error:
+            self.log.log.error("%s", printable(str(error)))
+            return False
+        self.middleware = found
+        self.imported()
+        return True
 
     def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
         """Begin the time limit and read the payload.
@@ -194,37 +199,17 @@ class Runner:
         self.ended = ended = time.monotonic()
         return result, error, ended - self.started
 
-    def begin(self, claim: Claim, task: str, job: Job) -> None:
-        """Log that a task begins, and call the hook before it."""
-        if self.log.logs_jobs:
-            self.log.event("started", claim.facts(task))
-        if self.hooks:
-            limit_s = self.limit_s
-            self.hook("before", job)
-            self.arm(limit_s)  # a hook has its own time
-            self.is_running = False
+    def within(
+        self, function: Callable[..., Any], claim: Claim, task: str, job: Job
+    ) -> Callable[..., Any]:
+        """Return a function that calls this one through the middleware."""
 
-    def end(
-        self, claim: Claim, task: str, job: Job, result: Any, error: BaseException | None
-    ) -> None:
-        """Call the hook after a task, and log its end."""
-        took = time.monotonic() - self.started
-        if self.hooks and error:
-            self.hook("error", job, error)
-        elif self.hooks:
-            self.hook("after", job, result)
-        if self.log.logs_jobs:
-            facts = {"error": type(error).__name__} if error else {}
-            facts |= {"elapsed": f"{took:.3f}"}
-            self.log.event("failed" if error else "done", {**claim.facts(task), **facts})
+        def call(*args: Any, **kwargs: Any) -> Any:
+            job.task, job.attempt = task, claim.facts()["attempt"]  # type: ignore[attr-defined]
+            innermost = partial(_call, function, args, kwargs)
+            return middleware.through(self.middleware, job, innermost)
 
-    def hook(self, when: str, *arguments: Any) -> None:
-        """Call a hook. An error in it is logged and does not affect the job."""
-        if hook := self.hooks.get(when):
-            self.arm(HOOK_S)
-            _, error, _ = self.run(hook, arguments, {}, None)
-            if error:
-                self.log.log.error("event=hook-failed hook=%s", when, exc_info=error)
+        return call
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal that the time is over. The job may have ended by now."""
@@ -263,8 +248,8 @@ def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) 
 
     If ours cannot be read, nobody has checked the call: then its error is an error like others.
     """
-    trace, (path, args, kwargs) = error.__traceback__, call
-    if type(error) is not TypeError or not trace or trace.tb_next or type(path) is not str:
+    path, args, kwargs = call
+    if type(error) is not TypeError or type(path) is not str or not _is_of_a_call(error):
         return None
     known = claim.task and registry.tasks().get(task)
     try:
@@ -273,6 +258,23 @@ def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) 
     except ArgumentError as other:
         return Unknown(f"this worker has another version of the task: {other}")
     return None
+
+
+def _is_of_a_call(error: BaseException) -> bool:
+    """Return whether an error comes from the line that calls a task, and not from the task."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code in CALLS
+
+
+def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call a function for middleware, which gets what an async task returned."""
+    result = function(*args, **kwargs)
+    return asyncio.run(result) if asyncio.iscoroutine(result) else result
+
+
+CALLS = {Runner.run.__code__, _call.__code__}  # what calls a task
 
 
 def _any_call(data: bytes, reader: Any) -> Call:

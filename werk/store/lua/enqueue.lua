@@ -181,18 +181,20 @@ local function retry_intervals()
   return cjson.encode(seconds)
 end
 
-local first
+local first, first_meta
 if retry_delays then math.randomseed(clock[2]) end
 for _, at in ipairs(new) do
   local id, data, description = ARGV[at + ID], ARGV[at + DATA], ARGV[at + DESCRIPTION]
-  local hold, pointer = ARGV[at + HOLD], ARGV[at + POINTER]
+  local hold, pointer, meta = ARGV[at + HOLD], ARGV[at + POINTER], ARGV[at + META]
   local job = PREFIX .. ':job:' .. id
   if first then -- COPY takes a third of the time
     call('COPY', first, job)
     call('HSET', job, 'data', data, 'description', description)
+    if meta ~= first_meta then call('HSET', job, 'meta', meta) end
   else
     write_whole(job, data, description)
-    first = job
+    if meta ~= '' then call('HSET', job, 'meta', meta) end
+    first, first_meta = job, meta
   end
   if retry_delays then call('HSET', job, 'retry_intervals', retry_intervals()) end
   if is_short_lived then

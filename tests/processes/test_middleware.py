@@ -1,0 +1,229 @@
+"""WERK_MIDDLEWARE around executions, and WERK_ENQUEUE_MIDDLEWARE around enqueues."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+from rq.job import Job
+from support import KIT, run
+from workers import Start, ended, finished, places, reason
+
+import werk
+from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
+from werk.middleware import BrokenMiddleware
+from werk.store.payload import write_call
+from werk.testing import recorded
+
+
+@pytest.fixture
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file to which the middleware writes."""
+    monkeypatch.syspath_prepend(KIT)
+    monkeypatch.setenv("AROUND", str(tmp_path / "around"))
+    return tmp_path / "around"
+
+
+def named(*names: str) -> dict[str, str]:
+    return {"WERK_MIDDLEWARE": ",".join(f"around.{name}" for name in names)}
+
+
+# --- executions
+
+
+@pytest.mark.parametrize("is_patched", [False, True], ids=["plain", "patched"])
+def test_middleware_is_around_the_task_outermost_first(
+    work: Start, around: Path, tmp_path: Path, is_patched: bool
+) -> None:
+    good = werk.enqueue("note", str(tmp_path), options=werk.Options(meta={"own": 1}))
+    bad = werk.enqueue("fail", str(tmp_path))
+    env = named("outer", "inner")
+    if is_patched:  # so that RQ's methods perform the jobs
+        env |= {"PATCH": "job", "PATCH_IN": "table", "PATCHED": str(tmp_path)}
+        env["WERK_REGISTRY"] = "patched_table:TASKS"
+    assert work("default", "--burst", env=env).wait(60) == 0
+    assert around.read_text().splitlines() == [
+        f"outer {good.id} note 1", "inner 1", "inner ends", "outer 'ran'",
+        f"outer {bad.id} fail 1", "inner None", "inner ends", "outer ValueError",
+    ]  # fmt: skip
+    assert good.result(0) == "ran"
+    assert "ValueError: as asked" in reason(ended(bad, "failed"))
+
+
+def test_middleware_gets_and_replaces_the_result_also_of_an_async_task(
+    work: Start, around: Path, tmp_path: Path
+) -> None:
+    job = werk.enqueue("waits")
+    assert work("default", "--burst", env=named("shouts", "outer")).wait(60) == 0
+    assert "outer 'ran'" in around.read_text()
+    assert finished(job).return_value() == "RAN"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("forgets", "BrokenMiddleware: around.forgets did not call call_next(); call it once"),
+        ("repeats", "BrokenMiddleware: around.repeats called call_next() a second time"),
+        ("breaks", "LookupError: no tenant"),
+    ],
+)
+def test_middleware_that_breaks_the_chain_fails_the_job_and_names_itself(
+    work: Start, tmp_path: Path, around: Path, name: str, problem: str
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    assert work("default", "--burst", env=named(name)).wait(60) == 0
+    assert problem in reason(ended(job, "failed"))
+
+
+def test_the_time_limit_counts_for_middleware(work: Start, around: Path, tmp_path: Path) -> None:
+    job = werk.enqueue("note", str(tmp_path), options=werk.Options(timeout=1))
+    assert work("default", "--burst", env=named("outer", "sleeps")).wait(60) == 0
+    assert "JobTimeoutException" in reason(ended(job, "failed"))
+    assert around.read_text().splitlines()[1:] == ["interrupted", "outer JobTimeoutException"]
+
+
+def test_a_call_that_another_version_checked_is_deferred_as_without_middleware(
+    work: Start, connection: redis.Redis, around: Path, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    data = write_call("worker_tasks.note", (str(tmp_path), "word", "and another"), {})
+    connection.hset(f"rq:job:{job.id}", "data", data)
+    assert work("default", "--burst", env=named("outer")).wait(60) == 0
+    assert places(connection, job.id) == ["scheduled"]
+    assert b"another version of the task" in connection.hget(f"rq:job:{job.id}", "werk_deferred")
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("no_such_module.f", "cannot import no_such_module.f: ModuleNotFoundError"),
+        ("around.no_such_function", "cannot import around.no_such_function: AttributeError"),
+        ("around.NOT_A_FUNCTION", "around.NOT_A_FUNCTION is not a function; write def f("),
+        ("around.is_async", "around.is_async is an async function; write def"),
+    ],
+)
+def test_a_worker_that_cannot_import_its_middleware_exits(
+    work: Start, around: Path, path: str, problem: str
+) -> None:
+    worker = work("default", env={"WERK_MIDDLEWARE": path})
+    assert worker.wait(60) == EXIT_CONFIG
+    assert f"WERK_MIDDLEWARE: {problem}" in worker.output()
+    assert "Traceback" not in worker.output()
+
+
+@pytest.mark.parametrize("name", ["WERK_HOOKS_BEFORE", "WERK_HOOKS_AFTER", "WERK_HOOKS_ERROR"])
+def test_a_worker_that_finds_the_former_hooks_names_what_to_write(
+    redis_url: str, name: str
+) -> None:
+    done = run("werk", "worker", "--burst", "default", env={name: "shop.hooks.f"})
+    assert done.returncode == EXIT_CONFIG
+    [line] = done.stderr.splitlines()
+    assert f"{name}: workers have no hooks any more; write a middleware" in line
+    assert "WERK_MIDDLEWARE" in line
+
+
+# --- enqueues
+
+
+@pytest.fixture
+def sending(redis_url: str, around: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("WERK_REGISTRY", "worker_tasks:TASKS")
+    return monkeypatch
+
+
+def through(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setenv("WERK_ENQUEUE_MIDDLEWARE", ",".join(f"around.{name}" for name in names))
+
+
+def meta(connection: redis.Redis, handle: werk.Handle) -> object:
+    return Job.fetch(handle.id, connection=connection).meta
+
+
+def test_middleware_writes_the_meta_of_an_enqueue(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, around: Path
+) -> None:
+    through(sending, "records", "signs")
+    options = werk.Options(meta={"tenant": 7})
+    job = werk.enqueue("note", "a folder", options=options)
+    assert meta(connection, job) == {"tenant": 7, "own": "note default"}
+    assert around.read_text() == "sent note('a folder') True\n"
+    assert options.meta == {"tenant": 7}
+
+
+def test_each_call_of_a_batch_goes_through_middleware(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, around: Path
+) -> None:
+    through(sending, "records", "signs_some")
+    jobs = werk.enqueue_many("note", [(str(number),) for number in range(4)])
+    assert [meta(connection, job) for job in jobs] == [{}, {"odd": True}, {}, {}]
+    assert around.read_text().count(" later\n") == 4
+    jobs = werk.enqueue_many("note", [("1",), ("2",), ("11",)])
+    assert [meta(connection, job) for job in jobs] == [{"odd": True}, {}, {"odd": True}]
+
+
+def test_middleware_sees_a_duplicate_and_cannot_hide_an_error(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, nobody: object
+) -> None:
+    through(sending, "hides")
+    with pytest.raises(RedisUnavailable):
+        werk.enqueue("note", "a")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [
+        ("forgets", BrokenMiddleware, "around.forgets did not call call_next()"),
+        ("repeats", BrokenMiddleware, "around.repeats called call_next() a second time"),
+        ("breaks", LookupError, "no tenant"),
+        ("spoils", ArgumentError, "meta: the value"),
+        ("is_async", ConfigError, "around.is_async is an async function"),
+        ("missing", ConfigError, "cannot import around.missing"),
+    ],
+)
+def test_what_middleware_of_enqueues_does_wrong_is_said(
+    connection: redis.Redis,
+    sending: pytest.MonkeyPatch,
+    name: str,
+    error: type[Exception],
+    text: str,
+    count: int,
+) -> None:
+    through(sending, name)
+    with pytest.raises(error, match=re.escape(text)):
+        werk.enqueue_many("note", [("a",)] * count)
+    if name != "repeats":  # there the first call had been sent
+        assert connection.llen("rq:queue:default") == 0
+
+
+def test_the_command_line_batches_cron_and_http_use_it_too(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    through(sending, "signs")
+    job_id = run("werk-enqueue", "note", "a").stdout.strip()
+    lines = tmp_path / "lines"
+    lines.write_text('["b"]\n["c"]\n')
+    ids = run("werk-enqueue", "--batch", lines, "note").stdout.split()
+    assert len(ids) == 2
+    for each in (job_id, *ids):
+        assert Job.fetch(each, connection=connection).meta == {"own": "note default"}
+
+
+# --- werk.testing
+
+
+def test_recorded_jobs_go_through_both(
+    monkeypatch: pytest.MonkeyPatch, around: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WERK_REGISTRY", "worker_tasks:TASKS")
+    through(monkeypatch, "signs")
+    monkeypatch.setenv("WERK_MIDDLEWARE", "around.outer,around.inner")
+    with recorded() as jobs:
+        handle = werk.enqueue("note", str(tmp_path))
+        jobs.run()
+        assert handle.result(0) == "ran"
+    assert around.read_text().splitlines() == [
+        f"outer {handle.id} note 1", "inner note default", "inner ends", "outer 'ran'"
+    ]  # fmt: skip

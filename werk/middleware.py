@@ -1,0 +1,75 @@
+"""Middleware: functions of an application around each execution, or around each enqueue.
+
+def execute(job, call_next):  # WERK_MIDDLEWARE, in workers
+    with timer(job.task):
+        return call_next()
+
+def enqueue(request, call_next):  # WERK_ENQUEUE_MIDDLEWARE, in callers
+    request.meta["user"] = current_user()
+    return call_next()
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
+
+from werk.errors import ConfigError, WerkError
+
+
+class BrokenMiddleware(WerkError):
+    """Raised when a middleware did not call `call_next` exactly once; it fails the job."""
+
+
+class Middleware(NamedTuple):
+    """A function that is called around others."""
+
+    path: str
+    call: Callable[[Any, Callable[[], Any]], Any]
+
+
+@cache
+def load(setting: str, paths: Sequence[str]) -> tuple[Middleware, ...]:
+    """Return the functions that a setting names. Raises ConfigError."""
+    return tuple(Middleware(path, _load(setting, path)) for path in paths)
+
+
+def _load(setting: str, path: str) -> Callable[..., Any]:
+    try:
+        import_module(path.rpartition(".")[0] or path)
+        function = resolve_name(path)
+    except Exception as error:  # importing the module can raise anything
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{setting}: cannot import {path}: {why}") from error
+    if not callable(function):
+        raise ConfigError(f"{setting}: {path} is not a function; write def f(subject, call_next)")
+    if inspect.iscoroutinefunction(function):
+        why = "is an async function; write def, and call_next() waits for async tasks as well"
+        raise ConfigError(f"{setting}: {path} {why}")
+    return function  # type: ignore[no-any-return]
+
+
+def through(chain: Sequence[Middleware], subject: object, innermost: Callable[[], Any]) -> Any:
+    """Call a function through middleware, outermost first. Return what the outermost returned.
+
+    Raises BrokenMiddleware, and what the functions raise.
+    """
+    if not chain:
+        return innermost()
+    (path, function), rest, calls = chain[0], chain[1:], 0
+
+    def call_next() -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise BrokenMiddleware(f"{path} called call_next() a second time; call it once")
+        return through(rest, subject, innermost)
+
+    result = function(subject, call_next)
+    if not calls:
+        raise BrokenMiddleware(f"{path} did not call call_next(); call it once, or raise an error")
+    return result
