@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import redis
 from rq.job import Job
-from support import KIT, run
+from support import KIT, PYTHONPATH, Process, run
 from workers import Start, ended, finished, places, reason
 
 import werk
 from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
 from werk.middleware import BrokenMiddleware
+from werk.ops import cron
+from werk.ops.cron import Cron
+from werk.settings import Settings
+from werk.store.connection import link
+from werk.store.keys import text
 from werk.store.payload import write_call
 from werk.testing import recorded
+
+Serving = Callable[..., tuple[Process, str]]
 
 
 @pytest.fixture
 def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file to which the middleware writes."""
     monkeypatch.syspath_prepend(KIT)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.setenv("AROUND", str(tmp_path / "around"))
     return tmp_path / "around"
 
@@ -199,16 +210,27 @@ def test_what_middleware_of_enqueues_does_wrong_is_said(
 
 
 def test_the_command_line_batches_cron_and_http_use_it_too(
-    connection: redis.Redis, sending: pytest.MonkeyPatch, tmp_path: Path
+    connection: redis.Redis, sending: pytest.MonkeyPatch, tmp_path: Path, serving: Serving
 ) -> None:
     through(sending, "signs")
-    job_id = run("werk-enqueue", "note", "a").stdout.strip()
-    lines = tmp_path / "lines"
-    lines.write_text('["b"]\n["c"]\n')
-    ids = run("werk-enqueue", "--batch", lines, "note").stdout.split()
-    assert len(ids) == 2
-    for each in (job_id, *ids):
-        assert Job.fetch(each, connection=connection).meta == {"own": "note default"}
+    ids = [run("werk-enqueue", "note", "a").stdout.strip()]
+    batch = run("werk-enqueue", "--batch", "-", "--json", "note", input='["b"]\n["c"]\n')
+    ids += [json.loads(line)["id"] for line in batch.stdout.splitlines()]
+    crontab = tmp_path / "crontab"
+    crontab.write_text("TZ=UTC\n0 * * * * note d\n")
+    light = link(Settings.read())
+    Cron(cron.read(str(crontab), light), light, 300, 1).fire(3601)
+    light.close()
+    ids += set(connection.lrange("rq:queue:default", 0, -1)) - {own.encode() for own in ids}
+    _, address = serving()
+    ask = Request(
+        f"{address}/api/tasks/note", b'{"args": ["e"]}', {"Content-Type": "application/json"}
+    )
+    with urlopen(ask) as answer:
+        ids.append(json.load(answer)["id"])
+    assert len(ids) == 5
+    for each in ids:
+        assert Job.fetch(text(each), connection=connection).meta == {"own": "note default"}
 
 
 # --- werk.testing

@@ -132,7 +132,7 @@ class Lua:
         """Enqueue the jobs a and b, with all that there is, and fields that few jobs have."""
         keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
         limits = (180, 0, 600, "sleep", 2, "[1]", 50_000, len(rare), "", "")
-        jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}")
+        jobs = [(own, f"data:{own}", f"{own}()", f"rq:hold:{own}", f"rq:last:{own}", "m")
                 for own in ("a", "b")]  # fmt: skip
         words = ("rq", how, 6000, 100, created_at, "high", *limits, *jobs[0], *jobs[1], *rare)
         return self.run(request.script().text, *words, keys=keys)
@@ -719,7 +719,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
         hold:{own}              ={own}_before lives=50
         last:{own}              ={own} lives={MONTH_S}"""
 
-    assert lua.send("at front", "webhooks", "hooks", "meta", "m") == [1, 1]
+    assert lua.send("at front", "webhooks", "hooks") == [1, 1]
     assert lua.changes() == table(f"""{wanted("a")}{wanted("b")}
         scheduled:high          a=6000 b=6000
         queues                  =rq:queue:high""")
@@ -730,7 +730,7 @@ def test_an_enqueue_writes_each_job_and_what_keeps_it_single(lua: Lua) -> None:
     [
         ({}, ("werk_call", "one"), ["id", "a"]),  # by plain RQ
         ({"werk_call": "one"}, (), ["id", "a"]),  # by a caller whose request has no call
-        ({"werk_call": "one"}, ("meta", "m", "werk_call", "one"), ["id", "a"]),
+        ({"werk_call": "one"}, ("webhooks", "one", "werk_call", "one"), ["id", "a"]),
         ({"werk_call": "one"}, ("webhooks", "two", "werk_call", "two"), ["conflict", "a", "x()"]),
         ({"werk_call": ""}, ("werk_call", "two"), ["conflict", "a", "x()"]),
         ({"werk_call": "one", "created_at": "before"}, ("werk_call", "two"), 1),  # sent again
