@@ -24,7 +24,7 @@ _NO_HOST = (
     "is not a host name or an IP address; "
     "list them without ports, separated by commas, or set the variable to none"
 )
-_HOOKS = ("WERK_HOOKS_BEFORE", "WERK_HOOKS_AFTER", "WERK_HOOKS_ERROR")
+_HOOKS = tuple(f"WERK_HOOKS_{when}" for when in ("BEFORE", "AFTER", "ERROR"))
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 _SETTINGS = {  # of configure(): what uses them, which comes too late for a change
     "url": "a connection to Redis was made",
