@@ -63,12 +63,20 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
     from rq.cli.workers import worker as rq_worker
 
+    from werk.worker.log_handlers import JSON, open_log
+    from werk.worker.log_printed import log_what_is_printed
     from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
     client = "werk.worker.redis_side.PatientRedis"
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
+    option = next(own for own in rq_worker.params if own.name == "log_format")
+    option.help = "Log in this format: json, or a format of Python's logging"
     with rq_worker.make_context("werk worker", words) as context:
-        settings, given = Settings.read(), context.params
+        given = context.params
+        open_log(given["log_format"], given["date_format"])
+        if given["log_format"] == JSON:
+            log_what_is_printed()
+        settings = Settings.read()
         if given["url"]:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:

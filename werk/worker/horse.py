@@ -22,6 +22,7 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from werk.errors import Unreadable
+from werk.log_format import Event
 from werk.settings import Settings
 from werk.store import payload
 from werk.store.connection import hang_up
@@ -66,7 +67,7 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
         return leave
     except Unusable as why:
         shared.reason = str(why)
-        horse.log.log.error("event=unusable worker=%s reason=%s", worker.name, why)
+        horse.log.log.error(Event("unusable", worker=worker.name, reason=why))
         return Leave.UNUSABLE
 
 
@@ -94,6 +95,7 @@ class Performer:
         self.shared.show(number - 1, job_id, claim.execution)
         runner, recorder, log = self.runner, self.recorder, self.log
         job = recorder.job(job_id)
+        log.claim = claim
         try:
             limit_s, keep_s = claim.limits(self.default_ttl)
             task, path, args, kwargs = runner.read(claim, limit_s)
@@ -101,7 +103,7 @@ class Performer:
             runner.disarm()
             return self.refuse(claim, job, why)
         self.job_id.set(claim.job)
-        log.job, log.task = job_id, task
+        log.task = task
         if runner.is_watched:
             runner.begin(claim, task, job)
         function = path
@@ -114,7 +116,6 @@ class Performer:
             return self.refuse(claim, job, mismatch)
         if runner.is_watched:
             runner.end(claim, task, job, result, error)
-        log.job = ""
         if error:
             self.counters.add(task, False, took)
             return recorder.fail(claim, job, error)
@@ -128,7 +129,7 @@ class Performer:
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
-        self.log.job = ""
+        self.log.task = ""  # the last job's
         late = why.__context__  # the reader may have caught it
         return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
 
@@ -218,6 +219,7 @@ class Horse:
                 self.is_busy = True
                 claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
                 outcome = performer.perform(claim, self.jobs)
+                self.log.claim = None
                 if self.follows_strategy:
                     self.worker.reorder_after(text(claim.queue))
                     steps.serve(self.worker.ordered_queue_keys())

@@ -25,6 +25,7 @@ from rq.utils import import_attribute
 
 from werk import registry
 from werk.errors import ArgumentError, Unreadable
+from werk.log_format import Event
 from werk.printable import printable
 from werk.settings import Settings
 from werk.store import payload
@@ -100,7 +101,7 @@ class Runner:
                 try:
                     self.hooks[when] = import_attribute(path)
                 except Exception:
-                    self.log.log.exception("event=hook-left-out hook=%s path=%s", when, path)
+                    self.log.log.exception(Event("hook-left-out", hook=when, path=path))
         self.is_watched = self.is_watched or bool(self.hooks)
 
     def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
@@ -214,8 +215,8 @@ class Runner:
         elif self.hooks:
             self.hook("after", job, result)
         if self.log.logs_jobs:
-            facts = {"error": type(error).__name__} if error else {}
-            facts |= {"elapsed": f"{took:.3f}"}
+            facts: dict[str, object] = {"error": type(error).__name__} if error else {}
+            facts |= {"elapsed": round(took, 3)}
             self.log.event("failed" if error else "done", {**claim.facts(task), **facts})
 
     def hook(self, when: str, *arguments: Any) -> None:
@@ -224,7 +225,7 @@ class Runner:
             self.arm(HOOK_S)
             _, error, _ = self.run(hook, arguments, {}, None)
             if error:
-                self.log.log.error("event=hook-failed hook=%s", when, exc_info=error)
+                self.log.log.error(Event("hook-failed", hook=when), exc_info=error)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal that the time is over. The job may have ended by now."""
