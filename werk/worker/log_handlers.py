@@ -51,7 +51,7 @@ class JobFormatter(LineFormatter):
         if not (event and "job" in event.facts) and (facts := self.running()):
             job = f"job={shown(facts['job'])} task={shown(facts['task'])}"
             text = f"{text} {job}" if event else f"{job} {text}"
-        return FORMAT % {**vars(record), "message": text}
+        return f"{record.asctime} {record.levelname} {record.name} {text}"  # as FORMAT
 
 
 def open_log(log_format: str, date_format: str) -> None:
