@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from support import KIT, PYTHONPATH, Process, run, wait_until
+from support import KIT, PYTHONPATH, ROOT, Process, run, wait_until
 from test_logs import LINE, TIME, check_lines
 from workers import ENV, Start, finished
 
@@ -134,6 +134,29 @@ def test_every_line_in_json_parses(start: Start) -> None:
     assert {own["job"] for own in failure} == {jobs["fail"].id, jobs["fail_hard"].id}
     assert all("arguments" not in own and "kwargs" not in own for own in found)  # RQ's extra
     assert any(own["message"] == "a line at import" for own in found)
+
+
+def test_the_example_in_the_documentation(
+    spawn: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    page = ROOT / "docs" / "observability.md"
+    section = page.read_text().partition("## JSON logs\n")[2].partition("\n## ")[0]
+    [code] = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    [shown] = re.findall(r"^```json\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "tasks.py").write_text(code)
+    assert "$ export WERK_REGISTRY=shop.tasks:TASKS\n" in section
+    env = {"WERK_REGISTRY": "shop.tasks:TASKS", "PYTHONPATH": str(tmp_path)}
+    job_id = run("werk-enqueue", "report", "Ada", env=env).stdout.strip()
+    [words] = re.findall(r"^\$ werk (worker .*)$", section, re.MULTILINE)
+    worker = spawn("werk", *words.split(), "--burst", env=env)
+    assert worker.wait(60) == 0
+    found = [own for own in objects(worker.output()) if own.get("job") == job_id]
+    expected = [json.loads(line) for line in shown.splitlines()]
+    assert [[*own] for own in found] == [[*own] for own in expected]
+    for own, other in zip(found, expected, strict=True):
+        for name in {*own} - {"timestamp", "job", "elapsed", "message"}:
+            assert own[name] == other[name]
 
 
 def test_json_without_its_package_is_one_line(connection: redis.Redis, tmp_path: Path) -> None:
