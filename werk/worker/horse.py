@@ -22,7 +22,6 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from werk.errors import Unreadable
-from werk.log_format import Event
 from werk.settings import Settings
 from werk.store import payload
 from werk.store.connection import hang_up
@@ -67,7 +66,7 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
         return leave
     except Unusable as why:
         shared.reason = str(why)
-        horse.log.log.error(Event("unusable", worker=worker.name, reason=why))
+        horse.log.event("unusable", {"worker": worker.name, "reason": why}, logging.ERROR)
         return Leave.UNUSABLE
 
 
@@ -95,7 +94,6 @@ class Performer:
         self.shared.show(number - 1, job_id, claim.execution)
         runner, recorder, log = self.runner, self.recorder, self.log
         job = recorder.job(job_id)
-        log.claim = claim
         try:
             limit_s, keep_s = claim.limits(self.default_ttl)
             task, path, args, kwargs = runner.read(claim, limit_s)
@@ -103,7 +101,7 @@ class Performer:
             runner.disarm()
             return self.refuse(claim, job, why)
         self.job_id.set(claim.job)
-        log.task = task
+        log.claim, log.task = claim, task
         if runner.is_watched:
             runner.begin(claim, task, job)
         function = path
@@ -129,7 +127,7 @@ class Performer:
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
-        self.log.task = ""  # the last job's
+        self.log.claim, self.log.task = claim, ""
         late = why.__context__  # the reader may have caught it
         return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
 
