@@ -49,6 +49,7 @@ def make_noise(text: str) -> None:
         logging.basicConfig(format=FORMAT)
     log.debug("for nobody")
     log.info("an info line")
+    logging.warning("by the root logger")
     log.warning("a warning of %s", text)
     library.warning("a library's line")
     log.info("with an extra", extra={"job": 1, "task": 2, "queue": 3, "attempt": 4, "pages": 5})

@@ -64,6 +64,7 @@ def test_every_line_has_date_zone_level_and_logger(start: Start, words: tuple[st
     about = f"job={jobs[0].id} task=make_noise"
     for text in ("INFO shop {} an info line\n", "WARNING library {} a library's line\n",
                  "INFO rq.worker event=started {} queue=default attempt=1\n",
+                 "WARNING root {} by the root logger\n",
                  "INFO shop {} with an extra\n", "WARNING py.warnings {} "):  # fmt: skip
         assert output.count(f" {text.format(about)}") == 1, text
     assert re.search(f"^{TIME} WARNING shop a line at import$", output, re.MULTILINE)
@@ -112,6 +113,7 @@ def test_every_line_in_json_parses(start: Start) -> None:
     about = {"job": jobs["make_noise"].id, "task": "make_noise", "queue": "default", "attempt": 1}
     assert about.items() <= one(logger="shop", message="an info line").items()
     assert about.items() <= one(logger="library").items()
+    assert about.items() <= one(logger="root").items()
     assert about.items() <= one(event="started", job=about["job"]).items()
     extra = one(message="with an extra")
     assert about.items() <= extra.items()
@@ -192,7 +194,13 @@ def test_an_applications_configuration_wins(
     assert worker.wait(60) == 0
     finished(job)
     output = worker.output()
-    for text in ("a warning of Ada", "a library's line", "a line at import", "event=started"):
+    for text in (
+        "a warning of Ada",
+        "a library's line",
+        "by the root logger",
+        "a line at import",
+        "event=started",
+    ):
         assert output.count(text) == 1, text
     assert "shop|WARNING|shop|a warning of Ada\n" in output
     assert f"shop|INFO|rq.worker|event=started job={job.id}" in output

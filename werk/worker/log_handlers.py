@@ -25,6 +25,7 @@ NOBODY = dict.fromkeys(("job", "task", "queue", "attempt"), "-")
 
 Running = Callable[[], dict[str, object]]  # the job that runs, as Claim.facts; {} if there is none
 
+_basic_config = logging.basicConfig
 above_root = logging.Logger("above root")
 YIELDED = "above root, not used"
 
@@ -72,6 +73,7 @@ def open_log(log_format: str, date_format: str) -> None:
             own.addFilter(_is_unprinted)
             above_root.addHandler(own)
         logging.root.parent = above_root
+        logging.basicConfig = _configure_if_asked
         if not logging.root.handlers:
             logging.captureWarnings(True)
     for handler in above_root.handlers:
@@ -148,6 +150,12 @@ def _formatter(log_format: str, date_format: str) -> logging.Formatter:
     except ValueError:
         what = "use json, or a format of Python's logging such as '%(levelname)s %(message)s'"
         raise ArgumentError(f"--log-format: {what}, got {log_format!r}") from None
+
+
+def _configure_if_asked(**kwargs: Any) -> None:
+    """Stand for logging.basicConfig(): logging.info() calls it as well, which is no decision."""
+    if sys._getframe(1).f_globals is not vars(logging):
+        _basic_config(**kwargs)
 
 
 def _is_error(record: logging.LogRecord) -> bool:
