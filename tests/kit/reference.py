@@ -15,11 +15,11 @@ from typing import Any, get_args
 
 import benchmarks
 import click
-from rq.cli.workers import worker as rq_worker
 
 import werk
 from werk import testing
 from werk.cli.enqueue import enqueue
+from werk.cli.run import rq_command
 from werk.cli.run import werk as commands
 from werk.client.options import Options
 from werk.duration import Duration
@@ -74,7 +74,7 @@ def _helps() -> Iterator[tuple[str, str]]:
         for name in commands.list_commands(context):
             command = commands.get_command(context, name)
             if name != "enqueue" and command:  # werk enqueue is werk-enqueue
-                yield _help(f"werk {name}", rq_worker if name == "worker" else command)
+                yield _help(f"werk {name}", rq_command() if name == "worker" else command)
     finally:
         os.environ.pop("RQ_REDIS_URL")
         if before is not None:

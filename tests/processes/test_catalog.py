@@ -571,5 +571,7 @@ def test_a_worker_publishes_what_a_decorator_makes_of_a_task(
     assert f"report {written}" in listed
     assert "another version on low" in listed
     assert f"there: report {found}" in listed
-    reason = f'its source says "{written}", but it takes "{found}": a decorator, or a file that'
-    assert worker.output().count(f"event=other-signature task=report reason={reason}") == 1
+    reason = (
+        rf"its source says \"{written}\", but it takes \"{found}\": a decorator, or a file that"
+    )
+    assert worker.output().count(f'event=other-signature task=report reason="{reason}') == 1

@@ -31,7 +31,9 @@ from werk.store.connection import link
 from werk.worker import rq_classes, webhooks
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-FAILED = re.compile(r"event=webhook-failed job=(\S+) host=(\S*) reason=(.*)")
+FAILED = re.compile(
+    r'event=webhook-failed job=(\S+) host="?(.*?)"? reason="?(.*?)"?$', re.MULTILINE
+)
 Serve = Callable[..., str]
 
 

@@ -57,7 +57,7 @@ def test_a_task_that_is_not_there_is_named_at_the_start(
     done = run("werk", "worker", "--burst", "default", env=env)
     assert done.returncode == 0
     log = done.stdout + done.stderr
-    assert "event=missing-task task=words reason=no module wrods" in log
+    assert 'event=missing-task task=words reason="no module wrods' in log
     assert "event=missing-task task=broken reason=" in log
     assert run("werk", "tasks", "--check", env=env).returncode == 78
 

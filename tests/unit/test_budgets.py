@@ -34,14 +34,17 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 916,
+    "package cli": 935,
     "package client": 641,
     "package dev": 558,
     "package lua": 1125,
-    "package ops": 1625,
-    "package store": 945,
+    "package ops": 1626,
+    "package store": 946,
     "package tasks": 973,
-    "package worker": 3352,
+    "package testing": 253,
+    "package web": 594,
+    "package werk": 664,
+    "package worker": 3549,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -9,7 +9,12 @@ from __future__ import annotations
 import re
 
 _NAME = re.compile(r"[\w.-]+")
-_MODULES = {"dateutil": "python-dateutil", "flask": "rq-dashboard"}  # others have their package's
+_MODULES = {  # others have the name of their package
+    "dateutil": "python-dateutil",
+    "flask": "rq-dashboard",
+    "pythonjsonlogger": "python-json-logger",
+}
+_EXTRAS = ('extra == "json"',)  # of which a command says that they are missing
 
 
 def how_to_install(module: str) -> str:
@@ -17,11 +22,13 @@ def how_to_install(module: str) -> str:
     from importlib import metadata
 
     try:
-        needed = [own for own in metadata.requires("werk") or () if ";" not in own]
+        listed = [own.partition("; ") for own in metadata.requires("werk") or ()]
     except metadata.PackageNotFoundError:  # it runs from a folder, and was never installed
         return ""
     root = module.partition(".")[0]
     package = _MODULES.get(root, root.replace("_", "-"))
+    needed = [own for own, _, extra in listed if not extra]
+    needed += [own for own, _, extra in listed if _name(own) == package and extra in _EXTRAS]
     if not any(_name(own) == package for own in needed):
         return ""
     missing = []

@@ -61,14 +61,19 @@ port_option = click.option(
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
-    from rq.cli.workers import worker as rq_worker
-
+    from werk.worker.log_handlers import JSON, open_log
+    from werk.worker.log_printed import log_what_is_printed
     from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
     client = "werk.worker.redis_side.PatientRedis"
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
+    rq_worker = rq_command()
     with rq_worker.make_context("werk worker", words) as context:
-        settings, given = Settings.read(), context.params
+        given = context.params
+        open_log(given["log_format"], given["date_format"])
+        if given["log_format"] == JSON:
+            log_what_is_printed()
+        settings = Settings.read()
         if given["url"]:
             settings = settings._replace(redis_url=given["url"])
         elif given["config"]:
@@ -78,6 +83,16 @@ def worker(arguments: tuple[str, ...]) -> int | None:
         wait_for_redis(hello)
         code: int | None = rq_worker.invoke(context)
         return code
+
+
+def rq_command() -> click.Command:
+    """Return the command `rq worker`, with our help for the options that mean more here."""
+    from rq.cli.workers import worker as command
+
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name == "log_format":
+            option.help = "Log in this format: json, or a format of Python's logging"
+    return command
 
 
 @werk.command()

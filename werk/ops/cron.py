@@ -27,6 +27,7 @@ from dateutil.tz import gettz
 from werk.client import enqueue as client
 from werk.client.options import Options
 from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
+from werk.log_format import Event, log_to_stderr
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import MONTH_S
@@ -73,9 +74,9 @@ class Line(NamedTuple):
                 if is_real_time or not moment.fold:
                     yield moment
 
-    def facts(self, tick: datetime) -> str:
+    def facts(self, tick: datetime) -> dict[str, object]:
         """Return what a log line contains about one of its times."""
-        return f"line={self.number} task={self.task} tick={_utc(tick)}"
+        return {"line": self.number, "task": self.task, "tick": _utc(tick)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the line as --check prints it, with its next five times."""
@@ -123,8 +124,8 @@ def run(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # at any moment: a slot is taken or not
     cron = Cron(lines, link, catch_up_s, clock())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    log.info("event=begins redis=%s lines=%d", link.where, len(lines))
+    log_to_stderr()
+    log.info(Event("begins", redis=link.where, lines=len(lines)))
     wait_for_answer(cron.read_stamps, log, pause=pause)
     trouble = ""
     while True:
@@ -133,12 +134,12 @@ def run(
             cron.fire(now)
         except WerkError as error:
             if str(error) != trouble:
-                log.error("event=not-enqueued, will retry: %s", error)
+                log.error(Event("not-enqueued", reason=error, retry=f"in {RETRY_S:g} s"))
             trouble = str(error)
             pause(RETRY_S)
             continue
         if trouble:
-            log.warning("event=goes-on")
+            log.warning(Event("goes-on"))
         trouble = ""
         pause(max(0.0, min(LONGEST_PAUSE_S, cron.next_tick(now) - clock())))
 
@@ -190,8 +191,8 @@ class Cron:
         done, oldest = self._done[line.number], now - self.catch_up_s
         if done < oldest:
             if missed := next(line.ticks(done, oldest), None):
-                facts = line.facts(missed)
-                log.warning("event=missed %s and maybe later ones: too long ago", facts)
+                why = "too long ago, and maybe later ones as well"
+                log.warning(Event("missed", **line.facts(missed), reason=why))
             done = self._done[line.number] = oldest
         for tick in line.ticks(done, now):
             entry = client.find(line.task, self._link)  # each time: workers may have changed
@@ -200,9 +201,9 @@ class Cron:
             [handle] = client.send([request], self._link)
             self._done[line.number] = tick.timestamp()
             if not handle.duplicate:
-                log.info("event=enqueued %s job=%s", line.facts(tick), handle.id)
+                log.info(Event("enqueued", **line.facts(tick), job=handle.id))
                 for warning in handle.warnings:
-                    log.warning("event=warned %s: %s", line.facts(tick), warning)
+                    log.warning(Event("warned", **line.facts(tick), reason=warning))
         self._done[line.number] = max(now, self._done[line.number])
 
     def read_stamps(self) -> None:

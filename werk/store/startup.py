@@ -8,6 +8,7 @@ from logging import Logger
 from typing import TypeVar
 
 from werk.errors import RedisUnavailable
+from werk.log_format import Event
 
 PAUSE_S = 1.0
 
@@ -28,6 +29,6 @@ def wait_for_answer(
             return contact()
         except RedisUnavailable as error:
             if not is_reported:
-                log.error("event=redis-unreachable reason=%s", error)
+                log.error(Event("redis-unreachable", reason=error))
             is_reported = True
             pause(PAUSE_S)

@@ -22,6 +22,7 @@ from werk.client.options import HOLD_SHARE, Options
 from werk.client.request import EnqueueRequest
 from werk.duration import seconds
 from werk.errors import ArgumentError, WerkError
+from werk.log_format import Event
 from werk.settings import Settings
 from werk.store import payload
 from werk.tasks.retries import is_retried
@@ -95,7 +96,7 @@ class RecordedJob:
         while trace and trace.tb_frame.f_code.co_filename in (__file__, middleware.__file__):
             trace = trace.tb_next
         facts = type(error), error, trace
-        log.error("event=failed job=%s task=%s", self.id, self.task, exc_info=facts)
+        log.error(Event("failed", job=self.id, task=self.task), exc_info=facts)
         text = "".join(traceback.format_exception(*facts)).encode("utf-8", "replace")
         self.outcome = [b"exc_string", b2a_base64(zlib.compress(text), newline=False)]
 

@@ -23,6 +23,7 @@ from werk.errors import (
     RedisUnavailable,
     WerkError,
 )
+from werk.log_format import Event, log_to_stderr
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
@@ -71,9 +72,9 @@ def serve(
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"dashboard: port {port} of {bind}: {why}; see --port, --bind") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    log_to_stderr()
     address = f"http://{f'[{bind}]' if ':' in bind else bind}:{port}"
-    log.info("event=serving address=%s redis=%s", address, link(settings).where)
+    log.info(Event("serving", address=address, redis=link(settings).where))
     server.run()
     return 0
 
@@ -107,7 +108,7 @@ def _finish(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)  # scripts and styles have their own Cache-Control
     if request.method == "POST":
-        log.info("event=asked path=%r status=%s", request.path, response.status_code)
+        log.info(Event("asked", path=request.path, status=response.status_code))
     return response
 
 
@@ -121,6 +122,6 @@ def _as_json(error: Exception) -> tuple[Response, int, dict[str, str]]:
     elif isinstance(error, WerkError):
         code, text = CODES.get(type(error), 404), str(error)
     else:
-        log.error("event=error path=%r", request.path, exc_info=error)
+        log.error(Event("error", path=request.path), exc_info=error)
         code, text = 500, f"{type(error).__name__}; its traceback is in the dashboard's log"
     return jsonify(error=text), code, {"Allow": allowed} if allowed else {}

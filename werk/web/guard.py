@@ -15,6 +15,7 @@ from ipaddress import IPv6Address, ip_address
 from flask import Response, abort, jsonify, request
 
 from werk.errors import ConfigError
+from werk.log_format import Event
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
@@ -80,7 +81,7 @@ class Guard:
         if is_right:
             return None
         given = "wrong" if has_given else "none"
-        log.warning("event=unauthorized peer=%s password=%s", _shown(peer), given)
+        log.warning(Event("unauthorized", peer=_shown(peer), password=given))
         challenge = {"WWW-Authenticate": 'Basic realm="werk"'}
         return jsonify(error="password required"), 401, challenge
 
@@ -121,7 +122,7 @@ class Attempts:
                     self._times.popitem(last=False)
             is_full = len(times) >= MOST_WRONG
         if is_full:
-            log.warning("event=passwords-refused peer=%s", _shown(peer))
+            log.warning(Event("passwords-refused", peer=_shown(peer)))
         return 0
 
 

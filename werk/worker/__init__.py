@@ -24,12 +24,14 @@ from rq.worker.base import BaseWorker
 
 from werk import __version__, registry
 from werk.errors import EXIT_CONFIG, ConfigError
+from werk.log_format import Event
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
 from werk.store.limits import LEASE_S
 from werk.tasks.catalog import own_entry
 from werk.worker import rq_classes
-from werk.worker.log_stream import bound_logs, flush_all, set_up_logs
+from werk.worker.log_handlers import set_up_logs, take_over
+from werk.worker.log_stream import bound_logs, flush_all
 from werk.worker.redis_side import retry_forever
 from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
@@ -49,8 +51,10 @@ class Worker(RQSide):
     rq_loop = ""  # the method that a subclass replaces, if RQ's loop runs for that reason
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        settings = _settings_or_exit()
         is_own = kwargs.get("prepare_for_work", True)
+        if is_own:
+            take_over()
+        settings = _settings_or_exit()
         if is_own and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
         self.death_penalty_class = rq_classes.single(
@@ -74,9 +78,8 @@ class Worker(RQSide):
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
             what = "RQ's loop runs, because its class replaces this; a killed worker loses its job"
-            self.log.warning(
-                "event=rq-loop worker=%s replaced=%s: %s", self.name, self.rq_loop, what
-            )
+            facts = {"worker": self.name, "replaced": self.rq_loop, "reason": what}
+            self.log.warning(Event("rq-loop", **facts))
 
     def _guard_records(self) -> None:
         """Read and write jobs with safe classes, derived from those that we were given.
@@ -155,10 +158,10 @@ class Worker(RQSide):
         }
         if Settings.read().allow_unregistered:
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
-        self.log.info("event=begins %s", " ".join(f"{name}={own}" for name, own in facts.items()))
+        self.log.info(Event("begins", **facts))
         for entry in map(own_entry, registry.tasks()):
             for note in entry.shape.notes[:1] if entry.shape.is_missing else ():
-                self.log.warning("event=missing-task task=%s reason=%s", entry.name, note.text)
+                self.log.warning(Event("missing-task", task=entry.name, reason=note.text))
 
 
 def _settings_or_exit() -> Settings:

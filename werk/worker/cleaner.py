@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+from werk.log_format import Event
 from werk.worker.process import forked
 from werk.worker.redis_side import no_retry
 from werk.worker.rq_side import RQSide
@@ -34,7 +35,7 @@ class Cleaner:
             self.pid = forked(self._clean_up)
             os.waitpid(self.pid, 0)
         except OSError as error:  # no process is available: try again next time
-            self.log.error("event=clean-up-failed reason=%s", error)
+            self.log.error(Event("clean-up-failed", reason=error))
         self.pid = 0
         self.shared.end_finish()
 
@@ -50,5 +51,6 @@ class Cleaner:
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:
-            self.log.error("event=clean-up-failed reason=%s: %s", type(error).__name__, error)
+            why = f"{type(error).__name__}: {error}"
+            self.log.error(Event("clean-up-failed", reason=why))
         return 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import rq.command
 
+from werk.log_format import Event
+
 if TYPE_CHECKING:
     from werk.worker import Worker
 
@@ -33,7 +35,7 @@ class Commands:
             if len(self.waiting) == MOST_COMMANDS:
                 raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped meanwhile")
         except ValueError as error:
-            self.log.warning("event=bad-command worker=%s reason=%s", self.worker.name, error)
+            self.log.warning(Event("bad-command", worker=self.worker.name, reason=error))
         self.wake()
 
     def handle(self) -> None:
@@ -42,7 +44,8 @@ class Commands:
             try:
                 rq.command.handle_command(self.worker, command)
             except (LookupError, TypeError) as error:
-                self.log.warning("event=bad-command worker=%s reason=%r", self.worker.name, error)
+                name = self.worker.name
+                self.log.warning(Event("bad-command", worker=name, reason=repr(error)))
 
 
 class StopRequests:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from werk.log_format import Event
+from werk.worker.log import run_facts
 from werk.worker.process import Child
 from werk.worker.scripts import script
 from werk.worker.shared_state import Leave, Order, Progress, SharedState
@@ -86,7 +88,8 @@ class Executions:
         is_crash = leave is None and not self.child.killed and is_its_own
         reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
         what, crashes = reply[0].decode(), reply[1]
-        self.log.warning("event=back run=%s became=%s crashes=%s: %s", run, what, crashes, how)
+        facts = {**run_facts(run), "became": what, "crashes": crashes, "reason": how}
+        self.log.warning(Event("back", **facts))
         if what == "fail":
             self.order(run, killed_text(crashes, how))
 
@@ -105,7 +108,7 @@ class Executions:
         """
         if any(order.run == run for order in self.orders):
             return False
-        self.log.warning("event=unfinished run=%s", run)
+        self.log.warning(Event("unfinished", **run_facts(run)))
         self.orders.append(Order(run, "", is_recorded=True))
         return True
 

@@ -82,7 +82,6 @@ class Frame:
         try:
             return self.outcome(job, trouble)
         finally:
-            performer.log.job = ""
             shared.end_finish()
 
     def enter(self, job: Job, execution: Execution) -> None:

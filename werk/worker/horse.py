@@ -66,7 +66,7 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
         return leave
     except Unusable as why:
         shared.reason = str(why)
-        horse.log.log.error("event=unusable worker=%s reason=%s", worker.name, why)
+        horse.log.event("unusable", {"worker": worker.name, "reason": why}, logging.ERROR)
         return Leave.UNUSABLE
 
 
@@ -101,7 +101,7 @@ class Performer:
             runner.disarm()
             return self.refuse(claim, job, why)
         self.job_id.set(claim.job)
-        log.job, log.task = job_id, task
+        log.claim, log.task = claim, task
         if log.logs_jobs:
             log.event("started", claim.facts(task))
         function = path
@@ -116,7 +116,6 @@ class Performer:
             return self.refuse(claim, job, mismatch)
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
-        log.job = ""
         if error:
             self.counters.add(task, False, took)
             return recorder.fail(claim, job, error)
@@ -130,7 +129,7 @@ class Performer:
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
-        self.log.job = ""
+        self.log.claim, self.log.task = claim, ""
         late = why.__context__  # the reader may have caught it
         return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
 
@@ -218,6 +217,7 @@ class Horse:
                 self.is_busy = True
                 claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
                 outcome = performer.perform(claim, self.jobs)
+                self.log.claim = None
                 if self.follows_strategy:
                     self.worker.reorder_after(text(claim.queue))
                     steps.serve(self.worker.ordered_queue_keys())

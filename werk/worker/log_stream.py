@@ -15,12 +15,14 @@ import select
 import stat
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TextIO
 
-from rq.logutils import colorizer, setup_loghandlers
-
-from werk.worker.log_lines import all_handlers, make_safe, mask
+from werk.log_format import Event
+from werk.worker.log_handlers import all_handlers, yield_to_application
+from werk.worker.log_lines import make_safe
+from werk.worker.log_printed import PrintedLines
 from werk.worker.shared_state import SharedState
 
 WAIT_S = 0.2  # how long a line waits for its reader
@@ -28,10 +30,12 @@ MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
 
 
 class LogStream:
-    """Writes to the descriptor of another stream, past its buffer."""
+    """Writes to the descriptor of another stream, past its buffer. `line` formats a record."""
 
-    def __init__(self, stream: TextIO, shared: SharedState) -> None:
-        self.shared = shared
+    def __init__(
+        self, stream: TextIO, shared: SharedState, line: Callable[[logging.LogRecord], str]
+    ) -> None:
+        self.shared, self.line = shared, line
         self._out = _Descriptor(stream.fileno())
         self._encoding = stream.encoding or "utf-8"
         self._is_terminal = stream.isatty()
@@ -51,8 +55,10 @@ class LogStream:
         """Write a line, or drop it. After a dropped line, the following ones do not wait."""
         line = text.encode(self._encoding, "backslashreplace")
         if self._dropped:
-            gap = f"event=log-lines-dropped count={self._dropped}\n".encode()
-            line = b"\n" * self._is_cut + gap + line
+            gap = Event("log-lines-dropped", count=self._dropped)
+            record = logging.LogRecord("rq.worker", logging.WARNING, "", 0, gap, (), None)
+            line = f"{self.line(record)}\n".encode(self._encoding, "backslashreplace") + line
+            line = b"\n" * self._is_cut + line
         left = self._out.write(line, 0.0 if self._dropped else WAIT_S)
         if left:
             self._is_cut = left < len(line) or self._is_cut
@@ -133,38 +139,34 @@ def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
         os.close(own)
 
 
-def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> None:
-    """Set up the log of a worker as RQ does, but for all of RQ's loggers, and safe to print."""
-    colorizer.notty = True  # its colours would be escaped like the names that they colour
-    for name in ("rq.worker", "rq"):
-        setup_loghandlers(level, date_format, log_format, name)
-    logging.getLogger("rq.worker").addFilter(mask)
-    make_safe(all_handlers())
-
-
 def bound_logs(shared: SharedState) -> None:
     """Make all log handlers safe; those on stdout or stderr write to a LogStream for `shared`."""
+    yield_to_application()
     handlers = all_handlers()
     make_safe(handlers)
+    consoles = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     for handler in handlers:
         if not isinstance(handler, logging.StreamHandler) or handler is logging.lastResort:
             continue
         if isinstance(handler.stream, LogStream):
             handler.stream.shared = shared
-        elif handler.stream in (sys.stdout, sys.stderr) and _number(handler.stream) is not None:
+        elif handler.stream in consoles and _number(handler.stream) is not None:
             _flush(handler.stream)  # otherwise setStream does it, and may block
-            handler.setStream(LogStream(handler.stream, shared))
+            handler.setStream(LogStream(handler.stream, shared, handler.format))
 
 
 def print_by_line() -> None:
     """Flush what a task prints line by line: log lines no longer flush it."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    stream = getattr(sys.stdout, "stream", sys.stdout)  # below PrintedLines
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True)
 
 
 def flush_all() -> None:
     """Empty the buffers of stdout and stderr without blocking."""
     for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, PrintedLines):
+            stream.finish()
         _flush(stream)
 
 

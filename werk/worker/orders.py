@@ -12,6 +12,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import JobTimeoutException
 
+from werk.log_format import Event
 from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
@@ -81,8 +82,8 @@ def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
     except Unusable:
         raise
     except Exception as error:  # the job has expired, or cannot be read
-        name = type(error).__name__
-        recorder.log.log.error("event=incomplete job=%s reason=%s: %s", job_id, name, error)
+        why = f"{type(error).__name__}: {error}"
+        recorder.log.log.error(Event("incomplete", job=job_id, reason=why))
     worker.connection.zrem(COMMITTED, f"{order.run} {worker.name}")
     recorder.shared.end_finish()
 

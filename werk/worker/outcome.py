@@ -20,6 +20,7 @@ from rq.job import Job
 from rq.queue import Queue
 
 from werk.errors import WerkError
+from werk.log_format import Event
 from werk.printable import printable
 from werk.registry import FAILURE_TTL_S
 from werk.store import keys
@@ -190,7 +191,7 @@ class Recorder:
         except Unusable:
             raise
         except BaseException as error:
-            self.log.log.debug("event=unrecorded job=%s", claim.id, exc_info=True)
+            self.log.log.debug(Event("unrecorded", job=claim.id), exc_info=True)
             return error
         finally:
             self.shared.end_finish()

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from werk.log_format import Event
 from werk.worker.log_stream import flush_all
 
 SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel sends a signal when a pipe is closed
@@ -183,7 +184,7 @@ def forked(be: Callable[[], int]) -> int:
     try:
         code = be()
     except BaseException:
-        logging.getLogger("rq.worker").exception("event=died pid=%s", os.getpid())
+        logging.getLogger("rq.worker").exception(Event("died", pid=os.getpid()))
     finally:
         try:
             flush_all()

@@ -21,6 +21,7 @@ from rq.worker import Worker as PlainWorker
 from rq.worker.base import BaseWorker
 
 from werk.errors import EXIT_CONFIG, ConfigError
+from werk.log_format import Event
 from werk.store.connection import hang_up, link_over
 from werk.worker.commands import parse_command
 from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
@@ -155,7 +156,7 @@ class RQLoop(PlainWorker):
         try:
             rq.command.handle_command(self, parse_command(message))
         except (LookupError, TypeError, ValueError) as error:  # it would end RQ's thread
-            self.log.warning("event=bad-command worker=%s reason=%r", self.name, error)
+            self.log.warning(Event("bad-command", worker=self.name, reason=repr(error)))
 
     def _pubsub_exception_handler(self, exc: Exception, *args: Any) -> None:
         """Keep RQ's thread for commands running: a time-out would end it, and all commands."""

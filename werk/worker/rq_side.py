@@ -22,6 +22,7 @@ from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.queue import Queue
 
+from werk.log_format import Event
 from werk.store import keys, payload
 from werk.store.limits import MONTH_S
 from werk.worker.claim import Claim, Late
@@ -192,7 +193,7 @@ class RQSide(RQLoop):
         if self.ask_fence and job.get_result_ttl(self.default_result_ttl) != 0:
             self.not_kept = self.not_kept or why_not_kept(self.serializer.dumps, job._result)
             if self.not_kept:
-                self.log.warning("event=unstored job=%s reason=%s", job.id, self.not_kept)
+                self.log.warning(Event("unstored", job=job.id, reason=self.not_kept))
                 job._result = payload.UNSERIALIZABLE
         super().handle_job_success(job, queue, *args, **kwargs)
         self._forget_commit()

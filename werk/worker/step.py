@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from werk.log_format import Event
 from werk.store import keys, replies
 from werk.store.limits import LISTED_S, OWNED_S
 from werk.worker.counters import Counters
@@ -94,7 +95,7 @@ class Steps:
                     return [b"none", b"unasked", None, None]
                 if pause_s:
                     logging.getLogger("rq.worker").error(
-                        "event=redis-unreachable worker=%s reason=%s", self.name, error
+                        Event("redis-unreachable", worker=self.name, reason=error)
                     )
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
+from werk.log_format import Event
 from werk.store import keys
 from werk.store.connection import link_over
 from werk.store.scripts import Script
@@ -25,6 +26,7 @@ from werk.worker.commands import Commands, StopRequests
 from werk.worker.executions import Executions
 from werk.worker.guard import Guard
 from werk.worker.horse import run_horse
+from werk.worker.log import run_facts
 from werk.worker.process import Child, WakePipe
 from werk.worker.redis_side import AWAY
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
@@ -69,7 +71,8 @@ class Supervisor:
                     self.watch()
                     self.resolve_executions()
         except _GivenUp:
-            self.log.warning("event=given-up worker=%s: Redis is unreachable", self.worker.name)
+            why = "Redis is unreachable"
+            self.log.warning(Event("given-up", worker=self.worker.name, reason=why))
         finally:
             self.tear_down()
 
@@ -98,7 +101,7 @@ class Supervisor:
             else:
                 worker.unsubscribe()  # type: ignore[no-untyped-call]
         except (*AWAY, redis.exceptions.ResponseError) as error:  # NOREPLICAS, OOM, MISCONF, ...
-            self.log.warning("event=not-deregistered worker=%s reason=%s", worker.name, error)
+            self.log.warning(Event("not-deregistered", worker=worker.name, reason=error))
         finally:
             self.link.close()
 
@@ -132,7 +135,7 @@ class Supervisor:
         try:
             self.child.start(lambda: self.be_horse(plan))
         except OSError as error:  # no processes, descriptors or memory are left
-            self.log.error("event=no-horse worker=%s reason=%s", self.worker.name, error)
+            self.log.error(Event("no-horse", worker=self.worker.name, reason=error))
             return False
         if self.stop.is_draining and not plan.only_orders:  # the request came after the plan
             self.ask_to_stop()
@@ -193,7 +196,7 @@ class Supervisor:
     def guard_horse(self) -> None:
         verdict = self.guard.look()
         if verdict is Verdict.RECONNECT:
-            self.log.warning("event=reconnect worker=%s", self.worker.name)
+            self.log.warning(Event("reconnect", worker=self.worker.name))
             self.shared.reconnect = 1
             self.child.send_signal(HORSE_SIGNAL)
             self.worker.reconnect_pubsub()
@@ -282,13 +285,14 @@ class Supervisor:
         if progress.is_busy and is_meant(progress.run):
             self.kill(why, progress.run)
         else:
-            name = self.worker.name
-            self.log.warning("event=ignored worker=%s command=%s: no such job runs", name, why)
+            facts = {"worker": self.worker.name, "command": why, "reason": "no such job runs"}
+            self.log.warning(Event("ignored", **facts))
             self.child.signal_group(signal.SIGCONT)
 
     def kill(self, why: str, run: str = "") -> None:
         child = self.child
         if not child.killed and child.pid:
             child.killed, child.killed_run = why, run
-            self.log.warning("event=kill worker=%s reason=%s run=%s", self.worker.name, why, run)
+            facts = {"worker": self.worker.name, "reason": why, **run_facts(run)}
+            self.log.warning(Event("kill", **facts))
             child.signal_group(signal.SIGKILL)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import redis.exceptions
 
 from werk.errors import ConfigError, RedisUnavailable
+from werk.log_format import Event
 from werk.store.connection import Link
 from werk.store.keys import iso, text
 from werk.tasks import catalog
+from werk.worker.log import run_facts
 from werk.worker.scripts import script
 from werk.worker.shared_state import SharedState
 
@@ -60,7 +62,7 @@ class Ticker:
         self.shared.learn(float(redis_time), asked_at)
         self.ahead = f"{time.time() - self.shared.now():.3f}"
         if self.is_unreachable:
-            self.log.warning("event=redis-back worker=%s", self.worker.name)
+            self.log.warning(Event("redis-back", worker=self.worker.name))
         self.is_unreachable = False
         found = self._read(events)
         if found.has_more:
@@ -102,12 +104,13 @@ class Ticker:
                 self.write_birth()
             elif what == "dropped":
                 job_id, place, why = map(text, facts)
-                self.log.warning("event=dropped job=%s place=%s reason=%s", job_id, place, why)
+                self.log.warning(Event("dropped", job=job_id, place=place, reason=why))
             elif what == "unfinished":
                 unfinished.append(text(facts[0]))
             elif what != "more":
                 run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
-                self.log.warning("event=rescued run=%s became=%s crashes=%s", run, what, crashes)
+                own = {"worker": self.worker.name, "became": what, "crashes": crashes}
+                self.log.warning(Event("rescued", **run_facts(run), **own))
                 to_fail += [(run, crashes)] if what == "fail" else []
         is_again = any(what in (b"more", b"unborn") for what, *_ in events)
         has_more = is_again and not self.is_unreachable
@@ -131,7 +134,8 @@ class Ticker:
 
     def log_unreachable(self, error: Exception) -> None:
         if not self.is_unreachable:
-            self.log.error("event=redis-unreachable worker=%s reason=%s", self.worker.name, error)
+            name = self.worker.name
+            self.log.error(Event("redis-unreachable", worker=name, reason=error))
         self.is_unreachable = True
 
     def write_birth(self) -> None:

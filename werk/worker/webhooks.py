@@ -26,6 +26,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Reque
 from rq.job import Job
 from rq.webhook import Webhook
 
+from werk.log_format import Event
 from werk.printable import printable
 from werk.settings import host_name
 
@@ -100,7 +101,7 @@ def send_all(
 def _report(job: Job, host: str, why_not: str) -> None:
     count_failure()
     logging.getLogger("rq.worker").warning(
-        "event=webhook-failed job=%s host=%s reason=%s", job.id, host, why_not
+        Event("webhook-failed", job=job.id, host=host, reason=why_not)
     )
 
 
