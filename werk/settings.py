@@ -89,6 +89,7 @@ class Settings(NamedTuple):
     hooks_before: str | None
     hooks_after: str | None
     hooks_error: str | None
+    on_give_up: str | None  # a function to call for each final failure
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
@@ -140,6 +141,7 @@ class Settings(NamedTuple):
             hooks_before=env.get("WERK_HOOKS_BEFORE"),
             hooks_after=env.get("WERK_HOOKS_AFTER"),
             hooks_error=env.get("WERK_HOOKS_ERROR"),
+            on_give_up=env.get("WERK_ON_GIVE_UP"),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),
