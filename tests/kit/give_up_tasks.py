@@ -61,7 +61,7 @@ def is_deaf(job: Job, reason: str, traceback: str) -> None:
 
 def breaks(job: Job, reason: str, traceback: str) -> None:
     gave_up(job, reason, traceback)
-    raise SystemExit("the mail server is gone")
+    raise SystemExit("the mail server is down")
 
 
 def fail_once(folder: str, name: str) -> str:
