@@ -81,6 +81,7 @@ TASKS = {
     "fail_other": Task("worker_tasks.fail", retry=3, retry_on=("KeyError",)),
     "fail_once": Task("give_up_tasks.fail_once", retry=1, retry_delay=0, max_crashes=100),
     "note": Task("worker_tasks.note", max_crashes=100),
+    "broken": Task("worker_tasks.broken"),
     "block": Task("worker_tasks.block"),
     "doze": Task("worker_tasks.doze", timeout=1),
     "swallow": Task("worker_tasks.swallow", timeout=1, max_crashes=100),

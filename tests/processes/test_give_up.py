@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from itertools import count
@@ -15,10 +17,11 @@ from typing import NamedTuple
 import pytest
 import redis
 import roles
-from rq import Queue
-from rq.command import send_stop_job_command
+from faults import listening
+from rq import Callback, Queue
+from rq.command import send_kill_horse_command, send_stop_job_command
 from rq.job import Job
-from support import Process, children, run, samples, wait_until
+from support import PYTHONPATH, ROOT, Process, children, run, samples, wait_until
 from workers import Start, begun, ended, finished, go, horse, places, reason
 
 import werk
@@ -289,6 +292,65 @@ def test_patched_workers_have_it_too(handled: Handled, tmp_path: Path) -> None:
         werk.enqueue("doze", str(tmp_path), 60.0).id: "timeout",
     }
     assert {call.job: call.reason for call in handled.wait(2)} == wanted
+
+
+def test_a_broken_callback_and_a_killed_horse_are_final(
+    handled: Handled, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = handled.start()
+    path, callback = "worker_tasks.note", Callback("worker_tasks.broken")
+    job = Queue(connection=connection).enqueue(path, str(tmp_path), on_success=callback)
+    (call,) = handled.wait(1)
+    assert call[:2] == (job.id, "raised")
+    assert call.last == "RuntimeError: a broken callback"
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    send_kill_horse_command(connection, job.job.worker_name)
+    assert handled.wait(2)[1][:2] == (job.id, "crashed")
+    assert worker.poll() is None
+
+
+def test_the_example_sends_a_webhook_and_a_mail(handled: Handled, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "observability.md").read_text()
+    (example,) = re.findall(r"```python\n(# shop/alerts.py\n.*?)```", text, re.DOTALL)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "alerts.py").write_text(example)
+    posted, mailed = list[bytes](), list[bytes]()
+
+    def web_server(caller: socket.socket) -> None:
+        with caller.makefile("rb") as lines:
+            length = next(int(line[15:]) for line in lines if line.startswith(b"Content-Length:"))
+            while lines.readline().strip():
+                pass
+            posted.append(lines.read(length))
+        caller.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    def mail_server(caller: socket.socket) -> None:
+        caller.sendall(b"220 mail\r\n")
+        with caller.makefile("rb") as lines:
+            for line in lines:
+                caller.sendall(b"354 go\r\n" if line == b"data\r\n" else b"250 ok\r\n")
+                if line == b"data\r\n":
+                    mailed.append(b"".join(iter(lines.readline, b".\r\n")))
+                    caller.sendall(b"250 ok\r\n")
+
+    with listening(web_server) as web, listening(mail_server) as mail:
+        worker = handled.start(
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{PYTHONPATH}",
+            WERK_ON_GIVE_UP="shop.alerts.gave_up",
+            RQ_WORKER_CLASS="fast_worker.Worker",
+            ALERTS_WEBHOOK=f"http://127.0.0.1:{web}/alerts",
+            ALERTS_SMTP=f"127.0.0.1:{mail}",
+            ALERTS_TO="ops@shop.example",
+            no_proxy="127.0.0.1",
+        )
+        job = werk.enqueue("fail", str(tmp_path))
+        wait_until(lambda: "event=gave-up " in worker.output() or "give-up-f" in worker.output())
+    title = f"job {job.id} has failed (raised): ValueError: as asked"
+    assert [json.loads(body) for body in posted] == [{"text": title}], worker.output()
+    assert len(mailed) == 1, worker.output()
+    assert b"To: ops@shop.example" in mailed[0]
+    assert b"Traceback (most recent call last):" in mailed[0]
 
 
 def test_the_failures_that_wait_are_counted_and_reported(connection: redis.Redis) -> None:

@@ -125,7 +125,7 @@ class FinalFailures:
             self.log.event("gave-up", {"job": job_id, "reason": cause})
 
     def _job(self, job_id: str) -> Job:
-        """Return the job as it is now. It has only its id if its record has expired or is unreadable."""
+        """Return the job as it is now. It has only its id if its record cannot be read."""
         job = self.recorder.job(job_id)
         try:
             return rq_classes.load(job)
