@@ -90,6 +90,7 @@ class Settings(NamedTuple):
     middleware: tuple[str, ...]  # paths of functions around each execution
     enqueue_middleware: tuple[str, ...]  # and around each enqueue
     hooks: tuple[str, ...]  # variables that workers no longer read, and that are set
+    on_give_up: str | None  # a function to call for each final failure
     allow_unregistered: bool
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
@@ -147,6 +148,7 @@ class Settings(NamedTuple):
             middleware=_words(env.get("WERK_MIDDLEWARE", "")),
             enqueue_middleware=cls.around_enqueues(environ),
             hooks=tuple(name for name in _HOOKS if name in env),
+            on_give_up=env.get("WERK_ON_GIVE_UP"),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),

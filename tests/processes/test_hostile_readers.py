@@ -42,7 +42,9 @@ OF_WORKER = (
     " werk_v werk_lines_dropped"
 ).split()
 OF_JOB = "enqueued_at werk_enqueued created_at status origin description data werk_task".split()
-SHARED = "suspended werk:paused werk:leases werk:ready werk:tallies werk:catalog".split()
+SHARED = (
+    "suspended werk:paused werk:leases werk:ready werk:tallies werk:catalog werk:gave-up".split()
+)
 LISTS = ("queues", "workers")  # one of them at a time: with both gone nobody knows a name
 OF_QUEUE = "queue:{} queue:{}:intermediate wip:{} scheduled:{} failed:{} ready:{} werk:serves:{}"
 KINDS = ("string", "list", "set", "zset", "hash", "stream")

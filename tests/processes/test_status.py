@@ -105,7 +105,9 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
     werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     found = json.loads(run("werk", "status", "--json").stdout)
-    assert set(found) == set("schema time redis queues workers failed_webhooks problems".split())
+    assert set(found) == set(
+        "schema time redis queues workers failed_webhooks gave_up problems".split()
+    )
     assert found["schema"] == 1
     assert set(found["queues"]["default"]) == set(
         "waiting oldest_s running scheduled ready failed paused workers".split()

@@ -40,7 +40,7 @@ OF_WORKER = (
 OF_EXECUTION = "id job_id created_at last_heartbeat worker_name werk_ending".split()
 SHARED = [
     "suspended", "queues", "workers", "workers:high", "werk:paused", "werk:tallies", "werk:leases",
-    "werk:ticked", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
+    "werk:ticked", "werk:gave-up", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
     "rl-keys", "rl:k", "rl:k:allowed", "rl:k:rate_limited", "clean_registries:high",
     *[f"{place}:{queue}" for place in (*PLACES, "wip", "queue") for queue in QUEUES],
 ]  # fmt: skip
@@ -111,7 +111,7 @@ class Fleet:
         supervisor, horse = self.pair.supervisor, self.pair.horse
         supervisor.child.killed = supervisor.ticker.lost_run = ""
         supervisor.executions.orders.clear()
-        horse.shared.stop, horse.steps.shows_busy, horse.cleans = 0, False, False
+        horse.shared.stop, horse.steps.shows_busy, horse.chores.are_due = 0, False, False
         self.pair.claim = self.claim
         horse.shared.show(0, self.claim.id, self.claim.execution)
         with self.redis.pipeline() as pipeline:

@@ -16,6 +16,7 @@ from contents import Contents, table
 
 from werk.client import request
 from werk.ops.actions import act_script
+from werk.store.limits import MOST_GAVE_UP
 from werk.worker.scripts import script
 
 Words = tuple[Any, ...]
@@ -124,6 +125,9 @@ class Lua:
 
     def fence(self) -> Any:
         return self.of_worker("fence", "a:h1", "high", 10, "one")
+
+    def take_failure(self, worker: str = "one") -> Any:
+        return self.run(script("take_failure", self.version).text, worker)
 
     def fence_generation(self) -> Any:
         return self.of_worker("fence_generation", "one", "new", 15)
@@ -290,6 +294,107 @@ def test_counts_are_added_to_the_worker_and_to_the_counters(lua: Lua) -> None:
         worker:one              state=idle werk_step=h2 werk_moved=now+0
         worker:one+             successful_job_count=4 total_working_time=3
         werk:tallies            sleep|done=4 sleep|seconds=1""")
+
+
+# --- final failures, for WERK_ON_GIVE_UP
+
+GAVE_UP = "rq:werk:gave-up"
+
+
+def test_a_final_failure_is_noted_with_its_outcome(lua: Lua) -> None:
+    lua.begin()
+    request = {"finish": lua.finish("failed raised")}
+    assert lua.step("h2", **request)[0] == "done"
+    changes = lua.changes()
+    assert changes["werk:gave-up"] == "=0 6000 raised h1 a"
+    assert changes["job:a"].startswith("status=failed ")
+    assert changes["failed:high"] == "a=6500"
+    assert lua.step("h2", **request, resent=1)[0] == "again"
+    assert lua.changes() == {}
+
+
+def test_a_final_failure_whose_list_has_another_type_replaces_it(lua: Lua) -> None:
+    lua.begin()
+    lua.given("SET werk:gave-up x")
+    assert lua.step("h2", lua.finish("failed crashed"))[0] == "done"
+    assert lua.changes()["werk:gave-up"] == "=0 6000 crashed h1 a"
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped", "finished", "scheduled"])
+def test_other_outcomes_are_not_noted(lua: Lua, status: str) -> None:
+    lua.begin()
+    assert lua.step("h2", lua.finish(status))[0] == "done"
+    assert "werk:gave-up" not in lua.changes()
+
+
+@pytest.mark.parametrize(
+    "change", ["ZREM wip:high a:h1", "DEL job:a", "SET failed:high x"], ids=["late", "gone", "full"]
+)
+def test_a_failure_that_is_not_recorded_is_not_noted(lua: Lua, change: str) -> None:
+    lua.begin()
+    lua.given(change)
+    assert lua.step("h2", lua.finish("failed raised"))[0] in ("late", "misplaced")
+    assert "werk:gave-up" not in lua.changes()
+
+
+def test_the_failure_of_a_job_that_was_cancelled_is_not_noted(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZREM wip:high a:h1", "ZADD canceled:high 1 a", "HSET job:a status canceled")
+    assert lua.step("h2", lua.finish("failed raised"))[0] == "done"
+    assert "werk:gave-up" not in lua.changes()
+
+
+def test_a_horse_has_one_final_failure_in_hand(lua: Lua) -> None:
+    assert lua.take_failure() is None
+    assert lua.changes() == {}
+    lua.given("RPUSH werk:gave-up 0_first 0_second")
+    assert lua.take_failure() == "0_first"
+    assert lua.changes() == table("""
+        werk:gave-up            =0_second
+        werk:gave-up:one        =0_first lives=2592000""")
+    assert lua.take_failure() == "0_first"  # the same request, sent again
+    assert lua.changes() == {}
+    assert lua.take_failure("two") == "0_second"
+
+
+def test_what_a_dead_horse_has_in_hand_is_put_back(lua: Lua) -> None:
+    """By its supervisor or, if that is dead as well, by another worker's tick."""
+    lua.redis.rpush(f"{GAVE_UP}:one", "0 1 raised x a", "odd")
+    lua.redis.rpush(GAVE_UP, "0 1 raised x b")
+    lua.given()
+    assert lua.fence_generation() == []
+    assert lua.redis.lrange(GAVE_UP, 0, -1) == [b"0 1 raised x b", b"1 1 raised x a"]
+    assert not lua.redis.exists(f"{GAVE_UP}:one")
+    lua.redis.rpush(f"{GAVE_UP}:two", "8 1 raised x c", "9" * 400 + " 1 raised x d")
+    lua.given(f"ZADD werk:leases {time.time() - 10} two")
+    assert lua.tick("one") == []
+    assert lua.redis.lrange(GAVE_UP, 2, -1) == [b"9 1 raised x c", b"9 1 raised x d"]
+    assert not lua.redis.exists(f"{GAVE_UP}:two")
+
+
+def test_a_tick_drops_the_oldest_of_too_many_failures(lua: Lua) -> None:
+    lua.redis.rpush(GAVE_UP, *range(MOST_GAVE_UP))
+    assert lua.tick("one") == []
+    assert lua.redis.hget("rq:werk:tallies", "dropped_give_ups") is None
+    lua.redis.rpush(GAVE_UP, "a", "b", "c")
+    lua.tick("one")
+    assert lua.redis.lrange(GAVE_UP, 0, 0) == [b"3"]
+    assert lua.redis.llen(GAVE_UP) == MOST_GAVE_UP
+    lua.redis.rpush(GAVE_UP, "d")
+    lua.tick("one")
+    assert lua.redis.hget("rq:werk:tallies", "dropped_give_ups") == b"4"
+
+
+@pytest.mark.parametrize("key", ["werk:gave-up", "werk:gave-up:one"])
+def test_a_list_of_failures_may_have_another_type(lua: Lua, key: str) -> None:
+    lua.given(f"SET {key} x")
+    assert lua.take_failure() is None
+    lua.given(f"SET {key} x")
+    assert lua.fence_generation() == []
+    lua.given(f"SET {key} x", "RPUSH werk:gave-up:two 0_x")
+    lua.given(f"ZADD werk:leases {time.time() - 10} two")
+    lua.redis.hset("rq:worker:one", mapping={"birth": "x", "werk_horse": "h"})
+    assert lua.tick("one") == []
 
 
 # --- tick.lua

@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 592,
+    "werk": 594,
     "cli": 840,
     "client": 430,
     "dev": 340,

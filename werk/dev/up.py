@@ -231,13 +231,14 @@ def _modules(top: str) -> list[str]:
 def _sources() -> list[str]:
     """Return the files of tasks and tables: a running worker keeps the versions that it read.
 
-    The modules of WERK_PRELOAD belong to them.
+    The modules of WERK_PRELOAD and WERK_ON_GIVE_UP belong to them.
     """
     settings = Settings.read()
     tables = ("werk.registry", *(place.partition(":")[0] for place in settings.registry))
     files = [getattr(sys.modules.get(name), "__file__", None) for name in tables]
     files += [source(task.path) for task in registry.tasks().values()]
     files += [source(f"{module}.any") for module in settings.preload]
+    files += [source(settings.on_give_up)] if settings.on_give_up else []
     return [file for file in files if file]
 
 

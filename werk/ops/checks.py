@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from werk.errors import ArgumentError, RedisUnavailable
-from werk.ops.snapshot import PLAIN_RQ, Queue, Server, Snapshot, Worker
+from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Server, Snapshot, Worker
 from werk.printable import listed, printable
+from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
 
@@ -17,6 +18,7 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
 MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
 READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
+GAVE_UP_S = 60.0  # a final failure has waited for its handler; a worker may run a long job
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 
 
@@ -72,6 +74,7 @@ def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Proble
     """Return what is wrong, the worst first."""
     found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
     found += _of_keys(snapshot)
+    found += _of_final_failures(snapshot.gave_up)
     for queue in snapshot.queues.values():
         found += _of_queue(queue, snapshot, limits)
     return sorted(found, key=lambda problem: problem.level != CRITICAL)
@@ -158,6 +161,14 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
     if snapshot.pages.damaged:
         fix = "restart a worker that serves the task, or HDEL the field"
         yield Problem(WARNING, snapshot.pages.problem(), fix)
+
+
+def _of_final_failures(gave_up: GaveUp) -> Iterator[Problem]:
+    if (gave_up.oldest_s or 0) > GAVE_UP_S:
+        what = f"{gave_up.waiting} final failures wait for WERK_ON_GIVE_UP"
+        what += f", the first for {age(gave_up.oldest_s)}"
+        fix = f"start a worker that has it; if none shall: DEL {keys.key('werk', 'gave-up')}"
+        yield Problem(WARNING, what, fix)
 
 
 def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:

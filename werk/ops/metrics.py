@@ -90,6 +90,11 @@ class _SnapshotCollector(Collector):
         yield family
         text, failed = "Webhooks that failed or were left out", self.snapshot.failed_webhooks
         yield CounterMetricFamily("werk_failed_webhooks", text, failed)
+        waiting, _, dropped = self.snapshot.gave_up
+        text = "Final failures that wait for a worker with WERK_ON_GIVE_UP"
+        yield GaugeMetricFamily("werk_give_ups_waiting", text, waiting)
+        text = "Final failures that were dropped because too many waited"
+        yield CounterMetricFamily("werk_give_ups_dropped", text, dropped)
         text = "Keys and entries of the catalog that cannot be read"
         damaged = GaugeMetricFamily("werk_damaged", text, labels=["kind"])
         damaged.add_metric(["key"], len(self.snapshot.damaged))

@@ -100,6 +100,14 @@ class Worker(NamedTuple):
         return self.state != "stale"
 
 
+class GaveUp(NamedTuple):
+    """Final failures that wait for a worker with WERK_ON_GIVE_UP."""
+
+    waiting: int
+    oldest_s: float | None
+    dropped: int  # because too many waited
+
+
 class Snapshot(NamedTuple):
     """One reading."""
 
@@ -110,6 +118,7 @@ class Snapshot(NamedTuple):
     counters: Mapping[str, str]  # of executions, by all horses: "<task>|<what>" -> number
     damaged: Sequence[str]  # keys that cannot be read
     pages: catalog_page.Pages
+    gave_up: GaveUp
 
     @classmethod
     def read(cls, link: Link) -> Snapshot:
@@ -127,7 +136,9 @@ class Snapshot(NamedTuple):
         counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
         server = _server(link, keys.text(info), seen["suspended"])
         read = catalog_page.pages(pages)
-        return cls(now, server, counted, workers, seen["counters"], [*seen["damaged"]], read)
+        counters = seen["counters"]
+        gave_up = _gave_up(now, counters, *seen["gave_up"])
+        return cls(now, server, counted, workers, counters, [*seen["damaged"]], read, gave_up)
 
     @property
     def failed_webhooks(self) -> int:
@@ -180,6 +191,11 @@ def _queue(
     ready_s = _ago(number(ready_since), now) if facts["ready"] and ready_since else None
     found = _deferred(deferred)
     return Queue(oldest_s=oldest_s, ready_s=ready_s, differing=differing, deferred=found, **facts)
+
+
+def _gave_up(now: float, counters: Mapping[str, str], waiting: int, since: str) -> GaveUp:
+    oldest_s = _ago(number(since), now) if waiting and since else None
+    return GaveUp(waiting, oldest_s, whole(counters.get(keys.DROPPED_GIVE_UPS)))
 
 
 def _deferred(rows: Sequence[Sequence[str]]) -> Deferred | None:

@@ -31,6 +31,7 @@ def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, An
         },
         "workers": [{key: getattr(own, key) for key in of_worker} for own in snapshot.workers],
         "failed_webhooks": snapshot.failed_webhooks,
+        "gave_up": snapshot.gave_up._asdict(),
         "problems": [problem._asdict() for problem in problems(snapshot, limits)],
     }
 
@@ -49,6 +50,8 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     workers = [_worker_row(worker) for worker in snapshot.workers]
     count = snapshot.failed_webhooks
     webhooks = f"{count} webhooks failed or were left out: event=webhook-failed in workers' logs"
+    waiting, _, dropped = snapshot.gave_up
+    gave_up = f"{waiting} final failures wait for WERK_ON_GIVE_UP, {dropped} were dropped"
     lines = [
         ", ".join(facts),
         "",
@@ -57,6 +60,7 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
         *_columns("worker state beat done failed kind queues job".split(), workers),
         "",
         *[webhooks, ""] * bool(count),
+        *[gave_up, ""] * any(snapshot.gave_up),
         *(f"{own.level}: {own.what}: {own.fix}" for own in problems(snapshot, limits)),
     ]
     return "\n".join(map(printable, lines)).rstrip()

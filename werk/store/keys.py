@@ -16,6 +16,7 @@ RECORD_VERSION = 1
 # Upper bounds, in seconds, of the histogram of execution times that horses keep (counters.py).
 DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed or were left out
+DROPPED_GIVE_UPS = "dropped_give_ups"  # field beside it: final failures that tick.lua dropped
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result
 

@@ -12,4 +12,5 @@ DEFER_S = 10  # how long a job is deferred whose task a worker does not know
 UNKNOWN_S = 600  # such a job fails this long after it was first deferred
 MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
+MOST_GAVE_UP = 10_000  # final failures that may wait for their handler
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta

@@ -25,6 +25,7 @@ _CONSTANTS = {
     "OWNED_S": limits.OWNED_S,
     "LISTED_S": limits.LISTED_S,
     "MONTH_S": limits.MONTH_S,
+    "MOST_GAVE_UP": limits.MOST_GAVE_UP,
     "DESCRIPTION_LENGTH": limits.DESCRIPTION_LENGTH,
     "ERROR_LENGTH": limits.ERROR_LENGTH,
     "DEFAULT_TIMEOUT_S": DEFAULT_TIMEOUT_S,
@@ -38,6 +39,7 @@ _SMALL = {
     "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
     "withdraw": "for _, queue in ipairs(QUEUES) do"
     " withdraw(WORKER, queue, cjson.decode(SERVED)) end",
+    "take_failure": "return take_failure(WORKER)",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
 
@@ -98,6 +100,7 @@ _PRELUDES = {
     "back": named(("RUN", "WORKER", "IS_CRASH")),
     "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
     "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
+    "take_failure": named(("WORKER",)),
     "withdraw": "\n".join((named(("WORKER", "SERVED")), rest("QUEUES", 3))),
 }
 
@@ -105,7 +108,7 @@ _PRELUDES = {
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
     """Return step, tick, act or snapshot (see their headers), back, fence,
-    fence_generation, withdraw or spare.
+    fence_generation, withdraw, take_failure or spare.
 
     `prelude` is Lua that names the script's arguments.
     """

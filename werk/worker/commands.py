@@ -54,11 +54,13 @@ class StopRequests:
     def __init__(self) -> None:
         self.is_draining = self.is_cold = False
         self.drained_at = float("inf")  # a second signal may come before the first is noted
+        self.waits_since = self.drained_at  # since when the horse has no reason to go on
         self.is_undated = False  # a request to shut down is not yet in Redis
 
     def drain(self, is_busy: bool) -> None:
         """Leave when the horse has finished its job."""
-        self.is_draining, self.drained_at, self.is_undated = True, time.monotonic(), is_busy
+        self.drained_at = self.waits_since = time.monotonic()
+        self.is_draining, self.is_undated = True, is_busy
 
     def stop_cold(self) -> None:
         """Leave without waiting for the job: it returns to the front of its queue."""

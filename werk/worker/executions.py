@@ -18,6 +18,7 @@ from werk.worker.shared_state import Leave, Order, Progress, SharedState
 if TYPE_CHECKING:
     from werk.worker import Worker
 
+UNENDED = "a callback, or RQ's own code after the task, did not end"
 IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
 
 
@@ -77,7 +78,7 @@ class Executions:
             ignored = f"and took no notice for {self.worker.grace_s:g} s: killed"
             self.order(run, f"{IGNORED_LIMIT}, {ignored}")
         elif why == "finish":
-            self.order(run, "a callback, or RQ's own code after the task, did not end: killed")
+            self.order(run, f"{UNENDED}: killed")
         elif leave is Leave.UNUSABLE and run == progress.run:
             self.order(run, self.shared.reason)
         else:

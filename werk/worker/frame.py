@@ -25,6 +25,7 @@ import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 
+from werk.worker.causes import cause_of
 from werk.worker.claim import Call, Claim, Late, Unknown
 from werk.worker.outcome import Outcome, failure, success
 from werk.worker.process import end_copies
@@ -164,7 +165,8 @@ class Frame:
             return recorder.fail(claim, job, trouble)
         outcome = self.plain_success()
         if not outcome and (why_not := self.why_open(trouble)):
-            return failure(claim, why_not, performer.shared.now())
+            ended = failure(claim, why_not, performer.shared.now())
+            return recorder.final(ended, cause_of(why_not))
         if trouble:
             facts = {**claim.facts(self.task), "reason": f"{type(trouble).__name__}: {trouble}"}
             performer.log.event("patch-failed", facts, logging.WARNING)

@@ -27,8 +27,9 @@ from werk.store import payload
 from werk.store.connection import hang_up
 from werk.store.keys import text
 from werk.worker import rq_classes
+from werk.worker.causes import REFUSED
+from werk.worker.chores import Chores
 from werk.worker.claim import Claim, Refused, Unknown
-from werk.worker.cleaner import Cleaner
 from werk.worker.counters import Counters
 from werk.worker.frame import Frame
 from werk.worker.idle import Idle
@@ -144,13 +145,12 @@ class Horse:
         self.log = self.performer.log
         self.steps = Steps(worker, shared, plan.generation, counters)
         self.idle = Idle(worker.connection, wake_r)
-        self.cleaner = Cleaner(worker, shared)
+        self.chores = Chores(self.performer, self.settings.on_give_up)
         self.follows_strategy = worker.has_strategy()
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
         self.is_busy = False  # with a job in hand
-        self.cleans = self.cleaner.is_due()
         self.idle_since = time.monotonic()
 
     def become_child(self) -> None:
@@ -167,7 +167,8 @@ class Horse:
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)
         print_by_line()
-        self.is_prepared = self.performer.runner.prepare(self.settings)
+        is_prepared = self.performer.runner.prepare(self.settings)
+        self.is_prepared = is_prepared and self.chores.prepare()
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal: it asks for new connections, or a time limit is over."""
@@ -175,7 +176,7 @@ class Horse:
             self.shared.reconnect = 0
             for channel in (self.steps.channel, *self.idle.channels.values()):
                 hang_up(channel.socket)
-            if not self.cleaner.break_off() and self.shared.finishing:
+            if not self.chores.cleaner.break_off() and self.shared.finishing:
                 hang_up_all(self.worker.connection)
         self.performer.runner.interrupt(signum, frame)
 
@@ -191,13 +192,13 @@ class Horse:
         """Claim, run, finish, until there is a reason to leave."""
         if not self.is_prepared:
             return Leave.UNPREPARED
-        shared, steps, performer = self.shared, self.steps, self.performer
+        shared, steps, performer, chores = self.shared, self.steps, self.performer, self.chores
         claim: Claim | None = None
         outcome: Outcome | None = None
         flushed_at = 0.0
         while True:
             leave = self.reason_to_leave()
-            wants_job = leave is None and not self.cleans
+            wants_job = leave is None and not chores.are_due
             became, claimed, dropped, paused = steps.step(outcome, wants_job)
             if steps.flushed_at != flushed_at:
                 flushed_at = steps.flushed_at
@@ -227,14 +228,12 @@ class Horse:
                 return leave
 
     def rest(self, leave: Leave | None, why: bytes, paused: Sequence[bytes]) -> Leave | None:
-        """Without a job: clean up or wait, or return why to leave."""
+        """Without a job: do chores or wait, or return why to leave."""
         self.shared.show(self.jobs, "", self.steps.execution)
         if self.is_busy:
             self.is_busy, self.idle_since = False, time.monotonic()
-        if self.cleans:
-            self.cleans = False
-            self.cleaner.clean()
-            return None
+        if self.chores.do():
+            return leave
         leave = leave or self.reason_to_leave() or self.reason_not_to_wait(why)
         if not leave:
             self.wait(why, paused)
@@ -256,8 +255,8 @@ class Horse:
         return None
 
     def look_around(self) -> None:
-        """Check twice a second whether a clean-up is due, and how much memory we use."""
-        self.cleans = self.cleaner.is_due()
+        """Check twice a second whether chores are due, and how much memory we use."""
+        self.chores.look()
         if self.jobs and 0 < self.settings.horse_mb < resident_mb():
             self.last_job = self.jobs
 
@@ -278,7 +277,7 @@ class Horse:
             performer.counters.leave_last_to_rq()
         if became == b"dependents" and performer.last_success:
             return performer.recorder.succeed(*performer.last_success)
-        return misplaced(outcome, self.shared.now())
+        return performer.recorder.final(misplaced(outcome, self.shared.now()), REFUSED)
 
     def log_late(self, claim: Claim | None, became: bytes) -> None:
         if claim and became in (b"late", b"misplaced"):
@@ -297,4 +296,5 @@ class Horse:
             left = HELD_S if left is None else min(HELD_S, left)
         if steps.counters or steps.shows_busy:  # written soon, but no result waits for that
             left = FLUSH_S if left is None else min(FLUSH_S, left)
-        self.idle.wait([key for key in steps.keys if key.encode() not in paused], left)
+        queues = [key for key in steps.keys if key.encode() not in paused]
+        self.idle.wait(queues + self.chores.failures.places, left)

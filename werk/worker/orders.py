@@ -17,8 +17,9 @@ from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 from werk.worker import rq_classes
+from werk.worker.causes import CRASHED, STOPPED, TIMEOUT
 from werk.worker.claim import Claim, Late
-from werk.worker.executions import IGNORED_LIMIT
+from werk.worker.executions import IGNORED_LIMIT, UNENDED
 from werk.worker.outcome import Outcome, Recorder, failure
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.retries import limit_retries
@@ -54,11 +55,14 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
     recorder.log.event(event, {**claim.facts(), "reason": order.reason}, level)
     recorder.counters.add(text(claim.task), False)
     why = RuntimeError(order.reason)
+    cause = TIMEOUT if order.reason.startswith((IGNORED_LIMIT, UNENDED)) else CRASHED
+    cause = STOPPED if order.is_stopped else cause
     if order.is_raw:
         status = "stopped" if order.is_stopped else "failed"
         keep_s = _failure_ttl(claim.id, recorder)
-        return failure(claim, why, recorder.shared.now(), status, keep_s)
-    return recorder.record(claim, recorder.job(claim.id), record, why)
+        ended = failure(claim, why, recorder.shared.now(), status, keep_s)
+        return recorder.final(ended, cause)
+    return recorder.record(claim, recorder.job(claim.id), record, why, cause)
 
 
 def _failure_ttl(job_id: str, recorder: Recorder) -> int:

@@ -28,6 +28,7 @@ from werk.store.keys import text
 from werk.store.limits import DEFER_S, ERROR_LENGTH, UNKNOWN_S
 from werk.store.scripts import Script
 from werk.worker import rq_classes, webhooks
+from werk.worker.causes import STOPPED, cause_of
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.counters import Counters
 from werk.worker.log import JobLog
@@ -51,7 +52,7 @@ class Outcome(NamedTuple):
     job: bytes  # its id
     queue: bytes
     execution: str  # its id
-    status: str  # finished, failed, stopped, or scheduled: deferred
+    status: str  # finished, failed, stopped, scheduled: deferred; or 'failed <cause>': see final()
     keep_s: int  # how long the job is kept
     until: int | str  # when that ends; if deferred, when the job is due; on Redis's clock
     value: bytes | str  # base64 of the result or the traceback; if deferred, since when, and why
@@ -163,25 +164,46 @@ class Recorder:
             shown = f"{type(why).__name__}: {why}"
             self.worker.handle_job_failure(job, queue, exc_string=shown, execution=execution)
 
-        return self.record(claim, job, record, why)
+        return self.record(claim, job, record, why, cause_of(why))
 
     def record(
-        self, claim: Claim, job: Job, record: Record, why: BaseException | None = None
+        self,
+        claim: Claim,
+        job: Job,
+        record: Record,
+        why: BaseException | None = None,
+        cause: str = "",
     ) -> Outcome | None:
-        """Have RQ's code record an outcome. Return None, or a failure if it did not."""
-        trouble = self._try_to_record(claim, job, record)
+        """Have RQ's code record an outcome. Return None, or a failure if it did not.
+
+        `why` and `cause` of a failure, if that is what is recorded, are known before.
+        """
+        trouble = self._try_to_record(claim, job, record, cause)
         for _ in range(MOST_UNDONE):
             if not isinstance(trouble, Undone):
                 break
-            trouble = self._try_to_record(claim, self.job(claim.id), record)
-        return failure(claim, why or trouble, self.shared.now()) if trouble else None
+            trouble = self._try_to_record(claim, self.job(claim.id), record, cause)
+        if not trouble:
+            return None
+        error = why or trouble
+        return self.final(failure(claim, error, self.shared.now()), cause or cause_of(error))
 
-    def _try_to_record(self, claim: Claim, job: Job, record: Record) -> BaseException | None:
+    def final(self, outcome: Outcome, cause: str) -> Outcome:
+        """Have step.lua note a failure for the handler of WERK_ON_GIVE_UP, if there is one."""
+        if outcome.status != "failed" or cause == STOPPED or not self.worker.on_final_failure:
+            return outcome
+        self.worker.on_final_failure()
+        return outcome._replace(status=f"failed {cause}")
+
+    def _try_to_record(
+        self, claim: Claim, job: Job, record: Record, cause: str
+    ) -> BaseException | None:
         """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
         self.shared.begin_finish(FINISH_S)
         try:
             with self.worker.executing(claim, job) as (queue, execution):
                 self.begin_finish(job)
+                self.worker.cause = cause or self.worker.cause
                 record(job, queue, execution)
                 if self.is_recorded(claim):
                     return None

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 from rq.executions import Execution
 from rq.job import Job, Retry
 from rq.queue import Queue
@@ -25,6 +25,7 @@ from rq.queue import Queue
 from werk.log_format import Event
 from werk.store import keys, payload
 from werk.store.limits import MONTH_S
+from werk.worker.causes import RAISED, WAITING, cause_of, entry
 from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
@@ -50,6 +51,9 @@ class RQSide(RQLoop):
     has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
     redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
+    on_final_failure: Callable[[], None] | None = None  # set by a horse with WERK_ON_GIVE_UP
+    cause = RAISED  # of the failure that is being recorded
+    _is_final = False  # and it is for the handler
 
     # --- recording an outcome
 
@@ -62,7 +66,7 @@ class RQSide(RQLoop):
             execution._job = load(job)
             job.redis_server_version = self.server_version()
             self.executions, self.recorded_run = {execution.id: execution}, claim.run
-            self.has_committed = False
+            self.has_committed, self._is_final, self.cause = False, False, RAISED
             yield self.queue(job.origin), execution
         finally:
             self.executions, self.recorded_run = {}, ""
@@ -126,6 +130,7 @@ class RQSide(RQLoop):
         if self.frame and isinstance(error, (Late, Unusable)):
             raise error  # it comes from RQ's own code, which takes it for the task's
         if not self.frame or self.frame.fail(error):
+            self.cause = cause_of(error)
             limit_retries(job, type(error))
             super()._finalize_failure(job, queue, execution, exc_info)
 
@@ -154,6 +159,9 @@ class RQSide(RQLoop):
         mark = self._mark = f"{self.recorded_run} {self.name}"
         pipeline.zadd(COMMITTED, {mark: self.redis_time()})
         pipeline.expire(COMMITTED, MONTH_S)
+        if self._is_final and self.on_final_failure:
+            pipeline.rpush(WAITING, entry(self.cause, self.recorded_run, self.redis_time()))
+            self.on_final_failure()
 
         def is_committed() -> bool:
             return client.zscore(COMMITTED, mark) is not None
@@ -206,10 +214,20 @@ class RQSide(RQLoop):
         super().increment_successful_job_count(pipeline)
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        if self.ask_fence and job.should_retry and self._stopped_job_id != job.id:
+        is_stopped = self._stopped_job_id == job.id
+        if self.ask_fence and job.should_retry and not is_stopped:
             note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
+        elif self.on_final_failure:
+            self._is_final = not is_stopped and not self._is_cancelled(job)
         super().handle_job_failure(job, queue, *args, **kwargs)
         self._forget_commit()
+
+    def _is_cancelled(self, job: Job) -> bool:
+        """Return whether a job was cancelled while it ran."""
+        try:
+            return self.connection.zscore(keys.key("canceled", job.origin), job.id) is not None
+        except ResponseError:  # no sorted set
+            return False
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Retry, *args: Any, **kwargs: Any

@@ -33,7 +33,7 @@ class Leave(IntEnum):
     RECYCLED = 105  # a new horse takes over
     ORDERS_DONE = 106  # it was started only for orders
     UNUSABLE = 107  # it cannot continue; the shared state has the reason
-    UNPREPARED = 108  # a module of WERK_PRELOAD cannot be imported
+    UNPREPARED = 108  # WERK_PRELOAD or WERK_ON_GIVE_UP cannot be imported
 
 
 class Order(NamedTuple):

@@ -49,7 +49,7 @@ class Supervisor:
     """Created by Worker.work(). Signals and commands only leave notes: the loop acts on them."""
 
     exit_code = EXIT_OK
-    had_horse = False  # that could import WERK_PRELOAD
+    had_horse = False  # that could import WERK_PRELOAD and WERK_ON_GIVE_UP
 
     def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
         self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
@@ -94,7 +94,8 @@ class Supervisor:
         worker.supervisor = None
         self.wake.remove()
         try:
-            if not worker.connection.exists(worker.executions_key):
+            in_hand = keys.key("werk", "gave-up", worker.name)
+            if not worker.connection.exists(worker.executions_key, in_hand):
                 self.ticker.withdraw()
                 worker.connection.zrem(LEASES, worker.name)
                 worker.teardown()  # type: ignore[no-untyped-call]
@@ -171,7 +172,9 @@ class Supervisor:
         elif progress.deadline and clock >= progress.deadline != child.told:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
-        elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
+        elif progress.deadline and not self.shared.finishing:
+            stop.waits_since = clock  # for a task, or for the handler of WERK_ON_GIVE_UP
+        elif stop.is_draining and not progress.is_busy and clock > stop.waits_since + grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:

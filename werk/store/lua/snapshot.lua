@@ -6,7 +6,8 @@
 --
 -- No KEYS, no ARGV. Constants, from snapshot.py: SERVED_S, MOST_SERVED, DEFER_S.
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
---       of another type, or too large to read), and by name
+--       of another type, or too large to read), gave_up (how many final failures wait for their
+--       handler, and since when the first of them), and by name
 --       queues   name, waiting, since and since_by_rq (see `oldest`), running, scheduled, failed,
 --                paused, left (executions of dead workers), in_hand (jobs that plain RQ workers
 --                have taken), ready (dependents that RQ is about to enqueue), ready_since (when a
@@ -150,7 +151,10 @@ end
 -- The workers come first: read_worker adds the queues that they serve.
 local worker_rows = rows(read_worker, sorted(workers), P .. ':worker:')
 local queue_rows = rows(read_queue, sorted(queues), P .. ':queue:')
+local gave_up = P .. ':werk:gave-up'
+local first = string.match(ask('', 'LINDEX', gave_up, 0), '^%d+ ([%d.]+)') or ''
 local rest = cjson.encode({
+  gave_up = {ask(0, 'LLEN', gave_up), string.sub(first, 1, LONGEST_TIME)},
   time = clock, suspended = ask(0, 'EXISTS', P .. ':suspended') == 1,
   counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS), damaged = sorted(damaged),
 })

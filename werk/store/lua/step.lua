@@ -16,7 +16,8 @@
 --       written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
 --       Only if an execution has just ended, its outcome (Outcome in outcome.py):
 --       ENDED_JOB   ENDED_QUEUE   ENDED_EXECUTION
---       ENDED_STATUS 'finished', 'failed', 'stopped' or 'scheduled' (deferred)
+--       ENDED_STATUS 'finished', 'failed', 'stopped' or 'scheduled' (deferred); 'failed <cause>':
+--       the failure is also appended to werk:gave-up, for WERK_ON_GIVE_UP (see lib.lua)
 --       ENDED_KEEP_S, seconds that the job is kept   ENDED_UNTIL, when they end or, for
 --       'scheduled', when the job is due; on Redis's clock
 --       ENDED_VALUE, base64 of the result or of the traceback, '' for none; for 'scheduled', since
@@ -64,8 +65,10 @@ else
   local execution_key = P .. ':execution:' .. run
   local dependents = job .. ':dependents'
   local dependencies = P .. ':job::' .. id .. ':dependencies' -- the second colon is RQ's
-  local is_success = ENDED_STATUS == 'finished'
-  local set = ENDED_STATUS == 'stopped' and 'failed' or ENDED_STATUS -- as in RQ
+  local status, is_success = ENDED_STATUS, ENDED_STATUS == 'finished'
+  local cause = not is_success and string.match(status, '^failed (.*)$')
+  if cause then status = 'failed' end
+  local set = status == 'stopped' and 'failed' or status -- as in RQ
   local result_type = is_success and '1' or '2' -- rq/results.py
   is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
   if is_special and is_success and call('TYPE', dependents).ok == 'set' and call('EXISTS', job) == 1
@@ -107,14 +110,14 @@ else
     try('ZREM', P .. ':executions:' .. id, ENDED_EXECUTION)
     try('SREM', runs, run)
     if not is_ours then -- discarded
-    elseif ENDED_STATUS == 'scheduled' and call('TYPE', job).ok == 'hash' then
+    elseif status == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
       local since, why = string.match(value, '^(%S*) ?(.*)$')
       call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', since,
         'werk_deferred', 'worker ' .. WORKER .. ': ' .. why)
       try('HINCRBY', job, 'werk_attempt', -1) -- the task was not tried
-    elseif ENDED_STATUS ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- the job exists
-      and type(try('HSET', job, 'status', ENDED_STATUS, 'ended_at', NOW_TEXT, -- and is a hash
+    elseif status ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- the job exists
+      and type(try('HSET', job, 'status', status, 'ended_at', NOW_TEXT, -- and is a hash
         'last_heartbeat', NOW_TEXT)) == 'number' then
       outcome = 'done'
       local added
@@ -142,6 +145,14 @@ else
         try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
       end
       if not is_success then try('HINCRBY', worker_key, 'failed_job_count', 1) end
+      if cause and not is_canceled then
+        local gave_up, since = P .. ':werk:gave-up', OWNED_UNTIL - OWNED_S
+        local failure = table.concat({'0', since, cause, ENDED_EXECUTION, id}, ' ')
+        if type(try('RPUSH', gave_up, failure)) == 'table' then
+          call('UNLINK', gave_up)
+          call('RPUSH', gave_up, failure)
+        end
+      end
     else -- the job was deleted, or has expired
       call('ZREM', place, id)
       call('PERSIST', job)

@@ -4,7 +4,8 @@
 --
 -- After this script each job is in exactly one place: where it was; or, if no process runs its
 -- execution any more, in its queue (after too many crashes in wip, as an execution of this worker);
--- or, if it was due or ready, in its queue.
+-- or, if it was due or ready, in its queue. The same holds for final failures that wait for their
+-- handler; above MOST_GAVE_UP the oldest are dropped.
 --
 -- KEYS  the queues that the worker serves
 -- ARGV  WORKER   NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds
@@ -155,6 +156,7 @@ local function rescue()
       if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, WORKER, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
+    put_back_failures(dead)
     if is_done then call('ZREM', leases, dead)
     else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
     local its_key = P .. ':worker:' .. dead
@@ -250,6 +252,13 @@ local function find_unfinished()
   end
 end
 
+local function drop_failures()
+  local excess = math.min(call('LLEN', failures()) - MOST_GAVE_UP, MOST_GAVE_UP)
+  if excess <= 0 then return end
+  call('LPOP', failures(), excess)
+  try('HINCRBYFLOAT', P .. ':werk:tallies', 'dropped_give_ups', excess)
+end
+
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for _, task in ipairs(served) do call('ZADD', serves, clock, task) end
@@ -277,6 +286,7 @@ rescue()
 if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 find_unfinished()
+drop_failures()
 if #served > 0 then for _, list in ipairs(KEYS) do serve(list) end end
 if #pages > 0 then
   forget_old_pages()

@@ -1,0 +1,30 @@
+"""Causes: why a job has finally failed, as the handler of WERK_ON_GIVE_UP is told."""
+
+from __future__ import annotations
+
+from rq.timeouts import JobTimeoutException
+
+from werk.errors import Unreadable
+from werk.store import keys
+from werk.worker.claim import Refused, Unknown
+
+RAISED, REFUSED, UNKNOWN_TASK = "raised", "refused", "unknown-task"
+CRASHED, TIMEOUT = "crashed", "timeout"
+STOPPED = "stopped"  # on request: never for the handler
+
+WAITING = keys.key("werk", "gave-up")  # the list of failures that wait for the handler
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why a job fails that fails with this error."""
+    if isinstance(error, Unknown):
+        return UNKNOWN_TASK
+    if isinstance(error, Refused | Unreadable):
+        return REFUSED
+    return TIMEOUT if isinstance(error, JobTimeoutException) else RAISED
+
+
+def entry(cause: str, run: str, now: float) -> str:
+    """Return a final failure as it stands in the list; `now` on Redis's clock. See lib.lua."""
+    job_id, _, execution = run.rpartition(":")
+    return f"0 {now:.6f} {cause} {execution} {job_id}"

@@ -1,0 +1,42 @@
+"""Chores: what a horse does between jobs: RQ's clean-up, and calls of the give-up handler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from werk.worker.cleaner import Cleaner
+from werk.worker.final_failures import FinalFailures
+
+if TYPE_CHECKING:
+    from werk.worker.horse import Performer
+
+
+class Chores:
+    """Does what is due, while the horse has no job."""
+
+    def __init__(self, performer: Performer, handler: str | None) -> None:
+        self.worker = performer.recorder.worker
+        self.cleaner = Cleaner(self.worker, performer.shared)
+        self.failures = FinalFailures(handler, performer.recorder, performer.runner)
+        self.are_due = self.cleaner.is_due()  # claim no job before they are done
+
+    def prepare(self) -> bool:
+        """Import the handler. Return False, and log why, if it cannot be imported."""
+        is_prepared = self.failures.prepare()
+        if self.failures.handler:
+            self.worker.on_final_failure = self.expect_failure
+        return is_prepared
+
+    def look(self) -> None:
+        self.are_due = self.are_due or self.cleaner.is_due() or self.failures.are_due()
+
+    def expect_failure(self) -> None:
+        """Note that a job is about to fail finally: call the handler before the next job."""
+        self.are_due = self.are_due or self.failures.may_be_due()
+
+    def do(self) -> bool:
+        """Do what is due. Return whether there may be a job now."""
+        were_due, self.are_due = self.are_due, False
+        if were_due and self.cleaner.is_due():
+            self.cleaner.clean()
+        return self.failures.handle() or were_due

@@ -1,0 +1,156 @@
+"""FinalFailures: calls the handler of WERK_ON_GIVE_UP for each job that has finally failed.
+
+The command that fails a job also appends the failure to the list werk:gave-up in Redis. A horse
+takes it from there, calls the handler, and removes it. If a horse is killed meanwhile, its
+supervisor puts the failure back, or another worker's tick does (put_back_failures in lib.lua). So
+the handler is called at least once, and again only if a horse was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis.exceptions
+from rq.job import Job
+
+from werk.errors import Unreadable
+from werk.log_format import Event
+from werk.printable import printable
+from werk.store import keys, payload
+from werk.store.keys import text
+from werk.worker import rq_classes
+from werk.worker.causes import WAITING
+from werk.worker.imported import import_function
+from werk.worker.log_stream import bound_logs
+from werk.worker.redis_side import FINISH_S, Unusable
+from werk.worker.scripts import script
+
+if TYPE_CHECKING:
+    from werk.worker.outcome import Recorder
+    from werk.worker.runner import Runner
+
+HANDLER_S = 10  # time limit of a call of the handler
+TURN_S = 1.0  # a horse calls the handler for so long, and then looks for a job
+MOST_KILLED = 3  # horses that may die of one failure's handler
+MOST_RESULTS = 10  # that RQ keeps of a job
+
+
+class FinalFailures:
+    """Takes final failures one by one. Lives in the horse; without a handler it does nothing."""
+
+    handler: Callable[..., Any] | None = None
+
+    def __init__(self, path: str | None, recorder: Recorder, runner: Runner) -> None:
+        self.path, self.recorder, self.runner = path, recorder, runner
+        self.client: Any = recorder.worker.connection
+        self.shared = recorder.shared
+        self.log = recorder.log
+        name = recorder.worker.name
+        self.in_hand = keys.key("werk", "gave-up", name)
+        self.take_words = script("take_failure", recorder.worker.server_version()).text, 0, name
+        self.not_before = 0.0  # a busy horse calls the handler for half of its time at most
+
+    def prepare(self) -> bool:
+        """Import the handler. Return False, and log why, if it cannot be imported."""
+        if not self.path:
+            return True
+        handler, error, _ = self.runner.run(import_function, (self.path,), {}, None)
+        bound_logs(self.shared)  # its module may have set up logging
+        if not error and not callable(handler):
+            error = TypeError("it is no function")
+        if error:
+            why = printable(f"{type(error).__name__}: {error}")
+            self.log.log.error("WERK_ON_GIVE_UP: cannot import %s: %s", self.path, why)
+            return False
+        self.runner.imported()
+        self.handler = handler
+        return True
+
+    @property
+    def places(self) -> list[str]:
+        """The list that an idle horse watches besides its queues."""
+        return [WAITING] if self.handler else []
+
+    def may_be_due(self) -> bool:
+        """Return whether a busy horse may call the handler again."""
+        return self.handler is not None and time.monotonic() >= self.not_before
+
+    def are_due(self) -> bool:
+        """Return whether a busy horse has to call the handler."""
+        if not self.may_be_due():
+            return False
+        with self._in_redis():
+            return bool(self.client.exists(WAITING))
+
+    def handle(self) -> bool:
+        """Call the handler for what waits, for about TURN_S. Return whether anything waited."""
+        began, found = time.monotonic(), False
+        while self.handler and not self.shared.stop and time.monotonic() < began + TURN_S:
+            with self._in_redis():
+                failure = self.client.eval(*self.take_words)
+            if not failure:
+                break
+            found = True
+            self._handle(failure)
+            with self._in_redis():
+                self.client.lrem(self.in_hand, 1, failure)
+        now = time.monotonic()
+        self.not_before = now + (now - began)
+        return found
+
+    def _handle(self, failure: bytes) -> None:
+        killed, _, cause, execution, job_id = (*map(text, failure.split(b" ", 4)), *[""] * 4)[:5]
+        if not job_id:  # something else has written there
+            why = f"unreadable entry: {text(failure[:100])}"
+            self.log.event("give-up-failed", {"reason": why}, logging.ERROR)
+        elif killed.isdecimal() and int(killed) >= MOST_KILLED:
+            why = f"{killed} horses were killed while they called the handler"
+            self.log.event("give-up-failed", {"job": job_id, "reason": why}, logging.ERROR)
+        else:
+            with self._in_redis():
+                job, trace = self._job(job_id), self._traceback(job_id, execution)
+            self._call(job, cause, trace)
+
+    def _call(self, job: Job, cause: str, trace: str) -> None:
+        runner = self.runner
+        runner.arm(HANDLER_S)
+        _, error, _ = runner.run(self.handler, (job, cause, trace), {}, None)
+        if error:
+            why = f"{type(error).__name__}: {error}"
+            self.log.log.error(Event("give-up-failed", job=job.id, reason=why), exc_info=error)
+        else:
+            self.log.event("gave-up", {"job": job.id, "reason": cause})
+
+    def _job(self, job_id: str) -> Job:
+        """Return the job as it is now. It has only its id if its record cannot be read."""
+        job = self.recorder.job(job_id)
+        try:
+            return rq_classes.load(job)
+        except Unusable:
+            raise
+        except Exception:
+            return job
+
+    def _traceback(self, job_id: str, execution: str) -> str:
+        """Return the text that is kept with this execution of a job, '' if there is none."""
+        try:
+            found = self.client.xrevrange(keys.key("results", job_id), count=MOST_RESULTS)
+            for _, fields in found:
+                if text(fields.get(b"execution_id")) == execution:
+                    return payload.read_exception(fields)
+        except (redis.exceptions.ResponseError, Unreadable):
+            pass
+        return ""
+
+    @contextmanager
+    def _in_redis(self) -> Iterator[None]:
+        """Have the supervisor watch commands to Redis, as those of RQ's own code."""
+        self.shared.begin_finish(FINISH_S)
+        try:
+            yield
+        finally:
+            self.shared.end_finish()
