@@ -629,10 +629,11 @@ def test_executions_are_counted_by_task(work: Start, light: Link, tmp_path: Path
         'werk_executions_total{outcome="done",task="note"}': 20,
         'werk_executions_total{outcome="failed",task="note"}': 0,
         'werk_executions_total{outcome="failed",task="fail"}': 1,
-        'werk_execution_seconds_bucket{le="0.1",task="sleep"}': 0,
-        'werk_execution_seconds_bucket{le="0.5",task="sleep"}': 1,
-        'werk_execution_seconds_bucket{le="+Inf",task="sleep"}': 1,
-        'werk_execution_seconds_count{task="note"}': 20,
+        'werk_execution_seconds_bucket{le="0.1",queue="default",task="sleep"}': 0,
+        'werk_execution_seconds_bucket{le="0.5",queue="default",task="sleep"}': 1,
+        'werk_execution_seconds_bucket{le="+Inf",queue="default",task="sleep"}': 1,
+        'werk_execution_seconds_count{queue="default",task="note"}': 20,
+        'werk_wait_seconds_count{queue="default",task="note"}': 20,
         'werk_workers{kind="werk",state="idle"}': 1,
     }
     wait_until(lambda: wanted.items() <= samples(metrics.exposition(light)).items())

@@ -37,11 +37,11 @@ OVER = {
     "package cli": 916,
     "package client": 641,
     "package dev": 558,
-    "package lua": 1125,
-    "package ops": 1625,
-    "package store": 945,
+    "package lua": 1126,
+    "package ops": 1645,
+    "package store": 946,
     "package tasks": 973,
-    "package worker": 3352,
+    "package worker": 3394,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

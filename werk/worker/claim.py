@@ -14,8 +14,10 @@ from werk.store.keys import text
 
 NEWER = b"werk_v "  # begins the status that step.lua returns for a record newer than we can read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
+CLOCK_S = 1.0  # by how much a claim may be earlier than its job, by clocks that agree
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
+Wait = tuple[bytes, float | None]  # a queue, and how long a job had waited in it; None: unknown
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
 
 
@@ -43,6 +45,8 @@ class Claim:
     timeout: bytes
     result_ttl: bytes
     task: bytes  # empty if plain RQ has enqueued the job
+    enqueued_at: bytes  # as RQ writes it, by the clock of the caller
+    since: bytes  # since when it is in its queue by Redis's clock: "<enqueued_at>|<TIME>"
     callbacks: list[bytes] | None  # three paths, if step.lua cannot record a success
     job: bytes  # its id
     queue: bytes  # that it waited in
@@ -65,6 +69,22 @@ class Claim:
             attempt = 0
         name = task or text(self.task) or "-"
         return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
+
+    def wait(self, now: float) -> Wait:
+        """Return the queue, and how long the job had waited in it at `now`, on Redis's clock.
+
+        None if that is unknown: plain RQ has enqueued the job, or the record is broken.
+        """
+        queue = self.queue or self.origin
+        enqueued_at, _, since = (self.since or b"").rpartition(b"|")
+        if not enqueued_at or enqueued_at != self.enqueued_at:
+            return queue, None
+        try:
+            seconds = now - float(since)
+        except ValueError:
+            return queue, None
+        # The offset to Redis's clock is known to a part of a round trip.
+        return queue, max(0.0, seconds) if -CLOCK_S < seconds < LONGEST_S else None
 
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.
