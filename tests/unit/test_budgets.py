@@ -34,11 +34,11 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 916,
+    "package cli": 917,
     "package client": 641,
     "package dev": 558,
     "package lua": 1126,
-    "package ops": 1645,
+    "package ops": 1672,
     "package store": 946,
     "package tasks": 973,
     "package worker": 3394,
