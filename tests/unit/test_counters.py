@@ -13,9 +13,9 @@ NOW = 1_800_000_000.0
 AT = b"2027-01-15T08:00:00.000000Z"
 
 
-def claim(since: bytes | None, enqueued_at: bytes | None = AT, **others: Any) -> Claim:
+def claim(since: bytes | None, enqueued_at: bytes | None = AT) -> Claim:
     facts: dict[str, Any] = dict.fromkeys(Claim.__slots__, b"")
-    return Claim(**facts | {"since": since, "enqueued_at": enqueued_at, "queue": b"low"} | others)
+    return Claim(**facts | {"since": since, "enqueued_at": enqueued_at})
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,13 @@ def claim(since: bytes | None, enqueued_at: bytes | None = AT, **others: Any) ->
     ],
 )
 def test_the_wait_of_a_claim(since: bytes | None, seconds: float | None) -> None:
-    assert claim(since).wait(NOW) == (b"low", seconds)
+    assert claim(since).waited_s(NOW) == seconds
 
 
 def test_the_wait_is_not_known_if_plain_rq_has_enqueued_the_job_again() -> None:
     since = AT + b"|1799999990.5"
     for enqueued_at in (None, b"", b"2027-01-15T08:00:01.000000Z"):
-        assert claim(since, enqueued_at).wait(NOW) == (b"low", None)
-
-
-def test_a_claim_that_was_found_again_has_the_queue_of_its_record() -> None:
-    assert claim(None, queue=b"", origin=b"high").wait(NOW) == (b"high", None)
+        assert claim(since, enqueued_at).waited_s(NOW) is None
 
 
 def test_counts_are_written_by_queue_and_task() -> None:

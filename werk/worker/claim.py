@@ -17,7 +17,6 @@ LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
 CLOCK_S = 1.0  # by how much a claim may be earlier than its job, by clocks that agree
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
-Wait = tuple[bytes, float | None]  # a queue, and how long a job had waited in it; None: unknown
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
 
 
@@ -70,21 +69,22 @@ class Claim:
         name = task or text(self.task) or "-"
         return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
 
-    def wait(self, now: float) -> Wait:
-        """Return the queue, and how long the job had waited in it at `now`, on Redis's clock.
+    def waited_s(self, now: float) -> float | None:
+        """Return how long the job had waited in its queue at `now`, on Redis's clock.
 
         None if that is unknown: plain RQ has enqueued the job, or the record is broken.
         """
-        queue = self.queue or self.origin
-        enqueued_at, _, since = (self.since or b"").rpartition(b"|")
-        if not enqueued_at or enqueued_at != self.enqueued_at:
-            return queue, None
+        stamp, enqueued_at = self.since, self.enqueued_at
+        if not stamp or not enqueued_at or not stamp.startswith(enqueued_at):
+            return None
         try:
-            seconds = now - float(since)
+            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # behind the |
         except ValueError:
-            return queue, None
+            return None
+        if 0 <= seconds < LONGEST_S:
+            return seconds
         # The offset to Redis's clock is known to a part of a round trip.
-        return queue, max(0.0, seconds) if -CLOCK_S < seconds < LONGEST_S else None
+        return 0.0 if -CLOCK_S < seconds < 0 else None
 
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.

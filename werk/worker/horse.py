@@ -99,7 +99,7 @@ class Performer:
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
             return self.refuse(claim, job, why)
-        wait = claim.wait(runner.started + self.shared.offset)
+        waited_s = claim.waited_s(runner.started + self.shared.offset)
         self.job_id.set(claim.job)
         log.job, log.task = job_id, task
         if runner.is_watched:
@@ -109,7 +109,7 @@ class Performer:
             function = runner.functions.get(path) or runner.load(path, job)
         if self.patches.found():
             call = path, (function, args, kwargs), job
-            return Frame(self, claim, task, keep_s, wait).perform(*call)
+            return Frame(self, claim, task, keep_s, waited_s).perform(*call)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
@@ -117,14 +117,14 @@ class Performer:
             runner.end(claim, task, job, result, error)
         log.job = ""
         if error:
-            self.counters.add(task, False, took, *wait)
+            self.counters.add(task, False, took, claim.origin, waited_s)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
         if not isinstance(value, bytes):
-            self.counters.add(task, True, took, *wait)
+            self.counters.add(task, True, took, claim.origin, waited_s)
             return recorder.succeed(claim, job, result, value)
-        self.counters.add(task, True, took, *wait, by_step=True)
+        self.counters.add(task, True, took, claim.origin, waited_s, by_step=True)
         self.last_success = claim, job, result
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
