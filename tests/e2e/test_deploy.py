@@ -22,6 +22,7 @@ from support import KIT, ROOT, run
 import werk
 from werk import registry
 from werk.ops import metrics
+from werk.store import keys
 from werk.store.connection import link
 
 DEPLOY = ROOT / "deploy"
@@ -229,6 +230,21 @@ def test_alerts_name_metrics_that_are_there(samples: dict[str, set[str]]) -> Non
     for rule in rules:
         check_expression(rule["expr"], samples)
     assert any("werk_executions_total" in rule["expr"] for rule in rules)
+
+
+def test_the_page_on_observability_names_metrics_that_are_there(
+    samples: dict[str, set[str]],
+) -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    families = {re.sub("_(bucket|count|sum)$", "", name) for name in samples}
+    short = {f"werk_queue{name}" for name in re.findall(r"`(_\w+)`", page)}
+    named = set(re.findall(r"`(werk_\w+)`", page)) | short
+    assert {name for name in families if name.startswith("werk_")} == named
+    for metric, bounds in (
+        ("werk_wait_seconds", keys.WAIT_BOUNDS_S),
+        ("werk_execution_seconds", keys.DURATION_BOUNDS_S),
+    ):
+        assert f"| `{metric}` | {', '.join(map(str, bounds))} |" in page
 
 
 def dashboard() -> dict[str, Any]:
