@@ -22,6 +22,7 @@ from support import KIT, ROOT, run
 import werk
 from werk import registry
 from werk.ops import metrics
+from werk.store import keys
 from werk.store.connection import link
 
 DEPLOY = ROOT / "deploy"
@@ -191,19 +192,94 @@ def test_what_cron_runs_is_quiet_and_once_on_two_hosts(
     assert in_a_bare_environment(tmp_path, check).stdout == ""
 
 
-def test_alerts_name_metrics_that_are_there(redis_url: str, connection: redis.Redis) -> None:
+@pytest.fixture
+def samples(redis_url: str, connection: redis.Redis) -> dict[str, set[str]]:
+    """The names of all samples of /metrics, with the names of their labels."""
     connection.sadd("rq:queues", "rq:queue:default")
-    connection.hset("rq:werk:tallies", "sleep|failed", 1)
+    facts = {"birth": "x", "queues": "default", "state": "idle"}
+    connection.hset("rq:worker:one", mapping=facts)
+    connection.sadd("rq:workers", "rq:worker:one")
+    for field in ("sleep|failed", "took/default/sleep/0.1", "waited/default/sleep/0.1"):
+        connection.hset("rq:werk:tallies", field, 1)
     page = metrics.exposition(link(roles.settings("reader")))
-    families = {own.name: own for own in parser.text_string_to_metric_families(page)}
-    samples = {own.name for family in families.values() for own in family.samples}
+    found: dict[str, set[str]] = {}
+    for family in parser.text_string_to_metric_families(page):
+        for own in family.samples:
+            found.setdefault(own.name, set()).update(own.labels)
+    return found
+
+
+def check_expression(expression: str, samples: dict[str, set[str]]) -> None:
+    """Check that the metrics in an expression are there, with the labels that it names."""
+    names = set(re.findall(r"\bwerk_\w+", expression))
+    assert names <= samples.keys(), expression
+    asked = set(re.findall(r"(\w+)=~?\"|(\w+)!=", expression)) if names else set()
+    labels = {label for pair in asked for label in pair if label}
+    labels |= {
+        label
+        for by in re.findall(r"\b(?:by|without) \(([^)]*)\)", expression)
+        for label in re.findall(r"\w+", by)
+    }
+    for name in names:
+        assert labels <= samples[name] | {"instance", "job"}, expression
+
+
+def test_alerts_name_metrics_that_are_there(samples: dict[str, set[str]]) -> None:
     rules = [rule for group in yaml("werk-alerts.yml")["groups"] for rule in group["rules"]]
-    assert len(rules) == 4
+    assert len(rules) == 6
     for rule in rules:
-        names = set(re.findall(r"werk_\w+", rule["expr"]))
-        assert names <= samples
-        assert rule["expr"].count("(") == rule["expr"].count(")")
+        check_expression(rule["expr"], samples)
     assert any("werk_executions_total" in rule["expr"] for rule in rules)
+
+
+def test_the_page_on_observability_names_metrics_that_are_there(
+    samples: dict[str, set[str]],
+) -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    families = {re.sub("_(bucket|count|sum)$", "", name) for name in samples}
+    short = {f"werk_queue{name}" for name in re.findall(r"`(_\w+)`", page)}
+    named = set(re.findall(r"`(werk_\w+)`", page)) | short
+    assert {name for name in families if name.startswith("werk_")} == named
+    for metric, bounds in (
+        ("werk_wait_seconds", keys.WAIT_BOUNDS_S),
+        ("werk_execution_seconds", keys.DURATION_BOUNDS_S),
+    ):
+        assert f"| `{metric}` | {', '.join(map(str, bounds))} |" in page
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DEPLOY / "grafana.json").read_text())
+    return found
+
+
+def test_the_dashboard_of_grafana_names_metrics_that_are_there(
+    samples: dict[str, set[str]],
+) -> None:
+    expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    assert len(expressions) == 13
+    for expression in expressions:
+        check_expression(expression, samples)
+    shown = set(re.findall(r"\bwerk_\w+", " ".join(expressions)))
+    assert {"werk_wait_seconds_bucket", "werk_execution_seconds_bucket"} <= shown
+    variables = {own["name"]: own for own in dashboard()["templating"]["list"]}
+    for name in ("instance", "queue"):
+        metric = re.fullmatch(r"label_values\((\w+).*\)", variables[name]["definition"])
+        assert metric and metric[1] in samples
+    used = set(re.findall(r"\$(?!__)\{?(\w+)", json.dumps(dashboard())))
+    assert used == variables.keys()
+
+
+def test_the_panels_of_grafana_do_not_overlap() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in panels)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert {x for x, _ in cells} == set(range(24))
 
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")
@@ -213,7 +289,20 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no pro
 def test_prometheus_takes_its_files() -> None:
     done = run("/bin/sh", "-c", f"promtool check config --lint-fatal {DEPLOY}/prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 rules found" in done.stdout
+    assert "6 rules found" in done.stdout
+
+
+@needs_promtool
+def test_prometheus_takes_the_expressions_of_grafana(tmp_path: Path) -> None:
+    expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    rules = [
+        {"record": f"expression_{number}", "expr": expression.replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(expressions)
+    ]
+    file = tmp_path / "rules.yml"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "grafana", "rules": rules}]}))
+    done = run("/bin/sh", "-c", f"promtool check rules {file}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool
@@ -236,11 +325,35 @@ def test_an_alert_fires_when_it_should(
         rows = [{"series": series, "values": f"{values}x20" if "+" in values else f"{values}+0x20"}]
         return {"interval": "1m", "input_series": rows, "alert_rule_test": [found | expected]}
 
-    tests = [case(good, 0), case(bad, 1)]
-    file = tmp_path / "tests.yml"  # JSON is YAML
+    check_rules(tmp_path, [case(good, 0), case(bad, 1)])
+
+
+def check_rules(folder: Path, tests: list[dict[str, Any]]) -> None:
+    file = folder / "tests.yml"  # JSON is YAML
     file.write_text(json.dumps({"rule_files": [str(DEPLOY / "werk-alerts.yml")], "tests": tests}))
     done = run("/bin/sh", "-c", f"promtool test rules {file}")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_alerts_are_of_one_queue(tmp_path: Path) -> None:
+    """Jobs of two tasks wait in two queues; in one of them, a tenth waits for minutes."""
+    waits = {("fast", "a"): (100, 100), ("low", "a"): (90, 100), ("low", "b"): (9, 10)}
+    rows = {
+        f'werk_wait_seconds_bucket{{queue="{queue}",task="{task}",le="{le}"}}': f"0+{count}x20"
+        for (queue, task), counts in waits.items()
+        for le, count in zip(("60", "300", "+Inf"), (*counts, counts[-1]), strict=True)
+    }
+    for queue, waiting, workers in (("fast", 5, 1), ("empty", 0, 0), ("low", 5, 0)):
+        rows[f'werk_queue_waiting{{queue="{queue}"}}'] = f"{waiting}+0x20"
+        rows[f'werk_queue_workers{{queue="{queue}"}}'] = f"{workers}+0x20"
+    low = [{"exp_labels": {"queue": "low"}}]
+    alerts = [
+        {"eval_time": "20m", "alertname": name, "exp_alerts": low}
+        for name in ("WerkSlow", "WerkNoWorker")
+    ]
+    series = [{"series": name, "values": values} for name, values in rows.items()]
+    check_rules(tmp_path, [{"interval": "1m", "input_series": series, "alert_rule_test": alerts}])
 
 
 def test_prometheus_scrapes_the_dashboard() -> None:

@@ -130,6 +130,9 @@ class Fleet:
             self.redis.zadd("rq:werk:serves:bad", {value(dice): dice.choice([math.inf, 1e300])})
             self.redis.hset("rq:werk:tallies", value(dice) + b"|done", value(dice))
             self.redis.hset("rq:werk:tallies", b"hello|+Inf", value(dice))
+            for kind in (b"took", b"waited"):
+                place = kind + b"/" + value(dice) + b"/" + dice.choice([b"hello", value(dice)])
+                self.redis.hset("rq:werk:tallies", place + b"/0.1", value(dice))
 
     def check(self, light: Link, client: FlaskClient) -> None:
         """All that shows it works, and shows what is good."""
@@ -149,6 +152,8 @@ class Fleet:
         assert all(line.isprintable() for line in status_view.table(snapshot).split("\n"))
         assert checks.check(snapshot, Limits())[0] in (0, 1, 2)
         families = [*parser.text_string_to_metric_families(metrics.exposition(light))]
+        series = [(own.name, *own.labels.items()) for family in families for own in family.samples]
+        assert len(set(series)) == len(series)
         [waiting] = [own for own in families if own.name == "werk_queue_waiting"]
         assert {own.labels["queue"]: own.value for own in waiting.samples}["default"] == 1
         for path in ("queues", "workers"):

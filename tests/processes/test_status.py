@@ -26,7 +26,7 @@ from workers import Start, begun, go, horse
 
 import werk
 from werk.ops import checks, metrics, status_view
-from werk.ops.checks import CRITICAL, OK, WARNING, Limit, Limits
+from werk.ops.checks import CRITICAL, OK, WARNING, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link, link
@@ -167,10 +167,37 @@ def test_the_age_of_the_oldest(
     connection.hset(f"rq:job:{job.id}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
     assert says(light, CRITICAL, "queue default: the oldest has waited")
     assert (WARNING, "queue default") in [
-        (level, what[:13]) for level, what in problems(light, age_s=Limit(5, None))
+        (level, what[:13]) for level, what in problems(light, age_s=AgeLimits(Limit(5, None)))
     ]
     assert run("werk", "status", "--check", "--max-age", "5:").returncode == 1
     assert run("werk", "status", "--check", "--max-age", ":").returncode == 0
+
+
+def test_each_queue_may_have_its_own_limit_of_age(
+    light: Link, connection: redis.Redis, work: Start, tmp_path: Path
+) -> None:
+    work("low", "default")
+    werk.enqueue("block", str(tmp_path), options=werk.Options(queue="low"))
+    begun(tmp_path)
+    for queue in ("low", "default"):
+        job = werk.enqueue("note", str(tmp_path), options=werk.Options(queue=queue))
+        an_hour_ago = keys.iso(time.time() - 3600)
+        connection.hset(f"rq:job:{job.id}", "enqueued_at", an_hour_ago)
+
+    def check(limits: str) -> tuple[int, str]:
+        done = run("werk", "status", "--check", "--max-age", limits)
+        return done.returncode, done.stdout
+
+    code, line = check("low=30m:2h,default=30m:2h")
+    assert (code, line.count("the oldest has waited")) == (1, 2)
+    assert " oldest=36" in line and ";" not in line.partition("oldest=36")[2].partition(" ")[0]
+    code, line = check("low=30m:2h")  # the other one keeps 300 s
+    assert code == 2 and "queue default: the oldest has waited" in line
+    code, line = check("low=10:60,2h:3h")
+    assert code == 2 and "queue default: the oldest" not in line
+    assert check("low=7200,default=7200:,other=1")[0] == 0
+    shown = run("werk", "status", "--json", "--max-age", "low=:,default=:").stdout
+    assert json.loads(shown)["problems"] == []
 
 
 def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(
@@ -325,7 +352,7 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
 def test_a_paused_queue_is_no_more_than_a_warning(connection: redis.Redis, light: Link) -> None:
     werk.enqueue("sleep", 1)
     connection.sadd("rq:werk:paused", "default")
-    assert problems(light, waiting=Limit(None, 0), age_s=Limit(None, 0)) == [
+    assert problems(light, waiting=Limit(None, 0), age_s=AgeLimits(Limit(None, 0))) == [
         (WARNING, "queue default: 1 waiting, paused")
     ]
 
@@ -360,11 +387,14 @@ def test_a_check_is_one_line_whatever_a_queue_is_called(
         ["--typo"],
         ["x"],
         *(["--max-age", limit] for limit in ("old", "nan", "inf", "-1", "5:1", "", "1:2:3")),
+        *(["--max-age", limit] for limit in ("low=", "=5", "a=5,a=6", "5,6", "low=5,", "a=2h:1m")),
+        *(["--max-waiting", limit] for limit in ("5m", "low=5", "1e3", "-1")),
     ],
 )
 def test_wrong_usage_of_a_check_is_3(redis_url: str, arguments: list[str]) -> None:
-    assert run("werk", "status", "--check", *arguments).returncode == 3
-    assert run("werk", "status", *arguments).returncode == 2
+    for words, code in ((("--check",), 3), ((), 2)):
+        done = run("werk", "status", *words, *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
 
 
 def test_a_check_has_no_json(redis_url: str) -> None:
@@ -631,10 +661,11 @@ def test_executions_are_counted_by_task(work: Start, light: Link, tmp_path: Path
         'werk_executions_total{outcome="done",task="note"}': 20,
         'werk_executions_total{outcome="failed",task="note"}': 0,
         'werk_executions_total{outcome="failed",task="fail"}': 1,
-        'werk_execution_seconds_bucket{le="0.1",task="sleep"}': 0,
-        'werk_execution_seconds_bucket{le="0.5",task="sleep"}': 1,
-        'werk_execution_seconds_bucket{le="+Inf",task="sleep"}': 1,
-        'werk_execution_seconds_count{task="note"}': 20,
+        'werk_execution_seconds_bucket{le="0.1",queue="default",task="sleep"}': 0,
+        'werk_execution_seconds_bucket{le="0.5",queue="default",task="sleep"}': 1,
+        'werk_execution_seconds_bucket{le="+Inf",queue="default",task="sleep"}': 1,
+        'werk_execution_seconds_count{queue="default",task="note"}': 20,
+        'werk_wait_seconds_count{queue="default",task="note"}': 20,
         'werk_workers{kind="werk",state="idle"}': 1,
     }
     wait_until(lambda: wanted.items() <= samples(metrics.exposition(light)).items())

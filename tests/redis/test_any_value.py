@@ -251,7 +251,7 @@ class Fleet:
                 again = self.resend()
                 assert self.state() == before, "sent again"
                 if type(reply[1]) is list:
-                    assert again[1][8] == reply[1][8]
+                    assert again[1][-2] == reply[1][-2]
             if not (finish and reply[0] == b"misplaced" and finish.status != "failed"):
                 break
             finish = misplaced(finish, time.time())

@@ -160,10 +160,10 @@ def lua(connection: redis.Redis) -> Lua:
 
 
 def test_a_claim_moves_the_first_job_of_a_queue_to_wip(lua: Lua) -> None:
-    lua.enqueue("a", origin="", data="d", werk_task="sleep")
+    lua.enqueue("a", origin="", data="d", werk_task="sleep", werk_enqueued="before|9")
     lua.enqueue("b")
     lua.given("EXPIRE job:a 100")
-    fields = ["high", "", "1", "d", "180", None, "sleep", None]
+    fields = ["high", "", "1", "d", "180", None, "sleep", "before", "before|9", None]
     assert lua.step("h1", counts="done 0") == ["none", [*fields, "a", "high"], None, None]
     assert lua.changes() == table("""
         queue:high              =b
@@ -184,7 +184,7 @@ UNUSED = dict.fromkeys((*CALLBACKS, "repeats_left", "rate_limit_key", "webhooks"
 def test_a_claim_tells_the_callbacks_where_a_success_is_rqs_to_record(lua: Lua, field: str) -> None:
     lua.enqueue("a", **({**UNUSED, field: "x"} if field else UNUSED))
     names = ["x" if name == field else "" for name in CALLBACKS]
-    assert lua.step("h1")[1][7:] == [names if field else None, "a", "high"]
+    assert lua.step("h1")[1][-3:] == [names if field else None, "a", "high"]
 
 
 @pytest.mark.parametrize("value", ["v", ""])
@@ -460,7 +460,7 @@ def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:
     lua.begin()
     assert lua.tick("one", "", "h1") == []
     assert lua.tick("one", "", "h2") == [["requeued", "a:h1", 0, "one"]]
-    assert lua.changes()["job:a"] == "status=queued worker_name="
+    assert lua.changes()["job:a"] == "status=queued werk_enqueued=before|now worker_name="
 
 
 def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> None:
@@ -472,6 +472,7 @@ def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> No
         queue:high              =a,b
         queues                  =rq:queue:high
         job:a                   status=queued worker_name= werk_crashes=before|1 lives=200
+        job:a+                  werk_enqueued=before|now
         werk:leases             one=gone
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")

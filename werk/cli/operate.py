@@ -18,7 +18,7 @@ from werk.cli import output
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
-from werk.ops.checks import CRITICAL, Limit, Limits
+from werk.ops.checks import CRITICAL, AgeLimits, Limit, Limits
 from werk.ops.failures import Filters
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
@@ -36,6 +36,7 @@ MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}; see werk status"),
 }
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
+AGES = Parsed("[QUEUE=]WARN:CRIT,...", AgeLimits.parse)
 
 
 class CheckUsage(WerkError):
@@ -72,7 +73,7 @@ FILTERS = (  # select failed jobs
 @click.command(cls=CheckCommand)
 @click.option("--check", is_flag=True, help="Print one line for monitoring; exit with 0 to 3.")
 @click.option("--here", is_flag=True, help="Check only this host's workers; exit with 0 or 2.")
-@click.option("--max-age", "age_s", type=LIMIT, help="Limit how long a job may wait, in seconds.")
+@click.option("--max-age", "age_s", type=AGES, help="Limit how long a job may wait, by queue.")
 @click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
 @click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
 @click.option(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from werk import duration
 from werk.errors import ArgumentError, RedisUnavailable
 from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Server, Snapshot, Worker
 from werk.printable import listed, printable
@@ -22,6 +23,12 @@ GAVE_UP_S = 60.0  # a final failure has waited for its handler; a worker may run
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 
 
+def _count(text: str) -> float:
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text):
+        raise ValueError(text)
+    return float(text)
+
+
 class Limit(NamedTuple):
     """The numbers above which there is a warning or a critical problem; None: never."""
 
@@ -29,15 +36,25 @@ class Limit(NamedTuple):
     critical: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Limit:
-        """Return the limit in 'WARN:CRIT', ':CRIT', 'WARN:' or 'CRIT'. Raises ArgumentError."""
-        found = re.fullmatch(r"(?:(\d*\.?\d+)?:)?(\d*\.?\d+)?", text)
-        if not found or not text:
-            raise ArgumentError(f"invalid limit {text!r}; use WARN:CRIT, :CRIT or CRIT")
-        first, last = (None if part is None else float(part) for part in found.groups())
-        if first is not None and last is not None and first > last:
-            raise ArgumentError(f"invalid limit {text!r}; the warning comes first, WARN:CRIT")
-        return cls(first, last)
+    def parse(
+        cls, text: str, number: Callable[[str], float] = _count, such_as: str = "5:10"
+    ) -> Limit:
+        """Return the limit in 'WARN:CRIT', ':CRIT', 'WARN:' or 'CRIT'. Raises ArgumentError.
+
+        `number` reads a part, or raises ValueError.
+        """
+        wrong = f"invalid limit {text[:80]!r}"
+        first, _, last = text.rpartition(":")
+        try:
+            limit = cls(*(number(part) if part else None for part in (first, last)))
+        except ValueError:
+            limit = cls(-1)
+        numbers = [part for part in limit if part is not None]
+        if not text or any(part < 0 for part in numbers):
+            raise ArgumentError(f"{wrong}; use WARN:CRIT, :CRIT or CRIT, such as {such_as}")
+        if numbers != sorted(numbers):
+            raise ArgumentError(f"{wrong}; the warning comes first, WARN:CRIT")
+        return limit
 
     def level(self, number: float) -> str:
         """Return the level of a number: OK, WARNING or CRITICAL."""
@@ -50,10 +67,41 @@ class Limit(NamedTuple):
         return ";".join("" if part is None else f"{part:g}" for part in self)
 
 
+class AgeLimits(NamedTuple):
+    """How long the oldest job of a queue may wait, in seconds."""
+
+    default: Limit = Limit(None, 300)
+    by_queue: Mapping[str, Limit] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> AgeLimits:
+        """Return the limits in a text: 'WARN:CRIT' for all queues, or 'QUEUE=WARN:CRIT,...'.
+
+        An entry without a queue is for the queues that are not named. Raises ArgumentError.
+        """
+        limits: dict[str, Limit] = {}
+        for entry in text.split(","):
+            queue, sign, limit = entry.rpartition("=")
+            if sign and not queue:
+                raise ArgumentError(f"no queue before = in {entry[:80]!r}; use QUEUE=WARN:CRIT")
+            if queue in limits:
+                whose = f"queue {queue!r}" if queue else "the queues that are not named"
+                raise ArgumentError(f"two limits for {whose}; use one")
+            limits[queue] = Limit.parse(limit, duration.seconds, "60:300 or 5m:1h")
+        return cls(limits.pop("", cls().default), limits)
+
+    def of(self, queue: str) -> Limit:
+        return self.by_queue.get(queue, self.default)
+
+    def __str__(self) -> str:
+        """Return the limit as perfdata, if all queues have the same."""
+        return "" if self.by_queue else str(self.default)
+
+
 class Limits(NamedTuple):
     """The options of --check. The age of the oldest job has a limit by default."""
 
-    age_s: Limit = Limit(None, 300)
+    age_s: AgeLimits = AgeLimits()
     waiting: Limit = Limit()
     failed: Limit = Limit()
     min_workers: int = 0
@@ -255,7 +303,7 @@ def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Proble
             yield Problem(WARNING, f"{what}, all workers suspended", "rq resume")
     elif queue.waiting and not queue.workers:
         yield Problem(CRITICAL, f"{what} and no worker", f"werk worker {queue.name}")
-    elif (level := limits.age_s.level(queue.oldest_s or 0)) != OK:
+    elif (level := limits.age_s.of(queue.name).level(queue.oldest_s or 0)) != OK:
         oldest = f"queue {queue.name}: the oldest has waited {age(queue.oldest_s)}"
         yield Problem(level, oldest, "start more workers, or see what they run: werk status")
     if (level := limits.waiting.level(queue.waiting)) != OK:

@@ -13,8 +13,11 @@ from werk.settings import KEY_PREFIX as KEY_PREFIX
 # number. Neighbouring versions can run side by side while a fleet is deployed.
 RECORD_VERSION = 1
 
-# Upper bounds, in seconds, of the histogram of execution times that horses keep (counters.py).
+# Upper bounds, in seconds, of the histograms that horses keep (worker/counters.py): how long
+# executions took, and how long jobs had waited in their queue. Their counts are fields of
+# werk:tallies, named <kind>/<queue, percent-encoded>/<task>/<bound, or seconds for the sum>.
 DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
+WAIT_BOUNDS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed or were left out
 DROPPED_GIVE_UPS = "dropped_give_ups"  # field beside it: final failures that tick.lua dropped
 

@@ -14,6 +14,7 @@ from werk.store.keys import text
 
 NEWER = b"werk_v "  # begins the status that step.lua returns for a record newer than we can read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
+CLOCK_S = 1.0  # by how much a claim may be earlier than its job, by clocks that agree
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
@@ -43,6 +44,8 @@ class Claim:
     timeout: bytes
     result_ttl: bytes
     task: bytes  # empty if plain RQ has enqueued the job
+    enqueued_at: bytes  # as RQ writes it, by the clock of the caller
+    since: bytes  # since when it is in its queue by Redis's clock: "<enqueued_at>|<TIME>"
     callbacks: list[bytes] | None  # three paths, if step.lua cannot record a success
     job: bytes  # its id
     queue: bytes  # that it waited in
@@ -65,6 +68,23 @@ class Claim:
             attempt = 0
         name = task or text(self.task) or "-"
         return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
+
+    def waited_s(self, now: float) -> float | None:
+        """Return how long the job had waited in its queue at `now`, on Redis's clock.
+
+        None if that is unknown: plain RQ has enqueued the job, or the record is broken.
+        """
+        stamp, enqueued_at = self.since, self.enqueued_at
+        if not stamp or not enqueued_at or not stamp.startswith(enqueued_at):
+            return None
+        try:
+            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # behind the |
+        except ValueError:
+            return None
+        if 0 <= seconds < LONGEST_S:
+            return seconds
+        # The offset to Redis's clock is known to a part of a round trip.
+        return 0.0 if -CLOCK_S < seconds < 0 else None
 
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.

@@ -47,8 +47,11 @@ _saved = attrgetter(
 class Frame:
     """One execution, from its claim to its outcome, as RQ's methods perform it."""
 
-    def __init__(self, performer: Performer, claim: Claim, task: str, keep_s: int) -> None:
+    def __init__(
+        self, performer: Performer, claim: Claim, task: str, keep_s: int, waited_s: float | None
+    ) -> None:
         self.performer, self.claim, self.task, self.keep_s = performer, claim, task, keep_s
+        self.waited_s = waited_s
         self.took = 0.0  # seconds
         self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
@@ -128,7 +131,7 @@ class Frame:
         if isinstance(stored, bytes):
             self.result, self.stored = value, stored
             return True
-        performer.counters.add(self.task, True, self.took)
+        self.count(True)
         performer.recorder.worker.not_kept = stored or ""
         performer.recorder.begin_finish(self.job)
         return False
@@ -146,9 +149,13 @@ class Frame:
             return False
         self.stored = None  # it was noted as a success before
         if is_first:
-            self.performer.counters.add(self.task, False, self.took)
+            self.count(False)
         self.performer.recorder.begin_finish(self.job)
         return True
+
+    def count(self, is_success: bool, by_step: bool = False) -> None:
+        queue, counters = self.claim.origin, self.performer.counters
+        counters.add(self.task, is_success, self.took, queue, self.waited_s, by_step)
 
     def outcome(self, job: Job, trouble: BaseException | None) -> Outcome | None:
         """Return the outcome of the job; None if it is recorded.
@@ -177,7 +184,7 @@ class Frame:
         if self.stored is None:
             return None
         performer = self.performer
-        performer.counters.add(self.task, True, self.took, by_step=True)
+        self.count(True, by_step=True)
         performer.last_success = self.claim, self.job, self.result
         return success(self.claim, self.keep_s, self.stored, performer.shared.now())
 

@@ -82,11 +82,10 @@ class Performer:
         self.runner, self.job_id = Runner(shared, self.log, reader), JobId()
         fence = script("fence", worker.server_version())
         self.recorder = Recorder(worker, shared, self.log, counters, fence)
-        self.patches = Patches(worker)
+        self.patches, self.default_ttl = Patches(worker), worker.default_result_ttl
         self.runner.imported = self.patches.look
         is_ours = worker.serializer is rq_classes.PlainSerializer
         self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
-        self.default_ttl = worker.default_result_ttl
         self.last_success: tuple[Claim, Job, Any] | None = None  # which step.lua has to record
 
     def perform(self, claim: Claim, number: int) -> Outcome | None:
@@ -101,6 +100,7 @@ class Performer:
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
             return self.refuse(claim, job, why)
+        waited_s = claim.waited_s(runner.started + self.shared.offset)
         self.job_id.set(claim.job)
         log.claim, log.task = claim, task
         if log.logs_jobs:
@@ -111,21 +111,22 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, job)
         if self.patches.found():
-            return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
+            call = path, (function, args, kwargs), job
+            return Frame(self, claim, task, keep_s, waited_s).perform(*call)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error:
-            self.counters.add(task, False, took)
+            self.counters.add(task, False, took, claim.origin, waited_s)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
         if not isinstance(value, bytes):
-            self.counters.add(task, True, took)
+            self.counters.add(task, True, took, claim.origin, waited_s)
             return recorder.succeed(claim, job, result, value)
-        self.counters.add(task, True, took, by_step=True)
+        self.counters.add(task, True, took, claim.origin, waited_s, by_step=True)
         self.last_success = claim, job, result
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
@@ -140,7 +141,7 @@ class Horse:
 
     def __init__(self, worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> None:
         self.worker, self.shared, self.plan = worker, shared, plan
-        self.settings, counters = Settings.read(), Counters()
+        self.settings, counters = Settings.read(), Counters(worker.ordered_queue_keys())
         self.performer = Performer(worker, shared, self.settings, counters)
         self.log = self.performer.log
         self.steps = Steps(worker, shared, plan.generation, counters)
@@ -157,8 +158,7 @@ class Horse:
         """Make the child its own process: signals, connections, random numbers, log, imports."""
         random.seed()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # With the default action systemd would end the job. SIG_IGN would be inherited by the job's
-        # own children.
+        # The default action would end the job under systemd; the job's children inherit SIG_IGN.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)

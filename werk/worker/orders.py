@@ -110,6 +110,8 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
         timeout=b"",
         result_ttl=b"",
         task=task,
+        enqueued_at=b"",
+        since=b"",
         callbacks=None,
         job=job_id.encode(),
         queue=b"",

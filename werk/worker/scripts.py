@@ -21,7 +21,7 @@ TICK_WORDS = tuple(  # see Ticker.tick
 
 # The fields of a job that step.lua reads: first those that it returns, under the names of Claim,
 # then those that it bases decisions on.
-_FIELDS_OF_JOB = {"attempt": "werk_attempt", "task": "werk_task"}
+_FIELDS_OF_JOB = {"attempt": "werk_attempt", "task": "werk_task", "since": "werk_enqueued"}
 _REPLIED = [name for name in CLAIMED if name not in ("callbacks", "job", "queue")]
 _DECISIVE = (
     "success_callback_name failure_callback_name stopped_callback_name repeats_left rate_limit_key"

@@ -157,13 +157,13 @@ if is_listed == 0 then call('SADD', queues, queue) end
 local function write_whole(job, data, description)
   -- The fields that step.lua uses come first: Redis searches a small hash from its beginning.
   call('HSET', job, 'status', status_now, 'origin', QUEUE, 'data', data, 'timeout', TIMEOUT,
-    'result_ttl', RESULT_TTL, 'werk_task', TASK, 'werk_v', VERSION, 'success_callback_name', '',
-    'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'worker_name', '',
-    'last_heartbeat', '', 'ended_at', '', 'created_at', CREATED_AT, 'description', description,
-    'failure_ttl', FAILURE_TTL, 'werk_max_crashes', MAX_CRASHES, 'group_id', '',
+    'result_ttl', RESULT_TTL, 'werk_task', TASK, 'werk_v', VERSION,
     'werk_enqueued', string.format('%s|%s.%06d', CREATED_AT, clock[1], clock[2]),
     -- A scheduled job has no enqueued_at yet.
-    is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT)
+    is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT, 'success_callback_name', '',
+    'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'worker_name', '',
+    'last_heartbeat', '', 'ended_at', '', 'created_at', CREATED_AT, 'description', description,
+    'failure_ttl', FAILURE_TTL, 'werk_max_crashes', MAX_CRASHES, 'group_id', '')
   local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
   if is_front then call('HSET', job, 'enqueue_at_front', 1) end
   if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end

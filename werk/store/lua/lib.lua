@@ -172,6 +172,8 @@ local function give_back(run, worker, counted, heir, now)
   if in_wip then call('ZREM', wip, run) end
   forget(id, execution, worker)
   call('HSET', job, 'status', 'queued', 'worker_name', '')
+  -- The job waits from now on: the time in which it ran does not count.
+  if enqueued_at ~= '' then call('HSET', job, 'werk_enqueued', enqueued(enqueued_at)) end
   if queue ~= origin then call('HSET', job, 'origin', queue) end
   if counted then call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes) end
   if ttl > 0 then call('EXPIRE', job, ttl) end
