@@ -34,14 +34,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 916,
-    "package client": 641,
+    "package cli": 919,
+    "package client": 645,
     "package dev": 558,
-    "package lua": 1125,
-    "package ops": 1625,
-    "package store": 945,
+    "package lua": 1161,
+    "package ops": 1698,
+    "package store": 952,
     "package tasks": 973,
-    "package worker": 3352,
+    "package worker": 3413,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

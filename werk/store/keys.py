@@ -18,6 +18,8 @@ DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed or were left out
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result
+RETRIED = b"4"  # type of a result: the job runs again after it (rq/results.py)
+ATTEMPT = "werk_attempt"  # field of a job, and of its results: which of its executions it is
 
 
 def key(*parts: str) -> str:

@@ -11,5 +11,7 @@ LISTED_S = OWNED_S + 60  # its name in the job's set of executions
 DEFER_S = 10  # how long a job is deferred whose task a worker does not know
 UNKNOWN_S = 600  # such a job fails this long after it was first deferred
 MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
+YEAR_S = 365 * 24 * 3600  # the results of a job that has not ended, if its hash never expires
+MOST_RESULTS = 10  # of a job, as in RQ
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta
