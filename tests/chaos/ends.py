@@ -10,6 +10,7 @@ from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
 from chaos.records import LOSING, REFUSED, Act, Call, Execution, Fault
+from werk.store.limits import MOST_RESULTS
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
 STOPPED = "Job stopped by user"
@@ -116,9 +117,15 @@ class Ends:
             retries = [act for act in self.acts[call.token] if act.what == "retry"]
             wanted = 1 + sum(act.reply == "retried" for act in retries)
             most = 1 + len(retries)
-        if not min(wanted, 10) <= len(job.results) <= most:
+        if not min(wanted, MOST_RESULTS) <= len(job.results) <= most:
             kinds = [result.type for result in job.results]
             self._add("results", call, f"{len(kinds)} results instead of {wanted}: {kinds}")
+        if len(job.results) + len(job.attempts) > MOST_RESULTS:
+            self._add(
+                "results", call, f"{len(job.attempts)} attempts and {len(job.results)} results"
+            )
+        if any(not attempt.trace for attempt in job.attempts):
+            self._add("results", call, "an attempt without a reason")
         for result in job.results:
             if result.type != TYPE_OF_END.get(job.status):
                 self._add("results", call, f"{job.status} with a result of type {result.type}")
@@ -136,6 +143,8 @@ class Ends:
 
     def _judge_ttls(self, call: Call, job: Job, runs: list[Execution]) -> None:
         """Results are kept as long as was asked. RQ keeps cancelled jobs until they are deleted."""
+        if job.attempts and job.results_ttl == -1:
+            self._add("leaked", call, "its attempts never expire")
         if job.status == "canceled":
             return
         asked = job.keep[0 if job.status == "finished" else 1]

@@ -40,7 +40,7 @@ OF_STATUS = {  # the place that a status names
 }
 OPEN = ("queue", "intermediate", "wip", "scheduled", "deferred", "ready")
 ENDED = ("finished", "failed", "stopped", "canceled")
-SUCCESSFUL, FAILED = "1", "2"  # types of a result (rq/results.py)
+SUCCESSFUL, FAILED, RETRIED = "1", "2", "4"  # types of a result (rq/results.py)
 AT_ONCE = 1000
 EXPIRED = -2  # the TTL of a key that does not exist
 FIELDS = ("status", "result_ttl", "failure_ttl")
@@ -62,7 +62,8 @@ class Job:
     id: str
     status: str
     places: set[str] = field(default_factory=set)
-    results: list[Result] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)  # outcomes
+    attempts: list[Result] = field(default_factory=list)  # failed, and the job ran again
     ttl: int = -1  # of the hash; -1: it never expires
     results_ttl: int = -2  # of the results; -2: there are none
     keep: tuple[int, int] = (0, 0)  # result_ttl and failure_ttl, as asked
@@ -124,7 +125,9 @@ def _read_jobs(connection: redis.Redis, ids: list[str]) -> Iterator[Job]:
         status, result_ttl, failure_ttl = (fact and fact.decode() for fact in facts)
         keep = (int(result_ttl or 0), int(failure_ttl or 0))
         entries = [_result(entry) for _, entry in results]
-        yield Job(job_id, status or "", set(), entries, ttl, results_ttl, keep)
+        outcomes = [own for own in entries if own.type != RETRIED]
+        attempts = [own for own in entries if own.type == RETRIED]
+        yield Job(job_id, status or "", set(), outcomes, attempts, ttl, results_ttl, keep)
 
 
 def _result(entry: dict[bytes, bytes]) -> Result:

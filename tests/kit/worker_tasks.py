@@ -86,6 +86,19 @@ def fail(folder: str) -> None:
     raise ValueError("as asked")
 
 
+def fare(folder: str) -> str:
+    """Fail, crash, be killed, fail, and succeed: an execution each."""
+    note(folder, "begins")
+    number = (Path(folder) / "runs").read_text().count(" begins")
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while number == 3:
+        time.sleep(0.01)  # until the test kills the worker
+    if number < 5:
+        raise ValueError("\u00fc" * 10_000 + f" in attempt {number}")
+    return "done"
+
+
 def odd() -> object:
     """Return what is not plain data."""
     return object()
@@ -271,6 +284,8 @@ TASKS = {
         "mutters waits".split()
     )
 } | {
+    "fare": Task(_PATH + "fare", retry=2, retry_delay=0, max_crashes=2),
+    "fail_often": Task(_PATH + "fail", retry=12, retry_delay=0),
     "poison": Task(_PATH + "poison", max_crashes=2),
     "swallow": Task(_PATH + "swallow", timeout=1),
     "use_alarms": Task(_PATH + "use_alarms", timeout=1),

@@ -20,7 +20,7 @@ from werk.store.limits import MOST_GAVE_UP
 from werk.worker.scripts import script
 
 Words = tuple[Any, ...]
-MONTH_S = 30 * 24 * 3600
+MONTH_S, YEAR_S = 30 * 24 * 3600, 365 * 24 * 3600
 GENERATION = {"one": "h", "two": "g"}  # of the horse of each worker
 LIMIT = "rl:k:rate_limited"
 STATUS = {  # of the others their first word
@@ -115,13 +115,14 @@ class Lua:
             "0.5",
             json.dumps(served),
             json.dumps(pages),
+            "death",
         )
         redis_time, *events = self.of_worker("tick", *words)
         assert float(redis_time) == pytest.approx(time.time(), abs=5)
         return events
 
     def back(self) -> Any:
-        return self.of_worker("back", "a:h1", "one", 1)
+        return self.of_worker("back", "a:h1", "one", "trace", self.now)
 
     def fence(self) -> Any:
         return self.of_worker("fence", "a:h1", "high", 10, "one")
@@ -466,13 +467,16 @@ def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:
 def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> None:
     lua.begin(werk_max_crashes=1, ttl=200)
     lua.enqueue("b")
-    lua.given("ZADD werk:leases 1 one")
+    lua.given("ZADD werk:leases 1 one", "HSET execution:a:h1 last_heartbeat 5500")
     assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
     assert lua.changes() == table(f"""{NO_EXECUTION}
         queue:high              =a,b
         queues                  =rq:queue:high
         job:a                   status=queued worker_name= werk_crashes=before|1 lives=200
         job:a+                  werk_enqueued=before|now
+        results:a               type=4 worker_name=one execution_id=h1 exc_string=death
+        results:a+              execution_started_at=5000.000000 execution_ended_at=5500.000000
+        results:a+              werk_attempt=1 lives=200
         werk:leases             one=gone
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")
@@ -735,6 +739,61 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
         werk:leases             one=gone
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")
+
+
+def test_a_crash_is_kept_once_as_an_attempt(lua: Lua) -> None:
+    lua.begin(werk_max_crashes=2, werk_attempt=4)
+    lua.given("XADD results:a * type 2", "EXPIRE results:a 50")
+    assert lua.back() == ["requeued", 1]
+    attempt = table(f"""
+        results:a               type=4 worker_name=one execution_id=h1 exc_string=trace
+        results:a+              execution_started_at=5000.000000 execution_ended_at=6000.000000
+        results:a+              werk_attempt=5 lives={YEAR_S}""")
+    assert attempt.items() <= lua.changes().items()
+    assert lua.back() == ["gone", 0]  # sent again
+    assert lua.changes() == {}
+    assert lua.redis.xlen("rq:results:a") == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "fields"),
+    [
+        ("HSET execution:a:h1 created_at nan last_heartbeat inf", ""),
+        ("HSET execution:a:h1 created_at 1e400 last_heartbeat x", ""),
+        ("DEL execution:a:h1", ""),
+        ("SET results:a x", "execution_started_at execution_ended_at"),
+    ],
+)
+def test_an_attempt_holds_what_rq_can_read(lua: Lua, key: str, fields: str) -> None:
+    lua.begin(werk_max_crashes=1)
+    lua.given(key, "ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["requeued", "a:h1", 1, "one"]]
+    ((_, entry),) = lua.redis.xrange("rq:results:a")
+    known = {"type", "worker_name", "execution_id", "exc_string", "werk_attempt", *fields.split()}
+    assert {name.decode() for name in entry} == known
+
+
+def test_ten_results_are_kept_until_their_job_has_ended(lua: Lua) -> None:
+    for number in range(15):
+        lua.redis.xadd("rq:results:a", {"type": number})
+    lua.enqueue("a", werk_attempt=15, werk_max_crashes=1)
+    lua.given("EXPIRE results:a 5")
+    lua.step("h1")
+    assert lua.changes()["results:a"] == f"lives={YEAR_S}"
+    lua.back()
+    lua.step("h1")
+    assert lua.redis.xlen("rq:results:a") == 10
+    assert lua.step("h2", lua.finish())[0] == "done"
+    kinds = [entry[b"type"] for _, entry in lua.redis.xrange("rq:results:a")]
+    assert kinds == [*(b"%d" % number for number in range(7, 15)), b"4", b"1"]
+    assert " lives=500 " in lua.changes()["results:a"]
+
+
+def test_a_first_claim_leaves_the_results_alone(lua: Lua) -> None:
+    lua.enqueue("a")
+    lua.given("XADD results:a * type 2")
+    lua.step("h1")
+    assert "results:a" not in lua.changes()
 
 
 def test_crashes_are_counted_from_zero_after_a_requeue(lua: Lua) -> None:

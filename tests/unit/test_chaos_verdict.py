@@ -282,6 +282,32 @@ def test_each_wrong_result_is_found(results):
     assert found([call()], [job(results=results)], [ended()]) == {"results"}
 
 
+DIED = Result("4", "Its worker or host died", "Its worker or host died")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "more", "kinds"),
+    [
+        ([DIED] * 9, {}, set()),
+        ([DIED] * 10, {}, {"results"}),
+        ([Result("4", "")], {}, {"results"}),
+        ([DIED], {"results": []}, {"results"}),
+        ([DIED], {"results_ttl": -1}, {"leaked"}),
+    ],
+)
+def test_attempts_come_before_an_outcome(attempts, more, kinds):
+    assert found([call()], [job(attempts=attempts, **more)], [ended()]) == kinds
+
+
+def test_the_attempts_of_a_cancelled_job_expire():
+    """Its record does not, as in RQ."""
+    kept = job(status="canceled", places={"canceled"}, ttl=-1, attempts=[DIED], results_ttl=600)
+    act = Act("cancel", "c0-1-plain", 99.2, 99.3, "cancelled")
+    assert found([call()], [kept], [], acts=[act]) == set()
+    kept.results_ttl = -1
+    assert found([call()], [kept], [], acts=[act]) == {"leaked"}
+
+
 def test_a_failure_needs_its_traceback():
     own, _, its_run = failing()
     bare = job(own.token, "failed", results=[Result("2", "killed", "killed")])

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 from rq.job import Job, JobStatus, _current_job
 from rq.queue import Queue
+from rq.results import Result
 from rq.worker import Worker
 
 import werk
@@ -34,6 +35,7 @@ CALLED = {
     "fork_work_horse": "job queue",
     "monitor_work_horse": "job queue execution",
     "increment_successful_job_count": "pipeline",
+    "increment_failed_job_count": "pipeline",
     "reorder_queues": "reference_queue",
     "_install_signal_handlers": "",
     "run_maintenance_tasks": "",
@@ -58,6 +60,7 @@ def test_what_is_replaced_is_there() -> None:
     for name in OF_A_JOB:
         assert callable(getattr(Job, name)), name
     assert callable(Queue._persist_job)
+    assert "pipeline if pipeline is not None" in inspect.getsource(Result.save)  # its xadd()
     assert _current_job.get(None) is None
 
 

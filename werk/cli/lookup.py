@@ -38,6 +38,9 @@ def show(job_id: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    attempts = found["attempts"]
+    lines = "\n".join(map(job_view.attempt_line, attempts))
+    found["attempts"] = lines if job_view.was_retried(attempts) else None
     for name, value in found.items():
         if value is not None:
             text = job_view.as_text(value).replace("\n", "\n" + " " * 13)

@@ -199,8 +199,6 @@ def meta_problem(meta: object) -> str | None:
         return (
             f"meta: got a value of type {name_of(type(meta))}; use a dict whose keys are text (str)"
         )
-    if "werk" in meta:
-        return "meta: the key 'werk' is taken by werk's own notes; use another"
     if problem := plain_problem(meta):
         return f"meta: the value {problem}"
     return None

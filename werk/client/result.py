@@ -155,13 +155,13 @@ class Waiting:
         """
         job_id, link = self.job_id, link_of(self.connection)
         results = keys.key("results", job_id)
+        latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
         look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
         if self.waits and seconds > 0:
             block = ("XREAD", "BLOCK", max(1, int(seconds * 1000)), "STREAMS", results)
             streams, (state, result_ttl) = link.calls([(*block, self.entry[0]), look])
             entries = streams[0][1] if streams else []
         else:
-            latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
             entries, (state, result_ttl) = link.calls([latest, look])
         self.entry = entries[-1] if entries else self.entry
         if state is None:
@@ -172,8 +172,14 @@ class Waiting:
         self.keeps_result = self.keeps_result and result_ttl != b"0"
         self.state = keys.text(state)
         if self.state in ("finished", "failed", "stopped", "canceled"):
+            if self._is_attempt():  # the job has ended since this entry was read
+                self.entry = (link.call(*latest) or [self.entry])[-1]
             return (_outcome(job_id, self.state, keys.pairs(self.entry[1]), link),)
         return None
+
+    def _is_attempt(self) -> bool:
+        """Return whether the entry is of an attempt after which the job was to run again."""
+        return keys.pairs(self.entry[1]).get(b"type") == keys.RETRIED
 
     def timed_out(self, timeout: float) -> ResultTimeout:
         """Return the error for a job that has not ended after `timeout` seconds."""

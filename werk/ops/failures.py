@@ -14,7 +14,6 @@ from werk.ops.queues import ask, queue_names
 from werk.printable import printable
 from werk.store import keys
 from werk.store.connection import Link
-from werk.store.limits import ERROR_LENGTH
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 FIELDS = ("werk_task", "description", "status", "ended_at")  # read of each failed job
@@ -100,8 +99,7 @@ def count(link: Link, filters: Filters) -> int:
 
 def last_line(job: Job) -> str:
     """Return the last line of a job's traceback."""
-    line = (job.exception() or "").rpartition("\n")[2].strip()[:ERROR_LENGTH]
-    return printable(line) or "no reason was recorded"
+    return printable(job_record.last_line(job.exception())) or "no reason was recorded"
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:

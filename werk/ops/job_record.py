@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from werk.errors import TooLarge, Unreadable
 from werk.store import keys, payload
 from werk.store.connection import Link
+from werk.store.limits import ERROR_LENGTH
 from werk.store.scripts import Script, named, rest
 
 # Bytes of a value that is shown. A longer value may take long to read, even if it is plain data:
@@ -31,34 +32,45 @@ FIELDS = tuple(
     werk_deferred werk_unknown_since
 """.split()
 )
-RESULT_FIELDS = ("exc_string", "return_value", "entry")  # of the latest result; its id is `entry`
+RESULT_FIELDS = tuple(  # of a result; its id is `entry`
+    """
+    entry type exc_string return_value worker_name execution_started_at execution_ended_at
+    werk_attempt
+""".split()
+)
+Value = bytes | int | None
+RETRY = ("4", "5")  # types of a result that has a Retry instead of a value (rq/results.py)
 
 
-def read(link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS) -> list[Job]:
-    """Return these fields of jobs and the latest result; only the length of longer values."""
+def read(
+    link: Link, ids: Sequence[str], longest: int, fields: Sequence[str] = FIELDS, results: int = 1
+) -> list[Job]:
+    """Return these fields of jobs and their latest results; only the length of longer values."""
     places = [keys.key(kind, own) for kind in ("job", "results") for own in ids]
-    replies = link.run(_script(), places, [longest, *fields])
-    names = (*fields, *RESULT_FIELDS)
+    replies = link.run(_script(), places, [longest, results, *fields])
     return [
-        Job(own, {name: value for name, value in zip(names, reply, strict=True) if value}, longest)
-        for own, reply in zip(ids, replies, strict=True)
+        Job(own, _values(fields, values), longest, [_values(RESULT_FIELDS, one) for one in entries])
+        for own, (*values, entries) in zip(ids, replies, strict=True)
     ]
+
+
+def _values(names: Sequence[str], values: Sequence[Value]) -> dict[str, Value]:
+    return {name: value for name, value in zip(names, values, strict=True) if value}
 
 
 @cache
 def _script() -> Script:
     """Return job_record.lua with names for its arguments."""
     results = ", ".join(f"'{name}'" for name in RESULT_FIELDS)
-    names = (named(["LONGEST"]), rest("FIELDS", 2), f"local RESULT_FIELDS = {{{results}}}")
+    names = (named(["LONGEST", "MOST"]), rest("FIELDS", 3), f"local RESULT_FIELDS = {{{results}}}")
     return Script("\n".join((*names, Script.named("job_record").text)))
 
 
-class Job(NamedTuple):
-    """A job's record, empty if there is none. An int is the length of a value that is too long."""
+class Record:
+    """The values of fields. An int is the length of a value that is too long."""
 
-    id: str
-    record: Mapping[str, bytes | int]
-    longest: int
+    def __init__(self, record: Mapping[str, Value], longest: int) -> None:
+        self.record, self.longest = record, longest
 
     def text(self, name: str) -> str | None:
         return self.read(name, keys.text) or None
@@ -83,6 +95,52 @@ class Job(NamedTuple):
             f"(more than {most:,} characters, too long to show)" if _is_long(value, most) else value
         )
 
+
+class Result(Record):
+    """An entry of a job's results: how an execution ended. Empty if there is none."""
+
+    @property
+    def type(self) -> str:
+        return self.text("type") or ""
+
+    def exception(self) -> str | None:
+        """Return the traceback, or why it cannot be shown."""
+        most = max(self.longest, LONGEST_TRACEBACK)
+        text: str | None = self.read(
+            "exc_string", lambda own: payload.read_exception({b"exc_string": own}, most).rstrip()
+        )
+        return text or None
+
+    def value(self) -> Any:
+        """Return what the task returned, or why it cannot be shown. A Retry is no value."""
+        if self.type in RETRY:
+            return None
+        return self.plain(
+            "return_value", lambda own, parts: payload.read_result({b"return_value": own}, parts)
+        )
+
+    def ended(self) -> float:
+        """Return when it was written, by Redis's clock; 0 if that is unknown."""
+        return int((self.text("entry") or "0").partition("-")[0]) / 1000
+
+
+class Job(Record):
+    """A job's record, empty if there is none, and its latest results, the last one first."""
+
+    def __init__(
+        self,
+        job_id: str,
+        record: Mapping[str, Value],
+        longest: int,
+        results: Sequence[Mapping[str, Value]],
+    ) -> None:
+        super().__init__(record, longest)
+        self.id, self.results = job_id, [Result(own, longest) for own in results]
+
+    @property
+    def latest(self) -> Result:
+        return self.results[0] if self.results else Result({}, self.longest)
+
     def call(self) -> str | None:
         """Return the call with secrets masked: by the caller if that was werk, or else here."""
         if not self.record:
@@ -98,32 +156,28 @@ class Job(NamedTuple):
 
     def exception(self) -> str | None:
         """Return the traceback of the latest execution if it failed."""
-        if self.text("status") == "finished":
-            return None
-        most = max(self.longest, LONGEST_TRACEBACK)
-        text: str | None = self.read(
-            "exc_string", lambda own: payload.read_exception({b"exc_string": own}, most).rstrip()
-        )
-        return text or None
+        return None if self.text("status") == "finished" else self.latest.exception()
 
     def result(self) -> Any:
         """Return the result of the latest execution, or why it was not kept."""
-        value = self.plain(
-            "return_value", lambda own, parts: payload.read_result({b"return_value": own}, parts)
-        )
+        value = self.latest.value()
         if value != payload.UNSERIALIZABLE:
             return value
         return f"(not kept: {payload.read_not_kept(self.text('werk_not_kept'))})"
 
     def ended(self) -> float:
         """Return when the latest execution ended, by Redis's clock if that time is known."""
-        entry = (self.text("entry") or "0").partition("-")[0]
-        return int(entry) / 1000 or keys.moment(self.text("ended_at"), 0.0)
+        return self.latest.ended() or keys.moment(self.text("ended_at"), 0.0)
 
     def depends_on(self) -> list[str]:
         found = self.plain("dependency_ids", payload.loads)
         ids = found if isinstance(found, list) else []
         return [keys.text(own.encode("utf-8", "replace")) for own in ids if type(own) is str]
+
+
+def last_line(exception: str | None) -> str:
+    """Return the last line of a traceback: the exception."""
+    return (exception or "").rpartition("\n")[2].strip()[:ERROR_LENGTH]
 
 
 def _is_long(value: object, most: int) -> bool:

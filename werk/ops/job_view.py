@@ -11,13 +11,13 @@ from typing import Any
 
 from werk.errors import NoSuchJob
 from werk.ops import job_record
-from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, Job
+from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, RETRY, Job, Result, last_line
 from werk.ops.queues import ask
 from werk.ops.snapshot import number
 from werk.printable import listed
 from werk.store import keys, payload
 from werk.store.connection import Link
-from werk.store.limits import UNKNOWN_S
+from werk.store.limits import MOST_RESULTS, UNKNOWN_S
 
 PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
     **{name: name for name in ("scheduled", "deferred", "finished", "failed", "canceled")},
@@ -27,6 +27,9 @@ PLACES = {  # as rq-dashboard calls them -> RQ's word in the key
 LONGEST_TEXT, LONGEST_TEXT_IN_ROW = 100_000, 4_000  # characters of a traceback
 LONGEST_CALL = 500  # characters
 LATEST = 2.5e11  # Unix time that can be written as a date
+
+OUTCOMES = {"1": "finished", "2": "failed", "3": "stopped", "4": "retried", "5": "failed"}
+ASKED = "the task returned a Retry"
 
 _TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
 _SECONDS = ("duration", "timeout", "result_ttl")
@@ -46,6 +49,7 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
     Raises NoSuchJob.
     """
     facts = _read(link, job_id)
+    attempts = facts.pop("attempts")
     needed, exception = facts.pop("depends_on") or [], facts.pop("exception")
     found = link.calls([("EXISTS", keys.key("job", own)) for own in needed])
     units = dict.fromkeys(_SECONDS, " s")
@@ -53,6 +57,14 @@ def page(link: Link, job_id: str) -> dict[str, Any]:
         "id": job_id,
         **{name: facts[name] for name in (*_TIMES, "status")},
         "exc_info": _end(exception, LONGEST_TEXT),
+        "attempts": [
+            {
+                **own,
+                "summary": attempt_line(own),
+                "exception": _end(own["exception"], LONGEST_TEXT),
+            }
+            for own in (attempts if was_retried(attempts) else ())
+        ],
         "depends_on": needed,
         "depends_on_status": ["active" if there else "expired" for there in found],
         "rows": [
@@ -107,7 +119,7 @@ def as_text(value: object, indent: int | None = None) -> str:
 
 
 def _read(link: Link, job_id: str) -> dict[str, Any]:
-    (job,) = job_record.read(link, [job_id], LONGEST)
+    (job,) = job_record.read(link, [job_id], LONGEST, results=MOST_RESULTS)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
@@ -141,10 +153,9 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
     text = {name: job.text(name) for name in FIELDS if name not in ("data", "meta")}
     meta = job.plain("meta", payload.loads)
     called = job.called()
-    noted = meta.get("werk") if type(meta) is dict else None
-    noted = noted if type(noted) is dict else {}  # our worker's notes about a retry
-    when = noted.get("next_try") if due is None else keys.iso(max(0.0, min(due, LATEST)))
-    waits, is_retry = text["status"] == "scheduled", bool(text["started_at"] or noted)
+    attempts = _attempts(job)
+    when = None if due is None else keys.iso(max(0.0, min(due, LATEST)))
+    waits, is_retry = text["status"] == "scheduled", bool(text["started_at"])
     has_ended = text["status"] in ("finished", "failed", "stopped")
     # An execution that failed has ended since; one that was deferred has not.
     is_deferred = waits and (text["started_at"] or "") > (text["ended_at"] or "")
@@ -159,18 +170,60 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
         "due": when if waits and not is_retry else None,
         "duration": _duration(text),
         "worker": text["worker_name"],
-        "attempt": _whole(text["werk_attempt"]) or noted.get("attempt"),
+        "attempt": _whole(text[keys.ATTEMPT]),
         # Once the job has ended, this would be the error of an attempt before the last.
-        "last_error": None if has_ended else noted.get("error"),
+        "last_error": attempts[-1]["error"] if attempts and not has_ended else None,
         "next_try": when if waits and is_retry else None,
         "deferred": text["werk_deferred"] if since else None,
         "fails_at": keys.iso(max(0.0, min(since + UNKNOWN_S, LATEST))) if since else None,
         **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
+        "attempts": attempts,
         "exception": job.exception(),
         "result": job.result(),
         "meta": meta or None,
         "depends_on": job.depends_on() or None,
     }
+
+
+def _attempts(job: Job) -> list[dict[str, Any]]:
+    """Return the executions that RQ's results of a job know, the first one first."""
+    attempts = [_attempt(own) for own in reversed(job.results) if own.ended()]
+    if attempts and job.text("status") in ("finished", "failed", "stopped"):
+        attempts[-1]["attempt"] = attempts[-1]["attempt"] or _whole(job.text(keys.ATTEMPT))
+    return attempts
+
+
+def _attempt(result: Result) -> dict[str, Any]:
+    began, ended = (number(result.text(f"execution_{name}_at")) for name in ("started", "ended"))
+    exception = result.exception()
+    error = last_line(exception) or (ASKED if result.type in RETRY else None)
+    return {
+        "attempt": _whole(result.text(keys.ATTEMPT)),
+        "outcome": OUTCOMES.get(result.type),
+        "ended_at": keys.iso(min(result.ended() + 5e-7, LATEST)),  # iso() cuts, and does not round
+        "duration": round(ended - began, 3) if 0 < began <= ended else None,
+        "worker": result.text("worker_name"),
+        "error": error,
+        "exception": exception,
+    }
+
+
+def was_retried(attempts: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether attempts tell more than how the job ended."""
+    return len(attempts) > 1 or any(own["outcome"] == "retried" for own in attempts)
+
+
+def attempt_line(attempt: Mapping[str, Any]) -> str:
+    """Return an attempt on one line."""
+    took, worker, error = attempt["duration"], attempt["worker"], attempt["error"]
+    return "".join(
+        (
+            f"{attempt['attempt'] or '-'}  {attempt['ended_at']}  {attempt['outcome'] or '-'}",
+            "" if took is None else f" after {took:g} s",
+            f" on {worker}" if worker else "",
+            f": {error}" if error else "",
+        )
+    )
 
 
 def _duration(text: Mapping[str, str | None]) -> float | None:

@@ -22,6 +22,8 @@ FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed
 DROPPED_GIVE_UPS = "dropped_give_ups"  # field beside it: final failures that tick.lua dropped
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result
+RETRIED = b"4"  # type of a result: the job runs again after it (rq/results.py)
+ATTEMPT = "werk_attempt"  # field of a job, and of its results: which of its executions it is
 
 
 def key(*parts: str) -> str:

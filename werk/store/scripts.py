@@ -26,6 +26,8 @@ _CONSTANTS = {
     "LISTED_S": limits.LISTED_S,
     "MONTH_S": limits.MONTH_S,
     "MOST_GAVE_UP": limits.MOST_GAVE_UP,
+    "YEAR_S": limits.YEAR_S,
+    "MOST_RESULTS": limits.MOST_RESULTS,
     "DESCRIPTION_LENGTH": limits.DESCRIPTION_LENGTH,
     "ERROR_LENGTH": limits.ERROR_LENGTH,
     "DEFAULT_TIMEOUT_S": DEFAULT_TIMEOUT_S,
@@ -34,7 +36,8 @@ _CONSTANTS = {
 }
 
 _SMALL = {
-    "back": "return {give_back(RUN, WORKER, IS_CRASH == '1', WORKER, redis_time())}",
+    "back": "local crash = TRACE ~= '' and {trace = TRACE, at = AT} or nil\n"
+    "return {give_back(RUN, WORKER, crash, WORKER, redis_time())}",
     "fence_generation": "return fence_generation(WORKER, GENERATION, tonumber(LEASE))",
     "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
     "withdraw": "for _, queue in ipairs(QUEUES) do"
@@ -97,7 +100,7 @@ def numbered(names: Iterable[str]) -> str:
 
 
 _PRELUDES = {
-    "back": named(("RUN", "WORKER", "IS_CRASH")),
+    "back": named(("RUN", "WORKER", "TRACE", "AT")),
     "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
     "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
     "take_failure": named(("WORKER",)),

@@ -60,14 +60,18 @@ class Claim:
     def run(self) -> str:
         return f"{self.id}:{self.execution}"
 
+    @property
+    def number(self) -> int:
+        """The number of the attempt; 0 if it is unknown."""
+        try:
+            return int(self.attempt)
+        except (TypeError, ValueError):  # the record of an order may have been written by anybody
+            return 0
+
     def facts(self, task: str = "") -> dict[str, object]:
         """Return the facts about this execution for a log line; `task` is its name, if known."""
-        try:
-            attempt = int(self.attempt)
-        except (TypeError, ValueError):  # the record of an order may have been written by anybody
-            attempt = 0
-        name = task or text(self.task) or "-"
-        return {"job": self.id, "task": name, "queue": text(self.origin), "attempt": attempt}
+        name, queue = task or text(self.task) or "-", text(self.origin)
+        return {"job": self.id, "task": name, "queue": queue, "attempt": self.number}
 
     def waited_s(self, now: float) -> float | None:
         """Return how long the job had waited in its queue at `now`, on Redis's clock.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from werk.log_format import Event
+from werk.store import keys
+from werk.worker.attempts import WORKER_DIED, packed
 from werk.worker.log import run_facts
 from werk.worker.process import Child
 from werk.worker.scripts import script
@@ -87,7 +89,8 @@ class Executions:
     def give_back(self, run: str, progress: Progress, leave: Leave | None, how: str) -> None:
         is_its_own = progress.is_busy and progress.run == run
         is_crash = leave is None and not self.child.killed and is_its_own
-        reply = self.insist(self.back_script, run, self.worker.name, int(is_crash))
+        trace = packed(how) if is_crash else ""
+        reply = self.insist(self.back_script, run, self.worker.name, trace, keys.clock()[1])
         what, crashes = reply[0].decode(), reply[1]
         facts = {**run_facts(run), "became": what, "crashes": crashes, "reason": how}
         self.log.warning(Event("back", **facts))
@@ -100,7 +103,7 @@ class Executions:
 
     def take_over(self, run: str, crashes: int) -> None:
         """Have the next horse fail an execution of another worker, rescued once too often."""
-        self.orders.append(Order(run, killed_text(crashes, "Its worker or host died")))
+        self.orders.append(Order(run, killed_text(crashes, WORKER_DIED)))
 
     def complete(self, run: str) -> bool:
         """Have the next horse enqueue the dependents of a job whose failure is recorded.

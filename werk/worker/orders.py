@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import redis.exceptions
+from redis import Redis
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
@@ -96,9 +97,9 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
     """Return the claim of a dead horse, with the fields that are needed."""
     job_id, _, execution = run.rpartition(":")
     known: list[Any] = [None, None, None]
+    connection = recorder.worker.connection
     try:
-        key = keys.key("job", job_id)
-        known = recorder.worker.connection.hmget(key, "origin", "werk_attempt", "werk_task")
+        known = connection.hmget(keys.key("job", job_id), "origin", keys.ATTEMPT, "werk_task")
     except redis.exceptions.ResponseError:
         pass  # not a hash: the execution will be found late
     origin, attempt, task = known
@@ -116,5 +117,15 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
         job=job_id.encode(),
         queue=b"",
         execution=execution,
-        claimed_at=keys.clock()[1],
+        claimed_at=_claimed_at(connection, run),
     )
+
+
+def _claimed_at(connection: Redis, run: str) -> str:
+    """Return when an execution began, on the clock of its host; now if its record is broken."""
+    _, now, _ = keys.clock()
+    try:
+        began = float(connection.hget(keys.key("execution", run), "created_at") or "")
+    except (redis.exceptions.ResponseError, ValueError):
+        return now
+    return repr(began) if 0 < began < float(now) else now

@@ -22,14 +22,13 @@ from redis.client import Pipeline
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.timeouts import BaseDeathPenalty
-from rq.utils import now, utcformat
+from rq.utils import utcformat
 from rq.worker import Worker as RQWorker
 
 from werk.errors import TooLarge
 from werk.registry import LONGEST_S
 from werk.settings import Settings
-from werk.store import keys, payload
-from werk.store.limits import ERROR_LENGTH
+from werk.store import payload
 from werk.worker import webhooks
 from werk.worker.claim import permit
 from werk.worker.process import end_copies
@@ -236,18 +235,3 @@ def load(job: Job) -> Job:
         if seconds is not None and seconds > LONGEST_S:
             setattr(job, name, LONGEST_S)
     return job
-
-
-def note_attempt(job: Job, error: str, delay_s: int) -> None:
-    """Note an attempt in the meta of a job, which RQ saves when it returns the job to its queue."""
-    attempt = int(job.connection.hget(job.key, "werk_attempt") or 1)
-    lines = error.strip().splitlines() or [""]
-    next_try = keys.timestamp(now() + timedelta(seconds=delay_s))
-    note(job, attempt=attempt, error=lines[-1][:ERROR_LENGTH], next_try=next_try)
-
-
-def note(job: Job, **facts: object) -> None:
-    """Write into meta['werk'], beside what the task keeps. A meta that is unreadable stays."""
-    if type(job.meta) is dict and job._unreadable_meta is None:
-        before = job.meta.get("werk")
-        job.meta["werk"] = {**(before if type(before) is dict else {}), **facts}

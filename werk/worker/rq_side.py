@@ -2,7 +2,7 @@
 
 1. methods to record an outcome, for werk's own code
 2. RQ's methods for performing a job: replaced by the horse's while there is a frame (frame.py)
-3. RQ's methods for finishing a job: fenced, and with more facts; meta['werk'] has the last attempt
+3. RQ's methods for finishing a job: fenced, and with more facts, such as the failed attempts
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from rq.queue import Queue
 from werk.log_format import Event
 from werk.store import keys, payload
 from werk.store.limits import MONTH_S
+from werk.worker.attempts import Retried, number_results
 from werk.worker.causes import RAISED, WAITING, cause_of, entry
 from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
 from werk.worker.redis_side import Unusable, sent_once
 from werk.worker.results import why_not_kept
 from werk.worker.retries import limit_retries
-from werk.worker.rq_classes import load, note_attempt
+from werk.worker.rq_classes import load
 from werk.worker.rq_loop import RQLoop
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class RQSide(RQLoop):
     _mark = ""  # of a committed transaction, until everything that follows it is done
     has_committed = False  # Redis has acknowledged that outcome
     recorded_run = ""  # the execution whose outcome is being recorded; also after RQ's commit
+    _attempt = 0  # its number
+    _retried: Retried | None = None  # what to keep of it if the job is retried
     redis_time: Callable[[], float] = staticmethod(time.time)  # the horse sets its own
     on_final_failure: Callable[[], None] | None = None  # set by a horse with WERK_ON_GIVE_UP
     cause = RAISED  # of the failure that is being recorded
@@ -66,11 +69,12 @@ class RQSide(RQLoop):
             execution._job = load(job)
             job.redis_server_version = self.server_version()
             self.executions, self.recorded_run = {execution.id: execution}, claim.run
-            self.has_committed, self._is_final, self.cause = False, False, RAISED
+            self.has_committed, self._attempt = False, claim.number
+            self._is_final, self.cause = False, RAISED
             yield self.queue(job.origin), execution
         finally:
             self.executions, self.recorded_run = {}, ""
-            self._stopped_job_id, self.not_kept = None, ""
+            self._stopped_job_id, self.not_kept, self._retried = None, "", None
 
     def record_success(
         self, job: Job, queue: Queue, execution: Execution, result: Any, not_kept: str
@@ -148,6 +152,9 @@ class RQSide(RQLoop):
         self._check_fence(job)
         super().cleanup_execution(job, pipeline, execution)
         if self.ask_fence:
+            number_results(pipeline, self._attempt)
+            if self._retried and execution:
+                self._retried.keep(pipeline, job, execution, self.name)
             self._commit_once(pipeline)
 
     def _commit_once(self, pipeline: Pipeline) -> None:
@@ -213,10 +220,16 @@ class RQSide(RQLoop):
             pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)
         super().increment_successful_job_count(pipeline)
 
+    def increment_failed_job_count(self, pipeline: Pipeline | None = None) -> None:
+        """Number the result as well. RQ calls this first in the transaction of a stored Retry."""
+        if self.ask_fence and pipeline is not None:
+            number_results(pipeline, self._attempt)
+        super().increment_failed_job_count(pipeline)
+
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        is_stopped = self._stopped_job_id == job.id
+        self._retried, is_stopped = None, self._stopped_job_id == job.id
         if self.ask_fence and job.should_retry and not is_stopped:
-            note_attempt(job, kwargs.get("exc_string", ""), job.get_retry_interval())
+            self._retried = Retried(job.get_retry_interval(), kwargs.get("exc_string", ""))
         elif self.on_final_failure:
             self._is_final = not is_stopped and not self._is_cancelled(job)
         super().handle_job_failure(job, queue, *args, **kwargs)
@@ -234,6 +247,6 @@ class RQSide(RQLoop):
     ) -> None:
         if self.ask_fence:
             delay = Retry.get_interval(job.number_of_retries or 0, retry.intervals)
-            note_attempt(job, "the task asked for a retry", delay)
+            self._retried = Retried(delay, None)
         super().handle_job_retry(job, queue, retry, *args, **kwargs)
         self._forget_commit()

@@ -16,7 +16,7 @@ STEP_WORDS = tuple(
 )
 TICK_WORDS = tuple(  # see Ticker.tick
     "WORKER NOW_TEXT NOW GENERATION RUN LAST LEASE WORKER_TTL MOVES_DUE DROPPED AHEAD_S SERVED"
-    " PAGES".split()
+    " PAGES DEATH".split()
 )
 
 # The fields of a job that step.lua reads: first those that it returns, under the names of Claim,

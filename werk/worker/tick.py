@@ -13,6 +13,7 @@ from werk.log_format import Event
 from werk.store.connection import Link
 from werk.store.keys import iso, text
 from werk.tasks import catalog
+from werk.worker.attempts import WORKER_DIED, packed
 from werk.worker.log import run_facts
 from werk.worker.scripts import script
 from werk.worker.shared_state import SharedState
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TICK_BUDGET_S = 1.0  # no tick takes longer: limits and signals are checked between ticks
 CATALOG_S = 5.0  # between two beats of the catalog; after three missed ones a worker is dead
 CATALOG_WHOLE_S = 3600.0  # between two writes of the whole catalog
+DEATH = packed(WORKER_DIED)
 
 
 class Found(NamedTuple):
@@ -76,7 +78,7 @@ class Ticker:
         words += [generation, progress.run, progress.last]
         words += [worker.lease_s, worker.worker_ttl + 60, int(self.moves_due)]
         words += [self.shared.dropped, self.ahead]
-        return [*words, *self._catalog_words()]
+        return [*words, *self._catalog_words(), DEATH]
 
     def _catalog_words(self) -> tuple[str, str]:
         """Return what tick.lua writes about our tasks: their names often, all of it hourly."""

@@ -16,8 +16,9 @@
 
 local call, try = redis.call, redis.pcall
 
-local COUNTED, UNCOUNTED = true, false
 local MOST_COUNTED = 1000000000000000
+local LATEST = 250000000000 -- Unix time: RQ's reader can turn it into a date
+local RETRIED = '4' -- type of a result (rq/results.py)
 
 local function job_key(id) return P .. ':job:' .. id end
 local function wip_key(queue) return P .. ':wip:' .. queue end
@@ -123,19 +124,42 @@ local function crashes_of(field, enqueued_at)
   return since == enqueued_at and whole(count, MOST_CRASHES) or 0
 end
 
--- Take an execution away from `worker` and put its job back at the front of its queue. A COUNTED
--- execution ended in a crash. If the job has had more crashes than it may, the execution goes to
--- `heir`, which must fail the job: it stays in wip, so if the heir dies too, it is rescued again.
+-- Return the Unix time in a text of a record as RQ writes it in a result, nil if it has none.
+local function moment(text)
+  local time = tonumber(text or '') or 0
+  return time > 0 and time < LATEST and string.format('%.6f', time) or nil
+end
+
+-- Add an execution that crashed to the results of its job, as RQ adds an attempt that is retried.
+-- `facts` may be unknown. If the entry has no place, because the key has another type or is a full
+-- stream, it replaces what is there. The key expires with the hash of a job that waits.
+local function add_attempt(id, execution, worker, trace, facts, ttl)
+  local entry = {'type', RETRIED, 'worker_name', worker, 'execution_id', execution,
+    'exc_string', trace}
+  for name, value in pairs(facts) do entry[#entry + 1] = name; entry[#entry + 1] = value end
+  local results = P .. ':results:' .. id
+  if type(try('XADD', results, 'MAXLEN', MOST_RESULTS, '*', unpack(entry))) == 'table' then
+    call('UNLINK', results)
+    call('XADD', results, '*', unpack(entry))
+  end
+  call('EXPIRE', results, ttl > 0 and ttl or YEAR_S)
+end
+
+-- Take an execution away from `worker` and put its job back at the front of its queue. If it ended
+-- in a crash, `crash` has a `trace` to show, base64 of a compressed text, and `at`, the time on the
+-- clock of its host; without `at` that is its last heartbeat. If the job has had more crashes than
+-- it may, the execution goes to `heir`, which must fail the job: it stays in wip, so if the heir
+-- dies too, it is rescued again.
 -- Returns what happened and the number of crashes: 'requeued', 'fail' (the heir must), 'gone' (the
 -- execution no longer owned the job), 'later' (cannot be decided now; nothing changed).
-local function give_back(run, worker, counted, heir, now)
+local function give_back(run, worker, crash, heir, now)
   local id, execution = split(run)
   local job, execution_key = job_key(id), P .. ':execution:' .. run
   local is_job = fits(job, 'hash')
-  local origin, status, enqueued_at, crashed, max, ttl
+  local origin, status, enqueued_at, crashed, max, ttl, attempt
   if is_job then
-    origin, status, enqueued_at, crashed, max, ttl = unpack(call('HMGET', job, 'origin', 'status',
-      'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl'))
+    origin, status, enqueued_at, crashed, max, ttl, attempt = unpack(call('HMGET', job, 'origin',
+      'status', 'enqueued_at', 'werk_crashes', 'werk_max_crashes', 'ttl', 'werk_attempt'))
   end
   origin, enqueued_at = origin or '', enqueued_at or ''
   max, ttl = whole(max, MOST_CRASHES), whole(ttl, LONGEST_S)
@@ -159,8 +183,8 @@ local function give_back(run, worker, counted, heir, now)
   end
 
   local crashes = crashes_of(crashed, enqueued_at)
-  if counted then crashes = math.min(crashes, max) + 1 end -- resending changes nothing
-  if counted and crashes > max and has_wip then
+  if crash then crashes = math.min(crashes, max) + 1 end -- resending changes nothing
+  if crash and crashes > max and has_wip then
     try('SREM', runs_of(worker), run)
     call('SADD', own(runs_of(heir), 'set'), run)
     call('ZADD', wip, now + OWNED_S, run)
@@ -169,13 +193,20 @@ local function give_back(run, worker, counted, heir, now)
     call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
     return 'fail', crashes
   end
+  local times = try('HMGET', execution_key, 'created_at', 'last_heartbeat')
   if in_wip then call('ZREM', wip, run) end
   forget(id, execution, worker)
   call('HSET', job, 'status', 'queued', 'worker_name', '')
   -- The job waits from now on: the time in which it ran does not count.
   if enqueued_at ~= '' then call('HSET', job, 'werk_enqueued', enqueued(enqueued_at)) end
   if queue ~= origin then call('HSET', job, 'origin', queue) end
-  if counted then call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes) end
+  if crash then
+    local number = whole(attempt, MOST_COUNTED)
+    add_attempt(id, execution, worker, crash.trace, {
+      execution_started_at = moment(times[1]), execution_ended_at = moment(crash.at or times[2]),
+      werk_attempt = number > 0 and string.format('%d', number) or nil}, ttl)
+    call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
+  end
   if ttl > 0 then call('EXPIRE', job, ttl) end
   try('SADD', P .. ':queues', list)
   call('LPUSH', list, id)

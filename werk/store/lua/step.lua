@@ -122,11 +122,11 @@ else
       outcome = 'done'
       local added
       if value == '' then
-        added = try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type,
+        added = try('XADD', results, 'MAXLEN', '10', '*', 'type', result_type,
           'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
           'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW)
       else
-        added = try('XADD', results, 'MAXLEN', '~', '10', '*', 'type', result_type,
+        added = try('XADD', results, 'MAXLEN', '10', '*', 'type', result_type,
           'worker_name', WORKER, 'execution_id', ENDED_EXECUTION,
           'execution_started_at', ENDED_CLAIMED_AT, 'execution_ended_at', NOW,
           is_success and 'return_value' or 'exc_string', value)
@@ -229,6 +229,7 @@ while not got do
         if fields[ATTEMPT] then
           local before = tonumber(fields[ATTEMPT]) or 0
           attempt = before >= 0 and before < MOST_ATTEMPTS and math.floor(before) + 1 or 1
+          call('EXPIRE', P .. ':results:' .. id, YEAR_S) -- the hash does not expire any more
         end
         call('HSET', job, 'status', 'started', 'started_at', NOW_TEXT, 'worker_name', WORKER,
           'last_heartbeat', NOW_TEXT, 'werk_attempt', attempt)

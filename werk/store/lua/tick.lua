@@ -16,6 +16,7 @@
 --       AHEAD_S, seconds that the host's clock is ahead of Redis's, '' if not yet known
 --       SERVED, a JSON list of "<task> <fingerprint>", or []
 --       PAGES, a JSON list of task, JSON, task, JSON, ... for the catalog, or []
+--       DEATH, what the attempt of a worker that died shows: see give_back
 -- Returns Redis's TIME in seconds, then events, each {what, ...}:
 --       {'unborn'} the worker's hash has expired, and nothing was done: write it and tick again
 --       {'lost', run} the execution that the horse runs no longer owns its job
@@ -27,6 +28,7 @@
 
 local lease_s = tonumber(LEASE)
 local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
+local death = {trace = DEATH}
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
@@ -136,7 +138,7 @@ local function check_own()
   if split(RUN) then renew(RUN) end
   for _, run in ipairs(open_runs(WORKER)) do
     if is_past(run) then
-      local what, crashes = give_back(run, WORKER, UNCOUNTED, WORKER, clock)
+      local what, crashes = give_back(run, WORKER, nil, WORKER, clock)
       event(what, run, crashes, WORKER)
     end
   end
@@ -153,7 +155,7 @@ local function rescue()
     local is_done = true
     for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
-      if not is_ending(run) then what, crashes = give_back(run, dead, COUNTED, WORKER, clock) end
+      if not is_ending(run) then what, crashes = give_back(run, dead, death, WORKER, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
     put_back_failures(dead)
@@ -191,6 +193,7 @@ local function enqueue(id, place, queue)
     call('EXPIRE', job.key, ttl)
     call('EXPIRE', job.key .. ':dependents', ttl)
     call('EXPIRE', job_key(':' .. id) .. ':dependencies', ttl)
+    call('EXPIRE', P .. ':results:' .. id, ttl)
   end
   if not is_limited then push(job, at_front); return true end
   if at_front then call('HSET', job.key, 'enqueue_at_front', '1') end
