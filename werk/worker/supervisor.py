@@ -48,6 +48,7 @@ class Supervisor:
 
     exit_code = EXIT_OK
     had_horse = False  # that could import WERK_PRELOAD
+    busy_at = 0.0  # when the horse was last seen with a job
 
     def __init__(self, worker: Worker, plan: Plan, moves_due: bool, shared: SharedState) -> None:
         self.worker, self.plan, self.shared, self.log = worker, plan, shared, worker.log
@@ -163,6 +164,8 @@ class Supervisor:
         if stop.is_cold:
             self.kill("cold")
         progress, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
+        if progress.is_busy:
+            self.busy_at = clock
         if progress.deadline and clock > progress.deadline + grace_s:
             self.kill("finish" if self.shared.finishing else "timeout", progress.run)
         elif progress.deadline and clock >= progress.deadline != child.told:
@@ -170,7 +173,7 @@ class Supervisor:
             child.send_signal(HORSE_SIGNAL)
         elif progress.deadline and not self.shared.finishing:
             pass  # a task, or the end of middleware
-        elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
+        elif stop.is_draining and clock > max(stop.drained_at, self.busy_at) + grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:
