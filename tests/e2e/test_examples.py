@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from support import ROOT, Process, run
 
+from werk.client.result import status
+
 FLASK, DJANGO = (ROOT / "examples" / name for name in ("flask", "django"))
 PAGE = (ROOT / "docs" / "applications.md").read_text()
+SECTION = (ROOT / "docs" / "observability.md").read_text().split("\n## Django\n")[1]
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}
 GALLERY = {**QUIET, "PYTHONPATH": str(FLASK), "WERK_REGISTRY": "gallery.table:TASKS"}
 SHOP = {**QUIET, "PYTHONPATH": str(DJANGO), "DJANGO_SETTINGS_MODULE": "shop.settings"}
@@ -123,6 +126,15 @@ def test_the_page_has_the_variables_of_a_worker_of_the_shop() -> None:
         "DJANGO_SETTINGS_MODULE": SHOP["DJANGO_SETTINGS_MODULE"],
         **WORKER,
     }
+
+
+def test_the_section_on_django_has_code_that_works(redis_url: str, tmp_path: Path) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+    code = f"import django\ndjango.setup()\n{block}\nprint(order('ada@shop.example'))"
+    env = {**SHOP, **database(tmp_path / "shop.sqlite3")}
+    done = run("python", "-W", "ignore", "-c", code, env=env)
+    assert done.returncode == 0, done.stderr
+    assert status(done.stdout.strip()) == "queued"
 
 
 def order(env: dict[str, str], email: str) -> dict[str, object]:

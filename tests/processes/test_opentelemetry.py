@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from support import KIT, run, wait_until
+from support import KIT, ROOT, Process, run, wait_until
 from traced_tasks import HANGS
 from workers import ENV, Start
 
+from werk.client.result import status
+
 Span = dict[str, Any]
+SECTION = (ROOT / "docs" / "observability.md").read_text().split("\n## OpenTelemetry\n")[1]
+SECTION = SECTION.split("\n## ")[0]
+EXPORTER = "opentelemetry/exporter/otlp/proto/http/trace_exporter.py"
+FILE_EXPORTER = """
+import functools, os, pathlib
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+OTLPSpanExporter = functools.partial(
+    ConsoleSpanExporter,
+    out=(pathlib.Path(os.environ["SPANS"]) / str(os.getpid())).open("a"),
+    formatter=lambda span: span.to_json(indent=None) + "\\n",
+)
+"""
 
 
 @pytest.fixture
@@ -84,6 +101,51 @@ def test_a_thousand_jobs_have_a_thousand_spans_under_the_right_parents(
         assert turn["parent_id"] == works[turn["attributes"]["job"]]["context"]["span_id"]
 
 
+def test_the_example_of_the_page_works(
+    spawn: Callable[..., Process], redis_url: str, tmp_path: Path
+) -> None:
+    """Only the exporter is ours: it writes to a file, and not to a collector."""
+    (spans := tmp_path / "spans").mkdir()
+    for name, text in re.findall(
+        r"^```python\n# (\S+)\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE
+    ):
+        write(tmp_path / name, text)
+    write(tmp_path / EXPORTER, FILE_EXPORTER)
+    [variables] = re.findall(r"^```text\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+    env = dict(line.split("=") for line in variables.splitlines())
+    env |= {"PYTHONPATH": str(tmp_path), "SPANS": str(spans)}
+    done = run("python", "-m", "shop.checkout", env=env)
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.strip()
+    worker = spawn("werk", "worker", "default", env=env)
+    wait_until(lambda: status(job_id) == "failed")
+    worker.terminate()
+    assert worker.wait(60) == 0
+    by_name: dict[str, list[Span]] = defaultdict(list)
+    for span in sorted(read(spans), key=lambda span: str(span["start_time"])):
+        by_name[span["name"]].append(span)
+        assert span["resource"]["attributes"]["service.name"] == "shop"
+    first, second = by_name["process default"]
+    [sent], [checkout] = by_name["send default"], by_name["checkout"]
+    assert sent["parent_id"] == checkout["context"]["span_id"]
+    assert first["parent_id"] == sent["context"]["span_id"]
+    assert second["parent_id"] is None
+    assert [span["attributes"]["werk.attempt"] for span in (first, second)] == [1, 2]
+    prints = [span["parent_id"] for span in by_name["print the receipt"]]
+    assert prints == [span["context"]["span_id"] for span in (first, second)]
+    assert "no paper for order 42" in first["status"]["description"]
+
+    done = run("werk-enqueue", "receipt", "43", env=env)
+    assert done.returncode == 0, done.stderr
+    [sent] = [span for span in read(spans) if message(span) == done.stdout.strip()]
+    assert (sent["name"], sent["parent_id"]) == ("send default", None)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def outcome(number: int) -> tuple[str, str | None]:
     """Return the status and the error of a job's span."""
     if number in HANGS:
@@ -92,7 +154,7 @@ def outcome(number: int) -> tuple[str, str | None]:
 
 
 def message(span: Span) -> str:
-    return str(span["attributes"]["messaging.message.id"])
+    return str(span["attributes"].get("messaging.message.id"))
 
 
 def ended(connection: redis.Redis) -> int:
