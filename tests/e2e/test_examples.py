@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 from support import ROOT, Process, run
 
+from werk.client.result import status
+
 FLASK, DJANGO = (ROOT / "examples" / name for name in ("flask", "django"))
 PAGE = (ROOT / "docs" / "applications.md").read_text()
+SECTION = (ROOT / "docs" / "observability.md").read_text().split("\n## Django\n")[1]
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}
 GALLERY = {**QUIET, "PYTHONPATH": str(FLASK), "WERK_REGISTRY": "gallery.table:TASKS"}
 SHOP = {**QUIET, "PYTHONPATH": str(DJANGO), "DJANGO_SETTINGS_MODULE": "shop.settings"}
 WORKER = {  # as in docs/applications.md
     "WERK_REGISTRY": "shop.table:TASKS",
     "WERK_PRELOAD": "shop.worker",
-    "WERK_HOOKS_BEFORE": "shop.worker.close",
-    "WERK_HOOKS_AFTER": "shop.worker.close",
-    "WERK_HOOKS_ERROR": "shop.worker.close",
+    "WERK_MIDDLEWARE": "werk.contrib.django.execute",
 }
 ORDER = """
 import json, sys, django
@@ -73,7 +74,7 @@ def test_the_tests_of_the_gallery_pass(nobody: socket.socket) -> None:
 
 def test_the_tests_of_the_shop_pass(nobody: socket.socket) -> None:
     command = ["python", "-W", "error", DJANGO / "manage.py", "test", "shop"]
-    done = run(*command, env={**SHOP, "SHOP_DB": ":memory:"})
+    done = run(*command, env={**SHOP, **WORKER, "SHOP_DB": ":memory:"})
     assert done.returncode == 0 and "Ran 6 tests" in done.stderr, done.stderr
     with pytest.raises(BlockingIOError):
         nobody.accept()
@@ -111,7 +112,6 @@ def test_a_worker_of_the_shop_opens_the_database_again(
     new.rename(tmp_path / "shop.sqlite3")
     answer = order(shop, "grace@shop.example")
     assert answer == {"job": "receipt-2", "result": "grace@shop.example", "status": 200}
-    assert "hook" not in worker.output()
 
 
 def test_the_page_shows_the_code_of_the_examples() -> None:
@@ -126,6 +126,15 @@ def test_the_page_has_the_variables_of_a_worker_of_the_shop() -> None:
         "DJANGO_SETTINGS_MODULE": SHOP["DJANGO_SETTINGS_MODULE"],
         **WORKER,
     }
+
+
+def test_the_section_on_django_has_code_that_works(redis_url: str, tmp_path: Path) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+    code = f"import django\ndjango.setup()\n{block}\nprint(order('ada@shop.example'))"
+    env = {**SHOP, **database(tmp_path / "shop.sqlite3")}
+    done = run("python", "-W", "ignore", "-c", code, env=env)
+    assert done.returncode == 0, done.stderr
+    assert status(done.stdout.strip()) == "queued"
 
 
 def order(env: dict[str, str], email: str) -> dict[str, object]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 import redis
+from fast_worker import Worker
 from rq.job import Job
-from support import KIT, PYTHONPATH, Process, run
-from workers import Start, ended, finished, places, reason
+from support import KIT, PYTHONPATH, Process, run, wait_until
+from workers import Start, begun, ended, finished, go, places, reason
 
 import werk
 from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
@@ -249,3 +251,39 @@ def test_recorded_jobs_go_through_both(
     assert around.read_text().splitlines() == [
         f"outer {handle.id} note 1", "inner note default", "inner ends", "outer 'ran'"
     ]  # fmt: skip
+
+
+# --- what they hold back
+
+
+@pytest.mark.parametrize("how", ["returns", "fails", "hangs"])
+def test_middleware_is_flushed_once_before_each_horse_ends(
+    work: Start, around: Path, tmp_path: Path, how: str
+) -> None:
+    for _ in range(3):
+        werk.enqueue("note", str(tmp_path))
+    env = {"WERK_MIDDLEWARE": "flushing.execute,flushing.also", "FLUSH": how}
+    worker = work("default", "--burst", env={**env, "WERK_HORSE_JOBS": "2"})
+    assert worker.wait(60) == 0
+    horses = [line.removeprefix("flush ") for line in around.read_text().splitlines()]
+    assert len(horses) == len(set(horses)) == 2
+    assert "event=kill" not in worker.output()
+    lost = {"returns": 0, "fails": 2, "hangs": 2}[how]
+    assert worker.output().count("event=flush-failed middleware=flushing.flush reason=") == lost
+
+
+def test_a_worker_that_drains_waits_for_the_flush_of_a_long_job(
+    work: Start, around: Path, tmp_path: Path
+) -> None:
+    """The supervisor ends an idle horse that does not leave: it counts from the end of the job."""
+    job = werk.enqueue("block", str(tmp_path))
+    env = {"WERK_MIDDLEWARE": "flushing.execute", "FLUSH": "takes a second"}
+    worker = work("default", env=env)
+    begun(tmp_path)
+    worker.terminate()
+    asked = time.monotonic()
+    wait_until(lambda: time.monotonic() > asked + 2 * Worker.grace_s)
+    go(tmp_path)
+    assert worker.wait(60) == 0
+    assert finished(job)
+    assert [line.split()[0] for line in around.read_text().splitlines()] == ["flush", "flushed"]

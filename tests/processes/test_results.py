@@ -20,6 +20,7 @@ from support import KIT, PYTHONPATH, Process, children, run, wait_until
 
 import werk
 from werk.ops import job_view
+from werk.settings import Settings
 from werk.store import payload
 from werk.store.connection import link
 
@@ -287,3 +288,9 @@ def peak_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
+
+
+def test_a_wait_that_is_longer_than_the_time_budget_does_not_use_it_up(redis_url: str) -> None:
+    job = werk.enqueue("sleep", 0)  # and there is no worker
+    with pytest.raises(werk.ResultTimeout):
+        werk.result(job.id, timeout=1.5, connection=link(Settings.read(), budget_s=1.0))

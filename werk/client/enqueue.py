@@ -62,7 +62,7 @@ def enqueue(
     """
     handle = submit(name, args, kwargs, options, connection)
     if handle.warnings:
-        _warn([handle])
+        warn([handle])
     return handle
 
 
@@ -74,7 +74,7 @@ def submit(
     connection: Connection | None = None,
 ) -> Handle:
     """Do what enqueue() does, and leave the warnings in the handle."""
-    job = prepare(find(name, connection), args, kwargs, _checked(options))
+    job = prepare(find(name, connection), args, kwargs, checked(options))
     [handle] = send([job], connection)
     return handle
 
@@ -93,7 +93,7 @@ def enqueue_call(
     enqueue().
     """
     handle = submit(name, args, kwargs or {}, options, connection)
-    _warn([handle])
+    warn([handle])
     return handle
 
 
@@ -110,7 +110,7 @@ def enqueue_many(
     errors as enqueue().
     """
     handles = submit_many(name, calls, options, connection)
-    _warn(handles)
+    warn(handles)
     return handles
 
 
@@ -121,7 +121,7 @@ def submit_many(
     connection: Connection | None = None,
 ) -> list[Handle]:
     """Do what enqueue_many() does, and leave the warnings in the handles."""
-    options = _checked(options)
+    options = checked(options)
     if options.job_id is not None:
         raise ArgumentError("job_id cannot be combined with enqueue_many")
     entry, now = find(name, connection), time.time()
@@ -151,7 +151,7 @@ def _in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
     raise ArgumentError(f"got {name_of(type(call))}; {use}")
 
 
-def _checked(options: object) -> Options:
+def checked(options: object) -> Options:
     """Return the options of a call, NO_OPTIONS for None. Raises ArgumentError."""
     if options is None:
         return NO_OPTIONS
@@ -266,6 +266,7 @@ def _handle(
     return own._replace(id=job_id, duplicate=True, reason=why, warnings=())
 
 
-def _warn(handles: Sequence[Handle]) -> None:
+def warn(handles: Sequence[Handle]) -> None:
+    """Issue the warnings of handles, each text once."""
     for text in dict.fromkeys(text for handle in handles for text in handle.warnings):
         warnings.warn(text, WerkWarning, stacklevel=3)

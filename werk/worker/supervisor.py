@@ -172,9 +172,9 @@ class Supervisor:
         elif progress.deadline and clock >= progress.deadline != child.told:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
-        elif progress.deadline and not self.shared.finishing:
-            stop.waits_since = clock  # for a task, or for the handler of WERK_ON_GIVE_UP
-        elif stop.is_draining and not progress.is_busy and clock > stop.waits_since + grace_s:
+        elif progress.is_busy or (progress.deadline and not self.shared.finishing):
+            stop.waits_since = clock  # for a job, for WERK_ON_GIVE_UP, or for middleware's flush
+        elif stop.is_draining and clock > stop.waits_since + grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:

@@ -50,6 +50,7 @@ class OrderTest(TestCase):
 
     def test_an_unreachable_redis_leaves_the_order(self) -> None:
         error = werk.RedisUnavailable("Redis does not answer")
-        with patch("werk.enqueue", side_effect=error), self.assertRaises(werk.RedisUnavailable):
+        send = patch("werk.contrib.django.send", side_effect=error)
+        with send, self.assertRaises(werk.RedisUnavailable):
             self.order()  # in a test, the callback runs after the view
         self.assertEqual(Order.objects.count(), 1)

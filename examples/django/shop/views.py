@@ -1,13 +1,12 @@
 """The views. They import no task: a job is enqueued by its name."""
 
-from functools import partial
-
 from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.http import require_POST
 
 import werk
 from shop.models import Order
+from werk.contrib.django import enqueue_on_commit
 
 
 class Unavailable:
@@ -32,9 +31,8 @@ class Unavailable:
 def order(request: HttpRequest) -> JsonResponse:
     with transaction.atomic():
         order = Order.objects.create(email=request.POST["email"])
-        job_id = f"receipt-{order.pk}"
-        enqueue = partial(werk.enqueue, "receipt", order.pk, options=werk.Options(job_id=job_id))
-        transaction.on_commit(enqueue)
+        once = werk.Options(job_id=f"receipt-{order.pk}")
+        job_id = enqueue_on_commit("receipt", order.pk, options=once)
     return JsonResponse({"job": job_id}, status=202)
 
 

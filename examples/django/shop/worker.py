@@ -1,11 +1,5 @@
-"""What a worker's horse imports before its first job (WERK_PRELOAD), and its hooks."""
+"""What a worker's horse imports before its first job (WERK_PRELOAD)."""
 
 import django
-from django.db import close_old_connections
 
 django.setup()
-
-
-def close(job: object, outcome: object = None) -> None:
-    """Close database connections that are old or broken, as Django does around a request."""
-    close_old_connections()

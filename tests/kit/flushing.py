@@ -1,0 +1,29 @@
+"""Middleware whose module has a function `flush`: it does what FLUSH says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def execute(job: Any, call_next: Callable[[], Any]) -> Any:
+    return call_next()
+
+
+also = execute
+
+
+def flush(timeout_s: float) -> None:
+    assert 0 < timeout_s <= 3
+    with open(os.environ["AROUND"], "a") as file:
+        print("flush", os.getpid(), file=file)
+    if os.environ["FLUSH"] == "fails":
+        raise LookupError("no tenant")
+    if os.environ["FLUSH"] == "takes a second":
+        time.sleep(1)
+        with open(os.environ["AROUND"], "a") as file:
+            print("flushed", file=file)
+    while os.environ["FLUSH"] == "hangs":
+        time.sleep(0.1)

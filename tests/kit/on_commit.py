@@ -1,0 +1,48 @@
+"""A program that enqueues in transactions, and prints what it finds in Redis."""
+
+from __future__ import annotations
+
+import json
+
+import database
+from django.db import transaction
+from redis import Redis
+
+import werk
+from werk.contrib.django import enqueue_on_commit
+from werk.settings import Settings
+
+database.set_up()
+seen: dict[str, object] = {}
+
+
+def queued() -> list[str]:
+    connection = Redis.from_url(Settings.read().redis_url)
+    return [job_id.decode() for job_id in connection.lrange("rq:queue:default", 0, -1)]
+
+
+own = enqueue_on_commit("ask", "SELECT 1")
+seen["autocommit"] = queued() == [own]
+
+try:
+    with transaction.atomic():
+        enqueue_on_commit("ask", "SELECT 1")
+        raise LookupError
+except LookupError:
+    seen["rolled back"] = queued() == [own]
+
+with transaction.atomic():
+    second = enqueue_on_commit("ask", "SELECT 1", options=werk.Options(job_id="second"))
+    seen["before the commit"] = queued() == [own]
+seen["committed"] = (second, queued()) == ("second", [own, "second"])
+
+wrong = [("asks", {}), ("ask", {"question": 1}), ("ask", {}), ("ask", {"options": {"delay": 1}})]
+for name, arguments in wrong:
+    try:
+        with transaction.atomic():
+            enqueue_on_commit(name, **arguments)
+            seen[f"{name} {arguments}"] = "not checked at once"
+    except werk.WerkError as error:
+        seen[f"{name} {arguments}"] = type(error).__name__
+seen["nothing else"] = len(queued()) == 2
+print(json.dumps(seen))

@@ -1,0 +1,58 @@
+"""Django: database connections of workers, and jobs that are enqueued after a commit.
+
+WERK_MIDDLEWARE=werk.contrib.django.execute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from typing import Any
+
+from django.db import connections, transaction
+
+from werk.client.enqueue import checked, find, prepare, send, warn
+from werk.client.options import Options
+
+
+def execute(job: object, call_next: Callable[[], Any]) -> Any:
+    """Run a job as Django runs a request: before and after, close connections past their age.
+
+    After a job that failed, close the connections that it left broken.
+    """
+    # Those of a TestCase, in which werk.testing runs a job, are in its transaction and stay open.
+    used = {own.alias for own in connections.all(initialized_only=True) if own.in_atomic_block}
+    _close_old(used)
+    failed = True
+    try:
+        result = call_next()
+        failed = False
+        return result
+    finally:
+        _close_old(used, failed)
+
+
+def enqueue_on_commit(
+    name: str | Callable[..., object],
+    /,
+    *args: object,
+    options: Options | None = None,
+    **kwargs: object,
+) -> str:
+    """Enqueue a task when the transaction of the default database commits; at once without one.
+
+    The arguments are checked and kept now. Return the job's id; after a rollback there is no such
+    job. Raises UnknownTask and ArgumentError now. What `werk.enqueue` raises when it sends, such as
+    RedisUnavailable, comes from the end of the `atomic` block, and the commit stands.
+    """
+    job = prepare(find(name), args, kwargs, checked(options))
+    transaction.on_commit(lambda: warn(send([job])))
+    return job.id
+
+
+def _close_old(used: Set[str], failed: bool = False) -> None:
+    """Do what close_old_connections() does, but for connections in use."""
+    for connection in connections.all(initialized_only=True):
+        if connection.alias not in used:
+            if failed:  # a time limit is no error of the database, and can interrupt a query
+                connection.errors_occurred = True
+            connection.close_if_unusable_or_obsolete()

@@ -1,0 +1,99 @@
+"""OpenTelemetry: a span for each enqueue, and one for each execution.
+
+WERK_MIDDLEWARE=werk.contrib.opentelemetry.execute
+WERK_ENQUEUE_MIDDLEWARE=werk.contrib.opentelemetry.enqueue
+
+Names and attributes follow the semantic conventions for messaging (1.41, status: development).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach
+from opentelemetry.propagate import extract, inject
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, StatusCode
+
+from werk import __version__
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+    from werk.client.around import Enqueue
+
+_tracer = trace.get_tracer("werk", __version__)  # of the provider that is set up later
+
+
+def enqueue(request: Enqueue, call_next: Callable[[], Any]) -> Any:
+    """Enqueue in a span "send QUEUE", whose context the job keeps in its meta (`traceparent`)."""
+    about = request.queue, request.job_id, request.task
+    with _span("send", SpanKind.PRODUCER, about) as span:
+        inject(request.meta)
+        handle = call_next()
+        if handle is None:  # one of several jobs: they are sent together, later
+            span.update_name(f"create {request.queue}")
+            span.set_attributes(_operation("create"))
+        elif getattr(handle, "duplicate", False):
+            span.set_attribute("werk.duplicate", True)
+        return handle
+
+
+def execute(job: Job, call_next: Callable[[], Any]) -> Any:
+    """Run a job in a span "process QUEUE", linked to the span of its enqueue.
+
+    The first attempt is a child of that span; each later attempt begins a trace of its own.
+    """
+    # In a copy: a task, or a time limit at the wrong moment, may leave something in the context.
+    return copy_context().run(_execute, job, call_next)
+
+
+def _execute(job: Any, call_next: Callable[[], Any]) -> Any:
+    carrier = {name: value for name, value in job.meta.items() if isinstance(value, str)}
+    context = extract(carrier, Context())
+    creation = trace.get_current_span(context).get_span_context()
+    if job.attempt > 1:
+        context = trace.set_span_in_context(INVALID_SPAN, context)
+    attach(context)
+    links = [Link(creation)] if creation.is_valid else []
+    about = job.origin, job.id, job.task
+    with _span("process", SpanKind.CONSUMER, about, links) as span:
+        span.set_attribute("werk.attempt", job.attempt)
+        return call_next()
+
+
+def flush(timeout_s: float) -> None:
+    """Send the spans that the process still has. A horse calls this before it ends."""
+    if force_flush := getattr(trace.get_tracer_provider(), "force_flush", None):
+        force_flush(round(timeout_s * 1000))
+
+
+@contextmanager
+def _span(
+    operation: str, kind: SpanKind, about: tuple[str, str, str], links: Sequence[Link] = ()
+) -> Iterator[Span]:
+    """Enter a span about a job: its queue, id and task. Record what is raised in it."""
+    queue, job_id, task = about
+    attributes = {
+        **_operation(operation),
+        "messaging.system": "werk",
+        "messaging.destination.name": queue,
+        "messaging.message.id": job_id,
+        "werk.task": task,
+    }
+    span = _tracer.start_span(f"{operation} {queue}", None, kind, attributes, links)
+    with trace.use_span(span, end_on_exit=True, record_exception=False):
+        try:
+            yield span
+        except BaseException as error:
+            span.record_exception(error)  # OpenTelemetry leaves out SystemExit, which fails a job
+            span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+            span.set_attribute("error.type", f"{type(error).__module__}.{type(error).__qualname__}")
+            raise
+
+
+def _operation(name: str) -> dict[str, str]:
+    return {"messaging.operation.name": name, "messaging.operation.type": name}
