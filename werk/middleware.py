@@ -7,11 +7,15 @@ def execute(job, call_next):  # WERK_MIDDLEWARE, in workers
 def enqueue(request, call_next):  # WERK_ENQUEUE_MIDDLEWARE, in callers
     request.meta["user"] = current_user()
     return call_next()
+
+def flush(timeout_s):  # beside execute: called before a horse exits, which runs no atexit
+    exporter.flush(timeout_s)
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
@@ -51,6 +55,13 @@ def _load(setting: str, path: str) -> Callable[..., Any]:
         why = "is an async function; write def, and call_next() waits for async tasks as well"
         raise ConfigError(f"{setting}: {path} {why}")
     return function  # type: ignore[no-any-return]
+
+
+def flushes(chain: Sequence[Middleware]) -> list[Callable[[float], object]]:
+    """Return the functions `flush(timeout_s)` of the modules that middleware comes from."""
+    modules = dict.fromkeys(path.rpartition(".")[0] for path, _ in chain)
+    found = (getattr(sys.modules.get(name), "flush", None) for name in modules)
+    return [flush for flush in found if callable(flush)]
 
 
 def through(chain: Sequence[Middleware], subject: object, innermost: Callable[[], Any]) -> Any:

@@ -52,10 +52,7 @@ FENCED_S = 0.2  # the supervisor is about to write our generation, or to end thi
 
 
 def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> int:
-    """Be the horse, in the child process. Returns its exit code.
-
-    `wake_r` is a pipe: the supervisor writes to it when there is something to look at.
-    """
+    """Be the horse, in the child process. `wake_r` is the wake pipe. Return the exit code."""
     rq_classes.keep_redis_time(shared.now)
     horse = Horse(worker, shared, plan, wake_r)
     horse.become_child()
@@ -63,6 +60,7 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
         horse.carry_out_orders()
         leave = Leave.ORDERS_DONE if plan.only_orders else horse.loop()
         horse.steps.write_counts()
+        horse.performer.runner.flush()
         return leave
     except Unusable as why:
         shared.reason = str(why)

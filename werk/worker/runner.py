@@ -39,6 +39,8 @@ from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
 from werk.worker.shared_state import LONGEST_RUN, SharedState
 
+FLUSH_S = 2  # that the middleware of one module has, before a horse exits
+
 _enter, _leave = _current_job.set, _current_job.reset
 
 Tasks = dict[Any, tuple[str, str]]  # name as Redis returns it, or path -> name and path
@@ -107,6 +109,16 @@ class Runner:
         self.middleware = found
         self.imported()
         return True
+
+    def flush(self) -> None:
+        """Have middleware send what it still holds: this process exits without atexit."""
+        for flush in middleware.flushes(self.middleware):
+            self.arm(FLUSH_S + 1)
+            _, error, _ = self.run(flush, (FLUSH_S,), {}, None)
+            if error:
+                why = printable(f"{type(error).__name__}: {error}")
+                place = f"{flush.__module__}.flush"
+                self.log.log.warning("event=flush-failed middleware=%s reason=%s", place, why)
 
     def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
         """Begin the time limit and read the payload.

@@ -168,6 +168,8 @@ class Supervisor:
         elif progress.deadline and clock >= progress.deadline != child.told:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
+        elif progress.deadline and not self.shared.finishing:
+            pass  # a task, or the end of middleware
         elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
