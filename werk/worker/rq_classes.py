@@ -11,6 +11,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.utils import now, utcformat
 from rq.worker import Worker as RQWorker
 
-from werk.errors import TooLarge
+from werk.errors import TooLarge, Unreadable
 from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import keys, payload
@@ -150,12 +151,16 @@ def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
     """Return the class of the job that get_current_job() returns: made by __new__, with an `_id`.
 
     The first use of another attribute reads the job from Redis, and makes it one of `job_class`.
+    Tracers read `meta` of every job: by itself it does not keep step.lua from recording a success.
     """
     connection, serializer = worker.connection, worker.serializer
 
     def __getattr__(self: Job, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "meta" and serializer is PlainSerializer:
+            with suppress(Unreadable):  # RQ has a placeholder for it
+                return self.get_meta()
         touched = dict(self.__dict__)
         self.__class__ = job_class
         job_class.__init__(self, touched["_id"], connection, serializer)
