@@ -31,7 +31,7 @@ from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import keys, payload
 from werk.store.limits import ERROR_LENGTH
-from werk.worker import webhooks
+from werk.worker import retries, webhooks
 from werk.worker.claim import permit
 from werk.worker.process import end_copies
 
@@ -62,6 +62,7 @@ class _BoundedJob(Job):
     webhook_hosts: frozenset[str] | None = None  # of the worker's settings when it was made
     _invalid_webhooks: Sequence[tuple[str, str]] = ()
     werk_call: Callable[..., Any] | None = None  # set by a frame: see frame.py
+    task = "-"  # its name, set for middleware: see around.py
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         restored = super().restore({**raw_data, b"webhooks": b""})
@@ -72,6 +73,10 @@ class _BoundedJob(Job):
     @property
     def func(self) -> Any:
         return self.werk_call or super().func
+
+    def is_final(self, error: BaseException) -> bool:
+        """Return whether the job fails with an error that its middleware sees: has no retry."""
+        return retries.is_final(self, self.task, error)
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
         invalid, hosts = self._invalid_webhooks, self.webhook_hosts
