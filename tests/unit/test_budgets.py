@@ -21,6 +21,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "werk": 592,
     "cli": 840,
     "client": 430,
+    "contrib": 60,  # sentry
     "dev": 340,
     "lua": 960,
     "ops": 1200,
@@ -40,8 +41,8 @@ OVER = {
     "package lua": 1125,
     "package ops": 1625,
     "package store": 945,
-    "package tasks": 973,
-    "package worker": 3352,
+    "package tasks": 1035,
+    "package worker": 3416,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
