@@ -1,8 +1,9 @@
 """What others do to RQ, for test_patched_workers.py: Sentry, wrapt, a patch of Job.perform.
 
-PATCH says which, PATCH_IN where it is made: in the task table's module, in the task's, or in a
-module of settings (-c). Each leaves lines in the folder PATCHED: `calls`, one for a call of the
-patch; `errors`, one for a log record of level ERROR; `events`, what Sentry would have sent.
+PATCH says which (several: sentry+wrapt), PATCH_IN where it is made: in the task table's module, in
+the task's, or in a module of settings (-c). Each leaves lines in the folder PATCHED: `calls`, one
+for a call of the patch; `errors`, one for a log record of level ERROR; `events`, `transactions` and
+`envelopes`, what Sentry would have sent.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from typing import Any
 import sentry_sdk
 import wrapt
 from rq.job import Job
+from sentry_sdk.integrations.rq import RqIntegration
 from sentry_sdk.transport import Transport
 
 
 def apply(place: str) -> None:
     """Patch, if this is the place for it."""
     if os.environ.get("PATCH_IN") == place:
-        kinds = {"none": list, "sentry": sentry, "wrapt": perform_job, "job": perform}
-        kinds[os.environ["PATCH"]]()
+        kinds = {
+            "none": list, "sentry": sentry, "alone": sentry_alone, "pii": sentry_with_arguments,
+            "wrapt": perform_job, "job": perform,
+        }  # fmt: skip
+        for kind in os.environ["PATCH"].split("+"):
+            kinds[kind]()
         watch_logs()
 
 
@@ -33,8 +39,19 @@ def write(name: str, line: str) -> None:
         file.write(line + "\n")
 
 
-def sentry() -> None:
-    sentry_sdk.init("http://key@127.0.0.1:9/1", transport=Envelopes, traces_sample_rate=1.0)
+def sentry(**options: Any) -> None:
+    options = {"transport": Envelopes, "traces_sample_rate": 1.0, **options}
+    sentry_sdk.init("http://key@127.0.0.1:9/1", **options)
+
+
+def sentry_alone() -> None:
+    """Without its integration for RQ, which patches RQ."""
+    sentry(disabled_integrations=[RqIntegration()], enable_logs=True)
+
+
+def sentry_with_arguments() -> None:
+    """With an integration for RQ that sends arguments."""
+    sentry(send_default_pii=True, enable_logs=True)
 
 
 def perform_job() -> None:
@@ -75,7 +92,9 @@ class Envelopes(Transport):
         for item in envelope.items:
             event = item.payload.json or {}
             job = event.get("extra", {}).get("rq-job", {}).get("job_id")
+            write("envelopes", item.get_bytes().decode())
             if item.type == "transaction":
                 write("calls", str(job))
+                write("transactions", json.dumps(event))
             elif item.type == "event":
                 write("events", json.dumps({"job": job, **event}, default=str))

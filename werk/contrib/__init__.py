@@ -1,1 +1,1 @@
-"""Middleware for tools that people already run; each module needs the extra of its name."""
+"""Middleware for the tools of others. Each module needs the extra of its name: `werk[sentry]`."""

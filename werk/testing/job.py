@@ -75,6 +75,7 @@ class RecordedJob:
             about["meta"] = dict(own.meta or {})
             job = rq.Job.create(path, args, kwargs, connection=_NoRedis(), **about)
             job.task, job.attempt = self.task, self.attempts
+            job.is_final = self._is_final
             rq._current_job.set(job)
         return middleware.through(chain, job, lambda: _awaited(function(*args, **kwargs)))
 
@@ -87,9 +88,12 @@ class RecordedJob:
             data = payload.dumps(payload.UNSERIALIZABLE)
         self.outcome = [b"return_value", b2a_base64(data, newline=False)]
 
-    def _fail(self, error: BaseException) -> None:
+    def _is_final(self, error: BaseException) -> bool:
         task = registry.tasks().get(self.task)
-        has_retry = self._retries_left > 0 and (not task or is_retried(task, type(error)))
+        return self._retries_left <= 0 or bool(task and not is_retried(task, type(error)))
+
+    def _fail(self, error: BaseException) -> None:
+        has_retry = not self._is_final(error)
         self._retries_left -= has_retry
         self.status = "scheduled" if has_retry else "failed"
         trace = error.__traceback__

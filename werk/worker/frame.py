@@ -25,6 +25,7 @@ import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 
+from werk.worker.around import CALLS, version_mismatch
 from werk.worker.causes import cause_of
 from werk.worker.claim import Call, Claim, Late, Unknown
 from werk.worker.outcome import Outcome, failure, success
@@ -32,7 +33,6 @@ from werk.worker.process import end_copies
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.results import stored as as_stored
 from werk.worker.rq_classes import set_call
-from werk.worker.runner import CALLS, version_mismatch
 
 if TYPE_CHECKING:
     from werk.worker.horse import Performer
@@ -101,7 +101,7 @@ class Frame:
         """Call the task's function: RQ finds this as Job.func."""
         try:
             return self.function(*args, **kwargs)
-        except TypeError as error:
+        except (TypeError, Unknown) as error:
             call = (self.path, args, kwargs)
             self.mismatch = version_mismatch(self.claim, self.task, error, call)
             raise

@@ -27,6 +27,7 @@ from werk.store import payload
 from werk.store.connection import hang_up
 from werk.store.keys import text
 from werk.worker import rq_classes
+from werk.worker.around import version_mismatch
 from werk.worker.causes import REFUSED
 from werk.worker.chores import Chores
 from werk.worker.claim import Claim, Refused, Unknown
@@ -42,7 +43,7 @@ from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.results import limited, stored
 from werk.worker.rq_patches import Patches
 from werk.worker.rq_side import RQSide
-from werk.worker.runner import JobId, Runner, version_mismatch
+from werk.worker.runner import JobId, Runner
 from werk.worker.scripts import script
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
 from werk.worker.step import FLUSH_S, Steps
@@ -107,7 +108,7 @@ class Performer:
         if type(path) is str:
             function = runner.functions.get(path) or runner.load(path, job)
         if runner.middleware:
-            function = runner.within(function, claim, task, job)
+            function = runner.within(function, claim, task, path, job)
         if self.patches.found():
             call = path, (function, args, kwargs), job
             return Frame(self, claim, task, keep_s, waited_s).perform(*call)

@@ -7,6 +7,7 @@ from rq.job import Job
 from werk import registry
 from werk.store.keys import text
 from werk.tasks.retries import is_retried
+from werk.worker.claim import Unknown
 
 
 def limit_retries(job: Job, error: type[BaseException]) -> None:
@@ -21,3 +22,10 @@ def limit_retries(job: Job, error: type[BaseException]) -> None:
     task = registry.tasks().get(name) or next(by_path, None)  # plain RQ enqueues by path
     if task and not is_retried(task, error):
         job.retries_left = None
+
+
+def is_final(job: Job, task_name: str, error: BaseException) -> bool:
+    """Return whether a job fails for good with an error that its middleware sees."""
+    task = registry.tasks().get(task_name)
+    has_retry = job.should_retry and (not task or is_retried(task, type(error)))
+    return not has_retry and type(error) is not Unknown  # Unknown: it is deferred

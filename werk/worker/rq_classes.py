@@ -11,6 +11,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,11 @@ from rq.timeouts import BaseDeathPenalty
 from rq.utils import utcformat
 from rq.worker import Worker as RQWorker
 
-from werk.errors import TooLarge
+from werk.errors import TooLarge, Unreadable
 from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import payload
-from werk.worker import webhooks
+from werk.worker import retries, webhooks
 from werk.worker.claim import permit
 from werk.worker.process import end_copies
 
@@ -60,6 +61,7 @@ class _BoundedJob(Job):
     webhook_hosts: frozenset[str] | None = None  # of the worker's settings when it was made
     _invalid_webhooks: Sequence[tuple[str, str]] = ()
     werk_call: Callable[..., Any] | None = None  # set by a frame: see frame.py
+    task = "-"  # its name, set for middleware: see around.py
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         restored = super().restore({**raw_data, b"webhooks": b""})
@@ -70,6 +72,10 @@ class _BoundedJob(Job):
     @property
     def func(self) -> Any:
         return self.werk_call or super().func
+
+    def is_final(self, error: BaseException) -> bool:
+        """Return whether the job fails with an error that its middleware sees: has no retry."""
+        return retries.is_final(self, self.task, error)
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
         invalid, hosts = self._invalid_webhooks, self.webhook_hosts
@@ -149,12 +155,16 @@ def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
     """Return the class of the job that get_current_job() returns: made by __new__, with an `_id`.
 
     The first use of another attribute reads the job from Redis, and makes it one of `job_class`.
+    Tracers read `meta` of every job: by itself it does not keep step.lua from recording a success.
     """
     connection, serializer = worker.connection, worker.serializer
 
     def __getattr__(self: Job, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "meta" and serializer is PlainSerializer:
+            with suppress(Unreadable):  # RQ has a placeholder for it
+                return self.get_meta()
         touched = dict(self.__dict__)
         self.__class__ = job_class
         job_class.__init__(self, touched["_id"], connection, serializer)

@@ -14,8 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -24,7 +23,7 @@ from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
 
 from werk import middleware, registry
-from werk.errors import ArgumentError, Unreadable
+from werk.errors import Unreadable
 from werk.middleware import Middleware
 from werk.printable import printable
 from werk.settings import Settings
@@ -32,6 +31,7 @@ from werk.store import payload
 from werk.store.keys import text
 from werk.store.plain import SCALARS
 from werk.tasks import catalog, signature
+from werk.worker import around
 from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
 from werk.worker.imported import import_function, other_signature
 from werk.worker.log import JobLog
@@ -212,16 +212,10 @@ class Runner:
         return result, error, ended - self.started
 
     def within(
-        self, function: Callable[..., Any], claim: Claim, task: str, job: Job
+        self, function: Callable[..., Any], claim: Claim, task: str, path: Any, job: Job
     ) -> Callable[..., Any]:
         """Return a function that calls this one through the middleware."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            job.task, job.attempt = task, claim.facts()["attempt"]  # type: ignore[attr-defined]
-            innermost = partial(_call, function, args, kwargs)
-            return middleware.through(self.middleware, job, innermost)
-
-        return call
+        return around.within(self.middleware, function, claim, task, path, job)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal that the time is over. The job may have ended by now."""
@@ -255,40 +249,6 @@ class Runner:
             self.shared.add_found(name, catalog.page_of(registry.tasks()[name], found))
 
 
-def version_mismatch(claim: Claim, task: str, error: BaseException, call: Call) -> Unknown | None:
-    """Return why a call did not begin: it was checked against other parameters than ours.
-
-    If ours cannot be read, nobody has checked the call: then its error is an error like others.
-    """
-    path, args, kwargs = call
-    if type(error) is not TypeError or type(path) is not str or not _is_of_a_call(error):
-        return None
-    known = claim.task and registry.tasks().get(task)
-    try:
-        if known:
-            signature.read(path).bind(args, kwargs, task=task, secret=known.secret)
-    except ArgumentError as other:
-        return Unknown(f"this worker has another version of the task: {other}")
-    return None
-
-
-def _is_of_a_call(error: BaseException) -> bool:
-    """Return whether an error comes from the line that calls a task, and not from the task."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code in CALLS
-
-
-def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function for middleware, which gets what an async task returned."""
-    result = function(*args, **kwargs)
-    return asyncio.run(result) if asyncio.iscoroutine(result) else result
-
-
-CALLS = {Runner.run.__code__, _call.__code__}  # what calls a task
-
-
 def _any_call(data: bytes, reader: Any) -> Call:
     """Return any call, for WERK_ALLOW_UNREGISTERED. An unreadable payload fails as in RQ."""
     try:
@@ -308,3 +268,6 @@ def _raising(error: BaseException) -> Callable[..., Any]:
         raise error.with_traceback(trace and trace.tb_next)
 
     return fail
+
+
+around.CALLS.add(Runner.run.__code__)

@@ -1,0 +1,89 @@
+"""Secrets: masks the values of a task's secret parameters in what others are about to send."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from werk import registry
+from werk.store.keys import text
+from werk.tasks import signature
+
+LONG = 64  # characters: the end of a longer value may have been cut off
+SHORT = 4  # a value with fewer is masked as a word only, not as a part of another one
+
+
+class Mask:
+    """Replaces the values in `values`, wherever they appear in data such as JSON."""
+
+    def __init__(self, shown: str, unmasked: Collection[str] = ()) -> None:
+        """Make a mask that shows `shown` instead, except below a key in `unmasked`."""
+        self.shown, self.unmasked = shown, frozenset(unmasked)
+        self.values = []
+
+    @property
+    def values(self) -> list[object]:
+        return self._values
+
+    @values.setter
+    def values(self, values: list[object]) -> None:
+        patterns = {_pattern(shown) for shown in _texts(values) if shown}
+        longest_first = sorted(patterns, key=lambda pattern: (-len(pattern), pattern))
+        self._find = re.compile("|".join(longest_first)) if patterns else None
+        self._values = values
+
+    def apply(self, data: Any) -> Any:
+        """Return a copy of lists, dicts, texts and numbers, with the values replaced."""
+        return _applied(data, self._find, self) if self._find else data
+
+
+def _applied(data: Any, find: re.Pattern[str], mask: Mask) -> Any:
+    if isinstance(data, dict):
+        own = mask.unmasked
+        return {k: v if k in own else _applied(v, find, mask) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [_applied(each, find, mask) for each in data]
+    if isinstance(data, str):
+        return find.sub(lambda _: mask.shown, data)
+    is_number = type(data) in (int, float)
+    return mask.shown if is_number and find.fullmatch(str(data)) else data
+
+
+def values(task: str, args: Sequence[object], kwargs: Mapping[str, object]) -> list[object]:
+    """Return the values of the secret parameters in a call of a task."""
+    known = registry.tasks().get(task)
+    if not known or not known.secret:
+        return []
+    masked_args, masked_kwargs = signature.read(known.path).masked(args, kwargs, known.secret)
+    masked = [*masked_args, *masked_kwargs.values()]
+    pairs = zip([*args, *kwargs.values()], masked, strict=True)
+    return [value for value, shown in pairs if shown == "***"]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts that show a value."""
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+    elif isinstance(value, bytes):
+        yield from (text(value), repr(value)[2:-1])
+    elif value is not None and type(value) is not bool:
+        yield from (str(value), repr(value))
+
+
+def _pattern(shown: str) -> str:
+    found = "".join(map(_spelled, shown[:LONG]))
+    if len(shown) > LONG:
+        return found + r"[\s\S]*"
+    return found if len(shown) >= SHORT else rf"(?<!\w){found}(?!\w)"
+
+
+def _spelled(character: str) -> str:
+    """Return a pattern of a character: as it is, or in a repr() or JSON, or a repr() of these."""
+    if character.isascii() and character.isprintable():
+        return {"\\": r"\\+", "'": r"\\*'", '"': r'\\*"'}.get(character) or re.escape(character)
+    escapes = {ascii(character)[1:-1], json.dumps(character)[1:-1]}
+    inner = (re.escape(escape).replace(r"\\", r"\\+") for escape in sorted(escapes))
+    return f"(?:{'|'.join([re.escape(character), *inner])})"
