@@ -20,7 +20,7 @@ from support import run
 
 import werk
 from werk.ops import checks, metrics, status_view
-from werk.ops.checks import Limits
+from werk.ops.limits import Limits
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link, link

@@ -26,7 +26,7 @@ from workers import Start, begun, go, horse
 
 import werk
 from werk.ops import checks, metrics, status_view
-from werk.ops.checks import CRITICAL, OK, WARNING, AgeLimits, Limit, Limits
+from werk.ops.limits import CRITICAL, OK, WARNING, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link, link

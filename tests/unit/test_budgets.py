@@ -17,48 +17,69 @@ SOURCE = ROOT / "werk"
 PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
-PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 594,
+SLACK = 20  # lines that a raised number may have left
+# Lines of code, without blank lines, comments and docstrings, as first planned.
+PACKAGES = {
+    "werk": 360,
     "cli": 840,
     "client": 430,
-    "contrib": 120,
+    "contrib": 180,
     "dev": 340,
     "lua": 960,
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "testing": 252,
-    "web": 592,
+    "testing": 500,
+    "web": 460,
     "worker": 2050,
 }
 
-# What is over its budget. Entries shrink and go; the commit that adds or raises one names the
-# feature.
-OVER = {
-    "package cli": 935,
-    "package client": 641,
-    "package dev": 558,
-    "package lua": 1125,
-    "package ops": 1626,
-    "package store": 946,
-    "package tasks": 973,
-    "package testing": 253,
-    "package web": 594,
-    "package werk": 664,
-    "package worker": 3549,
+# What has more, and the features that it has beyond the plan. The commit that raises a number names
+# the feature.
+RAISED = {
+    "cli": (939, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "client": (
+        693,
+        "conflicts of job ids, functions as names, durations, typed handles, middleware",
+    ),
+    "dev": (559, "pytest fixtures, restarts in werk up, servers of any version"),
+    "lua": (1205, "any value in any key, outages, fences, final failures, attempts"),
+    "ops": (
+        1781,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
+    ),
+    "store": (
+        959,
+        "bounded readers of payloads, outages and Sentinel, one connection class",
+    ),
+    "tasks": (
+        1035,
+        "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
+    ),
+    "web": (594, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "werk": (718, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "worker": (
+        3927,
+        "patched and subclassed workers, forks, outages, watchdog, bounded "
+        "webhooks, logs that cannot block and in JSON, final failures, "
+        "attempts, histograms, middleware",
+    ),
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def test_nothing_is_over_its_budget() -> None:
-    limits = [(name, size, max(most, OVER.get(name, 0))) for name, size, most in _sizes()]
+    raised = {f"package {package}": size for package, (size, _) in RAISED.items()}
+    limits = [(name, size, max(most, raised.get(name, 0))) for name, size, most in _sizes()]
     assert [(name, size, most) for name, size, most in limits if size > most] == []
 
 
-def test_what_is_listed_is_over_its_budget() -> None:
-    """An entry that is no longer needed has to go, so that nothing grows back."""
-    assert OVER.keys() - {name for name, size, most in _sizes() if size > most} == set()
+def test_what_is_raised_is_used() -> None:
+    """A number that is no longer needed has to go, so that nothing grows back."""
+    sizes = {name.removeprefix("package "): size for name, size, _ in _sizes()}
+    slack = {name: most - sizes[name] for name, (most, _) in RAISED.items()}
+    assert {name: unused for name, unused in slack.items() if unused > SLACK} == {}
 
 
 def _sizes() -> Iterator[tuple[str, int, int]]:

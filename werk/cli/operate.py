@@ -18,8 +18,8 @@ from werk.cli import output
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
-from werk.ops.checks import CRITICAL, AgeLimits, Limit, Limits
 from werk.ops.failures import Filters
+from werk.ops.limits import CRITICAL, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import Link, link

@@ -19,7 +19,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from werk.ops.checks import CRITICAL, WARNING, problems
+from werk.ops.checks import problems
+from werk.ops.limits import CRITICAL, WARNING
 from werk.ops.snapshot import Snapshot, number
 from werk.store import keys
 from werk.store.connection import Link

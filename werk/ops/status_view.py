@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from werk.ops.checks import DEFAULT_LIMITS, Limits, age, problems, size
+from werk.ops.checks import age, problems, size
+from werk.ops.limits import DEFAULT_LIMITS, Limits
 from werk.ops.snapshot import Queue, Snapshot, Worker
 from werk.printable import printable
 

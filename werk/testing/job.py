@@ -33,6 +33,8 @@ log = logging.getLogger("werk.testing")
 class RecordedJob:
     """A job as it would be in Redis; its arguments are those that the task receives."""
 
+    attempts = 0  # executions so far
+
     def __init__(self, shared: EnqueueRequest, own: Mapping[str, Any], now: float) -> None:
         """Make the job of a request: what it shares with others, its JOB_FIELDS and rare fields."""
         self.id: str = own["id"]
@@ -46,7 +48,6 @@ class RecordedJob:
         self.status = "scheduled" if is_late else "queued"  # then finished or failed
         self.outcome: list[bytes] = []  # as RQ writes it to the job's results
         self.not_kept = ""  # why its result was not kept
-        self.attempts = 0  # executions so far
         self._retries_left = self.options.retry or 0
         self.digest: str = own.get("werk_call", "")  # of the call, if its job_id was given
         self.description: str = own["description"]  # without its secrets

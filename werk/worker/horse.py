@@ -110,8 +110,8 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
-            call = path, (function, args, kwargs), job
-            return Frame(self, claim, task, keep_s, waited_s).perform(*call)
+            frame = Frame(self, claim, task, keep_s, waited_s)
+            return frame.perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
@@ -122,10 +122,9 @@ class Performer:
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
+        self.counters.add(task, True, took, claim.origin, waited_s, isinstance(value, bytes))
         if not isinstance(value, bytes):
-            self.counters.add(task, True, took, claim.origin, waited_s)
             return recorder.succeed(claim, job, result, value)
-        self.counters.add(task, True, took, claim.origin, waited_s, by_step=True)
         self.last_success = claim, job, result
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 

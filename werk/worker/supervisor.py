@@ -296,6 +296,5 @@ class Supervisor:
         child = self.child
         if not child.killed and child.pid:
             child.killed, child.killed_run = why, run
-            facts = {"worker": self.worker.name, "reason": why, **run_facts(run)}
-            self.log.warning(Event("kill", **facts))
+            self.log.warning(Event("kill", worker=self.worker.name, reason=why, **run_facts(run)))
             child.signal_group(signal.SIGKILL)

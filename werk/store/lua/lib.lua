@@ -1,5 +1,4 @@
--- Functions for all scripts that stand behind this file: tick.lua, act.lua, snapshot.lua and the
--- small ones of scripts.py, which also prepends constants (P is RQ's key prefix).
+-- Functions for the scripts that stand behind this file (scripts.py; P is RQ's key prefix).
 --
 -- A waiting job is in its queue (a list), a running one in wip:<queue>, any other in scheduled:,
 -- finished: or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here
@@ -17,7 +16,6 @@
 local call, try = redis.call, redis.pcall
 
 local MOST_COUNTED = 1000000000000000
-local LATEST = 250000000000 -- Unix time: RQ's reader can turn it into a date
 local RETRIED = '4' -- type of a result (rq/results.py)
 
 local function job_key(id) return P .. ':job:' .. id end
@@ -45,7 +43,7 @@ local function whole(text, most)
   return number > 0 and math.min(math.floor(number), most) or 0
 end
 
--- Return the executions of a worker. Entries that cannot name an execution are removed.
+-- Return the executions of a worker, and remove entries that cannot name one.
 local function open_runs(worker)
   local found, runs = {}, own(runs_of(worker), 'set')
   for _, run in ipairs(call('SMEMBERS', runs)) do
@@ -124,10 +122,10 @@ local function crashes_of(field, enqueued_at)
   return since == enqueued_at and whole(count, MOST_CRASHES) or 0
 end
 
--- Return the Unix time in a text of a record as RQ writes it in a result, nil if it has none.
+-- Return the Unix time in a text as RQ writes it in a result, nil for one that RQ cannot read.
 local function moment(text)
   local time = tonumber(text or '') or 0
-  return time > 0 and time < LATEST and string.format('%.6f', time) or nil
+  return time > 0 and time < 250000000000 and string.format('%.6f', time) or nil
 end
 
 -- Add an execution that crashed to the results of its job, as RQ adds an attempt that is retried.
@@ -213,8 +211,7 @@ local function give_back(run, worker, crash, heir, now)
   return 'requeued', crashes
 end
 
--- Return a text about a key that RQ's own finish writes and that has another type, else nil. Redis
--- would refuse a part of RQ's transaction.
+-- Return a text about a key of another type, for which Redis would refuse a part of RQ's finish.
 local function clash(id, queue)
   local kinds = {[P .. ':queues'] = 'set', [P .. ':results:' .. id] = 'stream',
     [P .. ':executions:' .. id] = 'zset', [P .. ':queue:' .. queue] = 'list',
