@@ -41,7 +41,7 @@ OVER = {
     "package ops": 1653,
     "package store": 950,
     "package tasks": 973,
-    "package worker": 3558,
+    "package worker": 3560,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

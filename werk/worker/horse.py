@@ -168,7 +168,7 @@ class Horse:
         bound_logs(self.shared)
         print_by_line()
         runner = self.performer.runner
-        self.is_prepared = runner.preload(self.settings.preload) and self.chores.prepare()
+        self.is_prepared = runner.preload(self.settings.preload) and self.chores.failures.prepare()
         runner.add_hooks(self.settings)
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
