@@ -15,17 +15,12 @@ class Chores:
     """Does what is due, while the horse has no job."""
 
     def __init__(self, performer: Performer, handler: str | None) -> None:
-        self.worker = performer.recorder.worker
-        self.cleaner = Cleaner(self.worker, performer.shared)
+        worker = performer.recorder.worker
+        self.cleaner = Cleaner(worker, performer.shared)
         self.failures = FinalFailures(handler, performer.recorder, performer.runner)
         self.are_due = self.cleaner.is_due()  # claim no job before they are done
-
-    def prepare(self) -> bool:
-        """Import the handler. Return False, and log why, if it cannot be imported."""
-        is_prepared = self.failures.prepare()
-        if self.failures.handler:
-            self.worker.on_final_failure = self.expect_failure
-        return is_prepared
+        if handler:  # also if this horse cannot import it: orders may fail jobs before that matters
+            worker.on_final_failure = self.expect_failure
 
     def look(self) -> None:
         self.are_due = self.are_due or self.cleaner.is_due() or self.failures.are_due()

@@ -166,7 +166,7 @@ class Horse:
         bound_logs(self.shared)
         print_by_line()
         is_prepared = self.performer.runner.prepare(self.settings)
-        self.is_prepared = is_prepared and self.chores.prepare()
+        self.is_prepared = is_prepared and self.chores.failures.prepare()
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Handle the supervisor's signal: it asks for new connections, or a time limit is over."""
