@@ -74,8 +74,11 @@ def postgres(made: Postgres) -> Iterator[Postgres]:
 
 def set_up() -> None:
     """Set Django up, in a process that the test has started."""
+    if settings.configured:
+        return
     port = os.environ.get("POSTGRES")
-    engine, name = ("postgresql", "postgres") if port else ("sqlite3", ":memory:")
+    # A file: Django does not close a connection to a database in memory.
+    engine, name = ("postgresql", "postgres") if port else ("sqlite3", os.environ["SQLITE"])
     own = {"ENGINE": f"django.db.backends.{engine}", "NAME": name}
     if port:
         own |= {"HOST": "127.0.0.1", "PORT": port, "USER": "shop"}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 
 import database
-from django.db import transaction
+from django.db import connection, transaction
 from redis import Redis
 
 import werk
 from werk.contrib.django import enqueue_on_commit
-from werk.settings import Settings
+from werk.testing import recorded
 
 database.set_up()
 seen: dict[str, object] = {}
 
 
 def queued() -> list[str]:
-    connection = Redis.from_url(Settings.read().redis_url)
-    return [job_id.decode() for job_id in connection.lrange("rq:queue:default", 0, -1)]
+    client = Redis.from_url(os.environ["RQ_REDIS_URL"])
+    return [job_id.decode() for job_id in client.lrange("rq:queue:default", 0, -1)]
 
 
 own = enqueue_on_commit("ask", "SELECT 1")
@@ -45,4 +46,11 @@ for name, arguments in wrong:
     except werk.WerkError as error:
         seen[f"{name} {arguments}"] = type(error).__name__
 seen["nothing else"] = len(queued()) == 2
+
+with transaction.atomic(), recorded() as jobs:  # as in a TestCase of Django
+    werk.enqueue("ask", "SELECT 1")
+    connection.ensure_connection()
+    jobs.run()
+    seen["run in a transaction"] = jobs[0].status
+    connection.cursor().execute("SELECT 1")
 print(json.dumps(seen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from database import Postgres
@@ -91,8 +92,9 @@ def test_a_job_that_leaves_a_transaction_open_does_not_affect_the_next(asking: W
 # --- enqueue_on_commit
 
 
-def test_a_job_is_enqueued_when_the_transaction_commits(redis_url: str) -> None:
-    done = run("python", KIT / "on_commit.py", env=TASKS)
+def test_a_job_is_enqueued_when_the_transaction_commits(redis_url: str, tmp_path: Path) -> None:
+    env = {**TASKS, **MIDDLEWARE, "SQLITE": str(tmp_path / "database")}
+    done = run("python", KIT / "on_commit.py", env=env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "autocommit": True,
@@ -104,4 +106,5 @@ def test_a_job_is_enqueued_when_the_transaction_commits(redis_url: str) -> None:
         "ask {}": "ArgumentError",
         "ask {'options': {'delay': 1}}": "ArgumentError",
         "nothing else": True,
+        "run in a transaction": "finished",
     }
