@@ -59,7 +59,7 @@ RAISED = {
     "web": (594, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (718, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        3927,
+        3923,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware",
