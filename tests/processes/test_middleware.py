@@ -108,6 +108,27 @@ def test_a_call_that_another_version_checked_is_deferred_as_without_middleware(
     assert b"another version of the task" in connection.hget(f"rq:job:{job.id}", "werk_deferred")
 
 
+def test_middleware_knows_which_errors_are_final_and_is_flushed_before_a_horse_exits(
+    work: Start, connection: redis.Redis, around: Path, tmp_path: Path
+) -> None:
+    retried = werk.enqueue("retried", str(tmp_path))
+    worker = work(env={"WERK_MIDDLEWARE": "judges.execute"})
+    ended(retried, "failed")
+    other = werk.enqueue("note", str(tmp_path), options=werk.Options(delay=3600))
+    data = write_call("worker_tasks.note", (str(tmp_path), "word", "and another"), {})
+    connection.hset(f"rq:job:{other.id}", "data", data)
+    connection.zadd("rq:scheduled:default", {other.id: 1})  # due
+    wait_until(lambda: connection.hget(f"rq:job:{other.id}", "werk_deferred"))
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert around.read_text().splitlines() == [
+        "ValueError 1 False default 1", "ValueError 2 False default 1",
+        "ValueError 3 True default 1", "Unknown 1 False default 3", "flushed 2",
+    ]  # fmt: skip
+    line = "event=flush-failed middleware=judges.flush reason=OSError: unreachable"
+    assert line in worker.output()
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
