@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +79,33 @@ def test_a_final_failure_is_one_event_and_an_execution_one_transaction(
     assert counts == {**dict.fromkeys((job.id for job in every), 1), retried.id: 3}
     assert all(each["contexts"]["trace"]["op"] == "queue.task.rq" for each in transactions)
     assert names_job(transactions[0], jobs[0], "note")
+
+
+@pytest.mark.parametrize("kind", ["sentry", "alone"])
+def test_each_cause_of_a_final_failure_is_one_event(
+    work: Start, connection: redis.Redis, tmp_path: Path, kind: str
+) -> None:
+    """The middleware reports what the task raised, WERK_ON_GIVE_UP everything else."""
+    folder = str(tmp_path)
+    unknown = werk.enqueue("note", folder)
+    facts = {"werk_task": "newer", "werk_unknown_since": time.time() - 601}
+    connection.hset(f"rq:job:{unknown.id}", mapping=facts)
+    wanted = {
+        werk.enqueue("fail", folder).id: "fail",
+        werk.enqueue("retried", folder).id: "retried",
+        werk.enqueue("swallow", folder).id: "swallow",
+        werk.enqueue("poison", folder).id: "poison",
+        unknown.id: "newer",
+        Queue(connection=connection).enqueue("os.getcwd").id: "-",
+    }
+    env = patches(tmp_path, kind, "table") | AROUND
+    worker = work(env=env | {"WERK_ON_GIVE_UP": "werk.contrib.sentry.gave_up"})
+    wait_until(lambda: worker.output().count("event=gave-up ") == len(wanted))
+    leave(worker)
+    events = sent(tmp_path, "events")
+    assert sorted(event["tags"]["job_id"] for event in events) == sorted(wanted)
+    for event in events:
+        assert event["tags"]["task"] == wanted[event["tags"]["job_id"]]
 
 
 @pytest.mark.parametrize("kind", OTHERS)
