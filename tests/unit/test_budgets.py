@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 592,
+    "werk": 670,
     "cli": 840,
     "client": 430,
     "dev": 340,
@@ -26,7 +26,7 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
     "ops": 1200,
     "store": 760,
     "tasks": 800,
-    "testing": 252,
+    "testing": 253,
     "web": 592,
     "worker": 2050,
 }
@@ -34,14 +34,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 916,
-    "package client": 641,
-    "package dev": 558,
+    "package cli": 929,
+    "package client": 687,
+    "package dev": 562,
     "package lua": 1125,
-    "package ops": 1625,
-    "package store": 945,
-    "package tasks": 973,
-    "package worker": 3352,
+    "package ops": 1626,
+    "package store": 957,
+    "package tasks": 1026,
+    "package worker": 3365,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

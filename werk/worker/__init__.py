@@ -153,9 +153,13 @@ class Worker(RQSide):
             "python": sys.version.split()[0],
             **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
         }
-        if Settings.read().allow_unregistered:
+        is_free = Settings.read().allow_unregistered
+        if is_free:
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
         self.log.info("event=begins %s", " ".join(f"{name}={own}" for name, own in facts.items()))
+        if registry.is_as_shipped() and not is_free:
+            what = "this worker serves only the demo tasks; set WERK_REGISTRY to serve your own"
+            self.log.info("event=demo-tasks: %s", what)
         for entry in map(own_entry, registry.tasks()):
             for note in entry.shape.notes[:1] if entry.shape.is_missing else ():
                 self.log.warning("event=missing-task task=%s reason=%s", entry.name, note.text)
