@@ -66,7 +66,7 @@ def test_help_and_check_have_the_same_reason(redis_url: str, tmp_path: Path) -> 
     assert said in " ".join(page.split())
     done = run("werk", "tasks", "book", env=env)
     assert done.returncode == 2
-    assert done.stderr.endswith("to see how to call a task: werk-enqueue book --help\n")
+    assert done.stderr.endswith("got 'book'; how to call a task: werk-enqueue book --help\n")
 
 
 def test_a_task_that_is_not_there_is_named_at_the_start(

@@ -70,8 +70,8 @@ def show(job_id: str, as_json: bool) -> None:
 def tasks(file: str | None, check: bool, strict: bool, stubs: bool, as_json: bool) -> int | None:
     """List the tasks, their parameters, and where workers serve them."""
     if file is not None and not (stubs and check):
-        use = f"to see how to call a task: werk-enqueue {shell_word(file)} --help"
-        raise ArgumentError(f"got {file!r}, but FILE is only for --stubs --check; {use}")
+        use = "" if stubs else f"; how to call a task: werk-enqueue {shell_word(file)} --help"
+        raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}{use}")
     if stubs:
         _stubs(file, check, as_json)
         return None

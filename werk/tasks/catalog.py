@@ -63,15 +63,14 @@ def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
     Such a table says nothing about the application, so what its workers serve counts. Empty for any
     other table, without asking Redis; and where no worker is alive, or Redis does not answer soon.
     """
-    if not registry.is_as_shipped():
-        return {}
-    asked, now = link(), time.monotonic()
-    until, found = asked.served_cache.get(of_workers, (0.0, {}))
+    asked, now, found = link(), time.monotonic(), dict[str, Entry]()
+    until, cached = asked.served_cache.get(of_workers, (0.0, found))
     if now < until:
-        return found  # type: ignore[no-any-return]
+        return cached  # type: ignore[no-any-return]
     before, asked.not_after = asked.not_after, min(asked.not_after, now + LOOK_S)
     try:
-        found = live(asked)
+        if asked.has_workers and registry.is_as_shipped():
+            found = live(asked)
     except WerkError:  # the request that follows reports it
         return {}
     finally:
