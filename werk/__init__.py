@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from werk import aio as aio
     from werk.client.enqueue import enqueue, enqueue_call, enqueue_many
     from werk.client.options import Options
-    from werk.client.result import Handle, result
+    from werk.client.result import Handle, result, status
     from werk.errors import (
         ArgumentError,
         ConfigError,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from werk.registry import Task
     from werk.settings import configure
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 __all__ = [
     "ArgumentError",
@@ -58,6 +58,7 @@ __all__ = [
     "enqueue_call",
     "enqueue_many",
     "result",
+    "status",
 ]
 
 _MODULES = {  # where a name of the public API is defined; the others are in werk.errors
@@ -69,11 +70,17 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
     "enqueue_call": "client.enqueue",
     "enqueue_many": "client.enqueue",
     "result": "client.result",
+    "status": "client.result",
 }
 
 
 def ping() -> None:
     """Do nothing. `werk ping` has workers run it, plain RQ workers too."""
+
+
+def __dir__() -> list[str]:
+    """Return the public API: without this, dir() and help() show only what was used before."""
+    return sorted([*__all__, "aio", "__all__", "__doc__", "__file__", "__version__"])
 
 
 if not TYPE_CHECKING:  # a type checker that saw it would accept any name

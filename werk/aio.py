@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from werk.client.options import Options
-    from werk.client.result import Handle, Waiting
+    from werk.client.result import Handle, Status, Waiting
+    from werk.duration import Duration
 
 __all__ = ["enqueue", "enqueue_many", "result", "status"]
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 
 
 async def enqueue(
-    name: str,
+    name: str | Callable[..., object],
     /,
     *args: object,
     options: Options | None = None,
@@ -63,7 +64,7 @@ async def enqueue(
 
 
 async def enqueue_many(
-    name: str,
+    name: str | Callable[..., object],
     calls: Sequence[Sequence[object] | Mapping[str, object]],
     *,
     options: Options | None = None,
@@ -85,46 +86,56 @@ async def enqueue_many(
 
 
 async def result(
-    job_id: str, timeout: float | None = None, *, connection: Redis | None = None
+    job_id: str | Handle[Any],
+    timeout: Duration | None = None,
+    *,
+    connection: Redis | None = None,
 ) -> Any:
-    """Wait for a job's result and return it. `timeout` is in seconds; None: wait without a limit.
+    """Wait for a job's result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
     Between two looks the loop waits, not a thread: any number of results can be awaited at once.
     Raises the errors of werk.result().
     """
     global _waits
-    begin = time.monotonic()
+    begin, connection = time.monotonic(), connection or _own(job_id)
 
-    def begun() -> Waiting:
-        from werk.client.result import Waiting
+    def begun() -> tuple[Waiting, float]:
+        from werk.client.result import Waiting, limit_of, named
 
-        return Waiting(job_id, connection)
+        return Waiting(*named(job_id, connection)), limit_of(timeout)
 
-    waiting = await _in_thread(begun, connection)
+    waiting, limit_s = await _in_thread(begun, connection)
     _waits += 1
     try:
         while not (ended := await _in_thread(waiting.look, connection)):
             elapsed = time.monotonic() - begin
-            if timeout is not None and elapsed >= timeout:
-                raise waiting.timed_out(timeout)
+            if elapsed >= limit_s:
+                if limit_s <= 0:
+                    raise waiting.timed_out(limit_s)
+                raise await _in_thread(lambda: waiting.timed_out(limit_s), connection)
             pause_s = max(SHORTEST_S, min(LONGEST_S, elapsed * LATENESS), _waits / MOST_LOOKS)
             pause_s *= random.uniform(0.8, 1.0)  # waits that began together must not look together
-            left = pause_s if timeout is None else timeout - elapsed
-            await asyncio.sleep(min(pause_s, left))
+            await asyncio.sleep(min(pause_s, limit_s - elapsed))
     finally:
         _waits -= 1
     return ended[0]
 
 
-async def status(job_id: str, *, connection: Redis | None = None) -> str:
-    """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
+async def status(job_id: str | Handle[Any], *, connection: Redis | None = None) -> Status:
+    """Return RQ's status of a job, as werk.status() does. Raises its errors."""
+    connection = connection or _own(job_id)
 
-    def call() -> str:
+    def call() -> Status:
         from werk.client.result import status
 
         return status(job_id, connection=connection)
 
     return await _in_thread(call, connection)
+
+
+def _own(job: object) -> Redis | None:
+    """Return the connection of a handle, without importing its class."""
+    return getattr(job, "connection", None)
 
 
 async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int = 1) -> T:

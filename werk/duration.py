@@ -34,7 +34,7 @@ class Range(NamedTuple):
         except ValueError:
             pass
         use = f"{self.least} to {self.most} {'whole ' * self.is_whole}seconds"
-        raise ArgumentError(f"got {_shown(value)}; use {use}, or a text such as 5m or 1h30m")
+        raise ArgumentError(f"got {shown(value)}; use {use}, or a text such as 5m or 1h30m")
 
 
 def in_seconds(given: Mapping[str, object], ranges: Mapping[str, Range]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def read(text: str) -> timedelta:
     return -total if sign else total
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value for a message. Only the repr() of Python's own types is safe and short."""
     if type(value) is str:
         return repr(value[:80]) + "..." * (len(value) > 80)

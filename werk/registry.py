@@ -1,23 +1,25 @@
 """The table of tasks: a name that callers use -> the dotted path of the function that workers run.
 
 To add a task, write the function and add one line to TASKS. Nothing here imports a task.
-Tables of your own, without editing this file: WERK_REGISTRY=shop.tasks:TASKS,shop.reports:TASKS
+Tables of your own, without editing this file: WERK_REGISTRY=shop.table:TASKS,shop.more:TASKS
 (then the three lines below that werk brings are left out: see _is_shipped).
 """
 
 from __future__ import annotations
 
 import builtins
+import os
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, wraps
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from werk.duration import LONGEST_S as LONGEST_S
-from werk.duration import Duration, Range, in_seconds, seconds
+from werk.duration import Duration, Range, in_seconds, seconds, shown
 from werk.errors import ArgumentError, ConfigError
-from werk.settings import Settings, note_use
+from werk.settings import Settings, note_use, origin
 
 DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
 FAILURE_TTL_S = 30 * 24 * 3600
@@ -29,7 +31,38 @@ DURATIONS = {  # the fields of Task that take one
     "retry_delay": Range(0, 10_000),
 }
 
+T = TypeVar("T")
+
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the question whether one of the known names was meant, or ''."""
+    import difflib  # only on the way to an error
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def suggesting(new: Callable[..., T], where: Callable[..., str]) -> Callable[..., T]:
+    """Return the constructor of a record that names the nearest field for an unknown one.
+
+    `where` returns from its arguments what the message begins with.
+    """
+
+    @wraps(new)
+    def suggest(cls: type[T], *args: Any, **given: Any) -> T:
+        try:
+            return new(cls, *args, **given)
+        except TypeError:
+            fields: tuple[str, ...] = cls._fields  # type: ignore[attr-defined]
+            unknown = next((name for name in given if name not in fields), None)
+            if unknown is None:
+                raise
+            hint = nearest(unknown, fields) or f"known: {', '.join(fields)}"
+            raise TypeError(f"{where(*args)} has no {unknown!r}; {hint}") from None
+
+    return suggest
 
 
 class Task(NamedTuple):
@@ -64,15 +97,15 @@ class Task(NamedTuple):
     def problem(self) -> str | None:
         """Return what is wrong with the task, apart from its durations, or None."""
         if not isinstance(self.path, str) or not _PATH.fullmatch(self.path):
-            return f"path {self.path!r} is not of the form package.module.function"
+            return f"path {_quoted(self.path)} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
-            return f"queue {self.queue!r} is not a queue name; use printable text"
+            return f"queue {_quoted(self.queue)} is not a queue name; use printable text"
         if self.timeout == 0:
             return "timeout: got 0; use -1 for no limit"
         for name in ("retry", "max_crashes"):
             count = getattr(self, name)
             if type(count) is not int or not 0 <= count <= MOST_RETRIES:
-                return f"{name}: got {count!r}; use 0 to {MOST_RETRIES}"
+                return f"{name}: got {shown(count)}; use 0 to {MOST_RETRIES}"
         if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
             return 'secret must be a tuple of parameter names, such as ("token",)'
         return self._retry_problem()
@@ -83,11 +116,7 @@ class Task(NamedTuple):
             return f"retry_delays: use at most {MOST_RETRIES}"
         if not isinstance(names, tuple | list):
             return 'retry_on must be a tuple of dotted names, such as ("requests.ConnectionError",)'
-        for name in names:
-            is_name = isinstance(name, str) and (_PATH.fullmatch(name) or name in vars(builtins))
-            if not is_name:
-                return f"retry_on: {name!r} is not a dotted name, such as requests.ConnectionError"
-        return None
+        return next(filter(None, map(_error_problem, names)), None)
 
     def contradiction(self) -> str | None:
         """Return which two arguments in a table do not go together, or None."""
@@ -105,12 +134,40 @@ class Task(NamedTuple):
         return [min(delay, LONGEST_RETRY_DELAY_S) for delay in doubled]
 
 
+# A NamedTuple cannot define it.
+Task.__new__ = suggesting(Task.__new__, lambda path="", *_: f"Task({_quoted(path)})")  # type: ignore
+
+
+def _quoted(value: object) -> str:
+    return repr(value) if isinstance(value, str) else shown(value)
+
+
+def _error_problem(name: object) -> str | None:
+    """Return why an entry of retry_on names no exception, or None."""
+    if isinstance(name, type):
+        module = "" if name.__module__ == "builtins" else f"{name.__module__}."
+        return f'retry_on: got a class; use its dotted name, "{module}{name.__qualname__}"'
+    if not isinstance(name, str) or not (_PATH.fullmatch(name) or name.isidentifier()):
+        use = "a dotted name, such as requests.ConnectionError"
+        return f"retry_on: {_quoted(name)} is not {use}"
+    known = [own for own, value in vars(builtins).items() if _is_error(value)]
+    if "." in name or name in known:
+        return None
+    use = "use its dotted name, such as requests.ConnectionError"
+    return f"retry_on: {name!r} is not a built-in exception; {nearest(name, known, 0.8) or use}"
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
 TASKS: dict[str, str | Task] = {
     "sleep": "werk.jobs.sleep",
     "hello": "werk.jobs.hello",
     "panic": "werk.jobs.panic",
 }
 
+SHIPPED = frozenset(TASKS)  # the lines that werk brings
 BUILT_IN = {"werk.ping": Task("werk.ping")}  # workers run it too, for `werk ping`
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
@@ -132,28 +189,39 @@ def tasks() -> Mapping[str, Task]:
             task = _checked(name, entry, place)
             if table.setdefault(name, task) != task:
                 raise ConfigError(
-                    f"WERK_REGISTRY: {place} defines {name!r} a second time; rename one"
+                    f"{origin('registry')}: {place} defines {name!r} a second time; rename one"
                 )
     return table
 
 
-def unknown(name: str, others: Iterable[str] = ()) -> str:
-    """Return the message for an unknown task. `others` are the names in the catalog."""
-    import difflib  # only on the way to an error
+def unknown(
+    name: str, others: Iterable[str] = (), without: Iterable[str] = (), has_workers: bool = True
+) -> str:
+    """Return the message for an unknown task.
 
+    `others` are the names in the catalog, `without` those of the table here that do not count.
+    `has_workers` is false where no worker can publish tasks.
+    """
     others = {*others}
-    known = sorted({*tasks(), *others})
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.5):
-        return f"unknown task {name!r}; did you mean {near[0]!r}?"
+    known = sorted({*tasks()} - {*without} | others)
+    if near := nearest(name, known):
+        return f"unknown task {name!r}; {near}"
     text = f"unknown task {name!r}; known: {', '.join(known)}"
     if others or Settings.read().registry:
         return text
-    return f"{text}; no worker has published tasks: start one, or set WERK_REGISTRY to your table"
+    start = "no worker has published tasks: start one, or " * has_workers
+    return f"{text}; {start}set WERK_REGISTRY to your table"
+
+
+def is_as_shipped() -> bool:
+    """Return whether the table has only the tasks that werk brings, and nobody asked for them."""
+    paths = {name: task.path for name, task in tasks().items()}
+    return all(map(_is_shipped, paths, paths.values())) and not Settings.read().registry
 
 
 def _is_shipped(name: object, entry: object) -> bool:
     """Return whether a line of TASKS is one that werk brings. An edited line is the user's own."""
-    return name in ("sleep", "hello", "panic") and entry == f"werk.jobs.{name}"
+    return name in SHIPPED and entry == f"werk.jobs.{name}"
 
 
 def _load(place: str) -> Mapping[str, str | Task]:
@@ -163,11 +231,25 @@ def _load(place: str) -> Mapping[str, str | Task]:
     try:
         table = getattr(importlib.import_module(module_name), attribute or "TASKS")
     except Exception as error:  # importing the module can raise anything
-        why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"WERK_REGISTRY: cannot load {place}: {why}") from error
+        why = _missing(place, error) or f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{origin('registry')}: cannot load {place}: {why}") from error
     if not isinstance(table, Mapping):
-        raise ConfigError(f"WERK_REGISTRY: {place} is not a dict of name -> path or Task(...)")
+        what = "is not a dict of name -> path or Task(...)"
+        raise ConfigError(f"{origin('registry')}: {place} {what}")
     return table
+
+
+def _missing(place: str, error: Exception) -> str | None:
+    """Return where a table was looked for if its module was not found, and None otherwise."""
+    module, _, attribute = place.partition(":")
+    if "/" in module or module.endswith(".py"):
+        name = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+        return f"use the name of a module; did you mean {name}:{attribute or 'TASKS'}?"
+    if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
+        return None
+    if "" not in sys.path:
+        return f"no module {error.name} on sys.path"
+    return f"no module {error.name} in the current folder ({os.getcwd()}) or on sys.path"
 
 
 def _checked(name: object, entry: object, place: str) -> Task:

@@ -31,6 +31,7 @@ _SETTINGS = {  # of configure(): what uses them, which comes too late for a chan
     "registry": "the table of tasks was read",
     "budget_s": "a connection to Redis was made",
 }
+_VARIABLES = {"url": "RQ_REDIS_URL", "registry": "WERK_REGISTRY"}
 _COMMANDS = ("werk", "click", "threading", "concurrent")  # frames that are not the application's
 
 _given: dict[str, Any] = {}  # by configure()
@@ -45,16 +46,17 @@ def configure(
 ) -> None:
     """Set what the environment would, before the first use. What is given here wins.
 
-    `url` replaces RQ_REDIS_URL, and `registry` WERK_REGISTRY (`"shop.tasks:TASKS"`, or a list of
+    `url` replaces RQ_REDIS_URL, and `registry` WERK_REGISTRY (`"shop.table:TASKS"`, or a list of
     such names). `budget_s` is how many seconds a call may take to reach Redis (2). Raises
     ConfigError for an invalid value, and for a setting that was already used with another value.
     """
-    if url is not None and not (isinstance(url, str) and url):
-        raise ConfigError("werk.configure(url=...): use a text such as redis://localhost:6379/0")
+    if url is not None and not (isinstance(url, str) and _is_url(url)):
+        use = "use redis://localhost:6379/0, rediss://... or unix:///path"
+        raise ConfigError(f"werk.configure(url=...): not the URL of a Redis server; {use}")
     places = _words(registry) if isinstance(registry, str) else registry
     is_list = isinstance(places, list | tuple) and all(isinstance(place, str) for place in places)
     if places is not None and not is_list:
-        raise ConfigError('werk.configure(registry=...): use a text such as "shop.tasks:TASKS"')
+        raise ConfigError('werk.configure(registry=...): use a text such as "shop.table:TASKS"')
     if budget_s is not None and (type(budget_s) not in (int, float) or not 0 < budget_s < inf):
         raise ConfigError(f"werk.configure(budget_s={budget_s!r}): use a number of seconds above 0")
     given = {"url": url, "registry": places and tuple(places), "budget_s": budget_s}
@@ -64,6 +66,27 @@ def configure(
             why = f"{_SETTINGS[name]} before, by {_used[name][1]}"
             raise ConfigError(f"werk.configure({name}=...) came too late: {why}; call it earlier")
     _given.update(given)
+
+
+def origin(name: str) -> str:
+    """Return what a setting comes from, for messages: configure() or else its variable."""
+    return f"werk.configure({name}=...)" if name in _given else _VARIABLES[name]
+
+
+def _is_url(url: str) -> bool:
+    """Return whether redis-py may accept a URL: its scheme, its port and its database are right."""
+    from urllib.parse import urlsplit  # an enqueue does not need it
+
+    try:
+        parts = urlsplit(url)
+        is_port = parts.port is None or parts.port > 0
+    except ValueError:  # the port is not a number, or too large; or a broken IPv6 address
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    database = parts.path.strip("/")
+    is_database = not database or database.isdecimal() or bool(parts.query)
+    return parts.scheme in ("redis", "rediss") and is_port and is_database
 
 
 def note_use(name: str, value: object) -> None:

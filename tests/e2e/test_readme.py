@@ -43,7 +43,7 @@ RUN = """
     README.md               .                       test_its_quickstart_works_word_for_word
     README.md               pip install             test_its_quickstart_works_word_for_word
     README.md               export WERK_REGISTRY    test_its_quickstart_works_word_for_word
-    README.md               python shop.py          test_its_quickstart_works_word_for_word
+    README.md               python caller.py        test_its_quickstart_works_word_for_word
     docs/getting-started.md .                       test_its_quickstart_works_word_for_word
     docs/getting-started.md werk up                 test_what_it_starts_answers
     docs/getting-started.md export                  test_a_socket_and_a_password_keep_others_out
@@ -140,7 +140,7 @@ def test_its_first_command_shows_what_it_shows() -> None:
         text = re.sub(r"127.0.0.1:\d+", "ADDRESS", ID.sub("ID", text))
         return re.sub(r"/\S*/data|\d+\.\d+\.\d+", "SUCH", text).splitlines()
 
-    wanted = lines(docs.consoles(docs.README)[0].partition("$ bin/test")[0])[1:]
+    wanted = lines(docs.consoles(docs.README)[0].partition("$ bin/test")[0])[2:]
     assert set(wanted) - {"..."} <= set(lines(run(ROOT / "bin" / "demo").stdout))
 
 
@@ -275,7 +275,8 @@ def test_its_quickstart_works_word_for_word(
     quickstart = text[begin : text.index("\n## ", begin)]
     a_clone(tmp_path / "werk")
     terminal = Terminal(tmp_path / "shop", redis_url)
-    for name, code in re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", quickstart, re.DOTALL):
+    for name, code in re.findall(r"`([\w/]+\.py)`:\n\n```python\n(.*?)```", quickstart, re.DOTALL):
+        (terminal.folder / name).parent.mkdir(exist_ok=True)
         (terminal.folder / name).write_text(code)
     make, start, use, program = [
         re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]

@@ -220,7 +220,7 @@ def test_check_notices_a_changed_parameter(shop: Path, tmp_path: Path) -> None:
     [
         (("--stubs", "--check"), "--stubs --check requires FILE"),
         (("--stubs", "file.py"), "FILE is only for --stubs --check, got 'file.py'"),
-        (("file.py",), "FILE is only for --stubs --check, got 'file.py'"),
+        (("file.py",), "FILE is only for --stubs --check, got 'file.py'; how to call a task: "),
         (("--stubs", "--json"), "--json cannot be combined with --stubs"),
         (("--stubs", "--check", "/nowhere/a.py"), "/nowhere/a.py: No such file or directory"),
     ],

@@ -89,7 +89,7 @@ def _help(name: str, command: click.Command) -> tuple[str, str]:
 def _api() -> str:
     functions = [
         _entry(name, getattr(werk, name))
-        for name in ("enqueue", "enqueue_call", "enqueue_many", "result", "configure")
+        for name in ("enqueue", "enqueue_call", "enqueue_many", "result", "status", "configure")
     ]
     functions.append("## Functions for asyncio\n\nAwait them. They are imported from `werk.aio`.\n")
     functions += [_entry(f"aio.{name}", getattr(werk.aio, name)) for name in werk.aio.__all__]

@@ -179,6 +179,46 @@ def test_a_python_caller_without_a_table(
         werk.enqueue("reports")
 
 
+def test_the_table_that_werk_brings_gives_way_to_what_live_workers_serve(
+    serve: Callable[..., Process], connection: redis.Redis, tmp_path: Path
+) -> None:
+    """A caller of an application forgets WERK_REGISTRY: no demo task waits for ten minutes."""
+    folder = tmp_path / "app"
+    table = 'TASKS = {"total": "app_code.total", "sleep": "app_code.sleep"}\n'
+    app = install(folder, None, table) | {"WERK_REGISTRY": "shop_tables"}
+    code = "def total(prices: list[float]) -> float: ...\n\n\ndef sleep(minutes: int) -> int:\n"
+    (folder / "app_code.py").write_text(code + "    return minutes\n")
+    connection.hset("rq:werk:catalog", "hello", _page_of("hello"))  # of an earlier worker
+    worker = serve(app, "default")
+    for command in ("hello", "xyzzy"):
+        done = run("werk-enqueue", command, "Ada")
+        said = f"werk-enqueue: unknown task '{command}'; known: sleep, total\n"
+        assert (done.returncode, done.stderr) == (2, said)
+    assert "  sleep\n  total\n" in run("werk-enqueue", "--help").stdout
+    assert "hello" not in run("werk", "tasks").stdout
+    stubs = run("werk", "tasks", "--stubs").stdout
+    assert ("def total(" in stubs, "def hello(" in stubs) == (True, False)
+    assert werk.enqueue("sleep", 7).result(timeout=60) == 7  # the application's own
+    with pytest.raises(werk.UnknownTask, match="known: sleep, total"):
+        werk.enqueue("panic")
+    worker.terminate()
+    assert worker.wait(60) == 0
+    dry = run("werk-enqueue", "--dry-run", "hello", "Ada")
+    assert dry.stdout == "hello('Ada') would go to queue default\n"
+
+
+def _page_of(name: str) -> str:
+    entry = catalog.own_entry(name)
+    return catalog.page_of(entry.task, entry.shape)
+
+
+def test_the_table_that_werk_brings_counts_where_redis_does_not_answer() -> None:
+    begin = time.monotonic()
+    dry = run("werk-enqueue", "--dry-run", "hello", "Ada", env={"RQ_REDIS_URL": NOWHERE})
+    assert (dry.stdout, dry.stderr) == ("hello('Ada') would go to queue default\n", "")
+    assert time.monotonic() - begin < 10
+
+
 def test_typed_functions_are_the_same_from_code_and_from_the_catalog(
     serve: Callable[..., Process], shop: dict[str, str]
 ) -> None:

@@ -630,6 +630,7 @@ def test_it_ends_at_once_even_while_it_waits_for_redis(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         env = {"RQ_REDIS_URL": f"redis://127.0.0.1:{mute.getsockname()[1]}"}
+        env["WERK_REGISTRY"] = "werk.registry"  # named, so that reading the file asks no Redis
         process = spawn("werk", "cron", file("* * * * * sleep 1\n"), env=env)
         mute.settimeout(60)
         heard, _ = mute.accept()

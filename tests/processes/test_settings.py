@@ -82,11 +82,41 @@ def test_what_comes_too_late_names_the_first_use(
 
 @pytest.mark.parametrize(
     "given",
-    ["url=''", "url=1", "registry={'a': 'b.c'}", "registry=[1]", "budget_s=0", "budget_s='2'"],
+    [
+        *("url='redis//localhost'", "url='http://localhost:6379'", "url='redis://h:port/0'"),
+        *("url='redis://user:hidden@h:99999'", "url='redis://h/zero'", "url='unix://'"),
+        *("url=''", "url=1", "registry={'a': 'b.c'}", "registry=[1]"),
+        *("budget_s=0", "budget_s='2'"),
+    ],
 )
 def test_a_value_that_cannot_be_is_refused(given: str) -> None:
     done = python(f"werk.configure({given})")
     assert "werk.errors.ConfigError: werk.configure(" in done.stderr
+    assert "hidden" not in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:p%40ss@[::1]:6379", "rediss://h/3?ssl_cert_reqs=none", "unix:///a/b.sock?db=2"],
+)
+def test_the_url_of_a_server_is_taken(url: str) -> None:
+    assert python(f"werk.configure(url={url!r})").stderr == ""
+
+
+def test_errors_name_what_set_the_value(shop: Path) -> None:
+    done = python(
+        "werk.configure(url='unix:///nowhere', registry='no_such', budget_s=0.1)",
+        "def caught(call):",
+        "    try: call()",
+        "    except werk.WerkError as error: print(error)",
+        "caught(lambda: werk.result('any'))",
+        "caught(lambda: werk.enqueue('sleep', 1))",
+    )
+    redis, table = done.stdout.splitlines()
+    assert redis.endswith("; is it running, and is werk.configure(url=...) right?")
+    assert table == "werk.configure(registry=...): cannot load no_such: " + (
+        f"no module no_such in the current folder ({Path.cwd()}) or on sys.path"
+    )
 
 
 def test_a_worker_whose_table_names_another_redis_does_not_start(

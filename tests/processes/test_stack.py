@@ -397,6 +397,7 @@ def test_up_runs_the_tasks_of_the_current_folder_and_no_other_module_there(
     Path("crontab").write_text("*/5 * * * * greet\n")
     process = up(redis_url, env={"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"})
     wait_until(lambda: "cron      | " in process.output() or _cron_runs(process))
+    assert ": werk-enqueue greet --help   Ctrl-C stops all" in process.output()
     done = run("werk-enqueue", "--wait", "greet")
     assert (done.returncode, done.stdout) == (0, "good day\n"), done.stderr
     assert not traps.exists(), traps.read_text()

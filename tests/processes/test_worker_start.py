@@ -47,6 +47,28 @@ def test_a_table_that_cannot_be_loaded_is_one_line(redis_url: str, tmp_path: Pat
     assert line.startswith("werk: WERK_REGISTRY: cannot load no_such_table:TASKS")
 
 
+@pytest.mark.parametrize(("table", "says"), [("", True), ("werk.registry", False)])
+def test_a_worker_without_a_table_says_so(redis_url: str, table: str, says: bool) -> None:
+    done = run("werk", "worker", "--burst", "default", env={"WERK_REGISTRY": table})
+    line = "event=demo-tasks: this worker serves only the demo tasks; set WERK_REGISTRY to serve"
+    assert (line in done.stdout + done.stderr) == says
+
+
+def test_help_and_check_have_the_same_reason(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from dataclasses import dataclass\n\nTASKS = {'book': 'shop.book'}\n\n\n"
+        "@dataclass\nclass Order: ...\n\n\ndef book(order: Order): ...\n"
+    )
+    env = {"WERK_REGISTRY": "shop:TASKS", "PYTHONPATH": str(tmp_path)}
+    said = "Order is not plain data; pass its fields, or a dict, and build it in the task"
+    assert said in run("werk", "tasks", "--check", env=env).stdout
+    page = run("werk-enqueue", "book", "--help", env=env).stdout
+    assert said in " ".join(page.split())
+    done = run("werk", "tasks", "book", env=env)
+    assert done.returncode == 2
+    assert done.stderr.endswith("got 'book'; how to call a task: werk-enqueue book --help\n")
+
+
 def test_a_task_that_is_not_there_is_named_at_the_start(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

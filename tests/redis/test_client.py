@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -508,11 +509,79 @@ def test_a_function_of_the_main_script(redis_url: str) -> None:
         werk.enqueue(lambda: None)
 
 
+def test_a_typed_function_is_not_a_task(connection: redis.Redis) -> None:
+    scope: dict[str, Any] = {"__name__": "typed"}
+    exec("import werk as _werk\ndef total(): return _werk.enqueue('total')", scope)
+    said = r"typed.total is a typed call, which enqueues by itself; call total\(\.\.\.\), or await"
+    with pytest.raises(ArgumentError, match=said):
+        werk.enqueue(scope["total"])
+
+
+def test_a_job_is_named_by_its_id_or_its_handle(connection: redis.Redis) -> None:
+    handle = werk.enqueue("sleep", 0, options=werk.Options(job_id="own"))
+    assert repr(handle) == "Handle(id='own', task='sleep', queue='default')"
+    assert werk.status(handle) == werk.status("own") == "queued"
+    for wrong in (werk.status, werk.result):
+        with pytest.raises(ArgumentError, match="job_id: got int; use the id of a job, or its han"):
+            wrong(5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"job_id": 5}, r"job_id: got 5; use a text \(str\)"),
+        ({"at": "tomorrow"}, r"at: got 'tomorrow'; use a datetime, such as datetime\(2026"),
+        ({"ping": 5}, r"ping: got 5; use a text"),
+        ({"queue": werk.Options()}, "queue a value of type Options is not a queue name"),
+    ],
+)
+def test_an_option_of_a_wrong_type(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        werk.enqueue("sleep", 0, options=werk.Options(**wrong))
+
+
+def test_an_unknown_option_brings_the_nearest() -> None:
+    with pytest.raises(TypeError, match="Options has no 'dealy'; did you mean 'delay'"):
+        werk.Options(dealy=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"Task\('a\.b'\) has no 'timout'; did you mean 'timeout'"):
+        werk.Task("a.b", timout=5)  # type: ignore[call-arg]
+
+
+def test_the_module_shows_what_it_offers() -> None:
+    done = run(sys.executable, "-c", "import werk; print(dir(werk)); help(werk)").stdout
+    names, _, page = done.partition("\n")
+    assert all(repr(name) in names for name in [*werk.__all__, "aio"])
+    assert "enqueue_many(" in page and "class Options(" in page
+
+
+def test_an_object_with_fields_brings_its_way_to_plain_data(connection: redis.Redis) -> None:
+    @dataclass
+    class Order:
+        number: int
+
+    class Model:
+        def model_dump(self) -> dict[str, object]: ...
+
+    with pytest.raises(ArgumentError, match=r"Order; use dataclasses\.asdict\("):
+        werk.enqueue("hello", Order(1))
+    with pytest.raises(ArgumentError, match=r"Model; use its \.model_dump\(mode="):
+        werk.enqueue("hello", Model())
+
+
 def test_a_result_is_waited_for_as_long_as_any_duration_says(connection: redis.Redis) -> None:
     handle = werk.enqueue("sleep", 0)
-    for timeout in (0, -1, "0.01s", timedelta(milliseconds=10)):
-        with pytest.raises(ResultTimeout, match=r"still queued after (0|-1|0\.01) s"):
+    for timeout in (0, -1):
+        with pytest.raises(ResultTimeout, match=rf"^job {handle.id} is queued$"):
             handle.result(timeout)
+    for later in ("0.01s", timedelta(milliseconds=10)):
+        said = r"not started after 0\.01 s; no worker listens on queue default; start one: werk wor"
+        with pytest.raises(ResultTimeout, match=said):
+            handle.result(later)
+    connection.sadd("rq:workers:default", "rq:worker:any")
+    with pytest.raises(
+        ResultTimeout, match=r"not started after 0\.01 s; it stays queued: werk res"
+    ):
+        werk.result(handle, "0.01s")
     for wait in (handle.result, partial(werk.result, handle.id)):
         with pytest.raises(ArgumentError, match="timeout: got 'abc'; use seconds, or a text"):
             wait("abc")

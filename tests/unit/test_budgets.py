@@ -37,29 +37,29 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (939, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (952, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
-        693,
+        739,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
-    "dev": (559, "pytest fixtures, restarts in werk up, servers of any version"),
+    "dev": (563, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (1205, "any value in any key, outages, fences, final failures, attempts"),
     "ops": (
-        1781,
+        1782,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
     ),
     "store": (
-        959,
+        970,
         "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (
-        1035,
+        1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (594, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
-    "werk": (718, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (796, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        3923,
+        3936,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware",

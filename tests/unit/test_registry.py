@@ -93,7 +93,12 @@ def test_each_edited_line_of_a_clone_is_served_beside_other_tables(
         ("{shop}:SAME,{shop}:MORE", "a second time"),
         ("{shop}:NUMBER", "not a dict"),
         ("{shop}:NOTHING", "cannot load"),
-        ("no_such_module:TASKS", "cannot load no_such_module:TASKS: ModuleNotFoundError"),
+        (
+            "no_such_module:TASKS",
+            "cannot load no_such_module:TASKS: no module no_such_module on sys",
+        ),
+        ("shop/table.py:TASKS", "use the name of a module; did you mean shop.table:TASKS?"),
+        ("./shop/table.py", "did you mean shop.table:TASKS?"),
     ],
 )
 def test_a_broken_table_is_said(
@@ -129,8 +134,19 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", retry_delays=(60,), retry_delay=5), "cannot be combined"),
         ("a", Task("x.y", retry_delays=(60, 300), retry=1), "less than the 2 retry_delays"),
         ("a", Task("x.y", retry_on="ValueError"), "retry_on must be a tuple"),  # type: ignore[arg-type]
-        ("a", Task("x.y", retry_on=("HTTPError",)), "'HTTPError' is not a dotted name, such as"),
-        ("a", Task("x.y", retry_on=(ValueError,)), "is not a dotted name"),  # type: ignore[arg-type]
+        (
+            "a",
+            Task("x.y", retry_on=("HTTPError",)),
+            "is not a built-in exception; use its dotted name",
+        ),
+        ("a", Task("x.y", retry_on=("ConectionError",)), "did you mean 'ConnectionError'?"),
+        ("a", Task("x.y", retry_on=("print",)), "'print' is not a built-in exception"),
+        ("a", Task("x.y", retry_on=("a b",)), "'a b' is not a dotted name, such as"),
+        (
+            "a",
+            Task("x.y", retry_on=(ValueError,)),
+            'got a class; use its dotted name, "ValueError"',
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_a_broken_entry_is_said(

@@ -59,8 +59,11 @@ def test_an_import_that_fails_raises_its_own_error(
     (tmp_path / "faulty.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(type(error), match=str(error)) as raised:
         runner.load(path, Job(id="a", connection=redis.Redis()))()
+    files = [Path(entry.path).name for entry in raised.traceback[1:]]
+    assert files == (["runner.py", "faulty.py"] if source else ["runner.py"])
+    assert not source or raised.value.__context__ is None  # RQ's own error
 
 
 @pytest.mark.parametrize("limit_s", [HOUR_S, -1])

@@ -260,7 +260,7 @@ def test_arguments_stay_as_they_were_sent(jobs: RecordedJobs) -> None:
 def test_a_result_that_is_not_plain(jobs: RecordedJobs) -> None:
     job = werk.enqueue("unplain")
     jobs.run()
-    with pytest.raises(werk.ResultNotKept, match="the value is a object; use plain data"):
+    with pytest.raises(werk.ResultNotKept, match="the value is an object; use plain data"):
         job.result()
 
 
@@ -405,6 +405,13 @@ def test_a_connection_is_checked_and_not_used(jobs: RecordedJobs) -> None:
     with pytest.raises(werk.ConfigError, match="decode_responses"):
         werk.enqueue("note", 2, connection=redis.Redis(decode_responses=True))
     assert [job.args for job in jobs] == [(1,)]
+
+
+def test_an_unknown_task_names_the_table_alone() -> None:
+    code = "import werk, werk.testing\nwith werk.testing.recorded() as jobs: {}"
+    for call in ("werk.enqueue('xyzzy')", "jobs.of('xyzzy')"):
+        said = run("python", "-c", code.format(call), env={"WERK_REGISTRY": ""}).stderr
+        assert said.endswith("known: hello, panic, sleep; set WERK_REGISTRY to your table\n")
 
 
 def test_the_command_records(jobs: RecordedJobs, tmp_path: Path) -> None:

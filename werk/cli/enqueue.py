@@ -25,7 +25,7 @@ from werk.client import enqueue as client
 from werk.client.options import DURATIONS, HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
-from werk.tasks import catalog, catalog_page
+from werk.tasks import catalog, catalog_page, signature
 from werk.tasks.catalog_page import Entry
 
 gc.enable()
@@ -65,11 +65,13 @@ class TaskGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names for --help and completion, which work while Redis is unreachable."""
-        pages = catalog_page.NO_PAGES
+        pages, theirs = catalog_page.NO_PAGES, catalog_page.NO_PAGES.entries
         with suppress(WerkError):
-            pages = catalog_page.read_pages(output.connect(HELP_BUDGET_S))
+            quick = output.connect(HELP_BUDGET_S)
+            pages = catalog_page.read_pages(quick)
+            theirs = catalog.of_workers(lambda: quick)
         self.damaged = pages.problem() if pages.damaged else ""
-        found = catalog.everything(pages)
+        found = catalog.everything(pages, theirs)
         self.listed = {name: TaskCommand(entry) for name, entry in found.items()}
         return sorted(self.listed)
 
@@ -91,12 +93,17 @@ class TaskCommand(click.Command):
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        super().__init__(
-            entry.name,
-            callback=self.run,
-            help=entry.shape.summary or None,
-            epilog=" ".join(note.text for note in entry.shape.notes) or None,
-        )
+        super().__init__(entry.name, callback=self.run, help=entry.shape.summary or None)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what `werk tasks --check` prints of the task."""
+        shape = self.entry.shape
+        if shape.notes:
+            from werk.tasks.classes import unreachable  # an enqueue does not need it
+
+            shape = signature.read(self.entry.task.path, unreachable)
+        self.epilog = " ".join(note.text for note in shape.notes) or None
+        super().format_epilog(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep all words as they are; click handles only --help."""

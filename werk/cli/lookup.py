@@ -8,7 +8,15 @@ from itertools import chain
 import click
 
 from werk import errors
-from werk.cli.output import connect, print_json, print_line, print_lines, print_note, print_outcome
+from werk.cli.output import (
+    connect,
+    print_json,
+    print_line,
+    print_lines,
+    print_note,
+    print_outcome,
+    shell_word,
+)
 from werk.cli.types import PERIOD, json_option
 from werk.errors import ArgumentError
 from werk.settings import Settings
@@ -65,7 +73,8 @@ def show(job_id: str, as_json: bool) -> None:
 def tasks(file: str | None, check: bool, strict: bool, stubs: bool, as_json: bool) -> int | None:
     """List the tasks, their parameters, and where workers serve them."""
     if file is not None and not (stubs and check):
-        raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}")
+        use = "" if stubs else f"; how to call a task: werk-enqueue {shell_word(file)} --help"
+        raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}{use}")
     if stubs:
         _stubs(file, check, as_json)
         return None

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Annotated, Any, NamedTuple
 
 from werk import registry
-from werk.duration import Duration, Range, in_seconds, seconds
+from werk.duration import Duration, Range, in_seconds, seconds, shown
 from werk.errors import ArgumentError
 from werk.registry import Task
 from werk.store import keys
@@ -31,6 +31,13 @@ DURATIONS = {  # the options that take one
     "ttl": Range(1),
     "once_per": Range(1, is_whole=False),
     "expires": Range(1, is_whole=False),
+}
+
+
+_CLASSES: Mapping[str, type] = {"job_id": str, "at": datetime, "ping": str}
+_USE = {
+    str: "a text (str)",
+    datetime: "a datetime, such as datetime(2026, 12, 24, 18) in local time",
 }
 
 
@@ -57,13 +64,13 @@ class Options(NamedTuple):
     ] = None
     at: Annotated[
         datetime | None,
-        Help("Run the job at TIME: 2026-12-24T18:00, in local time or with +01:00.", "TIME"),
+        Help("Run the job at TIME, in local time or with a zone: 2026-12-24T18:00+01:00.", "TIME"),
     ] = None
     job_id: Annotated[
         str | None,
         Help(
-            "Give the job this ID. If the job exists: enqueue nothing, and exit with 2 if its call"
-            " differs.",
+            "Give the job this ID. If the job exists, enqueue nothing; if its call differs, this is"
+            " an error (exit code 2, JobIdConflict).",
             "ID",
         ),
     ] = None  # letters, digits, - and _
@@ -84,8 +91,7 @@ class Options(NamedTuple):
     once_per: Annotated[
         Duration | None,
         Help(
-            "Enqueue at most once per PERIOD (90, 5m, 1h, 1d), even if several hosts run this"
-            " command.",
+            "Enqueue at most once per PERIOD (90, 5m, 1h, 1d), even if several hosts enqueue it.",
             "PERIOD",
         ),
     ] = None
@@ -101,7 +107,11 @@ class Options(NamedTuple):
         str | None, Help("Have the worker GET this http(s) URL when the job has succeeded.", "URL")
     ] = None
     require_worker: Annotated[
-        bool, Help("Enqueue nothing, and exit with 75, unless a live worker serves the task.")
+        bool,
+        Help(
+            "Enqueue nothing unless a live worker serves the task; this is an error (exit code 75,"
+            " NoWorker)."
+        ),
     ] = False
     meta: Annotated[
         dict[str, Any] | None,
@@ -128,6 +138,8 @@ class Options(NamedTuple):
 
     def _problem(self) -> str | None:
         """Return what is wrong with the options that no task has, or None."""
+        if problem := self._wrong_type():
+            return problem
         if self.job_id is not None and not JOB_ID.fullmatch(self.job_id):
             return f"job_id {self.job_id!r}: use letters, digits, - and _"
         for one, other in (("delay", "at"), ("ttl", "expires")):
@@ -140,6 +152,14 @@ class Options(NamedTuple):
         if self.slot is not None and (type(self.slot) is not str or not self.slot):
             return f"slot {self.slot!r}: use a text that names the tick"
         return None if self.meta is None else meta_problem(self.meta)
+
+    def _wrong_type(self) -> str | None:
+        """Return which option is not of its type, or None. Durations have been read by now."""
+        for name, wanted in _CLASSES.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, wanted):
+                return f"{name}: got {shown(value)}; use {_USE[wanted]}"
+        return None
 
     def place(self) -> str:
         """Return where enqueue.lua puts the job."""
@@ -189,6 +209,9 @@ class Options(NamedTuple):
             found += ("webhooks", json.dumps([{"url": self.ping, **hook}]))
         return found
 
+
+# A NamedTuple cannot define it.
+Options.__new__ = registry.suggesting(Options.__new__, lambda *_: "Options")  # type: ignore
 
 NO_OPTIONS = Options()
 

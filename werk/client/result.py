@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from werk.client.links import link_of
-from werk.duration import Duration, seconds
+from werk.duration import Duration, seconds, shown
 from werk.errors import (
     ArgumentError,
     JobCancelled,
@@ -15,11 +15,13 @@ from werk.errors import (
     NoSuchJob,
     ResultNotKept,
     ResultTimeout,
+    WerkError,
 )
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.payload import UNSERIALIZABLE, read_exception, read_not_kept, read_result
+from werk.store.plain import name_of
 
 if TYPE_CHECKING:
     from rq.job import Job
@@ -61,6 +63,10 @@ class Handle(NamedTuple, Generic[Result]):
     result_ttl: int = 1
     connection: Connection | None = None
 
+    def __repr__(self) -> str:
+        duplicate = ", duplicate=True" * self.duplicate
+        return f"Handle(id={self.id!r}, task={self.task!r}, queue={self.queue!r}{duplicate})"
+
     def status(self) -> Status:
         """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
         return status(self.id, connection=self.connection)
@@ -72,7 +78,7 @@ class Handle(NamedTuple, Generic[Result]):
         """
         keeps_result = self.result_ttl != 0
         is_ours = keeps_result and not self.duplicate
-        value: Result = _wait(self.id, timeout, self.connection, keeps_result, is_ours)
+        value: Result = _wait(self.id, self.connection, timeout, keeps_result, is_ours)
         return value
 
     def as_json(self) -> dict[str, Any]:
@@ -93,32 +99,51 @@ class Handle(NamedTuple, Generic[Result]):
 
 
 def result(
-    job_id: str, timeout: Duration | None = None, *, connection: Connection | None = None
+    job_id: str | Handle[Any],
+    timeout: Duration | None = None,
+    *,
+    connection: Connection | None = None,
 ) -> Any:
     """Wait for a job's result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
-    Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, RedisUnavailable,
-    ConfigError.
+    The job is named by its id or its handle. Raises JobFailed, JobCancelled, ResultNotKept,
+    ResultTimeout, NoSuchJob, ArgumentError, RedisUnavailable, ConfigError.
     """
-    return _wait(job_id, timeout, connection, keeps_result=True)
+    return _wait(*named(job_id, connection), timeout)
 
 
-def status(job_id: str, *, connection: Connection | None = None) -> Status:
-    """Return RQ's status of a job: queued, started, finished, ... Raises NoSuchJob."""
+def status(job_id: str | Handle[Any], *, connection: Connection | None = None) -> Status:
+    """Return RQ's status of a job, named by its id or its handle: queued, started, finished, ...
+
+    Raises NoSuchJob, ArgumentError, RedisUnavailable, ConfigError.
+    """
+    job_id, connection = named(job_id, connection)
     found = link_of(connection).call("HGET", keys.key("job", job_id), "status")
     if found is None:
         raise NoSuchJob(_no_such(job_id))
     return keys.text(found)  # type: ignore[return-value]
 
 
+def named(job: object, connection: Connection | None) -> tuple[str, Connection | None]:
+    """Return the id of a job that is named by its id or its handle, and where to look for it.
+
+    Raises ArgumentError.
+    """
+    if isinstance(job, Handle):
+        return job.id, connection or job.connection
+    if isinstance(job, str):
+        return job, connection
+    raise ArgumentError(f"job_id: got {name_of(type(job))}; use the id of a job, or its handle")
+
+
 def _wait(
     job_id: str,
-    timeout: Duration | None,
     connection: Connection | None,
-    keeps_result: bool,
+    timeout: Duration | None,
+    keeps_result: bool = True,
     is_ours: bool = False,
 ) -> Any:
-    limit_s = inf if timeout is None else _seconds(timeout)
+    limit_s = limit_of(timeout)
     deadline = time.monotonic() + limit_s
     waiting = Waiting(job_id, connection, keeps_result, is_ours)
     while True:
@@ -183,20 +208,39 @@ class Waiting:
         return keys.pairs(self.entry[1]).get(b"type") == keys.RETRIED
 
     def timed_out(self, timeout: float) -> ResultTimeout:
-        """Return the error for a job that has not ended after `timeout` seconds."""
-        return ResultTimeout(
-            f"job {self.job_id} is still {self.state} after {timeout:g} s; "
-            f"it continues: werk result {self.job_id}"
-        )
+        """Return the error for a job that has not ended after `timeout` seconds.
+
+        Redis is asked whether a worker listens on the queue of a job that has not started.
+        """
+        if timeout <= 0:
+            return ResultTimeout(f"job {self.job_id} is {self.state}")
+        if self.state != "queued":
+            text = f"job {self.job_id} is still {self.state} after {timeout:g} s; it continues"
+        elif queue := self._unheard():
+            text = f"job {self.job_id} has not started after {timeout:g} s; no worker listens on"
+            return ResultTimeout(f"{text} queue {queue}; start one: werk worker {queue}")
+        else:
+            text = f"job {self.job_id} has not started after {timeout:g} s; it stays queued"
+        return ResultTimeout(f"{text}: werk result {self.job_id}")
+
+    def _unheard(self) -> str:
+        """Return the queue of the job if no worker has registered for it, '' otherwise."""
+        try:
+            link = link_of(self.connection)
+            queue = keys.text(link.call("HGET", keys.key("job", self.job_id), "origin") or b"")
+            has_worker = link.call("EXISTS", keys.key("workers", queue))
+        except WerkError:  # the time is over anyway
+            return ""
+        return "" if has_worker else queue
 
 
-def _seconds(timeout: Duration) -> float:
+def limit_of(timeout: Duration | None) -> float:
     """Return the seconds to wait; less than 0 is no mistake. Raises ArgumentError."""
     try:
-        return seconds(timeout)
+        return inf if timeout is None else seconds(timeout)
     except ValueError:
         raise ArgumentError(
-            f"timeout: got {timeout!r}; use seconds, or a text such as 5m or 1h30m"
+            f"timeout: got {shown(timeout)}; use seconds, or a text such as 5m or 1h30m"
         ) from None
 
 

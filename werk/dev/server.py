@@ -19,7 +19,7 @@ from werk.dev.binary import Binary, find_binary, version_of
 from werk.dev.process import spawn
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
-from werk.store.address import NO_URL, parse_url, shown
+from werk.store.address import no_url, parse_url, shown
 
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
@@ -252,4 +252,4 @@ def client_of(url: str, timeout_s: float = 2.0) -> redis.Redis:
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
         )
     except ValueError:  # which may quote a part of a password
-        raise ConfigError(NO_URL) from None
+        raise ConfigError(no_url()) from None

@@ -67,10 +67,17 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
         front.say("worker", f"werk {' '.join(worker)}")
         front.say("dashboard", f"http://127.0.0.1:{port}")
         elsewhere = "" if url == DEFAULT_URL else ", with the same RQ_REDIS_URL"
-        front.say("", f"try{elsewhere}: werk-enqueue --wait hello Ada   Ctrl-C stops all")
+        front.say("", f"try{elsewhere}: {_example()}   Ctrl-C stops all")
         return front.watch(worker)
     finally:
         front.stop()
+
+
+def _example() -> str:
+    """Return a command that works with the tasks that are served."""
+    if registry.is_as_shipped():
+        return "werk-enqueue --wait hello Ada"
+    return " ".join(["werk-enqueue", *sorted(registry.tasks())[:1], "--help"])
 
 
 def _check_port(port: int) -> None:

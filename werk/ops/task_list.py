@@ -75,6 +75,9 @@ def survey(link: Link | None, note: Callable[[str], None]) -> list[Row]:
     if pages.damaged:
         note(pages.problem())
     theirs = pages.entries
+    if served and registry.is_as_shipped():  # see catalog.of_workers
+        paths = {name: theirs[name].task.path for name in served if name in theirs}
+        own = {name: entry for name, entry in own.items() if paths.get(name) == entry.task.path}
     shown = {name: theirs[name] for name in served or () if name in theirs} | own
     by = {name: None if served is None else served.get(name, {}) for name in shown}
     return [Row(shown[name], name in own, theirs.get(name), by[name]) for name in sorted(shown)]

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from werk import registry
 from werk.errors import ArgumentError, WerkError
 from werk.ops.typed_function import IN_BODIES, typed_function
-from werk.settings import Settings
 from werk.store.connection import Link
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry, read_pages
 
 COMMAND = "werk tasks --stubs"
-_SHIPPED = {"sleep", "hello", "panic"}
 
 _HEAD = f"""\
 # Made by `{COMMAND}`: do not edit, make it again when a task changes.
@@ -64,12 +62,12 @@ def entries(link: Callable[[], Link], note: Callable[[str], None]) -> Mapping[st
     problems. Raises RedisUnavailable, ConfigError.
     """
     own = registry.tasks()
-    if Settings.read().registry or own.keys() - _SHIPPED:
+    if not registry.is_as_shipped():
         return {name: catalog.find(name, link) for name in own}
     pages = read_pages(link())
     if pages.damaged:
         note(pages.problem())
-    return catalog.everything(pages)
+    return catalog.everything(pages, catalog.of_workers(link))
 
 
 def module(found: Mapping[str, Entry]) -> str:

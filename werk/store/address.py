@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from werk.errors import ConfigError
+from werk.settings import origin
 
 # scheme, user, password, host, port, path, database. urllib takes a twentieth of an enqueue.
 PLAIN_URL = re.compile(
@@ -13,7 +14,7 @@ PLAIN_URL = re.compile(
     r"(/[^?#]*)?(?:\?db=([0-9]+))?"
 )
 
-NO_URL = "invalid RQ_REDIS_URL; use redis://localhost:6379/0, rediss://... or unix:///path"
+_USE = "use redis://localhost:6379/0, rediss://... or unix:///path"
 
 
 class Address(NamedTuple):
@@ -62,9 +63,15 @@ def parse_url(url: str) -> Address | None:
     if scheme != "unix":
         path, db = None, db or (path or "").strip("/") or "0"
         if not db.isdecimal():
-            raise ConfigError(f"{NO_URL}; what follows the last / is the number of a database")
+            why = "what follows the last / is the number of a database"
+            raise ConfigError(f"{no_url()}; {why}")
     place = (host or "localhost", int(port or 0) or 6379, path, int(db or 0))
     return Address(*place, user or None, password or None, scheme == "rediss")
+
+
+def no_url() -> str:
+    """Return the message for a URL that names no Redis. The URL may contain a password."""
+    return f"invalid {origin('url')}; {_USE}"
 
 
 def shown(url: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.settings import Settings, note_use
+from werk.settings import Settings, note_use, origin
 from werk.store.address import Address, parse_url
 from werk.store.replies import NoScript, TryAgain, code_of, error_of
 from werk.store.scripts import Script
@@ -113,11 +113,11 @@ def hang_up(sock: Any) -> None:
 class Link:
     """A connection with a budget, opened again after a fork or a fault. Not for threads."""
 
+    has_workers = True  # workers may publish their tasks there
     not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
 
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
-        self.where = where
-        self.budget_s = budget_s
+        self.where, self.budget_s = where, budget_s
         self.served_cache: dict[Any, Any] = {}  # who serves a task: see client/enqueue.py
         self.client: object = None  # a client that we made, which has to live as long
         self._connection = Connection(connect, budget_s)
@@ -193,7 +193,7 @@ class Link:
             self.close()  # otherwise the next call would read this call's replies
             if not isinstance(error, hiredis.ProtocolError):
                 raise
-            why = f"what answers at {self.where} is not Redis; see RQ_REDIS_URL"
+            why = f"what answers at {self.where} is not Redis; see {origin('url')}"
             raise ConfigError(why) from None
 
     def _unreachable(self, error: Exception) -> str:
@@ -201,7 +201,7 @@ class Link:
             return f"Redis at {self.where} was not asked: this process cannot open a socket ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
-        return f"{where}; is it running, and is RQ_REDIS_URL right?"
+        return f"{where}; is it running, and is {origin('url')} right?"
 
 
 def link(settings: Settings, budget_s: float | None = None) -> Link:

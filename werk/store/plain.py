@@ -84,10 +84,22 @@ def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
     for plain in (*_TO_CONVERT, Decimal):
         if isinstance(value, plain):
             base = plain.__name__
-            return f"is a {name_of(kind)}, a kind of {base}; use {base}(...) or its .value"
+            return f"is {_a(kind)}, a kind of {base}; use {base}(...) or its .value"
     if kind is bytearray or kind is memoryview:
         return f"is a {kind.__name__}; use bytes(...)"
-    return f"is a {name_of(kind)}; use {PLAIN}"
+    return f"is {_a(kind)}; use {_as_plain(kind) or PLAIN}"
+
+
+def _as_plain(kind: type) -> str | None:
+    """Return how an object of a class with fields becomes a dict."""
+    if hasattr(kind, "model_dump"):  # of pydantic
+        return 'its .model_dump(mode="json")'
+    return "dataclasses.asdict(...)" if hasattr(kind, "__dataclass_fields__") else None
+
+
+def _a(kind: type) -> str:
+    name = name_of(kind)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def name_of(kind: type) -> str:

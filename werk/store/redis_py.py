@@ -11,7 +11,7 @@ from weakref import ref
 
 from werk.errors import ConfigError
 from werk.settings import Settings
-from werk.store.address import NO_URL, Address
+from werk.store.address import Address, no_url
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -26,7 +26,7 @@ def redis_client(settings: Settings) -> Redis:
         try:
             return Redis.from_url(settings.redis_url)
         except ValueError:  # its text may quote a part of a password
-            raise ConfigError(NO_URL) from None
+            raise ConfigError(no_url()) from None
     try:
         module, found = settings.rq_config, settings.rq_redis
         config = read_config_file(module) if module else found  # type: ignore[no-untyped-call]

@@ -227,11 +227,11 @@ class Signature:
                 values.append(convert(own.type, value))
             except Invalid as error:
                 shown, problem = error.args
-                shown = "the value" if self._is_secret(name, own, secret) else shown
+                shown = "the value" if shown and self._is_secret(name, own, secret) else shown
                 place = shown_word(own.name if name is None else name)
                 if self.is_missing:  # then the path may be wrong rather than the value
                     place = f"its code was not found ({self.missing}), so it takes JSON"
-                raise ArgumentError(f"{task}: {place}: {shown} {problem}") from None
+                raise ArgumentError(f"{task}: {place}: {f'{shown} {problem}'.lstrip()}") from None
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:

@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from werk import registry
-from werk.errors import ArgumentError, UnknownTask
+from werk.errors import ArgumentError, UnknownTask, WerkError
 from werk.registry import Task
 from werk.store.connection import Link
 from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
-from werk.tasks.catalog_page import LONGEST_PAGE, Entry, Pages, read, read_pages
+from werk.tasks.catalog_page import LONGEST_PAGE, NO_PAGES, Entry, Pages, live, read, read_pages
+
+LOOK_S = 0.5  # at most: the enqueue that follows has a time budget of its own
+LOOK_AGAIN_S = 1.0
 
 CHECK = "see werk tasks --check"
 
@@ -35,6 +38,11 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
     """
     is_own = name in registry.BUILT_IN or name in registry.tasks()
     own = own_entry(name) if is_own else None
+    theirs = of_workers(link) if own and name in registry.SHIPPED else {}
+    if own and theirs:
+        if name in theirs:
+            return _preferred(own, theirs[name])
+        raise UnknownTask(registry.unknown(name, theirs, without=registry.tasks()))
     if own and not own.shape.is_missing:
         return own
     pages = read_pages(link(), name)
@@ -44,7 +52,31 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
     if pages.damaged:
         repair = "restart a worker that serves it"
         raise UnknownTask(f"unknown task {name!r}: its entry in the catalog is damaged; {repair}")
-    raise UnknownTask(registry.unknown(name, read_pages(link()).entries))
+    theirs = of_workers(link)
+    known, without = theirs or read_pages(link()).entries, registry.tasks() if theirs else ()
+    raise UnknownTask(registry.unknown(name, known, without, link().has_workers))
+
+
+def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
+    """Return the tasks that live workers serve, for a caller that has only the table werk brings.
+
+    Such a table says nothing about the application, so what its workers serve counts. Empty for any
+    other table, without asking Redis; and where no worker is alive, or Redis does not answer soon.
+    """
+    asked, now, found = link(), time.monotonic(), dict[str, Entry]()
+    until, cached = asked.served_cache.get(of_workers, (0.0, found))
+    if now < until:
+        return cached  # type: ignore[no-any-return]
+    before, asked.not_after = asked.not_after, min(asked.not_after, now + LOOK_S)
+    try:
+        if asked.has_workers and registry.is_as_shipped():
+            found = live(asked)
+    except WerkError:  # the request that follows reports it
+        return {}
+    finally:
+        asked.not_after = before
+    asked.served_cache[of_workers] = now + LOOK_AGAIN_S, found
+    return found
 
 
 def name_of(function: object, link: Callable[[], Link]) -> str:
@@ -63,6 +95,10 @@ def name_of(function: object, link: Callable[[], Link]) -> str:
         pages = read_pages(link()).entries
         found = [name for name, page in pages.items() if page.task.path == path]
     if not found:
+        if "_werk" in getattr(function, "__globals__", ()):  # made by `werk tasks --stubs`
+            name = path.rpartition(".")[2]
+            use = f"call {name}(...), or await asyncio.to_thread({name}, ...)"
+            raise ArgumentError(f"{path} is a typed call, which enqueues by itself; {use}")
         raise UnknownTask(_unregistered(path))
     if len(found) > 1:
         raise ArgumentError(
@@ -92,13 +128,20 @@ def own_entry(name: str) -> Entry:
     return Entry(name, task, signature.read(task.path), fingerprint(task.path))
 
 
-def everything(pages: Pages) -> dict[str, Entry]:
-    """Return all tasks by name, each as `find` does."""
+def everything(pages: Pages, theirs: Mapping[str, Entry] = NO_PAGES.entries) -> dict[str, Entry]:
+    """Return all tasks by name, each as `find` does. `theirs` is what of_workers() returns."""
     own = {name: own_entry(name) for name in registry.tasks()}
+    if theirs:
+        return {name: _preferred(own.get(name, page), page) for name, page in theirs.items()}
     for name, entry in own.items():
         if entry.shape.is_missing:
             own[name] = _completed(entry, pages.entries.get(name))
     return {**pages.entries, **own}
+
+
+def _preferred(own: Entry, page: Entry) -> Entry:
+    """Return a task that werk brings, or the application's own task of the same name."""
+    return own if own.task.path == page.task.path else page
 
 
 def _completed(own: Entry, page: Entry | None) -> Entry:

@@ -84,6 +84,25 @@ def pages(reply: Sequence[bytes]) -> Pages:
     return Pages(entries, sorted(damaged))
 
 
+def live(link: Link) -> dict[str, Entry]:
+    """Return the tasks that live workers serve on the queues of the tasks in the catalog.
+
+    Raises RedisUnavailable, ConfigError.
+    """
+    reply, (clock, _) = link.calls([command(), ("TIME",)])
+    entries = pages(reply).entries
+    if not entries:
+        return {}
+    queues = {"default", *(entry.task.queue for entry in entries.values())}
+    since = int(clock) - SERVED_S
+    served = [keys.key("werk", "serves", queue) for queue in queues]
+    asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in served]
+    replies = link.calls(asked, skips_type=True)
+    members = {keys.text(member) for reply in replies for member in reply or ()}
+    names = {member.partition(" ")[0] for member in members}
+    return {name: page for name, page in entries.items() if name in names}
+
+
 def read(name: str, page: bytes) -> Entry | None:
     """Return the task on a page; None if the page is damaged."""
     try:

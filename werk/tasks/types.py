@@ -21,7 +21,10 @@ MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_i
 
 
 class Invalid(Exception):
-    """Raised when a value is not of a type: Invalid("the value, for people", "is not ...")."""
+    """Raised when a value is not of a type: Invalid("the value, for people", "is not ...").
+
+    The first is "" where the second shows no value.
+    """
 
 
 class Type(NamedTuple):
@@ -73,7 +76,12 @@ class Type(NamedTuple):
         for _, choice in self.choices:
             if type(choice) is type(value) and choice == value:
                 return choice
-        raise Invalid(shown(value), self._problem)
+        if is_json:
+            raise Invalid(shown(value), self._problem)
+        if type(value) in _CONTAINERS and not self.choices:
+            use = _KINDS[self.name].wanted.removesuffix(_IN_TEXT)
+            raise Invalid("", f"got {type(value).__name__}; use {use}")
+        raise Invalid(shown(value), self._problem.removesuffix(_IN_TEXT))
 
     @property
     def _inner(self) -> Type:
@@ -86,6 +94,8 @@ class Type(NamedTuple):
 
 
 JSON = Type("json")
+_IN_TEXT = ", in JSON"  # only where the value is written as text
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
 # --- values as people see them
@@ -95,7 +105,7 @@ def shown(value: object) -> str:
     """Return a plain value for a message: short and on one line."""
     if type(value) is str or type(value) is bytes:
         return repr(value[:80]) + "..." * (len(value) > 80)
-    if type(value) in (list, tuple, dict, set, frozenset):
+    if type(value) in _CONTAINERS:
         return f"the {type(value).__name__}"
     text = shown_repr(value)
     return text[:80] + "..." * (len(text) > 80)
@@ -199,8 +209,8 @@ _KINDS = {
     "datetime": _Kind(datetime, datetime.fromisoformat, "a datetime: 2026-01-31T18:00Z"),
     "duration": _Kind(timedelta, duration.read, "a duration (timedelta): 90, 90s, 1h30m"),
     "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID"),
-    "dict": _Kind(dict, read_json, "a dict, in JSON"),
-    "list": _Kind(list, read_json, "a list, in JSON"),
+    "dict": _Kind(dict, read_json, f"a dict{_IN_TEXT}"),
+    "list": _Kind(list, read_json, f"a list{_IN_TEXT}"),
     "choice": _Kind(None, _text, "one of "),
     "none": _Kind(type(None), lambda text: _NONES[text], "null (None)"),  # only of results
     "json": _Kind(object, read_json, "JSON"),

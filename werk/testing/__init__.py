@@ -43,7 +43,7 @@ class RecordedJobs(list[RecordedJob]):
     def of(self, task: str) -> list[RecordedJob]:
         """Return the jobs of a task. Raises UnknownTask for a name that no table has."""
         if task not in registry.tasks() and task not in registry.BUILT_IN:
-            raise UnknownTask(registry.unknown(task))
+            raise UnknownTask(registry.unknown(task, has_workers=False))
         return [job for job in self if job.task == task]
 
     def run(self) -> list[RecordedJob]:

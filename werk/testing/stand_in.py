@@ -25,6 +25,8 @@ from werk.testing.job import RecordedJob
 class StandIn(Link):
     """Answers enqueue.lua and catalog.lua, and the commands that read a job's status and result."""
 
+    has_workers = False
+
     def __init__(self, jobs: list[RecordedJob]) -> None:
         super().__init__(_refuse, "werk.testing.recorded()", inf)  # it never waits
         self._lock = Lock()  # werk.aio enqueues from several threads

@@ -156,9 +156,13 @@ class Worker(RQSide):
             "python": sys.version.split()[0],
             **{name: script(name, self.server_version()).sha[:8] for name in ("step", "tick")},
         }
-        if Settings.read().allow_unregistered:
+        is_free = Settings.read().allow_unregistered
+        if is_free:
             facts["warning"] = "WERK_ALLOW_UNREGISTERED: runs any path, reads any pickle"
         self.log.info(Event("begins", **facts))
+        if registry.is_as_shipped() and not is_free:
+            why = "this worker serves only the demo tasks; set WERK_REGISTRY to serve your own"
+            self.log.info(Event("demo-tasks", reason=why))
         for entry in map(own_entry, registry.tasks()):
             for note in entry.shape.notes[:1] if entry.shape.is_missing else ():
                 self.log.warning(Event("missing-task", task=entry.name, reason=note.text))

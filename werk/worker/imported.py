@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from inspect import Parameter as Kind
+from types import TracebackType
 from typing import Any
 
 from rq.timeouts import JobTimeoutException
@@ -20,6 +21,7 @@ from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
 from werk.tasks.types import JSON
 
+_MACHINERY = ("werk.worker.", "rq.", "importlib")  # and importlib._bootstrap
 _ANYTHING = [Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD]
 _HOW: dict[str, Any] = {"follow_wrapped": False}
 if sys.version_info >= (3, 14):  # a name that only type checkers import is no error
@@ -35,12 +37,22 @@ def import_function(path: str) -> Callable[..., Any]:
     """
     try:
         function: Callable[..., Any] = import_attribute(path)
-    except ValueError:
-        parts = path.split(".")
-        for end in range(1, len(parts)):
-            importlib.import_module(".".join(parts[:end]))
-        raise
-    return function
+    except ValueError as error:
+        missing = error
+    else:
+        return function
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        importlib.import_module(".".join(parts[:end]))
+    raise missing
+
+
+def user_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback of a failed import from the first frame of the imported modules on."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_globals.get("__name__", "").startswith(_MACHINERY):
+        trace = trace.tb_next
+    return trace
 
 
 def other_signature(path: str, function: Callable[..., Any]) -> Signature | None:

@@ -33,7 +33,7 @@ from werk.store.plain import SCALARS
 from werk.tasks import catalog, signature
 from werk.worker import around
 from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
-from werk.worker.imported import import_function, other_signature
+from werk.worker.imported import import_function, other_signature, user_frames
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
@@ -263,9 +263,10 @@ def _unreadable() -> None:
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:
+    trace = user_frames(error)
+
     def fail(*_: Any, **__: Any) -> None:
-        trace = error.__traceback__
-        raise error.with_traceback(trace and trace.tb_next)
+        raise error.with_traceback(trace)
 
     return fail
 

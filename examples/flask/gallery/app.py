@@ -17,6 +17,11 @@ def invalid(error: werk.ArgumentError) -> Answer:
     return {"error": str(error)}, 422
 
 
+@app.errorhandler(werk.JobIdConflict)
+def conflict(error: werk.JobIdConflict) -> Answer:
+    return {"error": str(error)}, 409
+
+
 @app.errorhandler(werk.RedisUnavailable)
 def unavailable(error: werk.RedisUnavailable) -> tuple[dict[str, Any], int, dict[str, str]]:
     return {"error": "try again later"}, 503, {"Retry-After": "5"}
