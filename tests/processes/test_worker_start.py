@@ -50,7 +50,7 @@ def test_a_table_that_cannot_be_loaded_is_one_line(redis_url: str, tmp_path: Pat
 @pytest.mark.parametrize(("table", "says"), [("", True), ("werk.registry", False)])
 def test_a_worker_without_a_table_says_so(redis_url: str, table: str, says: bool) -> None:
     done = run("werk", "worker", "--burst", "default", env={"WERK_REGISTRY": table})
-    line = "event=demo-tasks: this worker serves only the demo tasks; set WERK_REGISTRY to serve"
+    line = 'event=demo-tasks reason="this worker serves only the demo tasks; set WERK_REGISTRY'
     assert (line in done.stdout + done.stderr) == says
 
 
