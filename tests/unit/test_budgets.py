@@ -18,7 +18,7 @@ PYTHON, LUA = sorted(SOURCE.rglob("*.py")), sorted(SOURCE.rglob("*.lua"))
 
 README, FILE, FUNCTION, ATTRIBUTES, LINE = 200, 300, 40, 15, 100
 PACKAGES = {  # lines of code: without blank lines, comments and docstrings
-    "werk": 592,
+    "werk": 598,
     "cli": 840,
     "client": 430,
     "dev": 340,
@@ -34,14 +34,14 @@ PACKAGES = {  # lines of code: without blank lines, comments and docstrings
 # What is over its budget. Entries shrink and go; the commit that adds or raises one names the
 # feature.
 OVER = {
-    "package cli": 916,
-    "package client": 641,
-    "package dev": 558,
-    "package lua": 1125,
-    "package ops": 1625,
+    "package cli": 961,
+    "package client": 656,
+    "package dev": 597,
+    "package lua": 1138,
+    "package ops": 1681,
     "package store": 945,
     "package tasks": 973,
-    "package worker": 3352,
+    "package worker": 3361,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
