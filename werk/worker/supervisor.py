@@ -168,7 +168,7 @@ class Supervisor:
         elif progress.deadline and clock >= progress.deadline != child.told:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
-        elif stop.is_draining and not progress.is_busy and clock > stop.drained_at + grace_s:
+        elif stop.idle_s(progress.is_busy, clock) > grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:
