@@ -15,6 +15,7 @@ from werk.errors import (
     NoSuchJob,
     ResultNotKept,
     ResultTimeout,
+    WerkError,
 )
 from werk.settings import Settings
 from werk.store import keys
@@ -126,7 +127,7 @@ def _wait(
         if ended := waiting.look(left):
             return ended[0]
         if time.monotonic() >= deadline:
-            raise waiting.timed_out(limit_s)
+            raise waiting.timed_out(limit_s, waiting.paused_queue())
 
 
 class Waiting:
@@ -175,10 +176,23 @@ class Waiting:
             return (_outcome(job_id, self.state, keys.pairs(self.entry[1]), link),)
         return None
 
-    def timed_out(self, timeout: float) -> ResultTimeout:
+    def paused_queue(self) -> str:
+        """Return the queue of a waiting job, if it is known to be paused, else ''."""
+        if self.state != "queued":
+            return ""
+        link = link_of(self.connection)
+        try:
+            queue = link.call("HGET", keys.key("job", self.job_id), "origin") or b""
+            is_paused = link.call("SISMEMBER", keys.key("werk", "paused"), queue)
+        except WerkError:  # this Redis user may not ask
+            return ""
+        return keys.text(queue) if is_paused else ""
+
+    def timed_out(self, timeout: float, paused: str = "") -> ResultTimeout:
         """Return the error for a job that has not ended after `timeout` seconds."""
+        why = f"; queue {paused} is paused: werk resume {paused}" if paused else ""
         return ResultTimeout(
-            f"job {self.job_id} is still {self.state} after {timeout:g} s; "
+            f"job {self.job_id} is still {self.state} after {timeout:g} s{why}; "
             f"it continues: werk result {self.job_id}"
         )
 
