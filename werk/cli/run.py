@@ -13,6 +13,7 @@ import click
 from werk import __version__, registry
 from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
+from werk.printable import near
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
@@ -40,6 +41,14 @@ class Commands(click.Group):
             return getattr(module, cmd_name)  # type: ignore[no-any-return]
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and not self.get_command(ctx, args[0]):
+            hint = near(args[0], self.list_commands(ctx), "; see werk --help")
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=Commands, help="Run background jobs by name, on RQ and Redis.")
 @click.version_option(__version__, package_name="werk", message="werk %(version)s")
@@ -61,12 +70,11 @@ port_option = click.option(
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
     """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
-    from rq.cli.workers import worker as rq_worker
-
     from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
     client = "werk.worker.redis_side.PatientRedis"
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
+    rq_worker = rq_command()
     with rq_worker.make_context("werk worker", words) as context:
         settings, given = Settings.read(), context.params
         if given["url"]:
@@ -78,6 +86,17 @@ def worker(arguments: tuple[str, ...]) -> int | None:
         wait_for_redis(hello)
         code: int | None = rq_worker.invoke(context)
         return code
+
+
+def rq_command() -> click.Command:
+    """Return the command `rq worker`, with our help where RQ's is not true here, or misspelt."""
+    from rq.cli.workers import worker as command
+
+    command.help = "Start a werk worker for the QUEUES. It takes the options of `rq worker`."
+    for option in command.params:
+        if isinstance(option, click.Option) and option.help:
+            option.help = option.help.replace("stratey", "strategy")
+    return command
 
 
 @werk.command()
