@@ -5,7 +5,7 @@ Everything that werk prints, logs or shows of a name, a record or a traceback pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: str, mark: str = "") -> str:
@@ -26,6 +26,19 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def near(name: str, known: Iterable[str], otherwise: str = "; see werk status") -> str:
+    """Return what to add to an error about an unknown name: the nearest of the known ones."""
+    import difflib  # only on the way to an error
+
+    found = difflib.get_close_matches(name[:80], [*known], n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else otherwise
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun in the singular or in the plural: 1 worker, 2 workers."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _escaped(character: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from added import shipped_only
 from support import ROOT, Process, run
 
 EXAMPLE = ROOT / "examples" / "typed_calls"
@@ -181,6 +182,7 @@ def test_the_module_passes_ruff_and_says_who_made_it(shop: Path) -> None:
     assert (shop / "shop_typed.py").read_text().startswith("# Made by `werk tasks --stubs`")
 
 
+@shipped_only
 def test_the_example_works(connection: redis.Redis, spawn: Callable[..., Process]) -> None:
     done = run(*CHECK, EXAMPLE / "shop_typed.py", env=at(EXAMPLE))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -15,9 +15,10 @@ from typing import Any, get_args
 
 import benchmarks
 import click
+from added import ADDED
 
 import werk
-from werk import testing
+from werk import registry, testing
 from werk.cli.enqueue import enqueue
 from werk.cli.run import rq_command
 from werk.cli.run import werk as commands
@@ -65,8 +66,11 @@ def _commands() -> str:
 
 
 def _helps() -> Iterator[tuple[str, str]]:
-    before = os.environ.get("RQ_REDIS_URL")
+    before, tasks = os.environ.get("RQ_REDIS_URL"), dict(registry.TASKS)
     os.environ["RQ_REDIS_URL"] = NOWHERE
+    for name in ADDED:
+        registry.TASKS.pop(name, None)
+    registry.tasks.cache_clear()
     try:
         yield _help("werk-enqueue", enqueue)
         yield _help("werk", commands)
@@ -76,6 +80,8 @@ def _helps() -> Iterator[tuple[str, str]]:
             if name != "enqueue" and command:  # werk enqueue is werk-enqueue
                 yield _help(f"werk {name}", rq_command() if name == "worker" else command)
     finally:
+        registry.TASKS.update(tasks)
+        registry.tasks.cache_clear()
         os.environ.pop("RQ_REDIS_URL")
         if before is not None:
             os.environ["RQ_REDIS_URL"] = before

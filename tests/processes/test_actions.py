@@ -19,7 +19,7 @@ from rq.group import Group
 from rq.job import Job
 from rq.rate_limit import RateLimit
 from support import PYTHONPATH, Process, run, wait_until
-from workers import Start, begun, ended, go, horse, places, runs
+from workers import ENV, Start, begun, ended, go, horse, places, runs
 
 import werk
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
@@ -75,17 +75,24 @@ def test_failed_jobs_are_one_line_an_error(
 ) -> None:
     fail("panic", "no 17", "no 4", "it's", "no 99")
     fail("fail", str(tmp_path), queue="low")
-    lines = run("werk", "failed").stdout.splitlines()
+    done = run("werk", "failed")
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == "jobs first last command that retries them".split()
+    assert done.stderr == "each job: werk failed --list; all about one: werk show ID\n"
     assert len(lines) == 3
+    assert lines[2].endswith("""--error "RuntimeError: it's\"""")
     assert lines[0].split()[0] == "3"
     assert lines[0].endswith("werk retry --task panic --error 'RuntimeError: no 99'")
     assert run("werk", "failed", "--queue", "low").stdout.endswith(
         "werk retry --task fail --error 'ValueError: as asked' --queue low\n"
     )
-    assert run("werk", "failed", "--since", "1h", "--task", "fail").stdout.count("\n") == 1
+    assert run("werk", "failed", "--since", "1h", "--task", "fail").stdout.count("\n") == 2
     assert run("werk", "failed", "--since", "2099-01-01").stdout == ""
-    assert run("werk", "failed", "--error", "RuntimeError: no 1").stdout.split()[0] == "3"
-    assert run("werk", "failed", "--error", "RuntimeError*").stdout.count("\n") == 2
+    assert (
+        run("werk", "failed", "--error", "RuntimeError: no 1").stdout.split("\n")[1].split()[0]
+        == "3"
+    )
+    assert run("werk", "failed", "--error", "RuntimeError*").stdout.count("\n") == 3
     assert run("werk", "failed", "--error", "RuntimeError").stdout == ""
     found = json.loads(run("werk", "failed", "--json").stdout)[0]
     assert (found["task"], found["jobs"], found["error"]) == ("panic", 3, "RuntimeError: no 99")
@@ -247,7 +254,10 @@ def test_an_unset_variable_is_not_everything(
 @pytest.mark.parametrize("command", [["failed"], ["failed", "--list"], ["retry", "--yes"]])
 def test_a_queue_that_is_none_is_said(redis_url: str, command: list[str]) -> None:
     done = run("werk", *command, "--queue", "defualt")
-    assert (done.returncode, done.stderr) == (1, "werk: unknown queue defualt; see werk status\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "werk: unknown queue 'defualt'; see werk status\n",
+    )
 
 
 def test_a_job_that_is_said_twice_is_retried_once(
@@ -412,7 +422,9 @@ def test_a_running_job_is_not_cancelled(
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     done = run("werk", "cancel", job.id, "--yes")
-    assert (done.returncode, f"werk stop {job.id}" in done.stderr) == (1, True)
+    running = f"werk: job {job.id} is running; to stop it: werk stop {job.id}\n"
+    assert (done.returncode, done.stderr) == (1, running)
+    assert "is started, not failed" in run("werk", "retry", job.id).stderr
     assert places(connection, job.id) == ["wip"]
     go(tmp_path)
     ended(job, "finished")
@@ -493,10 +505,34 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
 
 def test_a_queue_that_nobody_knows_is_not_paused(light: Link, connection: redis.Redis) -> None:
     done = run("werk", "pause", "defualt")
-    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue 'defualt'" in done.stderr) == (2, True)
     assert not connection.exists("rq:werk:paused")
     done = run("werk", "resume", "defualt")
-    assert (done.returncode, "unknown queue defualt" in done.stderr) == (1, True)
+    assert (done.returncode, "unknown queue 'defualt'" in done.stderr) == (2, True)
+    connection.sadd("rq:queues", "rq:queue:default")
+    for command in ("pause", "resume", "ping", "failed --queue"):
+        done = run("werk", *command.split(), "defualt")
+        hint = "unknown queue 'defualt'; did you mean 'default'?"
+        hint = hint.replace("'defualt'", "") if command == "ping" else hint
+        assert (done.returncode, hint.split()[-1] in done.stderr + done.stdout) == (2, True)
+
+
+def test_callers_are_told_of_a_pause(work: Start, connection: redis.Redis, light: Link) -> None:
+    worker = work()
+    wait_until(lambda: connection.exists("rq:werk:serves:default"))
+    assert run("werk", "pause", "default").stdout == "queue default paused\n"
+    warning = "queue default is paused; resume it: werk resume default"
+    done = run("werk-enqueue", "--require-worker", "hello", "Ada", env=ENV)
+    assert (done.returncode, done.stderr) == (0, f"{warning}\n")
+    assert run("werk-enqueue", "--quiet", "hello", "Ada", env=ENV).stderr == ""
+    done = run("werk-enqueue", "--wait", "--timeout", "0.2", "hello", "Ada", env=ENV)
+    assert done.returncode == 124
+    assert "after 0.2 s; queue default is paused; resume it: werk resume default" in done.stderr
+    with pytest.warns(werk.WerkWarning, match=warning):
+        job = werk.enqueue("hello", "Ada")
+    assert run("werk", "resume", "default").stdout == "queue default resumed\n"
+    assert job.result(60) == "Hello Ada"
+    assert horse(worker)
 
 
 def test_workers_drain_and_a_second_word_does_not_hurry_them(
@@ -529,7 +565,7 @@ def test_workers_drain_and_a_second_word_does_not_hurry_them(
 def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
     done = run("werk", "drain", "wroker", "--yes")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "worker wroker is unknown; see werk status\n"
+    assert done.stderr == "werk: worker wroker is unknown; see werk status\n"
     assert run("werk", "drain", "wroker", "--yes", "--wait").returncode == 0  # it has left
     done = run("werk", "drain", "wroker", "--yes", "--timeout", "3")
     assert (done.returncode, "--wait" in done.stderr) == (2, True)
@@ -659,7 +695,7 @@ def test_ping_asks_every_queue_and_names_the_silent(
     done = run("werk", "ping", "--timeout", "5")
     assert done.returncode == 1
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
-    assert lines["nobody"] == "no answer"
+    assert lines["nobody"] == "no answer within 5 s; see werk status"
     assert lines["default"].startswith("answered in ")
     assert lines["stocky"].startswith("answered in ")
     found = json.loads(run("werk", "ping", "default", "--json").stdout)
@@ -669,7 +705,7 @@ def test_ping_asks_every_queue_and_names_the_silent(
 
 def test_ping_makes_no_queue(connection: redis.Redis) -> None:
     done = run("werk", "ping", "defualt")
-    assert (done.returncode, done.stdout) == (1, "defualt: unknown queue; see werk status\n")
+    assert (done.returncode, done.stdout) == (2, "defualt: unknown queue; see werk status\n")
     assert not connection.keys()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import pty
+import shlex
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from faults import listening, say_nothing
 from support import Process, command, environment, run, wait_until
 
 from werk import __version__
+from werk.cli.output import shell_word
 from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
@@ -151,7 +153,7 @@ def test_an_id_stands_for_one_call(connection: redis.Redis) -> None:
     assert enqueue("--meta", '{"tenant": 7}', "hello", "Ada").returncode == 0
     again = enqueue("--delay", "1h30m", "hello", "Ada")
     assert (again.returncode, again.stdout) == (0, "mine\n")
-    assert again.stderr == "job mine exists already; not enqueued again\n"
+    assert again.stderr == "job mine exists already; nothing was enqueued\n"
     said = "job_id 'mine' belongs to another call, hello('Ada'); use another id"
     refused(enqueue("hello", "Eve"), 2, said)
     assert waiting(connection) == 1
@@ -183,7 +185,7 @@ def test_json_quiet_and_dry_run(connection: redis.Redis) -> None:
     assert json.loads(done.stdout) == {**wanted, "warnings": [UNHEARD]}
     again = run("werk-enqueue", "--job-id", "one", "sleep", "1")
     assert (again.returncode, again.stdout) == (0, "one\n")
-    assert "not enqueued again" in again.stderr
+    assert "nothing was enqueued" in again.stderr
     quiet = run("werk-enqueue", "--quiet", "--job-id", "one", "sleep", "1")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert waiting(connection) == 1
@@ -203,7 +205,7 @@ def test_once_per(connection: redis.Redis, period: str, seconds: int) -> None:
     assert 0.9 * seconds - 15 < connection.ttl(key) <= 0.9 * seconds
     again = run("werk-enqueue", "--once-per", period, "sleep", "1")
     assert (again.returncode, again.stdout) == (0, first)
-    wanted = f"job {first.strip()} was enqueued for this period; not enqueued again\n"
+    wanted = f"job {first.strip()} was already enqueued in this period; nothing was enqueued\n"
     assert again.stderr == wanted
     again = run("werk-enqueue", "--once-per", period, "--json", "sleep", "1")
     said = json.loads(again.stdout)
@@ -254,7 +256,7 @@ def test_expires_and_ping(connection: redis.Redis) -> None:
 def test_unless_active(connection: redis.Redis) -> None:
     assert run("werk-enqueue", "--unless-active", "--quiet", "sleep", "1").stderr == ""
     again = run("werk-enqueue", "--unless-active", "sleep", "1")
-    assert "not enqueued again" in again.stderr
+    assert "nothing was enqueued" in again.stderr
     assert waiting(connection) == 1
     connection.expire(connection.keys("rq:werk:last:*")[0], 29 * 86400 - 1)
     done = run("werk-enqueue", "--unless-active", "--quiet", "sleep", "1")
@@ -269,7 +271,7 @@ def test_a_duplicate_waits_for_the_job_that_stands() -> None:
     first, again = run("werk-enqueue", *once), run("werk-enqueue", *once)
     assert (first.stdout, first.stderr) == ("Hello Ada\n", "")
     assert again.stdout == "Hello Ada\n"
-    assert "was enqueued for this period; not enqueued again" in again.stderr
+    assert "was already enqueued in this period; nothing was enqueued" in again.stderr
 
 
 def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:
@@ -515,7 +517,8 @@ def test_werk_worker_is_rq_worker(connection: redis.Redis) -> None:
     done = run("werk", "worker", "--burst", "default")
     assert done.returncode == 0, done.stderr
     assert run("werk", "result", job).stdout == "Hello Ada\n"
-    assert "--burst" in run("werk", "worker", "--help").stdout
+    text = run("werk", "worker", "--help").stdout
+    assert "Start a werk worker" in text and "--burst" in text and "stratey" not in text
 
 
 def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) -> None:
@@ -528,3 +531,29 @@ def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("stat", "unknown command 'stat'; did you mean 'status'?"),
+        ("xyz", "unknown command 'xyz'; see werk --help"),
+    ],
+)
+def test_a_command_that_is_none_has_a_near_one(typed: str, hint: str) -> None:
+    done = run("werk", typed)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"werk: {hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("KeyError: 'a'", "\"KeyError: 'a'\""),
+        ("no 'a' for $HOME", "'no '\"'\"'a'\"'\"' for $HOME'"),
+        ("plain", "plain"),
+        ("two words", "'two words'"),
+    ],
+)
+def test_words_are_quoted_as_people_do(word: str, shown: str) -> None:
+    assert shell_word(word) == shown
+    assert shlex.split(shown) == [word]

@@ -18,10 +18,11 @@ import pytest
 import redis
 from rq import Queue
 from rq.job import Job, JobStatus
-from support import Process, command, descendants, is_gone, run, wait_until
+from support import Process, children, command, descendants, is_gone, run, wait_until
 
 from werk.dev import binary
 from werk.dev.binary import find_binary
+from werk.dev.restarts import MOST
 from werk.dev.server import Server, free_port, who_answers
 from werk.dev.up import _modules
 from werk.dev.up import up as run_up
@@ -32,6 +33,7 @@ SERVER = """
 import signal, sys
 from pathlib import Path
 from werk.dev import process
+from werk.dev.restarts import MOST
 from werk.dev.server import Server, free_port
 if sys.argv[2] == "other":
     process._libc = None
@@ -555,6 +557,44 @@ def test_up_says_which_child_ended_and_stops(up: Callable[..., Process], redis_u
     assert process.wait(60) == 1
     assert "dashboard | exited unexpectedly (exit code -9)" in process.output()
     assert all(is_gone(pid) for pid in everything)
+
+
+def worker_of(process: Process) -> int:
+    """Return the process id of the worker, without its horse, of `werk up`."""
+    lines = {pid: _command_line(pid) for pid in children(process.pid)}
+    return wait_until(lambda: next((p for p, line in lines.items() if b"\0worker\0" in line), 0))
+
+
+def test_up_restarts_a_killed_worker_and_its_job_runs_again(
+    up: Callable[..., Process], own_url: str
+) -> None:
+    process = up(own_url)
+    others = set(children(process.pid)) - {killed := worker_of(process)}
+    done = run("werk-enqueue", "sleep", "0.5", env={"RQ_REDIS_URL": own_url})
+    with client(own_url) as connection:
+        job = Job.fetch(done.stdout.strip(), connection=connection)
+        wait_until(lambda: job.get_status() == JobStatus.STARTED)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: process.output().count("*** Listening") == 2)
+        assert "worker    | exited unexpectedly (exit code -9): restarting\n" in process.output()
+        assert others < set(children(process.pid))
+        wait_until(lambda: job.get_status() == JobStatus.FINISHED)
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_up_stops_when_its_worker_dies_again_and_again(
+    spawn: Callable[..., Process], redis_url: str, talk: Path
+) -> None:
+    dies = "import os, sys\nif 'worker' in sys.argv: os._exit(7)\n"
+    talk.write_text(dies + talk.read_text())
+    process = spawn("werk", "up", "--port", free_port(), env=in_reach(talk))
+    assert process.wait(60) == 1
+    why = "exited unexpectedly (exit code 7)"
+    assert process.output().count(f"worker    | {why}: restarting\n") == MOST - 1
+    last = f"{why}, {MOST} times in a row soon after its start: stopping all\n"
+    assert f"worker    | {last}" in process.output()
+    assert "dashboard | stopped" in process.output()
 
 
 def _command_line(pid: int) -> bytes:

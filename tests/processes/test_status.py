@@ -153,7 +153,8 @@ def test_a_queue_without_a_worker(light: Link) -> None:
     done = run("werk", "status", "--check")
     assert done.returncode == 2
     assert done.stdout.startswith(
-        "WERK CRITICAL - queue default: 1 waiting and no worker (werk worker default) | waiting=1 "
+        "WERK CRITICAL - queue default: 1 waiting and no worker "
+        "(start one: werk worker default) | waiting=1 "
     )
 
 
@@ -217,7 +218,10 @@ def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(
     assert f"worker {name} is stale" in done.stdout
     assert f"process {worker.pid} on" in done.stdout
     done = run("werk", "ping", "default", "--timeout", "0.5")
-    assert (done.returncode, done.stdout) == (1, "default: no answer\n")
+    assert (done.returncode, done.stdout) == (
+        1,
+        "default: no answer within 0.5 s; see werk status\n",
+    )
     assert connection.llen("rq:queue:default") == 0  # the ping is taken back
     os.killpg(child, signal.SIGCONT)
     os.kill(worker.pid, signal.SIGCONT)
@@ -229,7 +233,7 @@ def test_a_container_asks_for_its_own_beat(work: Start, redis_url: str) -> None:
     done = run("werk", "status", "--here")
     assert (done.returncode, done.stdout) == (2, f"WERK CRITICAL - no worker on {HOST}\n")
     worker = work()
-    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 workers on {HOST}\n"
+    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 worker on {HOST}\n"
     os.kill(worker.pid, signal.SIGSTOP)
     wait_until(lambda: run("werk", "status", "--here").returncode == 2)
     os.kill(worker.pid, signal.SIGCONT)
@@ -250,6 +254,79 @@ def test_a_killed_worker_is_stale_at_once_after_its_lease(
     wait_until(lambda: connection.zcard("rq:werk:leases") == 1)
     assert says(light, WARNING, "is stale")
     assert Snapshot.read(light).queues["default"].workers == 1
+
+
+def test_a_dead_worker_that_was_replaced_is_no_problem(
+    work: Start, connection: redis.Redis, light: Link
+) -> None:
+    killed = work()
+    killed.kill()
+    work()
+    found = wait_until(lambda: [w for w in Snapshot.read(light).workers if w.successor])
+    assert [(own.pid, own.state) for own in found] == [(killed.pid, "stale")]
+    assert problems(light) == []
+    assert "is stale and has no job; worker" in run("werk", "status").stdout
+    assert run("werk", "status", "--check").returncode == 0
+    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 worker on {HOST}\n"
+
+
+def test_a_worker_replaces_one_dead_worker(work: Start, light: Link) -> None:
+    for _ in range(2):
+        work().kill()
+    work()
+    wait_until(lambda: [w for w in Snapshot.read(light).workers if w.successor])
+    wait_until(lambda: says(light, WARNING, "no worker has replaced it"))
+    work("low")
+    assert says(light, WARNING, "no worker has replaced it")
+    work()
+    wait_until(lambda: problems(light) == [])
+
+
+def test_repair_removes_the_record_of_a_dead_worker(
+    work: Start, connection: redis.Redis, light: Link, tmp_path: Path
+) -> None:
+    job = werk.enqueue("block", str(tmp_path))
+    killed = work()
+    key = f"rq:worker:{Snapshot.read(light).workers[0].name}"
+    begun(tmp_path)
+    killed.kill()
+    wait_until(lambda: says(light, WARNING, "is stale"))
+    assert run("werk", "repair").stdout == ""  # nobody has taken its job
+    alive = work()
+    begun(tmp_path, 2)
+    wait_until(lambda: run("werk", "repair", "--dry-run").stdout == f"{key} gone\n")
+    assert connection.exists(key)
+    done = run("werk", "repair")
+    assert (done.stdout, done.stderr) == (f"{key} gone\n", "repaired 0 jobs and 1 worker\n")
+    assert [own.pid for own in Snapshot.read(light).workers] == [alive.pid]
+    go(tmp_path)
+    assert job.result(60) == "ends"
+
+
+def test_a_frozen_worker_whose_record_was_removed_registers_again(
+    work: Start, connection: redis.Redis, light: Link
+) -> None:
+    frozen = work()
+    child = horse(frozen)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    os.killpg(child, signal.SIGSTOP)
+    wait_until(lambda: run("werk", "repair").stdout)
+    assert not connection.exists("rq:workers")
+    os.killpg(child, signal.SIGCONT)
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert werk.enqueue("hello", "Ada").result(60) == "Hello Ada"
+    wait_until(lambda: [own.pid for own in Snapshot.read(light).workers] == [frozen.pid])
+
+
+def test_a_job_of_unknown_age_is_shown_without_it(work: Start, light: Link, tmp_path: Path) -> None:
+    """Redis keeps the record of an execution for 90 s, if nobody renews it."""
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    snapshot = Snapshot.read(light)
+    workers = [own._replace(job=job.id, job_s=None) for own in snapshot.workers]
+    lines = status_view.table(snapshot._replace(workers=workers)).splitlines()
+    assert [line.split()[-1] for line in lines if job.id in line] == [job.id]
 
 
 def test_a_horse_that_hangs(work: Start, light: Link) -> None:
@@ -335,11 +412,13 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     work()
     assert run("werk", "pause", "default").returncode == 0
     assert problems(light) == []
-    job = werk.enqueue("hello", "Ada")
+    with pytest.warns(werk.WerkWarning, match="is paused"):
+        job = werk.enqueue("hello", "Ada")
     assert says(light, WARNING, "queue default: 1 waiting, paused")
     assert "paused" in run("werk", "status").stdout
     done = run("werk", "ping")
-    assert (done.returncode, done.stdout) == (0, "default: paused, skipped\n")
+    assert (done.returncode, done.stdout) == (1, "default: paused, skipped\n")
+    assert done.stderr == "werk: no queue was tested: all are paused\n"
     assert run("werk", "resume", "default").returncode == 0
     assert job.result(60) == "Hello Ada"
     run("werk", "pause", "default")

@@ -407,6 +407,7 @@ def test_an_act(fleet: Fleet) -> None:
         others = [
             ("empty", f"{dice.choice(PLACES)}:high"), ("compact", "0 199 high"), ("pause", "high"),
             ("resume", "high"), ("drain", "w0"), ("reap", "rq:worker:gone"),
+            ("is_dead", "rq:worker:w0"),
         ]  # fmt: skip
         act = (what, job_id) if dice.random() < 0.7 else dice.choice(others)
         [(_, became)] = actions.act(fleet.link, act[0], [act[1]])

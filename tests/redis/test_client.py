@@ -687,7 +687,7 @@ def test_once_per_period(connection: redis.Redis) -> None:
     before = snapshot(connection)
     again = werk.enqueue("sleep", seconds=1.0, options=werk.Options(once_per=60))
     assert (again.duplicate, again.id) == (True, first.id)
-    assert again.reason == f"job {first.id} was enqueued for this period"
+    assert again.reason == f"job {first.id} was already enqueued in this period"
     assert again.status() == "queued"
     assert snapshot(connection) == before
     connection.delete(only_key(connection, "period"))
@@ -727,7 +727,10 @@ def test_once_per_slot(connection: redis.Redis) -> None:
     first = enqueue("12:05")
     assert connection.ttl(only_key(connection, "slot")) == pytest.approx(48 * 3600, abs=10)
     again = enqueue("12:05")
-    assert (again.id, again.reason) == (first.id, f"job {first.id} was enqueued for this slot")
+    assert (again.id, again.reason) == (
+        first.id,
+        f"job {first.id} was already enqueued for this slot",
+    )
     assert not enqueue("12:10").duplicate  # the slot alone decides
 
 

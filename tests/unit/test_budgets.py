@@ -37,15 +37,15 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (952, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (993, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
-        739,
+        743,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
-    "dev": (563, "pytest fixtures, restarts in werk up, servers of any version"),
-    "lua": (1205, "any value in any key, outages, fences, final failures, attempts"),
+    "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
+    "lua": (1218, "any value in any key, outages, fences, final failures, attempts"),
     "ops": (
-        1782,
+        1838,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
     ),
     "store": (
@@ -57,9 +57,9 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (594, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
-    "werk": (796, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (802, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        3936,
+        3943,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware",

@@ -192,7 +192,7 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         if invocation.prints(warning):
             output.print_note(warning)
     if handle.duplicate and not invocation.quiet:
-        output.print_note(f"{handle.reason}; not enqueued again")
+        output.print_note(f"{handle.reason}; nothing was enqueued")
     facts = handle.as_json()
     if invocation.wait:
         wait = partial(handle.result, invocation.wait_s)

@@ -6,7 +6,7 @@ import io
 import math
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -14,27 +14,17 @@ from typing import Any
 import click
 
 from werk import errors
-from werk.cli import output
+from werk.cli import acts, output
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
 from werk.ops.failures import Filters
 from werk.ops.limits import CRITICAL, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
+from werk.printable import counted
 from werk.settings import Settings
-from werk.store.connection import Link, link
+from werk.store.connection import link
 
-NO_JOB = "no job {}: never enqueued here, or expired"
-NOT_WAITING = "job {0} is {1}, not waiting; to stop a running job: werk stop {0}"
-NO_QUEUE = "unknown queue {}; see werk status"
-# For each action: the outcomes that are successes, and the message for any other.
-MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
-    "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
-    "cancel": ({"cancelled": "{} cancelled"}, NOT_WAITING),
-    "pause": ({"yes": "queue {} is paused", "already": "queue {} was paused already"}, NO_QUEUE),
-    "resume": ({"yes": "queue {} is resumed", "already": "queue {} was not paused"}, NO_QUEUE),
-    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}; see werk status"),
-}
 LIMIT = Parsed("WARN:CRIT", Limit.parse)
 AGES = Parsed("[QUEUE=]WARN:CRIT,...", AgeLimits.parse)
 
@@ -113,13 +103,21 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
         answers.append({"queue": name, "trouble": trouble, "seconds": round(seconds, 3)})
         if not as_json:
             answer = {"": f"answered in {seconds:.2f} s", "paused": "paused, skipped"}
-            output.print_line(f"{name}: {answer.get(trouble, trouble)}")
+            text = answer.get(trouble, trouble)
+            if trouble.startswith(pings.NO_ANSWER):
+                text = f"{trouble} within {timeout:g} s; see werk status"
+            output.print_line(f"{name}: {text}")
     if as_json:
         output.print_json(answers)
+    troubles = [str(answer["trouble"]) for answer in answers]
     if not answers:
         output.print_note("there is no queue yet")
-    is_well = all(answer["trouble"] in ("", "paused") for answer in answers)
-    return None if is_well else errors.EXIT_FAILED
+    elif {*troubles} == {"paused"}:
+        output.print_note("werk: no queue was tested: all are paused")
+        return errors.EXIT_FAILED
+    if any(trouble.startswith(pings.UNKNOWN) for trouble in troubles):
+        return errors.EXIT_USAGE
+    return errors.EXIT_FAILED if any(own not in ("", "paused") for own in troubles) else None
 
 
 # --- failed jobs
@@ -136,7 +134,7 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
             text = f"{job.id}  {_when(job.at)}  {job.queue}  {job.task}  {job.error}"
             output.print_rows(as_json, {**job._asdict(), "at": _iso(job.at)}, text)
         return
-    rows, lines = [], []
+    rows, lines = [], ["  jobs  first           last            command that retries them"]
     for group in failures.groups(output.connect(), filters):
         command = _retry_command(group.task, group.error, filters)
         first, last = group.first, group.last
@@ -144,7 +142,9 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
         lines.append(f"{group.jobs:>6}  {_when(first)}  {_when(last)}  {command}")
     if not rows:
         output.print_note("no failed jobs")
-    output.print_rows(as_json, rows, *lines)
+    output.print_rows(as_json, rows, *lines[: len(lines) * bool(rows)])
+    if rows and not as_json:
+        output.print_note("each job: werk failed --list; all about one: werk show ID")
 
 
 @click.command(params=[*FILTERS])
@@ -161,10 +161,10 @@ def retry(
         raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
     link = output.connect()
     if job_id:
-        return _act(link, "retry", job_id, as_json)
+        return acts.act(link, "retry", job_id, as_json)
     jobs, done = failures.count(link, filters), 0
     if jobs:
-        output.confirm(f"retry {jobs} failed job{'s' * (jobs > 1)}", yes)
+        output.confirm(f"retry {counted(jobs, 'failed job')}", yes)
     has_bar = jobs > failures.PAGE and sys.stderr.isatty()
     with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
         for more in actions.retry_all(link, filters):
@@ -195,8 +195,8 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
 @json_option
 def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
     """Cancel waiting jobs. Jobs that depend on them keep waiting."""
-    output.confirm(f"cancel {len(job_id)} jobs", yes)
-    return _act(output.connect(), "cancel", job_id, as_json)
+    output.confirm(f"cancel {counted(len(job_id), 'job')}", yes)
+    return acts.act(output.connect(), "cancel", job_id, as_json)
 
 
 # --- queues and workers
@@ -207,7 +207,7 @@ def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
 @json_option
 def pause(queue: Sequence[str], as_json: bool) -> int | None:
     """Pause queues until `werk resume`. Plain RQ workers ignore this."""
-    return _act(output.connect(), "pause", queue, as_json)
+    return acts.act(output.connect(), "pause", queue, as_json)
 
 
 @click.command()
@@ -215,7 +215,7 @@ def pause(queue: Sequence[str], as_json: bool) -> int | None:
 @json_option
 def resume(queue: Sequence[str], as_json: bool) -> int | None:
     """Resume paused queues."""
-    return _act(output.connect(), "resume", queue, as_json)
+    return acts.act(output.connect(), "resume", queue, as_json)
 
 
 @click.command()
@@ -233,8 +233,8 @@ def drain(
     link = output.connect()
     names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
-        output.confirm(f"end {len(names)} workers after their job", yes)
-    code = _act(link, "drain", names, as_json)
+        output.confirm(f"end {counted(len(names), 'worker')} after their job", yes)
+    code = acts.act(link, "drain", names, as_json)
     if not wait:
         return code
     actions.wait_for_exit(link, names, timeout)  # even if some were not asked
@@ -256,24 +256,11 @@ def repair(dry_run: bool, as_json: bool) -> None:
     jobs = sum(state != "gone" for _, state in found)
     verb = "would repair" if dry_run else "repaired"
     if not as_json:
-        output.print_note(f"{verb} {jobs} jobs and {len(found) - jobs} workers")
+        counts = f"{counted(jobs, 'job')} and {counted(len(found) - jobs, 'worker')}"
+        output.print_note(f"{verb} {counts}")
 
 
 # --- printing
-
-
-def _act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
-    """Do something to each of these, print the outcomes, return the exit code."""
-    good, otherwise = MESSAGES[what]
-    found = dict(actions.act(link, what, dict.fromkeys(names)))
-    lines = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
-    output.print_rows(as_json, found, *lines)
-    for name, outcome in found.items():
-        if outcome not in good:
-            output.print_note((NO_JOB if outcome == "gone" else otherwise).format(name, outcome))
-    if "gone" in found.values():
-        return errors.EXIT_NO_JOB
-    return errors.EXIT_FAILED if len(lines) < len(found) else None
 
 
 def _retry_command(task: str, error: str, filters: Filters) -> str:

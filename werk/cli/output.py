@@ -129,7 +129,8 @@ def _with_json_keys(value: object) -> object:
 def shell_word(word: str) -> str:
     """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
     if word.isprintable():
-        return shlex.quote(word)
+        is_easy = "'" in word and not set('"$`\\!') & set(word)
+        return f'"{word}"' if is_easy else shlex.quote(word)
     escape = {"\\": "\\\\", "'": "\\'"}
     shown = (escape.get(c, c if c.isprintable() else _shell_escape(c)) for c in word)
     return f"$'{''.join(shown)}'"
@@ -166,10 +167,11 @@ class Invocation(NamedTuple):
     dry_run: bool
 
     def prints(self, warning: str) -> bool:
-        """Return whether to print a warning: --quiet omits that no worker listens on the queue."""
+        """Return whether to print a warning: --quiet omits why the queue's jobs have to wait."""
         from werk.client import enqueue as client
 
-        return not (self.quiet and warning.startswith(client.UNHEARD))
+        waits = warning.startswith(client.UNHEARD) or client.PAUSED in warning
+        return not (self.quiet and waits)
 
 
 def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:

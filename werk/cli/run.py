@@ -13,6 +13,7 @@ import click
 from werk import __version__, registry
 from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
+from werk.printable import near
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
@@ -39,6 +40,14 @@ class Commands(click.Group):
             module = import_module(f"werk.cli.{_MODULES[cmd_name]}")
             return getattr(module, cmd_name)  # type: ignore[no-any-return]
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and not self.get_command(ctx, args[0]):
+            hint = near(args[0], self.list_commands(ctx), "; see werk --help")
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, help="Run background jobs by name, on RQ and Redis.")
@@ -86,12 +95,15 @@ def worker(arguments: tuple[str, ...]) -> int | None:
 
 
 def rq_command() -> click.Command:
-    """Return the command `rq worker`, with our help for the options that mean more here."""
+    """Return the command `rq worker`, with our help where RQ's is not true here, or misspelt."""
     from rq.cli.workers import worker as command
 
+    command.help = "Start a werk worker for the QUEUES. It takes the options of `rq worker`."
     for option in command.params:
-        if isinstance(option, click.Option) and option.name == "log_format":
-            option.help = "Log in this format: json, or a format of Python's logging"
+        if isinstance(option, click.Option) and option.help:
+            option.help = option.help.replace("stratey", "strategy")
+            if option.name == "log_format":
+                option.help = "Log in this format: json, or a format of Python's logging"
     return command
 
 

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from werk.store.connection import Link
 
 CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
-UNHEARD = "no worker listens on queue"  # how the least important warning begins
+UNHEARD = "no worker listens on queue"  # how a warning begins
+PAUSED = " is paused; resume it: werk resume "
 MOST_CACHED = 1000
 CACHED_S = 1.0  # how long a process reuses the answer to who serves a task
 _WARNINGS = {  # by what enqueue.lua reports about the workers of a task's queue
     b"unheard": UNHEARD + " {queue}; start one: werk worker {queue}",
+    b"paused": "queue {queue}" + PAUSED + "{queue}",
     b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does within 10"
     " minutes; see werk tasks",
     b"differs": "the workers on queue {queue} have another version of {task}; see werk tasks",
@@ -259,7 +261,8 @@ def _handle(
         text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
         return own._replace(warnings=(text, *warnings))
     if why == "hold":
-        what = f"was enqueued for this {job.hold.split(':')[-2]}"
+        is_slot = job.hold.split(":")[-2] == "slot"
+        what = "was already enqueued " + ("for this slot" if is_slot else "in this period")
     else:
         what = f"is still {status}" if why == "active" else "exists already"
     why = f"job {job_id} {what}"

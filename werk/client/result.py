@@ -210,28 +210,29 @@ class Waiting:
     def timed_out(self, timeout: float) -> ResultTimeout:
         """Return the error for a job that has not ended after `timeout` seconds.
 
-        Redis is asked whether a worker listens on the queue of a job that has not started.
+        Redis is asked why a job has not started: no worker listens, or its queue is paused.
         """
         if timeout <= 0:
             return ResultTimeout(f"job {self.job_id} is {self.state}")
         if self.state != "queued":
             text = f"job {self.job_id} is still {self.state} after {timeout:g} s; it continues"
-        elif queue := self._unheard():
-            text = f"job {self.job_id} has not started after {timeout:g} s; no worker listens on"
-            return ResultTimeout(f"{text} queue {queue}; start one: werk worker {queue}")
-        else:
-            text = f"job {self.job_id} has not started after {timeout:g} s; it stays queued"
-        return ResultTimeout(f"{text}: werk result {self.job_id}")
+            return ResultTimeout(f"{text}: werk result {self.job_id}")
+        text = f"job {self.job_id} has not started after {timeout:g} s"
+        stays = f"it stays queued: werk result {self.job_id}"
+        return ResultTimeout(f"{text}; {self._why_it_waits() or stays}")
 
-    def _unheard(self) -> str:
-        """Return the queue of the job if no worker has registered for it, '' otherwise."""
+    def _why_it_waits(self) -> str:
+        """Return why no worker takes the job, and what to do; '' if neither is known."""
+        link = link_of(self.connection)
         try:
-            link = link_of(self.connection)
             queue = keys.text(link.call("HGET", keys.key("job", self.job_id), "origin") or b"")
-            has_worker = link.call("EXISTS", keys.key("workers", queue))
-        except WerkError:  # the time is over anyway
-            return ""
-        return "" if has_worker else queue
+            if not link.call("EXISTS", keys.key("workers", queue)):
+                return f"no worker listens on queue {queue}; start one: werk worker {queue}"
+            if link.call("SISMEMBER", keys.key("werk", "paused"), queue):
+                return f"queue {queue} is paused; resume it: werk resume {queue}"
+        except WerkError:  # the time is over anyway, or this Redis user may not ask
+            pass
+        return ""
 
 
 def limit_of(timeout: Duration | None) -> float:

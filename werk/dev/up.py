@@ -19,6 +19,7 @@ from pathlib import Path
 from werk import registry
 from werk.dev.binary import find_binary
 from werk.dev.process import spawn
+from werk.dev.restarts import Restarts
 from werk.dev.server import Server, client_of, who_answers
 from werk.errors import EXIT_CONFIG, ConfigError, RedisUnavailable
 from werk.settings import DASHBOARD_PORT, Settings
@@ -96,6 +97,7 @@ class _Front:
         self.server, self.url = server, url
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.stops_asked = 0
+        self.restarts = Restarts()  # of the worker
         self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
         self._selector = selectors.DefaultSelector()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -130,7 +132,10 @@ class _Front:
             self.stops_asked += 1
 
     def watch(self, worker: Sequence[str]) -> int:
-        """Pass on what the children write until asked to stop (0) or one ends by itself (1)."""
+        """Pass on what the children write until asked to stop (0) or one ends by itself (1).
+
+        A worker that ends is started again, unless it ends again and again.
+        """
         files = _watched()
         before = _times_of(files)
         while not self.stops_asked:
@@ -141,22 +146,40 @@ class _Front:
                 self.say("worker", f"{os.path.relpath(changed)} has changed: restarting")
                 if "worker" in self.children:
                     self._end("worker")
-                if not self.stops_asked:
-                    self.start(*worker)  # it reads all modules again
-            for name, process in [*self.children.items()]:
-                if (code := process.poll()) is not None:
-                    self._drain()
-                    if name == "worker" and code == EXIT_CONFIG:  # a table that is half written
-                        del self.children[name]
-                        self.say(name, "waits until a Python file changes")
-                        continue
-                    self.say(name, f"exited unexpectedly (exit code {code}): stopping all")
-                    return 1
+                self.restarts.deaths = 0
+                self._start_worker(worker)  # it reads all modules again
+            elif self.restarts.is_due():
+                self._start_worker(worker)
+            if any(not self._goes_on(name) for name in [*self.children]):
+                return 1
             if self.server and not self.server.is_running():
                 self.say("server", f"exited: {self.server.last_words()}; stopping all")
                 return 1
             self._pass_on()
         return 0
+
+    def _start_worker(self, worker: Sequence[str]) -> None:
+        if not self.stops_asked:
+            self.start(*worker)
+            self.restarts.note_start()
+
+    def _goes_on(self, name: str) -> bool:
+        """Return False if a child has ended by itself and nothing starts it again."""
+        if (code := self.children[name].poll()) is None:
+            return True
+        self._drain()
+        what = f"exited unexpectedly (exit code {code})"
+        if name != "worker":
+            self.say(name, f"{what}: stopping all")
+            return False
+        del self.children[name]
+        if code == EXIT_CONFIG:  # a table that is half written
+            self.say(name, "waits until a Python file changes")
+            return True
+        goes_on = self.restarts.note_death()
+        times = f", {self.restarts.deaths} times in a row soon after its start: stopping all"
+        self.say(name, f"{what}: restarting" if goes_on else f"{what}{times}")
+        return goes_on
 
     def stop(self) -> None:
         """Stop cron, the dashboard, the worker (which finishes its job) and last the server."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from werk.errors import RedisUnavailable
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
 from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Server, Snapshot, Worker
-from werk.printable import listed, printable
+from werk.printable import counted, listed, printable
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
@@ -43,7 +43,8 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     """Return exit code and line of `werk status --check`, as monitoring plugins print it."""
     found, queues = problems(snapshot, limits), snapshot.queues.values()
     parts = [f"{problem.what} ({problem.fix})" for problem in found] or [
-        f"{q.name}: {q.waiting} waiting, oldest {age(q.oldest_s or 0)}, {q.workers} workers, "
+        f"{q.name}: {q.waiting} waiting, oldest {age(q.oldest_s or 0)}, "
+        f"{counted(q.workers, 'worker')}, "
         f"{q.failed} failed{', paused' * q.paused}"
         for q in queues
     ]
@@ -65,13 +66,14 @@ def check_here(link: Link, host: str) -> tuple[int, str]:
     An unreachable Redis is OK: restarting the workers would not help.
     """
     try:
-        workers = [own for own in Snapshot.read(link).workers if own.host == host]
+        found = Snapshot.read(link).workers
+        workers = [own for own in found if own.host == host and not own.successor]
     except RedisUnavailable as error:
         return verdict(OK, f"not known: {error}")
     bad = [f"worker {own.name} is {own.state}" for own in workers if own.state in ("stale", "hung")]
     if bad or not workers:
         return verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
-    return verdict(OK, f"{len(workers)} workers on {host}")
+    return verdict(OK, f"{counted(len(workers), 'worker')} on {host}")
 
 
 def verdict(level: str, text: str) -> tuple[int, str]:
@@ -97,14 +99,15 @@ def size(count: int) -> str:
 
 def _of_server(server: Server) -> Iterator[Problem]:
     if server.policy not in ("noeviction", "?"):
-        fix = "CONFIG SET maxmemory-policy noeviction, and in its configuration"
+        fix = "run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf"
         yield Problem(CRITICAL, f"Redis may evict jobs ({server.policy})", fix)
     if not server.aof and server.rdb is False:
-        fix = "CONFIG SET appendonly yes, and in its configuration"
+        fix = "run CONFIG SET appendonly yes, and set it in redis.conf"
         yield Problem(WARNING, "Redis keeps nothing on disk", fix)
     if server.replicas and server.min_replicas == 0:
         what = "Redis has a replica and no min-replicas-to-write: a failover can lose more than 1 s"
-        fix = "CONFIG SET min-replicas-to-write 1 and min-replicas-max-lag 2, also in the files"
+        fix = "run CONFIG SET min-replicas-to-write 1 and CONFIG SET min-replicas-max-lag 2, "
+        fix += "and set both in redis.conf"
         yield Problem(WARNING, what, fix)
     if server.memory_limit and server.memory > MEMORY_PART * server.memory_limit:
         part = f"{server.memory / server.memory_limit:.0%} of {size(server.memory_limit)}"
@@ -114,7 +117,8 @@ def _of_server(server: Server) -> Iterator[Problem]:
 
 def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
     if snapshot.damaged:
-        what = f"{len(snapshot.damaged)} keys that werk cannot read: {listed(snapshot.damaged)}"
+        count = counted(len(snapshot.damaged), "key")
+        what = f"{count} that werk cannot read: {listed(snapshot.damaged)}"
         fix = "check them with TYPE; rename or delete what is not RQ's or werk's"
         yield Problem(WARNING, what, fix)
     if snapshot.pages.damaged:
@@ -133,7 +137,8 @@ def _of_final_failures(gave_up: GaveUp) -> Iterator[Problem]:
 def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
     live = [worker for worker in workers if worker.is_live]
     if len(live) < limits.min_workers:
-        what = f"{len(live)} live workers, at least {limits.min_workers} are required"
+        least = f"at least {limits.min_workers} {'is' if limits.min_workers == 1 else 'are'}"
+        what = f"{counted(len(live), 'live worker')}, {least} required"
         yield Problem(CRITICAL, what, "start more: werk worker")
     for worker in workers:
         yield from _of_health(worker)
@@ -152,14 +157,19 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
 
 def _of_health(worker: Worker) -> Iterator[Problem]:
     name, process = f"worker {worker.name}", f"process {worker.pid} on {worker.host}"
-    if worker.state == "stale":
+    if worker.state == "stale" and not worker.successor:
         what = f"{name} is stale: silent for {age(worker.beat_s)}"
-        yield Problem(WARNING, what, f"check {process}: frozen, cut off or dead")
+        fix = f"check {process}: frozen, cut off or dead"
+        if not worker.owes:
+            what += "; it has no job, and no worker has replaced it"
+            fix += f"; start another: werk worker {' '.join(worker.queues)}, or werk repair"
+        yield Problem(WARNING, what, fix)
     if worker.state == "hung":
         what = f"{name} is hung: it sends heartbeats but takes no jobs"
         yield Problem(WARNING, what, f"kill the child of {process}; the worker starts another")
     if worker.dropped and worker.is_live:
-        what = f"{name}: {worker.dropped} log lines dropped: nobody reads its output"
+        lines = counted(worker.dropped, "log line")
+        what = f"{name}: {lines} dropped: nobody reads its output"
         yield Problem(WARNING, what, f"read the stdout and stderr of {process}, or redirect them")
 
 
@@ -184,14 +194,15 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     yield from _of_waiting(queue, snapshot.server, limits)
     if queue.paused and plain:
         what = f"{name} is paused, but plain RQ worker {plain[0]} still takes its jobs"
-        yield Problem(WARNING, what, "stop it, or rq suspend")
+        yield Problem(WARNING, what, "stop it, or run rq suspend")
     if (level := limits.failed.level(queue.failed)) != OK:
         yield Problem(level, f"{name}: {queue.failed} failed", f"werk failed --queue {queue.name}")
     if queue.ready and (not queue.workers or (queue.ready_s or 0) > READY_S):
-        what = f"{name}: {queue.ready} dependents are ready and not enqueued"
+        are = "is" if queue.ready == 1 else "are"
+        what = f"{name}: {counted(queue.ready, 'dependent')} {are} ready and not enqueued"
         yield Problem(WARNING, what, f"werk worker {queue.name}, or werk repair")
     if queue.left or queue.in_hand > len(plain):
-        what = f"{name}: {queue.left + queue.in_hand} jobs left by dead workers"
+        what = f"{name}: {counted(queue.left + queue.in_hand, 'job')} left by dead workers"
         yield Problem(WARNING, what, "werk repair")
     if queue.deferred:
         left_s = max(0.0, queue.deferred.since + UNKNOWN_S - snapshot.time)
@@ -213,7 +224,8 @@ def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Proble
         if queue.waiting:
             yield Problem(WARNING, f"{what}, all workers suspended", "rq resume")
     elif queue.waiting and not queue.workers:
-        yield Problem(CRITICAL, f"{what} and no worker", f"werk worker {queue.name}")
+        fix = f"start one: werk worker {queue.name}"
+        yield Problem(CRITICAL, f"{what} and no worker", fix)
     elif (level := limits.age_s.of(queue.name).level(queue.oldest_s or 0)) != OK:
         oldest = f"queue {queue.name}: the oldest has waited {age(queue.oldest_s)}"
         yield Problem(level, oldest, "start more workers, or see what they run: werk status")

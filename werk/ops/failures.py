@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from werk.errors import WerkError
+from werk.errors import ArgumentError
 from werk.ops import job_record
 from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
-from werk.printable import printable
+from werk.printable import near, printable
 from werk.store import keys
 from werk.store.connection import Link
 
@@ -108,7 +108,7 @@ def _queues(link: Link, filters: Filters) -> list[str]:
         return known
     if filters.queue in known:
         return [filters.queue]
-    raise WerkError(f"unknown queue {filters.queue}; see werk status")
+    raise ArgumentError(f"unknown queue {filters.queue!r}{near(filters.queue, known)}")
 
 
 def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:

@@ -64,8 +64,7 @@ def _waiting(link: Link) -> set[int]:
 
 
 def _reap(link: Link, dry_run: bool) -> list[str]:
-    """Return the workers that have exited, and take them out of the sets of workers."""
+    """Return the keys of the workers that have exited, and remove their records."""
     listed = [keys.text(key) for key in ask(link, "SMEMBERS", keys.key("workers")) or ()]
-    exists = link.calls([("EXISTS", key) for key in listed])
-    gone = [key for key, found in zip(listed, exists, strict=True) if not found]
-    return gone if dry_run else [key for key, what in act(link, "reap", gone) if what == "gone"]
+    outcomes = act(link, "is_dead" if dry_run else "reap", listed)
+    return [key for key, what in outcomes if what == "gone"]

@@ -13,10 +13,12 @@ from werk.ops.failures import FIELDS, last_line
 from werk.ops.job_record import Job
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
+from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
 
 TASK = "werk.ping"
+UNKNOWN, NO_ANSWER = "unknown queue", "no answer"  # how what is wrong begins
 POLL_S = 0.02
 
 
@@ -31,7 +33,7 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     for name in dict.fromkeys(names or snapshot.queues):
         queue = snapshot.queues.get(name)
         if queue is None:
-            yield name, "unknown queue; see werk status", 0.0
+            yield name, f"{UNKNOWN}{near(name, snapshot.queues)}", 0.0
         elif queue.paused or snapshot.server.suspended:
             yield name, "paused", 0.0
         else:
@@ -66,7 +68,7 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
         return ""
     if state == "queued" and ask(link, "LREM", keys.key("queue", queue), 1, job.id):
         link.call("UNLINK", keys.key("job", job.id))
-        return "no answer"
+        return NO_ANSWER
     if state == "failed":
         return f"failed: {last_line(job)}"
-    return f"no answer (the ping is {state})"
+    return f"{NO_ANSWER} (the ping is {state})"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from werk.errors import ConfigError
+from werk.ops.successors import succeeded
 from werk.printable import listed
 from werk.store import keys
 from werk.store.connection import Link
@@ -94,6 +95,10 @@ class Worker(NamedTuple):
     clock_s: float  # how far its host's clock is ahead of Redis's
     dropped: int = 0  # log lines, if it has dropped any within DROPPED_S
     replaced: str = ""  # a method of RQ's loop that its class replaces, so that RQ's loop runs
+    born: float = 0.0  # Redis's time
+    expires_s: int = -1  # until Redis removes its record if it stays silent; less than 0: never
+    owes: bool = True  # if it is stale: others may still have to rescue its job
+    successor: str = ""  # if it is stale and owes nothing: the live worker that has replaced it
 
     @property
     def is_live(self) -> bool:
@@ -131,7 +136,7 @@ class Snapshot(NamedTuple):
         now = seen["time"]
         queues = [_queue(now, **facts) for facts in seen["queues"]]
         waiting = [own for own in queues if own.waiting and not own.paused]
-        workers = [_worker(now, waiting, **facts) for facts in seen["workers"]]
+        workers = succeeded(now, [_worker(now, waiting, **own) for own in seen["workers"]])
         live = Counter(name for own in workers if own.is_live for name in own.queues)
         counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
         server = _server(link, keys.text(info), seen["suspended"])
@@ -221,14 +226,15 @@ def _worker(
     oldest_s = max((queue.oldest_s or 0 for queue in waiting if queue.name in served), default=0)
     beat = keys.moment(facts.get("last_heartbeat"), now)
     clock_s = min(FARTHEST_S, max(0.0, beat - now))  # plain RQ publishes only the beat
-    if lease:  # by Redis's clock; the worker's may be wrong
-        beat = number(lease) - number(facts.get("werk_lease"))
-        clock_s = max(-FARTHEST_S, min(FARTHEST_S, number(facts.get("werk_clock"))))
+    if lease or facts.get("werk_clock"):  # by Redis's clock; the worker's may be wrong
+        clock_s = _ahead(facts)
+        beat = number(lease) - number(facts.get("werk_lease")) if lease else beat - clock_s
+    born = keys.moment(facts["birth"], now + clock_s) - clock_s
     return Worker(
         name=name,
         host=facts.get("hostname") or "?",
         pid=whole(facts.get("pid")),
-        state=_state(now, clock_s, oldest_s, facts, bool(job), beat, ttl),
+        state=_state(now, born, oldest_s, facts, bool(job), beat, ttl),
         job=job,
         job_s=_ago(number(since) - clock_s, now) if job and since else None,
         beat_s=_ago(beat, now),
@@ -240,7 +246,15 @@ def _worker(
         clock_s=clock_s,
         dropped=_dropped(now, facts),
         replaced=facts.get("werk_rq_loop", "")[:100],
+        born=born,
+        expires_s=ttl,
+        owes=job is not None or "werk_lease" not in facts,
     )
+
+
+def _ahead(facts: Mapping[str, str]) -> float:
+    """Return how far a worker's clock is ahead of Redis's, in seconds."""
+    return max(-FARTHEST_S, min(FARTHEST_S, number(facts.get("werk_clock"))))
 
 
 def _dropped(now: float, facts: Mapping[str, str]) -> int:
@@ -251,7 +265,7 @@ def _dropped(now: float, facts: Mapping[str, str]) -> int:
 
 def _state(
     now: float,
-    clock_s: float,
+    born: float,
     oldest_s: float,
     facts: Mapping[str, str],
     has_job: bool,
@@ -261,7 +275,6 @@ def _state(
     """Return RQ's state of a worker, or what is wrong with it."""
     if "werk_lease" in facts:
         lease_s = number(facts["werk_lease"])
-        born = keys.moment(facts["birth"], now + clock_s) - clock_s
         is_silent = now - beat > lease_s or "werk_horse" not in facts
         if is_silent and now - born > lease_s:
             return "stale"

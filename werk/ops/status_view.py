@@ -9,7 +9,7 @@ from typing import Any
 from werk.ops.checks import age, problems, size
 from werk.ops.limits import DEFAULT_LIMITS, Limits
 from werk.ops.snapshot import Queue, Snapshot, Worker
-from werk.printable import printable
+from werk.printable import counted, printable
 
 SCHEMA = 1
 LONGEST_CELL = 200  # characters in a column
@@ -41,7 +41,9 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     """Return the snapshot as `werk status` prints it."""
     server = snapshot.server
     limit = f" of {size(server.memory_limit)}" if server.memory_limit else ""
-    facts = [f"redis {server.version} at {server.where}", f"{size(server.memory)}{limit}"]
+    program, _, number = server.version.partition(" ")
+    place = f"server: {program.capitalize()} {number} at {server.where}"
+    facts = [place, f"{size(server.memory)}{limit}"]
     kept = {True: "RDB only", False: "keeps nothing", None: "no AOF"}[server.rdb]
     if server.aof:
         kept = f"AOF {server.fsync or ''}".rstrip()
@@ -50,9 +52,11 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
     queues = [_queue_row(queue, has_ready) for queue in snapshot.queues.values()]
     workers = [_worker_row(worker) for worker in snapshot.workers]
     count = snapshot.failed_webhooks
-    webhooks = f"{count} webhooks failed or were left out: event=webhook-failed in workers' logs"
+    failed = f"{counted(count, 'webhook')} failed or {'was' if count == 1 else 'were'} left out"
+    webhooks = f"{failed}: event=webhook-failed in workers' logs"
     waiting, _, dropped = snapshot.gave_up
     gave_up = f"{waiting} final failures wait for WERK_ON_GIVE_UP, {dropped} were dropped"
+    replaced = [_replaced(own) for own in snapshot.workers if own.successor]
     lines = [
         ", ".join(facts),
         "",
@@ -62,6 +66,8 @@ def table(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> str:
         "",
         *[webhooks, ""] * bool(count),
         *[gave_up, ""] * any(snapshot.gave_up),
+        *replaced,
+        *[""] * bool(replaced),
         *(f"{own.level}: {own.what}: {own.fix}" for own in problems(snapshot, limits)),
     ]
     return "\n".join(map(printable, lines)).rstrip()
@@ -80,9 +86,17 @@ def _queue_row(own: Queue, has_ready: bool) -> Sequence[object]:
 
 
 def _worker_row(own: Worker) -> Sequence[object]:
-    job = f"{own.job} for {age(own.job_s)}" if own.job else ""
+    job = own.job or ""
+    if own.job_s is not None:  # unknown if its worker died more than a minute ago
+        job += f" for {age(own.job_s)}"
     facts = (own.done, own.failed, own.kind, ",".join(own.queues))
     return own.name, own.state, age(own.beat_s), *facts, job
+
+
+def _replaced(own: Worker) -> str:
+    """Return what there is to know about a stale worker that another has replaced."""
+    what = f"worker {own.name} is stale and has no job; worker {own.successor} has replaced it"
+    return f"{what}. Redis forgets it in {age(own.expires_s)}; at once: werk repair"
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -87,7 +87,7 @@ class Views(threading.local):  # so that each thread has its own link
                 **own._asdict(),
                 "hostname": own.host,
                 "status": own.state,  # rq-dashboard's script overwrites the field `state`
-                "bad": own.state in ("stale", "hung"),
+                "bad": own.state in ("stale", "hung") and not own.successor,
                 "beat": f"{own.beat_s:.0f} s ago",
                 "successful_job_count": own.done,
                 "failed_job_count": own.failed,

@@ -54,18 +54,29 @@ class StopRequests:
     def __init__(self) -> None:
         self.is_draining = self.is_cold = False
         self.drained_at = float("inf")  # a second signal may come before the first is noted
-        self.waits_since = self.drained_at  # since when the horse has no reason to go on
         self.is_undated = False  # a request to shut down is not yet in Redis
+        self._idle_since: float | None = None
 
     def drain(self, is_busy: bool) -> None:
         """Leave when the horse has finished its job."""
-        self.drained_at = self.waits_since = time.monotonic()
+        self.drained_at = time.monotonic()
         self.is_draining, self.is_undated = True, is_busy
 
     def stop_cold(self) -> None:
         """Leave without waiting for the job: it returns to the front of its queue."""
         if time.monotonic() >= self.drained_at + QUIET_S:
             self.is_cold = True
+
+    def idle_s(self, is_busy: bool, clock: float) -> float:
+        """Return how long the horse has been seen without a job; 0 if it has one, or may go on.
+
+        A horse that has just ended a long job gets the same time to leave as one that was idle.
+        """
+        if is_busy or not self.is_draining:
+            self._idle_since = None
+            return 0.0
+        self._idle_since = clock if self._idle_since is None else self._idle_since
+        return clock - self._idle_since
 
     @property
     def is_leaving(self) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 UNENDED = "a callback, or RQ's own code after the task, did not end"
+STOPPED = "stopped with werk stop, or RQ's stop-job"
+COLD = "stopped by a second signal; the job was put back"
 IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
 
 
@@ -70,10 +72,10 @@ class Executions:
 
     def decide(self, run: str, progress: Progress, leave: Leave | None) -> None:
         child = self.child
-        how = child.how_it_died(bool(child.killed))
+        how = COLD if child.killed == "cold" else child.how_it_died(bool(child.killed))
         why = child.killed if run == child.killed_run else ""
         if why == "stop":
-            self.orders.append(Order(run, "stopped on request", is_stopped=True))
+            self.orders.append(Order(run, STOPPED, is_stopped=True))
         elif why == "command":
             self.order(run, how)
         elif why == "timeout":

@@ -167,14 +167,14 @@ class Supervisor:
         if stop.is_cold:
             self.kill("cold")
         progress, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
+        # With a job, or with what has a time limit after it: WERK_ON_GIVE_UP, middleware's flush.
+        is_busy = progress.is_busy or bool(progress.deadline and not self.shared.finishing)
         if progress.deadline and clock > progress.deadline + grace_s:
             self.kill("finish" if self.shared.finishing else "timeout", progress.run)
         elif progress.deadline and clock >= progress.deadline != child.told:
             child.told = progress.deadline
             child.send_signal(HORSE_SIGNAL)
-        elif progress.is_busy or (progress.deadline and not self.shared.finishing):
-            stop.waits_since = clock  # for a job, for WERK_ON_GIVE_UP, or for middleware's flush
-        elif stop.is_draining and clock > stop.waits_since + grace_s:
+        elif stop.idle_s(is_busy, clock) > grace_s:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def tick_if_due(self) -> bool:

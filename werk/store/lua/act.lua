@@ -26,7 +26,9 @@
 --       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
 -- of a worker
 --       drain    'asked', 'already', 'not listening', 'unknown': it finishes its job and exits
---       reap     by its key. 'gone': removed from the sets of workers; 'there': the worker exists
+--       reap     by its key. 'gone': it has exited, and its record and its entries in the sets of
+--                workers were removed; 'there': it may be alive, or own an execution
+--       is_dead  the same answer; nothing is removed
 
 -- The place of a job by its status. A running job is in wip.
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
@@ -193,9 +195,23 @@ local function drain(name)
   return 'asked'
 end
 
+-- Return whether a worker's record outlives it. A werk worker has a lease from its first tick on,
+-- which writes werk_clock too. One that was only frozen registers again.
+local function is_dead(worker_key, name)
+  if call('EXISTS', worker_key) == 0 then return true end
+  local leases, facts = P .. ':werk:leases', try('HMGET', worker_key, 'werk_lease', 'werk_clock')
+  if not facts[1] or not facts[2] or not fits(leases, 'zset') then return false end
+  local until_then = tonumber(try('ZSCORE', leases, name) or '') or 0
+  return until_then < now and call('EXISTS', runs_of(name)) == 0
+end
+
 -- Check again here: the worker may have registered again meanwhile.
 local function reap(worker_key)
-  if call('EXISTS', worker_key) == 1 then return 'there' end
+  local name = string.sub(worker_key, #P + 9)
+  if not is_dead(worker_key, name) then return 'there' end
+  if ACTION == 'is_dead' then return 'gone' end
+  call('UNLINK', worker_key)
+  try('ZREM', P .. ':werk:leases', name)
   try('SREM', P .. ':workers', worker_key)
   for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do
     try('SREM', P .. ':workers:' .. string.sub(list, #P + 8), worker_key)
@@ -206,7 +222,7 @@ end
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore,
   restore = restore}
 local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
-  reap = reap}
+  reap = reap, is_dead = reap}
 
 local function act(name)
   if of_others[ACTION] then return of_others[ACTION](name) end

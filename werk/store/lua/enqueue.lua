@@ -113,7 +113,7 @@ if SERVED ~= '' then
 
   -- Return '' if a live worker serves the caller's version of the task, or if a plain RQ worker
   -- listens, which runs anything. Else return 'differs' if live workers serve another version,
-  -- 'unknown' if they do not know the task, 'unheard' if no worker listens.
+  -- 'unknown' if they do not know the task, 'unheard' if no worker listens. (See `found` as well.)
   local function warning()
     local serves, prefix = PREFIX .. ':werk:serves:' .. QUEUE, TASK .. ' '
     local since = clock[1] - LEASE_S
@@ -133,6 +133,9 @@ if SERVED ~= '' then
 
   local found = warning()
   if found ~= '' and #new > 0 and REQUIRE_WORKER == '1' then return {found} end
+  -- A worker that serves the task will run it when the queue is resumed.
+  local is_paused = found == '' and try('SISMEMBER', PREFIX .. ':werk:paused', QUEUE) == 1
+  if is_paused then found = 'paused' end
   replies[#replies + 1] = found
 end
 if #new == 0 then return replies end

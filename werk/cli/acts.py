@@ -1,0 +1,49 @@
+"""What the commands print that act on each of several jobs, queues or workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from werk import errors
+from werk.cli import output
+from werk.ops import actions
+from werk.ops.queues import queue_names
+from werk.printable import near
+from werk.store.connection import Link
+
+NO_JOB = "no job {}: never enqueued here, or expired"
+RUNNING = "job {0} is running; to stop it: werk stop {0}"
+# For each action: the outcomes that are successes, and the message for any other.
+MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
+    "cancel": ({"cancelled": "{} cancelled"}, "job {} is {}, not waiting"),
+    "pause": ({"yes": "queue {} paused", "already": "queue {} was already paused"}, ""),
+    "resume": ({"yes": "queue {} resumed", "already": "queue {} was not paused"}, ""),
+    "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}; see werk status"),
+}
+
+
+def act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
+    """Do something to each of these, print the outcomes, return the exit code."""
+    good, _ = MESSAGES[what]
+    found = dict(actions.act(link, what, dict.fromkeys(names)))
+    lines = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]
+    output.print_rows(as_json, found, *lines)
+    for name, outcome in found.items():
+        if outcome not in good:
+            output.print_note(f"werk: {_refusal(link, what, name, outcome)}")
+    if "gone" in found.values():
+        return errors.EXIT_NO_JOB
+    if what in ("pause", "resume") and "unknown" in found.values():
+        return errors.EXIT_USAGE
+    return errors.EXIT_FAILED if len(lines) < len(found) else None
+
+
+def _refusal(link: Link, what: str, name: str, outcome: str) -> str:
+    """Return why an action was not done to a job, a queue or a worker."""
+    if what in ("pause", "resume"):
+        return f"unknown queue {name!r}{near(name, queue_names(link))}"
+    if outcome == "gone":
+        return NO_JOB.format(name)
+    is_running = what == "cancel" and outcome == "started"
+    return (RUNNING if is_running else MESSAGES[what][1]).format(name, outcome)
