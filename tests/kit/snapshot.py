@@ -74,6 +74,8 @@ class Snapshot:
         kind = self.client.type(key).decode()
         ttl_ms = self.client.pttl(key)
         expires = None if ttl_ms == -1 else self.now + ttl_ms / 1000 - self.end_of(key)
+        if kind == "stream" and expires and expires > 364 * DAY_S:
+            expires = None  # as attempts, which are kept for a year at most; RQ forgets the limit
         return {"kind": kind, "expires": expires, "value": getattr(self, kind)(key)}
 
     def end_of(self, name: str) -> float:
@@ -115,12 +117,15 @@ class Snapshot:
         return found
 
     def stream(self, key: str) -> Form:
+        """Return the results of a job, without the attempts that only werk keeps."""
+        entries = [entry for _, entry in self.client.xrange(key) if not is_attempt(entry)]
         return {
             str(number): {
                 name.decode(): self.entry_value(name.decode(), value)
                 for name, value in entry.items()
+                if not name.startswith(b"werk_")
             }
-            for number, (_, entry) in enumerate(self.client.xrange(key))
+            for number, entry in enumerate(entries)
         }
 
     def entry_value(self, name: str, value: bytes) -> Any:
@@ -138,6 +143,11 @@ class Snapshot:
 
     def string(self, key: str) -> Any:
         return self.client.get(key)
+
+
+def is_attempt(entry: dict[bytes, bytes]) -> bool:
+    """Return whether a result is of an execution that failed and was retried, or crashed."""
+    return entry[b"type"] == b"4" and b"exc_string" in entry
 
 
 def moment(text: bytes) -> float:

@@ -89,7 +89,7 @@ def test_waiting_no_longer_than_told() -> None:
     begun = time.monotonic()
     done = run("werk-enqueue", "--wait", "--timeout", "0.5", "sleep", "60")
     assert time.monotonic() - begun < 30  # the job takes 60 s
-    refused(done, 124, "it continues", "werk result")
+    refused(done, 124, "after 0.5 s", "werk result")
 
 
 @pytest.mark.usefixtures("redis_url")
