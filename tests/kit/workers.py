@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from rq.job import Job
+from rq.results import Result
 from support import KIT, PYTHONPATH, Process, children, wait_until
 
 import werk
@@ -78,6 +79,12 @@ def reason(job: Job) -> str:
     result = job.latest_result()
     assert result is not None
     return result.exc_string or ""
+
+
+def outcomes(job: Job) -> list[str]:
+    """Return how its executions ended, without those after which it ran again."""
+    results = (result.type for result in job.results())
+    return [kind.name for kind in results if kind is not Result.Type.RETRIED]
 
 
 def places(connection: redis.Redis, job_id: str, queue: str = "default") -> list[str]:

@@ -16,7 +16,20 @@ import roles
 from rq import Callback, Queue
 from rq.job import Dependency, Job
 from support import Process, wait_until
-from workers import ENV, Start, begun, ended, finished, go, horse, own_key, places, reason, runs
+from workers import (
+    ENV,
+    Start,
+    begun,
+    ended,
+    finished,
+    go,
+    horse,
+    outcomes,
+    own_key,
+    places,
+    reason,
+    runs,
+)
 
 import werk
 import werk.worker
@@ -153,7 +166,7 @@ def test_the_job_of_a_killed_worker_runs_again_beside_a_second_one(
     assert str(second.pid) in record.worker_name
     assert len(runs(tmp_path, "ends")) == 1
     assert places(connection, job.id) == ["finished"]
-    assert len(record.results()) == 1
+    assert outcomes(record) == ["SUCCESSFUL"]
 
 
 def test_a_killed_horse_runs_its_job_again_at_once(patched: Patched, tmp_path: Path) -> None:

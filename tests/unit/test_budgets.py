@@ -45,7 +45,7 @@ RAISED = {
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (1218, "any value in any key, outages, fences, final failures, attempts"),
     "ops": (
-        1838,
+        1844,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
     ),
     "store": (

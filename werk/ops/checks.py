@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from werk.errors import RedisUnavailable
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
-from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Server, Snapshot, Worker
+from werk.ops.server import Server
+from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Snapshot, Worker
 from werk.printable import counted, listed, printable
 from werk.store import keys
 from werk.store.connection import Link

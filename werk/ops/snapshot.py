@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from werk.errors import ConfigError
+from werk.ops.server import Server, read_server
 from werk.ops.successors import succeeded
 from werk.printable import listed
 from werk.store import keys
@@ -32,22 +32,6 @@ WERK, PLAIN_RQ = "werk", "rq"  # kinds of workers
 _CONSTANTS = (catalog_page.SERVED_S, catalog_page.MOST_SERVED, DEFER_S)
 _PRELUDE = "local SERVED_S, MOST_SERVED, DEFER_S = {}, {}, {}".format(*_CONSTANTS)
 IDLE_S = 10.0  # an idle horse asks for work at least this often (horse.BLOCK_S)
-
-
-class Server(NamedTuple):
-    """The Redis server."""
-
-    where: str
-    version: str
-    memory: int  # bytes
-    memory_limit: int  # 0: unknown
-    policy: str
-    aof: bool
-    fsync: str | None  # of the AOF: everysec, always, no; None: unknown
-    rdb: bool | None  # None: unknown
-    suspended: bool  # all workers, by `rq suspend`
-    replicas: int = 0  # connected ones
-    min_replicas: int | None = None  # with fewer it refuses writes; None: unknown
 
 
 class Deferred(NamedTuple):
@@ -139,7 +123,7 @@ class Snapshot(NamedTuple):
         workers = succeeded(now, [_worker(now, waiting, **own) for own in seen["workers"]])
         live = Counter(name for own in workers if own.is_live for name in own.queues)
         counted = {own.name: own._replace(workers=live[own.name]) for own in queues}
-        server = _server(link, keys.text(info), seen["suspended"])
+        server = read_server(link, keys.text(info), seen["suspended"])
         read = catalog_page.pages(pages)
         counters = seen["counters"]
         gave_up = _gave_up(now, counters, *seen["gave_up"])
@@ -149,34 +133,6 @@ class Snapshot(NamedTuple):
     def failed_webhooks(self) -> int:
         """Return how many webhooks failed or were left out, since the horses began to count."""
         return whole(self.counters.get(keys.FAILED_WEBHOOKS))
-
-
-def _server(link: Link, info: str, suspended: bool) -> Server:
-    facts = dict(line.partition(":")[::2] for line in info.splitlines())
-    aof = facts.get("aof_enabled") == "1"
-    names = ("appendfsync" if aof else "save", "min-replicas-to-write")
-    try:  # INFO does not report these, and a managed server may refuse CONFIG
-        settings = [keys.pairs(own) for own in link.calls([("CONFIG", "GET", n) for n in names])]
-    except ConfigError:
-        settings = [{}, {}]
-    kept, least = (
-        keys.text(found[name.encode()]) if name.encode() in found else None
-        for name, found in zip(names, settings, strict=True)
-    )
-    program = "valkey" if "valkey_version" in facts else facts.get("server_name", "redis")
-    return Server(
-        where=link.where,
-        version=f"{program} {facts.get('valkey_version') or facts.get('redis_version', '?')}",
-        memory=int(facts.get("used_memory", 0)),
-        memory_limit=int(facts.get("maxmemory", 0)) or int(facts.get("total_system_memory", 0)),
-        policy=facts.get("maxmemory_policy", "?"),
-        aof=aof,
-        fsync=kept if aof else None,
-        rdb=None if aof or kept is None else bool(kept),
-        suspended=suspended,
-        replicas=int(facts.get("connected_slaves", 0)),
-        min_replicas=None if least is None else int(least),
-    )
 
 
 def _queue(
