@@ -15,6 +15,7 @@ import pytest
 import redis
 import roles
 from croniter import croniter
+from doc_pages import OBSERVABILITY, section
 from prometheus_client import parser
 from ruamel.yaml import YAML
 from support import KIT, ROOT, run
@@ -235,7 +236,7 @@ def test_alerts_name_metrics_that_are_there(samples: dict[str, set[str]]) -> Non
 def test_the_page_on_observability_names_metrics_that_are_there(
     samples: dict[str, set[str]],
 ) -> None:
-    page = (ROOT / "docs" / "observability.md").read_text()
+    page = section(OBSERVABILITY, "Prometheus and Grafana")
     families = {re.sub("_(bucket|count|sum)$", "", name) for name in samples}
     short = {f"werk_queue{name}" for name in re.findall(r"`(_\w+)`", page)}
     named = set(re.findall(r"`(werk_\w+)`", page)) | short

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doc_pages import OBSERVABILITY, section
 from support import ROOT, Process, run
 
 from werk.client.result import status
 
 FLASK, DJANGO = (ROOT / "examples" / name for name in ("flask", "django"))
 PAGE = (ROOT / "docs" / "applications.md").read_text()
-SECTION = (ROOT / "docs" / "observability.md").read_text().split("\n## Django\n")[1]
+SECTION = section(OBSERVABILITY, "Django")
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}
 GALLERY = {**QUIET, "PYTHONPATH": str(FLASK), "WERK_REGISTRY": "gallery.table:TASKS"}
 SHOP = {**QUIET, "PYTHONPATH": str(DJANGO), "DJANGO_SETTINGS_MODULE": "shop.settings"}

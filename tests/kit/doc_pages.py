@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support import ROOT
 
+OBSERVABILITY = ROOT / "docs" / "observability.md"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [*PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
@@ -17,6 +18,11 @@ FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+def section(page: Path, title: str) -> str:
+    """Return what stands below a heading of the second level, up to the next one."""
+    return page.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def consoles(page: Path) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import redis
-from support import KIT, PYTHONPATH, ROOT, Process, run, wait_until
+from doc_pages import OBSERVABILITY, section
+from support import KIT, PYTHONPATH, Process, run, wait_until
 from test_logs import LINE, TIME, check_lines
 from workers import ENV, Start, finished
 
@@ -141,16 +142,15 @@ def test_every_line_in_json_parses(start: Start) -> None:
 def test_the_example_in_the_documentation(
     spawn: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
-    page = ROOT / "docs" / "observability.md"
-    section = page.read_text().partition("## JSON logs\n")[2].partition("\n## ")[0]
-    [code] = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    [shown] = re.findall(r"^```json\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    text = section(OBSERVABILITY, "JSON logs")
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    [shown] = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "tasks.py").write_text(code)
-    assert "$ export WERK_REGISTRY=shop.tasks:TASKS\n" in section
+    assert "$ export WERK_REGISTRY=shop.tasks:TASKS\n" in text
     env = {"WERK_REGISTRY": "shop.tasks:TASKS", "PYTHONPATH": str(tmp_path)}
     job_id = run("werk-enqueue", "report", "Ada", env=env).stdout.strip()
-    [words] = re.findall(r"^\$ werk (worker .*)$", section, re.MULTILINE)
+    [words] = re.findall(r"^\$ werk (worker .*)$", text, re.MULTILINE)
     worker = spawn("werk", *words.split(), "--burst", env=env)
     assert worker.wait(60) == 0
     found = [own for own in objects(worker.output()) if own.get("job") == job_id]

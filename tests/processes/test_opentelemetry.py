@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import redis
-from support import KIT, ROOT, Process, run, wait_until
+from doc_pages import OBSERVABILITY, section
+from support import KIT, Process, run, wait_until
 from traced_tasks import HANGS
 from workers import ENV, Start
 
 from werk.client.result import status
 
 Span = dict[str, Any]
-SECTION = (ROOT / "docs" / "observability.md").read_text().split("\n## OpenTelemetry\n")[1]
-SECTION = SECTION.split("\n## ")[0]
+SECTION = section(OBSERVABILITY, "OpenTelemetry")
 EXPORTER = "opentelemetry/exporter/otlp/proto/http/trace_exporter.py"
 FILE_EXPORTER = """
 import functools, os, pathlib

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import redis
+from doc_pages import OBSERVABILITY, section
 from rq import Callback, Queue
 from rq.job import Job
-from support import PYTHONPATH, ROOT, run, wait_until
+from support import PYTHONPATH, run, wait_until
 from test_patched_workers import leave, lines, patches
 from workers import Start, ended, finished, reason
 
@@ -267,13 +268,12 @@ def sentry_server() -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
 
 def example(folder: Path) -> dict[str, str]:
     """Write the files of docs/observability.md. Return the settings that it shows."""
-    page = (ROOT / "docs" / "observability.md").read_text()
-    section = page.split("\n## Sentry\n")[1].split("\n## ")[0]
-    for text in re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
+    shown = section(OBSERVABILITY, "Sentry")
+    for text in re.findall(r"^```python\n(.*?)^```", shown, re.DOTALL | re.MULTILINE):
         name = text.splitlines()[0].removeprefix("# ")
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    [env] = re.findall(r"^```text\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    [env] = re.findall(r"^```text\n(.*?)^```", shown, re.DOTALL | re.MULTILINE)
     return dict(line.split("=", 1) for line in env.splitlines()) | {"PYTHONPATH": str(folder)}
 
 
