@@ -75,6 +75,11 @@ RUN = """
     docs/deployment.md      RQ_DASHBOARD_PASSWORD   reason: bin/e2e-compose, where Docker is
     docs/benchmarks.md      bin/bench               reason: test_bench.py, and it takes minutes
     docs/architecture.md    bin/                    reason: .ci/run, and they take minutes
+    docs/observability.md   pip install             reason: test_the_example_in_the_documentation
+    docs/observability.md   export WERK_REGISTRY    reason: test_the_example_in_the_documentation
+    docs/observability.md   werk worker             reason: test_the_example_in_the_documentation
+    docs/observability.md   werk dashboard          reason: test_deploy.py
+    docs/observability.md   curl                    reason: test_deploy.py
     docs/security.md        openssl                 reason: test_security.py
     docs/security.md        tr                      reason: test_security.py
     docs/security.md        redis-cli               reason: test_security.py
