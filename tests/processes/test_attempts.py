@@ -130,7 +130,7 @@ def test_plain_rq_is_not_fooled(work: Start, connection: redis.Redis, tmp_path: 
 class Replies:
     """A link that gives these replies."""
 
-    where = "nowhere"
+    where, budget_s = "nowhere", 2.0
 
     def __init__(self, *replies: object) -> None:
         self.replies = [*replies]
