@@ -189,7 +189,7 @@ def test_a_handler_that_hangs_is_ended_and_logged(
 ) -> None:
     worker = handled.start(handler="hangs")
     job = werk.enqueue("fail", str(tmp_path))
-    failed = f"event=give-up-failed job={job.id} reason=JobTimeoutException: "
+    failed = f'event=give-up-failed job={job.id} reason="JobTimeoutException: '
     wait_until(lambda: failed in worker.output())
     assert reason(ended(job, "failed")).endswith("ValueError: as asked\n")
     finished(werk.enqueue("note", str(tmp_path)))
@@ -204,7 +204,7 @@ def test_a_handler_that_ignores_its_limit_is_killed_and_called_three_times_at_mo
     worker = handled.start(handler="is_deaf")
     job = werk.enqueue("fail", str(tmp_path))
     why = "3 horses were killed while they called the handler"
-    wait_until(lambda: f"event=give-up-failed job={job.id} reason={why}" in worker.output())
+    wait_until(lambda: f'event=give-up-failed job={job.id} reason="{why}"' in worker.output())
     assert len({call.pid for call in handled.calls()}) == len(handled.calls()) == 3
     assert job.status() == "failed"
     finished(werk.enqueue("note", str(tmp_path)))
@@ -217,10 +217,10 @@ def test_a_handler_that_raises_is_logged(
     worker = handled.start(handler="breaks")
     jobs = [werk.enqueue("fail", str(tmp_path)) for _ in range(2)]
     for job in jobs:
-        said = f"event=give-up-failed job={job.id} reason=SystemExit: the mail server is down\n"
+        said = f'event=give-up-failed job={job.id} reason="SystemExit: the mail server is down"\n'
         wait_until(lambda said=said: said in worker.output())
     assert len(handled.calls()) == 2
-    assert worker.output().count("SystemExit: the mail server is down\n") == 4  # and tracebacks
+    assert worker.output().count("    SystemExit: the mail server is down\n") == 2  # tracebacks
     assert worker.poll() is None
 
 
@@ -258,7 +258,7 @@ def test_a_job_that_was_deleted_meanwhile_has_only_its_id(
     wait_until(lambda: not connection.exists(WAITING))
     job = werk.enqueue("fail", str(tmp_path))
     wait_until(lambda: job.id in {call.job for call in handled.calls()})
-    assert "event=give-up-failed reason=unreadable entry: odd" in worker.output()
+    assert 'event=give-up-failed reason="unreadable entry: odd' in worker.output()
 
 
 def test_a_busy_worker_calls_the_handler_between_its_jobs(

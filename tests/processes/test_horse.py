@@ -16,7 +16,6 @@ import redis
 from faults import holding, listening
 from rq import Queue, Retry
 from rq.job import JobStatus
-from rq.results import Result
 from rq.suspension import resume, suspend
 from support import wait_until
 from workers import Start, begun, crash_count, ended, finished, go, horse, outcomes, places, runs
@@ -162,7 +161,7 @@ def test_an_outcome_that_redis_loses_after_its_reply_is_recorded_again(
     worker = work(env={"RQ_WORKER_CLASS": "fast_worker.Undoing"})
     wait_until(lambda: child.get_status() == JobStatus.FINISHED and failing.is_failed)
     assert len(runs(tmp_path)) == 4  # with the retry
-    assert [own.type for own in failing.results()] == [Result.Type.FAILED]
+    assert [own.type.name for own in failing.results()] == ["FAILED", "RETRIED"]
     assert "ValueError: as asked" in failing.latest_result().exc_string
     assert "event=lost" not in worker.output()
     assert places(connection, failing.id) == ["failed"]

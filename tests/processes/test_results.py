@@ -26,7 +26,7 @@ from werk.store.connection import link
 
 ENV = {"PYTHONPATH": PYTHONPATH, "WERK_REGISTRY": "worker_tasks:TASKS"}
 RQS_TEXT = "Unserializable return value"
-TYPE_NAMED = "the value is a object; use plain data (numbers, text, bytes, dates, lists, dicts)"
+TYPE_NAMED = "the value is an object; use plain data (numbers, text, bytes, dates, lists, dicts)"
 MIB = 2**20
 TOO_LARGE = 65 * MIB
 FULL_S = 5.0
