@@ -553,6 +553,7 @@ from werk.store.connection import link
 from werk.settings import Settings
 path, noon, begun, speed = sys.argv[1], *map(float, sys.argv[2:])
 connected = link(Settings.read(), budget_s=0.5)
+cron.end_at_sigterm()
 cron.run(
     cron.read(path, connected),
     connected,
@@ -625,12 +626,13 @@ def test_the_command_makes_up_for_what_was_missed_once(
     assert len(found) == len(set(found)) == len(ids(connection))
 
 
+@pytest.mark.parametrize("table", ["werk.registry", ""], ids=["begun", "looking tasks up"])
 def test_it_ends_at_once_even_while_it_waits_for_redis(
-    file: Callable[[str], Path], spawn: Spawn
+    file: Callable[[str], Path], spawn: Spawn, table: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         env = {"RQ_REDIS_URL": f"redis://127.0.0.1:{mute.getsockname()[1]}"}
-        env["WERK_REGISTRY"] = "werk.registry"  # named, so that reading the file asks no Redis
+        env["WERK_REGISTRY"] = table  # if it is named, reading the file asks no Redis
         process = spawn("werk", "cron", file("* * * * * sleep 1\n"), env=env)
         mute.settimeout(60)
         heard, _ = mute.accept()

@@ -158,6 +158,8 @@ def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
     """
     from werk.ops import cron as crontab
 
+    if not check:
+        crontab.end_at_sigterm()  # before tasks are looked up in Redis
     connected = connect()
     lines = crontab.read(file, connected)
     if not check:

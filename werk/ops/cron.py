@@ -85,6 +85,11 @@ class Line(NamedTuple):
         return {"line": self.number, "when": self.when, "call": self.call, "next": times}
 
 
+def end_at_sigterm() -> None:
+    """End this process with 0 at SIGTERM, at any moment: a slot is taken or not."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
 def read(path: str, link: Link) -> list[Line]:
     """Return the lines of a crontab. Tasks that are unknown here are looked up in the catalog.
 
@@ -118,11 +123,10 @@ def run(
     clock: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
-    """Enqueue the lines at their times until SIGTERM. Continue after an outage of Redis.
+    """Enqueue the lines at their times, without end. Continue after an outage of Redis.
 
     Raises ArgumentError, and ConfigError if Redis refuses the first command.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # at any moment: a slot is taken or not
     cron = Cron(lines, link, catch_up_s, clock())
     log_to_stderr()
     log.info(Event("begins", redis=link.where, lines=len(lines)))
