@@ -37,7 +37,7 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (993, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (995, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         743,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
@@ -45,7 +45,7 @@ RAISED = {
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (1218, "any value in any key, outages, fences, final failures, attempts"),
     "ops": (
-        1844,
+        1845,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
     ),
     "store": (
