@@ -22,8 +22,8 @@ def flush(timeout_s: float) -> None:
     if os.environ["FLUSH"] == "fails":
         raise LookupError("no tenant")
     if os.environ["FLUSH"] == "takes a second":
-        time.sleep(1)
+        time.sleep(1)  # the time that it takes to send: a horse waits for it
         with open(os.environ["AROUND"], "a") as file:
             print("flushed", file=file)
     while os.environ["FLUSH"] == "hangs":
-        time.sleep(0.1)
+        time.sleep(0.1)  # until the time limit
