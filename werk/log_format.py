@@ -110,11 +110,11 @@ def message(record: logging.LogRecord, text: str) -> str:
     """
     if record.name.partition(".")[0] not in OWN:
         return indented(text.rstrip("\n") if record.name == "py.warnings" else text)
-    first, has_trace, _ = str(record.msg).partition("\n%s")
-    if not has_trace or type(record.args) is not tuple:
+    args = record.args
+    if type(args) is not tuple or not args or not str(record.msg).endswith("\n%s"):
         return printable(text)
-    *facts, trace = record.args
-    return f"{printable(first % tuple(facts))}\n{INDENT}{indented(str(trace).rstrip())}"
+    first = text.removesuffix(f"\n{args[-1]}")
+    return f"{printable(first)}\n{INDENT}{indented(str(args[-1]).rstrip())}"
 
 
 def indented(text: str) -> str:

@@ -33,7 +33,7 @@ HOSTILE = [
     "x\nevent=forged job=x", "x\r\n12:00:00 event=forged job=x", "x\x1b[2J\x1b]0;t\x07",
     "x\x9b2J", "x\u202e\u2066", "x\u2028event=forged", "x\u2029event=forged", "x\x85event=forged",
     "\x00\x0b\x0c",
-    "\udc80\ud800", "\t\t", "%s %d %(name)s", "\ufeff\u200b", "{0}", "a\\nb",
+    "\udc80\ud800", "\t\t", "\n%s", "%s %d %(name)s", "\ufeff\u200b", "{0}", "a\\nb",
 ]  # fmt: skip
 TEXTS = st.one_of(
     st.sampled_from(HOSTILE), st.text(st.characters(codec=None), max_size=20),
