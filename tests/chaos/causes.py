@@ -18,10 +18,12 @@ LEASE_S = 15.0  # of werk's workers: nobody is taken for dead before
 SLACK_S = 2.0  # a lease is renewed each second; and our clock is not Redis's
 RETRIED, BY_OPERATOR = "failed, and has retries", "retried by an operator"
 UNRECORDED = "the failure may not be recorded"
+UNSTOPPED = "stopped by an operator, and its worker left while Redis was silent"
 LIFELINE_S = 0.1  # within which a horse is dead after its supervisor; it may begin one more job
 FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
 
 CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
+POLITE = ("TERM supervisor", "TERM supervisor and horse", "drain")
 LONG_ABSENCES = ("freeze supervisor, long", "freeze both, long", "cut off from Redis, long")
 DISTURBANCES = (  # these keep a horse from recording an outcome; they explain nothing by themselves
     "kill -9 server",
@@ -38,8 +40,9 @@ class Causes:
 
     Only these explain a second run: a failure of a job that has retries, an operator's retry of a
     job that had failed, a crash of the process that had the first run in hand, the absence of that
-    worker for longer than its lease, and a master whose last second was not replicated
-    (--sentinel). A horse that is frozen, however long, a worker that is
+    worker for longer than its lease, a stop by an operator that the worker could not record,
+    because it was told to leave while Redis was silent, and a master whose last second was not
+    replicated (--sentinel). A horse that is frozen, however long, a worker that is
     absent for less, a server that is restarted, silent or full, a connection that is cut at any
     byte, a wrong clock, output that nobody reads, and a polite stop explain none.
     """
@@ -55,10 +58,13 @@ class Causes:
             for fault in faults
             if fault.kind in DISTURBANCES or fault.kind.startswith(("cut", "freeze"))
         ]
+        self.leaves = [fault for fault in faults if fault.kind in POLITE]
         self._retries: dict[str, list[Act]] = defaultdict(list)
+        self._stops: dict[str, list[Act]] = defaultdict(list)
         for act in acts:
-            if act.what == "retry":
-                self._retries[act.target].append(act)
+            if act.what in ("retry", "stop"):
+                kept = self._retries if act.what == "retry" else self._stops
+                kept[act.target].append(act)
         self._starts: dict[int, list[float]] = defaultdict(list)  # of a horse's executions
         for run in sorted(executions, key=lambda run: run.start):
             self._starts[run.horse].append(run.start)
@@ -91,7 +97,7 @@ class Causes:
     def cause(self, first: Execution, again: Execution) -> Fault | None:
         """Return the fault because of which an execution was followed by another."""
         own = self._crash(first, again) or self._absence(first, again)
-        return own or self._loss(first, again)
+        return own or self._unrecorded_stop(first, again) or self._loss(first, again)
 
     def _first(
         self, earlier: Sequence[Execution], again: Execution, retries: list[Act]
@@ -137,6 +143,24 @@ class Causes:
             if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
                 return fault
         return None
+
+    def _unrecorded_stop(self, first: Execution, again: Execution) -> Fault | None:
+        """Return the stop that killed the horse of an execution, if its worker left then."""
+        for act in self._stops[first.token] if first.end is None else ():
+            for fault in self.leaves:
+                is_own = fault.supervisor == first.supervisor and first.start <= act.end
+                is_then = act.begin - SLACK_S <= fault.begin <= act.end + SLACK_S
+                if is_own and is_then and self._was_silent(fault.begin) and again.start > act.begin:
+                    return Fault(UNSTOPPED, first.token, act.begin, act.end)
+        return None
+
+    def _was_silent(self, at: float) -> bool:
+        return any(
+            fault.target == "server"
+            and at - SLACK_S <= (fault.end or inf)
+            and fault.begin <= at + SLACK_S
+            for fault in self.disturbances
+        )
 
     def _loss(self, first: Execution, again: Execution) -> Fault | None:
         """With its master, Redis may have lost the claim or the outcome of its last second.

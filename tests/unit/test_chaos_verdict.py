@@ -385,6 +385,26 @@ def test_an_operator_s_retry_explains_one_more_run_of_a_failed_job():
     assert Causes([], returned, [act]).of_reruns(returned)[0][1] is None
 
 
+def test_a_stop_explains_a_run_only_if_its_worker_left_while_redis_was_silent():
+    own, its_job = call(), job()
+    first, again = run(99, None), run(130, 131)
+    stop = Act("stop", own.token, 100, 105, "late: no answer")
+    leave = fault("TERM supervisor", 104.5)
+    silence = fault("stalls in a row", 100, 108, target="server")
+    assert found([own], [its_job], [first, again], acts=[stop], faults=[leave, silence]) == set()
+    for acts, faults in (
+        ([], [leave, silence]),
+        ([stop], [silence]),
+        ([stop], [leave]),
+        ([stop], [fault("TERM supervisor", 120), silence]),
+        ([stop], [leave, fault("stalls in a row", 80, 90, target="server")]),
+    ):
+        assert found([own], [its_job], [first, again], acts=acts, faults=faults) == {"ran again"}
+    runs = [ended(), again]  # it had ended, and was not stopped
+    faults = [leave, silence]
+    assert "ran again" in found([own], [its_job], runs, acts=[stop], faults=faults)
+
+
 def test_a_retry_that_was_acknowledged_has_a_result_of_its_own():
     own, its_job, first = failing()
     act = Act("retry", own.token, 105, 105.1, "retried")
