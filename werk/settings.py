@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from werk.errors import ConfigError
 
 DASHBOARD_PORT = 9181
+MOST_SLOTS = 1000  # of a worker
 LIBRARY_BUDGET_S = 2.0  # a web request waits for this
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
@@ -115,6 +116,7 @@ class Settings(NamedTuple):
     hooks: tuple[str, ...]  # variables that workers no longer read, and that are set
     on_give_up: str | None  # a function to call for each final failure
     allow_unregistered: bool
+    concurrency: int  # slots of a worker
     horse_jobs: int  # a horse is replaced after this number of jobs
     horse_mb: int  # or when it has more memory than this; 0: no limit
     webhook_hosts: frozenset[str] | None  # that a worker's webhooks may call; None: any
@@ -173,6 +175,7 @@ class Settings(NamedTuple):
             hooks=tuple(name for name in _HOOKS if name in env),
             on_give_up=env.get("WERK_ON_GIVE_UP"),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),
+            concurrency=_concurrency(env),
             horse_jobs=_whole("WERK_HORSE_JOBS", env, "10000"),
             horse_mb=_whole("WERK_HORSE_MB", env, "0"),
             webhook_hosts=_hosts(env.get("WERK_WEBHOOK_HOSTS")),
@@ -197,6 +200,13 @@ def _whole(name: str, env: Mapping[str, str], default: str) -> int:
     if not value.isdecimal():
         raise ConfigError(f"{name}={value!r}: use a whole number")
     return int(value)
+
+
+def _concurrency(env: Mapping[str, str]) -> int:
+    number = _whole("WERK_CONCURRENCY", env, "1")
+    if not 1 <= number <= MOST_SLOTS:
+        raise ConfigError(f"WERK_CONCURRENCY={number}: use a number from 1 to {MOST_SLOTS}")
+    return number
 
 
 def _hosts(value: str | None) -> frozenset[str] | None:

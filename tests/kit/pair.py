@@ -21,6 +21,7 @@ from werk.worker.outcome import Outcome
 from werk.worker.process import Child
 from werk.worker.redis_side import Channel
 from werk.worker.shared_state import Leave, Order, Plan, SharedState
+from werk.worker.slot import Slot
 from werk.worker.step import Steps
 
 NO_PID = 2**22 + 1  # above every process id: a signal to it goes nowhere
@@ -134,22 +135,22 @@ class Shadow(Child):
         be()
 
 
-class Supervisor(supervisor.Supervisor):
-    """A supervisor whose horse is no process: it starts and ends when the test says so."""
+class OwnSlot(Slot):
+    """A slot whose horse is no process: it starts and ends when the test says so."""
+
+    horse: Horse
 
     def begin(self) -> None:
-        self.worker.register_birth()  # type: ignore[no-untyped-call]
-        super().begin()
-        signal.set_wakeup_fd(-1)
         self.child = self.executions.child = Shadow()
-        self.child._wake_w = self.wake.w
+        self.child._wake_w = self.supervisor.wake.w
         self.start()
 
     def be_horse(self, plan: Plan) -> int:
-        self.horse = Horse(self.worker, self.shared, plan, self.wake.r)
+        worker = self.supervisor.worker
+        self.horse = Horse(worker, self.shared, plan, self.supervisor.wake.r)
         counters = self.horse.performer.counters
-        self.horse.steps = Frozen(self.worker, self.shared, plan.generation, counters)
-        self.horse.steps.channel = Line(self.worker.connection)
+        self.horse.steps = Frozen(worker, self.shared, plan.generation, counters)
+        self.horse.steps.channel = Line(worker.connection)
         self.horse.carry_out_orders()
         return 0
 
@@ -157,12 +158,33 @@ class Supervisor(supervisor.Supervisor):
         """The horse has ended: with a signal, or with an exit code."""
         self.child.pid = 0
         self.child.death = (NO_PID, status, resource.getrusage(resource.RUSAGE_SELF))
-        self.resolve_executions()
+        self.resolve()
+        self.not_before = 0.0
         self.start()
+
+
+class Supervisor(supervisor.Supervisor):
+    """A supervisor with one slot, whose horse is no process."""
+
+    def __init__(self, worker: Worker) -> None:
+        shared = SharedState()
+        super().__init__([worker], Plan(""), moves_due=True, shared=shared)
+        self.slots = [OwnSlot(self, worker, Plan(""), shared)]
+        worker.slot = self.slot
+
+    def begin(self) -> None:
+        self.worker.register_birth()  # type: ignore[no-untyped-call]
+        super().begin()
+        signal.set_wakeup_fd(-1)
+        self.slot.begin()
+
+    @property
+    def slot(self) -> OwnSlot:
+        return cast(OwnSlot, self.slots[0])
 
     def close(self) -> None:
         self.link.close()
-        self.horse.steps.channel.close()
+        self.slot.horse.steps.channel.close()
         hang_up(self.worker.connection.connection_pool)
         self.wake.close()
 
@@ -174,14 +196,18 @@ class Pair:
         pool = ConnectionPool.from_url(url, connection_class=Mortal)
         self.name, self.queues = name, queues
         self.worker = Owner(queues, name, connection=redis.Redis(connection_pool=pool))
-        self.supervisor = Supervisor(self.worker, Plan(""), moves_due=True, shared=SharedState())
+        self.supervisor = Supervisor(self.worker)
         self.supervisor.begin()
         self.claim: Claim | None = None
         self.is_frozen = self.is_dead = False
 
     @property
     def horse(self) -> Horse:
-        return self.supervisor.horse
+        return self.slot.horse
+
+    @property
+    def slot(self) -> OwnSlot:
+        return self.supervisor.slot
 
     @property
     def steps(self) -> Frozen:
@@ -203,7 +229,7 @@ class Pair:
 
     def orders(self) -> list[Order]:
         """Return what a horse of it has still to carry out."""
-        return self.supervisor.executions.orders[max(0, self.horse.shared.orders_begun - 1) :]
+        return self.slot.executions.orders[max(0, self.horse.shared.orders_begun - 1) :]
 
     def step(self, finish: Outcome | None, claims: bool) -> tuple[bytes, Any]:
         """A request, and RQ's part of it: as Horse.loop does. Raises Died."""
@@ -252,4 +278,4 @@ class Pair:
         self.line.close()
         hang_up(self.worker.connection.connection_pool)
         self.claim = None
-        self.supervisor.reap(status)
+        self.slot.reap(status)

@@ -68,8 +68,8 @@ class Fleet:
         self.redis = connection
         self.pair = pair = Pair("w0", QUEUES, url)
         pair.steps.channel = Strict(pair.worker.connection)
-        pair.supervisor.stop.is_draining = True  # so that it does not wait for Redis
-        pair.supervisor.child.death = (NO_PID, 9, resource.getrusage(resource.RUSAGE_SELF))
+        pair.slot.stop.is_draining = True  # so that it does not wait for Redis
+        pair.slot.child.death = (NO_PID, 9, resource.getrusage(resource.RUSAGE_SELF))
         self.link = link_over(connection)
         self.enqueue("a", "eager")
         pair.step(None, True)
@@ -108,9 +108,9 @@ class Fleet:
         self.redis.zadd("rq:werk:leases", {"dead": 1})
 
     def reset(self) -> None:
-        supervisor, horse = self.pair.supervisor, self.pair.horse
-        supervisor.child.killed = supervisor.ticker.lost_run = ""
-        supervisor.executions.orders.clear()
+        slot, horse = self.pair.slot, self.pair.horse
+        slot.child.killed = slot.lost_run = ""
+        slot.executions.orders.clear()
         horse.shared.stop, horse.steps.shows_busy, horse.chores.are_due = 0, False, False
         self.pair.claim = self.claim
         horse.shared.show(0, self.claim.id, self.claim.execution)
@@ -361,15 +361,13 @@ def test_a_tick(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("name", ["back", "fence_generation", "fence"])
 def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
-    supervisor, horse = fleet.pair.supervisor, fleet.pair.horse
-    executions = supervisor.executions
+    slot, horse = fleet.pair.slot, fleet.pair.horse
+    executions = slot.executions
     limits = {"success_callback_timeout": 1, "failure_callback_timeout": 1}
     job = SimpleNamespace(origin="high", **limits)  # what RQ has read of it
 
     def back() -> None:
-        supervisor.executions.give_back(
-            fleet.claim.run, supervisor.shared.progress(), None, "killed"
-        )
+        executions.give_back(fleet.claim.run, slot.shared.progress(), None, "killed")
 
     def fence() -> None:
         try:

@@ -102,16 +102,14 @@ class Lua:
         pages: Words = (),
         dropped: int = 0,
     ) -> Any:
-        now = (f"at:{self.now}", self.now, GENERATION[worker])
+        slots = [(worker, GENERATION[worker], run, last, dropped)]
         words = (
-            worker,
-            *now,
-            run,
-            last,
+            json.dumps(slots),
+            f"at:{self.now}",
+            self.now,
             15,
             480,
             due,
-            dropped,
             "0.5",
             json.dumps(served),
             json.dumps(pages),
@@ -453,7 +451,7 @@ def test_a_tick_takes_over_what_is_left_after_a_commit(lua: Lua) -> None:
 def test_a_tick_says_what_its_horse_has_lost(lua: Lua) -> None:
     lua.begin()
     lua.given("DEL wip:high", "DEL worker:one:executions")
-    assert lua.tick("one", "a:h1", "h1") == [["lost", "a:h1"]]
+    assert lua.tick("one", "a:h1", "h1") == [["lost", "a:h1", "one"]]
 
 
 def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:

@@ -369,7 +369,7 @@ class Life(RuleBasedStateMachine):
         """The horse is killed; by its supervisor, if there is a reason."""
         before, claim = self.now, pair.claim
         if why and claim:
-            pair.supervisor.kill(why, claim.run)
+            pair.slot.kill(why, claim.run)
         is_owned = bool(claim and claim.run in before.runs()) and not pair.is_asking
         self.kill_now(pair)
         if not claim or not is_owned:
@@ -453,7 +453,7 @@ class Life(RuleBasedStateMachine):
     def tick_now(self, pair: Pair) -> None:
         pair.supervisor.tick()
         assert not pair.supervisor.ticker.is_unreachable
-        if pair.supervisor.child.killed:  # its horse was at what is no longer its own, twice
+        if pair.slot.child.killed:  # its horse was at what is no longer its own, twice
             self.kill_now(pair)
         elif pair.horse.shared.stop and not (pair.claim or pair.is_asking):
             pair.die(Leave.STOPPED << 8)
@@ -579,7 +579,7 @@ def next_of(pair: Pair, now: Contents) -> str:
     """Return the job that this worker must get, or why it gets none."""
     if pair.horse.shared.stop:
         return "unasked"
-    if now.get("worker", pair.name).get("werk_horse") != pair.supervisor.executions.generation:
+    if now.get("worker", pair.name).get("werk_horse") != pair.slot.executions.generation:
         return "fenced"
     if now.get("suspended"):
         return "suspended"

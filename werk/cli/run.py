@@ -14,7 +14,7 @@ from werk import __version__, registry
 from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
 from werk.printable import near
-from werk.settings import DASHBOARD_PORT, Settings
+from werk.settings import DASHBOARD_PORT, MOST_SLOTS, Settings
 from werk.store.connection import link
 
 
@@ -104,7 +104,25 @@ def rq_command() -> click.Command:
             option.help = option.help.replace("stratey", "strategy")
             if option.name == "log_format":
                 option.help = "Log in this format: json, or a format of Python's logging"
+    if not any(option.name == "concurrency" for option in command.params):
+        command.params.append(_concurrency)
     return command
+
+
+def _use_concurrency(context: click.Context, option: click.Parameter, slots: int | None) -> None:
+    from werk.worker import Worker
+
+    Worker.concurrency = slots
+
+
+_concurrency = click.Option(
+    ["--concurrency"],
+    type=click.IntRange(1, MOST_SLOTS),
+    metavar="N",
+    expose_value=False,
+    callback=_use_concurrency,
+    help="Run up to N jobs at the same time, each in a process of its own (WERK_CONCURRENCY, or 1)",
+)
 
 
 @werk.command()

@@ -11,9 +11,10 @@ import logging
 import os
 import socket
 import sys
+from copy import copy
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import rq
@@ -47,7 +48,9 @@ class Worker(RQSide):
     lease_s = float(LEASE_S)
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
+    concurrency: int | None = None  # the number of slots, in place of WERK_CONCURRENCY
     has_loop = False  # our own loop has begun
+    slots = 1  # of this process
     rq_loop = ""  # the method that a subclass replaces, if RQ's loop runs for that reason
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -69,6 +72,7 @@ class Worker(RQSide):
         """Return our hash in Redis. While our own loop runs, it has what `werk status` needs."""
         is_free = int(Settings.read().allow_unregistered)
         own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        own |= {"werk_slots": self.slots} if self.slots > 1 else {}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -100,6 +104,12 @@ class Worker(RQSide):
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result as in BaseWorker.work of RQ."""
         is_replaced = bool(replaced_loop(self))
+        self.slots = self.concurrency or Settings.read().concurrency
+        if is_replaced and self.slots > 1:
+            _exit(
+                f"concurrency {self.slots}: {type(self).__name__} replaces {replaced_loop(self)}(),"
+                " so RQ's loop runs, with one job at a time; use 1, or start more workers"
+            )
         self.has_loop = not is_replaced
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
@@ -115,8 +125,11 @@ class Worker(RQSide):
         with stoppable():
             bound_logs(shared)
             self._log_begin()
+            self.others = self._name_slots()
             self.bootstrap(*log_options)
             self.server_version()  # the worker keeps it
+            for other in self.others:
+                other.enlist(self)
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # after a tick another follows
         self.use_strategy(options.dequeue_strategy)
         if options.with_scheduler:  # the tick does its work; RQ checks whether there is one
@@ -125,17 +138,36 @@ class Worker(RQSide):
             )
         plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
         moves_due = options.with_scheduler or not options.burst
-        supervisor = self.supervisor = Supervisor(self, plan, moves_due, shared)
+        supervisor = Supervisor([self, *self.others], plan, moves_due, shared)
         try:
             supervisor.run()
         finally:
             self.connection.connection_pool.connection_kwargs.update(before)
             flush_all()  # otherwise the interpreter does it at exit, and may block
-        if supervisor.stop.is_cold or supervisor.exit_code:
+        if supervisor.is_cold or supervisor.exit_code:
             raise SystemExit(supervisor.exit_code)
         return supervisor.jobs > 0
 
     # --- around the loop
+
+    def _name_slots(self) -> list[Worker]:
+        """Return what RQ takes our other slots for: copies of this worker, with names of their own.
+
+        Only the supervisor uses them. The horse of each slot uses the worker that was copied.
+        """
+        if self.slots == 1:
+            return []
+        name, others = self.name, [copy(self) for _ in range(self.slots - 1)]
+        for number, worker in enumerate([self, *others], 1):
+            worker.name = f"{name}.{number}"
+        return others
+
+    def enlist(self, first: Worker) -> None:
+        """Write the record of a further slot; what bootstrap() does for the first one."""
+        self.queues = first.queues
+        self.redis_server_version = first.redis_server_version
+        self.register_birth()  # type: ignore[no-untyped-call]
+        self.set_state("started")
 
     def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):
@@ -150,6 +182,7 @@ class Worker(RQSide):
             "db": kwargs.get("db") or 0,
             "prefix": KEY_PREFIX,
             "queues": ",".join(self.queue_names()),
+            "concurrency": self.slots,
             "tasks": ",".join(registry.tasks()),
             "werk": __version__,
             "rq": rq.__version__,
@@ -179,5 +212,9 @@ def _settings_or_exit() -> Settings:
             )
         return settings
     except ConfigError as error:
-        logging.getLogger("rq.worker").error("%s", error)
-        raise SystemExit(EXIT_CONFIG) from None
+        _exit(str(error))
+
+
+def _exit(why: str) -> NoReturn:
+    logging.getLogger("rq.worker").error("%s", why)
+    raise SystemExit(EXIT_CONFIG)

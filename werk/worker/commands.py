@@ -22,8 +22,10 @@ MOST_COMMANDS = 1000  # that wait for the supervisor
 class Commands:
     """RQ's commands that wait for the supervisor."""
 
-    def __init__(self, worker: Worker, wake: Callable[[], None]) -> None:
-        self.worker, self.log, self.wake = worker, worker.log, wake
+    def __init__(
+        self, worker: Worker, wake: Callable[[], None], shut_down: Callable[[], None]
+    ) -> None:
+        self.worker, self.log, self.wake, self.shut_down = worker, worker.log, wake, shut_down
         self.waiting: deque[dict[str, Any]] = deque()
 
     def hear(self, message: dict[str, Any]) -> None:
@@ -42,7 +44,10 @@ class Commands:
         for _ in range(len(self.waiting)):  # commands that arrive meanwhile wait for the next call
             command = self.waiting.popleft()
             try:
-                rq.command.handle_command(self.worker, command)
+                if command["command"] == "shutdown":  # RQ signals the process: all its slots
+                    self.shut_down()
+                else:
+                    rq.command.handle_command(self.worker, command)
             except (LookupError, TypeError) as error:
                 name = self.worker.name
                 self.log.warning(Event("bad-command", worker=name, reason=repr(error)))

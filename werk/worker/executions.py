@@ -29,13 +29,14 @@ IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
 class Executions:
     """Decides about executions, and keeps the orders for the next horse.
 
-    `insist` runs a script of the supervisor's, as soon as Redis answers.
+    `ask` runs a script of the supervisor's. What it raises leaves no decision half made: call
+    resolve() again.
     """
 
     def __init__(
-        self, worker: Worker, shared: SharedState, child: Child, insist: Callable[..., Any]
+        self, worker: Worker, shared: SharedState, child: Child, ask: Callable[..., Any]
     ) -> None:
-        self.worker, self.shared, self.child, self.insist = worker, shared, child, insist
+        self.worker, self.shared, self.child, self.ask = worker, shared, child, ask
         self.log = worker.log
         server = worker.server_version()
         self.back_script = script("back", server)
@@ -55,13 +56,14 @@ class Executions:
         The last request of an earlier horse may still be on its way: it is refused from here on.
         """
         words = (self.worker.name, self.generation, self.worker.lease_s)
-        found = self.insist(self.fence_script, *words)
+        found = self.ask(self.fence_script, *words)
         return [run.decode("utf-8", "replace") for run in found]
 
     def resolve(self, leave: Leave | None) -> None:
         """Fence the dead horse in Redis, and decide about each execution that it left open."""
         progress = self.shared.progress()
         if begun := self.shared.orders_begun:
+            self.shared.orders_begun = 0  # Redis may not answer now: then all this is repeated
             del self.orders[: begun - 1]
             if self.orders and begun <= self.ordered:  # the horse died of this order
                 self.orders[0] = self.orders[0]._replace(is_raw=True)
@@ -92,7 +94,7 @@ class Executions:
         is_its_own = progress.is_busy and progress.run == run
         is_crash = leave is None and not self.child.killed and is_its_own
         trace = packed(how) if is_crash else ""
-        reply = self.insist(self.back_script, run, self.worker.name, trace, keys.clock()[1])
+        reply = self.ask(self.back_script, run, self.worker.name, trace, keys.clock()[1])
         what, crashes = reply[0].decode(), reply[1]
         facts = {**run_facts(run), "became": what, "crashes": crashes, "reason": how}
         self.log.warning(Event("back", **facts))

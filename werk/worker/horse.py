@@ -10,6 +10,7 @@ The supervisor (supervisor.py) watches. The horse dies with its supervisor.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import signal
@@ -147,7 +148,7 @@ class Horse:
         self.chores = Chores(self.performer, self.settings.on_give_up)
         self.follows_strategy = worker.has_strategy()
         self.jobs = 0  # begun by this horse
-        max_jobs, horse_jobs = plan.max_jobs, self.settings.horse_jobs
+        max_jobs, horse_jobs = plan.max_jobs, math.ceil(self.settings.horse_jobs * plan.share)
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
         self.is_busy = False  # with a job in hand
         self.idle_since = time.monotonic()

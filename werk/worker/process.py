@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from werk.log_format import Event
 from werk.worker.log_stream import flush_all
@@ -38,13 +38,13 @@ class Child:
     # Why the child was killed (timeout, command, stop, lost, cold), and which execution was meant:
     # other executions that it had open are not at fault.
     killed = killed_run = ""
+    _ours: ClassVar[set[int]] = set()  # this process's ends of the pipes to all its children
 
     def start(self, be: Callable[[], int]) -> None:
         """Fork. The child calls `be`, which calls lead_group first, and exits with its code.
 
         Raises OSError if no process or descriptor is available, and leaves nothing open.
         """
-        trim_memory()
         self._parent, self.started_at = os.getpid(), time.monotonic()
         self._wake_r, self._wake_w, self._life_r, self._life_w = ends = pipes(2)
         try:
@@ -55,6 +55,7 @@ class Child:
             raise
         os.close(self._wake_r)
         os.close(self._life_r)
+        self._ours.update((self._wake_w, self._life_w))
         try:
             os.setpgid(self.pid, self.pid)  # parent and child both do it: either may run first
         except OSError:
@@ -66,8 +67,8 @@ class Child:
         Only the supervisor holds that end. (With prctl the jobs' own children would survive.)
         Return the wake pipe, to read from it.
         """
-        os.close(self._wake_w)
-        os.close(self._life_w)
+        for end in (self._wake_w, self._life_w, *self._ours):
+            os.close(end)  # those of other children as well: they have to close with the supervisor
         os.setpgid(0, 0)
         life = self._life_r
         if SIGNALS_HANG_UP:
@@ -110,8 +111,9 @@ class Child:
             return False
         self.signal_group(signal.SIGKILL)  # the processes that it left
         self.death, self.pid = death, 0
-        os.close(self._wake_w)
-        os.close(self._life_w)
+        for end in (self._wake_w, self._life_w):
+            self._ours.remove(end)
+            os.close(end)
         return True
 
     @property
@@ -219,7 +221,7 @@ def _die_at_the_end_of(life: int) -> None:
 
 
 def trim_memory() -> None:
-    """Free memory before a fork: pages that are freed now need not be copied later."""
+    """Free memory before the first fork: pages that are freed now need not be copied later."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)

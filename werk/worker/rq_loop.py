@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import rq.command
 import rq.worker_registration
 from redis.retry import Retry as RetryPolicy
 from rq.queue import Queue
+from rq.utils import now
 from rq.worker import DequeueStrategy
 from rq.worker import Worker as PlainWorker
 from rq.worker.base import BaseWorker
@@ -28,15 +30,18 @@ from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
 from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
 if TYPE_CHECKING:
+    from werk.worker.slot import Slot
     from werk.worker.supervisor import Supervisor
 
 SOCKET_S = 5.0  # the supervisor's own commands wait no longer
 
 
 class RQLoop(PlainWorker):
-    """RQ's worker, with a supervisor while werk's loop runs in this process."""
+    """RQ's worker, with a slot and a supervisor while werk's loop runs in this process."""
 
+    slot: Slot | None = None
     supervisor: Supervisor | None = None
+    others: Sequence[RQLoop] = ()  # what RQ takes our further slots for
     tick_s = 1.0  # from one tick of the supervisor to the next
 
     def server_version(self) -> tuple[int, int, int]:
@@ -97,6 +102,13 @@ class RQLoop(PlainWorker):
         self.connection.set_retry(retry)
         return before
 
+    def subscribe(self) -> None:
+        """Subscribe to the channels of all slots: one connection and one thread serve them."""
+        super().subscribe()  # type: ignore[no-untyped-call]
+        channels = {other.pubsub_channel_name: other.handle_payload for other in self.others}
+        if channels and self.pubsub:
+            self.pubsub.subscribe(**channels)
+
     def reconnect_pubsub(self) -> None:
         """End the connection of RQ's thread for commands, so that it opens another."""
         connection = self.pubsub and self.pubsub.connection
@@ -107,8 +119,9 @@ class RQLoop(PlainWorker):
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
 
     def note_shutdown(self, is_busy: bool) -> None:
-        """Note for RQ whether a job will be finished before the worker exits."""
+        """Note for RQ that the worker will exit, and whether it will finish a job before."""
         self._stop_requested = is_busy
+        self._shutdown_requested_date = self._shutdown_requested_date or now()
 
     def take_stopped_job(self) -> str | None:
         """Return the job that RQ's stop-job has named, and forget it."""
@@ -145,13 +158,14 @@ class RQLoop(PlainWorker):
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.supervisor:
-            self.supervisor.stop.stop_cold()
+            self.supervisor.stop_cold()
         else:
             super().request_force_stop(signum, frame)
 
     def handle_payload(self, message: dict[str, Any]) -> None:
-        if supervisor := self.supervisor:  # read once: this is RQ's pubsub thread
-            supervisor.commands.hear(message)
+        if self.supervisor:
+            if slot := self.slot:  # read once: this is RQ's pubsub thread
+                slot.commands.hear(message)
             return
         try:
             rq.command.handle_command(self, parse_command(message))
@@ -167,26 +181,26 @@ class RQLoop(PlainWorker):
 
     @property
     def horse_pid(self) -> int:
-        return self.supervisor.child.pid if self.supervisor else self._horse_pid
+        return self.slot.child.pid if self.slot else self._horse_pid
 
     def get_current_job_id(self) -> str | None:
-        if not self.supervisor:
+        if not self.slot:
             return super().get_current_job_id()
-        return self.supervisor.shared.progress().run.rpartition(":")[0] or None
+        return self.slot.shared.progress().run.rpartition(":")[0] or None
 
     def request_stop_execution(self, execution_id: str) -> None:
-        if not self.supervisor:
+        if not self.slot:
             super().request_stop_execution(execution_id)
-        elif self.supervisor.shared.progress().run.rpartition(":")[2] == execution_id:
-            self.supervisor.kill_if("stop", lambda run: run.rpartition(":")[2] == execution_id)
+        elif self.slot.shared.progress().run.rpartition(":")[2] == execution_id:
+            self.slot.kill_if("stop", lambda run: run.rpartition(":")[2] == execution_id)
         else:
             self.log.warning("Not running execution %s, command ignored.", execution_id)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Handle RQ's stop-job, which has set _stopped_job_id, and its kill-horse."""
-        if not self.supervisor:
+        if not self.slot:
             super().kill_horse(sig)
             return
         job_id = self.take_stopped_job()
         why = "stop" if job_id else "command"
-        self.supervisor.kill_if(why, lambda run: not job_id or run.rpartition(":")[0] == job_id)
+        self.slot.kill_if(why, lambda run: not job_id or run.rpartition(":")[0] == job_id)

@@ -15,8 +15,7 @@ STEP_WORDS = tuple(
     " COUNTS".split()
 )
 TICK_WORDS = tuple(  # see Ticker.tick
-    "WORKER NOW_TEXT NOW GENERATION RUN LAST LEASE WORKER_TTL MOVES_DUE DROPPED AHEAD_S SERVED"
-    " PAGES DEATH".split()
+    "SLOTS NOW_TEXT NOW LEASE WORKER_TTL MOVES_DUE AHEAD_S SERVED PAGES DEATH".split()
 )
 
 # The fields of a job that step.lua reads: first those that it returns, under the names of Claim,

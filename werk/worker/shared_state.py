@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     max_jobs: int | None = None
     max_idle_s: float | None = None
     only_orders: bool = False
+    share: float = 1.0  # of WERK_HORSE_JOBS, after which a horse is replaced
 
 
 class Progress(NamedTuple):

@@ -1,34 +1,42 @@
--- The supervisor's script, once a second: renew the worker's lease and its horse's execution,
+-- The supervisor's script, once a second: renew the leases of its slots and their executions,
 -- rescue the jobs of dead workers, move due jobs, publish the catalog. It needs no leader: any
 -- number of workers may run it.
 --
 -- After this script each job is in exactly one place: where it was; or, if no process runs its
--- execution any more, in its queue (after too many crashes in wip, as an execution of this worker);
+-- execution any more, in its queue (after too many crashes in wip, as an execution of the heir);
 -- or, if it was due or ready, in its queue. The same holds for final failures that wait for their
 -- handler; above MOST_GAVE_UP the oldest are dropped.
 --
 -- KEYS  the queues that the worker serves
--- ARGV  WORKER   NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds
---       GENERATION of the horse   RUN, the execution that the horse runs, '' for none
---       LAST, the id of the horse's latest execution, '' before the first   LEASE, in seconds
---       WORKER_TTL, seconds until the worker's hash expires   MOVES_DUE '1' to move due jobs
---       DROPPED, how many log lines the worker has dropped
+-- ARGV  SLOTS, a JSON list of lists, one for each slot: its name as a worker, the generation of its
+--       horse, the execution that the horse runs ('' for none), the id of the horse's latest execution
+--       ('' before the first), how many log lines were dropped. The first slot is the heir of what
+--       other workers have left
+--       NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds   LEASE, in seconds
+--       WORKER_TTL, seconds until a worker's hash expires   MOVES_DUE '1' to move due jobs
 --       AHEAD_S, seconds that the host's clock is ahead of Redis's, '' if not yet known
 --       SERVED, a JSON list of "<task> <fingerprint>", or []
 --       PAGES, a JSON list of task, JSON, task, JSON, ... for the catalog, or []
 --       DEATH, what the attempt of a worker that died shows: see give_back
 -- Returns Redis's TIME in seconds, then events, each {what, ...}:
---       {'unborn'} the worker's hash has expired, and nothing was done: write it and tick again
---       {'lost', run} the execution that the horse runs no longer owns its job
+--       {'unborn'} the hash of a slot has expired, and nothing was done: write all and tick again
+--       {'lost', run, slot} the execution that this slot's horse runs no longer owns its job
 --       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue: see give_back. After 'fail'
---               this worker must fail the job
+--               the heir must fail the job
 --       {'dropped', id, place, why} a due or ready entry that belongs to no job was removed
 --       {'unfinished', run} a failure was recorded; the job's dependents have to be enqueued
 --       {'more'} more jobs are due or ready: tick again
 
-local lease_s = tonumber(LEASE)
+local lease_s, heir, slots = tonumber(LEASE), nil, {}
+for number, facts in ipairs(cjson.decode(SLOTS)) do
+  local name, generation, run, last, dropped = unpack(facts)
+  local slot = {name = name, generation = generation, run = run, last = last, dropped = dropped,
+    key = P .. ':worker:' .. name, runs = runs_of(name)}
+  slots[number], slots[name] = slot, slot
+end
+heir = slots[1].name
 local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
-local death = {trace = DEATH}
+local death, shared_death = {trace = DEATH}, {trace = DEATH, is_excused = true}
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
@@ -46,7 +54,7 @@ local ELSEWHERE = { -- the statuses of a job that has left this place
   ready = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, scheduled = 1}}
 
-local worker_key, runs, leases = P .. ':worker:' .. WORKER, runs_of(WORKER), P .. ':werk:leases'
+local leases = P .. ':werk:leases'
 local clock = now
 local events = {string.format('%.6f', clock)}
 
@@ -72,12 +80,21 @@ local function survive_outage()
   end
 end
 
-local function beat()
-  call('HDEL', worker_key, 'werk_horse')
-  call('HSET', worker_key, 'last_heartbeat', NOW_TEXT, 'werk_horse', GENERATION,
+local function beat(slot)
+  call('HDEL', slot.key, 'werk_horse')
+  call('HSET', slot.key, 'last_heartbeat', NOW_TEXT, 'werk_horse', slot.generation,
     'werk_clock', AHEAD_S)
-  call('EXPIRE', worker_key, WORKER_TTL)
-  call('EXPIRE', runs, MONTH_S)
+  call('EXPIRE', slot.key, WORKER_TTL)
+  call('EXPIRE', slot.runs, MONTH_S)
+  -- Note how many log lines were dropped, and when that number last grew.
+  local dropped = string.format('%d', slot.dropped)
+  local before = call('HGET', slot.key, 'werk_lines_dropped') or '0|0'
+  if dropped ~= string.match(before, '^[^|]*') then
+    call('HSET', slot.key, 'werk_lines_dropped', dropped .. '|' .. clock)
+  end
+end
+
+local function renew_leases()
   if not fits(leases, 'zset') then -- no lease is known: each worker gets a new one
     call('UNLINK', leases)
     for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do
@@ -85,26 +102,19 @@ local function beat()
     end
   end
   survive_outage()
-  call('ZADD', leases, clock + lease_s, WORKER)
+  for _, slot in ipairs(slots) do call('ZADD', leases, clock + lease_s, slot.name) end
 end
 
--- Note how many log lines were dropped, and when that number last grew.
-local function note_dropped()
-  local before = call('HGET', worker_key, 'werk_lines_dropped') or '0|0'
-  if DROPPED ~= string.match(before, '^[^|]*') then
-    call('HSET', worker_key, 'werk_lines_dropped', DROPPED .. '|' .. clock)
-  end
-end
-
-local function renew(run)
+local function renew(slot)
+  local run = slot.run
   local id, execution = split(run)
   local key = own(P .. ':execution:' .. run, 'hash')
   local executions = own(P .. ':executions:' .. id, 'zset')
   local is_job = call('TYPE', job_key(id)).ok == 'hash'
   local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
   -- A job that was cancelled while it runs has left wip, but its execution is still ours.
-  if not in_wip and (call('SISMEMBER', runs, run) == 0 or call('EXISTS', key) == 0) then
-    event('lost', run)
+  if not in_wip and (call('SISMEMBER', slot.runs, run) == 0 or call('EXISTS', key) == 0) then
+    event('lost', run, slot.name)
     return
   end
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
@@ -122,24 +132,24 @@ local function renew(run)
   end
 end
 
--- Return whether the horse has ended this execution. It is still open if Redis lost the finish, in
--- a crash or a failover.
-local function is_past(run)
+-- Return whether the horse of a slot has ended this execution. It is still open if Redis lost the
+-- finish, in a crash or a failover.
+local function is_past(run, slot)
   local _, execution = split(run)
-  return run ~= RUN and LAST ~= '' and string.sub(execution, 1, #GENERATION) == GENERATION
-    and execution < LAST
+  return run ~= slot.run and slot.last ~= '' and execution < slot.last
+    and string.sub(execution, 1, #slot.generation) == slot.generation
 end
 
-local function check_own()
-  if not fits(runs, 'set') then
-    call('UNLINK', runs)
-    if split(RUN) then call('SADD', runs, RUN) end
+local function check(slot)
+  if not fits(slot.runs, 'set') then
+    call('UNLINK', slot.runs)
+    if split(slot.run) then call('SADD', slot.runs, slot.run) end
   end
-  if split(RUN) then renew(RUN) end
-  for _, run in ipairs(open_runs(WORKER)) do
-    if is_past(run) then
-      local what, crashes = give_back(run, WORKER, nil, WORKER, clock)
-      event(what, run, crashes, WORKER)
+  if split(slot.run) then renew(slot) end
+  for _, run in ipairs(open_runs(slot.name)) do
+    if is_past(run, slot) then
+      local what, crashes = give_back(run, slot.name, nil, slot.name, clock)
+      event(what, run, crashes, slot.name)
     end
   end
 end
@@ -152,18 +162,18 @@ end
 
 local function rescue()
   for _, dead in ipairs(call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)) do
-    local is_done = true
+    local is_done, its_key = true, own(P .. ':worker:' .. dead, 'hash')
+    -- With one of several slots the jobs of all the others have died: that is no job's fault.
+    local crash = call('HEXISTS', its_key, 'werk_slots') == 1 and shared_death or death
     for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
-      if not is_ending(run) then what, crashes = give_back(run, dead, death, WORKER, clock) end
+      if not is_ending(run) then what, crashes = give_back(run, dead, crash, heir, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
     put_back_failures(dead)
     if is_done then call('ZREM', leases, dead)
     else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
-    local its_key = P .. ':worker:' .. dead
-    -- If the worker is only frozen, it claims nothing before its next tick.
-    if fits(its_key, 'hash') then call('HDEL', its_key, 'werk_horse') end
+    call('HDEL', its_key, 'werk_horse') -- a frozen worker claims nothing before its next tick
   end
 end
 
@@ -237,8 +247,8 @@ end
 
 -- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua does
 -- not enqueue them. Until that is done, werk:committed has the execution and the name of the worker
--- that has to do it. If that worker's lease has expired, or it is this worker and its horse has
--- gone on to another job, this worker's horse does it.
+-- that has to do it. If that worker's lease has expired, or it is a slot of ours whose horse has gone
+-- on to another job, the heir's horse does it.
 local function find_unfinished()
   local committed = own(P .. ':werk:committed', 'zset')
   local until_then = clock - COMMITTED_S
@@ -246,10 +256,11 @@ local function find_unfinished()
   for _, mark in ipairs(marks) do
     local run, by = string.match(mark, '^(%S+:%S+) (.*)$')
     local lease = by and tonumber(call('ZSCORE', leases, by) or '') or 0
-    local is_left = not run or by == WORKER and run ~= RUN or by ~= WORKER and lease < clock
+    local own = slots[by]
+    local is_left = not run or own and run ~= own.run or not own and lease < clock
     if is_left then call('ZREM', committed, mark) end
     if is_left and run then
-      call('ZADD', committed, clock, run .. ' ' .. WORKER)
+      call('ZADD', committed, clock, run .. ' ' .. heir)
       event('unfinished', run)
     end
   end
@@ -281,10 +292,12 @@ local function forget_old_pages()
   end
 end
 
-if call('HEXISTS', own(worker_key, 'hash'), 'birth') == 0 then event('unborn'); return events end
-beat()
-note_dropped()
-check_own()
+for _, slot in ipairs(slots) do
+  if call('HEXISTS', own(slot.key, 'hash'), 'birth') == 0 then event('unborn'); return events end
+end
+for _, slot in ipairs(slots) do beat(slot) end
+renew_leases()
+for _, slot in ipairs(slots) do check(slot) end
 rescue()
 if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
