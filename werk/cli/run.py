@@ -112,7 +112,7 @@ def rq_command() -> click.Command:
 def _use_concurrency(context: click.Context, option: click.Parameter, slots: int | None) -> None:
     from werk.worker import Worker
 
-    Worker.concurrency = slots
+    Worker.concurrency = slots or 0
 
 
 _concurrency = click.Option(

@@ -48,9 +48,8 @@ class Worker(RQSide):
     lease_s = float(LEASE_S)
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
-    concurrency: int | None = None  # the number of slots, in place of WERK_CONCURRENCY
+    concurrency = 0  # the number of slots; 0: what WERK_CONCURRENCY says
     has_loop = False  # our own loop has begun
-    slots = 1  # of this process
     rq_loop = ""  # the method that a subclass replaces, if RQ's loop runs for that reason
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +71,7 @@ class Worker(RQSide):
         """Return our hash in Redis. While our own loop runs, it has what `werk status` needs."""
         is_free = int(Settings.read().allow_unregistered)
         own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
-        own |= {"werk_slots": self.slots} if self.slots > 1 else {}
+        own |= {"werk_slots": self.concurrency} if self.concurrency > 1 else {}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -104,10 +103,10 @@ class Worker(RQSide):
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result as in BaseWorker.work of RQ."""
         is_replaced = bool(replaced_loop(self))
-        self.slots = self.concurrency or Settings.read().concurrency
-        if is_replaced and self.slots > 1:
+        self.concurrency = self.concurrency or Settings.read().concurrency
+        if is_replaced and self.concurrency > 1:
             _exit(
-                f"concurrency {self.slots}: {type(self).__name__} replaces {replaced_loop(self)}(),"
+                f"concurrency {self.concurrency}: {type(self).__name__} replaces {replaced_loop(self)},"
                 " so RQ's loop runs, with one job at a time; use 1, or start more workers"
             )
         self.has_loop = not is_replaced
@@ -155,9 +154,9 @@ class Worker(RQSide):
 
         Only the supervisor uses them. The horse of each slot uses the worker that was copied.
         """
-        if self.slots == 1:
+        if self.concurrency == 1:
             return []
-        name, others = self.name, [copy(self) for _ in range(self.slots - 1)]
+        name, others = self.name, [copy(self) for _ in range(self.concurrency - 1)]
         for number, worker in enumerate([self, *others], 1):
             worker.name = f"{name}.{number}"
         return others
@@ -182,7 +181,7 @@ class Worker(RQSide):
             "db": kwargs.get("db") or 0,
             "prefix": KEY_PREFIX,
             "queues": ",".join(self.queue_names()),
-            "concurrency": self.slots,
+            "concurrency": self.concurrency,
             "tasks": ",".join(registry.tasks()),
             "werk": __version__,
             "rq": rq.__version__,

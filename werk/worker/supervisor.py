@@ -54,6 +54,8 @@ class Supervisor:
         self.exit_code = self.jobs = 0
         for slot in self.slots:
             slot.worker.slot, slot.worker.supervisor = slot, self
+        for slot in self.slots[1:]:  # one slot is enough for RQ's clean-up at the start
+            slot.shared.cleaned_at = time.monotonic()
 
     def run(self) -> None:
         """Run all slots, until each has a reason to leave."""
