@@ -105,10 +105,8 @@ class Worker(RQSide):
         is_replaced = bool(replaced_loop(self))
         self.concurrency = self.concurrency or Settings.read().concurrency
         if is_replaced and self.concurrency > 1:
-            _exit(
-                f"concurrency {self.concurrency}: {type(self).__name__} replaces {replaced_loop(self)},"
-                " so RQ's loop runs, with one job at a time; use 1, or start more workers"
-            )
+            what = f"{type(self).__name__} replaces {replaced_loop(self)}, so RQ's loop runs"
+            _exit(f"concurrency {self.concurrency}: {what}, one job at a time; start more workers")
         self.has_loop = not is_replaced
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
