@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
@@ -129,6 +128,8 @@ def _with_json_keys(value: object) -> object:
 def shell_word(word: str) -> str:
     """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
     if word.isprintable():
+        import shlex  # an enqueue does not need it
+
         is_easy = "'" in word and not set('"$`\\!') & set(word)
         return f'"{word}"' if is_easy else shlex.quote(word)
     escape = {"\\": "\\\\", "'": "\\'"}

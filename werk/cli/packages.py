@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_NAME = re.compile(r"[\w.-]+")
+_NAME = r"[\w.-]+"
 _MODULES = {  # others have the name of their package
     "dateutil": "python-dateutil",
     "flask": "rq-dashboard",
@@ -41,5 +41,5 @@ def how_to_install(module: str) -> str:
 
 
 def _name(requirement: str) -> str:
-    found = _NAME.match(requirement)
+    found = re.match(_NAME, requirement)
     return found[0] if found else ""

@@ -77,8 +77,7 @@ def submit(
 ) -> Handle:
     """Do what enqueue() does, and leave the warnings in the handle."""
     job = prepare(find(name, connection), args, kwargs, checked(options))
-    [handle] = send([job], connection)
-    return handle
+    return send([job], connection)[0]
 
 
 def enqueue_call(

@@ -30,7 +30,7 @@ DEEPEST_TYPE = 20  # list[list[...]]
 LONGEST_NAME = 200  # characters, of a parameter
 LONGEST_SUMMARY = 1000
 
-_FINGERPRINT = re.compile(r"[!-~]{1,64}")
+_FINGERPRINT = r"[!-~]{1,64}"
 
 
 class Entry(NamedTuple):
@@ -120,7 +120,7 @@ def _entry(name: str, facts: Any) -> Entry:
     parameters = tuple(_parameter(**own) for own in _list(facts["parameters"]))
     _check(len({own.name for own in parameters}) == len(parameters))
     fingerprint = _text(facts["fingerprint"])
-    _check(_FINGERPRINT.fullmatch(fingerprint) is not None)
+    _check(re.fullmatch(_FINGERPRINT, fingerprint) is not None)
     summary = printable(_text(facts["summary"])[:LONGEST_SUMMARY])
     returns = _type(facts["returns"]) if "returns" in facts else JSON  # 0.2.0 does not write it
     task = task._replace(secret=tuple(task.secret), retry_delays=tuple(task.retry_delays))
