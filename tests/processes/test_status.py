@@ -21,8 +21,8 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import run, samples, wait_until
-from workers import Start, begun, go, horse
+from support import children, is_gone, run, samples, wait_until
+from workers import Start, begun, go, horse, leads_group
 
 import werk
 from werk.ops import checks, metrics, status_view
@@ -797,6 +797,27 @@ def test_a_worker_with_slots_is_seen_as_one(work: Start, light: Link, tmp_path: 
     for job in jobs:
         assert job.result(60) == "ends"
     wait_until(lambda: Snapshot.read(light).workers[0].done == 2)
+
+
+def test_a_slot_that_hangs_is_ended_as_its_problem_says(
+    work: Start, light: Link, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_CONCURRENCY": "2"})
+    first = werk.enqueue("block", str(tmp_path))
+    [[_, busy, *_]] = begun(tmp_path)
+    horses = wait_until(lambda: (h := [*filter(leads_group, children(worker.pid))])[1:] and h)
+    [idle] = [pid for pid in horses if pid != int(busy)]
+    os.killpg(idle, signal.SIGSTOP)
+    second = werk.enqueue("hello", "Ada")
+    [problem] = wait_until(lambda: [p for p in checks.problems(Snapshot.read(light)) if p.fix])
+    command = re.match(r"werk drain (\S+) ends it; restart process (\d+) on ", problem.fix)
+    assert command and int(command[2]) == worker.pid
+    assert run("werk", "drain", command[1], "--yes", "--wait").returncode == 0
+    assert is_gone(idle)
+    assert problems(light) == []
+    go(tmp_path)
+    assert (first.result(60), second.result(60)) == ("ends", "Hello Ada")
+    assert len(begun(tmp_path)) == 1  # the other slot went on
 
 
 # --- what it costs
