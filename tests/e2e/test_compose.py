@@ -148,6 +148,7 @@ def test_redis_is_healthy_when_it_answers(
 
 def test_workers_can_be_scaled_and_may_finish_their_jobs(services: Any) -> None:
     worker = services["worker"]
+    assert worker["command"] == ["werk", "worker", "--concurrency", "4", "default"]
     assert "container_name" not in worker
     minutes, _, seconds = worker["stop_grace_period"].rstrip("s").partition("m")
     assert int(minutes) * 60 + int(seconds) > max(
@@ -184,7 +185,7 @@ def test_cron_is_asked_for_and_reads_what_is_mounted(
 
 # `docker compose` with processes for containers: up and down start and end them, ps names them.
 DOCKER = """#!{python}
-import os, signal, subprocess, sys
+import json, os, signal, subprocess, sys
 from pathlib import Path
 
 sys.path.append({tests!r})
@@ -211,7 +212,9 @@ def stop(service):
 
 def is_healthy():
     done = subprocess.run(["werk", "status", "--json"], capture_output=True, text=True)
-    return done.stdout.count('"kind": "werk"') == len(pids("worker"))
+    slots = [own for own in json.loads(done.stdout)["workers"] if own["kind"] == "werk"]
+    whole = {{own["pid"] for own in slots if len(slots) == own["slots"] * len(pids("worker"))}}
+    return whole == {{*pids("worker")}}
 
 if command == "exec":
     assert rest.pop(0) == "-T"
@@ -230,7 +233,7 @@ with (here / "asked").open("a") as file:
 if command == "up":
     stop("worker")
     count = rest[rest.index("--scale") + 1].removeprefix("worker=")
-    start("worker", int(count), "werk", "worker", "default")
+    start("worker", int(count), *{worker!r})
     if "--no-deps" not in rest:
         start("dashboard", 1, "werk", "dashboard", "--port", port)
     wait_until(is_healthy)
@@ -243,12 +246,15 @@ elif command == "build" and (here / "broken").exists() and pids("worker"):
 
 
 @pytest.fixture
-def e2e(spawn: Callable[..., Process], redis_url: str, tmp_path: Path) -> Callable[[], Process]:
+def e2e(
+    services: Any, spawn: Callable[..., Process], redis_url: str, tmp_path: Path
+) -> Callable[[], Process]:
     """Start bin/e2e-compose with the pretended docker."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     facts = {"tests": str(KIT), "here": str(tmp_path), "port": str(free_port())}
-    docker.write_text(DOCKER.format(python=sys.executable, **facts))
+    worker = services["worker"]["command"]
+    docker.write_text(DOCKER.format(python=sys.executable, worker=worker, **facts))
     docker.chmod(0o755)
     path = f"{docker.parent}:{BIN}:{os.environ['PATH']}"
     return lambda: spawn(ROOT / "bin" / "e2e-compose", env={"PATH": path})

@@ -15,7 +15,7 @@ import pytest
 import redis
 import roles
 from croniter import croniter
-from doc_pages import OBSERVABILITY, section
+from doc_pages import OBSERVABILITY, SCALING, section
 from prometheus_client import parser
 from ruamel.yaml import YAML
 from support import KIT, ROOT, run
@@ -121,9 +121,11 @@ def test_a_job_can_work_within_what_the_unit_allows(
     monkeypatch.setenv("WERK_REGISTRY", "probe:TASKS")
     registry.tasks.cache_clear()
     job = werk.enqueue("probe", str(code / "elsewhere"))
-    words = (SANDBOX, service["SystemCallFilter"], state, f"{HERE}/werk", "worker", "--burst")
+    worker = service["ExecStart"].replace(BIN, HERE).split()  # with all its slots
+    assert worker[1:3] == ["worker", "--concurrency"]
+    words = (SANDBOX, service["SystemCallFilter"], state, *worker, "--burst")
     env = {"PYTHONPATH": str(code), **roles.environment("worker")}
-    done = run("python", *words, "default", env=env)
+    done = run("python", *words, env=env)
     assert done.returncode == 0, done.stderr
     assert job.result(1) == ["kept by a job", "Read-only file system"]
     assert (state / "kept").stat().st_mode & 0o777 == 0o600  # UMask=
@@ -281,6 +283,39 @@ def test_the_panels_of_grafana_do_not_overlap() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert {x for x, _ in cells} == set(range(24))
+
+
+def kubernetes() -> dict[str, Any]:
+    """Return what the page on scaling has for Kubernetes, by kind."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", section(SCALING, "Kubernetes"), re.DOTALL | re.M)
+    found = [YAML(typ="safe").load(block) for block in blocks]
+    return {own["kind"]: own["spec"] for own in found}
+
+
+def test_a_pod_of_kubernetes_may_finish_its_longest_job() -> None:
+    pod = kubernetes()["Deployment"]["template"]["spec"]
+    longest = max(task.timeout for task in registry.tasks().values())
+    assert pod["terminationGracePeriodSeconds"] > longest
+    [container] = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["exec"]["command"] == ["werk", "status", "--here"]
+        assert container[probe]["timeoutSeconds"] >= 5  # the start of Python on a busy node
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    volumes = {own["name"] for own in pod["volumes"]}
+    assert {own["name"]: own["mountPath"] for own in container["volumeMounts"]}.keys() == volumes
+    labels = kubernetes()["Deployment"]["selector"]["matchLabels"]
+    assert labels == kubernetes()["Deployment"]["template"]["metadata"]["labels"]
+
+
+def test_kubernetes_scales_on_metrics_that_are_there(samples: dict[str, set[str]]) -> None:
+    found = kubernetes()
+    triggers = found["ScaledObject"]["triggers"]
+    for trigger in triggers:
+        check_expression(trigger["metadata"]["query"], samples)
+    [container] = found["Deployment"]["template"]["spec"]["containers"]
+    words = container["command"]
+    assert words[:3] == ["werk", "worker", "--concurrency"]
+    assert triggers[0]["metadata"]["threshold"] == words[3]  # a pod for so many jobs
 
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here")

@@ -73,6 +73,7 @@ RUN = """
     docs/deployment.md      redis-cli               test_redis_takes_its_settings
     docs/deployment.md      pip install             reason: test_install.py
     docs/deployment.md      RQ_DASHBOARD_PASSWORD   reason: bin/e2e-compose, where Docker is
+    docs/scaling.md         werk worker             reason: test_status.py
     docs/benchmarks.md      bin/bench               reason: test_bench.py, and it takes minutes
     docs/architecture.md    bin/                    reason: .ci/run, and they take minutes
     docs/observability.md   pip install             reason: test_the_example_in_the_documentation

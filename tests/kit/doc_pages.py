@@ -9,6 +9,7 @@ from pathlib import Path
 from support import ROOT
 
 OBSERVABILITY = ROOT / "docs" / "observability.md"
+SCALING = ROOT / "docs" / "scaling.md"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 ALL = [*PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]

@@ -571,6 +571,57 @@ def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
     assert (done.returncode, "--wait" in done.stderr) == (2, True)
 
 
+def names_of(connection: redis.Redis, count: int) -> list[str]:
+    """Return RQ's names of the slots that are there, once there are so many."""
+    wait_until(lambda: connection.scard("rq:workers") == count)
+    return sorted(key.decode()[10:] for key in connection.smembers("rq:workers"))
+
+
+def test_a_worker_drains_with_all_its_slots(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_CONCURRENCY": "3"})
+    name = names_of(connection, 3)[0].rpartition(".")[0]
+    jobs = [werk.enqueue("block", str(tmp_path)) for _ in range(2)]
+    begun(tmp_path, 2)
+    done = run("werk", "drain", "--yes")  # all workers
+    assert (done.returncode, done.stdout) == (0, f"{name}\n")
+    wait_until(lambda: "2 draining, 1 missing" in run("werk", "status").stdout)
+    assert run("werk", "drain", name, "--yes", "--wait", "--timeout", "0.2").returncode == 124
+    assert [job.status() for job in jobs] == ["started", "started"]
+    go(tmp_path)
+    assert run("werk", "drain", name, "--yes", "--wait").returncode == 0
+    assert worker.wait(60) == 0
+    for job in jobs:
+        assert ended(job, "finished").return_value() == "ends"
+
+
+def test_one_slot_drains_and_the_others_go_on(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_CONCURRENCY": "3"})
+    names = names_of(connection, 3)
+    done = run("werk", "drain", names[1], "--yes", "--wait")
+    assert (done.returncode, done.stdout) == (0, f"{names[1]}\n")
+    assert names_of(connection, 2) == [names[0], names[2]]
+    jobs = [werk.enqueue("block", str(tmp_path)) for _ in range(3)]
+    begun(tmp_path, 2)
+    wait_until(lambda: "2 busy, 1 missing" in run("werk", "status").stdout)
+    go(tmp_path)
+    for job in jobs:
+        ended(job, "finished")
+    assert worker.poll() is None
+
+
+def test_the_nearest_worker_is_named(work: Start, connection: redis.Redis) -> None:
+    work(env={"WERK_CONCURRENCY": "2"})
+    name = names_of(connection, 2)[0]
+    for typed, meant in ((name[1:], name), (f"{name}3", name), (name[1:-2], name[:-2])):
+        done = run("werk", "drain", typed, "--yes")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"werk: worker {typed} is unknown; did you mean {meant!r}?\n"
+
+
 def test_a_redeploy_under_load(
     work: Start,
     connection: redis.Redis,

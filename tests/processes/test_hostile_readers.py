@@ -39,7 +39,7 @@ OF_WORKER = (
     "birth hostname pid state queues last_heartbeat successful_job_count failed_job_count"
     " total_working_time current_job version python_version ip_address shutdown_requested_date"
     " werk_lease werk_free werk_clock werk_moved werk_draining werk_horse werk_dead werk_step"
-    " werk_v werk_lines_dropped"
+    " werk_v werk_lines_dropped werk_slots"
 ).split()
 OF_JOB = "enqueued_at werk_enqueued created_at status origin description data werk_task".split()
 SHARED = (
@@ -113,7 +113,7 @@ class Fleet:
             set_type(self.redis, dice, f"rq:{dice.choice(LISTS)}", "set")
 
     def spoil_records(self, dice: random.Random) -> None:
-        for name in ("bad1", b"bad\xff\n\x00", "bad 3"):
+        for name in ("bad1", b"bad\xff\n\x00", "bad 3", "bad.1", "bad.2", ".1", "bad."):
             key = keys.key("worker", "").encode() + (name if type(name) is bytes else name.encode())
             facts = {field: value(dice) for field in OF_WORKER if dice.random() < 0.8}
             self.redis.hset(key, mapping={"birth": value(dice), **facts})

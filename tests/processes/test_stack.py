@@ -316,6 +316,27 @@ def test_up_runs_jobs_and_stops_in_order(up: Callable[..., Process], own_url: st
     assert _outcome(own_url, job.id) == (JobStatus.FINISHED, True)
 
 
+def test_up_runs_as_many_jobs_at_a_time_as_it_was_told(
+    up: Callable[..., Process], own_url: str
+) -> None:
+    process = up(own_url, env={"WERK_CONCURRENCY": "2"})
+    with client(own_url) as connection:
+        queue = Queue(connection=connection)
+        jobs = [queue.enqueue("werk.jobs.sleep", 1.0) for _ in range(2)]
+        wait_until(lambda: {job.get_status() for job in jobs} == {JobStatus.STARTED})
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert _outcome(own_url, jobs[1].id) == (JobStatus.FINISHED, True)
+
+
+def test_up_with_a_bad_number_of_slots_starts_nothing(own_url: str) -> None:
+    env = {"RQ_REDIS_URL": own_url, "WERK_CONCURRENCY": "none"}
+    done = run("werk", "up", "--port", free_port(), env=env, timeout=30)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "WERK_CONCURRENCY" in done.stderr
+    assert who_answers(own_url) is None
+
+
 def _outcome(url: str, job_id: str) -> tuple[JobStatus, object]:
     """Look into the data that `werk up` left."""
     server = Server(Path(Settings.read().state_dir), url=url)

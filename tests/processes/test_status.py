@@ -21,13 +21,14 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import run, samples, wait_until
-from workers import Start, begun, go, horse
+from support import children, is_gone, run, samples, wait_until
+from workers import Start, begun, go, horse, leads_group
 
 import werk
 from werk.ops import checks, metrics, status_view
 from werk.ops.limits import CRITICAL, OK, WARNING, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
+from werk.ops.workers import Worker
 from werk.store import keys
 from werk.store.connection import Link, link
 
@@ -93,7 +94,7 @@ def test_what_is_there_is_counted(
     assert (queue.waiting, queue.running, queue.scheduled, queue.failed) == (1, 1, 1, 0)
     assert (queue.workers, low.workers, low.waiting) == (1, 0, 1)
     assert 0 <= (queue.oldest_s or -1) < 60
-    worker = snapshot.workers[0]
+    [worker] = snapshot.workers[0].slots
     assert (worker.job, worker.kind, worker.queues) == (running.id, "werk", ["default"])
     assert worker.beat_s < 30 and 0 <= (worker.job_s or -1) < 60
     assert running.id in status_view.table(snapshot)
@@ -113,7 +114,7 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
         "waiting oldest_s running scheduled ready failed paused workers".split()
     )
     assert set(found["workers"][0]) == set(
-        "name host pid state job job_s beat_s done failed queues kind clock_s".split()
+        "name worker slots host pid state job job_s beat_s done failed queues kind clock_s".split()
     )
     assert found["time"].endswith("+00:00")
 
@@ -248,6 +249,13 @@ def test_a_killed_worker_is_stale_at_once_after_its_lease(
 ) -> None:
     worker = work()
     work()
+
+    def have_both_ticked() -> bool:
+        found = Snapshot.read(light)
+        second = max(own.born for own in found.workers)
+        return all(found.time - own.beat_s > second for own in found.workers)
+
+    wait_until(have_both_ticked)  # or the second would count as the successor of the first
     worker.kill()
     wait_until(lambda: says(light, WARNING, "is stale"))
     # and still so when another has rescued what it had
@@ -324,7 +332,8 @@ def test_a_job_of_unknown_age_is_shown_without_it(work: Start, light: Link, tmp_
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     snapshot = Snapshot.read(light)
-    workers = [own._replace(job=job.id, job_s=None) for own in snapshot.workers]
+    [[slot]] = [own.slots for own in snapshot.workers]
+    workers = [Worker.of([slot._replace(job=job.id, job_s=None)])]
     lines = status_view.table(snapshot._replace(workers=workers)).splitlines()
     assert [line.split()[-1] for line in lines if job.id in line] == [job.id]
 
@@ -629,6 +638,188 @@ def test_a_plain_rq_worker_that_is_silent_is_stale(
     assert says(light, WARNING, "worker w is stale") is (state == "stale")
 
 
+# --- slots
+
+
+class Fleet:
+    """Records of workers that are not there: add("web", 4), each with a slot per number."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self.redis = connection
+
+    def add(self, worker: str, slots: int, pid: int = 7) -> None:
+        for number in range(1, slots + 1):
+            name, now = f"{worker}.{number}", time.time()
+            facts = {"birth": keys.iso(now - 60), "last_heartbeat": keys.iso(now), "state": "idle"}
+            facts |= {"hostname": HOST, "pid": str(pid), "queues": "default,low"}
+            facts |= {"werk_lease": "15", "werk_horse": "g", "werk_slots": str(slots)}
+            self.redis.hset(f"rq:worker:{name}", mapping={**facts, "werk_moved": str(now)})
+            self.redis.sadd("rq:workers", f"rq:worker:{name}")
+            self.redis.zadd("rq:werk:leases", {name: now + 15})
+
+    def run(self, slot: str, job: str, since_s: float) -> None:
+        execution = f"rq:execution:{job}:e"
+        self.redis.hset(execution, "created_at", str(time.time() - since_s))
+        self.redis.sadd(f"rq:worker:{slot}:executions", f"{job}:e")
+
+    def hang(self, *slots: str) -> None:
+        for slot in slots:
+            self.redis.hset(f"rq:worker:{slot}", "werk_moved", 1)
+
+    def die(self, worker: str) -> None:
+        for lease in self.redis.zrange("rq:werk:leases", 0, -1):
+            if lease.decode().rpartition(".")[0] == worker:
+                self.redis.zadd("rq:werk:leases", {lease: time.time() - 1})
+
+
+@pytest.fixture
+def fleet(connection: redis.Redis) -> Fleet:
+    return Fleet(connection)
+
+
+def test_a_worker_is_one_line_however_many_slots_it_has(
+    fleet: Fleet, light: Link, connection: redis.Redis
+) -> None:
+    fleet.add("web", 12)
+    fleet.run("web.2", "short", 3)
+    fleet.run("web.10", "long", 200)
+    fleet.hang("web.11")
+    for slot in ("web.1", "web.12"):
+        connection.hset(f"rq:worker:{slot}", mapping={"successful_job_count": 5})
+    lines = [line for line in run("werk", "status").stdout.splitlines() if line[:3] == "web"]
+    [line] = lines
+    assert re.split("  +", line) == [
+        *("web", "1 hung, 2 busy, 9 idle", "0s", "10", "0", "werk", "default,low"),
+        "long for 3m, 1 more",
+    ]
+    snapshot = Snapshot.read(light)
+    assert [own.workers for own in snapshot.queues.values()] == [1, 1]
+    found = json.loads(run("werk", "status", "--json").stdout)["workers"]
+    assert [own["name"] for own in found] == [f"web.{number}" for number in range(1, 13)]
+    assert {(own["worker"], own["slots"]) for own in found} == {("web", 12)}
+    assert [own["job"] for own in found if own["job"]] == ["short", "long"]
+
+
+def test_a_problem_of_a_slot_names_it(fleet: Fleet, light: Link) -> None:
+    fleet.add("web", 3)
+    fleet.hang("web.2")
+    found = checks.problems(Snapshot.read(light))
+    assert [(own.level, own.what) for own in found] == [
+        (WARNING, "slot web.2 is hung: heartbeats are sent, but no jobs are taken")
+    ]
+    assert found[0].fix.startswith("werk drain web.2 ends it; restart process 7 on ")
+    fleet.hang("web.1")
+    [(_, what)] = problems(light)
+    assert what.startswith("slots web.1, web.2 are hung: ")
+
+
+def test_what_concerns_a_worker_is_one_problem(
+    fleet: Fleet, light: Link, connection: redis.Redis
+) -> None:
+    fleet.add("web", 3)
+    for number in (1, 2, 3):
+        facts = {"werk_free": 1, "werk_lines_dropped": f"2|{time.time()}", "werk_clock": 90}
+        connection.hset(f"rq:worker:web.{number}", mapping=facts)
+    assert sorted(what for _, what in problems(light)) == [
+        f"the clock of {HOST} is 90 s ahead of Redis's",
+        "worker web has WERK_ALLOW_UNREGISTERED: it runs any code",
+        "worker web: 6 log lines dropped: nobody reads its output",
+    ]
+
+
+def test_a_dead_worker_with_slots_is_one_problem_until_it_is_replaced(
+    fleet: Fleet, light: Link
+) -> None:
+    fleet.add("old", 3)
+    fleet.die("old")
+    [(level, what)] = problems(light)
+    assert level == WARNING
+    assert what.startswith("worker old with 3 slots is stale: silent for 1")
+    assert Snapshot.read(light).queues["default"].workers == 0
+    fleet.add("new", 2, pid=8)
+    for number in (1, 2):
+        fleet.redis.hset(f"rq:worker:new.{number}", "birth", keys.iso(time.time()))
+    assert problems(light) == []
+    said = "worker old is stale and has no job; worker new has replaced it"
+    assert run("werk", "status").stdout.count(said) == 1
+
+
+def test_a_slot_that_left_its_record_behind_is_reported(
+    fleet: Fleet, light: Link, connection: redis.Redis
+) -> None:
+    fleet.add("web", 2)
+    connection.zrem("rq:werk:leases", "web.2")
+    connection.hdel("rq:worker:web.2", "werk_horse")
+    assert says(light, WARNING, "slot web.2 is stale", "but process 7 on")
+    assert Snapshot.read(light).queues["default"].workers == 1
+
+
+def test_a_host_is_well_while_one_slot_can_run_jobs(fleet: Fleet) -> None:
+    fleet.add("web", 2)
+    fleet.hang("web.1")
+    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 worker on {HOST}\n"
+    fleet.hang("web.2")
+    done = run("werk", "status", "--here")
+    assert (done.returncode, done.stdout) == (2, "WERK CRITICAL - worker web is hung\n")
+
+
+def test_checks_and_metrics_count_workers_and_slots(fleet: Fleet, light: Link) -> None:
+    fleet.add("web", 4)
+    fleet.add("db", 2, pid=8)
+    fleet.run("web.1", "a", 1)
+    fleet.hang("db.1", "db.2")
+    found = samples(metrics.exposition(light))
+    wanted = {
+        'werk_workers{kind="werk",state="busy"}': 1,
+        'werk_workers{kind="werk",state="hung"}': 1,
+        'werk_slots{kind="werk",state="busy"}': 1,
+        'werk_slots{kind="werk",state="idle"}': 3,
+        'werk_slots{kind="werk",state="hung"}': 2,
+        'werk_queue_workers{queue="default"}': 2,
+    }
+    assert wanted.items() <= found.items()
+    assert sum(own.startswith("werk_workers{") for own in found) == 2
+    done = run("werk", "status", "--check", "--min-workers", "3")
+    assert done.returncode == 2
+    assert "2 live workers, at least 3 are required" in done.stdout
+    assert " workers=2;;3" in done.stdout
+
+
+def test_a_worker_with_slots_is_seen_as_one(work: Start, light: Link, tmp_path: Path) -> None:
+    worker = work(env={"WERK_CONCURRENCY": "3"})
+    jobs = [werk.enqueue("block", str(tmp_path)) for _ in range(2)]
+    begun(tmp_path, 2)
+    [own] = wait_until(lambda: (w := Snapshot.read(light).workers) and len(w[0].slots) == 3 and w)
+    assert (own.pid, own.state, own.count("busy")) == (worker.pid, "busy", 2)
+    assert {slot.job for slot in own.slots} == {*(job.id for job in jobs), None}
+    assert problems(light) == []
+    go(tmp_path)
+    for job in jobs:
+        assert job.result(60) == "ends"
+    wait_until(lambda: Snapshot.read(light).workers[0].done == 2)
+
+
+def test_a_slot_that_hangs_is_ended_as_its_problem_says(
+    work: Start, light: Link, tmp_path: Path
+) -> None:
+    worker = work(env={"WERK_CONCURRENCY": "2"})
+    first = werk.enqueue("block", str(tmp_path))
+    [[_, busy, *_]] = begun(tmp_path)
+    horses = wait_until(lambda: (h := [*filter(leads_group, children(worker.pid))])[1:] and h)
+    [idle] = [pid for pid in horses if pid != int(busy)]
+    os.killpg(idle, signal.SIGSTOP)
+    second = werk.enqueue("hello", "Ada")
+    [problem] = wait_until(lambda: [p for p in checks.problems(Snapshot.read(light)) if p.fix])
+    command = re.match(r"werk drain (\S+) ends it; restart process (\d+) on ", problem.fix)
+    assert command and int(command[2]) == worker.pid
+    assert run("werk", "drain", command[1], "--yes", "--wait").returncode == 0
+    assert is_gone(idle)
+    assert problems(light) == []
+    go(tmp_path)
+    assert (first.result(60), second.result(60)) == ("ends", "Hello Ada")
+    assert len(begun(tmp_path)) == 1  # the other slot went on
+
+
 # --- what it costs
 
 
@@ -692,6 +883,13 @@ def test_it_is_cheap(measure: Callable[[str], tuple[float, int]]) -> None:
     base = measure("status")[1]
     for words in COMMANDS:
         assert measure(words)[1] < base + 8_000, words
+
+
+@pytest.mark.performance
+def test_many_slots_are_cheap(fleet: Fleet, measure: Callable[[str], tuple[float, int]]) -> None:
+    for number in range(4):
+        fleet.add(f"web{number}", 50, pid=number)
+    assert min(measure("status")[0] for _ in range(5)) <= 0.15
 
 
 @pytest.mark.performance

@@ -1038,6 +1038,27 @@ def test_a_worker_is_told_to_drain(lua: Lua) -> None:
     assert lua.changes() == {"worker:one": "werk_draining=at:6000"}
 
 
+def test_a_worker_with_several_slots_is_told_to_drain_them_all(lua: Lua) -> None:
+    for name in ("web.1", "web.3", "web.10"):
+        lua.given(f"HSET worker:{name} birth x werk_slots 10", f"SADD workers rq:worker:{name}")
+    others = ("web.2.1", "web.", "web.x", "web1.1")  # not one of them, nor is a worker "web.7"
+    for name in others:
+        lua.given(f"HSET worker:{name} birth x werk_slots 10", f"SADD workers rq:worker:{name}")
+    lua.given("HSET worker:web.7 birth x", "SADD workers rq:worker:web.7 other")
+    assert lua.act("drain", "web", "web.3", "we") == ["not listening", "not listening", "unknown"]
+    with lua.redis.pubsub() as ear:
+        for name in ("web.1", "web.3", "web.10", "web.7", *others):
+            ear.subscribe(f"rq:pubsub:{name}")
+            assert ear.get_message(timeout=60)["type"] == "subscribe"
+        assert lua.act("drain", "web.3", "web", "web") == ["asked", "asked", "already"]
+        heard = [ear.get_message(timeout=60)["channel"] for _ in range(3)]
+        assert sorted(heard) == [b"rq:pubsub:web.1", b"rq:pubsub:web.10", b"rq:pubsub:web.3"]
+    told = {f"worker:web.{number}": "werk_draining=at:5000" for number in (1, 3, 10)}
+    assert lua.changes() == told
+    lua.given("DEL workers", "SET workers x")  # of another type
+    assert lua.act("drain", "web", "web.3") == ["unknown", "already"]
+
+
 def test_a_queue_is_paused_and_resumed(lua: Lua) -> None:
     lua.given("SADD queues rq:queue:high")
     assert lua.act("pause", "high", "high", "other") == ["yes", "already", "unknown"]

@@ -45,8 +45,8 @@ RAISED = {
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (1218, "any value in any key, outages, fences, final failures, attempts"),
     "ops": (
-        1845,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts",
+        1968,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
         970,
@@ -56,7 +56,7 @@ RAISED = {
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (594, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "web": (595, "enqueueing over HTTP, half-open requests, Host and Origin rules, slots"),
     "werk": (802, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         3943,

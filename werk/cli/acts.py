@@ -45,5 +45,7 @@ def _refusal(link: Link, what: str, name: str, outcome: str) -> str:
         return f"unknown queue {name!r}{near(name, queue_names(link))}"
     if outcome == "gone":
         return NO_JOB.format(name)
+    if (what, outcome) == ("drain", "unknown"):
+        return f"worker {name} is unknown{near(name, actions.live_names(link))}"
     is_running = what == "cancel" and outcome == "started"
     return (RUNNING if is_running else MESSAGES[what][1]).format(name, outcome)

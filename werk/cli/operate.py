@@ -227,13 +227,16 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
 def drain(
     worker: Sequence[str], wait: bool, timeout: float | None, yes: bool, as_json: bool
 ) -> int | None:
-    """Have each WORKER (default: all) finish its job and exit. Prints their names."""
+    """Have each WORKER (default: all) finish its jobs and exit. Prints their names.
+
+    WORKER may also be the name of one slot of a worker: it finishes its job and ends.
+    """
     if timeout is not None and not wait:
         raise ArgumentError("--timeout requires --wait")
     link = output.connect()
     names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
-        output.confirm(f"end {counted(len(names), 'worker')} after their job", yes)
+        output.confirm(f"end {counted(len(names), 'worker')} after their jobs", yes)
     code = acts.act(link, "drain", names, as_json)
     if not wait:
         return code

@@ -97,10 +97,18 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     return worker
 
 
+def live_names(link: Link) -> Iterator[str]:
+    """Yield the names of all live workers, and of their slots."""
+    for worker in Snapshot.read(link).workers:
+        if worker.is_live:
+            yield worker.name
+            yield from (slot.name for slot in worker.slots if slot.is_live)
+
+
 def wait_for_exit(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
-    """Wait until these workers have exited. Raises ResultTimeout."""
+    """Wait until these workers and slots have exited. Raises ResultTimeout."""
     left, deadline = set(names), time.monotonic() + (timeout_s or 0)
-    while left := left & {own.name for own in Snapshot.read(link).workers if own.is_live}:
+    while left := left & {*live_names(link)}:
         if timeout_s is not None and time.monotonic() > deadline:
             raise ResultTimeout(f"still running after {timeout_s:g} s: {', '.join(sorted(left))}")
         time.sleep(POLL_WORKERS_S)

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from werk.errors import RedisUnavailable
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
 from werk.ops.server import Server
-from werk.ops.snapshot import PLAIN_RQ, GaveUp, Queue, Snapshot, Worker
+from werk.ops.slots import PLAIN_RQ
+from werk.ops.snapshot import GaveUp, Queue, Snapshot
+from werk.ops.workers import Worker
 from werk.printable import counted, listed, printable
 from werk.store import keys
 from werk.store.connection import Link
@@ -64,14 +66,19 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
 def check_here(link: Link, host: str) -> tuple[int, str]:
     """Return exit code and line of `werk status --here`: are this host's workers alive?
 
-    An unreachable Redis is OK: restarting the workers would not help.
+    An unreachable Redis is OK: restarting the workers would not help. So is a worker of which one
+    slot can run jobs: a restart would stop that slot's job as well.
     """
     try:
         found = Snapshot.read(link).workers
         workers = [own for own in found if own.host == host and not own.successor]
     except RedisUnavailable as error:
         return verdict(OK, f"not known: {error}")
-    bad = [f"worker {own.name} is {own.state}" for own in workers if own.state in ("stale", "hung")]
+    bad = [
+        f"worker {own.name} is {own.state}"
+        for own in workers
+        if own.count("stale") + own.count("hung") == len(own.slots)
+    ]
     if bad or not workers:
         return verdict(CRITICAL, "; ".join(bad) or f"no worker on {host}")
     return verdict(OK, f"{counted(len(workers), 'worker')} on {host}")
@@ -159,19 +166,41 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
 def _of_health(worker: Worker) -> Iterator[Problem]:
     name, process = f"worker {worker.name}", f"process {worker.pid} on {worker.host}"
     if worker.state == "stale" and not worker.successor:
-        what = f"{name} is stale: silent for {age(worker.beat_s)}"
+        with_slots = f" with {len(worker.slots)} slots" if len(worker.slots) > 1 else ""
+        what = f"{name}{with_slots} is stale: silent for {age(worker.beat_s)}"
         fix = f"check {process}: frozen, cut off or dead"
         if not worker.owes:
             what += "; it has no job, and no worker has replaced it"
             fix += f"; start another: werk worker {' '.join(worker.queues)}, or werk repair"
         yield Problem(WARNING, what, fix)
-    if worker.state == "hung":
+    if worker.state == "hung" and worker.has_one_slot:
         what = f"{name} is hung: it sends heartbeats but takes no jobs"
         yield Problem(WARNING, what, f"kill the child of {process}; the worker starts another")
+    elif worker.is_live:
+        yield from _of_slots(worker, process)
     if worker.dropped and worker.is_live:
         lines = counted(worker.dropped, "log line")
         what = f"{name}: {lines} dropped: nobody reads its output"
         yield Problem(WARNING, what, f"read the stdout and stderr of {process}, or redirect them")
+
+
+def _of_slots(worker: Worker, process: str) -> Iterator[Problem]:
+    """Yield what is wrong with some of the slots of a worker."""
+    hung, stale = (
+        [slot.name for slot in worker.slots if slot.state == state] for state in ("hung", "stale")
+    )
+    if hung:
+        what = f"{_named(hung)} hung: heartbeats are sent, but no jobs are taken"
+        fix = f"werk drain {hung[0]} ends it; restart {process} when its other jobs have ended"
+        yield Problem(WARNING, what, fix)
+    if stale:
+        what = f"{_named(stale)} stale, but {process} is not"
+        fix = "if it was drained, werk repair removes its record; else restart the worker"
+        yield Problem(WARNING, what, fix)
+
+
+def _named(slots: Sequence[str]) -> str:
+    return f"slot {slots[0]} is" if len(slots) == 1 else f"slots {listed(slots)} are"
 
 
 def _of_setup(worker: Worker) -> Iterator[Problem]:

@@ -12,8 +12,8 @@ from typing import Any
 from werk.errors import NoSuchJob
 from werk.ops import job_record
 from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, RETRY, Job, Result, last_line
+from werk.ops.numbers import number
 from werk.ops.queues import ask
-from werk.ops.snapshot import number
 from werk.printable import listed
 from werk.store import keys, payload
 from werk.store.connection import Link

@@ -6,7 +6,7 @@ Only the dashboard imports this module: prometheus_client loads an HTTP server a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 from urllib.parse import unquote
 
@@ -21,7 +21,10 @@ from prometheus_client.registry import Collector
 
 from werk.ops.checks import problems
 from werk.ops.limits import CRITICAL, WARNING
-from werk.ops.snapshot import Snapshot, number
+from werk.ops.numbers import number
+from werk.ops.slots import Slot
+from werk.ops.snapshot import Snapshot
+from werk.ops.workers import Worker
 from werk.store import keys
 from werk.store.connection import Link
 
@@ -33,7 +36,7 @@ _OF_A_QUEUE = (  # metric, field of a Queue, help text
     ("ready", "ready", "Dependents that are ready and not yet enqueued"),
     ("failed", "failed", "Failed jobs that are kept"),
     ("paused", "paused", "1 for a paused queue"),
-    ("workers", "workers", "Live workers"),
+    ("workers", "workers", "Live workers, whatever number of slots they have"),
 )
 _HISTOGRAMS = (  # kind (see keys.py), metric, help text, bounds in seconds
     ("took", "werk_execution_seconds", "How long executions took", keys.DURATION_BOUNDS_S),
@@ -76,11 +79,11 @@ class _SnapshotCollector(Collector):
 
     def _of_workers(self) -> Iterator[Metric]:
         workers = self.snapshot.workers
-        text = "Workers by kind and state"
-        states = GaugeMetricFamily("werk_workers", text, labels=["kind", "state"])
-        for labels, count in Counter((worker.kind, worker.state) for worker in workers).items():
-            states.add_metric(labels, count)
-        yield states
+        text = "Workers by kind and state; one with several slots counts once"
+        yield _by_state("werk_workers", text, workers)
+        text = "Slots of workers by kind and state: each runs one job at a time"
+        slots = [slot for worker in workers for slot in worker.slots]
+        yield _by_state("werk_slots", text, slots)
         text = "Seconds since the last beat of the worker that has been silent the longest"
         beats = GaugeMetricFamily("werk_worker_beat_seconds_max", text, labels=["kind"])
         longest = {own.kind: own.beat_s for own in sorted(workers, key=lambda own: own.beat_s)}
@@ -107,6 +110,13 @@ class _SnapshotCollector(Collector):
         damaged.add_metric(["key"], len(self.snapshot.damaged))
         damaged.add_metric(["page"], len(self.snapshot.pages.damaged))
         yield damaged
+
+
+def _by_state(name: str, text: str, own: Iterable[Worker | Slot]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["kind", "state"])
+    for labels, count in Counter((one.kind, one.state) for one in own).items():
+        family.add_metric(labels, count)
+    return family
 
 
 def _of_executions(counters: Mapping[str, str]) -> Iterator[Metric]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from werk.ops.checks import age, problems, size
 from werk.ops.limits import DEFAULT_LIMITS, Limits
-from werk.ops.snapshot import Queue, Snapshot, Worker
+from werk.ops.snapshot import Queue, Snapshot
+from werk.ops.workers import STATES, Worker
 from werk.printable import counted, printable
 
 SCHEMA = 1
@@ -21,7 +22,7 @@ def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, An
     Keys may be added. Any other change needs a new SCHEMA.
     """
     of_queue = "waiting oldest_s running scheduled ready failed paused workers".split()
-    of_worker = "name host pid state job job_s beat_s done failed queues kind clock_s".split()
+    of_slot = "name worker slots host pid state job job_s beat_s done failed queues kind clock_s"
     return {
         "schema": SCHEMA,
         "time": datetime.fromtimestamp(snapshot.time, timezone.utc).isoformat(timespec="seconds"),
@@ -30,7 +31,11 @@ def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, An
             name: {key: getattr(own, key) for key in of_queue}
             for name, own in snapshot.queues.items()
         },
-        "workers": [{key: getattr(own, key) for key in of_worker} for own in snapshot.workers],
+        "workers": [  # RQ's: one for each slot
+            {key: getattr(slot, key) for key in of_slot.split()}
+            for own in snapshot.workers
+            for slot in own.slots
+        ],
         "failed_webhooks": snapshot.failed_webhooks,
         "gave_up": snapshot.gave_up._asdict(),
         "problems": [problem._asdict() for problem in problems(snapshot, limits)],
@@ -86,11 +91,27 @@ def _queue_row(own: Queue, has_ready: bool) -> Sequence[object]:
 
 
 def _worker_row(own: Worker) -> Sequence[object]:
-    job = own.job or ""
-    if own.job_s is not None:  # unknown if its worker died more than a minute ago
-        job += f" for {age(own.job_s)}"
     facts = (own.done, own.failed, own.kind, ",".join(own.queues))
-    return own.name, own.state, age(own.beat_s), *facts, job
+    return own.name, _states(own), age(own.beat_s), *facts, _jobs(own)
+
+
+def _states(own: Worker) -> str:
+    """Return the state of a worker with one slot, or how many slots are in which state."""
+    if own.has_one_slot:
+        return own.state
+    counts = [(own.count(state), state) for state in STATES] + [(own.missing, "missing")]
+    return ", ".join(f"{count} {state}" for count, state in counts if count)
+
+
+def _jobs(own: Worker) -> str:
+    """Return the job that has run for the longest time, and how many others run."""
+    busy = sorted((slot for slot in own.slots if slot.job), key=lambda slot: -(slot.job_s or 0))
+    if not busy:
+        return ""
+    first, more = busy[0], f", {len(busy) - 1} more" * (len(busy) > 1)
+    # The time is unknown if the worker died more than a minute ago.
+    since = f" for {age(first.job_s)}" if first.job_s is not None else ""
+    return f"{first.job}{since}{more}"
 
 
 def _replaced(own: Worker) -> str:

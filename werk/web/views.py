@@ -81,13 +81,14 @@ class Views(threading.local):  # so that each thread has its own link
 
     def list_workers(self) -> Response:
         workers = Snapshot.read(self.link).workers
-        calls = job_view.calls(self.link, [own.job for own in workers if own.job])
+        slots = [(slot, own.successor) for own in workers for slot in own.slots]
+        calls = job_view.calls(self.link, [own.job for own, _ in slots if own.job])
         rows = [
             {
                 **own._asdict(),
                 "hostname": own.host,
                 "status": own.state,  # rq-dashboard's script overwrites the field `state`
-                "bad": own.state in ("stale", "hung") and not own.successor,
+                "bad": own.state in ("stale", "hung") and not successor,
                 "beat": f"{own.beat_s:.0f} s ago",
                 "successful_job_count": own.done,
                 "failed_job_count": own.failed,
@@ -95,7 +96,7 @@ class Views(threading.local):  # so that each thread has its own link
                 if own.job
                 else "idle",
             }
-            for own in workers
+            for own, successor in slots
         ]
         return jsonify(workers=rows)
 

@@ -24,8 +24,10 @@
 --                jobs were removed from it
 -- of a queue
 --       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
--- of a worker
---       drain    'asked', 'already', 'not listening', 'unknown': it finishes its job and exits
+-- of a worker, by its name or by that of one of its slots
+--       drain    'asked', 'already', 'not listening', 'unknown': it finishes its jobs and exits; a
+--                slot of several finishes its job, and is not started again
+-- of a record of a worker, which is that of a slot
 --       reap     by its key. 'gone': it has exited, and its record and its entries in the sets of
 --                workers were removed; 'there': it may be alive, or own an execution
 --       is_dead  the same answer; nothing is removed
@@ -182,8 +184,8 @@ local function pause(queue)
   return is_known and 'already' or 'unknown'
 end
 
--- Ask only once: a second request would make the worker stop its job.
-local function drain(name)
+-- Ask only once: a second request would make the slot stop its job.
+local function drain_slot(name)
   local worker = P .. ':worker:' .. name
   local birth, draining, asked =
     unpack(try('HMGET', worker, 'birth', 'werk_draining', 'shutdown_requested_date'))
@@ -193,6 +195,23 @@ local function drain(name)
   if listeners == 0 then return 'not listening' end
   try('HSET', worker, 'werk_draining', now_text)
   return 'asked'
+end
+
+-- A worker with several slots has no record of its own: RQ knows its slots, <name>.1 and so on.
+-- All have one process and one subscription. If they differ, the most that was done is returned.
+local function drain(name)
+  local outcome, start = drain_slot(name), P .. ':worker:' .. name .. '.'
+  if outcome ~= 'unknown' then return outcome end
+  local found = {}
+  for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do
+    local number = string.sub(key, 1, #start) == start and string.sub(key, #start + 1)
+    if number and string.match(number, '^%d+$') and type(try('HGET', key, 'werk_slots')) == 'string'
+    then found[drain_slot(name .. '.' .. number)] = true end
+  end
+  for _, done in ipairs({'asked', 'already', 'not listening'}) do
+    if found[done] then return done end
+  end
+  return outcome
 end
 
 -- Return whether a worker's record outlives it. A werk worker has a lease from its first tick on,

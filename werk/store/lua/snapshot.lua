@@ -13,8 +13,9 @@
 --                have taken), ready (dependents that RQ is about to enqueue), ready_since (when a
 --                tick first saw some), served (what its workers publish: task, fingerprint),
 --                deferred (jobs whose task a worker does not know: see `deferred`)
---       workers  name, run (its execution), since (when that began), lease (until when), ttl (how
---                many seconds RQ keeps the record without a heartbeat), facts (its hash)
+--       workers  RQ's, so one for each slot of ours: name, run (its execution), since (when that
+--                began), lease (until when), ttl (how many seconds RQ keeps the record without a
+--                heartbeat), facts (its hash)
 -- Texts are returned as they are in Redis: snapshot.py reads the numbers in them.
 
 local LONGEST_RECORD, LONGEST_COUNTERS = 256 * 1024, 4 * 1024 * 1024 -- bytes
@@ -23,6 +24,7 @@ local MOST_DEFERRED, LONGEST_REASON = 20, 500 -- jobs; bytes
 local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local clock, damaged, queues, workers = redis_time(), {}, {}, {}
+local lists = {} -- of queues, as workers write them: all slots of a worker have the same
 
 local function ask(nothing, command, key, ...)
   local reply = try(command, key, ...)
@@ -101,7 +103,9 @@ local function read_worker(name)
   local key = P .. ':worker:' .. name
   local facts = hash_of(key, LONGEST_RECORD)
   if not facts.birth then return nil end -- it has expired
-  local served = string.gmatch(facts.queues or '', '[^,]+')
+  local list = facts.queues or ''
+  local served = string.gmatch(lists[list] and '' or list, '[^,]+')
+  lists[list] = true
   for _ = 1, MOST_QUEUES do
     local queue = served()
     if not queue then break end

@@ -1,0 +1,117 @@
+"""Which slots `werk status` takes for one worker, and what they add up to; without a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from werk.ops.slots import Slot, read_slot
+from werk.ops.status_view import _jobs, _states
+from werk.ops.workers import STATES, Worker, group, succeeded
+from werk.store import keys
+
+NOW = 2_000_000_000.0
+
+
+def slot(name: str = "web.1", slots: object = 3, **given: str) -> Slot:
+    """Return a slot whose record is in order, with these facts in its hash besides."""
+    facts = {
+        "birth": keys.iso(NOW - 60),
+        "hostname": "web1",
+        "last_heartbeat": keys.iso(NOW),
+        "pid": "7",
+        "queues": "default",
+        "state": "idle",
+        "werk_horse": "g",
+        "werk_lease": "15",
+        "werk_moved": str(NOW),
+        "werk_slots": str(slots),
+    }
+    row = {"name": name, "run": "", "since": "", "lease": str(NOW + 15), "ttl": 100}
+    return read_slot(NOW, {"default": 0.0}, {**row, "facts": {**facts, **given}})
+
+
+@pytest.mark.parametrize(
+    ("name", "slots", "worker"),
+    [
+        ("web.1", 2, "web"),
+        ("web.2", 2, "web"),
+        ("host:12:ab.cd.17", 50, "host:12:ab.cd"),
+        ("web.3", 2, ""),  # not one of two
+        ("web.0", 2, ""),
+        ("web.-1", 2, ""),
+        ("web.x", 2, ""),
+        ("web.²", 2, ""),
+        (".1", 2, ""),
+        ("web", 2, ""),
+        ("web.1", 1, ""),
+        ("web.1", "x", ""),
+        ("web.1", 1001, ""),  # more than a worker can have
+        ("web.1", "", ""),
+    ],
+)
+def test_the_name_of_a_slot_says_whose_it_is(name: str, slots: object, worker: str) -> None:
+    found = slot(name, slots)
+    assert found.worker == (worker or name)
+    assert found.slots == (slots if worker else 1)
+
+
+def test_slots_are_grouped_by_process_and_ordered_by_number() -> None:
+    names = [f"web.{number}" for number in (10, 2, 1, 9)]
+    found = [slot(name, 10) for name in names] + [slot("solo", ""), slot("web.1", 2, pid="8")]
+    assert [(own.name, own.pid, [s.name for s in own.slots]) for own in group(found)] == [
+        ("solo", 7, ["solo"]),
+        ("web", 7, ["web.1", "web.2", "web.9", "web.10"]),
+        ("web", 8, ["web.1"]),
+    ]
+
+
+def of_states(*states: str) -> Worker:
+    return Worker.of([slot()._replace(state=state) for state in states])
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_worker_with_one_slot_has_its_state(state: str) -> None:
+    own = Worker.of([slot("solo", "")._replace(state=state)])
+    assert (own.state, _states(own), own.missing) == (state, state, 0)
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "shown"),
+    [
+        ("idle idle idle", "idle", "3 idle"),
+        ("idle busy busy", "busy", "2 busy, 1 idle"),
+        ("idle busy hung", "hung", "1 hung, 1 busy, 1 idle"),
+        ("stale stale stale", "stale", "3 stale"),
+        ("stale idle", "idle", "1 idle, 1 stale, 1 missing"),
+        ("draining idle idle", "idle", "2 idle, 1 draining"),
+        ("draining draining", "draining", "2 draining, 1 missing"),
+    ],
+)
+def test_the_states_of_slots_are_counted(states: str, state: str, shown: str) -> None:
+    own = of_states(*states.split())
+    assert (own.state, _states(own), own.is_live) == (state, shown, state != "stale")
+
+
+def test_the_longest_job_is_shown_and_the_others_are_counted() -> None:
+    jobs = [("a", 3.0), ("b", 90.0), (None, None), ("c", None)]
+    slots = [slot()._replace(job=job, job_s=job_s) for job, job_s in jobs]
+    assert _jobs(Worker.of(slots)) == "b for 90s, 2 more"
+    assert _jobs(Worker.of(slots[:1])) == "a for 3s"
+    assert _jobs(Worker.of(slots[2:3])) == ""
+    assert _jobs(Worker.of(slots[3:])) == "c"
+
+
+def test_counts_of_slots_are_added() -> None:
+    slots = [slot()._replace(done=n, failed=1, dropped=n, beat_s=n, expires_s=n) for n in (1, 4)]
+    own = Worker.of(slots)
+    assert (own.done, own.failed, own.dropped, own.beat_s, own.expires_s) == (5, 2, 5, 4, 4)
+
+
+def test_one_worker_replaces_another_whatever_number_of_slots_they_have() -> None:
+    dead = [slot(f"old.{n}", 3)._replace(state="stale", beat_s=30, owes=False) for n in (1, 2, 3)]
+    new = [slot(f"new.{n}", 2)._replace(pid=8, born=NOW - 20) for n in (1, 2)]
+    found = {own.name: own.successor for own in succeeded(NOW, group([*dead, *new]))}
+    assert found == {"old": "new", "new": ""}
+    dead[1] = dead[1]._replace(owes=True)
+    found = {own.name: own.successor for own in succeeded(NOW, group([*dead, *new]))}
+    assert found["old"] == ""
