@@ -78,6 +78,9 @@ class Causes:
         found = []
         for again in runs[1:]:
             earlier = [run for run in unused if run.start < again.start]
+            if late := self._late_start(earlier, again):
+                found.append((again, late))  # it explains itself, not what befell another
+                continue
             run, cause = self._first(earlier, again, retries)
             if run:
                 unused.remove(run)
@@ -89,10 +92,14 @@ class Causes:
     ) -> list[tuple[Execution, Execution, Fault | None]]:
         """Return the executions of a job that overlap, with the absence that explains it."""
         return [
-            (first, second, self._absence(first, second) or self._loss(first, second))
+            (first, second, self._overlap(first, second))
             for first, second in combinations(runs, 2)
             if first.overlaps(second)
         ]
+
+    def _overlap(self, first: Execution, second: Execution) -> Fault | None:
+        own = self._absence(first, second) or self._late_start([first], second)
+        return own or self._loss(first, second)
 
     def cause(self, first: Execution, again: Execution) -> Fault | None:
         """Return the fault because of which an execution was followed by another."""
@@ -138,9 +145,18 @@ class Causes:
             may_be = fault.hits(first.horse, first.supervisor) and again.start >= rescue
             if may_be and self._was_rescued(first, fault, rescue, back):
                 return fault
-            # It had claimed the job, but began it only when it was back and another had done it.
-            is_late = (fault.end or inf) - SLACK_S <= again.start <= back
-            if is_late and first.start >= rescue and fault.hits(again.horse, again.supervisor):
+        return None
+
+    def _late_start(self, earlier: Sequence[Execution], again: Execution) -> Fault | None:
+        """Return the absence of a worker that had claimed a job before.
+
+        It began the job only when it was back, and another had begun it meanwhile.
+        """
+        for fault in self.absences:
+            rescue = self._silent_since(fault) + LEASE_S - SLACK_S
+            is_late = abs(again.start - (fault.end or inf)) <= SLACK_S
+            is_own = fault.hits(again.horse, again.supervisor)
+            if is_late and is_own and any(run.start >= rescue for run in earlier):
                 return fault
         return None
 

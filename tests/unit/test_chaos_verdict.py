@@ -154,6 +154,17 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
 
 
+def test_a_late_start_is_no_retry_of_a_failure_meanwhile():
+    token = "c0-1-retried"
+    absence = fault("cut off from Redis, long", 101, 120)
+    failed = run(119, 119.1, token=token, raised=True, by=OTHERS)
+    runs = [failed, run(120.1, 120.2, token=token), run(121.2, 122, token=token, by=OTHERS)]
+    assert [of.kind for _, of in Causes([absence], runs).of_reruns(runs)] == [absence.kind, RETRIED]
+    assert Causes([], runs).of_reruns(runs)[1][1] is None
+    overlapping = [run(119, 121, by=OTHERS), run(120.1, 120.2)]
+    assert Causes([absence], overlapping).of_overlaps(overlapping)[0][2] is absence
+
+
 # --- the verdict
 
 
