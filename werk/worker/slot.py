@@ -93,7 +93,7 @@ class Slot:
             if self.phase is Phase.START:
                 self.start()
         except Unanswered:
-            if self.stop.is_leaving:  # others will rescue what is open
+            if self.supervisor.is_leaving():  # others will rescue what is open
                 why = "Redis is unreachable"
                 self.log.warning(Event("given-up", worker=self.worker.name, reason=why))
                 self.phase = Phase.GONE
