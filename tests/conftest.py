@@ -22,6 +22,7 @@ from added import SHIPPED
 from dashboards import browse as browse
 from dashboards import serving as serving
 from hypothesis import HealthCheck, settings
+from slot_workers import slots as slots
 from support import Process, children, command, environment, wait_until
 from workers import work as work
 

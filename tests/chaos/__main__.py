@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos import mutants, report
-from chaos.faults import KINDS, OF_SENTINEL
+from chaos import mutant_runs, mutants, report
+from chaos.faults import KINDS, OF_SENTINEL, OF_SLOTS
 from chaos.fleet import COMMANDS, Fleet
 from chaos.sentinel import SentinelFleet
 from chaos.trial import Plan, run
@@ -28,13 +28,14 @@ def main() -> int:
     is_well = False
     try:
         if options.mutants is not None:
-            is_well = mutants.run_all(options.mutants, options.seed, folder)
+            is_well = mutant_runs.run_all(options.mutants, options.seed, folder)
         else:
-            kinds = OF_SENTINEL if options.sentinel else KINDS
+            kinds = [*(OF_SENTINEL if options.sentinel else KINDS)]
+            kinds += OF_SLOTS if options.concurrency > 1 else []
             plan = Plan(options.seconds, options.seed, options.worker, tuple(kinds))
             kind = SentinelFleet if options.sentinel else Fleet
             fleet = kind(plan.worker, plan.seed, folder)
-            fleet.has_sentry = options.sentry
+            fleet.has_sentry, fleet.concurrency = options.sentry, options.concurrency
             is_well = _run(fleet, plan)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,6 +55,7 @@ def _run(fleet: Fleet, plan: Plan) -> bool:
     finally:
         stop(fleet)
     mode = " --sentinel" * isinstance(fleet, SentinelFleet) + " --sentry" * fleet.has_sentry
+    mode += f" --concurrency {fleet.concurrency}" * (fleet.concurrency > 1)
     name = f"bin/chaos{mode} --worker {plan.worker} --seconds {plan.seconds:g} --seed {plan.seed}"
     print(f"{name}: {outcome.tormented_s:.0f} s of faults, ", end="")
     print(f"{outcome.drained_s:.0f} s until no job was waiting or running\n")
@@ -81,6 +83,9 @@ def _options() -> argparse.Namespace:
         "--sentinel", action="store_true", help="a master, a replica and sentinels, and failovers"
     )
     parser.add_argument(
+        "--concurrency", type=int, default=1, metavar="N", help="slots of each of the workers"
+    )
+    parser.add_argument(
         "--sentry", action="store_true", help="sentry-sdk in the workers (first: bin/setup dev)"
     )
     parser.add_argument(
@@ -90,7 +95,10 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help="check the verdict: faulty copies of werk must be caught; without names, all",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.concurrency < 1 or (options.concurrency > 1 and options.worker != "werk"):
+        parser.error("--concurrency: 1 or more, and with --worker werk only")
+    return options
 
 
 def _memory() -> str | None:

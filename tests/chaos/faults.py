@@ -53,4 +53,5 @@ OF_SENTINEL = {
     **sentinel.KINDS,
 }
 del OF_SENTINEL["kill -9 server"]
-ALL = {**KINDS, **OF_SENTINEL}
+OF_SLOTS = {"drain one slot": processes.drain_one_slot}  # of workers that have several
+ALL = {**KINDS, **OF_SENTINEL, **OF_SLOTS}

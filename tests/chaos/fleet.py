@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import redis
-from support import PYTHONPATH, descendants, wait_until
+from support import PYTHONPATH, descendants, is_gone, wait_until
 
 from chaos.gates import Gates
 from chaos.kinds import QUEUES
@@ -41,6 +41,7 @@ class Fleet:
         """`package`: a folder with another copy of werk, which the processes import."""
         self.kind, self.seed, self.folder, self.package = kind, seed, folder, package
         self.has_sentry = False  # in the workers
+        self.concurrency = 1  # slots of each worker
         self.chance = random.Random(f"{seed} fleet")
         self.traces, self.call_log = folder / "traces", folder / "call_log"
         for file in (self.traces, self.call_log):
@@ -117,6 +118,7 @@ class Fleet:
                 worker.started += 1
                 # An odd one is quiet: then the horse goes another way (call_log.says).
                 options = ["--name", worker.worker_name, *["--quiet"] * (number % 2)]
+                options += ["--concurrency", str(self.concurrency)] * (self.concurrency > 1)
                 words = [*COMMANDS[self.kind], *options, *_rotated(QUEUES, number)]
                 worker.start(words, self._environment(worker))
         for caller in self.callers:
@@ -168,6 +170,12 @@ class Fleet:
     def connection(self) -> redis.Redis:
         """Return a connection past all gates."""
         return redis.Redis.from_url(self.server.url)
+
+    def note_survivors(self, worker: Member, horses: Sequence[int]) -> None:
+        """Note which horses still run, though their supervisor was killed a while ago."""
+        for pid in horses if self.kind == "werk" else ():  # those of plain RQ end their jobs
+            if not is_gone(pid):
+                self.surprises.append(f"{worker.name}: horse {pid} outlived its supervisor")
 
     def _member(self, name: str) -> Member:
         gate = self.gates.add() if self.gates else None

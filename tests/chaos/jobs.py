@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import redis
@@ -20,6 +21,7 @@ MISBEHAVING = {  # fault -> kind of the job and the rest of its arguments
     "a task forks, the child exits": ("forking", ("exits",)),
     "a task leaks descriptors": ("leaking", ()),
     "a task floods its output": ("flooding", ()),
+    "a task leaves a process behind": ("leaving", ()),
 }
 
 
@@ -33,8 +35,8 @@ def enqueue(fleet: Fleet, token: str, arguments: tuple[str, ...]) -> None:
         call_log.write("accepted", token)
 
 
-def drain(fleet: Fleet, worker: str) -> str:
-    """Drain a worker as an operator does. Returns what act.lua replied."""
+def drain(fleet: Fleet, slots: Sequence[str]) -> list[str]:
+    """Drain slots of workers as an operator does. Returns those that were asked to leave."""
     with fleet.connection() as client:
-        [(_, reply)] = actions.act(link_over(client), "drain", [worker])
-        return reply
+        replies = actions.act(link_over(client), "drain", slots)
+        return [name for name, reply in replies if reply == "asked"]

@@ -34,4 +34,5 @@ KINDS = {
     "forking": Kind("fork"),
     "leaking": Kind("leak", "failed"),
     "flooding": Kind("flood"),
+    "leaving": Kind("leave"),
 }

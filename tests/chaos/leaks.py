@@ -16,7 +16,7 @@ DEPENDENCIES = r"rq:job::?([\w-]+):(?:dependencies|dependents)"
 # Key -> the longest TTL that it may have; None: it may have none.
 DOCUMENTED: dict[str, int | None] = {
     r"rq:queues|rq:workers|rq:workers:\w+": None,
-    r"rq:worker:worker\d\.\d+": 10 * 60,  # of a worker that was killed (RQ: 480 s and 60)
+    r"rq:worker:worker\d(\.\d+){1,2}": 10 * 60,  # of one that was killed (RQ: 480 s and 60)
     r"rq:clean_registries:\w+|rq:clean_groups": 15 * 60,
     DEPENDENCIES: FAILURE_TTL_S,  # with their job
     r"rq:scheduler-lock:\w+": 2 * 60,

@@ -29,6 +29,7 @@ class Member:
         self.is_busy = False  # under a fault that lasts: no other is put on top
         self.back_at = 0.0  # when to start it again
         self.has_begun = False  # to work: it has had a horse
+        self.drained: set[str] = set()  # the slots that were asked to leave
 
     @property
     def pid(self) -> int:
@@ -37,8 +38,14 @@ class Member:
 
     @property
     def worker_name(self) -> str:
-        """The name under which RQ knows the process, as a worker."""
+        """The name that the process was given, as a worker of RQ."""
         return f"{self.name}.{self.started}"
+
+    def slots(self, concurrency: int) -> list[str]:
+        """Return the names under which RQ knows the slots that were not asked to leave."""
+        name = self.worker_name
+        names = [f"{name}.{number}" for number in range(1, concurrency + 1)]
+        return [each for each in (names if concurrency > 1 else [name]) if each not in self.drained]
 
     def is_up(self) -> bool:
         """Return whether it runs, and nothing is being done to it."""
@@ -49,15 +56,15 @@ class Member:
 
     def look(self) -> None:
         """Find out whether it has begun."""
-        self.has_begun = self.has_begun or bool(self.is_alive() and self.horse())
+        self.has_begun = self.has_begun or bool(self.is_alive() and self.horses())
 
-    def horse(self) -> int | None:
-        """Return the child that leads a group of its own, as RQ's horses and ours do, if any."""
+    def horses(self) -> list[int]:
+        """Return the children that lead a group of their own, as RQ's horses and ours do."""
         try:
             found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            return next((pid for pid in map(int, found) if os.getpgid(pid) == pid), None)
         except (FileNotFoundError, ProcessLookupError):
-            return None
+            return []
+        return [pid for pid in map(int, found) if _leads_group(pid)]
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the process, or the next one."""
@@ -77,3 +84,11 @@ class Member:
             preexec_fn=prepare,
         )
         self.end_expected, self.back_at, self.has_begun = False, 0.0, False
+        self.drained = set()
+
+
+def _leads_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False

@@ -76,12 +76,19 @@ class Monkey:
             time.sleep(min(left, 0.02))  # between two looks at the processes and at what is due
 
     def _rest(self) -> None:
-        """Inject nothing for a while, and note which workers are there all the time."""
+        """Inject nothing for a while, and note which processes are there all the time."""
         begin = time.monotonic()
-        workers = {worker.pid for worker in self.fleet.workers if worker.is_up()}
+        workers, horses = self._well()
         self.wait(CALM_S)
-        workers &= {worker.pid for worker in self.fleet.workers if worker.is_up()}
-        self.calms.append(Calm(begin, time.monotonic(), workers))
+        later_workers, later_horses = self._well()
+        calm = Calm(begin, time.monotonic(), workers & later_workers, horses & later_horses)
+        self.calms.append(calm)
+
+    def _well(self) -> tuple[set[int], set[int]]:
+        """Return the supervisors that are well, and their horses."""
+        well = [worker for worker in self.fleet.workers if worker.is_up()]
+        horses = (horse for worker in well for horse in worker.horses())
+        return {worker.pid for worker in well}, set(horses)
 
     # --- what faults.py needs
 
@@ -108,13 +115,13 @@ class Monkey:
         self._later.append((time.monotonic() + seconds, do))
 
     def some_worker(self) -> tuple[Member, int] | None:
-        """Return a worker that is well, and its horse."""
+        """Return a worker that is well, and one of its horses."""
         well = [worker for worker in self.fleet.workers if worker.is_up() and worker.has_begun]
         if not well:
             return None
         worker = self.chance.choice(well)
-        horse = worker.horse()
-        return (worker, horse) if horse else None
+        horses = worker.horses()
+        return (worker, self.chance.choice(horses)) if horses else None
 
     def lasting(self) -> int:
         """Return how many workers are under a fault that lasts."""

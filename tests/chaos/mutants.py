@@ -1,4 +1,4 @@
-"""`bin/chaos --mutants`: faulty copies of werk, each of which the verdict must catch.
+"""Faulty copies of werk, each of which the verdict of `bin/chaos` must catch: see mutant_runs.py.
 
 A mutant is a few replacements of text in a copy of the package, which workers and callers import
 instead of ours. Its trial injects the faults that bring it to light, and is short. The excuses of
@@ -7,25 +7,8 @@ the verdict (causes.py) have a mutant each: one that does wrong where the excuse
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
-import werk
-from chaos import report
-from chaos.fleet import Fleet
-from chaos.trial import Plan, run
-from chaos.verdict import CATEGORIES
-from werk.dev.binary import find_binary
-from werk.settings import Settings
-
-FEWEST_JOBS = 50
-MARK = "this module is a mutant"
 KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
 FENCE = "local is_ours = removed == 1"
@@ -60,6 +43,12 @@ ACKNOWLEDGED = f"""    try:
 """
 RECORDED = "        return self.record(claim, job, record)\n\n    def refuse("
 UNRECORDED = '        return success(claim, 3600, b"", self.shared.now())\n\n    def refuse('
+OWN_RUNS = "        return self.fence_generation()"
+ALL_RUNS = """        slots = self.worker.slot.supervisor.slots
+        runs = [slot.shared.progress().run for slot in slots if slot.child.pid]
+        return [*self.fence_generation(), *filter(None, runs)]"""
+OTHERS_PIPES = "(self._wake_w, self._life_w, *self._ours)"
+SLOTS = 4
 
 
 class Mutant(NamedTuple):
@@ -69,6 +58,7 @@ class Mutant(NamedTuple):
     expects: tuple[str, ...]  # categories of the verdict: a line of each
     faults: tuple[str, ...] = ("TERM supervisor",)
     seconds: float = 20.0
+    concurrency: int = 1
 
 
 MUTANTS = {
@@ -96,8 +86,8 @@ MUTANTS = {
         (
             (
                 "store/lua/tick.lua",
-                "call('ZADD', leases, clock + lease_s, WORKER)",
-                "call('ZADD', leases, clock + lease_s / 5, WORKER)",
+                "call('ZADD', leases, clock + lease_s, slot.name)",
+                "call('ZADD', leases, clock + lease_s / 5, slot.name)",
             ),
         ),
         ("ran again",),
@@ -176,87 +166,20 @@ MUTANTS = {
         (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),
         ("leaked",),
     ),
+    # The excuse: the horse, or its supervisor, was killed; not a neighbour.
+    "confused": Mutant(
+        (("worker/executions.py", OWN_RUNS, ALL_RUNS),),
+        ("ran again",),
+        ("kill -9 horse",),
+        30.0,
+        concurrency=SLOTS,
+    ),
+    # Its horses outlive a supervisor, if another process has their pipes.
+    "orphaned": Mutant(
+        (("worker/process.py", OTHERS_PIPES, "(self._wake_w, self._life_w)"),),
+        ("process", "ran again"),
+        ("kill -9 supervisor", "a task leaves a process behind"),
+        40.0,
+        concurrency=SLOTS,
+    ),
 }
-
-
-def run_all(names: Iterable[str], seed: int, folder: Path) -> bool:
-    """Run mutants, without names all of them, and werk as it is. Return whether all is well."""
-    chosen = list(names) or list(MUTANTS)
-    faults = dict.fromkeys(fault for name in chosen for fault in MUTANTS[name].faults)
-    seconds = max(MUTANTS[name].seconds for name in chosen)
-    problems = _problems("unmutated", Mutant((), (), tuple(faults), seconds), seed, folder)
-    is_well = not problems
-    print(f"unmutated: {'well' if is_well else report.details(problems)}", flush=True)
-    caught = 0
-    for name in chosen:
-        mutant = MUTANTS[name]
-        problems = _problems(name, mutant, seed, folder)
-        missing = [kind for kind in mutant.expects if not _has(problems, kind)]
-        caught += not missing
-        said = f"not caught: no line for {', '.join(missing)}" if missing else "caught"
-        found = [line for line in problems if _has([line], *mutant.expects)]
-        print(f"{name}: {said}: {found[0] if found else ''}"[:300], flush=True)
-    print(f"{caught} of {len(chosen)} caught")
-    return is_well and caught == len(chosen)
-
-
-def _problems(name: str, mutant: Mutant, seed: int, folder: Path) -> list[str]:
-    """Run a mutant; return what the verdict finds wrong."""
-    own = folder / name
-    package = copied(mutant, own / "package")
-    fleet = Fleet("werk", seed, own, package)
-    plan = Plan(mutant.seconds, seed, "werk", mutant.faults, FEWEST_JOBS, package)
-    try:
-        outcome = run(fleet, plan)
-    finally:
-        fleet.stop()
-    prove(mutant, own)
-    return outcome.verdict.wrong
-
-
-def copied(mutant: Mutant, folder: Path) -> Path:
-    """Make the mutated copy of the package in a folder. Raises ValueError."""
-    package = folder / "werk"
-    shutil.copytree(Path(werk.__file__).parent, package, ignore=shutil.ignore_patterns("*.pyc"))
-    for file, old, new in mutant.edits:
-        text = (package / file).read_text()
-        if text.count(old) != 1:
-            raise ValueError(f"{file} has {old!r} {text.count(old)} times instead of once")
-        (package / file).write_text(text.replace(old, new))
-    for file in {file for file, _, _ in mutant.edits if file.endswith(".py")}:
-        with (package / file).open("a") as end:
-            end.write(f"\nimport sys\n\nprint({MARK!r}, __name__, file=sys.stderr)\n")
-    return folder
-
-
-def prove(mutant: Mutant, folder: Path) -> None:
-    """Check in the logs that the mutated code ran, and nothing else. Raises ValueError."""
-    logs = "".join(log.read_text(errors="replace") for log in folder.glob("*.log"))
-    shas = shas_of(folder / "package")
-    logged = set(re.findall(r"step=\w+ tick=\w+", logs))
-    if logged != {shas}:
-        raise ValueError(f"workers ran {logged or 'nothing'}, not {shas}; see {folder}")
-    is_lua = any(file.endswith(".lua") for file, _, _ in mutant.edits)
-    if is_lua == (shas == shas_of(Path(werk.__file__).parents[1])):
-        raise ValueError(f"the scripts of this mutant are not as they should be: {mutant}")
-    for file in {file for file, _, _ in mutant.edits if file.endswith(".py")}:
-        module = file.removesuffix(".py").replace("/", ".")
-        if f"{MARK} werk.{module}" not in logs:
-            raise ValueError(f"nobody imported the mutated {file}; see {folder}")
-
-
-def shas_of(package: Path) -> str:
-    """Return what a worker of this copy logs of its scripts."""
-    version = find_binary(Settings.read()).version
-    code = f"""from werk.worker.scripts import script
-print(*(f"{{name}}={{script(name, {version}).sha[:8]}}" for name in ("step", "tick")))"""
-    environment = {**os.environ, "PYTHONPATH": str(package)}
-    command = [sys.executable, "-P", "-c", code]  # not the current folder first
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def _has(problems: Iterable[str], *categories: str) -> bool:
-    assert set(categories) <= set(CATEGORIES)
-    return any(line.startswith(tuple(f"{each}:" for each in categories)) for line in problems)

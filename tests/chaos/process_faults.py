@@ -16,36 +16,40 @@ if TYPE_CHECKING:
 
 LONG_S = (17.5, 20.0)  # more than a lease of 15 s and a tick
 SHORT_S = (0.5, 5.0)  # less than a lease
+GONE_S = 1.0  # for the horses of a supervisor that was killed
 LONG_AT_ONCE = 2  # or too few workers would be left to rescue anything
 CUTS_AT_ONCE = 5
 CLOCKS = {"100 s ahead": 100, "3600 s ahead": 3600, "90 s behind": -90}
 
 
 def kill(monkey: Monkey, kind: str) -> bool:
-    """SIGKILL to the horse, to the supervisor, or to both."""
+    """SIGKILL to one horse, to the supervisor, or to it and all its horses."""
     if (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
+    horses = [horse] if kind == "kill -9 horse" else worker.horses()
     to_supervisor = kind != "kill -9 horse"
     monkey.note(kind, worker, horse=horse, supervisor=worker.pid if to_supervisor else None)
     if to_supervisor:
         worker.end_expected = True
         os.kill(worker.pid, signal.SIGKILL)
-    if kind != "kill -9 supervisor":
-        _signal(horse, signal.SIGKILL)
+        monkey.later(GONE_S, lambda: monkey.fleet.note_survivors(worker, horses))
+    for pid in horses if kind != "kill -9 supervisor" else ():
+        _signal(pid, signal.SIGKILL)
     return True
 
 
 def terminate(monkey: Monkey, kind: str) -> bool:
-    """SIGTERM: it finishes its job and leaves."""
+    """SIGTERM: it finishes its jobs and leaves."""
     if (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
+    horses = worker.horses()
     monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
     worker.end_expected = True
     os.kill(worker.pid, signal.SIGTERM)
-    if kind == "TERM supervisor and horse":  # as systemd does
-        _signal(horse, signal.SIGTERM)
+    for pid in horses if kind == "TERM supervisor and horse" else ():  # as systemd does
+        _signal(pid, signal.SIGTERM)
     return True
 
 
@@ -54,48 +58,69 @@ def terminate_twice(monkey: Monkey, kind: str) -> bool:
     if (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
+    before = {horse, *worker.horses()}
     worker.end_expected = True
     fault = monkey.note("TERM supervisor", worker, horse=horse, supervisor=worker.pid)
     os.kill(worker.pid, signal.SIGTERM)
     monkey.wait(1.1)
-    if worker.horse() != horse:
+    left = before.intersection(worker.horses())
+    if not left:
         return False  # it had little left to do: once was enough
     monkey.faults.remove(fault)
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    monkey.note(kind, worker, supervisor=worker.pid, only=frozenset(left))
     os.kill(worker.pid, signal.SIGTERM)
     return True
 
 
 def drain(monkey: Monkey, kind: str) -> bool:
-    """An operator drains a worker: it finishes its job and leaves."""
+    """An operator drains a worker: it finishes its jobs and leaves."""
     if not monkey.server_is_well or (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
-    worker.end_expected = True
-    if jobs.drain(monkey.fleet, worker.worker_name) != "asked":
-        worker.end_expected = False
+    count = monkey.fleet.concurrency
+    worker.drained.update(jobs.drain(monkey.fleet, worker.slots(count)))
+    worker.end_expected = not worker.slots(count)
+    if worker.end_expected:
+        monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    return worker.end_expected
+
+
+def drain_one_slot(monkey: Monkey, kind: str) -> bool:
+    """An operator drains one slot of a worker: the others go on, and nothing else happens."""
+    if not monkey.server_is_well or (found := monkey.some_worker()) is None:
         return False
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    worker, _ = found
+    slots = worker.slots(monkey.fleet.concurrency)
+    if len(slots) < 2:
+        return False  # the worker would leave: see drain
+    slot = monkey.chance.choice(slots)
+    if not jobs.drain(monkey.fleet, [slot]):
+        return False
+    worker.drained.add(slot)
+    monkey.note(kind, worker, note=slot)  # of no horse: it explains nothing
     return True
 
 
 def freeze(monkey: Monkey, kind: str) -> bool:
-    """SIGSTOP to horse, supervisor or both, SIGCONT later."""
+    """SIGSTOP to one horse, the supervisor, or it and all its horses; SIGCONT later."""
     long = kind.endswith("long")
     if long and monkey.lasting() >= LONG_AT_ONCE:
         return False
     if (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
-    whole = {"horse": [horse], "supervisor": [worker.pid], "both": [worker.pid, horse]}
-    pids = whole[kind.split()[1].strip(",")]
+    what = kind.split()[1].strip(",")
     fault = monkey.note(
         kind,
         worker,
-        horse=horse if horse in pids else None,
-        supervisor=worker.pid if worker.pid in pids else None,
+        horse=horse if what != "supervisor" else None,
+        supervisor=worker.pid if what != "horse" else None,
     )
-    for pid in pids:
+    pids = [horse] if what == "horse" else [worker.pid]
+    _signal(pids[0], signal.SIGSTOP)
+    if what == "both":
+        pids += worker.horses()  # a frozen supervisor starts no other
+    for pid in pids[1:]:
         _signal(pid, signal.SIGSTOP)
 
     def thaw() -> None:

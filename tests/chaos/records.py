@@ -27,10 +27,15 @@ class Fault:
     supervisor: int | None = None
     horse: int | None = None
     note: str = ""
+    only: frozenset[int] = frozenset()  # of the supervisor's horses; empty: all that it has
 
     def hits(self, horse: int, supervisor: int) -> bool:
-        """Return whether it was done to the worker of this execution."""
-        return supervisor == self.supervisor or horse == self.horse
+        """Return whether it was done to the horse of this execution, or to its supervisor.
+
+        What is done to a horse leaves its neighbours alone: those of the same supervisor.
+        """
+        is_among = not self.only or horse in self.only
+        return horse == self.horse or (supervisor == self.supervisor and is_among)
 
     def may_have_lost(self, answered: float) -> bool:
         """Return whether what was acknowledged then may be lost, because replication is late."""
@@ -103,11 +108,12 @@ class Act:
 
 @dataclass
 class Calm:
-    """A spell without faults, and the supervisors that were there all the time."""
+    """A spell without faults, and the processes that were there all the time."""
 
     begin: float
     end: float
     supervisors: set[int]
+    horses: set[int] = field(default_factory=set)
 
 
 @dataclass

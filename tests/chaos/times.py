@@ -22,6 +22,7 @@ RQ_ROUNDS_S = 1.0  # RQ cuts off fractions of the second in which a retry is due
 SILENCE_S = 10.0
 QUIET_S = 30.0  # without a fault before a silence counts
 FEWEST_IN_CALM = 100  # jobs, before a worker that ran none of them counts as silent
+FEWEST_OF_HORSE = 20  # jobs for each horse; they wait in turn, so that none is left out by chance
 MOST_DOWN_S = 1.0  # that Redis may not have answered within a silence
 
 PROMOTED_S = 20.0  # from the promotion of a replica until jobs run again
@@ -137,18 +138,21 @@ class Times:
                 self.found["silent"].append(f"no job ended in the {SILENCE_S:g} s before {at}")
 
     def _judge_calm(self, calm: Calm) -> None:
-        """A worker has to take its share when nothing has been done to it for 30 s."""
+        """Each worker, and each of its horses, takes its share after 30 s without faults."""
         since = calm.begin + QUIET_S
         runs = [
             run for run in self.history.executions if since <= run.last and run.start < calm.end
         ]
-        if len(runs) < FEWEST_IN_CALM:
-            return
-        for supervisor in sorted(calm.supervisors - {run.supervisor for run in runs}):
-            spell = f"{self.history.since_origin(since)} and {self.history.since_origin(calm.end)}"
-            self.found["silent"].append(
-                f"worker {supervisor} ran none of {len(runs)} jobs between {spell}"
-            )
+        spell = f"{self.history.since_origin(since)} and {self.history.since_origin(calm.end)}"
+        kinds = (
+            ("worker", calm.supervisors, {run.supervisor for run in runs}, FEWEST_IN_CALM),
+            ("horse", calm.horses, {run.horse for run in runs}, FEWEST_OF_HORSE * len(calm.horses)),
+        )
+        for kind, present, active, fewest in kinds:
+            for pid in sorted(present - active) if len(runs) >= fewest else ():
+                self.found["silent"].append(
+                    f"{kind} {pid} ran none of {len(runs)} jobs between {spell}"
+                )
 
     def _is_silent(self, at: float, since: float, samples: Sequence[Sample]) -> bool:
         begin = at - SILENCE_S

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from chaos.gates import Cut, Gates
-from chaos.mutants import MUTANTS, copied
+from chaos.mutant_runs import copied
+from chaos.mutants import MUTANTS
 from chaos.outputs import Outputs
 from chaos.places import count_open, read_contents
 from chaos.prober import Prober, Uptime

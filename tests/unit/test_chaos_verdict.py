@@ -65,6 +65,43 @@ def test_a_crash_explains_one_more_run_of_what_it_interrupted(kind):
     assert cause([crash], run(102, 103), run(104, 105)) is None  # nor was this
 
 
+NEIGHBOUR = (12, SUPERVISOR)
+
+
+def test_a_crash_of_one_horse_explains_nothing_of_its_neighbours():
+    killed = fault("kill -9 horse", 101)
+    assert cause([killed], run(100, last=101, by=NEIGHBOUR), run(101.1, 102)) is None
+    assert cause([killed], run(100, last=101), run(101.1, 102, by=NEIGHBOUR)) is killed
+    frozen = fault("freeze horse, long", 101, 120)
+    assert cause([frozen], run(100, 121, by=NEIGHBOUR), run(117, 118)) is None
+
+
+@pytest.mark.parametrize("kind", ["kill -9 supervisor", "kill -9 both"])
+def test_a_crash_of_a_supervisor_explains_a_run_of_what_each_horse_had_in_hand(kind):
+    killed = fault(kind, 101)
+    jobs = {"a": (HORSE, SUPERVISOR), "b": NEIGHBOUR}
+    first = [run(100, last=101, by=by, token=token) for token, by in jobs.items()]
+    again = [run(116, 117, by=OTHERS, token=token) for token in jobs]
+    done = run(90, 91, by=NEIGHBOUR, token="c")  # before the horse went on to b
+    causes = Causes([killed], [*first, *again, done])
+    for runs in zip(first, again, strict=True):
+        assert causes.of_reruns(runs) == [(runs[1], killed)]
+    assert causes.of_reruns([done, run(116, 117, by=OTHERS, token="c")])[0][1] is None
+
+
+def test_a_second_term_explains_only_what_the_horses_that_were_left_had_in_hand():
+    twice = Fault("TERM twice", "worker0", 101, 101, supervisor=SUPERVISOR, only=frozenset({HORSE}))
+    again = run(102, 103, by=OTHERS)
+    assert cause([twice], run(100, last=101), again) is twice
+    assert cause([twice], run(100, 100.9, by=NEIGHBOUR), again) is None  # it had left before
+
+
+def test_a_drain_of_one_slot_explains_nothing():
+    drained = Fault("drain one slot", "worker0", 101, 101, note="worker0.1.2")
+    assert cause([drained], run(100, last=101), run(101.1, 102, by=OTHERS)) is None
+    assert cause([drained], run(100, last=101), run(117, 118, by=OTHERS)) is None
+
+
 def test_a_horse_may_begin_one_more_job_in_the_moment_that_it_outlives_its_supervisor():
     killed = fault("kill -9 supervisor", 1)
     again = run(18, 19, by=OTHERS)
@@ -152,6 +189,21 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     assert cause([absence], run(117, 118, by=OTHERS), run(120.1, 121)) is absence
     assert cause([absence], run(117, 118, by=OTHERS), run(130, 131)) is None
     assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
+
+
+def test_only_the_first_start_of_a_horse_that_is_back_is_late():
+    absence = fault("cut off from Redis, long", 101, 120)
+    done, again = run(117, 118, by=OTHERS), run(120.5, 121)
+    other = run(120.1, 120.2, token="c0-2-plain")
+    assert Causes([absence], [done, again]).of_reruns([done, again]) == [(again, absence)]
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, None)]
+    other.horse = NEIGHBOUR[0]  # which had claimed a job as well
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, absence)]
+
+
+def test_the_horses_of_a_supervisor_that_is_frozen_alone_begin_nothing_late():
+    frozen = fault("freeze supervisor, long", 101, 120)
+    assert cause([frozen], run(117, 118, by=OTHERS), run(120.1, 121)) is None
 
 
 def test_a_late_start_is_no_retry_of_a_failure_meanwhile():
@@ -345,6 +397,9 @@ def test_what_never_expires_or_at_the_wrong_time_is_leaked(field, ttl):
         ("rq:werk:leases", -1, False),
         ("rq:worker:worker0.1", 400, False),
         ("rq:worker:worker0.1", -1, True),
+        ("rq:worker:worker0.1.3", 400, False),
+        ("rq:worker:worker0.1.3", -1, True),
+        ("rq:worker:worker0.1.3:executions", -1, True),
     ],
 )
 def test_keys_that_are_left_are_leaked_unless_that_is_documented(key, ttl, is_leaked):
@@ -536,6 +591,10 @@ def test_a_worker_that_runs_nothing_in_a_calm_is_silent():
     assert found(**parts, calms=[Calm(100, 145, {SUPERVISOR})]) == set()
     assert found(**parts, calms=[Calm(100, 145, {SUPERVISOR, 20})]) == {"silent"}
     assert found(**parts, calms=[Calm(110, 145, {20})]) == set()  # 30 s of peace come first
+    assert found(**parts, calms=[Calm(100, 145, set(), {0, 1})]) == set()
+    assert found(**parts, calms=[Calm(100, 145, set(), {0, 100})]) == {"silent"}
+    many = {*range(5), 100}  # horses: 100 jobs are too few to say
+    assert found(**parts, calms=[Calm(100, 145, set(), many)]) == set()
     del parts["runs"][0], parts["calls"][0], parts["jobs"][0]
     assert found(**parts, calms=[Calm(100, 145, {20})]) == set()  # too few to say
 

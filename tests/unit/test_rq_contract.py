@@ -40,11 +40,10 @@ CALLED = {
     "_install_signal_handlers": "",
     "run_maintenance_tasks": "",
     "get_redis_server_version": "",
-    "set_shutdown_requested_date": "",
 }
 SET = (  # attributes of a worker
-    "_is_horse _stop_requested _stopped_job_id _ordered_queues _dequeue_strategy _state scheduler"
-    " pubsub pubsub_thread executions connection_timeout"
+    "_is_horse _stop_requested _shutdown_requested_date _stopped_job_id _ordered_queues"
+    " _dequeue_strategy _state scheduler pubsub pubsub_thread executions connection_timeout"
 ).split()
 
 

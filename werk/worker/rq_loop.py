@@ -17,7 +17,7 @@ import rq.command
 import rq.worker_registration
 from redis.retry import Retry as RetryPolicy
 from rq.queue import Queue
-from rq.utils import now
+from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy
 from rq.worker import Worker as PlainWorker
 from rq.worker.base import BaseWorker
@@ -122,6 +122,10 @@ class RQLoop(PlainWorker):
         """Note for RQ that the worker will exit, and whether it will finish a job before."""
         self._stop_requested = is_busy
         self._shutdown_requested_date = self._shutdown_requested_date or now()
+
+    def shutdown_date(self) -> tuple[str, str]:
+        """Return the field of our hash, and its value, that say when we were asked to exit."""
+        return "shutdown_requested_date", utcformat(self._shutdown_requested_date or now())
 
     def take_stopped_job(self) -> str | None:
         """Return the job that RQ's stop-job has named, and forget it."""

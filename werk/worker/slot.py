@@ -18,8 +18,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import redis.exceptions
-
 from werk.errors import EXIT_CONFIG, EXIT_OK, ConfigError, RedisUnavailable
 from werk.log_format import Event
 from werk.store.scripts import Script
@@ -95,7 +93,7 @@ class Slot:
             if self.phase is Phase.START:
                 self.start()
         except Unanswered:
-            if self.stop.is_leaving:  # others will rescue what is open
+            if self.supervisor.is_leaving():  # others will rescue what is open
                 why = "Redis is unreachable"
                 self.log.warning(Event("given-up", worker=self.worker.name, reason=why))
                 self.phase = Phase.GONE
@@ -183,12 +181,17 @@ class Slot:
             self.kill("stuck")
 
     def date_shutdown(self) -> None:
-        if self.stop.is_undated:
+        """Write for RQ when the slot was asked to leave. Not while Redis is unreachable.
+
+        It takes no longer than a tick: other slots have time limits meanwhile.
+        """
+        worker, supervisor = self.worker, self.supervisor
+        if self.stop.is_undated and not supervisor.ticker.is_unreachable:
             self.stop.is_undated = False
             try:
-                self.worker.set_shutdown_requested_date()  # type: ignore[no-untyped-call]
-            except redis.exceptions.RedisError as error:
-                self.supervisor.ticker.log_unreachable(error)
+                supervisor.link.call("HSET", worker.key, *worker.shutdown_date())
+            except (RedisUnavailable, ConfigError) as error:
+                supervisor.ticker.log_unreachable(error)
 
     # --- resolve
 

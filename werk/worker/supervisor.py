@@ -95,6 +95,10 @@ class Supervisor:
         self.had_horse = self.had_horse or seen
         return self.had_horse
 
+    def is_leaving(self) -> bool:
+        """Return whether all slots have to leave. One that leaves alone can wait for Redis."""
+        return all(slot.stop.is_leaving for slot in self.slots)
+
     def leave_to(self, worker: Worker) -> Worker:
         """Leave the process to the horse of a slot, in the child. Return the worker that it is."""
         self.wake.close()
@@ -108,6 +112,7 @@ class Supervisor:
         if time.monotonic() >= self.ticker.due_at:
             self.tick()
             if not self.ticker.is_unreachable:
+                self.is_cut_off = False
                 has_moved = self.guard.has_moved()
                 for slot in self.slots:
                     slot.guard_horse(has_moved)
