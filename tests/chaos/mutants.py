@@ -53,6 +53,9 @@ for _, list in ipairs(KEYS) do
   end
 end
 return events"""
+RETURNS = "-- as empty_hand in hands.lua"
+EMPTIED = "local function empty_hands(worker, lists)"
+READ = "        self.open = [wait for wait in self.open if wait.since]\n"
 SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
@@ -171,6 +174,24 @@ MUTANTS = {
             ),
         ),
         ("untimely",),
+    ),
+    # A step returns the first hand only, and no tick the others.
+    "held": Mutant(
+        (
+            ("store/lua/step.lua", f"(KEYS) do {RETURNS}", f"({{KEYS[1]}}) do {RETURNS}"),
+            ("store/lua/hands.lua", "if string.find(seen, line, 1, true) then", "if false then"),
+        ),
+        ("stuck",),
+    ),
+    # A rescue forgets the hands. They hold jobs for so short a time that horses are made slower.
+    "bereft": Mutant(
+        (
+            ("store/lua/hands.lua", EMPTIED, f"{EMPTIED}\n  if true then return end"),
+            ("worker/idle.py", READ, f"{READ}        time.sleep(0.5)\n"),
+        ),
+        ("stuck",),
+        ("kill -9 both", "kill -9 supervisor"),
+        40.0,
     ),
     "everlasting": Mutant(
         (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),

@@ -31,7 +31,7 @@ WERK, PLAIN_RQ = "werk", "rq"  # kinds of workers
 
 _CONSTANTS = (catalog_page.SERVED_S, catalog_page.MOST_SERVED, DEFER_S)
 _PRELUDE = "local SERVED_S, MOST_SERVED, DEFER_S = {}, {}, {}".format(*_CONSTANTS)
-IDLE_S = 10.0  # an idle horse asks for work at least this often (horse.BLOCK_S)
+IDLE_S = 10.0  # an idle horse asks for work at least this often (Idle.block_s)
 
 
 class Deferred(NamedTuple):

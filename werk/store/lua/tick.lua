@@ -4,8 +4,8 @@
 --
 -- After this script each job is in exactly one place: where it was; or, if no process runs its
 -- execution any more, in its queue (after too many crashes in wip, as an execution of this worker);
--- or, if it was due or ready, in its queue. The same holds for final failures that wait for their
--- handler; above MOST_GAVE_UP the oldest are dropped.
+-- or, if it was due, ready, or stuck in a hand (hands.lua), in its queue. The same holds for final
+-- failures that wait for their handler; above MOST_GAVE_UP the oldest are dropped.
 --
 -- KEYS  the queues that the worker serves
 -- ARGV  WORKER   NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds
@@ -86,6 +86,7 @@ local function beat()
   end
   survive_outage()
   call('ZADD', leases, clock + lease_s, WORKER)
+  watch_hands(WORKER, clock + 2 * lease_s)
 end
 
 -- Note how many log lines were dropped, and when that number last grew.
@@ -159,6 +160,8 @@ local function rescue()
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
     put_back_failures(dead)
+    empty_hands(dead, KEYS)
+    watch_hands(dead, clock + lease_s)
     if is_done then call('ZREM', leases, dead)
     else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
     local its_key = P .. ':worker:' .. dead
@@ -255,13 +258,6 @@ local function find_unfinished()
   end
 end
 
-local function drop_failures()
-  local excess = math.min(call('LLEN', failures()) - MOST_GAVE_UP, MOST_GAVE_UP)
-  if excess <= 0 then return end
-  call('LPOP', failures(), excess)
-  try('HINCRBYFLOAT', P .. ':werk:tallies', 'dropped_give_ups', excess)
-end
-
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for _, task in ipairs(served) do call('ZADD', serves, clock, task) end
@@ -285,7 +281,9 @@ if call('HEXISTS', own(worker_key, 'hash'), 'birth') == 0 then event('unborn'); 
 beat()
 note_dropped()
 check_own()
+empty_stuck_hands(WORKER, worker_key, KEYS)
 rescue()
+empty_silent_hands(KEYS, DEAD_AT_ONCE)
 if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 find_unfinished()
