@@ -29,6 +29,8 @@ from werk.store.redis_py import redis_client
 
 WINDOW = 60  # prompt jobs that a caller has under way before it waits for the oldest
 WAIT_S = 1.0  # for the oldest; then the caller goes on without
+# Half of the time all callers enqueue slowly, so that horses are idle and each job wakes one.
+LULL_S, LULL_EVERY_S, LULL_PAUSE_S = 5.0, 10.0, 0.2
 REFUSED_S = 0.2  # between a call that was refused, or not answered, and the next
 DEPENDENTS = 2
 DELAY_S = (1.0, 3.0)
@@ -81,8 +83,11 @@ class Caller:
             self.queue = self.chance.choice(QUEUES)
             self.seconds = some_seconds(self.chance)
             WAYS[kind](self, f"{self.name}-{number}-{kind}")
-            if len(self.handles) > WINDOW:
+            is_lull = time.time() % LULL_EVERY_S < LULL_S
+            while len(self.handles) > (0 if is_lull else WINDOW) and not self.stopping:
                 self._await(*self.handles.popleft())
+            if is_lull:
+                time.sleep(LULL_PAUSE_S)
 
     # --- the kinds
 

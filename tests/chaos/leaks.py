@@ -20,7 +20,7 @@ DOCUMENTED: dict[str, int | None] = {
     r"rq:clean_registries:\w+|rq:clean_groups": 15 * 60,
     DEPENDENCIES: FAILURE_TTL_S,  # with their job
     r"rq:scheduler-lock:\w+": 2 * 60,
-    r"werk:leases|werk:ticked|werk:tallies": None,
+    r"werk:leases|werk:hands|werk:ticked|werk:tallies": None,
     r"werk:ready": 10 * 60,
     r"werk:sent:[\w-]+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,

@@ -36,6 +36,14 @@ for _, list in ipairs(KEYS) do
   end
 end
 return events"""
+RETURNS = "-- as empty_hand in hands.lua"
+STUCK = "if string.find(seen, line, 1, true) then"
+EMPTIED = "local function empty_hands(worker, lists)"
+READ = "        self.open = [wait for wait in self.open if wait.since]\n"
+DIES = """        if any(read) and time.monotonic() % 1 < 0.5:
+            os.kill(os.getppid(), 9)
+            time.sleep(60)
+"""
 SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:
     {SENT}    except Exception:
@@ -161,6 +169,22 @@ MUTANTS = {
             ),
         ),
         ("untimely",),
+    ),
+    # A step returns the first hand only, and no tick the others.
+    "held": Mutant(
+        (
+            ("store/lua/step.lua", f"(KEYS) do {RETURNS}", f"({{KEYS[1]}}) do {RETURNS}"),
+            ("store/lua/hands.lua", STUCK, "if false then"),
+        ),
+        ("stuck",),
+    ),
+    # A rescue forgets the hands. Workers rarely die just then, so some kill themselves.
+    "bereft": Mutant(
+        (
+            ("store/lua/hands.lua", EMPTIED, f"{EMPTIED}\n  if true then return end"),
+            ("worker/idle.py", READ, READ + DIES),
+        ),
+        ("stuck",),
     ),
     "everlasting": Mutant(
         (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),

@@ -25,6 +25,7 @@ PLACES = {  # RQ's structures, as keys of a queue; a job's id is in exactly one 
     "failed": "rq:failed:{}",
     "canceled": "rq:canceled:{}",
 }
+HANDS = "rq:werk:hand:*"  # where an idle horse has a job that still waits, for a moment
 OF_STATUS = {  # the place that a status names
     "queued": "queue",
     "created": "queue",
@@ -106,6 +107,7 @@ def count_open(connection: redis.Redis) -> int:
         for name in OPEN:
             for queue in QUEUES:
                 _members(reading, PLACES[name].format(queue))
+        reading.keys(HANDS)
         return sum(map(len, reading.execute()))
 
 
@@ -146,6 +148,9 @@ def _places(connection: redis.Redis) -> dict[str, set[str]]:
         for queue in QUEUES:
             for member in _members(connection, pattern.format(queue)):
                 found[member.decode().partition(":")[0]].add(name)
+    for key in connection.scan_iter(HANDS, count=AT_ONCE):
+        for member in connection.lrange(key, 0, -1):
+            found[member.decode()].add("hand")
     for key in connection.scan_iter("rq:rl:*:rate_limited", count=AT_ONCE):
         for member in _members(connection, key.decode()):
             found[member.decode()].add("rate_limited")

@@ -70,6 +70,8 @@ def test_places_are_read_from_raw_keys(connection):
     for number, place in enumerate(("wip:low", "ready:low", "rl:a:rate_limited"), 2):
         connection.hset(f"rq:job:{number}", "status", "started")
         connection.zadd(f"rq:{place}", {f"{number}:e" if number == 2 else number: 1})
+    connection.hset("rq:job:5", "status", "queued")
+    connection.rpush("rq:werk:hand:worker0.1:low", "5")
     connection.rpush("rq:queue:low", "stray")
     seen = read_contents(connection, 0.0)
     places = {own.id: own.places for own in seen.jobs.values()}
@@ -78,8 +80,9 @@ def test_places_are_read_from_raw_keys(connection):
     assert places["2"] == {"wip"}
     assert places["3"] == {"ready"}
     assert places["4"] == {"rate_limited"}
+    assert places["5"] == {"hand"}
     assert seen.strays == {"stray": {"queue"}}
-    assert count_open(connection) == 7
+    assert count_open(connection) == 8
 
 
 def test_uptime_stands_still_while_redis_does_not_answer():

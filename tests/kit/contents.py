@@ -53,6 +53,10 @@ class Contents:
     def waiting(self, queue: str) -> list[str]:
         return list(self.get("queue", queue))
 
+    def hand(self, worker: str, queue: str) -> list[str]:
+        """Return the jobs that a worker has in hand, the next one first."""
+        return list(self.get("werk", "hand", worker, queue))[::-1]
+
     def job(self, job_id: str) -> dict[str, str]:
         return cast(Any, self.get("job", job_id))
 
@@ -64,10 +68,15 @@ class Contents:
         return {run for queue in QUEUES for run in self.get("wip", queue)}
 
     def places(self, job_id: str) -> list[tuple[str, str]]:
-        """Return where a job is, each place with its queue; twice, if it is there twice."""
+        """Return where a job is, each place with its queue; twice, if it is there twice.
+
+        A hand counts as its queue.
+        """
         found = []
         for queue in QUEUES:
-            found += [("queue", queue)] * self.waiting(queue).count(job_id)
+            hands = [ids for key, ids in self.named("werk:hand") if key.endswith(f":{queue}")]
+            for ids in (self.waiting(queue), *hands):
+                found += [("queue", queue)] * ids.count(job_id)
             found += [("wip", queue) for run in self.get("wip", queue) if is_of(run, job_id)]
             found += [(place, queue) for place in PLACES if job_id in self.get(place, queue)]
         return found

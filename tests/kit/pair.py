@@ -14,6 +14,7 @@ import redis
 from redis.connection import Connection, ConnectionPool
 from rq.job import Retry
 
+from werk.store.connection import Command
 from werk.worker import Worker, supervisor
 from werk.worker.claim import Claim
 from werk.worker.horse import Horse
@@ -85,25 +86,25 @@ class Line(Channel):
     """The horse's own connection, for the test to break."""
 
     fault = ""
-    words: Sequence[Any] = ()  # of a request that is on its way, but not there yet
+    words: Sequence[Command] = ()  # a request that is on its way, but not there yet
 
-    def send(self, words: Sequence[Any]) -> None:
+    def send(self, *commands: Command) -> None:
         fault, self.fault = self.fault, ""
         if fault == "request lost":
             raise ConnectionError(fault)
         if fault == "frozen before":
             raise Died
         if fault == "on its way":
-            self.words = tuple(words)
+            self.words = commands
             raise Died
-        super().send(words)
+        super().send(*commands)
         if fault in ("reply lost", "frozen"):
             self.receive()
             raise ConnectionError(fault) if fault == "reply lost" else Died
 
     def arrive(self) -> Any:
         words, self.words = self.words, ()
-        self.send(words)
+        self.send(*words)
         return self.receive()
 
 
@@ -148,8 +149,8 @@ class OwnSlot(Slot):
     def be_horse(self, plan: Plan) -> int:
         worker = self.supervisor.worker
         self.horse = Horse(worker, self.shared, plan, self.supervisor.wake.r)
-        counters = self.horse.performer.counters
-        self.horse.steps = Frozen(worker, self.shared, plan.generation, counters)
+        counters, idle = self.horse.performer.counters, self.horse.idle
+        self.horse.steps = Frozen(worker, self.shared, plan.generation, counters, idle)
         self.horse.steps.channel = Line(worker.connection)
         self.horse.carry_out_orders()
         return 0

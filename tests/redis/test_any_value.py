@@ -11,7 +11,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,12 +35,14 @@ from werk.worker.outcome import Outcome, deferral, failure, misplaced, success
 EXAMPLES = 2000
 OF_WORKER = (
     "birth werk_horse werk_dead werk_step werk_moved state last_heartbeat successful_job_count"
-    " failed_job_count total_working_time werk_lease werk_v current_job"
+    " failed_job_count total_working_time werk_lease werk_v werk_hand current_job"
 ).split()
 OF_EXECUTION = "id job_id created_at last_heartbeat worker_name werk_ending".split()
+HANDS = ["werk:hand:w0:high", "werk:hand:w0:low", "werk:hand:dead:high"]
 SHARED = [
     "suspended", "queues", "workers", "workers:high", "werk:paused", "werk:tallies", "werk:leases",
     "werk:ticked", "werk:gave-up", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
+    "werk:hands", *HANDS,
     "rl-keys", "rl:k", "rl:k:allowed", "rl:k:rate_limited", "clean_registries:high",
     *[f"{place}:{queue}" for place in (*PLACES, "wip", "queue") for queue in QUEUES],
 ]  # fmt: skip
@@ -124,7 +126,7 @@ class Fleet:
 
     # what is put in
 
-    def poison(self, dice: random.Random, jobs: str, spared: tuple[str, ...] = ()) -> None:
+    def poison(self, dice: random.Random, jobs: str, spared: Sequence[str] = ()) -> None:
         """Change up to three fields or keys, at random."""
         places = [key for key in SHARED if key not in spared]
         for _ in range(dice.randint(1, 3)):
@@ -187,7 +189,8 @@ class Fleet:
         now.values = {key: own for key, own in now.values.items() if not isinstance(own, str)}
         found = set()
         for queue in QUEUES:
-            if job_id in now.get("queue", queue):
+            hands = [now.get("werk", "hand", worker, queue) for worker in ("w0", "dead")]
+            if any(job_id in ids for ids in (now.get("queue", queue), *hands)):
                 found.add(("queue", queue))
             in_hand = [*now.get("wip", queue)]
             if queue == "high" and any(key.startswith("wip:high ") for key in self.poisoned):
@@ -324,6 +327,29 @@ def test_a_claim(fleet: Fleet) -> None:
     repeat(fleet, example)
 
 
+@pytest.mark.parametrize("owner", ["w0", "dead"])
+def test_what_a_wait_has_taken(fleet: Fleet, owner: str) -> None:
+    """A step, a fence or a tick returns it to its queue."""
+    hand = f"werk:hand:{owner}:high"
+
+    def example(dice: random.Random) -> None:
+        fleet.redis.lmove("rq:queue:high", f"rq:{hand}", "LEFT", "LEFT")
+        fleet.pair.horse.shared.show(0, "", "")
+        fleet.poison(dice, "vb")
+        if dice.random() < 0.3:
+            fleet.step(None, dice.random() < 0.5)
+        elif dice.random() < 0.5:
+            fleet.pair.supervisor.executions.fence_generation()
+        else:
+            fleet.tick(), fleet.tick()
+        fleet.check_place("v", hand)
+        fleet.check_next()
+        may_stay = bool({"queue:high", "werk:leases", "werk:ticked"} & fleet.poisoned)
+        assert may_stay or not fleet.redis.exists(f"rq:{hand}")
+
+    repeat(fleet, example, EXAMPLES // 4)
+
+
 def test_a_finish(fleet: Fleet) -> None:
     def example(dice: random.Random) -> None:
         fleet.poison(dice, "a")
@@ -344,13 +370,13 @@ def test_a_finish(fleet: Fleet) -> None:
 
 def test_a_tick(fleet: Fleet) -> None:
     def example(dice: random.Random) -> None:
-        fleet.poison(dice, "ads")
+        fleet.poison(dice, "ads", spared=HANDS)  # a tick remembers what is in a hand
         fleet.tick()
         fleet.check_places(a="wip:high", d="wip:high", s="scheduled:high")
         before = fleet.state()
         fleet.tick()
         after = fleet.state()
-        beats = ("worker:w0", "werk:leases", "werk:ticked", "werk:catalog")
+        beats = ("worker:w0", "werk:leases", "werk:hands", "werk:ticked", "werk:catalog")
         for key in (*beats, *(f"werk:serves:{queue}" for queue in QUEUES)):
             before.pop(key, None), after.pop(key, None)
         assert before == after

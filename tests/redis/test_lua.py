@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from contents import Contents, table
 
 from werk.client import request
 from werk.ops.actions import act_script
+from werk.ops.snapshot import Snapshot
+from werk.store.connection import link_over
 from werk.store.limits import MOST_GAVE_UP
 from werk.worker.scripts import script
 
@@ -129,7 +132,7 @@ class Lua:
         return self.run(script("take_failure", self.version).text, worker)
 
     def fence_generation(self) -> Any:
-        return self.of_worker("fence_generation", "one", "new", 15)
+        return self.of_worker("fence_generation", "one", "new", 15, '["rq:queue:high"]')
 
     def send(self, how: str, *rare: str, created_at: str = "before") -> Any:
         """Enqueue the jobs a and b, with all that there is, and fields that few jobs have."""
@@ -293,6 +296,152 @@ def test_counts_are_added_to_the_worker_and_to_the_counters(lua: Lua) -> None:
         worker:one              state=idle werk_step=h2 werk_moved=now+0
         worker:one+             successful_job_count=4 total_working_time=3
         werk:tallies            sleep|done=4 sleep|seconds=1""")
+
+
+# --- hands: what the waits of an idle horse have taken
+
+HAND = "werk:hand:one:high"
+
+
+def test_a_step_of_an_idle_horse_claims_what_its_wait_has_taken(lua: Lua) -> None:
+    for job_id in ("a", "b", "c"):
+        lua.enqueue(job_id)
+    for _ in "ab":  # b by a wait over a connection that was lost later
+        lua.given(f"LMOVE queue:high rq:{HAND} LEFT LEFT")
+    assert lua.step("h1")[1][-2:] == ["a", "high"]
+    changes = lua.changes()
+    assert (changes[HAND], changes["queue:high"]) == ("gone", "=b,c")
+
+
+@pytest.mark.parametrize("why", ["fenced", "suspended", "paused", "unasked", "resent"])
+def test_a_step_that_claims_nothing_returns_what_a_wait_has_taken(lua: Lua, why: str) -> None:
+    for job_id in ("a", "b"):
+        lua.enqueue(job_id)
+    lua.given(f"LMOVE queue:high rq:{HAND} LEFT LEFT")
+    if why == "fenced":
+        lua.given("HSET worker:one werk_horse other")
+    elif why == "suspended":
+        lua.given("SET suspended 1")
+    elif why == "paused":
+        lua.given("SADD werk:paused high")
+    claims, resent = int(why not in ("unasked", "resent")), int(why == "resent")
+    _, got, *_ = lua.step("h1", claims=claims, resent=resent)
+    assert got == {"paused": "empty", "resent": "unasked"}.get(why, why)
+    assert lua.changes() == {HAND: "gone", "queue:high": "=a,b"}
+
+
+def test_a_step_returns_the_hands_of_all_its_queues(lua: Lua) -> None:
+    for job_id, queue in (("a", "high"), ("b", "low")):
+        lua.enqueue(job_id, origin=queue)
+    lua.given(f"LMOVE queue:high rq:{HAND} LEFT LEFT",
+              "LMOVE queue:high rq:werk:hand:one:low LEFT LEFT")  # fmt: skip
+    words = ("one", "h", "h1", "at:5000", 5000, 5090, 5150, 1, 0, "")
+    keys = ("rq:queue:low", "rq:queue:high")
+    _, claimed, *_ = lua.run(script("step", lua.version).text, *words, keys=keys)
+    assert claimed[-2:] == ["b", "low"]
+    changes = lua.changes()
+    assert changes["queue:high"] == "=a"
+    assert changes[HAND] == changes["werk:hand:one:low"] == "gone"
+
+
+def test_a_step_leaves_a_job_in_hand_whose_queue_has_another_type(lua: Lua) -> None:
+    lua.given(f"RPUSH {HAND} b a", "SET queue:high x")
+    assert lua.step("h1")[1] == "empty"
+    assert lua.changes() == {}
+    lua.given("DEL queue:high")
+    lua.step("h1")
+    assert lua.changes() == {HAND: "gone"}  # there is no such job: each is dropped
+
+
+def test_redis_6_2_lets_a_step_return_a_hand_when_memory_is_full(lua: Lua) -> None:
+    lua.given(f"RPUSH {HAND} a")
+    lua.version = (6, 2)
+    lua.redis.config_set("maxmemory", 1)
+    try:
+        assert lua.step("h1", claims=0)[1] == "unasked"
+    finally:
+        lua.redis.config_set("maxmemory", 0)
+    assert lua.changes() == {HAND: "gone", "queue:high": "=a"}
+
+
+def test_a_busy_horse_does_not_look_at_its_hands(lua: Lua) -> None:
+    """Its waits have ended before it claimed: nothing more to do for each job."""
+    lua.begin()
+    lua.given(f"RPUSH {HAND} b")
+    assert lua.step("h2", lua.finish())[1] == "empty"
+    assert HAND not in lua.changes()
+
+
+@pytest.mark.parametrize("who", ["own", "next"])
+def test_a_fence_returns_what_the_last_horse_had_in_hand(lua: Lua, who: str) -> None:
+    """Also of a queue that the worker, started again under its name, no longer serves."""
+    queue = "high" if who == "own" else "low"
+    lua.given("SADD queues rq:queue:low")
+    lua.given(f"RPUSH werk:hand:one:{queue} b a", f"RPUSH queue:{queue} c")
+    assert lua.fence_generation() == []
+    changes = lua.changes()
+    assert changes[f"werk:hand:one:{queue}"] == "gone"
+    assert changes[f"queue:{queue}"] == "=a,b,c"
+
+
+def test_a_rescue_returns_what_a_dead_worker_had_in_hand(lua: Lua) -> None:
+    lua.given("SADD queues rq:queue:low")
+    lua.given("RPUSH werk:hand:two:high b a", "RPUSH werk:hand:two:low c")
+    lua.given(f"ZADD werk:leases {time.time() - 10} two", "ZREM werk:hands two")
+    assert lua.tick("one") == []
+    changes = lua.changes()
+    assert changes["queue:high"] == "=a,b"
+    assert changes["queue:low"] == "=c"
+    assert changes["werk:hand:two:high"] == changes["werk:hand:two:low"] == "gone"
+    assert "two=now+15" in changes["werk:hands"]
+
+
+def test_a_worker_that_was_cut_off_is_looked_at_once_more(lua: Lua) -> None:
+    """Older workers rescue as well, and know no hands: so the lease does not matter."""
+    lua.given("ZREM werk:leases two", "RPUSH werk:hand:two:high a")
+    assert lua.tick("one") == []
+    assert "queue:high" not in lua.changes()
+    lua.given(f"ZADD werk:hands {time.time() - 1} two")
+    lua.tick("one")
+    changes = lua.changes()
+    assert changes["queue:high"] == "=a"
+    assert changes["werk:hand:two:high"] == "gone"
+    assert "two=gone" in changes["werk:hands"]
+
+
+def test_a_tick_returns_a_job_that_was_in_hand_at_the_last_one(lua: Lua) -> None:
+    lua.given(f"RPUSH {HAND} a", "RPUSH queue:high b")
+    lua.tick("one")
+    assert "queue:high" not in lua.changes()
+    lua.tick("one")
+    assert lua.changes()["queue:high"] == "=a,b"
+    assert not lua.redis.exists(f"rq:{HAND}")
+    lua.given(f"RPUSH {HAND} a")
+    lua.tick("one")
+    lua.given(f"DEL {HAND}", f"RPUSH {HAND} c")
+    lua.tick("one")  # another job: the horse reacts
+    assert lua.redis.llen(f"rq:{HAND}") == 1
+    lua.tick("two")
+    lua.tick("two")
+    assert lua.redis.llen(f"rq:{HAND}") == 1  # of another worker
+
+
+@pytest.mark.parametrize("what", ["cancel", "delete", "probe", "restore"])
+def test_an_action_finds_a_job_in_a_hand(lua: Lua, what: str) -> None:
+    lua.enqueue("a")
+    lua.given("LMOVE queue:high rq:werk:hand:two:high LEFT LEFT")
+    wanted = {"cancel": "cancelled", "delete": "deleted"}.get(what, "fine")
+    assert lua.act(what, "a") == [wanted]
+    assert ("werk:hand:two:high" in lua.changes()) == (wanted != "fine")
+
+
+def test_a_snapshot_counts_the_jobs_in_hands(lua: Lua) -> None:
+    lua.enqueue("a")
+    lua.enqueue("b")
+    lua.given("SADD workers rq:worker:one", "HSET worker:one queues low,high")
+    lua.given(f"LMOVE queue:high rq:{HAND} LEFT LEFT")
+    with closing(link_over(lua.redis)) as link:
+        assert Snapshot.read(link).queues["high"].waiting == 2
 
 
 # --- final failures, for WERK_ON_GIVE_UP
@@ -476,6 +625,7 @@ def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> No
         results:a+              execution_started_at=5000.000000 execution_ended_at=5500.000000
         results:a+              werk_attempt=1 lives=200
         werk:leases             one=gone
+        werk:hands              one=now+15
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")
 
@@ -735,6 +885,7 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
         worker:two:executions   =a:h1
         job:a                   werk_crashes=before|1
         werk:leases             one=gone
+        werk:hands              one=now+15
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")
 

@@ -46,6 +46,7 @@ from werk.worker.outcome import Outcome, failure
 from werk.worker.shared_state import Leave
 from werk.worker.supervisor import LEASES
 
+HANDS = "rq:werk:hands"
 SERVED = (("high", "low"), ("low", "high"), ("high",))  # by the workers, in turn
 MOST_WORKERS = 6
 IDS = [f"j{number}" for number in range(7)]
@@ -152,6 +153,18 @@ class Life(RuleBasedStateMachine):
     def rescuers(self) -> list[Pair]:
         return self.awake() if any(pair.is_frozen for pair in self.pairs) else []
 
+    def waiting(self) -> list[Pair]:
+        """Return the workers whose horse may have a wait open: also those that are cut off."""
+        watched = self.now.get("werk", "hands")
+        idle = [pair for pair in self.pairs if not (pair.claim or pair.is_asking)]
+        return [pair for pair in idle if pair.name in watched]
+
+    def in_hand(self, pair: Pair) -> list[str]:
+        return [job_id for queue in QUEUES for job_id in self.look().hand(pair.name, queue)]
+
+    def is_in_a_hand(self, job_id: str) -> bool:
+        return any(job_id in ids for _, ids in self.now.named("werk:hand"))
+
     def replaceable(self) -> list[Pair]:
         return self.awake() if len(self.pairs) < MOST_WORKERS else []
 
@@ -257,6 +270,14 @@ class Life(RuleBasedStateMachine):
         reply = self.exchange(pair, None, True, fault)
         if reply:
             assert (pair.claim.id if pair.claim else text(reply[1])) == expected
+            assert not self.in_hand(pair)
+
+    @one_of(waiting, queue=st.sampled_from(QUEUES))
+    def take(self, pair: Pair, queue: str) -> None:
+        """A wait moves a job into the hand of its worker: of a horse that is idle, or cut off."""
+        if queue in pair.queues:
+            hand = f"rq:werk:hand:{pair.name}:{queue}"
+            self.connection.lmove(f"rq:queue:{queue}", hand, "LEFT", "LEFT")
 
     @one_of(idle, what=st.sampled_from(["suspended", *QUEUES, "scripts"]))
     def claim_while(self, pair: Pair, what: str) -> None:
@@ -306,7 +327,8 @@ class Life(RuleBasedStateMachine):
             return
         if finish:
             # What its rescuer has failed is recorded under the same execution.
-            was_failed = before.get("results", claim.id).get("execution_id") == claim.execution
+            last = before.get("results", claim.id)  # an attempt, type 4, is no outcome
+            was_failed = (last.get("execution_id"), last.get("type")) == (claim.execution, "2")
             late = b"again" if was_failed and finish.status == "failed" else b"late"
             lost = b"again" if "lost" in fault else b"late"
             assert reply[0] in ((b"done", lost, b"none") if is_good else (late,))
@@ -407,10 +429,14 @@ class Life(RuleBasedStateMachine):
     def thaw(self, pair: Pair) -> None:
         pair.is_frozen = False
 
-    @one_of(rescuers)
-    def rescue(self, pair: Pair) -> None:
+    @one_of(rescuers, is_over=st.booleans())
+    def rescue(self, pair: Pair, is_over: bool) -> None:
+        """With `is_over` it is so late that no wait of a worker that is cut off is open."""
         dead = [other for other in self.pairs if other.is_frozen]
+        leases = self.now.get("werk", "leases")
         self.connection.zadd(LEASES, {other.name: PAST for other in dead}, xx=True)
+        if is_over:
+            self.connection.zadd(HANDS, {other.name: PAST for other in dead}, xx=True)
         self.connection.set("rq:werk:ticked", time.time())
         for run, _ in self.now.named("execution"):  # RQ's own finish has had its time
             self.connection.hset(f"rq:execution:{run}", "werk_ending", PAST)
@@ -420,6 +446,8 @@ class Life(RuleBasedStateMachine):
             assert other.name not in after.get("werk", "leases")
             assert not after.get("worker", other.name, "executions")
             assert "werk_horse" not in after.get("worker", other.name)
+            # It may have been rescued before, and have got a job in its hand since then.
+            assert not self.in_hand(other) or not (is_over or other.name in leases)
 
     # the tick
 
@@ -429,6 +457,9 @@ class Life(RuleBasedStateMachine):
             self.connection.delete(f"rq:worker:{pair.name}")
             self.tick_now(pair)  # writes the hash; the next one does the rest
         self.tick_now(pair)
+        if self.in_hand(pair):  # the horse does not react
+            self.tick_now(pair)
+            assert not self.in_hand(pair)
 
     @one_of(awake, is_locked=st.booleans())
     def due(self, pair: Pair, is_locked: bool) -> None:
@@ -466,6 +497,8 @@ class Life(RuleBasedStateMachine):
         if is_running:
             self.loosen(job_id, "canceled")  # RQ leaves it there when the execution ends
         if by_rq or is_running:
+            if self.is_in_a_hand(job_id):
+                self.loosen(job_id, "queue")  # RQ looks into the queue only; it is dropped later
             self.fetch(job_id).cancel()
         else:
             self.act("cancel", job_id, "cancelled")
@@ -473,6 +506,8 @@ class Life(RuleBasedStateMachine):
     @one_of(in_place, by_rq=st.booleans())
     def delete(self, job_id: str, by_rq: bool) -> None:
         if by_rq or any(is_of(run, job_id) for run in self.hands(self.now)):
+            if self.is_in_a_hand(job_id):
+                self.loosen(job_id, "queue")
             self.fetch(job_id).delete()
         else:
             self.act("delete", job_id, "deleted")
@@ -541,6 +576,9 @@ class Life(RuleBasedStateMachine):
         for queue in QUEUES:
             kept = [*now.waiting(queue), *now.get("scheduled", queue)]
             assert (self.alive | set(self.loose)).issuperset(kept)
+        for pair in self.pairs:
+            if self.in_hand(pair):
+                assert pair.name in now.get("werk", "hands"), "nobody would return it"
         assert self.alive.issuperset(run.split(":")[0] for run in now.runs())
         assert self.alive.issuperset(key for key, _ in now.named("job") if ":" not in key)
 
@@ -584,7 +622,7 @@ def next_of(pair: Pair, now: Contents) -> str:
     if now.get("suspended"):
         return "suspended"
     for queue in pair.queues:
-        for job_id in now.waiting(queue):
+        for job_id in now.hand(pair.name, queue) + now.waiting(queue):
             if queue not in now.get("werk", "paused") and now.status(job_id) == "queued":
                 return job_id
     return "empty"

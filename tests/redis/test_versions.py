@@ -322,6 +322,27 @@ def test_each_rescues_the_others_jobs(connection: redis.Redis, pair: Pair, past:
     assert Contents(connection).job("a")["werk_attempt"] == "3"
 
 
+def test_what_a_worker_has_in_hand_outlives_its_rescue_by_an_older_one(
+    connection: redis.Redis, redis_url: str, pair: Pair, past: type[Old]
+) -> None:
+    """Workers of older versions know no hands, and remove the lease."""
+    old = past(connection)
+    old.tick()
+    pair.supervisor.tick()
+    enqueue(connection, "a")
+    connection.lmove("rq:queue:high", "rq:werk:hand:new:high", "LEFT", "LEFT")
+    assert old.rescue("new") == []
+    assert connection.zscore(LEASES, "new") is None
+    assert connection.zscore("rq:werk:hands", "new") > time.time() + LEASE_S
+    connection.zadd("rq:werk:hands", {"new": PAST})
+    other = Pair("other", QUEUES, redis_url)
+    other.supervisor.tick()
+    other.supervisor.close()
+    assert Contents(connection).waiting("high") == ["a"]
+    old.step()
+    assert old.job_id == "a"
+
+
 def test_a_mixed_fleet_loses_nothing(connection: redis.Redis, pair: Pair, past: type[Old]) -> None:
     """Callers and workers of both, in turn."""
     old = past(connection)

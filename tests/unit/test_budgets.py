@@ -43,14 +43,14 @@ RAISED = {
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
-    "lua": (1218, "any value in any key, outages, fences, final failures, attempts"),
+    "lua": (1310, "any value in any key, outages, fences, final failures, attempts, hands"),
     "ops": (
         1968,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
-        970,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        980,
+        "bounded readers of payloads, outages and Sentinel, one connection class, hands",
     ),
     "tasks": (
         1087,
@@ -59,10 +59,10 @@ RAISED = {
     "web": (595, "enqueueing over HTTP, half-open requests, Host and Origin rules, slots"),
     "werk": (802, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        3943,
+        4035,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware",
+        "attempts, histograms, middleware, waits that wake one horse",
     ),
 }
 

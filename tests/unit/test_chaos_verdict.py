@@ -395,6 +395,8 @@ def test_what_never_expires_or_at_the_wrong_time_is_leaked(field, ttl):
         ("rq:werk:last:0a", -1, True),
         ("rq:werk:last:0a", 10, False),
         ("rq:werk:leases", -1, False),
+        ("rq:werk:hands", -1, False),
+        ("rq:werk:hand:worker0.1:low", -1, True),
         ("rq:worker:worker0.1", 400, False),
         ("rq:worker:worker0.1", -1, True),
         ("rq:worker:worker0.1.3", 400, False),

@@ -31,6 +31,11 @@ def key(*parts: str) -> str:
     return ":".join((KEY_PREFIX, *parts))
 
 
+def hand(worker: str, queue_key: str) -> str:
+    """Return the key of the list into which a worker's wait moves a queue's job: see hands.lua."""
+    return key("werk", "hand", worker, queue_key.removeprefix(key("queue", "")))
+
+
 def timestamp(moment: datetime | None = None) -> str:
     """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
     moment = moment or datetime.now(timezone.utc)

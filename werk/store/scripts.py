@@ -38,7 +38,8 @@ _CONSTANTS = {
 _SMALL = {
     "back": "local crash = TRACE ~= '' and {trace = TRACE, at = AT} or nil\n"
     "return {give_back(RUN, WORKER, crash, WORKER, redis_time())}",
-    "fence_generation": "return fence_generation(WORKER, GENERATION, tonumber(LEASE))",
+    "fence_generation": "return fence_generation("
+    "WORKER, GENERATION, tonumber(LEASE), cjson.decode(QUEUE_KEYS))",
     "fence": "return fence(RUN, QUEUE, tonumber(SECONDS), WORKER)",
     "withdraw": "for _, queue in ipairs(QUEUES) do"
     " withdraw(WORKER, queue, cjson.decode(SERVED)) end",
@@ -101,10 +102,19 @@ def numbered(names: Iterable[str]) -> str:
 
 _PRELUDES = {
     "back": named(("RUN", "WORKER", "TRACE", "AT")),
-    "fence_generation": named(("WORKER", "GENERATION", "LEASE")),
+    "fence_generation": named(("WORKER", "GENERATION", "LEASE", "QUEUE_KEYS")),
     "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
     "take_failure": named(("WORKER",)),
     "withdraw": "\n".join((named(("WORKER", "SERVED")), rest("QUEUES", 3))),
+}
+
+# What stands in front of a script, besides lib.lua.
+_PARTS = {
+    "tick": ("hands", "limits"),
+    "act": ("hands", "limits"),
+    "snapshot": ("hands",),
+    "fence_generation": ("hands",),
+    "take_failure": ("hands",),
 }
 
 
@@ -117,9 +127,7 @@ def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = ""
     """
     parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, "")]
     if name != "step":
-        parts.append(source("lib"))
-    if name in ("tick", "act"):
-        parts.append(source("limits"))
+        parts += map(source, ("lib", *_PARTS.get(name, ())))
     text = joined(*parts, _SMALL.get(name) or source(name)).text
     text = text.replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
     return Script(_FLAGS + text if server_version >= _SINCE else text)

@@ -28,7 +28,6 @@ from werk.errors import EXIT_CONFIG, ConfigError
 from werk.log_format import Event
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
-from werk.store.limits import LEASE_S
 from werk.tasks.catalog import own_entry
 from werk.worker import rq_classes
 from werk.worker.log_handlers import set_up_logs, take_over
@@ -38,14 +37,13 @@ from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
-from werk.worker.startup import stoppable
+from werk.worker.startup import refuse_queues, stoppable
 from werk.worker.supervisor import Supervisor
 
 
 class Worker(RQSide):
     """werk's worker. Its times, in seconds, are attributes, so that tests can shorten them."""
 
-    lease_s = float(LEASE_S)
     grace_s = 4.5  # from a job's time limit to the end of a horse that ignores it
 
     concurrency = 0  # the number of slots; 0: what WERK_CONCURRENCY says
@@ -117,6 +115,7 @@ class Worker(RQSide):
             has_secrets = any(task.secret for task in registry.tasks().values())
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
+        self._check_descriptors()
         shared = SharedState()
         before = self.harden_connection(retry_forever(self.connection))  # until Redis knows us
         with stoppable():
@@ -165,6 +164,12 @@ class Worker(RQSide):
         self.redis_server_version = first.redis_server_version
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state("started")
+    def _check_descriptors(self) -> None:
+        try:
+            refuse_queues(len(self.queues))
+        except ConfigError as error:
+            self.log.error("%s", error)
+            raise SystemExit(EXIT_CONFIG) from None
 
     def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):

@@ -5,6 +5,7 @@ A job returns to its queue, or the next horse gets an order about it, which may 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -53,9 +54,11 @@ class Executions:
     def fence_generation(self) -> list[str]:
         """Let only our generation claim, and return the executions that are open.
 
+        The jobs that the last horse had in hand return to their queues.
         The last request of an earlier horse may still be on its way: it is refused from here on.
         """
-        words = (self.worker.name, self.generation, self.worker.lease_s)
+        worker = self.worker
+        words = (worker.name, self.generation, worker.lease_s, json.dumps(worker.queue_keys()))
         found = self.ask(self.fence_script, *words)
         return [run.decode("utf-8", "replace") for run in found]
 

@@ -143,8 +143,8 @@ class Horse:
         self.settings, counters = Settings.read(), Counters(worker.ordered_queue_keys())
         self.performer = Performer(worker, shared, self.settings, counters)
         self.log = self.performer.log
-        self.steps = Steps(worker, shared, plan.generation, counters)
-        self.idle = Idle(worker.connection, wake_r)
+        self.idle = Idle(worker, wake_r)
+        self.steps = Steps(worker, shared, plan.generation, counters, self.idle)
         self.chores = Chores(self.performer, self.settings.on_give_up)
         self.follows_strategy = worker.has_strategy()
         self.jobs = 0  # begun by this horse
@@ -173,7 +173,7 @@ class Horse:
         """Handle the supervisor's signal: it asks for new connections, or a time limit is over."""
         if self.shared.reconnect:
             self.shared.reconnect = 0
-            for channel in (self.steps.channel, *self.idle.channels.values()):
+            for channel in (self.steps.channel, *self.idle.waits.values()):
                 hang_up(channel.socket)
             if not self.chores.cleaner.break_off() and self.shared.finishing:
                 hang_up_all(self.worker.connection)
@@ -283,7 +283,7 @@ class Horse:
             self.log.event(became.decode(), claim.facts(self.log.task), logging.WARNING)
 
     def wait(self, why: bytes, paused: Sequence[bytes]) -> None:
-        """Wait until a queue has a job, without taking it. The wait costs Redis nothing."""
+        """Wait until there may be a job."""
         if why == b"more":
             return
         if why != b"empty":

@@ -25,6 +25,7 @@ from rq.worker.base import BaseWorker
 from werk.errors import EXIT_CONFIG, ConfigError
 from werk.log_format import Event
 from werk.store.connection import hang_up, link_over
+from werk.store.limits import LEASE_S
 from werk.worker.commands import parse_command
 from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
 from werk.worker.startup import ATTEMPT_S, wait_for_redis
@@ -42,6 +43,7 @@ class RQLoop(PlainWorker):
     slot: Slot | None = None
     supervisor: Supervisor | None = None
     others: Sequence[RQLoop] = ()  # what RQ takes our further slots for
+    lease_s = float(LEASE_S)
     tick_s = 1.0  # from one tick of the supervisor to the next
 
     def server_version(self) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
 
 ATTEMPT_S = 1.0  # signals are handled between attempts
+DESCRIPTORS = 64  # of a horse and its job, besides a connection for each queue
 
 
 def wait_for_redis(link: Link) -> None:
@@ -41,6 +43,18 @@ def refuse_cluster(link: Link) -> None:
         return
     if is_cluster(info):
         raise cluster_error(link.where)
+
+
+def refuse_queues(count: int) -> None:
+    """Raise ConfigError if a process may not have a connection for each of so many queues."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + DESCRIPTORS
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise ConfigError(
+            f"{count} queues need {needed} file descriptors, one for each queue and {DESCRIPTORS}"
+            f" more, and this process may have {limit}: raise the limit (ulimit -n {needed}, or"
+            f" LimitNOFILE={needed} in a systemd unit), or serve fewer queues"
+        )
 
 
 _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them

@@ -10,6 +10,7 @@ from werk.log_format import Event
 from werk.store import keys, replies
 from werk.store.limits import LISTED_S, OWNED_S
 from werk.worker.counters import Counters
+from werk.worker.idle import Idle
 from werk.worker.outcome import Outcome
 from werk.worker.redis_side import AWAY, LONGEST_PAUSE_S, Channel, Unusable
 from werk.worker.rq_side import RQSide
@@ -24,10 +25,15 @@ class Steps:
     """Sends one request at a time, until it is answered."""
 
     def __init__(
-        self, worker: RQSide, shared: SharedState, generation: str, counters: Counters
+        self,
+        worker: RQSide,
+        shared: SharedState,
+        generation: str,
+        counters: Counters,
+        idle: Idle,
     ) -> None:
         self.name, self.shared, self.generation = worker.name, shared, generation
-        self.counters = counters
+        self.counters, self.idle = counters, idle
         self.script = script("step", worker.server_version())
         self.channel = Channel(worker.connection)
         self.serve(worker.ordered_queue_keys())
@@ -72,16 +78,19 @@ class Steps:
             self.step(None, wants_job=False)
 
     def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
-        """Send a request until it is answered.
+        """Send a request until it is answered. It ends the waits that may fill our hand.
 
         A request that may have arrived before is marked so; its execution id identifies it.
         """
         pause_s = 0.0  # first without a pause: perhaps only this connection has ended
-        shared = self.shared
+        shared, idle = self.shared, self.idle
         while True:
             try:
                 shared.request = self.count
-                self.channel.send(request)
+                ends = idle.ends() if idle.open else ()
+                self.channel.send(*ends, request)
+                if ends:
+                    idle.have_ended([self.channel.receive() for _ in ends])
                 reply = self.channel.receive()
                 if type(reply) is list:
                     shared.request = 0

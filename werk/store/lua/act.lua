@@ -41,8 +41,12 @@ local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
 
 -- Remove a job from a place. Returns whether it was there.
 local function take(job, place)
-  -- Only the first entry: a search for more takes long in a long list.
-  if place == 'queue' then return try('LREM', job.queue, 1, job.id) == 1 end
+  if place == 'queue' then
+    -- Only the first entry: a search for more takes long in a long list.
+    if try('LREM', job.queue, 1, job.id) == 1 then return true end
+    local hand = hand_with(job.id, job.origin)
+    return hand and call('LREM', hand, 1, job.id) == 1
+  end
   local key = P .. ':' .. place .. ':' .. job.origin
   return try('ZREM', place == 'rate_limited' and job.limit .. ':rate_limited' or key, job.id) == 1
 end
@@ -125,6 +129,7 @@ local function lost(job)
   if #over > 0 and call('EXISTS', P .. ':clean_registries:' .. job.origin) == 1 then return nil end
   local is_lost = job.status == 'started' or job.status == 'ready_to_enqueue'
     or job.status == 'queued' and not try('LPOS', job.queue, job.id)
+      and not hand_with(job.id, job.origin)
     or job.status == 'scheduled' and not try('ZSCORE', P .. ':scheduled:' .. job.origin, job.id)
   return is_lost and fits(job.queue, 'list') and fits(wip_key(job.origin), 'zset') and over
 end

@@ -21,7 +21,6 @@ local RETRIED = '4' -- type of a result (rq/results.py)
 local function job_key(id) return P .. ':job:' .. id end
 local function wip_key(queue) return P .. ':wip:' .. queue end
 local function runs_of(worker) return P .. ':worker:' .. worker .. ':executions' end
-local function hand_of(worker) return P .. ':werk:gave-up:' .. worker end
 local function split(run) return string.match(run, '^(.*):([^:]*)$') end
 
 -- Return whether a key can hold a value of this kind. To be asked before the first write, so that
@@ -72,34 +71,8 @@ end
 local function enqueued(enqueued_at) return string.format('%s|%.6f', enqueued_at, redis_time()) end
 
 -- Final failures for the handler of WERK_ON_GIVE_UP are in the list werk:gave-up, each one as the
--- text '<times put back> <since> <cause> <execution id> <job id>'. While a horse calls its handler,
--- the failure is in the list of what its worker has in hand.
+-- text '<times put back> <since> <cause> <execution id> <job id>'. See hands.lua.
 local function failures() return own(P .. ':werk:gave-up', 'list') end
-
--- Return what a worker's horse has in hand or, if that is nothing, the first failure that waits.
--- From then on the horse has it in hand. Returns nothing if none waits.
-local function take_failure(worker)
-  local hand = own(hand_of(worker), 'list')
-  local failure = call('LINDEX', hand, 0)
-  if failure then return failure end -- also of a request that was sent before
-  failure = call('LPOP', failures())
-  if failure then
-    call('RPUSH', hand, failure)
-    call('EXPIRE', hand, MONTH_S)
-  end
-  return failure
-end
-
--- Put back what a dead horse had in hand, so that another horse calls the handler.
-local function put_back_failures(worker)
-  local hand = own(hand_of(worker), 'list')
-  local failure = call('LPOP', hand)
-  while failure do
-    local times, rest = string.match(failure, '^(%d+)( .*)$')
-    if times then call('RPUSH', failures(), whole(times, 8) + 1 .. rest) end
-    failure = call('LPOP', hand)
-  end
-end
 
 -- Return a number if a job is among the cancelled ones, else nil. A job that is cancelled while it
 -- runs leaves wip at once, and its status may have changed again when the execution ends.
@@ -255,17 +228,6 @@ local function fence(run, queue, seconds, worker)
   call('HSET', execution_key, 'werk_ending', now + seconds)
   call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
   return 1
-end
-
--- Let only this generation of a worker's horses claim jobs, and renew the lease. Put back what the
--- horse before had in hand. Returns the executions that are open.
-local function fence_generation(worker, generation, lease_s)
-  local key = own(P .. ':worker:' .. worker, 'hash')
-  call('HDEL', key, 'werk_horse')
-  call('HSET', key, 'werk_horse', generation)
-  call('ZADD', own(P .. ':werk:leases', 'zset'), redis_time() + lease_s, worker)
-  put_back_failures(worker)
-  return open_runs(worker)
 end
 
 -- Before RQ's clean-up of a queue, extend the time of each execution in wip that is overdue but

@@ -8,10 +8,11 @@
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
 --       of another type, or too large to read), gave_up (how many final failures wait for their
 --       handler, and since when the first of them), and by name
---       queues   name, waiting, since and since_by_rq (see `oldest`), running, scheduled, failed,
---                paused, left (executions of dead workers), in_hand (jobs that plain RQ workers
---                have taken), ready (dependents that RQ is about to enqueue), ready_since (when a
---                tick first saw some), served (what its workers publish: task, fingerprint),
+--       queues   name, waiting (in its list, and in workers' hands), since and
+--                since_by_rq (see `oldest`), running, scheduled, failed, paused, left (executions
+--                of dead workers), in_hand (jobs that plain RQ workers have taken), ready
+--                (dependents that RQ is about to enqueue), ready_since (when a tick first saw
+--                some), served (what its workers publish: task, fingerprint),
 --                deferred (jobs whose task a worker does not know: see `deferred`)
 --       workers  RQ's, so one for each slot of ours: name, run (its execution), since (when that
 --                began), lease (until when), ttl (how many seconds RQ keeps the record without a
@@ -23,8 +24,11 @@ local MOST_QUEUES = 2000 -- in the record of one worker
 local MOST_DEFERRED, LONGEST_REASON = 20, 500 -- jobs; bytes
 local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
+local KEYS_AT_ONCE = 1000
+
 local clock, damaged, queues, workers = redis_time(), {}, {}, {}
 local lists = {} -- of queues, as workers write them: all slots of a worker have the same
+local held = {} -- by queue: how many of its jobs are in hands
 
 local function ask(nothing, command, key, ...)
   local reply = try(command, key, ...)
@@ -84,7 +88,7 @@ local function read_queue(name)
   local waiting = ask(0, 'LLEN', list)
   local since, since_by_rq = oldest(list, waiting)
   return {
-    name = name, waiting = waiting, since = since, since_by_rq = since_by_rq,
+    name = name, waiting = waiting + (held[name] or 0), since = since, since_by_rq = since_by_rq,
     running = ask(0, 'ZCARD', wip_key(name)),
     scheduled = ask(0, 'ZCARD', P .. ':scheduled:' .. name),
     failed = ask(0, 'ZCARD', failed) - ask(0, 'ZCOUNT', failed, 0, clock),
@@ -99,18 +103,36 @@ local function read_queue(name)
   }
 end
 
+-- Count the jobs in the hands of a worker, which still wait. Usually there are none.
+local function count_hands(worker, served)
+  local hands = {}
+  for at, queue in ipairs(served) do hands[at] = hand_key(worker, queue) end
+  for first = 1, #hands, KEYS_AT_ONCE do
+    local last = math.min(first + KEYS_AT_ONCE - 1, #hands)
+    if ask(0, 'EXISTS', unpack(hands, first, last)) > 0 then
+      for at = first, last do
+        held[served[at]] = (held[served[at]] or 0) + ask(0, 'LLEN', hands[at])
+      end
+    end
+  end
+end
+
 local function read_worker(name)
   local key = P .. ':worker:' .. name
   local facts = hash_of(key, LONGEST_RECORD)
   if not facts.birth then return nil end -- it has expired
   local list = facts.queues or ''
-  local served = string.gmatch(lists[list] and '' or list, '[^,]+')
-  lists[list] = true
-  for _ = 1, MOST_QUEUES do
-    local queue = served()
-    if not queue then break end
-    queues[queue] = true
+  local served = lists[list] or {}
+  if not lists[list] then
+    local names = string.gmatch(list, '[^,]+')
+    for at = 1, MOST_QUEUES do
+      served[at] = names()
+      if not served[at] then break end
+      queues[served[at]] = true
+    end
+    lists[list] = served
   end
+  count_hands(name, served)
   local run = ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
   local since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at')
   return {
@@ -152,7 +174,7 @@ for _, name in ipairs(ask({}, 'ZRANGE', P .. ':werk:leases', 0, -1)) do workers[
 if damaged[P .. ':workers'] then
   for name in pairs(queues) do add_named(workers, P .. ':workers:' .. name, P .. ':worker:') end
 end
--- The workers come first: read_worker adds the queues that they serve.
+-- The workers come first: read_worker adds the queues that they serve, and counts their hands.
 local worker_rows = rows(read_worker, sorted(workers), P .. ':worker:')
 local queue_rows = rows(read_queue, sorted(queues), P .. ':queue:')
 local gave_up = P .. ':werk:gave-up'

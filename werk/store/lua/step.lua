@@ -2,7 +2,8 @@
 --
 -- After this script each popped job is in exactly one place: in wip under this execution; or, if it
 -- is dropped, where it already was; or back at the front of its queue. The ended job is where its
--- outcome belongs, or untouched. No value of a field and no type of a key raises an error. A key of
+-- outcome belongs, or untouched. If no job has ended, what the horse's waits have taken (hands.lua)
+-- is back in its queue first. No value of a field and no type of a key raises an error. A key of
 -- one job, execution or worker that has another type is removed and written again; one that many
 -- share, such as a set of a queue, stays.
 --
@@ -58,6 +59,16 @@ local outcome, is_special = 'none', false
 
 if not ENDED_JOB then
   is_special = call('EXISTS', suspended, pauses) > 0
+  for _, list in ipairs(KEYS) do -- as empty_hand in hands.lua
+    local hand = P .. ':werk:hand:' .. WORKER .. ':' .. string.sub(list, #P + 8)
+    local id = try('LPOP', hand)
+    while type(id) == 'string' do
+      local is_back = type(try('LPUSH', list, id)) == 'number'
+      if not is_back then call('LPUSH', hand, id) end
+      id = is_back and try('LPOP', hand)
+    end
+    if type(id) == 'table' and call('TYPE', hand).ok ~= 'list' then call('UNLINK', hand) end
+  end
 else
   local id, queue, value, keep = ENDED_JOB, ENDED_QUEUE, ENDED_VALUE, ENDED_KEEP_S
   local job, run = P .. ':job:' .. id, id .. ':' .. ENDED_EXECUTION

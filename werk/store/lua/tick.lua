@@ -4,8 +4,8 @@
 --
 -- After this script each job is in exactly one place: where it was; or, if no process runs its
 -- execution any more, in its queue (after too many crashes in wip, as an execution of the heir);
--- or, if it was due or ready, in its queue. The same holds for final failures that wait for their
--- handler; above MOST_GAVE_UP the oldest are dropped.
+-- or, if it was due, ready, or stuck in a hand (hands.lua), in its queue. The same holds for final
+-- failures that wait for their handler; above MOST_GAVE_UP the oldest are dropped.
 --
 -- KEYS  the queues that the worker serves
 -- ARGV  SLOTS, a JSON list of lists, one for each slot: its name as a worker, the generation of its
@@ -102,7 +102,10 @@ local function renew_leases()
     end
   end
   survive_outage()
-  for _, slot in ipairs(slots) do call('ZADD', leases, clock + lease_s, slot.name) end
+  for _, slot in ipairs(slots) do
+    call('ZADD', leases, clock + lease_s, slot.name)
+    watch_hands(slot.name, clock + 2 * lease_s)
+  end
 end
 
 local function renew(slot)
@@ -171,6 +174,8 @@ local function rescue()
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
     put_back_failures(dead)
+    empty_hands(dead, KEYS)
+    watch_hands(dead, clock + lease_s)
     if is_done then call('ZREM', leases, dead)
     else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
     call('HDEL', its_key, 'werk_horse') -- a frozen worker claims nothing before its next tick
@@ -266,13 +271,6 @@ local function find_unfinished()
   end
 end
 
-local function drop_failures()
-  local excess = math.min(call('LLEN', failures()) - MOST_GAVE_UP, MOST_GAVE_UP)
-  if excess <= 0 then return end
-  call('LPOP', failures(), excess)
-  try('HINCRBYFLOAT', P .. ':werk:tallies', 'dropped_give_ups', excess)
-end
-
 local function serve(list)
   local serves = own(P .. ':werk:serves:' .. string.sub(list, #P + 8), 'zset')
   for _, task in ipairs(served) do call('ZADD', serves, clock, task) end
@@ -297,8 +295,12 @@ for _, slot in ipairs(slots) do
 end
 for _, slot in ipairs(slots) do beat(slot) end
 renew_leases()
-for _, slot in ipairs(slots) do check(slot) end
+for _, slot in ipairs(slots) do
+  check(slot)
+  empty_stuck_hands(slot.name, slot.key, KEYS)
+end
 rescue()
+empty_silent_hands(KEYS, DEAD_AT_ONCE)
 if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 find_unfinished()
