@@ -17,7 +17,7 @@ RQ_SPARE_S = 50.0  # RQ keeps a worker's record for 60 s after its next beat (Wo
 RQ_TTL_S = 480.0  # RQ's default, for a record without a time to live
 DROPPED_S = 60.0  # log lines that were dropped longer ago are no longer reported
 FARTHEST_S = 1e9
-IDLE_S = 10.0  # an idle horse asks for work at least this often (horse.BLOCK_S)
+IDLE_S = 10.0  # an idle horse asks for work at least this often (Idle.block_s)
 STATES = ("started", "suspended", "busy", "idle")  # RQ's
 WERK, PLAIN_RQ = "werk", "rq"  # kinds of workers
 

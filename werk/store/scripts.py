@@ -110,7 +110,7 @@ _PRELUDES = {
 
 # What stands in front of a script, besides lib.lua.
 _PARTS = {
-    "tick": ("hands", "limits"),
+    "tick": ("hands", "limits", "slots"),
     "act": ("hands", "limits"),
     "snapshot": ("hands",),
     "fence_generation": ("hands",),

@@ -164,12 +164,12 @@ class Worker(RQSide):
         self.redis_server_version = first.redis_server_version
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state("started")
+
     def _check_descriptors(self) -> None:
         try:
             refuse_queues(len(self.queues))
         except ConfigError as error:
-            self.log.error("%s", error)
-            raise SystemExit(EXIT_CONFIG) from None
+            _exit(str(error))
 
     def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):

@@ -119,8 +119,8 @@ end
 -- Take an execution away from `worker` and put its job back at the front of its queue. If it ended
 -- in a crash, `crash` has a `trace` to show, base64 of a compressed text, and `at`, the time on the
 -- clock of its host; without `at` that is its last heartbeat. A crash that `is_excused` does not
--- count. If the job has had more crashes than it may, the execution goes to `heir`, which must fail the job: it stays in wip, so if the heir
--- dies too, it is rescued again.
+-- count. If the job has had more crashes than it may, the execution goes to `heir`, which must fail
+-- the job: it stays in wip, so if the heir dies too, it is rescued again.
 -- Returns what happened and the number of crashes: 'requeued', 'fail' (the heir must), 'gone' (the
 -- execution no longer owned the job), 'later' (cannot be decided now; nothing changed).
 local function give_back(run, worker, crash, heir, now)

@@ -9,9 +9,9 @@
 --
 -- KEYS  the queues that the worker serves
 -- ARGV  SLOTS, a JSON list of lists, one for each slot: its name as a worker, the generation of its
---       horse, the execution that the horse runs ('' for none), the id of the horse's latest execution
---       ('' before the first), how many log lines were dropped. The first slot is the heir of what
---       other workers have left
+--       horse, the execution that the horse runs ('' for none), the id of the horse's latest
+--       execution ('' before the first), how many log lines were dropped. The first slot is the
+--       heir of what other workers have left
 --       NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds   LEASE, in seconds
 --       WORKER_TTL, seconds until a worker's hash expires   MOVES_DUE '1' to move due jobs
 --       AHEAD_S, seconds that the host's clock is ahead of Redis's, '' if not yet known
@@ -25,137 +25,25 @@
 --               the heir must fail the job
 --       {'dropped', id, place, why} a due or ready entry that belongs to no job was removed
 --       {'unfinished', run} a failure was recorded; the job's dependents have to be enqueued
---       {'more'} more jobs are due or ready: tick again
+--       {'more'} more jobs are due or ready, or more workers dead: tick again
 
-local lease_s, heir, slots = tonumber(LEASE), nil, {}
-for number, facts in ipairs(cjson.decode(SLOTS)) do
-  local name, generation, run, last, dropped = unpack(facts)
-  local slot = {name = name, generation = generation, run = run, last = last, dropped = dropped,
-    key = P .. ':worker:' .. name, runs = runs_of(name)}
-  slots[number], slots[name] = slot, slot
-end
-heir = slots[1].name
+local heir = slots[1].name
 local served, pages = cjson.decode(SERVED), cjson.decode(PAGES)
 local death, shared_death = {trace = DEATH}, {trace = DEATH, is_excused = true}
 
 local DUE_AT_ONCE = 500
 local READY_AT_ONCE = 500
 local READY_S = 3 -- RQ takes some ms to enqueue a dependent; moving it earlier is harmless
-local RQ_BEAT_S = 30
 local COMMITTED_S, MARKS_AT_ONCE = 3, 100 -- the time RQ has before another horse helps
 local SEEN_S = 600 -- how long werk:ready outlives the last worker that wrote it
-local DEAD_AT_ONCE = 5
+local DEAD_AT_ONCE = 20
 local TRY_AGAIN_S = 5
 local LONGEST_FINISH_S = 3600 -- werk writes no later time than this
-local USUAL_S = lease_s / LEASE_S -- 1 s, between two ticks of a worker
 local ELSEWHERE = { -- the statuses of a job that has left this place
   scheduled = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, ready_to_enqueue = 1},
   ready = {queued = 1, started = 1, finished = 1, failed = 1, deferred = 1, stopped = 1,
     canceled = 1, rate_limited = 1, scheduled = 1}}
-
-local leases = P .. ':werk:leases'
-local clock = now
-local events = {string.format('%.6f', clock)}
-
-local function event(...) events[#events + 1] = {...} end
-
-local function number_in(key)
-  local number = tonumber(call('GET', own(key, 'string')) or '') or 0
-  return number == number and number or 0 -- not NaN
-end
-
--- After an outage, during which no worker could tick, the first tick extends every lease by the
--- length of the outage, but not beyond a new lease. If Redis's clock was set back, or the key was
--- overwritten, each lease becomes a new one. The usual time between two ticks does not count, so
--- that a dead worker's lease expires even if every tick is late.
-local function survive_outage()
-  local gap = clock - number_in(P .. ':werk:ticked')
-  call('SET', P .. ':werk:ticked', string.format('%.6f', clock))
-  if gap >= 0 and gap < 3 * USUAL_S then return end
-  local length = gap >= 0 and gap - USUAL_S or math.huge
-  local all = call('ZRANGE', leases, 0, -1, 'WITHSCORES')
-  for i = 1, #all, 2 do
-    call('ZADD', leases, math.min(math.max(all[i + 1], 0) + length, clock + lease_s), all[i])
-  end
-end
-
-local function beat(slot)
-  call('HDEL', slot.key, 'werk_horse')
-  call('HSET', slot.key, 'last_heartbeat', NOW_TEXT, 'werk_horse', slot.generation,
-    'werk_clock', AHEAD_S)
-  call('EXPIRE', slot.key, WORKER_TTL)
-  call('EXPIRE', slot.runs, MONTH_S)
-  -- Note how many log lines were dropped, and when that number last grew.
-  local dropped = string.format('%d', slot.dropped)
-  local before = call('HGET', slot.key, 'werk_lines_dropped') or '0|0'
-  if dropped ~= string.match(before, '^[^|]*') then
-    call('HSET', slot.key, 'werk_lines_dropped', dropped .. '|' .. clock)
-  end
-end
-
-local function renew_leases()
-  if not fits(leases, 'zset') then -- no lease is known: each worker gets a new one
-    call('UNLINK', leases)
-    for _, key in ipairs(try('SMEMBERS', P .. ':workers')) do
-      call('ZADD', leases, clock + lease_s, string.sub(key, #P + 9))
-    end
-  end
-  survive_outage()
-  for _, slot in ipairs(slots) do
-    call('ZADD', leases, clock + lease_s, slot.name)
-    watch_hands(slot.name, clock + 2 * lease_s)
-  end
-end
-
-local function renew(slot)
-  local run = slot.run
-  local id, execution = split(run)
-  local key = own(P .. ':execution:' .. run, 'hash')
-  local executions = own(P .. ':executions:' .. id, 'zset')
-  local is_job = call('TYPE', job_key(id)).ok == 'hash'
-  local in_wip = queue_of(run, is_job and call('HGET', job_key(id), 'origin') or '')
-  -- A job that was cancelled while it runs has left wip, but its execution is still ours.
-  if not in_wip and (call('SISMEMBER', slot.runs, run) == 0 or call('EXISTS', key) == 0) then
-    event('lost', run, slot.name)
-    return
-  end
-  if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
-  call('HSET', key, 'last_heartbeat', NOW)
-  call('ZADD', executions, 'XX', clock + LISTED_S, execution)
-  call('EXPIRE', executions, LISTED_S)
-  -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
-  -- starts over when one of them is written. So the job's hash is written as rarely as RQ writes
-  -- it, and not at all during such a finish.
-  if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
-    call('EXPIRE', key, OWNED_S)
-    if is_job and call('HEXISTS', key, 'werk_ending') == 0 then
-      call('HSET', job_key(id), 'last_heartbeat', NOW_TEXT)
-    end
-  end
-end
-
--- Return whether the horse of a slot has ended this execution. It is still open if Redis lost the
--- finish, in a crash or a failover.
-local function is_past(run, slot)
-  local _, execution = split(run)
-  return run ~= slot.run and slot.last ~= '' and execution < slot.last
-    and string.sub(execution, 1, #slot.generation) == slot.generation
-end
-
-local function check(slot)
-  if not fits(slot.runs, 'set') then
-    call('UNLINK', slot.runs)
-    if split(slot.run) then call('SADD', slot.runs, slot.run) end
-  end
-  if split(slot.run) then renew(slot) end
-  for _, run in ipairs(open_runs(slot.name)) do
-    if is_past(run, slot) then
-      local what, crashes = give_back(run, slot.name, nil, slot.name, clock)
-      event(what, run, crashes, slot.name)
-    end
-  end
-end
 
 -- Return whether RQ's own finish may still be running: its worker may be frozen or cut off.
 local function is_ending(run)
@@ -164,7 +52,9 @@ local function is_ending(run)
 end
 
 local function rescue()
-  for _, dead in ipairs(call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)) do
+  local silent = call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)
+  if #silent == DEAD_AT_ONCE then event('more') end
+  for _, dead in ipairs(silent) do
     local is_done, its_key = true, own(P .. ':worker:' .. dead, 'hash')
     -- With one of several slots the jobs of all the others have died: that is no job's fault.
     local crash = call('HEXISTS', its_key, 'werk_slots') == 1 and shared_death or death
@@ -252,8 +142,8 @@ end
 
 -- RQ enqueues the dependents of a failed job after it has committed the failure, and step.lua does
 -- not enqueue them. Until that is done, werk:committed has the execution and the name of the worker
--- that has to do it. If that worker's lease has expired, or it is a slot of ours whose horse has gone
--- on to another job, the heir's horse does it.
+-- that has to do it. If that worker's lease has expired, or it is a slot of ours whose horse has
+-- gone on to another job, the heir's horse does it.
 local function find_unfinished()
   local committed = own(P .. ':werk:committed', 'zset')
   local until_then = clock - COMMITTED_S
