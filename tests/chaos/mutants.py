@@ -43,6 +43,12 @@ ACKNOWLEDGED = f"""    try:
 """
 RECORDED = "        return self.record(claim, job, record)\n\n    def refuse("
 UNRECORDED = '        return success(claim, 3600, b"", self.shared.now())\n\n    def refuse('
+OWN_RUNS = "        return self.fence_generation()"
+ALL_RUNS = """        slots = self.worker.slot.supervisor.slots
+        runs = [slot.shared.progress().run for slot in slots if slot.child.pid]
+        return [*self.fence_generation(), *filter(None, runs)]"""
+OTHERS_PIPES = "(self._wake_w, self._life_w, *self._ours)"
+SLOTS = 4
 
 
 class Mutant(NamedTuple):
@@ -159,5 +165,21 @@ MUTANTS = {
     "everlasting": Mutant(
         (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),
         ("leaked",),
+    ),
+    # The excuse: the horse, or its supervisor, was killed; not a neighbour.
+    "confused": Mutant(
+        (("worker/executions.py", OWN_RUNS, ALL_RUNS),),
+        ("ran again",),
+        ("kill -9 horse",),
+        30.0,
+        concurrency=SLOTS,
+    ),
+    # Its horses outlive a supervisor, if another process has their pipes.
+    "orphaned": Mutant(
+        (("worker/process.py", OTHERS_PIPES, "(self._wake_w, self._life_w)"),),
+        ("process", "ran again"),
+        ("kill -9 supervisor", *("a task leaves a process behind",) * 4),
+        40.0,
+        concurrency=SLOTS,
     ),
 }
