@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,10 +46,12 @@ def run_all(names: Iterable[str], seed: int, folder: Path) -> bool:
 
 def _is_well_unmutated(mutants: list[Mutant], seed: int, folder: Path) -> bool:
     """Run werk as it is with the faults of mutants, all of the same concurrency."""
-    faults = dict.fromkeys(fault for mutant in mutants for fault in mutant.faults)
+    faults: Counter[str] = Counter()  # a mutant may name a fault several times
+    for mutant in mutants:
+        faults |= Counter(mutant.faults)
     seconds, concurrency = max(mutant.seconds for mutant in mutants), mutants[0].concurrency
     name = "unmutated" + f"-{concurrency}-slots" * (concurrency > 1)
-    plain = Mutant((), (), tuple(faults), seconds, concurrency)
+    plain = Mutant((), (), tuple(faults.elements()), seconds, concurrency)
     problems = _problems(name, plain, seed, folder)
     print(f"{name}: {report.details(problems) if problems else 'well'}", flush=True)
     return not problems

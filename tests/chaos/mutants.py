@@ -202,7 +202,7 @@ MUTANTS = {
     "orphaned": Mutant(
         (("worker/process.py", OTHERS_PIPES, "(self._wake_w, self._life_w)"),),
         ("process", "ran again"),
-        ("kill -9 supervisor", "a task leaves a process behind"),
+        ("kill -9 supervisor", *("a task leaves a process behind",) * 8),  # few are killed
         40.0,
         concurrency=SLOTS,
     ),

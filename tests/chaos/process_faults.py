@@ -29,7 +29,8 @@ def kill(monkey: Monkey, kind: str) -> bool:
     worker, horse = found
     horses = [horse] if kind == "kill -9 horse" else worker.horses()
     to_supervisor = kind != "kill -9 horse"
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid if to_supervisor else None)
+    supervisor = worker.pid if to_supervisor else None
+    monkey.note(kind, worker, horses=frozenset(horses), supervisor=supervisor)
     if to_supervisor:
         worker.end_expected = True
         os.kill(worker.pid, signal.SIGKILL)
@@ -43,9 +44,9 @@ def terminate(monkey: Monkey, kind: str) -> bool:
     """SIGTERM: it finishes its jobs and leaves."""
     if (found := monkey.some_worker()) is None:
         return False
-    worker, horse = found
+    worker, _ = found
     horses = worker.horses()
-    monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    monkey.note(kind, worker, horses=frozenset(horses), supervisor=worker.pid)
     worker.end_expected = True
     os.kill(worker.pid, signal.SIGTERM)
     for pid in horses if kind == "TERM supervisor and horse" else ():  # as systemd does
@@ -58,16 +59,16 @@ def terminate_twice(monkey: Monkey, kind: str) -> bool:
     if (found := monkey.some_worker()) is None:
         return False
     worker, horse = found
-    before = {horse, *worker.horses()}
+    before = frozenset((horse, *worker.horses()))
     worker.end_expected = True
-    fault = monkey.note("TERM supervisor", worker, horse=horse, supervisor=worker.pid)
+    fault = monkey.note("TERM supervisor", worker, horses=before, supervisor=worker.pid)
     os.kill(worker.pid, signal.SIGTERM)
     monkey.wait(1.1)
     left = before.intersection(worker.horses())
     if not left:
         return False  # it had little left to do: once was enough
     monkey.faults.remove(fault)
-    monkey.note(kind, worker, supervisor=worker.pid, only=frozenset(left))
+    monkey.note(kind, worker, horses=left)  # not the supervisor: others have left politely
     os.kill(worker.pid, signal.SIGTERM)
     return True
 
@@ -76,12 +77,12 @@ def drain(monkey: Monkey, kind: str) -> bool:
     """An operator drains a worker: it finishes its jobs and leaves."""
     if not monkey.server_is_well or (found := monkey.some_worker()) is None:
         return False
-    worker, horse = found
+    worker, _ = found
     count = monkey.fleet.concurrency
     worker.drained.update(jobs.drain(monkey.fleet, worker.slots(count)))
     worker.end_expected = not worker.slots(count)
     if worker.end_expected:
-        monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+        monkey.note(kind, worker, supervisor=worker.pid)
     return worker.end_expected
 
 
@@ -113,7 +114,7 @@ def freeze(monkey: Monkey, kind: str) -> bool:
     fault = monkey.note(
         kind,
         worker,
-        horse=horse if what != "supervisor" else None,
+        horses=frozenset({"horse": [horse], "both": worker.horses()}.get(what, [])),
         supervisor=worker.pid if what != "horse" else None,
     )
     pids = [horse] if what == "horse" else [worker.pid]
@@ -137,8 +138,9 @@ def cut_off(monkey: Monkey, kind: str) -> bool:
     """Hold back all that a worker says and hears; it arrives late."""
     if monkey.lasting() >= LONG_AT_ONCE or (found := monkey.some_worker()) is None:
         return False
-    worker, horse = found
-    fault = monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    worker, _ = found
+    horses = frozenset(worker.horses())
+    fault = monkey.note(kind, worker, horses=horses, supervisor=worker.pid)
 
     def reconnect() -> None:
         worker.gate.release()
@@ -154,8 +156,9 @@ def leave_unread(monkey: Monkey, kind: str) -> bool:
     """Nobody reads what a worker prints."""
     if monkey.lasting() >= LONG_AT_ONCE or (found := monkey.some_worker()) is None:
         return False
-    worker, horse = found
-    fault = monkey.note(kind, worker, horse=horse, supervisor=worker.pid)
+    worker, _ = found
+    horses = frozenset(worker.horses())
+    fault = monkey.note(kind, worker, horses=horses, supervisor=worker.pid)
 
     def read_again() -> None:
         monkey.fleet.outputs.release(worker.output)

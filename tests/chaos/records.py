@@ -25,17 +25,16 @@ class Fault:
     begin: float
     end: float | None = None  # None: it lasts
     supervisor: int | None = None
-    horse: int | None = None
+    horses: frozenset[int] = frozenset()
     note: str = ""
-    only: frozenset[int] = frozenset()  # of the supervisor's horses; empty: all that it has
 
     def hits(self, horse: int, supervisor: int) -> bool:
         """Return whether it was done to the horse of this execution, or to its supervisor.
 
-        What is done to a horse leaves its neighbours alone: those of the same supervisor.
+        What is done to a horse leaves its neighbours alone: those of the same supervisor. A job
+        that a horse begins when its supervisor has just died has another supervisor.
         """
-        is_among = not self.only or horse in self.only
-        return horse == self.horse or (supervisor == self.supervisor and is_among)
+        return supervisor == self.supervisor or horse in self.horses
 
     def may_have_lost(self, answered: float) -> bool:
         """Return whether what was acknowledged then may be lost, because replication is late."""

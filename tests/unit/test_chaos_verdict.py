@@ -45,7 +45,7 @@ def fault(kind: str, begin: float, end: float | None = None, target: str = "work
         begin,
         begin if end is None else end,
         supervisor=SUPERVISOR if hits_supervisor and target != "server" else None,
-        horse=HORSE if hits_horse and target != "server" else None,
+        horses=frozenset([HORSE] if hits_horse and target != "server" else ()),
     )
 
 
@@ -89,8 +89,16 @@ def test_a_crash_of_a_supervisor_explains_a_run_of_what_each_horse_had_in_hand(k
     assert causes.of_reruns([done, run(116, 117, by=OTHERS, token="c")])[0][1] is None
 
 
+def test_a_job_that_a_horse_begins_as_an_orphan_is_its_supervisors():
+    killed = Fault("kill -9 supervisor", "worker0", 101, 101, supervisor=SUPERVISOR)
+    orphan = run(101.01, last=101.02, by=(HORSE, 1))
+    assert cause([killed], orphan, run(116, 117, by=OTHERS)) is None
+    killed.horses = frozenset({HORSE, NEIGHBOUR[0]})
+    assert cause([killed], orphan, run(116, 117, by=OTHERS)) is killed
+
+
 def test_a_second_term_explains_only_what_the_horses_that_were_left_had_in_hand():
-    twice = Fault("TERM twice", "worker0", 101, 101, supervisor=SUPERVISOR, only=frozenset({HORSE}))
+    twice = Fault("TERM twice", "worker0", 101, 101, horses=frozenset({HORSE}))
     again = run(102, 103, by=OTHERS)
     assert cause([twice], run(100, last=101), again) is twice
     assert cause([twice], run(100, 100.9, by=NEIGHBOUR), again) is None  # it had left before
