@@ -40,7 +40,7 @@ RETURNS = "-- as empty_hand in hands.lua"
 STUCK = "if string.find(seen, line, 1, true) then"
 EMPTIED = "local function empty_hands(worker, lists)"
 READ = "        self.open = [wait for wait in self.open if wait.since]\n"
-DIES = """        if any(read) and time.monotonic() % 1 < 0.5:
+DIES = """        if any(read) and time.monotonic() % 1 < 0.2:
             os.kill(os.getppid(), 9)
             time.sleep(60)
 """
@@ -185,6 +185,7 @@ MUTANTS = {
             ("worker/idle.py", READ, READ + DIES),
         ),
         ("stuck",),
+        seconds=30.0,
     ),
     "everlasting": Mutant(
         (("store/lua/step.lua", "call('EXPIRE', job, keep) == 1", "call('EXISTS', job) == 1"),),
