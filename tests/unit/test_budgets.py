@@ -37,32 +37,35 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (995, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1010, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
-        743,
+        742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
-    "lua": (1310, "any value in any key, outages, fences, final failures, attempts, hands"),
+    "lua": (
+        1347,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+    ),
     "ops": (
         1968,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
-        980,
-        "bounded readers of payloads, outages and Sentinel, one connection class, hands",
+        978,
+        "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (595, "enqueueing over HTTP, half-open requests, Host and Origin rules, slots"),
-    "werk": (802, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "web": (595, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4035,
+        4184,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, waits that wake one horse",
+        "attempts, histograms, middleware, slots, hands",
     ),
 }
 

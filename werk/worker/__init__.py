@@ -37,7 +37,7 @@ from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
-from werk.worker.startup import refuse_queues, stoppable
+from werk.worker.startup import refuse_more_than_descriptors, stoppable
 from werk.worker.supervisor import Supervisor
 
 
@@ -101,10 +101,7 @@ class Worker(RQSide):
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Work until there is a reason to leave. Options and result as in BaseWorker.work of RQ."""
         is_replaced = bool(replaced_loop(self))
-        self.concurrency = self.concurrency or Settings.read().concurrency
-        if is_replaced and self.concurrency > 1:
-            what = f"{type(self).__name__} replaces {replaced_loop(self)}, so RQ's loop runs"
-            _exit(f"concurrency {self.concurrency}: {what}, one job at a time; start more workers")
+        self._count_slots(replaced_loop(self))
         self.has_loop = not is_replaced
         given = signature(BaseWorker.work).bind(self, *args, **kwargs)
         given.apply_defaults()
@@ -115,17 +112,12 @@ class Worker(RQSide):
             has_secrets = any(task.secret for task in registry.tasks().values())
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
-        self._check_descriptors()
         shared = SharedState()
         before = self.harden_connection(retry_forever(self.connection))  # until Redis knows us
         with stoppable():
             bound_logs(shared)
             self._log_begin()
-            self.others = self._name_slots()
-            self.bootstrap(*log_options)
-            self.server_version()  # the worker keeps it
-            for other in self.others:
-                other.enlist(self)
+            self._enlist(log_options)
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # after a tick another follows
         self.use_strategy(options.dequeue_strategy)
         if options.with_scheduler:  # the tick does its work; RQ checks whether there is one
@@ -146,30 +138,35 @@ class Worker(RQSide):
 
     # --- around the loop
 
-    def _name_slots(self) -> list[Worker]:
-        """Return what RQ takes our other slots for: copies of this worker, with names of their own.
-
-        Only the supervisor uses them. The horse of each slot uses the worker that was copied.
-        """
-        if self.concurrency == 1:
-            return []
-        name, others = self.name, [copy(self) for _ in range(self.concurrency - 1)]
-        for number, worker in enumerate([self, *others], 1):
-            worker.name = f"{name}.{number}"
-        return others
-
-    def enlist(self, first: Worker) -> None:
-        """Write the record of a further slot; what bootstrap() does for the first one."""
-        self.queues = first.queues
-        self.redis_server_version = first.redis_server_version
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self.set_state("started")
-
-    def _check_descriptors(self) -> None:
+    def _count_slots(self, replaced: str) -> None:
+        """Exit if there cannot be as many slots, or queues, as we have been asked to serve."""
+        slots = self.concurrency = self.concurrency or Settings.read().concurrency
+        if replaced and slots > 1:
+            what = f"{type(self).__name__} replaces {replaced}, so RQ's loop runs"
+            _exit(f"concurrency {slots}: {what}, one job at a time; start more workers")
         try:
-            refuse_queues(len(self.queues))
+            refuse_more_than_descriptors(queues=len(self.queues), slots=slots)
         except ConfigError as error:
             _exit(str(error))
+
+    def _enlist(self, log_options: tuple[Any, ...]) -> None:
+        """Write the records of all slots. RQ takes each for a worker.
+
+        All but the first are copies of this one, with names of their own. Only the supervisor uses
+        them: the horse of each slot uses the worker that was copied.
+        """
+        if self.concurrency > 1:
+            name, others = self.name, [copy(self) for _ in range(self.concurrency - 1)]
+            for number, worker in enumerate([self, *others], 1):
+                worker.name = f"{name}.{number}"
+            self.others = others
+        self.bootstrap(*log_options)
+        self.server_version()  # the worker keeps it
+        for other in self.others:
+            other.queues = self.queues
+            other.redis_server_version = self.redis_server_version
+            other.register_birth()  # type: ignore[no-untyped-call]
+            other.set_state("started")
 
     def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):

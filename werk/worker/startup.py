@@ -17,7 +17,7 @@ from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
 
 ATTEMPT_S = 1.0  # signals are handled between attempts
-DESCRIPTORS = 64  # of a horse and its job, besides a connection for each queue
+DESCRIPTORS = 64  # of a process, besides those for queues or slots
 
 
 def wait_for_redis(link: Link) -> None:
@@ -45,16 +45,20 @@ def refuse_cluster(link: Link) -> None:
         raise cluster_error(link.where)
 
 
-def refuse_queues(count: int) -> None:
-    """Raise ConfigError if a process may not have a connection for each of so many queues."""
+def refuse_more_than_descriptors(*, queues: int, slots: int) -> None:
+    """Raise ConfigError if a process may not have the descriptors for so many queues or slots.
+
+    A horse has a connection for each queue, and the supervisor two pipes to each slot.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + DESCRIPTORS
-    if limit != resource.RLIM_INFINITY and limit < needed:
-        raise ConfigError(
-            f"{count} queues need {needed} file descriptors, one for each queue and {DESCRIPTORS}"
-            f" more, and this process may have {limit}: raise the limit (ulimit -n {needed}, or"
-            f" LimitNOFILE={needed} in a systemd unit), or serve fewer queues"
-        )
+    for count, what, each in ((queues, "queues", 1), (slots, "slots", 2)):
+        needed = count * each + DESCRIPTORS
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            raise ConfigError(
+                f"{count} {what} need {needed} file descriptors, and a process may have {limit}"
+                f" here: raise the limit (ulimit -n {needed}, or LimitNOFILE={needed} in a systemd"
+                f" unit), or use fewer {what}"
+            )
 
 
 _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them

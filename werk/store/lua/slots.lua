@@ -1,5 +1,5 @@
--- Functions for tick.lua, after limits.lua, about the worker's own slots (SLOTS, see tick.lua). They
--- renew the leases of the slots and the executions of their horses.
+-- Functions for tick.lua, after limits.lua, about the worker's own slots (SLOTS, see tick.lua).
+-- They renew the leases of the slots and the executions of their horses.
 --
 -- After `check` each job of a slot is where it was; or, if the slot's horse has ended its execution
 -- and Redis has lost the outcome, at the front of its queue.
