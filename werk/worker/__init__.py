@@ -141,9 +141,11 @@ class Worker(RQSide):
     def _count_slots(self, replaced: str) -> None:
         """Exit if there cannot be as many slots, or queues, as we have been asked to serve."""
         slots = self.concurrency = self.concurrency or Settings.read().concurrency
-        if replaced and slots > 1:
+        if replaced:
             what = f"{type(self).__name__} replaces {replaced}, so RQ's loop runs"
-            _exit(f"concurrency {slots}: {what}, one job at a time; start more workers")
+            if slots > 1:
+                _exit(f"concurrency {slots}: {what}, one job at a time; start more workers")
+            return
         try:
             refuse_more_than_descriptors(queues=len(self.queues), slots=slots)
         except ConfigError as error:

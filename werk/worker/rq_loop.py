@@ -42,7 +42,7 @@ class RQLoop(PlainWorker):
 
     slot: Slot | None = None
     supervisor: Supervisor | None = None
-    others: Sequence[RQLoop] = ()  # what RQ takes our further slots for
+    others: Sequence[Any] = ()  # what RQ takes our further slots for
     lease_s = float(LEASE_S)
     tick_s = 1.0  # from one tick of the supervisor to the next
 
