@@ -167,7 +167,7 @@ class Worker(RQSide):
         for other in self.others:
             other.queues = self.queues
             other.redis_server_version = self.redis_server_version
-            other.register_birth()  # type: ignore[no-untyped-call]
+            other.register_birth()
             other.set_state("started")
 
     def _log_begin(self) -> None:
