@@ -150,13 +150,18 @@ class Causes:
     def _late_start(self, earlier: Sequence[Execution], again: Execution) -> Fault | None:
         """Return the absence of a worker that had claimed a job before.
 
-        It began the job only when it was back, and another had begun it meanwhile.
+        It began the job only when it was back, and another had begun it meanwhile. Each horse has
+        claimed one job at most. The horses of a supervisor that is frozen alone are not absent.
         """
+        starts = self._starts[again.horse]
         for fault in self.absences:
             rescue = self._silent_since(fault) + LEASE_S - SLACK_S
             is_late = abs(again.start - (fault.end or inf)) <= SLACK_S
             is_own = fault.hits(again.horse, again.supervisor)
-            if is_late and is_own and any(run.start >= rescue for run in earlier):
+            if fault.kind.startswith("freeze supervisor") or not (is_late and is_own):
+                continue
+            first = starts[bisect_right(starts, fault.begin + SLACK_S)]  # since it is absent
+            if first == again.start and any(run.start >= rescue for run in earlier):
                 return fault
         return None
 

@@ -154,6 +154,21 @@ def test_a_claim_that_was_held_back_explains_a_late_start():
     assert cause([absence], run(110, 111, by=OTHERS), run(120.1, 121)) is None  # not rescued
 
 
+def test_only_the_first_start_of_a_horse_that_is_back_is_late():
+    absence = fault("cut off from Redis, long", 101, 120)
+    done, again = run(117, 118, by=OTHERS), run(120.5, 121)
+    other = run(120.1, 120.2, token="c0-2-plain")
+    assert Causes([absence], [done, again]).of_reruns([done, again]) == [(again, absence)]
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, None)]
+    other.horse = OTHERS[0]  # of another worker
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, absence)]
+
+
+def test_the_horses_of_a_supervisor_that_is_frozen_alone_begin_nothing_late():
+    frozen = fault("freeze supervisor, long", 101, 120)
+    assert cause([frozen], run(117, 118, by=OTHERS), run(120.1, 121)) is None
+
+
 def test_a_late_start_is_no_retry_of_a_failure_meanwhile():
     token = "c0-1-retried"
     absence = fault("cut off from Redis, long", 101, 120)
