@@ -88,7 +88,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 def forget_tables() -> None:
     """Another test has other tables: forget what this process has read of the last ones."""
     registry.tasks.cache_clear()
-    Settings.around_enqueues.cache_clear()
     catalog.own_entry.cache_clear()
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -138,14 +137,9 @@ class Settings(NamedTuple):
         return float(_given.get("budget_s", LIBRARY_BUDGET_S))
 
     @staticmethod
-    @cache
-    def around_enqueues() -> tuple[str, ...]:
-        """Return the paths of the middleware of callers, without reading the whole environment.
-
-        Read once: os.environ raises and catches two errors for what is not set, which would take a
-        sixth of each enqueue.
-        """
-        return _words(os.environ.get("WERK_ENQUEUE_MIDDLEWARE", ""))
+    def around_enqueues(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+        """Return the paths of the middleware of callers, without reading the whole environment."""
+        return _words(environ.get("WERK_ENQUEUE_MIDDLEWARE", ""))
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -176,7 +170,7 @@ class Settings(NamedTuple):
             dashboard_username=env.get("RQ_DASHBOARD_USERNAME"),
             dashboard_password=env.get("RQ_DASHBOARD_PASSWORD"),
             middleware=_words(env.get("WERK_MIDDLEWARE", "")),
-            enqueue_middleware=_words(env.get("WERK_ENQUEUE_MIDDLEWARE", "")),
+            enqueue_middleware=cls.around_enqueues(environ),
             hooks=tuple(name for name in _HOOKS if name in env),
             on_give_up=env.get("WERK_ON_GIVE_UP"),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),

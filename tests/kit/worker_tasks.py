@@ -36,6 +36,15 @@ def block(folder: str) -> str:
     return note(folder, "ends")
 
 
+def block_and(folder: str, how: str) -> object:
+    """Wait until the test lets go; then return, raise, or ask for another run: the first time."""
+    block(folder)
+    if how == "raise":
+        raise ValueError("as asked")
+    is_first = (Path(folder) / "runs").read_text().count(" begins") == 1
+    return Retry(max=3) if how == "ask for another run" and is_first else how
+
+
 def poison(folder: str) -> None:
     """Kill the own process."""
     note(folder)
@@ -281,7 +290,7 @@ TASKS = {
         "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
         "mistaken perish broken unread surroundings doze leave_an_alarm fork fork_in_callback "
         "hold_descriptors needs_two large heavy heavy_pieces heavy_later saw_result local prints "
-        "mutters waits".split()
+        "mutters waits block_and".split()
     )
 } | {
     "fare": Task(_PATH + "fare", retry=2, retry_delay=0, max_crashes=2),

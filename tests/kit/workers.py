@@ -19,7 +19,8 @@ ENV = {
     "PYTHONPATH": PYTHONPATH,
     "WERK_REGISTRY": "werk.registry:TASKS,worker_tasks:TASKS",
 }
-
+# With production's lease of 15 s: for tests in which a slow machine must not cost a horse.
+PATIENT = {"RQ_WORKER_CLASS": "werk.worker.Worker"}
 
 Start = Callable[..., Process]
 

@@ -18,13 +18,12 @@ import redis
 import shifted
 from rq import Queue, Repeat, Retry
 from support import KIT, Process, run, wait_until
-from workers import ENV, begun, ended, finished, go, horse, places, runs
+from workers import ENV, PATIENT, begun, ended, finished, go, horse, places, runs
 
 import werk
 from werk.dev.server import Server
 
 Start = Callable[..., Process]
-SLOW = {"RQ_WORKER_CLASS": "werk.worker.Worker"}  # its lease is 15 s, as in production
 AHEAD = (-3600, -100, 100, 3600)
 
 
@@ -70,7 +69,7 @@ def due_in(connection: redis.Redis, job_id: str) -> float:
 # --- what runs
 
 
-@pytest.mark.parametrize("env", [{}, SLOW])
+@pytest.mark.parametrize("env", [{}, PATIENT])
 @pytest.mark.parametrize("ahead_s", AHEAD)
 def test_a_clean_up_harms_no_job_that_runs(
     start: Start, connection: redis.Redis, tmp_path: Path, ahead_s: float, env: dict[str, str]

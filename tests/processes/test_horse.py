@@ -9,12 +9,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import redis
 from faults import holding, listening
-from rq import Queue, Retry
+from rq import Callback, Queue, Retry
 from rq.job import JobStatus
 from rq.suspension import resume, suspend
 from support import wait_until
@@ -280,6 +281,54 @@ def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
         other.terminate()
         assert other.wait(10) == 0
         finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+        frozen.kill()
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "ends"),
+    [
+        ("raise", {}, ["FAILED"]),
+        ("raise", {"retry": Retry(max=1)}, ["FAILED"]),
+        ("return", {"on_success": Callback("worker_tasks.saw")}, ["SUCCESSFUL"]),
+        ("ask for another run", {}, ["SUCCESSFUL"]),
+    ],
+    ids=["failure", "retry", "callback", "returned retry"],
+)
+def test_a_commit_of_rqs_own_finish_is_late_once_the_job_is_rescued(
+    work: Start,
+    connection: redis.Redis,
+    redis_url: str,
+    tmp_path: Path,
+    how: str,
+    options: dict[str, Any],
+    ends: list[str],
+) -> None:
+    """Half of the transaction is at Redis when its job is rescued, and run to its end elsewhere."""
+    queue = Queue(connection=connection)
+    with holding(redis_url, b"rq:werk:committed") as holder:
+        call = {"folder": str(tmp_path), "how": how}
+        job = queue.enqueue("worker_tasks.block_and", kwargs=call, **options)
+        connection.hset(job.key, "werk_max_crashes", 1)
+        frozen = work("default", env={"RQ_REDIS_URL": holder.url})
+        begun(tmp_path)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        holder.is_on = True
+        go(tmp_path)
+        assert holder.held.wait(20)
+        other = work()
+        is_success = ends == ["SUCCESSFUL"]
+        wait_until(lambda: job.get_status() == ("finished" if is_success else "failed"), 20)
+        before = job.results(), connection.hgetall(job.key)
+        holder.let_go.set()
+        wait_until(lambda: "event=late" in frozen.output(), 20)
+        assert (job.results(), connection.hgetall(job.key)) == before
+        assert outcomes(job) == ends
+        assert places(connection, job.id) == ["finished" if is_success else "failed"]
+        os.kill(frozen.pid, signal.SIGCONT)
+        other.terminate()
+        assert other.wait(10) == 0
+        finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+        assert "Traceback" not in frozen.output().partition("as asked")[2]
         frozen.kill()
 
 

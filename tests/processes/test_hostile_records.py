@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from support import wait_until
-from workers import Start, finished, horse, runs
+from workers import PATIENT, Start, finished, horse, runs
 
 import werk
 
@@ -62,7 +62,7 @@ def test_each_bad_record_ends_and_the_same_horse_runs_the_next_job(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:
     bad = poison(connection, tmp_path)
-    worker = work()
+    worker = work(env=PATIENT)
     first = horse(worker)
     wait_until(lambda: len(runs(tmp_path, "good")) == len(bad), 120)
     finished(werk.enqueue("note", str(tmp_path)), 30)

@@ -17,7 +17,7 @@ from faults import freezing, losing_a_reply
 from rq import Callback, Queue
 from rq.webhook import Webhook
 from support import wait_until
-from workers import Start, ended, finished, own_key, places, reason, runs
+from workers import PATIENT, Start, ended, finished, own_key, places, reason, runs
 from workers import horse as horse_of
 
 import werk
@@ -38,7 +38,7 @@ def next_job(folder: Path, within_s: float = 10) -> None:
 def test_a_task_that_forks_stays_one_execution(
     work: Start, connection: redis.Redis, tmp_path: Path, how: str
 ) -> None:
-    worker = work()
+    worker = work(env=PATIENT)
     horse = horse_of(worker)
     jobs = [werk.enqueue("fork", str(tmp_path), how) for _ in range(MANY)]
     for job in jobs:
@@ -70,7 +70,7 @@ def test_a_callback_that_forks_ends_its_job_once(
         )
         for _ in range(20)
     ]
-    worker = work()
+    worker = work(env=PATIENT)
     horse = horse_of(worker)
     wait_until(lambda: all(job.get_status() == "finished" for job in called), 30)
     for job in called:

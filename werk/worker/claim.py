@@ -24,8 +24,11 @@ class Refused(WerkError):
     """Raised when a job is not run: a path in it is not registered, or its record is broken."""
 
 
-class Late(WerkError):
-    """Raised when an execution is no longer its job's: its outcome is discarded."""
+class Late(BaseException):
+    """Raised when an execution is no longer its job's: its outcome is discarded.
+
+    It is no Exception, because RQ would log one and go on as if the outcome had been recorded.
+    """
 
 
 class Unknown(UnknownTask):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
@@ -102,8 +101,6 @@ class _Backoff(AbstractBackoff):
 class _Progress(Retry):
     """Tries a command as often as the policy allows. A success counts as progress of a finish."""
 
-    has_committed: Callable[[], bool] | None = None  # see sent_once
-
     def __init__(
         self,
         shared: SharedState,
@@ -121,36 +118,13 @@ class _Progress(Retry):
         tries = count()
 
         def attempt() -> T:
-            if next(tries):
-                if self._client:
-                    ask_sentinel(self._client)
-                if self._ask_whether_committed():
-                    return None  # type: ignore[return-value]  # RQ ignores a transaction's reply
+            if next(tries) and self._client:
+                ask_sentinel(self._client)
             return _tried(do)
 
         result = super().call_with_retry(attempt, *args, **kwargs)
         self._shared.extend_finish()
         return result
-
-    def _ask_whether_committed(self) -> bool:
-        ask, self.has_committed = self.has_committed, None  # the question itself is a command
-        try:
-            return ask is not None and ask()
-        finally:
-            self.has_committed = ask
-
-
-@contextmanager
-def sent_once(client: Redis, has_committed: Callable[[], bool]) -> Iterator[None]:
-    """After a lost reply, have a transaction sent again only if it has not been committed."""
-    retry = client.get_retry()
-    if isinstance(retry, _Progress):
-        retry.has_committed = has_committed
-    try:
-        yield
-    finally:
-        if isinstance(retry, _Progress):
-            retry.has_committed = None
 
 
 def _tried(do: Callable[[], T]) -> T:
@@ -200,8 +174,8 @@ def retry_forever(client: Redis, shared: SharedState | None = None) -> Retry:
 
     Only a horse passes its shared state: what another process sends is no progress of the horse.
     A job that enters its queue twice, because a reply was lost, does no harm: the second time it is
-    found started, or finished, and is dropped. For transactions that record an outcome see
-    sent_once.
+    found started, or finished, and is dropped. A transaction that records an outcome is repeated by
+    RQSide, which asks first whether it was committed.
     """
     shared = shared or SharedState()
     return _Progress(shared, _Backoff(shared), -1, client)

@@ -73,6 +73,14 @@ class _BoundedJob(Job):
     def func(self) -> Any:
         return self.werk_call or super().func
 
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """Set the status. RQ also writes "scheduled" before the transaction that does, when the job
+        may already be another execution's: only the transaction writes it here."""
+        if pipeline is None and status == JobStatus.SCHEDULED:
+            self._status = status
+        else:
+            super().set_status(status, pipeline)
+
     def is_final(self, error: BaseException) -> bool:
         """Return whether the job fails with an error that its middleware sees: has no retry."""
         return retries.is_final(self, self.task, error)

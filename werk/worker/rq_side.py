@@ -29,7 +29,7 @@ from werk.worker.attempts import Retried, number_results
 from werk.worker.causes import RAISED, WAITING, cause_of, entry
 from werk.worker.claim import Claim, Late
 from werk.worker.process import end_copies
-from werk.worker.redis_side import Unusable, sent_once
+from werk.worker.redis_side import Unusable
 from werk.worker.results import why_not_kept
 from werk.worker.retries import limit_retries
 from werk.worker.rq_classes import load
@@ -142,61 +142,73 @@ class RQSide(RQLoop):
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """Check the fence. RQ calls this first, for any outcome. Raises Late."""
-        self._check_fence(job)
+        if not self._is_ours(job):
+            raise Late(self.recorded_run)
         super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def cleanup_execution(
         self, job: Job, pipeline: Pipeline, execution: Execution | None = None
     ) -> None:
-        """Check the fence again before RQ commits: a callback may have taken long."""
-        self._check_fence(job)
+        """Have RQ's transaction committed once, and only while the job is ours."""
         super().cleanup_execution(job, pipeline, execution)
         if self.ask_fence:
             number_results(pipeline, self._attempt)
             if self._retried and execution:
                 self._retried.keep(pipeline, job, execution, self.name)
-            self._commit_once(pipeline)
+            self._mark_commit(pipeline)
+            pipeline.execute = partial(self._commit, job, pipeline)  # type: ignore[method-assign]
 
-    def _commit_once(self, pipeline: Pipeline) -> None:
+    def _mark_commit(self, pipeline: Pipeline) -> None:
         """Have a transaction leave a mark, so that after a lost reply it is not sent again.
 
         The mark stays until RQ has enqueued the dependents: see find_unfinished in tick.lua.
         """
-        client, execute = self.connection, partial(type(pipeline).execute, pipeline)
-        mark = self._mark = f"{self.recorded_run} {self.name}"
-        pipeline.zadd(COMMITTED, {mark: self.redis_time()})
+        self._mark = f"{self.recorded_run} {self.name}"
+        pipeline.zadd(COMMITTED, {self._mark: self.redis_time()})
         pipeline.expire(COMMITTED, MONTH_S)
         if self._is_final and self.on_final_failure:
             pipeline.rpush(WAITING, entry(self.cause, self.recorded_run, self.redis_time()))
             self.on_final_failure()
 
-        def is_committed() -> bool:
-            return client.zscore(COMMITTED, mark) is not None
+    def _commit(self, job: Job, pipeline: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        """Execute a transaction while the job is ours, once. Raises Late.
 
-        def execute_once(*args: Any, **kwargs: Any) -> Any:
-            replies = None
+        The job is watched before the fence is asked, and a worker that takes the job over writes
+        its hash: so a transaction that reaches Redis too late, or twice, changes nothing.
+        """
+        starts_over = pipeline.watching  # in RQ's code, after a WatchError
+        commands, replies, is_done = pipeline.command_stack, None, False
+        while not is_done:
+            pipeline.immediate_execute_command("WATCH", job.key)  # type: ignore[no-untyped-call]
+            pipeline.explicit_transaction = True  # else RQ's next command would not be queued
             try:
-                with sent_once(client, is_committed):
-                    replies = execute(*args, **kwargs)
-            except WatchError:  # redis-py also raises it when a connection with WATCH is lost
-                if not is_committed():
+                if self._is_ours(job):
+                    replies = type(pipeline).execute(pipeline, *args, **kwargs)
+                elif not self._is_committed():
+                    raise Late(self.recorded_run)
+                is_done = True
+            except WatchError:  # redis-py also raises it when the connection is lost
+                is_done = self._is_committed()
+                if starts_over and not is_done:
                     raise
-            self.has_committed = True
-            return replies
+                pipeline.command_stack = commands
+        self.has_committed = True
+        return replies
 
-        pipeline.execute = execute_once  # type: ignore[method-assign]
+    def _is_committed(self) -> bool:
+        return self.connection.zscore(COMMITTED, self._mark) is not None
 
     def _forget_commit(self) -> None:
         if self._mark:
             self.connection.zrem(COMMITTED, self._mark)
             self._mark = ""
 
-    def _check_fence(self, job: Job) -> None:
+    def _is_ours(self, job: Job) -> bool:
+        """Ask the fence whether the execution that is being recorded still owns its job."""
         if self.frame:  # code that records an outcome itself comes here first
             self.frame.end(None)
         run = self.recorded_run
-        if self.ask_fence and run and not self.ask_fence(run, job):
-            raise Late(run)
+        return not (self.ask_fence and run) or self.ask_fence(run, job)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         pid = os.getpid()
