@@ -1,6 +1,7 @@
-"""Measure werk against RQ and print a table. Without names: all of it, ten minutes.
+"""Measure werk against RQ and print a table. Without names: all but scale, ten minutes.
 
-docs/benchmarks.json is what --json prints; bin/docs draws the table and the chart from it.
+bin/docs draws the tables and charts from docs/benchmarks.json and docs/scaling.json: what --json
+prints.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from pathlib import Path
 import benchmarks
 
 import werk
-from bench.measures import MEASURES, Row
+from bench import measures
+from bench.measures import Row
+from bench.scale import scale
 from bench.stand import Stand
+
+MEASURES = {**measures.MEASURES, "scale": scale}
 
 
 def main() -> int:
@@ -36,7 +41,7 @@ def main() -> int:
     load = os.getloadavg()[0]
     try:
         stand.start()
-        for name in options.measures or MEASURES:
+        for name in options.measures or measures.MEASURES:
             print(f"bin/bench: {name} ...", file=sys.stderr, flush=True)
             rows += MEASURES[name](stand)
     except KeyboardInterrupt:

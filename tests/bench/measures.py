@@ -131,19 +131,19 @@ def trip(stand: Stand) -> list[Row]:
     count, ours, stock, replaced = stand.jobs(100), [], [], []
     for _ in range(stand.runs(5)):
         with stand.idle_worker("werk"):
-            ours += _ms(stand.load("trips_werk", count))
+            ours += trips_ms(stand, count)
         with stand.idle_worker("stock"):
             stock += _ms(stand.load("trips_rq", count))
         with stand.idle_worker("werk", WERK_HORSE_JOBS=str(count // 2)):
-            replaced += _ms(stand.load("trips_werk", count))
+            replaced += trips_ms(stand, count)
     rows = []
     for percent, most in ((50, 0.9), (99, 2)):
         name = f"round trip of an idle worker, p{percent}"
-        value, other = [_p(ours, percent)], [_p(stock, percent)]
+        value, other = [percentile(ours, percent)], [percentile(stock, percent)]
         rows.append(Row(name, "ms", value, RQ, other, at_most=most))
     for percent, most in ((50, 0.9), (99, 2)):
         name = f"round trip, a horse replaced every 50 jobs, p{percent}"
-        rows.append(Row(name, "ms", [_p(replaced, percent)], at_most=most))
+        rows.append(Row(name, "ms", [percentile(replaced, percent)], at_most=most))
     return rows
 
 
@@ -180,7 +180,7 @@ def idle(stand: Stand) -> list[Row]:
     seconds = 5 if stand.is_quick else 60
     with stand.idle_worker("werk") as pid:
         before = cpu_seconds(pair_of(pid))
-        commands = _commands_per_s(stand, seconds)
+        commands = commands_per_s(stand, seconds)
         used, memory = cpu_seconds(pair_of(pid)) - before, pss_mib(pair_of(pid))
         begin = time.perf_counter()
         werk.enqueue("noop", 0).result(30)
@@ -338,7 +338,7 @@ def _starts(file: Path) -> list[str]:
     return file.read_text().splitlines()
 
 
-def _commands_per_s(stand: Stand, seconds: float) -> float:
+def commands_per_s(stand: Stand, seconds: float) -> float:
     """Return how many commands clients send per second; what scripts call inside is not counted."""
     address = ("127.0.0.1", int(stand.server.url.rpartition(":")[2].partition("/")[0]))
     said = b""
@@ -359,9 +359,14 @@ def _seconds(name: str, value: float, at_most: float) -> Row:
     return Row(name, "s", [value], at_most=at_most)
 
 
+def trips_ms(stand: Stand, count: int) -> list[float]:
+    """Return how long round trips to idle workers take."""
+    return _ms(stand.load("trips_werk", count))
+
+
 def _ms(seconds: Sequence[float]) -> list[float]:
     return [1000 * each for each in seconds]
 
 
-def _p(times: Sequence[float], percent: int) -> float:
+def percentile(times: Sequence[float], percent: int) -> float:
     return statistics.quantiles(times, n=100)[percent - 1]

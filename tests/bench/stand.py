@@ -23,7 +23,11 @@ from werk.dev.process import die_with
 from werk.dev.server import Server, free_port
 
 STOCK = ["rq", "worker", "--quiet"]
-COMMANDS = {"werk": [*STOCK, "--worker-class", "werk.worker.Worker"], "stock": STOCK}
+COMMANDS = {
+    "werk": [*STOCK, "--worker-class", "werk.worker.Worker"],
+    "stock": STOCK,
+    "pool": ["rq", "worker-pool", "--quiet"],
+}
 ONE_CORE = {0}
 DRAIN_S = 300.0  # the longest drain
 POLL_S = 0.005
@@ -117,9 +121,12 @@ class Stand:
         )
 
     @contextmanager
-    def workers(self, kind: str, count: int = 1, **environ: str) -> Iterator[list[int]]:
+    def workers(
+        self, kind: str, count: int = 1, *words: str, **environ: str
+    ) -> Iterator[list[int]]:
         """Run workers of a kind; yields their pids. They may not have begun yet."""
-        processes = [self.spawn([*COMMANDS[kind], "default"], **environ) for _ in range(count)]
+        line = [*COMMANDS[kind], *words, "default"]
+        processes = [self.spawn(line, **environ) for _ in range(count)]
         try:
             yield [process.pid for process in processes]
         finally:
@@ -135,6 +142,16 @@ class Stand:
         with self.workers(kind, **environ) as (pid,):
             werk.enqueue("noop", 0).result(30)
             yield pid
+
+    def idle(self) -> int:
+        """Return how many workers of RQ's, or slots, are idle."""
+        states = (self.client.hget(key, "state") for key in self.client.smembers("rq:workers"))
+        return sum(state == b"idle" for state in states)
+
+    def redis_cpu(self) -> float:
+        """Return the CPU seconds that the server has used so far."""
+        used = self.client.info("cpu")
+        return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
     def load(self, name: str, count: int, **environ: str) -> Any:
         """Run a function of bench.load in a process of its own; return what it returns."""
@@ -182,7 +199,10 @@ def pss_mib(pids: Sequence[int]) -> float:
     """Return the memory of some processes; what they share is counted once."""
     kib = 0
     for pid in pids:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
         kib += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return kib / 1024
 

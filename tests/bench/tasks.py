@@ -11,11 +11,18 @@ from werk.registry import Task
 TASKS = {
     "noop": Task("bench.tasks.noop", result_ttl=500),
     "hold": Task("bench.tasks.hold"),
+    "doze": Task("bench.tasks.doze", result_ttl=500),
 }
 
 
 def noop(number: int) -> int:
     """Return what it was given."""
+    return number
+
+
+def doze(number: int) -> int:
+    """Wait for a second, as for the answer of another service."""
+    time.sleep(1)  # the job itself
     return number
 
 

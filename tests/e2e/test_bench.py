@@ -46,6 +46,16 @@ def test_the_json_has_the_shape_that_the_page_is_drawn_from():
         assert row["is_met"] is (ratio >= 2.5)
 
 
+def test_the_cost_of_slots_has_the_same_shape():
+    found = json.loads(_quick("scale", "--json"))
+    measured = json.loads((ROOT / "docs" / "scaling.json").read_text())
+    assert _shape(found) == _shape(measured)
+    units = [row["unit"] for row in found["rows"]]
+    assert units == [row["unit"] for row in measured["rows"]]
+    assert all(row["werk"] for row in found["rows"])
+    assert found["rows"][0]["werk"] == [3]  # a supervisor and two horses
+
+
 def _quick(*arguments):
     words = (sys.executable, "-m", "bench", "--quick", *arguments)
     done = run(*words, env={"PYTHONPATH": PYTHONPATH})

@@ -1,6 +1,7 @@
 """The document that `bin/bench --json` prints, as text, as a table and as a chart.
 
-bin/docs makes docs/benchmarks.md and its chart from docs/benchmarks.json.
+bin/docs makes the table and the chart of docs/benchmarks.md from docs/benchmarks.json, and those of
+docs/scaling.md from docs/scaling.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-BEGIN = "<!-- Made by bin/docs from benchmarks.json. -->"
+BEGIN = "<!-- Made by bin/docs from {}.json. -->"
 END = "<!-- End of what bin/docs made. -->"
 RQ = "RQ"  # what the chart compares with
 
@@ -55,11 +56,12 @@ def text(found: Document) -> str:
     )
 
 
-def page(before: str, found: Document) -> str:
-    """Return the text of docs/benchmarks.md with the part that is made from the document."""
+def page(before: str, found: Document, name: str) -> str:
+    """Return the text of a page with the part that is made from the document of that name."""
     assert not found["is_quick"], "the figures of a quick run mean nothing"
-    made = f"{BEGIN}\n\n{text(found)}\n\n{END}"
-    after, count = re.subn(f"{BEGIN}.*?{END}", lambda _: made, before, flags=re.DOTALL)
+    begin = BEGIN.format(name)
+    made = f"{begin}\n\n{text(found)}\n\n{END}"
+    after, count = re.subn(f"{begin}.*?{END}", lambda _: made, before, flags=re.DOTALL)
     assert count == 1, "the page has no place for the table"
     return after
 

@@ -1,7 +1,7 @@
 """The pages of docs/ that are made from the code. `bin/docs` writes, test_docs.py compares them.
 
-reference.md is the help of every command, python-api.md what `import werk` offers; the table and
-the chart of benchmarks.md come from benchmarks.json.
+reference.md is the help of every command, python-api.md what `import werk` offers; the tables and
+charts of benchmarks.md and scaling.md come from benchmarks.json and scaling.json.
 """
 
 from __future__ import annotations
@@ -51,13 +51,18 @@ Except for [testing](#testing), all of it is imported from `werk`. [Enqueueing](
 
 def pages() -> Mapping[Path, str]:
     """Return the text of each page, and of the chart, that is made from the code."""
-    measured = json.loads((DOCS / "benchmarks.json").read_text())
-    figures = DOCS / "benchmarks.md"
+    names = "benchmarks", "scaling"
+    measured = {name: json.loads((DOCS / f"{name}.json").read_text()) for name in names}
+    figures = {DOCS / f"{name}.md": found for name, found in measured.items()}
+    charts = {DOCS / "images" / f"{name}.svg": found for name, found in measured.items()}
     return {
         DOCS / "reference.md": _commands(),
         DOCS / "python-api.md": _api(),
-        figures: benchmarks.page(figures.read_text(), measured),
-        DOCS / "images" / "benchmarks.svg": benchmarks.chart(measured),
+        **{
+            path: benchmarks.page(path.read_text(), found, path.stem)
+            for path, found in figures.items()
+        },
+        **{path: benchmarks.chart(found) for path, found in charts.items()},
     }
 
 

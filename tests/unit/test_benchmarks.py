@@ -9,7 +9,7 @@ import benchmarks
 import pytest
 
 SVG = "{http://www.w3.org/2000/svg}"
-PLACE = f"# Title\n\n{benchmarks.BEGIN}\nold\n{benchmarks.END}\n\nprose\n"
+PLACE = f"# Title\n\n{benchmarks.BEGIN.format('a')}\nold\n{benchmarks.END}\n\nprose\n"
 
 
 def row(name: str = "drain", **fields: Any) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def test_a_figure_has_three_digits(figure: float, shown: str) -> None:
 
 
 def test_the_page_names_command_date_machine_and_versions() -> None:
-    page = benchmarks.page(PLACE, document(row()))
+    page = benchmarks.page(PLACE, document(row()), "a")
     assert "`bin/bench` on 2026-01-02, 2 cores of A & B; RQ 3.0.0, valkey 9.1.2 without" in page
     assert page.startswith("# Title\n")
     assert page.endswith("\n\nprose\n")
     assert "old" not in page
-    assert benchmarks.page(page, document(row())) == page
+    assert benchmarks.page(page, document(row()), "a") == page
 
 
 def test_a_row_shows_medians_and_the_range() -> None:
@@ -57,7 +57,7 @@ def test_a_row_shows_medians_and_the_range() -> None:
 
 def test_the_figures_of_a_quick_run_are_no_page() -> None:
     with pytest.raises(AssertionError, match="mean nothing"):
-        benchmarks.page(PLACE, document(row(), is_quick=True))
+        benchmarks.page(PLACE, document(row(), is_quick=True), "a")
 
 
 def test_a_bar_starts_at_rq_and_grows_by_the_logarithm() -> None:
