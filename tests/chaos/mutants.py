@@ -93,7 +93,7 @@ MUTANTS = {
     "early-rescue": Mutant(
         (
             (
-                "store/lua/tick.lua",
+                "store/lua/slots.lua",
                 "call('ZADD', leases, clock + lease_s, slot.name)",
                 "call('ZADD', leases, clock + lease_s / 5, slot.name)",
             ),

@@ -8,7 +8,7 @@ import pytest
 import redis
 from slot_workers import SLOTS, Slots, horses, names, occupied
 from support import PYTHONPATH, run, wait_until
-from workers import ENV, finished, runs
+from workers import ENV, begun, finished, go, runs
 
 import werk
 
@@ -24,7 +24,7 @@ def notes(folder: Path, count: int) -> list[werk.Handle]:
 
 def test_burst_ends_when_each_slot_has_found_nothing(slots: Slots, tmp_path: Path) -> None:
     jobs = notes(tmp_path, 20)
-    worker = slots("default", "--burst")
+    worker = slots("default", "--burst", waits=False)
     assert worker.wait(60) == 0
     assert [job.status() for job in jobs] == ["finished"] * 20
     assert len(runs(tmp_path)) == 20
@@ -36,7 +36,7 @@ def test_a_slot_that_found_nothing_in_a_burst_waits_for_no_other(
     (tmp_path / "long").mkdir()
     job = werk.enqueue("block", str(tmp_path / "long"))
     jobs = notes(tmp_path, 5)
-    worker = slots("default", "--burst")
+    worker = slots("default", "--burst", waits=False)
     for own in jobs:
         finished(own)
     wait_until(lambda: len(horses(worker)) == 1 == len(names(connection)))
@@ -47,7 +47,7 @@ def test_a_slot_that_found_nothing_in_a_burst_waits_for_no_other(
 
 def test_max_jobs_is_for_each_slot(slots: Slots, connection: redis.Redis, tmp_path: Path) -> None:
     notes(tmp_path, 8)
-    assert slots("default", "--max-jobs", "2").wait(60) == 0
+    assert slots("default", "--max-jobs", "2", waits=False).wait(60) == 0
     assert len(runs(tmp_path)) == 2 * SLOTS
     assert connection.llen("rq:queue:default") == 2
     assert not names(connection)
@@ -56,13 +56,14 @@ def test_max_jobs_is_for_each_slot(slots: Slots, connection: redis.Redis, tmp_pa
 def test_max_idle_time_is_for_each_slot(
     slots: Slots, connection: redis.Redis, tmp_path: Path
 ) -> None:
-    worker = slots("default", "--max-idle-time", "1")
-    [busy] = occupied(tmp_path, 1)
-    wait_until(lambda: len(horses(worker)) == 1)
-    assert names(connection) == [busy.slot]
-    busy.let_go()
+    job = werk.enqueue("block", str(tmp_path))
+    worker = slots("default", "--max-idle-time", "1", waits=False)
+    begun(tmp_path)
+    wait_until(lambda: len(horses(worker)) == 1 == len(names(connection)))
+    assert names(connection) == [job.job.worker_name]
+    go(tmp_path)
     assert worker.wait(60) == 0
-    assert busy.job.status() == "finished"
+    assert job.status() == "finished"
 
 
 # --- replacing horses

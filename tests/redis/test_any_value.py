@@ -339,7 +339,7 @@ def test_what_a_wait_has_taken(fleet: Fleet, owner: str) -> None:
         if dice.random() < 0.3:
             fleet.step(None, dice.random() < 0.5)
         elif dice.random() < 0.5:
-            fleet.pair.supervisor.executions.fence_generation()
+            fleet.pair.slot.executions.fence_generation()
         else:
             fleet.tick(), fleet.tick()
         fleet.check_place("v", hand)
