@@ -176,6 +176,7 @@ class RQSide(RQLoop):
         The job is watched before the fence is asked, and a worker that takes the job over writes
         its hash: so a transaction that reaches Redis too late, or twice, changes nothing.
         """
+        del pipeline.execute  # a circle would keep the job's data
         starts_over = pipeline.watching  # in RQ's code, after a WatchError
         commands, replies, is_done = pipeline.command_stack, None, False
         while not is_done:
@@ -183,7 +184,7 @@ class RQSide(RQLoop):
             pipeline.explicit_transaction = True  # else RQ's next command would not be queued
             try:
                 if self._is_ours(job):
-                    replies = type(pipeline).execute(pipeline, *args, **kwargs)
+                    replies = pipeline.execute(*args, **kwargs)
                 elif not self._is_committed():
                     raise Late(self.recorded_run)
                 is_done = True
