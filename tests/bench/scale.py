@@ -16,6 +16,7 @@ from bench.measures import RQ, Row, commands_per_s, percentile, trips_ms
 from bench.stand import DRAIN_S, Stand, pair_of, pss_mib
 
 PRELOAD = "bench.preload"  # keeps 60 MiB
+ONE = "1 idle slot"
 
 
 def scale(stand: Stand) -> list[Row]:
@@ -46,7 +47,7 @@ def _memory(stand: Stand, count: int, most: float) -> list[Row]:
         Row(name, "processes", [processes], at_most=count + 1),
         Row(f"{name}: memory (PSS)", "MiB", [at_first], RQ, [stock], at_most=most),
         Row(f"{name} after 6,000 jobs: memory", "MiB", [later], at_most=most),
-        Row(f"{name} send", "commands/s", [sent], at_most=2),
+        Row(f"{name}: each sends", "commands/s", [sent / count], at_most=2),
     ]
 
 
@@ -88,13 +89,13 @@ def _wake_ups(stand: Stand, count: int) -> list[Row]:
                 spent.append((stand.redis_cpu() - before) / trips * 1e6)
         costs.append((spent[1], spent[0]))
     stand.pin(False)
-    other = "1 idle slot"
     name = f"one enqueue, {count} idle slots"
     ours, theirs = [mine for mine, _ in costs], [its for _, its in costs]
     ratios = [mine / its for mine, its in costs]
+    p99, least = percentile(many, 99), percentile(one, 99)
     return [
-        Row(f"{name}: Redis CPU", "us", ours, other, theirs, ratios, at_most=1.3, target_unit="x"),
-        Row(f"{name}: p99", "ms", [percentile(many, 99)], other, [percentile(one, 99)], at_most=2),
+        Row(f"{name}: Redis CPU", "us", ours, ONE, theirs, ratios, at_most=1.3, target_unit="x"),
+        Row(f"{name}: p99", "ms", [p99], ONE, [least], [p99 / least], at_most=1.5, target_unit="x"),
     ]
 
 
