@@ -36,8 +36,8 @@ def _memory(stand: Stand, count: int, most: float) -> list[Row]:
     """Memory of idle slots, at first and after 6,000 jobs, and what they send."""
     seconds = 2 if stand.is_quick else 20
     with _slots(stand, "werk", count) as (pid,):
+        sent = commands_per_s(stand, seconds)  # by then what reads the tasks' sources has ended
         processes, at_first = len(pair_of(pid)), pss_mib(pair_of(pid))
-        sent = commands_per_s(stand, seconds)
         _run(stand, stand.jobs(6_000))
         later = pss_mib(pair_of(pid))
     with _slots(stand, "pool", count) as (pid,):
