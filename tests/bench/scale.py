@@ -20,7 +20,7 @@ ONE = "1 idle slot"
 
 
 def scale(stand: Stand) -> list[Row]:
-    """What slots cost: memory, jobs that wait, wake-ups, Redis. Five minutes; not among all."""
+    """What slots cost in memory, in time and in Redis; five minutes more. Runs only if named."""
     stand.pin(False)
     few, many = (2, 3) if stand.is_quick else (8, 50)
     rows = [*_memory(stand, few, 90), *_memory(stand, many, 360)]
@@ -63,7 +63,6 @@ def _preloaded(stand: Stand, count: int) -> Row:
 
 def _dozing(stand: Stand, count: int) -> Row:
     """Seconds for ten jobs of a second for each slot."""
-
     jobs = (2 if stand.is_quick else 10) * count
 
     def spent(kind: str) -> float:
@@ -140,9 +139,9 @@ def _slots(
 ) -> Iterator[Sequence[int]]:
     """Run workers with so many slots each, or a pool of RQ's, and wait until all are idle."""
     stand.client.flushall()
-    own = {"WERK_CONCURRENCY": str(count)} | {name: word for name, word in environ.items() if word}
     words = ["-n", str(count)] if kind == "pool" else []
-    with stand.workers(kind, workers, *words, **own) as pids:
+    environ["WERK_CONCURRENCY"] = str(count)
+    with stand.workers(kind, workers, *words, **environ) as pids:
         wait_until(lambda: stand.idle() == workers * count, DRAIN_S)
         yield pids
 

@@ -87,7 +87,7 @@ class Caller:
             while len(self.handles) > (0 if is_lull else WINDOW) and not self.stopping:
                 self._await(*self.handles.popleft())
             if is_lull:
-                time.sleep(LULL_PAUSE_S)
+                time.sleep(LULL_PAUSE_S)  # few jobs at a time, so that workers are idle as well
 
     # --- the kinds
 

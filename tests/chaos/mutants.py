@@ -42,7 +42,7 @@ EMPTIED = "local function empty_hands(worker, lists)"
 READ = "        self.open = [wait for wait in self.open if wait.since]\n"
 DIES = """        if any(read) and time.monotonic() % 1 < 0.2:
             os.kill(os.getppid(), 9)
-            time.sleep(60)
+            time.sleep(60)  # its own end: our supervisor's death ends us
 """
 SENT = "    replies = link.run(request.script(), _places(first.task.queue), words)\n"
 ACKNOWLEDGED = f"""    try:

@@ -350,3 +350,16 @@ def test_what_passes_of_the_errors_in_rqs_own_commands(said: str, passes: bool) 
 
     with pytest.raises(redis.ConnectionError if passes else redis.ResponseError):
         redis_side._tried(command)
+
+
+def test_a_transaction_that_redis_has_no_memory_for_is_not_repeated_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def command() -> None:
+        raise redis.exceptions.OutOfMemoryError("command not allowed when used memory is high")
+
+    pauses: list[float] = []
+    monkeypatch.setattr(redis_side.time, "sleep", pauses.append)
+    with pytest.raises(redis.ConnectionError):
+        redis_side._tried(command)
+    assert pauses == [redis_side.SHORT_PAUSE_S]

@@ -108,7 +108,7 @@ class _Progress(Retry):
         retries: int,
         client: Redis | None = None,
     ) -> None:
-        super().__init__(backoff, retries, (*AWAY, FULL))
+        super().__init__(backoff, retries, AWAY)
         self._shared, self._client = shared, client
 
     def __deepcopy__(self, memo: object) -> _Progress:
@@ -139,7 +139,7 @@ def _tried(do: Callable[[], T]) -> T:
         raise
     except redis.exceptions.ResponseError as error:
         said = _BEFORE_A_REPLY.split(str(error))[-1]
-        if isinstance(error, FULL) or not replies.passes(said):
+        if not isinstance(error, FULL) and not replies.passes(said):
             raise
         time.sleep(SHORT_PAUSE_S)  # a transaction with WATCH is repeated at once
         raise redis.exceptions.ConnectionError(str(error)) from error
