@@ -670,6 +670,23 @@ def test_it_serves_and_ends_at_once(
     assert "Traceback" not in process.output()
 
 
+STOPPED_EARLY = """
+import os, signal
+from werk.settings import Settings
+from werk.web import app
+class Server:
+    def run(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+app.listen = lambda *_: Server()
+raise SystemExit(app.serve(Settings.read(), bind="::1", port=1, hosts=(), read_only=False))
+"""
+
+
+def test_it_ends_well_if_it_is_stopped_before_it_waits_for_clients() -> None:
+    done = run("python", "-c", STOPPED_EARLY)
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+
+
 def test_health_without_redis(serving: Callable[..., tuple[Process, str]]) -> None:
     process, address = serving(RQ_REDIS_URL=f"redis://:s3cret@127.0.0.1:{free_port()}/0")
     assert get(f"{address}/healthz") == (200, "ok\n")

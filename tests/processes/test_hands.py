@@ -18,7 +18,7 @@ import redis
 import roles
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import wait_until
+from support import is_asleep, wait_until
 from workers import Start, finished, horse, own_key, places, runs
 
 import werk
@@ -209,6 +209,8 @@ def test_what_a_horse_has_in_hand_when_it_may_not_run_it_is_the_next_job_again(
     link = link_over(connection)
     if what == "SIGTERM":
         frozen.process.terminate()
+        wait_until(lambda: "warm shut down requested" in frozen.process.output())
+        wait_until(lambda: is_asleep(frozen.process.pid))  # it has asked the horse to stop
     elif what == "kill -9":
         suspend(connection)
         os.kill(horse(frozen.process), signal.SIGKILL)

@@ -59,7 +59,7 @@ RAISED = {
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (595, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4184,

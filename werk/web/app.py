@@ -10,6 +10,7 @@ import logging
 import re
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 
 from flask import Flask, Response, jsonify, request
 from rq_dashboard import web
@@ -74,8 +75,9 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log_to_stderr()
     address = f"http://{f'[{bind}]' if ':' in bind else bind}:{port}"
-    log.info(Event("serving", address=address, redis=link(settings).where))
-    server.run()
+    with suppress(KeyboardInterrupt):  # waitress ends by itself only while it waits
+        log.info(Event("serving", address=address, redis=link(settings).where))
+        server.run()
     return 0
 
 
