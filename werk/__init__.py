@@ -61,7 +61,7 @@ __all__ = [
     "status",
 ]
 
-_MODULES = {  # where a name of the public API is defined; the others are in werk.errors
+_MODULES = {  # where each name of the public API is defined; the others are in werk.errors
     "Handle": "client.result",
     "Options": "client.options",
     "Task": "registry",
@@ -75,7 +75,7 @@ _MODULES = {  # where a name of the public API is defined; the others are in wer
 
 
 def ping() -> None:
-    """Do nothing. `werk ping` has workers run it, plain RQ workers too."""
+    """Do nothing. `werk ping` has workers run this task, including plain RQ workers."""
 
 
 def __dir__() -> list[str]:
@@ -83,10 +83,10 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "aio", "__all__", "__doc__", "__file__", "__version__"])
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would accept any name
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import on first use: a worker needs no client, a task needs neither."""
+        """Import a name on first use: a worker needs no client, and a task needs neither."""
         import importlib
 
         if name == "aio":

@@ -1,7 +1,7 @@
 """Enqueue and wait from asyncio: `await werk.aio.enqueue("sleep", 1)`.
 
 The calls of client/ run in a few threads of our own, so that neither the event loop nor the
-application's executor waits for Redis. The threads also import client/, when it is first needed.
+application's executor waits for Redis. The threads also import client/, at the first call.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["enqueue", "enqueue_many", "result", "status"]
 
 THREADS = 8
-IN_FLIGHT = 4 * THREADS  # calls that a loop gives to them: a thousand at once would keep it busy
-SHORTEST_S, LONGEST_S = 0.005, 0.5  # between two looks for a result
-LATENESS = 0.1  # of a result: a tenth of the time that it was waited for
-MOST_LOOKS = 500  # for results, per second
+IN_FLIGHT = 4 * THREADS  # calls of a loop in the threads' queue: a thousand would keep it busy
+SHORTEST_S, LONGEST_S = 0.005, 0.5  # between two polls for a result
+LATENESS = 0.1  # the pause between two polls is a tenth of the time waited so far
+MOST_LOOKS = 500  # polls for results, per second
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ async def result(
 ) -> Any:
     """Wait for a job's result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
-    Between two looks the loop waits, not a thread: any number of results can be awaited at once.
+    No thread is held between two polls, so any number of results can be awaited at once.
     Raises the errors of werk.result().
     """
     global _waits
@@ -114,7 +114,7 @@ async def result(
                     raise waiting.timed_out(limit_s)
                 raise await _in_thread(lambda: waiting.timed_out(limit_s), connection)
             pause_s = max(SHORTEST_S, min(LONGEST_S, elapsed * LATENESS), _waits / MOST_LOOKS)
-            pause_s *= random.uniform(0.8, 1.0)  # waits that began together must not look together
+            pause_s *= random.uniform(0.8, 1.0)  # waits that began together must not poll together
             await asyncio.sleep(min(pause_s, limit_s - elapsed))
     finally:
         _waits -= 1
@@ -141,8 +141,8 @@ def _own(job: object) -> Redis | None:
 async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int = 1) -> T:
     """Return what `call` returns in one of our threads, in the context of the awaiting task.
 
-    It has one time budget for each request with jobs, from now on. It is not called if the first
-    was used up before a thread was free.
+    `call` has one time budget for each request with jobs, from now on. It is not called if the
+    first budget is used up before a thread is free.
     """
     called = time.monotonic()
 
@@ -175,13 +175,13 @@ def _warn(handles: Sequence[Handle]) -> None:
 
 
 def _begin() -> None:
-    """Make the executor. Its threads start when they are needed; a fork has none of them."""
+    """Make the executor. Its threads start when they are needed; a fork does not inherit them."""
     global _threads, _turns, _waits
     _threads, _turns, _waits = ThreadPoolExecutor(THREADS, "werk.aio"), WeakKeyDictionary(), 0
 
 
 _threads: ThreadPoolExecutor
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-_waits = 0  # for results
+_waits = 0  # results that are being awaited
 _begin()
 os.register_at_fork(after_in_child=_begin)

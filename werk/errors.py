@@ -84,7 +84,7 @@ class JobCancelled(JobFailed):
 
 
 class ResultNotKept(WerkError):
-    """Raised when a result is asked for and the job finished, but its worker could not store it."""
+    """Raised when a result is asked for and the job finished, but the result was not kept."""
 
 
 class ResultTimeout(WerkError):

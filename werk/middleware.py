@@ -8,7 +8,7 @@ def enqueue(request, call_next):  # WERK_ENQUEUE_MIDDLEWARE, in callers
     request.meta["user"] = current_user()
     return call_next()
 
-def flush(timeout_s):  # beside execute: called before a horse exits, which runs no atexit
+def flush(timeout_s):  # next to execute: called before a horse exits, which runs no atexit
     exporter.flush(timeout_s)
 """
 
@@ -52,7 +52,7 @@ def _load(setting: str, path: str) -> Callable[..., Any]:
     if not callable(function):
         raise ConfigError(f"{setting}: {path} is not a function; write def f(subject, call_next)")
     if inspect.iscoroutinefunction(function):
-        why = "is an async function; write def, and call_next() waits for async tasks as well"
+        why = "is an async function; write def: call_next() also waits for async tasks"
         raise ConfigError(f"{setting}: {path} {why}")
     return function  # type: ignore[no-any-return]
 

@@ -37,7 +37,7 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return the question whether one of the known names was meant, or ''."""
+    """Return a hint that names the nearest of the known names, or ''."""
     import difflib  # only on the way to an error
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -45,9 +45,9 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 def suggesting(new: Callable[..., T], where: Callable[..., str]) -> Callable[..., T]:
-    """Return the constructor of a record that names the nearest field for an unknown one.
+    """Return the constructor of a record; its error for an unknown field names the nearest field.
 
-    `where` returns from its arguments what the message begins with.
+    `where` takes the arguments of the constructor and returns the beginning of the message.
     """
 
     @wraps(new)
@@ -73,7 +73,7 @@ class Task(NamedTuple):
 
     path: str
     queue: str = "default"
-    timeout: Duration = DEFAULT_TIMEOUT_S  # of one execution; -1: none
+    timeout: Duration = DEFAULT_TIMEOUT_S  # of one execution; -1: no limit
     result_ttl: Duration = 3600  # how long a result is kept; -1: it never expires, 0: not at all
     failure_ttl: Duration = FAILURE_TTL_S  # how long a failed job is kept
     retry: int = 0  # how often a failed job is retried
@@ -119,7 +119,7 @@ class Task(NamedTuple):
         return next(filter(None, map(_error_problem, names)), None)
 
     def contradiction(self) -> str | None:
-        """Return which two arguments in a table do not go together, or None."""
+        """Return which two arguments of an entry contradict each other, or None."""
         if self.retry_delays and self.retry_delay != RETRY_DELAY_S:
             return "retry_delay and retry_delays cannot be combined; leave one of them out"
         if 0 < self.retry < (count := len(self.retry_delays)):
@@ -199,7 +199,7 @@ def unknown(
 ) -> str:
     """Return the message for an unknown task.
 
-    `others` are the names in the catalog, `without` those of the table here that do not count.
+    `others` are the names in the catalog, `without` the names in the table here that do not count.
     `has_workers` is false where no worker can publish tasks.
     """
     others = {*others}

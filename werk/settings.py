@@ -45,7 +45,7 @@ def configure(
     registry: str | Sequence[str] | None = None,
     budget_s: float | None = None,
 ) -> None:
-    """Set what the environment would, before the first use. What is given here wins.
+    """Set what the environment would, before werk is first used. What is given here wins.
 
     `url` replaces RQ_REDIS_URL, and `registry` WERK_REGISTRY (`"shop.table:TASKS"`, or a list of
     such names). `budget_s` is how many seconds a call may take to reach Redis (2). Raises

@@ -15,7 +15,7 @@ Send = Callable[[Sequence[PreparedJob]], list[Handle]]
 
 
 class Enqueue:
-    """One enqueue, as middleware sees it. The job keeps what is in `meta` afterwards, in RQ's."""
+    """One enqueue, as middleware sees it. What is in `meta` afterwards becomes the job's meta."""
 
     def __init__(self, job: PreparedJob) -> None:
         self.task, self.job_id, self.queue = job.name, job.id, job.task.queue
@@ -31,8 +31,8 @@ def send(jobs: Sequence[PreparedJob], paths: Sequence[str], send: Send) -> list[
     """Enqueue prepared jobs through the middleware, called once for each job.
 
     A single job is sent by the innermost `call_next()`, which returns its handle. Several are sent
-    together, after the middleware of all: then it returns None. Raises ArgumentError for a meta
-    that is not plain data, ConfigError, and what middleware and `send` raise.
+    together, after the middleware of all, and `call_next()` returns None. Raises ArgumentError for
+    a meta that is not plain data, ConfigError, and what middleware and `send` raise.
     """
     chain = middleware.load("WERK_ENQUEUE_MIDDLEWARE", tuple(paths))
     ready: list[PreparedJob] = []

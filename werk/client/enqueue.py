@@ -37,8 +37,8 @@ CHUNK = 250  # jobs in one script: Redis is busy with it for a few milliseconds
 UNHEARD = "no worker listens on queue"  # how a warning begins
 PAUSED = " is paused; resume it: werk resume "
 MOST_CACHED = 1000
-CACHED_S = 1.0  # how long a process reuses the answer to who serves a task
-_WARNINGS = {  # by what enqueue.lua reports about the workers of a task's queue
+CACHED_S = 1.0  # how long a link reuses the answer to who serves a task
+_WARNINGS = {  # what enqueue.lua reports about the workers of a task's queue -> warning
     b"unheard": UNHEARD + " {queue}; start one: werk worker {queue}",
     b"paused": "queue {queue}" + PAUSED + "{queue}",
     b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does within 10"
@@ -220,9 +220,9 @@ def _places(queue: str) -> tuple[str, ...]:
 
 
 def _request(job: PreparedJob, served: str) -> EnqueueRequest:
-    """Return what a job has in common with those that are sent with it."""
+    """Return what a job has in common with the jobs that are sent with it."""
     task, options = job.task, job.options
-    return EnqueueRequest(  # in order: names take 3 % of an enqueue
+    return EnqueueRequest(  # by position: keyword arguments would take 3 % of an enqueue
         keys.KEY_PREFIX,
         options.place(),
         options.delay or job.due or 0,
@@ -257,7 +257,7 @@ def _handle(
         use = "use another id, or the arguments of that call"
         raise JobIdConflict(f"job_id {job_id!r} belongs to another call, {first}; {use}")
     if why == "overdue":
-        text = f"job {job_id} has been {status} for more than a day; enqueued another beside it"
+        text = f"job {job_id} has been {status} for more than a day; enqueued another one"
         return own._replace(warnings=(text, *warnings))
     if why == "hold":
         is_slot = job.hold.split(":")[-2] == "slot"

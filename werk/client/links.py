@@ -13,7 +13,7 @@ from werk.store.connection import Link, link, link_over
 if TYPE_CHECKING:
     from redis import Redis
 
-    Connection = Redis | Link  # a client of the caller's own, or a link with another budget
+    Connection = Redis | Link  # the caller's own client, or a link with another budget
 
 
 class _Links(threading.local):

@@ -22,7 +22,7 @@ from werk.tasks.arguments import Signature
 
 JOB_ID = r"[A-Za-z0-9_-]+"  # rq/job.py
 PING_URL = r"https?://[^\s/?#][!-~]*"  # compiled when used, as most enqueues do without
-HOLD_SHARE = 0.9  # of a period: cron fires on its edges, a little early or late
+HOLD_SHARE = 0.9  # of a period: cron runs a line a little early or late
 SLOT_MEMORY_S = 48 * 3600
 
 DURATIONS = {  # the options that take one
@@ -42,7 +42,7 @@ _USE = {
 
 
 class Help(NamedTuple):
-    """What `werk-enqueue --help` prints of an option."""
+    """What `werk-enqueue --help` prints about an option."""
 
     text: str
     value: str = ""  # what stands for its value, such as its unit
@@ -69,8 +69,8 @@ class Options(NamedTuple):
     job_id: Annotated[
         str | None,
         Help(
-            "Give the job this ID. If the job exists, enqueue nothing; if its call differs, this is"
-            " an error (exit code 2, JobIdConflict).",
+            "Give the job this ID. If the job exists, enqueue nothing; if its call differs, fail"
+            " (exit code 2, JobIdConflict).",
             "ID",
         ),
     ] = None  # letters, digits, - and _
@@ -109,7 +109,7 @@ class Options(NamedTuple):
     require_worker: Annotated[
         bool,
         Help(
-            "Enqueue nothing unless a live worker serves the task; this is an error (exit code 75,"
+            "Enqueue only if a live worker serves the task; otherwise fail (exit code 75,"
             " NoWorker)."
         ),
     ] = False
@@ -228,7 +228,7 @@ def meta_problem(meta: object) -> str | None:
 
 
 def misplaced(kwargs: Mapping[str, object], shape: Signature) -> list[str]:
-    """Return the arguments of a call that are no parameters of the task, but options."""
+    """Return the arguments of a call that are not parameters of the task, but options."""
     takes = {own.name for own in shape.parameters}
     return [name for name in kwargs if name in HINTS and name not in takes]
 

@@ -1,4 +1,4 @@
-"""A call of a task -> a prepared job: checked, and with all that enqueue.lua needs of it."""
+"""Prepare a job from a call of a task: check the call, and collect what enqueue.lua needs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class PreparedJob(NamedTuple):
     data: bytes
     description: str
     hold: str  # a key that the job takes: until it expires, no other job can take it
-    pointer: str  # a key that names the last job that used it: no other may while that is active
-    meta: str | bytes  # of RQ: plain data, pickled; '' for none
+    pointer: str  # a key that names a job: while it is active, no other job can take the key
+    meta: str | bytes  # RQ's meta: plain data, pickled; '' for none
     name: str
     task: Task  # with the options of this job
     fingerprint: str
-    call: str  # as people see it
+    call: str  # as text, with secrets masked
     created_at: str
     options: Options
-    due: float | None  # Unix time by this host's clock, of a job that is scheduled
+    due: float | None  # Unix time by this host's clock, if the job is scheduled
     ttl: int
     warning: str  # of the task (catalog_page.Entry)
     rare: tuple[str | bytes, ...] = ()  # fields that few jobs have (Options.fields)
@@ -83,7 +83,7 @@ def _hinted(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
 
 
 def _new_id() -> str:
-    """Return an id as RQ's own, str(uuid4()), which takes 5 % of an enqueue."""
+    """Return an id like RQ's: str(uuid4()) would take 5 % of an enqueue."""
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

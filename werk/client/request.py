@@ -1,4 +1,4 @@
-"""What is sent to enqueue jobs: an EnqueueRequest, of each job its JOB_FIELDS, then rare fields.
+"""What is sent to enqueue jobs: an EnqueueRequest, the JOB_FIELDS of each job, then rare fields.
 
 enqueue.lua refers to the fields by their names, which are prepended to it in capitals.
 """
@@ -21,7 +21,7 @@ class EnqueueRequest(NamedTuple):
     ttl: int  # seconds until a job that waits expires; 0: never
     created_at: str  # distinguishes this request from another with the same job ids
     queue: str
-    timeout: Duration  # in seconds, as all of these
+    timeout: Duration  # in seconds, like the two below
     result_ttl: Duration
     failure_ttl: Duration
     task: str

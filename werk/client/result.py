@@ -48,7 +48,7 @@ Status = Literal[
     "ready_to_enqueue",
 ]  # rq.job.JobStatus
 
-SLICE_S = 1.0  # of waiting; between slices we look whether there is still something to wait for
+SLICE_S = 1.0  # of waiting; between slices we check whether the job still exists
 
 
 class Handle(NamedTuple, Generic[Result]):
@@ -158,8 +158,8 @@ class Waiting:
     """A wait for the result of a job: looks at the job until it has ended.
 
     Between two looks it can wait for an entry in the job's results. A job that this process has
-    enqueued exists, and will have an entry. So the wait comes first, and usually nothing has to
-    follow.
+    enqueued exists, and will have an entry. So the wait comes first, and usually one look is
+    enough.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Waiting:
     def look(self, seconds: float = 0.0) -> tuple[Any] | None:
         """Wait for the job's end for at most `seconds`. Return the result if it has ended.
 
-        Raises why there is no result.
+        Raises the error that says why there is no result.
         """
         job_id, link = self.job_id, link_of(self.connection)
         results = keys.key("results", job_id)
@@ -193,7 +193,7 @@ class Waiting:
         if state is None:
             if self.keeps_result:
                 raise NoSuchJob(_no_such(job_id, self.seen))
-            return (None,)  # it has ended, and its result was not to be kept
+            return (None,)  # the job has ended, and its result was not to be kept
         self.waits = self.seen = True
         self.keeps_result = self.keeps_result and result_ttl != b"0"
         self.state = keys.text(state)
@@ -222,7 +222,7 @@ class Waiting:
         return ResultTimeout(f"{text}; {self._why_it_waits() or stays}")
 
     def _why_it_waits(self) -> str:
-        """Return why no worker takes the job, and what to do; '' if neither is known."""
+        """Return why no worker takes the job, and what to do; '' if the reason is unknown."""
         link = link_of(self.connection)
         try:
             queue = keys.text(link.call("HGET", keys.key("job", self.job_id), "origin") or b"")
@@ -236,7 +236,7 @@ class Waiting:
 
 
 def limit_of(timeout: Duration | None) -> float:
-    """Return the seconds to wait; less than 0 is no mistake. Raises ArgumentError."""
+    """Return the seconds to wait; a negative number is allowed. Raises ArgumentError."""
     try:
         return inf if timeout is None else seconds(timeout)
     except ValueError:
@@ -246,7 +246,7 @@ def limit_of(timeout: Duration | None) -> float:
 
 
 def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], link: Link) -> Any:
-    """Return what a job that has ended returned, or raise why it did not."""
+    """Return the result of a job that has ended. Raises the error that says why there is none."""
     if state == "finished":
         value = read_result(entry)
         if value == UNSERIALIZABLE:

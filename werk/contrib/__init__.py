@@ -1,1 +1,1 @@
-"""Middleware for the tools of others. Each module needs the extra of its name: `werk[sentry]`."""
+"""Middleware for third-party tools. Each module needs the extra of its name: `werk[sentry]`."""

@@ -19,7 +19,7 @@ def execute(job: object, call_next: Callable[[], Any]) -> Any:
 
     After a job that failed, close the connections that it left broken.
     """
-    # Those of a TestCase, in which werk.testing runs a job, are in its transaction and stay open.
+    # The connections of a TestCase that runs a job are in its transaction and stay open.
     used = {own.alias for own in connections.all(initialized_only=True) if own.in_atomic_block}
     _close_old(used)
     failed = True
@@ -40,8 +40,8 @@ def enqueue_on_commit(
 ) -> str:
     """Enqueue a task when the transaction of the default database commits; at once without one.
 
-    The arguments are checked and kept now. Return the job's id; after a rollback there is no such
-    job. Raises UnknownTask and ArgumentError now. What `werk.enqueue` raises when it sends, such as
+    The arguments are checked and kept now. Return the job's id; after a rollback no job has this
+    id. Raises UnknownTask and ArgumentError now. What `werk.enqueue` raises when it sends, such as
     RedisUnavailable, comes from the end of the `atomic` block, and the commit stands.
     """
     job = prepare(find(name), args, kwargs, checked(options))
@@ -53,6 +53,6 @@ def _close_old(used: Set[str], failed: bool = False) -> None:
     """Do what close_old_connections() does, but for connections in use."""
     for connection in connections.all(initialized_only=True):
         if connection.alias not in used:
-            if failed:  # a time limit is no error of the database, and can interrupt a query
+            if failed:  # a time limit is not a database error, and can interrupt a query
                 connection.errors_occurred = True
             connection.close_if_unusable_or_obsolete()

@@ -60,15 +60,15 @@ def execute(job: Any, call_next: Callable[[], Any]) -> Any:
 
 
 def gave_up(job: Any, reason: str, traceback: str) -> None:
-    """Report a final failure, unless it is an exception that is reported already."""
+    """Report a final failure, unless it is an exception that was already reported."""
     client = sentry_sdk.get_client()
     is_rqs = client.get_integration("rq") and "Traceback (most recent" in traceback
-    if is_rqs or "werk/contrib/sentry.py" in traceback:  # execute() has seen it
+    if is_rqs or "werk/contrib/sentry.py" in traceback:  # execute() has reported it
         return
     facts = job.connection.hmget(job.key, "werk_task", "werk_attempt", "origin")
     job.task, job.attempt, job.origin = ((fact or b"-").decode() for fact in facts)
     with sentry_sdk.isolation_scope() as scope:
-        with suppress(Exception):  # arguments that cannot be read are in no text either
+        with suppress(Exception):  # arguments that cannot be read are not in the traceback either
             _hide_secrets(client, job)
         _describe(scope, job)
         scope.set_extra("traceback", traceback)

@@ -52,7 +52,7 @@ _ARGS, _KWARGS = Parameter("args", "var_positional"), Parameter("kwargs", "var_k
 class Note(NamedTuple):
     """A finding of signature.read, for `werk tasks --check`.
 
-    kind: "module" (does not exist, or is no Python), "function" (not in the module), "unread" (its
+    kind: "module" (does not exist, or is not Python), "function" (not in the module), "unread" (its
     parameters cannot be read), "parameter" (its type cannot be read), "reserved" (its name is
     taken) or "unreachable" (no caller can pass what it takes).
     """
@@ -71,7 +71,7 @@ class Signature:
         notes: tuple[Note, ...] = (),
         returns: Type = JSON,  # what its result is; JSON: not known
         *,
-        is_decorated: bool = False,  # as they are written; a decorator may change them
+        is_decorated: bool = False,  # a decorator may change the parameters
     ) -> None:
         self.is_decorated = is_decorated
         self.parameters, self.summary, self.notes = parameters, summary, notes
@@ -92,7 +92,7 @@ class Signature:
     def bind(
         self, args: _Args, kwargs: _Kwargs, task: str = "the task", secret: Collection[str] = ()
     ) -> _Call:
-        """Return Python values checked and converted, each in the place it came in.
+        """Return Python values checked and converted, each in the place where it was passed.
 
         Raises ArgumentError, without the value of a parameter in `secret`.
         """
@@ -148,7 +148,7 @@ class Signature:
     def bind_json(self, args: _Args, kwargs: _Kwargs, task: str, secret: Collection[str]) -> _Call:
         """Return values from JSON checked and converted. Raises as bind().
 
-        A text stands for what JSON lacks, such as a date.
+        A text stands for a value that JSON lacks, such as a date.
         """
         return self._converted(args, kwargs, _check_json, task, secret)
 
@@ -264,9 +264,9 @@ class Signature:
 
     def _is_secret(self, name: str | None, own: Parameter, secret: Collection[str]) -> bool:
         if own.kind == "var_positional" and set(secret) - {own.name for own in self.parameters}:
-            return True  # it may hold what a name without a parameter means
+            return True  # a secret name without a parameter may mean one of these
         if self.is_decorated and name is None and secret:
-            return True  # the decorator may take it for another parameter
+            return True  # the decorator may pass it to another parameter
         return own.name in secret or name in secret
 
 
@@ -283,6 +283,6 @@ def _next_value(rest: Iterator[str], option: str, task: str, reserved: Collectio
     value = next(rest, "--")
     if not value.startswith("--"):
         return value
-    hint = f"; if it is werk's own, put it before {task}" if option in reserved else ""
+    hint = f"; if it is the command's own, put it before {task}" if option in reserved else ""
     shown = shown_word(option)
     raise ArgumentError(f"{task}: {shown} needs a value: {shown}=VALUE{hint}")

@@ -24,7 +24,7 @@ from werk.tasks import signature
 from werk.tasks.arguments import Parameter, Signature
 from werk.tasks.catalog_page import LONGEST_PAGE, NO_PAGES, Entry, Pages, live, read, read_pages
 
-LOOK_S = 0.5  # at most: the enqueue that follows has a time budget of its own
+LOOK_S = 0.5  # at most, because the enqueue that follows has a time budget of its own
 LOOK_AGAIN_S = 1.0
 
 CHECK = "see werk tasks --check"
@@ -60,8 +60,9 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
 def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
     """Return the tasks that live workers serve, for a caller that has only the table werk brings.
 
-    Such a table says nothing about the application, so what its workers serve counts. Empty for any
-    other table, without asking Redis; and where no worker is alive, or Redis does not answer soon.
+    Such a table says nothing about the application, so the workers' tasks count. Return
+    nothing for any other table, without asking Redis; also if no worker is alive, or if Redis does
+    not answer soon.
     """
     asked, now, found = link(), time.monotonic(), dict[str, Entry]()
     until, cached = asked.served_cache.get(of_workers, (0.0, found))
@@ -102,7 +103,7 @@ def name_of(function: object, link: Callable[[], Link]) -> str:
         raise UnknownTask(_unregistered(path))
     if len(found) > 1:
         raise ArgumentError(
-            f"{path} is the function of several tasks; name one: {', '.join(found)}"
+            f"{path} is the function of several tasks; use one name: {', '.join(found)}"
         )
     return found[0]
 
@@ -149,12 +150,12 @@ def _completed(own: Entry, page: Entry | None) -> Entry:
     if page is None:
         why = f"task {own.name}: its code was not found ({own.shape.missing})"
         return own._replace(warning=f"{why}, so its arguments are not checked; {CHECK}")
-    if page.shape.parameters == own.shape.parameters:  # the worker has not found them either
+    if page.shape.parameters == own.shape.parameters:  # the worker has not found the code either
         page = page._replace(shape=own.shape)
     warning = path_warning(own, page)
     names = {parameter.name for parameter in page.shape.parameters}
     secret = own.task.secret
-    if not names.issuperset(secret):  # the registry may mean any of the others
+    if not names.issuperset(secret):  # the registry may mean any of the parameters
         secret = (*secret, *names)
     return own._replace(
         task=own.task._replace(secret=secret),
@@ -169,7 +170,7 @@ def path_warning(own: Entry, page: Entry) -> str:
     here, there = own.task.path, page.task.path
     if here == there:
         return ""
-    return f"task {own.name}: the catalog has the path {there}; the one here is used: {here}"
+    return f"task {own.name}: the catalog has the path {there}; the path here is used: {here}"
 
 
 # --- the worker's side

@@ -1,6 +1,6 @@
-"""Pages of the catalog: the tasks as workers publish them. Anybody may have written them.
+"""Pages of the catalog: the tasks as workers publish them. Any client may have written a page.
 
-A page that no worker could have written is damaged: it stands for no task, and is counted.
+A page that no worker could have written is damaged: it is not a task, and is counted.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ _INSTEAD = {
     "typing.Callable": _FUNCTION,
     "collections.abc.Callable": _FUNCTION,
 }
-_OPEN = ("typing.", "numbers.", "collections.abc.", "datetime.")  # plain data is of such classes
+_OPEN = ("typing.", "numbers.", "collections.abc.", "datetime.")  # they include plain data
 
 
 def unreachable(module: Module, arg: ast.arg) -> str | None:
-    """Return why no caller can pass a parameter, and what to do; None if one can: for read()."""
+    """Return why no caller can pass a parameter, and what to do, or None. `explain` of read()."""
     if arg.arg == "self" and not arg.annotation:
         return "no caller has this object; make the task a function without it"
     return _of_annotation(module, arg.annotation)
@@ -77,7 +77,7 @@ def _of_class(module: Module, node: ast.Name | ast.Attribute) -> str | None:
 def _lineage(
     module: Module, meaning: str | ast.ClassDef | None, steps: int = MOST_STEPS
 ) -> list[str]:
-    """Return the full names of a class and of its bases; none of what is no class, or unknown."""
+    """Return the full names of a class and its bases; [] if it is unknown, or not a class."""
     if not meaning or not steps:
         return []
     if isinstance(meaning, ast.ClassDef):

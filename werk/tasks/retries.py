@@ -15,8 +15,8 @@ def is_retried(task: Task, error: type[BaseException]) -> bool:
 def _names(error: type[BaseException], name: str) -> bool:
     """Return whether a dotted name means the class of an error or one of its bases.
 
-    It may be the name under which a package shows a class that it defines elsewhere, such as
-    requests.ConnectionError. Nothing is imported: what has raised the error is.
+    The name may be one under which a package offers a class that it defines elsewhere, such as
+    requests.ConnectionError. Nothing is imported: the module that raised the error already is.
     """
     module, _, attribute = name.rpartition(".")
     module = module or "builtins"

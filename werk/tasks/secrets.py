@@ -1,4 +1,4 @@
-"""Secrets: masks the values of a task's secret parameters in what others are about to send."""
+"""Mask the values of a task's secret parameters in data that is about to be sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from werk import registry
 from werk.store.keys import text
 from werk.tasks import signature
 
-LONG = 64  # characters: the end of a longer value may have been cut off
+LONG = 64  # characters; a longer value may have been cut off at its end
 SHORT = 4  # a value with fewer is masked as a word only, not as a part of another one
 
 

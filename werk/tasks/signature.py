@@ -30,7 +30,7 @@ _TYPES = {
     "decimal.Decimal": Type("decimal"),
     "uuid.UUID": Type("uuid"),
 }
-_ENUMS: dict[object, tuple[type, ...]] = {  # and what values they may have
+_ENUMS: dict[object, tuple[type, ...]] = {  # bases of enums, and the types of their values
     "enum.Enum": (bool, int, float, str, bytes),
     "enum.IntEnum": (int,),
     "enum.StrEnum": (str,),
@@ -40,7 +40,7 @@ _HARMLESS = frozenset(
     "staticmethod classmethod functools.cache functools.lru_cache typing.final typing.override"
     " warnings.deprecated typing.deprecated rq.decorators.job enum.unique".split()
 )
-_RESERVED = "werk.enqueue takes {}=; rename it, or pass it with werk.enqueue_call"
+_RESERVED = "werk.enqueue takes {}=; rename the parameter, or use werk.enqueue_call"
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 Explain = Callable[["Module", ast.arg], str | None]  # returns why no caller can pass a parameter
 
@@ -137,9 +137,9 @@ class Module:
         place = f"{self.place(found)}: {dotted}"
         if isinstance(found, Import):
             real = imported(found, names[0])
-            raise Unread("unread", f"{place} is imported there ({real}); name its own module")
+            raise Unread("unread", f"{place} is imported there ({real}); use its path there")
         if not isinstance(found, _Function):
-            raise Unread("unread", f"{place} is not defined there by def")
+            raise Unread("unread", f"{place} is not defined there by a def")
         decorators = {*self._decorators(found)}
         if is_method and not {"staticmethod", "classmethod"} & decorators:
             raise Unread("unreachable", f"{place} is an instance method; make it a staticmethod")
@@ -250,7 +250,7 @@ def _literal(parts: list[ast.expr]) -> Type | None:
 
 
 def _constant(node: ast.AST) -> object:
-    """Return a value that is written out, or ... for any other."""
+    """Return the value of a literal, or ... for any other expression."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError):

@@ -22,7 +22,7 @@ class Unread(Exception):
 
 
 def locate(names: list[str]) -> tuple[ModuleSpec, int]:
-    """Return the module in a dotted path as an import finds it, and how many names are its own."""
+    """Return the module in a dotted path as an import finds it, and how many names lead to it."""
     found, search = None, None
     for depth in range(1, len(names)):
         spec = _find_spec(".".join(names[:depth]), search)
@@ -38,9 +38,9 @@ def locate(names: list[str]) -> tuple[ModuleSpec, int]:
 
 
 def _find_spec(name: str, search: list[str] | None) -> ModuleSpec | None:
-    """Ask what an import asks: sys.path's finder, an editable install's. Imports nothing."""
+    """Ask the finders that an import asks: sys.path's, an editable install's. Import nothing."""
     for finder in sys.meta_path:
-        # the last part: of a whole name, sys.path's finder looks in sys.modules for the parent
+        # For a dotted name, sys.path's finder would look for the parent in sys.modules.
         asked = name.rpartition(".")[2] if finder is PathFinder else name
         try:
             spec = finder.find_spec(asked, search)
@@ -61,7 +61,7 @@ def parse(name: str, file: str) -> ast.Module:
         if len(data) > MAX_SOURCE:
             raise Unread("unread", f"{file}: larger than {MAX_SOURCE:,} bytes")
         with _parsing, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a "\d" is the business of the task's author
+            warnings.simplefilter("ignore")  # an invalid escape such as "\d"
             return ast.parse(data)
     except SyntaxError as error:
         raise Unread("module", f"{file}:{error.lineno or 1}: {error.msg}") from None

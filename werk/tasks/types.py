@@ -17,13 +17,13 @@ from werk.duration import NUMBER
 from werk.printable import printable
 from werk.store.plain import plain_problem
 
-MAX_DIGITS = 4300  # of an int; with more a worker could not print it (sys.int_info)
+MAX_DIGITS = 4300  # of an int: Python does not print a longer one (sys.int_info)
 
 
 class Invalid(Exception):
     """Raised when a value is not of a type: Invalid("the value, for people", "is not ...").
 
-    The first is "" where the second shows no value.
+    The first is "" where the message shows no value.
     """
 
 
@@ -60,7 +60,7 @@ class Type(NamedTuple):
     def check(self, value: object, is_json: bool = False) -> object:
         """Return a plain value converted to this type: a float for an int. Raises Invalid.
 
-        In JSON a text stands for what JSON itself lacks: a date, a Decimal, a name in an Enum.
+        In JSON a text stands for a value that JSON lacks: a date, a Decimal, a name in an Enum.
         """
         if self.name == "optional":
             return None if value is None else self._inner.check(value, is_json)

@@ -21,7 +21,7 @@ from werk.testing.stand_in import StandIn
 
 __all__ = ["RecordedJob", "RecordedJobs", "recorded"]
 
-MOST_RUN = 10_000  # jobs in one run: more are a task that enqueues itself without end
+MOST_RUN = 10_000  # jobs in one run: with more, a task probably enqueues itself endlessly
 
 
 def recorded() -> AbstractContextManager[RecordedJobs]:

@@ -41,7 +41,7 @@ class RecordedJob:
         self.task = shared.task
         self.path, self.args, self.kwargs = payload.read_call(own["data"])
         self.queue = shared.queue
-        self.options = _options(shared, own)  # those that the job has, its task's included
+        self.options = _options(shared, own)  # those in force, the task's included
         is_late = self.options.delay or self.options.at
         due = seconds(shared.due) + now * bool(self.options.delay)
         self.due = due if is_late else None  # Unix time
@@ -50,7 +50,7 @@ class RecordedJob:
         self.not_kept = ""  # why its result was not kept
         self._retries_left = self.options.retry or 0
         self.digest: str = own.get("werk_call", "")  # of the call, if its job_id was given
-        self.description: str = own["description"]  # without its secrets
+        self.description: str = own["description"]  # with secrets masked
         self._data = own["data"]
 
     def __repr__(self) -> str:
@@ -114,14 +114,14 @@ class _NoRedis:
 
 
 def _awaited(value: object) -> object:
-    """Return what an async task returned, or the value of another one."""
+    """Return the result of an async task, or any other value as it is."""
     if not isinstance(value, Coroutine):
         return value
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(value)
-    with ThreadPoolExecutor(1) as thread:  # this one runs the loop of an async test
+    with ThreadPoolExecutor(1) as thread:  # this thread runs the loop of an async test
         return thread.submit(copy_context().run, asyncio.run, value).result()
 
 

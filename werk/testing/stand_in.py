@@ -1,7 +1,7 @@
 """The Link that stands for Redis in a context of recorded(): it answers what the client sends.
 
-So the client's code is the same with and without it, up to the bytes of a job's call and result:
-links.link_of() returns this link in place of one with a socket.
+So the client's code is the same with and without recorded(), up to the bytes of a job's call and
+result: links.link_of() returns this link in place of one with a socket.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class StandIn(Link):
         return [*replies, b""] if shared.served else replies
 
     def _duplicate(self, own: Mapping[str, Any]) -> list[str]:
-        """Return the reply for a job that another one keeps out, [] for others."""
+        """Return the reply for a duplicate or a conflict, [] for other jobs."""
         if first := self._find(own["id"]):
             is_other = first.digest and own.get("werk_call", first.digest) != first.digest
             return ["conflict", first.id, first.description] if is_other else ["id", first.id]
@@ -84,7 +84,7 @@ class StandIn(Link):
         return 1
 
     def _find(self, job_id: str) -> RecordedJob | None:
-        """Return a job; None if it does not exist, or has ended and was not to be kept."""
+        """Return a job; None if it does not exist, or has finished and was not to be kept."""
         job = self._by_id.get(job_id)
         is_deleted = job and job.status == "finished" and job.options.result_ttl == 0
         return None if is_deleted else job
