@@ -44,16 +44,19 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1347,
-        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+        1366,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands, "
+        "counts of failures",
     ),
     "ops": (
-        1968,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
+        2005,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
+        "counts of failures",
     ),
     "store": (
-        978,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        1004,
+        "bounded readers of payloads, outages and Sentinel, one connection class, "
+        "counts of failures",
     ),
     "tasks": (
         1087,
@@ -62,10 +65,10 @@ RAISED = {
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4184,
+        4195,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, slots, hands",
+        "attempts, histograms, middleware, slots, hands, counts of failures",
     ),
 }
 

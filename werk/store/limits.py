@@ -14,5 +14,6 @@ MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
 YEAR_S = 365 * 24 * 3600  # the results of a job that has not ended, if its hash never expires
 MOST_RESULTS = 10  # of a job, as in RQ
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
+FAILURES_KEPT_S = 8 * 24 * 3600  # the counts of failures by hour
 MOST_GAVE_UP = 10_000  # final failures that may wait for their handler
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta

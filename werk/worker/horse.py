@@ -276,7 +276,8 @@ class Horse:
             performer.counters.leave_last_to_rq()
         if became == b"dependents" and performer.last_success:
             return performer.recorder.succeed(*performer.last_success)
-        return performer.recorder.final(misplaced(outcome, self.shared.now()), REFUSED)
+        ended = misplaced(outcome, self.shared.now(), self.log.task)
+        return performer.recorder.final(ended, REFUSED)
 
     def log_late(self, claim: Claim | None, became: bytes) -> None:
         if claim and became in (b"late", b"misplaced"):
