@@ -43,7 +43,7 @@ class Filters(NamedTuple):
         return (
             self.task in (None, job.task)
             and (self.since is None or job.at >= self.since)
-            and (self.error is None or _is_like(job.error, self.error, self.exact))
+            and (self.error is None or is_like(job.error, self.error, self.exact))
         )
 
 
@@ -120,7 +120,7 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
             yield Failure(job.id, task, queue, job.ended(), last_line(job))
 
 
-def _is_like(error: str, wanted: str, exact: bool) -> bool:
+def is_like(error: str, wanted: str, exact: bool) -> bool:
     """Return whether an error equals the wanted one, or begins with it if that ends with *."""
     start = wanted.removesuffix("*")
     if not exact:
