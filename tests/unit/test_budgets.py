@@ -37,24 +37,24 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1010, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1013, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1366,
+        1462,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "counts of failures",
     ),
     "ops": (
-        2005,
+        2385,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
         "counts of failures",
     ),
     "store": (
-        1004,
+        1025,
         "bounded readers of payloads, outages and Sentinel, one connection class, "
         "counts of failures",
     ),

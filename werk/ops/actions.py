@@ -29,16 +29,18 @@ POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 @cache
 def act_script() -> Script:
     """Return act.lua with names for its arguments."""
-    names = ("ACTION", "NOW_TEXT")
+    names = ("ACTION", "NOW_TEXT", "WINDOW")
     prelude = (named(names), rest("NAMES", len(names) + 1))
     return script("act", prelude="\n".join(prelude))
 
 
-def act(link: Link, action: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def act(
+    link: Link, action: str, names: Iterable[str], window: str = ""
+) -> Iterator[tuple[str, str]]:
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script(), (), [action, keys.timestamp(), *page])
+        outcomes = link.run(act_script(), (), [action, keys.timestamp(), window, *page])
         yield from zip(page, map(keys.text, outcomes), strict=True)
 
 

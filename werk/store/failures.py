@@ -5,20 +5,13 @@ failures.lua counts them when a failure is recorded; ops/failure_counts.py reads
 
 from __future__ import annotations
 
-import re
-
 from werk.printable import printable
 from werk.store import keys
+from werk.store.error_group import group_of
 from werk.store.limits import ERROR_LENGTH
 
 HOUR_S = 3600
 OTHER = "|other errors"  # the field for what an hour has no room for
-
-_VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")
-
-
-def group_of(error: str) -> str:
-    return _VARIES.sub("#", error)
 
 
 def key(hour: int) -> str:

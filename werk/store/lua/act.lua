@@ -5,13 +5,17 @@
 -- also runs when memory is full. A job stays as it is if its place, or the place where it is to go,
 -- has another type; no error is raised.
 --
--- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it   NAMES, what to act on
+-- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
+--       WINDOW '' or '<first> <last>', indexes from the end of the list of a queue between which
+--       all these jobs were seen. Then their entries are replaced by GONE, which workers drop
+--       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
 -- of a job 'gone' if it has no record; its status if the action does not fit that; or else
 --       retry    'retried': a failed or stopped job is back in its queue, as with RQ's requeue;
 --                'limited': it waits for a slot of its rate limit
---       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel
+--       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel;
+--                'missed': it waits, but not in WINDOW
 --       delete   'deleted', with all that RQ keeps of it; a running job is not
 --       probe    its status if it is lost: its record says that it waits, is due or runs, and it is
 --                in no place; or it is ready, where no job stays. Else 'fine'
@@ -22,6 +26,7 @@
 --                start, with their jobs
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
+--       sweep    a queue: how many entries that are GONE were removed from its list
 -- of a queue
 --       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
 -- of a worker, by its name or by that of one of its slots
@@ -39,8 +44,36 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
 
+local GONE = 'werk: gone' -- no job has this id
+
+local spots -- by id: the indexes of NAMES in WINDOW
+local function spot(job)
+  if not spots then
+    spots = {}
+    local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
+    local length, wanted = try('LLEN', job.queue), {}
+    if type(length) ~= 'number' then return nil end
+    for _, id in ipairs(NAMES) do wanted[id] = true end
+    local before = math.max(0, length + first) - 1
+    for at, id in ipairs(call('LRANGE', job.queue, first, last)) do
+      if wanted[id] then spots[id] = before + at end
+    end
+  end
+  return spots[job.id]
+end
+
+-- Take a job out of its queue without a search. A slot of a rate limit may have moved the entries.
+local function take_at(job)
+  local index = spot(job)
+  if not index or try('LINDEX', job.queue, index) ~= job.id then return false end
+  call('HDEL', job.key, GONE) -- a removal first: see lib.lua
+  call('LSET', job.queue, index, GONE)
+  return true
+end
+
 -- Remove a job from a place. Returns whether it was there.
 local function take(job, place)
+  if place == 'queue' and WINDOW ~= '' then return take_at(job) end
   if place == 'queue' then
     -- Only the first entry: a search for more takes long in a long list.
     if try('LREM', job.queue, 1, job.id) == 1 then return true end
@@ -80,7 +113,11 @@ end
 local function cancel(job)
   local canceled = P .. ':canceled:' .. job.origin
   local can_move = WAITS[job.status] and fits(canceled, 'zset')
-  if not can_move or not take(job, PLACES[job.status]) then return job.status end
+  if not can_move then return job.status end
+  local place = PLACES[job.status]
+  if not take(job, place) then
+    return place == 'queue' and WINDOW ~= '' and 'missed' or job.status
+  end
   call('HSET', job.key, 'status', 'canceled')
   call('ZADD', canceled, now, job.id)
   free_slot(job)
@@ -170,14 +207,18 @@ end
 
 local function compact(page)
   local start, stop, queue = string.match(page, '^(%d+) (%d+) (.*)$')
-  local list, gone, found = P .. ':queue:' .. queue, 'werk: gone', 0 -- no job has this id
+  local list, found = P .. ':queue:' .. queue, 0
   for at, id in ipairs(try('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
-      call('LSET', list, start + at - 1, gone)
+      call('LSET', list, start + at - 1, GONE)
       found = found + 1
     end
   end
-  return found > 0 and call('LREM', list, 0, gone) or 0
+  return found > 0 and call('LREM', list, 0, GONE) or 0
+end
+
+local function sweep(queue)
+  return whole(try('LREM', P .. ':queue:' .. queue, 0, GONE), MOST_COUNTED)
 end
 
 local function pause(queue)
@@ -245,8 +286,8 @@ end
 
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
-  reap = reap, is_dead = reap}
+local of_others = {empty = empty, compact = compact, sweep = sweep, pause = pause, resume = pause,
+  drain = drain, reap = reap, is_dead = reap}
 
 local function act(name)
   if of_others[ACTION] then return of_others[ACTION](name) end

@@ -1,0 +1,92 @@
+"""Actions on all jobs that match a query: cancel, delete, retry. In pieces, however many they are.
+
+A job is taken out of a long list by its place, and not searched for: see act.lua. What is left of
+the entry is removed every few hundred jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from werk.errors import ArgumentError, WerkError
+from werk.ops import actions
+from werk.ops.job_places import Pace
+from werk.ops.jobs import Batch, Query, Row, batches
+from werk.printable import listed
+from werk.store.connection import Link
+
+# For each action, the states of the jobs that it can be done to.
+STATES = {
+    "cancel": ("queued", "scheduled", "deferred"),
+    "delete": ("failed", "finished"),
+    "retry": ("failed",),
+}
+# What act.lua replies if it was done.
+DONE = ("cancelled", "deleted", "retried", "limited")
+# Fewer than the entries at which job_page.lua looks again: their removal moves the others.
+MOST_LEFT = 400
+
+
+def act_on(
+    link: Link, action: str, query: Query, progress: Callable[[int], object] = lambda _: None
+) -> int:
+    """Do what act.lua calls `action` to all jobs that match; return to how many it was done.
+
+    `progress` is called with the number of jobs of each piece. A job that was enqueued, or has
+    ended, after the call is left alone. Raises ArgumentError.
+    """
+    if wrong := set(query.states) - {*STATES[action]}:
+        raise ArgumentError(f"{action} is not possible for {listed(sorted(wrong))} jobs")
+    seconds, micros = link.call("TIME")
+    begun, pace, done = int(seconds) + int(micros) / 1e6, Pace(), 0
+    left = _Left(link, pace)
+    try:
+        for batch in batches(link, query, pace):
+            own = _act(link, action, batch, begun, pace)
+            left.add(batch.page.queue, own if batch.page.window else 0)
+            progress(own)
+            done += own
+    finally:
+        with suppress(WerkError):  # workers and a compaction remove them as well
+            left.sweep()
+    return done
+
+
+class _Left:
+    """Removes what act.lua leaves of entries in the lists of queues."""
+
+    def __init__(self, link: Link, pace: Pace) -> None:
+        self._link, self._pace = link, pace
+        self._queue, self._entries = "", 0
+
+    def add(self, queue: str, entries: int) -> None:
+        if queue != self._queue or self._entries + entries > MOST_LEFT:
+            self.sweep()
+        self._queue, self._entries = queue, self._entries + entries
+
+    def sweep(self) -> None:
+        if self._entries:
+            self._entries = 0
+            self._pace.spend(lambda: [*actions.act(self._link, "sweep", [self._queue])])
+
+
+def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:
+    """Do it to the jobs of a batch; return to how many it was done."""
+    old = [row.id for row in batch.rows if not _is_new(row, begun)]
+    do = partial(actions.act, link, action)
+    outcomes = pace.spend(lambda: dict(do(old, batch.page.window)))
+    for job_id in _missed(outcomes):
+        pace.rest()  # each takes a search of the list
+        outcomes |= pace.spend(partial(lambda own: dict(do([own])), job_id))
+    return sum(outcome in DONE for outcome in outcomes.values())
+
+
+def _is_new(row: Row, begun: float) -> bool:
+    """Return whether a job has come to where it is after a moment. A deferred one was queued."""
+    return row.by_redis and row.at > begun and row.state != "deferred"
+
+
+def _missed(outcomes: dict[str, str]) -> Sequence[str]:
+    return [job_id for job_id, outcome in outcomes.items() if outcome == "missed"]

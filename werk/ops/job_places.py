@@ -1,0 +1,167 @@
+"""The places of jobs, page by page: which jobs are in a queue, which of them run, wait, failed, ...
+
+job_page.lua reads a page, and leaves out the jobs of other tasks. A million waiting jobs take no
+more memory than a few, and each of its calls takes Redis a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import NamedTuple, TypeVar
+
+from werk.ops.numbers import number
+from werk.ops.queues import ask
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest, source
+
+AT_ONCE = 1000  # entries that Redis looks at in one call
+BUSY = 0.2  # of the time, at most: how long Redis works for whoever reads or changes many jobs
+SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
+
+STATES = ("queued", "running", "scheduled", "deferred", "failed", "finished")
+# The places where the jobs of a state are, RQ's word in the key. A job that werk has deferred,
+# because a worker does not know its task, is in `scheduled`; one that waits for others, in
+# `deferred`.
+PLACES = {
+    "queue": ("queued",),
+    "wip": ("running",),
+    "scheduled": ("scheduled", "deferred"),
+    "deferred": ("deferred",),
+    "failed": ("failed",),
+    "finished": ("finished",),
+}
+_KINDS = {"queue": "list", "failed": "last", "finished": "last", "canceled": "last"}
+
+_FIELDS = tuple(
+    """
+    werk_task description status enqueued_at werk_enqueued created_at started_at ended_at
+    werk_unknown_since
+""".split()
+)
+
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """A job in a place, as far as one page of the place shows it."""
+
+    id: str
+    state: str  # one of STATES; the place for any other
+    queue: str
+    task: str  # for a job that plain RQ enqueued: the path of its function
+    at: float  # Unix time since when it is in this state; 0 if that is unknown
+    due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
+    by_redis: bool  # `at` is by Redis's clock
+
+
+class Page(NamedTuple):
+    """Some jobs of a place."""
+
+    place: str
+    queue: str
+    entries: Sequence[Entry]
+    window: str  # where they are in a queue's list: its first and last index, with some slack
+
+
+class Pace:
+    """Leaves Redis time for others: pauses in proportion to what the work so far has taken."""
+
+    def __init__(self) -> None:
+        self.busy_s = 0.0  # since the last pause
+
+    def spend(self, work: Callable[[], T]) -> T:
+        """Do a piece of work in Redis, and add the time that it takes."""
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.busy_s += time.monotonic() - began
+
+    def rest(self) -> None:
+        """Pause, so that Redis was busy with the work for a part BUSY of the time."""
+        seconds = self.busy_s * (1 / BUSY - 1)
+        if seconds >= SHORTEST_S:
+            self.busy_s = 0.0
+            time.sleep(seconds)
+
+
+@cache
+def _script() -> Script:
+    """Return job_page.lua with names for its arguments."""
+    names = ("KIND", "IS_WIP", "TASK", "START", "AT_ONCE", "POSITION", "MARK")
+    prelude = f"local P = '{keys.KEY_PREFIX}'\n{named(names)}\n{rest('FIELDS', len(names) + 1)}"
+    return Script(f"{prelude}\n{source('job_page')}")
+
+
+def pages(
+    link: Link,
+    place: str,
+    queue: str,
+    pace: Pace,
+    *,
+    task: str = "",
+    start: str = "",
+    key: str = "",
+) -> Iterator[Page]:
+    """Yield the jobs of a task in a place, whose ids begin with `start`; '' for all.
+
+    A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
+    meanwhile may be left out.
+    """
+    place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"0", b""
+    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
+    before: set[str] = set()  # a page may have jobs of the one before again
+    while not is_last:
+        pace.rest()
+        read = partial(link.run, _script(), [place_key], [*words, position, mark, *_FIELDS])
+        window = "" if key or place != "queue" else _window(int(position))
+        is_last, position, mark, *rows = pace.spend(read)
+        found = {keys.text(row[0]): row[1:] for row in rows}
+        entries = [_entry(place, queue, own, *found[own]) for own in found if own not in before]
+        if found:
+            before = {*found}
+        if entries:
+            yield Page(place, queue, entries, window)
+
+
+def hands(link: Link, queue: str) -> list[str]:
+    """Return the lists in which workers have jobs of a queue in hand: see hands.lua."""
+    workers = map(keys.text, ask(link, "ZRANGE", keys.key("werk", "hands"), 0, -1) or ())
+    found = [keys.hand(worker, keys.key("queue", queue)) for worker in workers]
+    sizes = link.calls([("LLEN", hand) for hand in found], skips_type=True)
+    return [hand for hand, size in zip(found, sizes, strict=True) if size]
+
+
+def _window(position: int) -> str:
+    """Return the part of a list in which the jobs of a page are to be found soon after."""
+    return f"{-(position + 2 * AT_ONCE)} {-max(1, position - 2 * AT_ONCE)}"
+
+
+def _entry(place: str, queue: str, job_id: str, score: bytes, *values: bytes | None) -> Entry:
+    """Return a job of a row in job_page.lua's reply."""
+    text = {name: keys.text(value) for name, value in zip(_FIELDS, values, strict=True)}
+    task = text["werk_task"] or text["description"].partition("(")[0] or "?"
+    state, at = PLACES.get(place, (place,))[0], _since(place, text)
+    if place == "queue":
+        written, _, since = text["werk_enqueued"].rpartition("|")  # as enqueued() in lib.lua
+        if since and written == text["enqueued_at"]:
+            return Entry(job_id, state, queue, task, number(since), None, True)
+    if place == "scheduled":
+        due = number(keys.text(score))
+        # As in job_view: an execution that failed has ended since it started; one that was
+        # deferred has not.
+        if text["werk_unknown_since"] and text["started_at"] > text["ended_at"]:
+            since = text["werk_unknown_since"]
+            return Entry(job_id, "deferred", queue, task, number(since), due, True)
+        return Entry(job_id, state, queue, task, at, due, False)
+    return Entry(job_id, state, queue, task, at, None, False)
+
+
+def _since(place: str, text: Mapping[str, str]) -> float:
+    """Return since when a job is in a place, by the clock of a caller or a worker."""
+    name = {"queue": "enqueued_at", "wip": "started_at"}.get(place, "ended_at")
+    return keys.moment(text[name] or text["created_at"], 0.0)
