@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -38,7 +39,7 @@ def test_each_final_failure_is_counted_once(
 ) -> None:
     folder, queue = str(tmp_path), Queue(connection=connection)
     unknown = werk.enqueue("note", folder)
-    facts = {"werk_task": "newer", "werk_unknown_since": time.time() - 601}
+    facts: dict[Any, Any] = {"werk_task": "newer", "werk_unknown_since": time.time() - 601}
     connection.hset(f"rq:job:{unknown.id}", mapping=facts)
     wanted: dict[tuple[str, str], list[str]] = {}
     for _ in range(2):
@@ -57,13 +58,13 @@ def test_each_final_failure_is_counted_once(
     start()
     wait_until(lambda: connection.zcard("rq:failed:default") == 15)
     found = counts(connection)
-    assert sum(group.count for group in found) == 15
+    assert sum(group.jobs for group in found) == 15
     for (task, error), ids in wanted.items():
         (group,) = [own for own in found if own.task == task and own.error.startswith(error)]
-        assert (group.count, group.job in ids) == (2, True), group
+        assert (group.jobs, group.job in ids) == (2, True), group
         assert abs(group.last - time.time()) < 300
     (group,) = [own for own in found if own.task == "newer"]
-    assert (group.count, group.job) == (1, unknown.id)
+    assert (group.jobs, group.job) == (1, unknown.id)
 
 
 def test_numbers_make_no_difference(start: Start, connection: redis.Redis) -> None:
@@ -71,7 +72,7 @@ def test_numbers_make_no_difference(start: Start, connection: redis.Redis) -> No
         Queue(connection=connection).enqueue(f"shop.jobs.order_{number}")
     start()
     wait_until(lambda: connection.zcard("rq:failed:default") == 3)
-    assert {(own.error.count("order_#"), own.count) for own in counts(connection)} == {(1, 1)}
+    assert {(own.error.count("order_#"), own.jobs) for own in counts(connection)} == {(1, 1)}
 
 
 def test_other_ends_are_not_counted(start: Start, connection: redis.Redis, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_failure_that_rqs_code_cannot_record_is_counted(
     start()
     wait_until(lambda: connection.zscore("rq:failed:default", job.id))
     (group,) = counts(connection)
-    assert (group.task, group.count, group.job) == ("fail", 1, job.id)
+    assert (group.task, group.jobs, group.job) == ("fail", 1, job.id)
 
 
 def test_what_rqs_clean_up_fails_is_counted(
@@ -106,7 +107,7 @@ def test_what_rqs_clean_up_fails_is_counted(
     start()
     wait_until(lambda: connection.zscore("rq:failed:default", job.id))
     (group,) = counts(connection)
-    assert (group.task, group.count, group.job) == ("note", 1, job.id)
+    assert (group.task, group.jobs, group.job) == ("note", 1, job.id)
     assert "AbandonedJobError" in group.error
 
 

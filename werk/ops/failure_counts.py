@@ -24,7 +24,7 @@ class Group(NamedTuple):
 
     task: str  # '' for what an hour had no room for
     error: str  # with # for each number
-    count: int
+    jobs: int  # that failed
     last: float  # Unix time
     job: str  # the id of the last one
 
@@ -37,10 +37,10 @@ def read(link: Link, hours: int) -> list[Group]:
     for first in range(this - hours, this + 1, HOURS_AT_ONCE):
         wanted = range(first, min(first + HOURS_AT_ONCE, this + 1))
         for field, group in _groups(link, [failures.key(hour) for hour in wanted]):
-            known = found.get(field, group._replace(count=0))
+            known = found.get(field, group._replace(jobs=0))
             last = max(known, group, key=lambda own: own.last)
-            found[field] = last._replace(count=known.count + group.count)
-    return sorted(found.values(), key=lambda group: (-group.count, group.task, group.error))
+            found[field] = last._replace(jobs=known.jobs + group.jobs)
+    return sorted(found.values(), key=lambda group: (-group.jobs, group.task, group.error))
 
 
 def _groups(link: Link, hours: Sequence[str]) -> Iterator[tuple[bytes, Group]]:
@@ -51,5 +51,5 @@ def _groups(link: Link, hours: Sequence[str]) -> Iterator[tuple[bytes, Group]]:
             count, last, job_id = (*keys.text(value).split(" ", 2), "", "")[:3]
             task, _, error = keys.text(field).partition("|")
             if number := whole(count):
-                names = (printable(own) for own in (task, error))
-                yield field, Group(*names, number, moment(last), printable(job_id))
+                words = printable(task), printable(error), number
+                yield field, Group(*words, moment(last), printable(job_id))

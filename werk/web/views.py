@@ -10,8 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, abort, jsonify, render_template, request, url_for
-from rq.version import VERSION as RQ_VERSION
+from flask import Response, abort, jsonify, render_template, request
 from rq_dashboard import web
 
 from werk.errors import NoSuchJob
@@ -126,11 +125,9 @@ class Views(threading.local):  # so that each thread has its own link
         return render_template(
             f"rq_dashboard/{name}.html",
             active_tab=name,
+            where=self.link.where,
             current_instance=0,
-            instance_list=[self.link.where],
-            rq_url_prefix=url_for("rq_dashboard.queues_overview"),
-            rq_dashboard_version=web.rq_dashboard_version,
-            rq_version=RQ_VERSION,
+            rq_url_prefix="/",
             enable_delete=not self.read_only,
             url_for=addresses.url_for,
             **facts,
