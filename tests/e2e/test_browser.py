@@ -64,7 +64,7 @@ def test_a_failed_job_is_seen_and_requeued(
     wait_until(lambda: job.status() == "failed")
     page.click("#delete-job-btn")
     page.click("#confirmation-modal-yes")
-    page.wait_for_url(f"{browser.address}/")
+    page.wait_for_url(f"{browser.address}/0/view/queues")
     assert not connection.exists(f"rq:job:{job.id}")
 
 

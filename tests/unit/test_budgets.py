@@ -49,7 +49,7 @@ RAISED = {
         "counts of failures",
     ),
     "ops": (
-        2385,
+        2415,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
         "counts of failures",
     ),
@@ -62,7 +62,7 @@ RAISED = {
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "web": (983, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4195,

@@ -147,7 +147,7 @@ def _versions() -> dict[str, str]:
 
 
 def _finish(response: Response) -> Response:
-    if request.blueprint != web.blueprint.name:
+    if request.blueprint != web.blueprint.name or response.status_code >= 400:
         response.headers["Content-Security-Policy"] = STRICT
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)  # scripts and styles have their own Cache-Control
