@@ -7,10 +7,7 @@ from itertools import chain
 import pytest
 import redis
 import roles
-from support import wait_until
-from workers import Start
 
-import werk
 from werk.ops import bulk, jobs
 from werk.ops.jobs import Query
 from werk.store.connection import Link, link

@@ -37,18 +37,18 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1013, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1190, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1347,
+        1443,
         "any value in any key, outages, fences, final failures, attempts, slots, hands",
     ),
     "ops": (
-        1972,
+        2393,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (

@@ -1,4 +1,4 @@
-"""Actions on all jobs that match a query: cancel, delete, retry. In pieces, however many they are.
+"""Actions on all jobs that match a query: cancel, discard, retry. In pieces, however many they are.
 
 A job is taken out of a long list by its place, and not searched for: see act.lua. What is left of
 the entry is removed every few hundred jobs.
@@ -14,13 +14,14 @@ from werk.errors import ArgumentError, WerkError
 from werk.ops import actions
 from werk.ops.job_places import Pace
 from werk.ops.jobs import Batch, Query, Row, batches
+from werk.ops.queues import clock
 from werk.printable import listed
 from werk.store.connection import Link
 
 # For each action, the states of the jobs that it can be done to.
 STATES = {
     "cancel": ("queued", "scheduled", "deferred"),
-    "delete": ("failed", "finished"),
+    "discard": ("failed", "finished"),
     "retry": ("failed",),
 }
 # What act.lua replies if it was done.
@@ -38,9 +39,9 @@ def act_on(
     ended, after the call is left alone. Raises ArgumentError.
     """
     if wrong := set(query.states) - {*STATES[action]}:
-        raise ArgumentError(f"{action} is not possible for {listed(sorted(wrong))} jobs")
-    seconds, micros = link.call("TIME")
-    begun, pace, done = int(seconds) + int(micros) / 1e6, Pace(), 0
+        possible = listed(STATES[action])
+        raise ArgumentError(f"cannot {action} {listed(sorted(wrong))} jobs, only {possible} ones")
+    begun, pace, done = clock(link), Pace(), 0
     left = _Left(link, pace)
     try:
         for batch in batches(link, query, pace):

@@ -18,9 +18,10 @@ from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, source
 
 AT_ONCE = 1000  # entries that Redis looks at in one call
-BUSY = 0.2  # of the time, at most: how long Redis works for whoever reads or changes many jobs
+BUSY = 0.3  # of the time, at most: how long Redis works for whoever reads or changes many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
+NO_TASK = "?"  # the task of a job whose record names none
 STATES = ("queued", "running", "scheduled", "deferred", "failed", "finished")
 # The places where the jobs of a state are, RQ's word in the key. A job that werk has deferred,
 # because a worker does not know its task, is in `scheduled`; one that waits for others, in
@@ -106,13 +107,15 @@ def pages(
     task: str = "",
     start: str = "",
     key: str = "",
+    is_short: bool = False,
 ) -> Iterator[Page]:
     """Yield the jobs of a task in a place, whose ids begin with `start`; '' for all.
 
     A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
-    meanwhile may be left out.
+    meanwhile may be left out. With `is_short`, only the first AT_ONCE entries are read.
     """
     place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"0", b""
+    task = "" if task == NO_TASK else task
     words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
     before: set[str] = set()  # a page may have jobs of the one before again
     while not is_last:
@@ -126,6 +129,7 @@ def pages(
             before = {*found}
         if entries:
             yield Page(place, queue, entries, window)
+        is_last = is_last or is_short
 
 
 def hands(link: Link, queue: str) -> list[str]:
@@ -138,13 +142,13 @@ def hands(link: Link, queue: str) -> list[str]:
 
 def _window(position: int) -> str:
     """Return the part of a list in which the jobs of a page are to be found soon after."""
-    return f"{-(position + 2 * AT_ONCE)} {-max(1, position - 2 * AT_ONCE)}"
+    return f"{-(position + 2 * AT_ONCE)} {-max(1, position - AT_ONCE)}"
 
 
 def _entry(place: str, queue: str, job_id: str, score: bytes, *values: bytes | None) -> Entry:
     """Return a job of a row in job_page.lua's reply."""
     text = {name: keys.text(value) for name, value in zip(_FIELDS, values, strict=True)}
-    task = text["werk_task"] or text["description"].partition("(")[0] or "?"
+    task = text["werk_task"] or text["description"].partition("(")[0] or NO_TASK
     state, at = PLACES.get(place, (place,))[0], _since(place, text)
     if place == "queue":
         written, _, since = text["werk_enqueued"].rpartition("|")  # as enqueued() in lib.lua

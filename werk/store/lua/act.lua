@@ -17,6 +17,7 @@
 --       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel;
 --                'missed': it waits, but not in WINDOW
 --       delete   'deleted', with all that RQ keeps of it; a running job is not
+--       discard  the same, only if it has failed or finished
 --       probe    its status if it is lost: its record says that it waits, is due or runs, and it is
 --                in no place; or it is ready, where no job stays. Else 'fine'
 --       restore  the same; and a lost job is back at the front of its queue, a ready one where RQ
@@ -46,26 +47,24 @@ local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
 
 local GONE = 'werk: gone' -- no job has this id
 
-local spots -- by id: the indexes of NAMES in WINDOW
-local function spot(job)
-  if not spots then
-    spots = {}
-    local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
-    local length, wanted = try('LLEN', job.queue), {}
-    if type(length) ~= 'number' then return nil end
-    for _, id in ipairs(NAMES) do wanted[id] = true end
-    local before = math.max(0, length + first) - 1
-    for at, id in ipairs(call('LRANGE', job.queue, first, last)) do
-      if wanted[id] then spots[id] = before + at end
-    end
+local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
+local function find_spots(list)
+  spots, spotted = {}, list
+  local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
+  local length, wanted = try('LLEN', list), {}
+  if type(length) ~= 'number' then return end
+  for _, id in ipairs(NAMES) do wanted[id] = true end
+  local before = math.max(0, length + first) - 1
+  for at, id in ipairs(call('LRANGE', list, first, last)) do
+    if wanted[id] then spots[id] = before + at end
   end
-  return spots[job.id]
 end
 
--- Take a job out of its queue without a search. A slot of a rate limit may have moved the entries.
+-- Take a job out of its queue without a search. An index is valid until a job is pushed.
 local function take_at(job)
-  local index = spot(job)
-  if not index or try('LINDEX', job.queue, index) ~= job.id then return false end
+  if not spots then find_spots(job.queue) end
+  local index = spotted == job.queue and spots[job.id]
+  if not index then return false end
   call('HDEL', job.key, GONE) -- a removal first: see lib.lua
   call('LSET', job.queue, index, GONE)
   return true
@@ -96,6 +95,7 @@ end
 local function free_slot(job)
   if job.rate_limit_key == '' then return end
   if try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
+  spots = nil
 end
 
 local function retry(job)
@@ -147,8 +147,9 @@ end
 
 local function delete(job)
   local alive, over = executions_of(job)
-  if job.status == 'started' or alive > 0 then return 'started' end
   local own = PLACES[job.status] -- nil for an unknown status: then take it from all places
+  if job.status == 'started' or alive > 0 then return 'started' end
+  if ACTION == 'discard' and own ~= 'failed' and own ~= 'finished' then return job.status end
   for _, place in pairs(own and {own} or PLACES) do take(job, place) end
   forget_all(job, over)
   call('UNLINK', job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies',
@@ -191,7 +192,6 @@ local function restore(job)
 end
 
 local CHUNK = 200
-
 -- If the job of an entry has moved on to another place, only the entry is deleted.
 local function empty(place)
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
@@ -284,7 +284,7 @@ local function reap(worker_key)
   return 'gone'
 end
 
-local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore,
+local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
 local of_others = {empty = empty, compact = compact, sweep = sweep, pause = pause, resume = pause,
   drain = drain, reap = reap, is_dead = reap}

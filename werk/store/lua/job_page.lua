@@ -14,7 +14,8 @@
 --       POSITION and MARK, as the page before has returned them; '0' and '' to begin
 --       FIELDS, names of fields, the first of which is werk_task
 -- Returns {is_last, POSITION, MARK, job, ...}, a job as {id, score, the values of FIELDS}. Jobs
---       without a record are left out. A key of another type is empty. A long value is cut off.
+--       without a record are left out; a few of other tasks may be there. A key of another type is
+--       empty. A long value is cut off.
 --       POSITION is how many entries from the end of a list were read, or the score of MARK in a
 --       sorted set
 
@@ -35,7 +36,7 @@ local function is_of_task(job)
   if TASK == '' then return true end
   local task = ask('', 'HGET', job, 'werk_task')
   if task ~= '' then return task == TASK end
-  if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return false end
+  if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return true end -- or perhaps not
   return string.sub(ask('', 'HGET', job, 'description'), 1, #TASK + 1) == TASK .. '('
 end
 
