@@ -7,7 +7,7 @@
 --
 -- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
 --       WINDOW '' or '<first> <last>', indexes from the end of the list of a queue between which
---       all these jobs were seen. Then their entries are replaced by GONE, which workers drop
+--       all these jobs were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
@@ -27,7 +27,6 @@
 --                start, with their jobs
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
---       sweep    a queue: how many entries that are GONE were removed from its list
 -- of a queue
 --       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
 -- of a worker, by its name or by that of one of its slots
@@ -44,8 +43,6 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
   failed = 'failed', stopped = 'failed', canceled = 'canceled'}
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
-
-local GONE = 'werk: gone' -- no job has this id
 
 local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
 local function find_spots(list)
@@ -65,8 +62,8 @@ local function take_at(job)
   if not spots then find_spots(job.queue) end
   local index = spotted == job.queue and spots[job.id]
   if not index then return false end
-  call('HDEL', job.key, GONE) -- a removal first: see lib.lua
-  call('LSET', job.queue, index, GONE)
+  call('HDEL', job.key, GONE_ENTRY) -- a removal first: see lib.lua
+  call('LSET', job.queue, index, GONE_ENTRY)
   return true
 end
 
@@ -210,15 +207,11 @@ local function compact(page)
   local list, found = P .. ':queue:' .. queue, 0
   for at, id in ipairs(try('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
-      call('LSET', list, start + at - 1, GONE)
+      call('LSET', list, start + at - 1, GONE_ENTRY)
       found = found + 1
     end
   end
-  return found > 0 and call('LREM', list, 0, GONE) or 0
-end
-
-local function sweep(queue)
-  return whole(try('LREM', P .. ':queue:' .. queue, 0, GONE), MOST_COUNTED)
+  return found > 0 and call('LREM', list, 0, GONE_ENTRY) or 0
 end
 
 local function pause(queue)
@@ -286,8 +279,8 @@ end
 
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, sweep = sweep, pause = pause, resume = pause,
-  drain = drain, reap = reap, is_dead = reap}
+local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
+  reap = reap, is_dead = reap}
 
 local function act(name)
   if of_others[ACTION] then return of_others[ACTION](name) end
