@@ -37,22 +37,27 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1190, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (
+        1190,
+        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs",
+    ),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1443,
-        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+        1444,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands, "
+        "pages of jobs",
     ),
     "ops": (
-        2393,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
+        2407,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
+        "slots, filters of jobs, short ids",
     ),
     "store": (
-        1002,
+        1004,
         "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (
