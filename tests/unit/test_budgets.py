@@ -37,26 +37,28 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1013, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (
+        1190,
+        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs",
+    ),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1462,
+        1463,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
-        "counts of failures",
+        "pages of jobs",
     ),
     "ops": (
-        2415,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
-        "counts of failures",
+        2474,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
+        "slots, filters of jobs, short ids",
     ),
     "store": (
-        1025,
-        "bounded readers of payloads, outages and Sentinel, one connection class, "
-        "counts of failures",
+        1027,
+        "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (
         1087,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 import socket
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
@@ -147,58 +145,6 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
     output.print_rows(as_json, rows, *lines[: len(lines) * bool(rows)])
     if rows and not as_json:
         output.print_note("each job: werk failed --list; all about one: werk show ID")
-
-
-@click.command(params=[*FILTERS])
-@click.argument("job_id", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Select all failed jobs.")
-@yes_option
-@json_option
-def retry(
-    job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
-) -> int | None:
-    """Return failed jobs to their queues. Name the jobs, or select them with options."""
-    filters = Filters(**chosen)
-    if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
-        raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
-    link = output.connect()
-    if job_id:
-        return acts.act(link, "retry", job_id, as_json)
-    jobs, done = failures.count(link, filters), 0
-    if jobs:
-        output.confirm(f"retry {counted(jobs, 'failed job')}", yes)
-    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
-    with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
-        for more in actions.retry_all(link, filters):
-            bar.update(more)
-            done += more
-    output.print_rows(as_json, {"retried": done}, f"{done} retried")
-    return None
-
-
-# --- jobs
-
-
-@click.command()
-@click.argument("job_id")
-@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for the end.")
-@yes_option
-@json_option
-def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
-    """Stop a running job. It is not retried."""
-    output.confirm(f"stop job {job_id}", yes)
-    worker = actions.stop(output.connect(), job_id, timeout)
-    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped on worker {worker}")
-
-
-@click.command()
-@click.argument("job_id", nargs=-1, required=True)
-@yes_option
-@json_option
-def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
-    """Cancel waiting jobs. Jobs that depend on them keep waiting."""
-    output.confirm(f"cancel {counted(len(job_id), 'job')}", yes)
-    return acts.act(output.connect(), "cancel", job_id, as_json)
 
 
 # --- queues and workers

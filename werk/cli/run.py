@@ -23,9 +23,11 @@ def main() -> NoReturn:
     run_command(werk, "werk")
 
 
-_OPERATE = "status failed retry stop cancel pause resume drain repair ping".split()
+_OPERATE = "status failed pause resume drain repair ping".split()
+_JOBS = "jobs retry requeue stop cancel discard".split()
 _LOOKUP = "result show tasks".split()
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
+_MODULES |= dict.fromkeys(_JOBS, "jobs")
 _MODULES["enqueue"] = "enqueue"
 
 

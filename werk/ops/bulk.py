@@ -1,4 +1,4 @@
-"""Actions on all jobs that match a query: cancel, delete, retry. In pieces, however many they are.
+"""Actions on all jobs that match a query: cancel, discard, retry. In pieces, however many they are.
 
 A job is taken out of a long list by its place, and not searched for: see act.lua. What is left of
 the entry is removed every few hundred jobs.
@@ -12,15 +12,18 @@ from functools import partial
 
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions
-from werk.ops.job_places import Pace
+from werk.ops.job_places import Pace, Page
 from werk.ops.jobs import Batch, Query, Row, batches
+from werk.ops.queues import ask, clock
 from werk.printable import listed
+from werk.store import keys
 from werk.store.connection import Link
+from werk.store.limits import GONE_ENTRY
 
 # For each action, the states of the jobs that it can be done to.
 STATES = {
     "cancel": ("queued", "scheduled", "deferred"),
-    "delete": ("failed", "finished"),
+    "discard": ("failed", "finished"),
     "retry": ("failed",),
 }
 # What act.lua replies if it was done.
@@ -38,14 +41,14 @@ def act_on(
     ended, after the call is left alone. Raises ArgumentError.
     """
     if wrong := set(query.states) - {*STATES[action]}:
-        raise ArgumentError(f"{action} is not possible for {listed(sorted(wrong))} jobs")
-    seconds, micros = link.call("TIME")
-    begun, pace, done = int(seconds) + int(micros) / 1e6, Pace(), 0
+        possible = listed(STATES[action])
+        raise ArgumentError(f"cannot {action} {listed(sorted(wrong))} jobs, only {possible} ones")
+    begun, pace, done = clock(link), Pace(), 0
     left = _Left(link, pace)
     try:
         for batch in batches(link, query, pace):
             own = _act(link, action, batch, begun, pace)
-            left.add(batch.page.queue, own if batch.page.window else 0)
+            left.add(batch.page, own)
             progress(own)
             done += own
     finally:
@@ -55,21 +58,35 @@ def act_on(
 
 
 class _Left:
-    """Removes what act.lua leaves of entries in the lists of queues."""
+    """Removes what act.lua leaves of the entries in the lists of queues."""
 
     def __init__(self, link: Link, pace: Pace) -> None:
         self._link, self._pace = link, pace
         self._queue, self._entries = "", 0
 
-    def add(self, queue: str, entries: int) -> None:
-        if queue != self._queue or self._entries + entries > MOST_LEFT:
+    def add(self, page: Page, entries: int) -> None:
+        """Count entries of a page, and remove some if there are too many."""
+        if not page.is_list:
+            return
+        if page.queue != self._queue:
             self.sweep()
-        self._queue, self._entries = queue, self._entries + entries
+        self._queue, self._entries = page.queue, self._entries + entries
+        if self._entries > MOST_LEFT:
+            self._remove(page.position)
 
     def sweep(self) -> None:
-        if self._entries:
-            self._entries = 0
-            self._pace.spend(lambda: [*actions.act(self._link, "sweep", [self._queue])])
+        """Remove all that are left."""
+        if self._queue:
+            self._remove(None)
+
+    def _remove(self, position: int | None) -> None:
+        """Remove them from the nearer end of the list, so that a part of it is searched."""
+        key, count = keys.key("queue", self._queue), 0
+        if position is not None:
+            is_near = 2 * position < (ask(self._link, "LLEN", key) or 0)
+            count = -self._entries if is_near else self._entries
+        self._entries = 0
+        self._pace.spend(lambda: ask(self._link, "LREM", key, count, GONE_ENTRY))
 
 
 def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:

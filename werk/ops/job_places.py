@@ -7,7 +7,7 @@ more memory than a few, and each of its calls takes Redis a few milliseconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import NamedTuple, TypeVar
 
@@ -18,9 +18,10 @@ from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, source
 
 AT_ONCE = 1000  # entries that Redis looks at in one call
-BUSY = 0.2  # of the time, at most: how long Redis works for whoever reads or changes many jobs
+BUSY = 0.2  # of the time: how long Redis may work for a command that reads or changes many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
+NO_TASK = "?"  # the task of a job whose record names none
 STATES = ("queued", "running", "scheduled", "deferred", "failed", "finished")
 # The places where the jobs of a state are, RQ's word in the key. A job that werk has deferred,
 # because a worker does not know its task, is in `scheduled`; one that waits for others, in
@@ -35,12 +36,13 @@ PLACES = {
 }
 _KINDS = {"queue": "list", "failed": "last", "finished": "last", "canceled": "last"}
 
-_FIELDS = tuple(
-    """
-    werk_task description status enqueued_at werk_enqueued created_at started_at ended_at
-    werk_unknown_since
-""".split()
-)
+# What is read of each job in a place, besides its task.
+_FIELDS = {
+    "queue": ("enqueued_at", "werk_enqueued"),
+    "wip": ("started_at",),
+    "scheduled": ("ended_at", "created_at", "started_at", "werk_unknown_since"),
+}
+_OTHERS = ("ended_at", "created_at")
 
 
 T = TypeVar("T")
@@ -64,7 +66,15 @@ class Page(NamedTuple):
     place: str
     queue: str
     entries: Sequence[Entry]
-    window: str  # where they are in a queue's list: its first and last index, with some slack
+    position: int  # how many entries from the end of the queue's list come before them
+    is_list: bool  # they were in the queue's list, and not in a hand or elsewhere
+
+    @property
+    def window(self) -> str:
+        """Return the first and the last index in the list between which they are soon after."""
+        slack = AT_ONCE // 2
+        first, last = self.position + AT_ONCE + slack, max(1, self.position - slack)
+        return f"-{first} -{last}" if self.is_list else ""
 
 
 class Pace:
@@ -106,26 +116,30 @@ def pages(
     task: str = "",
     start: str = "",
     key: str = "",
+    is_short: bool = False,
 ) -> Iterator[Page]:
     """Yield the jobs of a task in a place, whose ids begin with `start`; '' for all.
 
     A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
-    meanwhile may be left out.
+    meanwhile may be left out. With `is_short`, only the first AT_ONCE entries are read.
     """
     place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"0", b""
+    task = "" if task == NO_TASK else task
+    fields = ("werk_task", *_FIELDS.get(place, _OTHERS))
     words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
     before: set[str] = set()  # a page may have jobs of the one before again
     while not is_last:
         pace.rest()
-        read = partial(link.run, _script(), [place_key], [*words, position, mark, *_FIELDS])
-        window = "" if key or place != "queue" else _window(int(position))
+        read = partial(link.run, _script(), [place_key], [*words, position, mark, *fields])
+        is_list = place == "queue" and not key
+        passed = int(position) if is_list else 0
         is_last, position, mark, *rows = pace.spend(read)
-        found = {keys.text(row[0]): row[1:] for row in rows}
-        entries = [_entry(place, queue, own, *found[own]) for own in found if own not in before]
-        if found:
-            before = {*found}
+        found = {keys.text(row[-2]): row for row in rows}
+        entries = [_entry(place, queue, own, found[own]) for own in found if own not in before]
+        before = {*found} or before
         if entries:
-            yield Page(place, queue, entries, window)
+            yield Page(place, queue, entries, passed, is_list)
+        is_last = is_last or is_short
 
 
 def hands(link: Link, queue: str) -> list[str]:
@@ -136,32 +150,21 @@ def hands(link: Link, queue: str) -> list[str]:
     return [hand for hand, size in zip(found, sizes, strict=True) if size]
 
 
-def _window(position: int) -> str:
-    """Return the part of a list in which the jobs of a page are to be found soon after."""
-    return f"{-(position + 2 * AT_ONCE)} {-max(1, position - 2 * AT_ONCE)}"
-
-
-def _entry(place: str, queue: str, job_id: str, score: bytes, *values: bytes | None) -> Entry:
+def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
     """Return a job of a row in job_page.lua's reply."""
-    text = {name: keys.text(value) for name, value in zip(_FIELDS, values, strict=True)}
-    task = text["werk_task"] or text["description"].partition("(")[0] or "?"
-    state, at = PLACES.get(place, (place,))[0], _since(place, text)
+    task, *values, _, score = map(keys.text, row)
+    state, due, task = PLACES.get(place, (place,))[0], None, task or NO_TASK
     if place == "queue":
-        written, _, since = text["werk_enqueued"].rpartition("|")  # as enqueued() in lib.lua
-        if since and written == text["enqueued_at"]:
+        enqueued_at, stamp = values
+        written, _, since = stamp.rpartition("|")  # as enqueued() in lib.lua
+        if since and written == enqueued_at:
             return Entry(job_id, state, queue, task, number(since), None, True)
     if place == "scheduled":
-        due = number(keys.text(score))
+        ended_at, _, started_at, unknown_since = values
+        due = number(score)
         # As in job_view: an execution that failed has ended since it started; one that was
         # deferred has not.
-        if text["werk_unknown_since"] and text["started_at"] > text["ended_at"]:
-            since = text["werk_unknown_since"]
-            return Entry(job_id, "deferred", queue, task, number(since), due, True)
-        return Entry(job_id, state, queue, task, at, due, False)
-    return Entry(job_id, state, queue, task, at, None, False)
-
-
-def _since(place: str, text: Mapping[str, str]) -> float:
-    """Return since when a job is in a place, by the clock of a caller or a worker."""
-    name = {"queue": "enqueued_at", "wip": "started_at"}.get(place, "ended_at")
-    return keys.moment(text[name] or text["created_at"], 0.0)
+        if unknown_since and started_at > ended_at:
+            return Entry(job_id, "deferred", queue, task, number(unknown_since), due, True)
+    at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)
+    return Entry(job_id, state, queue, task, at, due, False)

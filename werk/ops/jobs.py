@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from werk import registry
+from werk.errors import ConfigError, UnknownTask
 from werk.ops import job_places, job_record, job_view
 from werk.ops.failures import is_like, last_line
 from werk.ops.job_arguments import Arguments
@@ -14,9 +17,11 @@ from werk.ops.job_places import PLACES, Entry, Pace, Page
 from werk.ops.job_record import LONGEST, Job
 from werk.ops.numbers import number, whole
 from werk.ops.queues import chosen_queues
+from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
+from werk.tasks.catalog_page import read_pages
 
 UNFINISHED = ("queued", "running", "scheduled", "deferred", "failed")
 AT_ONCE = 200  # records in one round trip; each may bring a traceback
@@ -112,6 +117,17 @@ def groups(link: Link, query: Query) -> list[Group]:
 def count(link: Link, query: Query) -> int:
     """Return how many jobs match. Raises ArgumentError."""
     return sum(1 for _ in _each(link, query))
+
+
+def check_task(link: Link, task: str | None) -> None:
+    """Raise UnknownTask if neither a table, nor the catalog, nor any job has this task."""
+    if task is None:
+        return
+    known = {*read_pages(link).entries}
+    with suppress(ConfigError):  # the table need not be on this host
+        known |= {*registry.tasks()}
+    if task not in known and not count(link, Query(job_places.STATES, task=task)):
+        raise UnknownTask(f"unknown task {task!r}{near(task, known, '; see werk tasks')}")
 
 
 def batches(link: Link, query: Query, pace: Pace) -> Iterator[Batch]:

@@ -32,3 +32,9 @@ def chosen_queues(link: Link, queue: str | None) -> list[str]:
 def ask(link: Link, *command: Any) -> Any:
     """Return the reply of a command; None if the key is of another type."""
     return link.calls([command], skips_type=True)[0]
+
+
+def clock(link: Link) -> float:
+    """Return Redis's time, in Unix seconds."""
+    seconds, micros = link.call("TIME")
+    return int(seconds) + int(micros) / 1e6

@@ -7,7 +7,7 @@
 --
 -- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
 --       WINDOW '' or '<first> <last>', indexes from the end of the list of a queue between which
---       all these jobs were seen. Then their entries are replaced by GONE, which workers drop
+--       all these jobs were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
@@ -17,6 +17,7 @@
 --       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel;
 --                'missed': it waits, but not in WINDOW
 --       delete   'deleted', with all that RQ keeps of it; a running job is not
+--       discard  the same, only if it has failed or finished
 --       probe    its status if it is lost: its record says that it waits, is due or runs, and it is
 --                in no place; or it is ready, where no job stays. Else 'fine'
 --       restore  the same; and a lost job is back at the front of its queue, a ready one where RQ
@@ -26,7 +27,6 @@
 --                start, with their jobs
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
---       sweep    a queue: how many entries that are GONE were removed from its list
 -- of a queue
 --       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
 -- of a worker, by its name or by that of one of its slots
@@ -44,30 +44,26 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
 
-local GONE = 'werk: gone' -- no job has this id
-
-local spots -- by id: the indexes of NAMES in WINDOW
-local function spot(job)
-  if not spots then
-    spots = {}
-    local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
-    local length, wanted = try('LLEN', job.queue), {}
-    if type(length) ~= 'number' then return nil end
-    for _, id in ipairs(NAMES) do wanted[id] = true end
-    local before = math.max(0, length + first) - 1
-    for at, id in ipairs(call('LRANGE', job.queue, first, last)) do
-      if wanted[id] then spots[id] = before + at end
-    end
+local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
+local function find_spots(list)
+  spots, spotted = {}, list
+  local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
+  local length, wanted = try('LLEN', list), {}
+  if type(length) ~= 'number' then return end
+  for _, id in ipairs(NAMES) do wanted[id] = true end
+  local before = math.max(0, length + first) - 1
+  for at, id in ipairs(call('LRANGE', list, first, last)) do
+    if wanted[id] then spots[id] = before + at end
   end
-  return spots[job.id]
 end
 
--- Take a job out of its queue without a search. A slot of a rate limit may have moved the entries.
+-- Take a job out of its queue without a search. An index is valid until a job is pushed.
 local function take_at(job)
-  local index = spot(job)
-  if not index or try('LINDEX', job.queue, index) ~= job.id then return false end
-  call('HDEL', job.key, GONE) -- a removal first: see lib.lua
-  call('LSET', job.queue, index, GONE)
+  if not spots then find_spots(job.queue) end
+  local index = spotted == job.queue and spots[job.id]
+  if not index then return false end
+  call('HDEL', job.key, GONE_ENTRY) -- a removal first: see lib.lua
+  call('LSET', job.queue, index, GONE_ENTRY)
   return true
 end
 
@@ -96,6 +92,7 @@ end
 local function free_slot(job)
   if job.rate_limit_key == '' then return end
   if try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
+  spots = nil
 end
 
 local function retry(job)
@@ -147,8 +144,9 @@ end
 
 local function delete(job)
   local alive, over = executions_of(job)
-  if job.status == 'started' or alive > 0 then return 'started' end
   local own = PLACES[job.status] -- nil for an unknown status: then take it from all places
+  if job.status == 'started' or alive > 0 then return 'started' end
+  if ACTION == 'discard' and own ~= 'failed' and own ~= 'finished' then return job.status end
   for _, place in pairs(own and {own} or PLACES) do take(job, place) end
   forget_all(job, over)
   call('UNLINK', job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies',
@@ -191,7 +189,6 @@ local function restore(job)
 end
 
 local CHUNK = 200
-
 -- If the job of an entry has moved on to another place, only the entry is deleted.
 local function empty(place)
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
@@ -210,15 +207,11 @@ local function compact(page)
   local list, found = P .. ':queue:' .. queue, 0
   for at, id in ipairs(try('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
-      call('LSET', list, start + at - 1, GONE)
+      call('LSET', list, start + at - 1, GONE_ENTRY)
       found = found + 1
     end
   end
-  return found > 0 and call('LREM', list, 0, GONE) or 0
-end
-
-local function sweep(queue)
-  return whole(try('LREM', P .. ':queue:' .. queue, 0, GONE), MOST_COUNTED)
+  return found > 0 and call('LREM', list, 0, GONE_ENTRY) or 0
 end
 
 local function pause(queue)
@@ -284,10 +277,10 @@ local function reap(worker_key)
   return 'gone'
 end
 
-local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore,
+local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, sweep = sweep, pause = pause, resume = pause,
-  drain = drain, reap = reap, is_dead = reap}
+local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
+  reap = reap, is_dead = reap}
 
 local function act(name)
   if of_others[ACTION] then return of_others[ACTION](name) end

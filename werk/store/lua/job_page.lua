@@ -9,19 +9,19 @@
 -- KEYS  the place, a list or a sorted set
 -- ARGV  KIND 'list', 'first' (a sorted set from its start) or 'last' (from its end)
 --       IS_WIP '1' if the entries are executions
---       TASK, or '' for all; a job that plain RQ enqueued has the path of its function for a task
+--       TASK, or '' for all
 --       START, how the ids begin   AT_ONCE, how many entries to read
 --       POSITION and MARK, as the page before has returned them; '0' and '' to begin
---       FIELDS, names of fields, the first of which is werk_task
--- Returns {is_last, POSITION, MARK, job, ...}, a job as {id, score, the values of FIELDS}. Jobs
+--       FIELDS, names of fields, the first of which is werk_task: of a job of plain RQ's, the path
+--       of its function is returned for it, '' if that is too long
+-- Returns {is_last, POSITION, MARK, job, ...}, a job as {the values of FIELDS, id, score}. Jobs
 --       without a record are left out. A key of another type is empty. A long value is cut off.
 --       POSITION is how many entries from the end of a list were read, or the score of MARK in a
 --       sorted set
 
 local LONGEST = 1000 -- bytes of a value
 
-local try = redis.pcall
-local at_once, jobs = tonumber(AT_ONCE), {}
+local try, at_once, jobs = redis.pcall, tonumber(AT_ONCE), {}
 
 local function ask(nothing, ...)
   local reply = try(...)
@@ -30,27 +30,33 @@ local function ask(nothing, ...)
   return not wrong and type(reply) == type(nothing) and reply or nothing
 end
 
--- RQ's text of a call begins with the path of its function.
-local function is_of_task(job)
-  if TASK == '' then return true end
-  local task = ask('', 'HGET', job, 'werk_task')
-  if task ~= '' then return task == TASK end
-  if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return false end
-  return string.sub(ask('', 'HGET', job, 'description'), 1, #TASK + 1) == TASK .. '('
+-- Return the task of a job of plain RQ's: its text of a call begins with the path of the function.
+local function path_of(job)
+  if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return '' end
+  return string.match(ask('', 'HGET', job, 'description'), '^[^(]*')
 end
 
--- Returns whether a job was added to the page.
+-- Returns whether a job was added to the page. Most jobs are of another task, so this is short.
 local function add(entry, score)
-  local id = IS_WIP == '1' and string.match(entry, '^(.*):[^:]*$') or entry
-  local job = P .. ':job:' .. id
-  if string.sub(id, 1, #START) ~= START or not is_of_task(job) then return false end
-  local values, is_empty = ask({}, 'HMGET', job, unpack(FIELDS)), true
-  local row = {id, score}
+  local job = P .. ':job:' .. entry
+  if IS_WIP == '1' then
+    entry = string.match(entry, '^(.*):[^:]*$') or entry
+    job = P .. ':job:' .. entry
+  end
+  if TASK ~= '' then
+    local task = try('HGET', job, 'werk_task')
+    if task ~= TASK and (type(task) == 'string' or path_of(job) ~= TASK) then return false end
+  end
+  if START ~= '' and string.sub(entry, 1, #START) ~= START then return false end
+  local row, is_empty = ask({}, 'HMGET', job, unpack(FIELDS)), true
   for at = 1, #FIELDS do
-    row[at + 2] = values[at] and string.sub(values[at], 1, LONGEST) or false
-    is_empty = is_empty and not values[at]
+    local value = row[at] or ''
+    if value ~= '' then is_empty = false end
+    row[at] = #value > LONGEST and string.sub(value, 1, LONGEST) or value
   end
   if is_empty and ask(0, 'EXISTS', job) == 0 then return false end
+  if row[1] == '' then row[1] = path_of(job) end
+  row[#FIELDS + 1], row[#FIELDS + 2] = entry, score
   jobs[#jobs + 1] = row
   return true
 end
