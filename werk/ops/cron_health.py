@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from werk.client.once_call import CALLS
 from werk.errors import ArgumentError
-from werk.ops.cron_record import CALLS, CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
+from werk.ops.cron_record import CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
 from werk.ops.numbers import ago
 from werk.store import keys
 from werk.store.connection import Link
@@ -22,6 +23,7 @@ OVERDUE = 3.1  # periods without a call: the first and the last may be a little 
 MOST_IN_ALL = 6000  # jobs whose status is read
 LONGEST_TEXT = 100  # characters of a time and of a zone
 OK, SILENT, LATE, FAILING_STATE = "ok", "silent", "late", "failing"
+STATES = (OK, LATE, FAILING_STATE, STOPPED, SILENT)  # of a line
 ENDED = ("finished", "failed", "stopped", "canceled", "expired")
 _OUTCOMES = {"": "expired", "started": "running"}  # by RQ's status of a job; else that itself
 _PRELUDE = f"local MOST_JOBS, MOST_IN_ALL = {MOST_JOBS}, {MOST_IN_ALL}"

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # it loads croniter, and `werk status` reads these names
 
 CRONS = keys.key("werk", "crons")  # hash: "<host>:<path of the crontab>" -> JSON, see as_json
 JOBS = keys.key("werk", "cron-jobs")  # hash: stamp of a line -> JSON, [[tick, job id], ...]
-CALLS = keys.key("werk", "once-calls")  # hash: "<queue> <call>" -> JSON, see once_call.lua
 STAMPS = keys.key("werk", "cron")  # sorted set: stamp of a line -> up to when it is enqueued
 RUNNING, STOPPED = "running", "stopped"
 BEAT_S = 15.0
