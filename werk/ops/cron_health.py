@@ -256,9 +256,11 @@ def _line(facts: Mapping[str, Any]) -> Line:
     for name in ("when", "zone", "call", "task", "error"):
         if type(values[name]) is not str:
             raise TypeError(name)
+    if type(values["number"]) is not int:
+        raise TypeError("number")
     if max(len(values["when"]), len(values["zone"])) > LONGEST_TEXT:
         raise ValueError(values["when"])
-    return Line(**{**values, "number": int(values["number"]), "done": _time(values["done"])})
+    return Line(**{**values, "done": _time(values["done"])})
 
 
 def _call(field: str, text: str, now: float) -> OnceCall:

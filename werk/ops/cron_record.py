@@ -112,7 +112,7 @@ class CronRecord:
         from werk.ops.crontab import zone_name
 
         zones = {id(line.zone): zone_name(line.zone) for line in self.lines}
-        rows, left = [], LONGEST
+        rows, left = [], LONGEST - 1000  # for the facts beside the lines
         for line in self.lines[:MOST_LINES]:
             row = json.dumps(self._line(line, zones[id(line.zone)]))
             left -= len(row) + 1
