@@ -85,7 +85,7 @@ def age(connection: redis.Redis, seconds: float, key: str = "rq:werk:crons") -> 
         connection.hset(key, field, json.dumps({**record, name: record[name] - seconds}))
 
 
-def whats(light: Link) -> list[tuple[str, str]]:
+def reported(light: Link) -> list[tuple[str, str]]:
     return [(own.level, own.what) for own in checks.problems(Snapshot.read(light))]
 
 
@@ -114,16 +114,16 @@ def test_a_cron_publishes_its_lines_and_its_end(
     process.terminate()
     assert process.wait(60) == 0
     assert crons(connection)[field]["state"] == "stopped"
-    assert whats(light) == []  # it may return
+    assert reported(light) == []  # it may return
     age(connection, 200)
-    [(level, what)] = whats(light)
+    [(level, what)] = reported(light)
     assert level == "warning"
     assert f"2 lines of {path} (host {HOST}) are not enqueued" in what
     done = run("werk", "repair", "--dry-run")
     assert done.stdout == f"cron {field} stopped\n"
-    assert len(whats(light)) == 1
+    assert len(reported(light)) == 1
     assert run("werk", "repair").stdout == done.stdout
-    assert (crons(connection), whats(light)) == ({}, [])
+    assert (crons(connection), reported(light)) == ({}, [])
 
 
 def test_one_that_is_killed_is_critical(
@@ -143,7 +143,7 @@ def test_one_that_is_killed_is_critical(
     assert "if it will not return: werk repair" in done.stdout
     assert json.loads(run("werk", "status", "--json").stdout)["problems"][0]["level"] == "critical"
     assert run("werk", "repair").stdout == f"cron {HOST}:{tmp_path}/crontab silent\n"
-    assert whats(light) == []
+    assert reported(light) == []
 
 
 def test_it_beats_by_redis_s_clock_also_while_a_line_fails(
@@ -205,7 +205,7 @@ def test_the_last_three_jobs_of_a_line_are_kept_whoever_enqueues_them(
     [line] = cron_health.read(light).lines
     assert (line.state, line.failed) == ("failing", jobs[-1].decode())
     text = "cron line */5 * * * * hello('Ada'): its last jobs failed"
-    assert ("warning", text) in whats(light)
+    assert ("warning", text) in reported(light)
     connection.delete(f"rq:job:{jobs[-1].decode()}")
     [line] = cron_health.read(light).lines
     assert (line.state, line.outcome) == ("ok", "expired")
@@ -322,7 +322,7 @@ def test_cron_goes_on_if_its_record_cannot_be_written(
         own.fire(clock.now)
     assert connection.llen("rq:queue:default") == 3
     assert caplog.text.count("event=not-published") == 1
-    assert ("warning", "1 key that werk cannot read: rq:werk:crons") in whats(light)
+    assert ("warning", "1 key that werk cannot read: rq:werk:crons") in reported(light)
     connection.delete("rq:werk:crons")
     clock.now += 60
     own.fire(clock.now)
@@ -332,7 +332,7 @@ def test_cron_goes_on_if_its_record_cannot_be_written(
 @pytest.mark.parametrize("key", KEYS)
 def test_keys_of_another_type_are_named(key: str, connection: redis.Redis, light: Link) -> None:
     connection.lpush(key, "of another kind")
-    assert whats(light) == [("warning", f"1 key that werk cannot read: {key}")]
+    assert reported(light) == [("warning", f"1 key that werk cannot read: {key}")]
     assert run("werk", "cron", "--list").returncode == 0
 
 
@@ -440,11 +440,11 @@ def test_a_call_of_a_crontab_is_missed(connection: redis.Redis, light: Link) -> 
     assert abs(record["last"] - time.time()) < 60
     connection.hdel("rq:werk:once-calls", "low sleep(1.0)")
     age(connection, 3 * 3600, "rq:werk:once-calls")
-    assert "no host has called" not in str(whats(light))
+    assert "no host has called" not in str(reported(light))
     age(connection, 3600, "rq:werk:once-calls")
-    assert ("warning", "no host has called hello('Ada') --once-per 1h for 4h") in whats(light)
+    assert ("warning", "no host has called hello('Ada') --once-per 1h for 4h") in reported(light)
     assert run("werk", "repair").stdout == "call default hello('Ada') overdue\n"
-    assert "no host has called" not in str(whats(light))
+    assert "no host has called" not in str(reported(light))
 
 
 def test_other_calls_are_not_noted(connection: redis.Redis) -> None:

@@ -37,23 +37,29 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1010, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (
+        1091,
+        "stubs, strict checks, log formats, limits by queue, missing packages, cron health",
+    ),
     "client": (
-        742,
-        "conflicts of job ids, functions as names, durations, typed handles, middleware",
+        762,
+        "conflicts of job ids, functions as names, durations, typed handles, middleware, "
+        "calls of crontabs",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1347,
-        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+        1441,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands, "
+        "cron health",
     ),
     "ops": (
-        1968,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
+        2433,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
+        "cron health",
     ),
     "store": (
-        978,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        981,
+        "bounded readers of payloads, outages and Sentinel, one connection class, cron health",
     ),
     "tasks": (
         1087,

@@ -135,9 +135,7 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """Run a script, return its reply. Raises as calls()."""
-        start: Command = ("EVAL", script.text)  # Redis keeps it
-        if script in self._loaded:
-            start = ("EVALSHA", script.sha)
+        start = ("EVALSHA", script.sha) if script in self._loaded else ("EVAL", script.text)
         try:
             reply = self.calls([(*start, len(keys), *keys, *arguments), *self.beside])[0]
         except NoScript:  # Redis was restarted, or emptied
