@@ -21,7 +21,6 @@ import roles
 from any_values import VALUES
 from support import Process, command, environment, run, samples, wait_until
 
-from werk.client.once_call import MOST_CALLS
 from werk.dev.server import Server
 from werk.ops import checks, cron, cron_health, crontab
 from werk.ops.cron import Cron
@@ -31,6 +30,7 @@ from werk.ops.crontab import Line
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import Link, link
+from werk.store.notes import MOST_NOTES
 from werk.tasks import catalog
 
 Spawn = Callable[..., Process]
@@ -474,11 +474,13 @@ def test_a_secret_of_a_call_is_not_noted(tmp_path: Path, connection: redis.Redis
 def test_there_are_500_calls_at_most_and_a_call_never_fails_for_them(
     connection: redis.Redis,
 ) -> None:
-    for number in range(MOST_CALLS):
-        connection.hset("rq:werk:once-calls", f"c{number}", f'{{"last":{900 - number}.0}}')
+    for number in range(MOST_NOTES):
+        connection.hset(
+            "rq:werk:once-calls", f"c{number}", f'{{"last":{900 - number}.0,"count":1}}'
+        )
     assert run("werk-enqueue", "--once-per", "5m", "sleep", "1").returncode == 0
-    assert connection.hlen("rq:werk:once-calls") == MOST_CALLS
-    assert not connection.hexists("rq:werk:once-calls", f"c{MOST_CALLS - 1}")
+    assert connection.hlen("rq:werk:once-calls") == MOST_NOTES
+    assert not connection.hexists("rq:werk:once-calls", f"c{MOST_NOTES - 1}")
     assert connection.hexists("rq:werk:once-calls", "default sleep(1.0)")
     connection.delete("rq:werk:once-calls")
     connection.set("rq:werk:once-calls", "of another kind")

@@ -22,7 +22,6 @@ from werk.cli import output
 from werk.cli.output import Invocation
 from werk.cli.types import JSON_OBJECT, LINES, MOMENT, PERIOD, TEXT, duration
 from werk.client import enqueue as client
-from werk.client import once_call
 from werk.client.options import DURATIONS, HINTS, Options
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
@@ -184,8 +183,10 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         output.print_request(request, invocation)
         return None
     connected = output.connect()
-    if not (sys.stdin and sys.stdin.isatty()):
-        connected.beside = once_call.note(request)
+    if request.options.once_per and not (sys.stdin and sys.stdin.isatty()):
+        from werk.client import once_call  # most enqueues do not need it
+
+        connected.beside = once_call.noted(request)
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # Redis may have received the job

@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from werk.client.once_call import CALLS
 from werk.errors import ArgumentError
 from werk.ops.cron_record import CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
 from werk.ops.numbers import ago
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.notes import ONCE_CALLS
 from werk.store.scripts import script
 
 SILENT_S = 180.0  # so long may a restart take, and a tick be late
@@ -135,7 +135,7 @@ def judged(reply: bytes | str) -> CronHealth:
         try:
             calls.append(_call(field, text, now))
         except (ValueError, TypeError, KeyError, RecursionError):
-            damaged.append(f"{CALLS} {field}")
+            damaged.append(f"{ONCE_CALLS} {field}")
     health = judge(now, records, dict(seen["jobs"]))
     return health._replace(calls=sorted(calls), damaged=damaged)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from werk.client.once_call import CALLS
 from werk.ops import cron_health
 from werk.ops.cron_health import SILENT_S
 from werk.ops.cron_record import CRONS, RUNNING
 from werk.store.connection import Link
+from werk.store.notes import ONCE_CALLS
 
 
 def forget(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
@@ -22,7 +22,7 @@ def forget(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
         if own.state != RUNNING and own.beat_s > SILENT_S
     }
     calls = {f"{own.queue} {own.call}": "overdue" for own in health.calls if own.is_overdue}
-    drops = [("HDEL", key, *own) for key, own in ((CRONS, crons), (CALLS, calls)) if own]
+    drops = [("HDEL", key, *own) for key, own in ((CRONS, crons), (ONCE_CALLS, calls)) if own]
     if drops and not dry_run:
         link.calls(drops)
     return [(f"cron {own}", state) for own, state in crons.items()] + [
