@@ -38,27 +38,30 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1190,
-        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs",
+        1271,
+        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
+        "cron health",
     ),
     "client": (
-        742,
-        "conflicts of job ids, functions as names, durations, typed handles, middleware",
+        762,
+        "conflicts of job ids, functions as names, durations, typed handles, middleware, "
+        "calls of crontabs",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1463,
+        1563,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
-        "pages of jobs",
+        "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2474,
+        2939,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
-        "slots, filters of jobs, short ids",
+        "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        1027,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        1042,
+        "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
+        "counts of failures",
     ),
     "tasks": (
         1087,

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from werk.errors import RedisUnavailable
+from werk.ops import cron_problems
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
+from werk.ops.numbers import age as age
 from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
 from werk.ops.snapshot import GaveUp, Queue, Snapshot
@@ -37,6 +39,7 @@ def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Proble
     found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
     found += _of_keys(snapshot)
     found += _of_final_failures(snapshot.gave_up)
+    found += (Problem(*problem) for problem in cron_problems.of_cron(snapshot.cron))
     for queue in snapshot.queues.values():
         found += _of_queue(queue, snapshot, limits)
     return sorted(found, key=lambda problem: problem.level != CRITICAL)
@@ -88,16 +91,6 @@ def verdict(level: str, text: str) -> tuple[int, str]:
     """Return exit code and line of a check with this level."""
     line = printable(text, "?").replace("|", "?")  # perfdata follows a |
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
-
-
-def age(seconds: float | None) -> str:
-    """Return a duration in one unit: 7s, 12m, 3h, 2d."""
-    if seconds is None:
-        return ""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * unit_s:
-            return f"{seconds // unit_s:.0f}{unit}"
-    return f"{seconds:.0f}s"
 
 
 def size(count: int) -> str:

@@ -26,28 +26,9 @@ local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local KEYS_AT_ONCE = 1000
 
-local clock, damaged, queues, workers = redis_time(), {}, {}, {}
+local clock, queues, workers = redis_time(), {}, {}
 local lists = {} -- of queues, as workers write them: all slots of a worker have the same
 local held = {} -- by queue: how many of its jobs are in hands
-
-local function ask(nothing, command, key, ...)
-  local reply = try(command, key, ...)
-  local is_error = type(reply) == 'table' and reply.err
-  if is_error and string.find(reply.err, 'WRONGTYPE', 1, true) then damaged[key] = true end
-  return not is_error and type(reply) == type(nothing) and reply or nothing
-end
-
--- The size is asked first. If the Redis user may not ask for it, the key counts as small.
-local function hash_of(key, longest)
-  local found = {}
-  if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then
-    damaged[key] = true
-    return found
-  end
-  local flat = ask({}, 'HGETALL', key)
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
-end
 
 -- Return since when the oldest job waits: a number on Redis's clock, or null; and the same for the
 -- jobs that plain RQ has enqueued, as RQ writes a time. The first job is the oldest, unless jobs
@@ -139,13 +120,6 @@ local function read_worker(name)
     name = name, run = run, since = string.sub(since, 1, LONGEST_TIME), facts = facts,
     lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key),
   }
-end
-
-local function sorted(set)
-  local found = {}
-  for name in pairs(set) do found[#found + 1] = name end
-  table.sort(found)
-  return found
 end
 
 -- Return the rows as JSON, each encoded separately. A row that cannot be encoded is left out.
