@@ -3,7 +3,7 @@
 WERK_SCREENSHOTS=FOLDER keeps a picture of each page, to be looked at. The pictures of the docs are
 made by some of the tests:
 
-    WERK_SCREENSHOTS=docs/images bin/test -n 0 -k "docs or stale" tests/e2e/test_browser.py
+    WERK_SCREENSHOTS=docs/images bin/test -n 0 -k "docs or stale" tests/e2e
 """
 
 from __future__ import annotations
@@ -310,24 +310,3 @@ def test_read_only_has_no_buttons(
     page = browser.open("/0/view/jobs/default/queued/8/asc/1")
     expect(page.locator("#compact-btn")).to_be_hidden()
     browser.look("read-only")
-
-
-def test_the_pictures_of_the_docs(browser: Browser, spawn: Callable[..., Process]) -> None:
-    """docs/images: jobs that wait, run, are scheduled, have finished and have failed."""
-    in_ = werk.Options
-    for name in ("Ada", "Grace", "Edsger", "Barbara"):
-        werk.enqueue("hello", name)
-    werk.enqueue("hello", "Alan", options=in_(queue="mail"))
-    werk.enqueue("panic", "mail server refused the connection", options=in_(queue="mail"))
-    assert spawn("werk", "worker", "--burst", "default", "mail").wait(60) == 0
-    job = werk.enqueue("sleep", 60)
-    spawn("werk", "worker", "default", "mail")
-    wait_until(lambda: job.status() == "started")
-    for name in ("Donald", "Margaret", "Tony"):
-        werk.enqueue("hello", name)
-    werk.enqueue("hello", "Radia", options=in_(queue="mail", delay=3600))
-    werk.enqueue_many("sleep", [(seconds,) for seconds in range(1, 13)], options=in_(queue="low"))
-    browser.page.set_viewport_size(PICTURE)
-    page = browser.open("/0/view/queues", "mail")
-    expect(page.locator("tr[data-role=queue]")).to_have_count(3)
-    browser.look("dashboard")

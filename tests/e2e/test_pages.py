@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -25,6 +27,7 @@ PATHS = {
     "jobs": "/jobs",
     "failed": f"/jobs?state=failed&task=panic&error=RuntimeError: {REFUSED}",
     "tasks": "/tasks",
+    "cron": "/cron",
     "queues": "/0/view/queues",
     "list": "/0/view/jobs/default/failed/8/asc/1",
     "workers": "/0/view/workers",
@@ -52,7 +55,7 @@ OVERLAPS = """() => {
 
 
 @pytest.fixture
-def fleet(spawn: Callable[..., Process], connection: redis.Redis) -> None:
+def fleet(spawn: Callable[..., Process], connection: redis.Redis, tmp_path: Path) -> None:
     """A bad night: failures of two kinds, a queue without a worker, a job that runs for long."""
     in_ = werk.Options
     for message, count in ((REFUSED, 18), (NO_PICTURE, 3)):
@@ -64,6 +67,10 @@ def fleet(spawn: Callable[..., Process], connection: redis.Redis) -> None:
     job = werk.enqueue("sleep", 600)
     spawn("werk", "worker", "default", "--name", "web1-4711")
     wait_until(lambda: job.status() == "started")
+    table = tmp_path / "crontab"
+    table.write_text("@hourly hello Ada\n*/5 * * * * sleep 1\n30 4 * * 1-5 hello Grace\n")
+    spawn("werk", "cron", table)
+    wait_until(lambda: connection.exists("rq:werk:crons"))
     werk.enqueue_many("hello", [("Barbara",), ("Margaret",)])
     werk.enqueue("hello", "Donald", options=in_(queue="mail", delay=3600))
     werk.enqueue_many("sleep", [(seconds,) for seconds in range(12)], options=in_(queue="low"))
@@ -212,15 +219,44 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     connection.sadd(f"rq:worker:{xss}:executions", f"{job.id}:e1")
     connection.sadd("rq:workers", f"rq:worker:{xss}")
     connection.hset("rq:werk:tallies", f"{xss}|done", "3")
+    line = {
+        "number": 1,
+        "when": xss,
+        "zone": xss,
+        "call": xss,
+        "task": xss,
+        "done": 1,
+        "error": xss,
+    }
+    cron = {"state": xss, "beat": now, "since": 1, "lines": [line]}
+    connection.hset("rq:werk:crons", f"{xss}:/{xss}", json.dumps(cron))
     page = browser.page
     quoted = page.evaluate("text => encodeURIComponent(text)", xss)
-    for path in ("/", "/failures", "/jobs", "/tasks", "/0/view/queues", "/0/view/workers",
+    for path in ("/", "/failures", "/jobs", "/tasks", "/cron", "/0/view/queues", "/0/view/workers",
                  f"/jobs?queue={quoted}", f"/jobs?task={quoted}&arg={quoted}"):  # fmt: skip
         opened(browser, path)
         assert page.locator("img, svg").count() == 0, path
     opened(browser, "/")
     expect(page.locator("#failures")).to_contain_text(xss)
     expect(page.locator("#running")).to_contain_text("hello('<img")
+    assert "onerror" in opened(browser, "/cron").locator("main").inner_text()
+    opened(browser, "/")
     page.locator("#queues").get_by_text("Pause").first.click()
     expect(page.locator("#ask-text")).to_contain_text("<img")
     page.locator("#ask-no").click()
+
+
+def test_the_pictures_of_the_docs(fleet: None, browser: Browser) -> None:
+    """docs/images: the first page, there and on a phone at night, failures, and failed jobs."""
+    page = browser.page
+    for name, path, width in (
+        ("dashboard", "/", 1280),
+        ("failures", "/failures", 1280),
+        ("failed-jobs", f"{PATHS['failed'].replace(REFUSED, NO_PICTURE)}", 1280),
+        ("phone", "/", 390),
+    ):
+        page.set_viewport_size({"width": width, "height": 400})
+        page.emulate_media(color_scheme="dark" if width == 390 else "light")
+        opened(browser, path)
+        browser.look(name)
+        assert page.evaluate("document.documentElement.scrollWidth") == width

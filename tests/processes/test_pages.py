@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from zlib import compress
 
@@ -14,7 +15,7 @@ import pytest
 import redis
 from dashboards import HERE, OURS, Browse, put
 from flask.testing import FlaskClient
-from support import run, wait_until
+from support import Process, run, wait_until
 from test_dashboard import MANY, now
 from werkzeug.routing import Rule
 from workers import Start
@@ -66,7 +67,15 @@ def test_the_routes_are_those_that_the_tests_know(browse: Browse) -> None:
     posts = {path for _, path in routes(browse(), "POST")}
     assert {f"/actions/{name}" for name in NAMES} <= posts
     gets = {path for _, path in routes(browse(), "GET")}
-    assert {"/", "/failures", "/jobs", "/jobs/groups", "/jobs/count/retry", "/tasks"} <= gets
+    assert {
+        "/",
+        "/failures",
+        "/jobs",
+        "/jobs/groups",
+        "/jobs/count/retry",
+        "/tasks",
+        "/cron",
+    } <= gets
 
 
 def test_each_route_needs_a_known_host(browse: Browse) -> None:
@@ -222,6 +231,22 @@ def test_tasks_have_their_figures(browse: Browse, connection: redis.Redis) -> No
         row = text.partition(f">{name}</a>")[2].partition("</tr>")[0]
         assert f'<td class="number">{runs}</td> <td class="number">{failed}</td>' in row
     assert "200 ms" in row or "20" in row
+
+
+def test_the_lines_of_crontabs_are_shown(
+    browse: Browse, connection: redis.Redis, spawn: Callable[..., Process], tmp_path: Path
+) -> None:
+    table = tmp_path / "crontab"
+    table.write_text("@hourly hello Ada\n*/5 * * * * panic\n")
+    cron = spawn("werk", "cron", table)
+    wait_until(lambda: connection.exists("rq:werk:crons"))
+    text = browse().get("/cron", base_url=HERE).text
+    for part in ("@hourly", "hello(&#39;Ada&#39;)", "panic()", str(table), ">running</span>"):
+        assert part in text, part
+    assert text.count(">ok</span>") == 2
+    cron.terminate()
+    assert cron.wait(60) == 0
+    assert browse().get("/cron", base_url=HERE).text.count(">stopped</span>") == 1
 
 
 # --- what is done

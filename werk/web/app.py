@@ -135,6 +135,7 @@ def _pages(settings: Settings, read_only: bool) -> Blueprint:
     own.add_url_rule("/jobs/groups", "job_groups", pages.job_groups)
     own.add_url_rule("/jobs/count/<action>", "count", pages.count)
     own.add_url_rule("/tasks", "tasks", pages.tasks)
+    own.add_url_rule("/cron", "cron", pages.cron)
     for name in NAMES:
         own.add_url_rule(f"/actions/{name}", name, getattr(actions, name), methods=["POST"])
     return own

@@ -13,8 +13,6 @@ from werk.store.connection import Link
 
 NAMES = ("state", "queue", "task", "arg", "error", "since", "older")
 Fields = Mapping[str, Sequence[str]]
-# The words of the pages and the command line for actions on jobs -> act.lua's.
-ACTIONS = {"retry": "retry", "discard": "delete", "cancel": "cancel"}
 
 
 def given(fields: Fields) -> dict[str, list[str]]:
@@ -45,18 +43,18 @@ def query(link: Link, fields: Fields) -> Query:
 
 def possible(link: Link, action: str, fields: Fields) -> Query:
     """Return the query for those jobs to which an action can be done. Raises ArgumentError."""
-    if action not in ACTIONS:
-        raise ArgumentError(f"unknown action {action[:80]!r}; use {', '.join(ACTIONS)}")
+    if action not in bulk.STATES:
+        raise ArgumentError(f"unknown action {action[:80]!r}; use {', '.join(bulk.STATES)}")
     found = query(link, fields)
     if states := states_for(action, found):
         return found._replace(states=states)
-    needed = " or ".join(bulk.STATES[ACTIONS[action]])
+    needed = " or ".join(bulk.STATES[action])
     raise ArgumentError(f"{action}: no chosen state fits; choose {needed}")
 
 
 def states_for(action: str, query: Query) -> list[str]:
     """Return the states of a query in which an action can be done to a job."""
-    return [own for own in query.states if own in bulk.STATES[ACTIONS[action]]]
+    return [own for own in query.states if own in bulk.STATES[action]]
 
 
 def _seconds(name: str, text: str) -> float:

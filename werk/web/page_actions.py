@@ -75,7 +75,7 @@ class PageActions(threading.local):  # so that each thread has its own link
             abort(400, "no filter is given; name a state, a queue or a task")
         with long_request():
             query = filters.possible(self.link, action, fields)
-            done = bulk.act_on(self.link, filters.ACTIONS[action], query)
+            done = bulk.act_on(self.link, action, query)
         return _told(done, f"{counted(done, 'job')} {DONE[action]}")
 
 

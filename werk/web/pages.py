@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from flask import Response, jsonify, render_template, request
 
 from werk.errors import ArgumentError, RedisUnavailable
-from werk.ops import failure_counts, histograms, job_record, jobs, task_list
+from werk.ops import bulk, cron_health, failure_counts, histograms, job_record, jobs, task_list
 from werk.ops.checks import age, problems
 from werk.ops.histograms import TOOK, WAITED
 from werk.ops.job_places import STATES, Pace
@@ -98,7 +98,7 @@ class Pages(threading.local):  # so that each thread has its own link
             chosen=query.states,
             given=filters.given(fields),
             states=STATES,
-            possible=[own for own in filters.ACTIONS if filters.states_for(own, query)],
+            possible=[own for own in bulk.STATES if filters.states_for(own, query)],
             queues=queue_names(self.link),
         )
 
@@ -121,6 +121,11 @@ class Pages(threading.local):  # so that each thread has its own link
         rows = task_list.survey(self.link, notes.append)
         figures = _figures(Snapshot.read(self.link).counters)
         return self._page("tasks", rows=rows, notes=notes, figures=figures)
+
+    def cron(self) -> str:
+        """Show the lines of all crontabs: when they were and will be due, and how that went."""
+        health = cron_health.read(self.link)
+        return self._page("cron", health=health, now=health.time)
 
     def _page(self, name: str, **facts: Any) -> str:
         facts.setdefault("now", float(self.link.call("TIME")[0]))
