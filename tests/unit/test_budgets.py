@@ -48,17 +48,17 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1441,
+        1448,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "cron health",
     ),
     "ops": (
-        2433,
+        2487,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
         "cron health",
     ),
     "store": (
-        981,
+        993,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health",
     ),
     "tasks": (
@@ -68,10 +68,10 @@ RAISED = {
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4184,
+        4238,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, slots, hands",
+        "attempts, histograms, middleware, slots, hands, would-be refusals",
     ),
 }
 

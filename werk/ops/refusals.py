@@ -12,7 +12,7 @@ from werk.tasks.catalog_page import Pages
 
 
 class WouldRefuse(NamedTuple):
-    """What would be refused, as worker/rehearsal.py has noted it."""
+    """What would be refused, as worker/refusals.py has noted it."""
 
     task: str  # its name, or the path of the function that is not registered
     jobs: int  # executions

@@ -37,7 +37,7 @@ from werk.worker.imported import import_function, other_signature, user_frames
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
-from werk.worker.rehearsal import Rehearsal
+from werk.worker.refusals import Refusals
 from werk.worker.shared_state import LONGEST_RUN, SharedState
 
 FLUSH_S = 2  # that the middleware of one module has, before a horse exits
@@ -71,11 +71,9 @@ class JobId:
 class Runner:
     """Reads a claim's payload and calls users' code."""
 
-    def __init__(
-        self, shared: SharedState, log: JobLog, rehearsal: Rehearsal | None = None
-    ) -> None:
+    def __init__(self, shared: SharedState, log: JobLog, refusals: Refusals | None = None) -> None:
         self.shared, self.log, self.pid = shared, log, os.getpid()
-        self.rehearsal = rehearsal  # where any function may run
+        self.refusals = refusals  # where any function may run
         known = {**registry.tasks(), **registry.BUILT_IN}
         self.tasks: Tasks = {task.path: (name, task.path) for name, task in known.items()}
         self.tasks |= {name.encode(): (name, task.path) for name, task in known.items()}
@@ -115,8 +113,8 @@ class Runner:
 
     def flush(self) -> None:
         """Have middleware send what it still holds: this process exits without atexit."""
-        if self.rehearsal:
-            self.rehearsal.write()
+        if self.refusals:
+            self.refusals.write()
         for flush in middleware.flushes(self.middleware):
             self.arm(FLUSH_S + 1)
             _, error, _ = self.run(flush, (FLUSH_S,), {}, None)
@@ -135,24 +133,24 @@ class Runner:
         unknown.
         """
         self.arm(limit_s)
-        if self.rehearsal:
-            path, args, kwargs = _any_call(claim.data or b"", self.rehearsal.serializer)
+        if self.refusals:
+            path, args, kwargs = _any_call(claim.data or b"", self.refusals.serializer)
             name = self.tasks.get(path, ("-", ""))[0] if type(path) is str else "-"
             if path is not _unreadable:
-                self._rehearse(self.rehearsal, claim, path)
+                self._note_refusal(self.refusals, claim, path)
             self.is_running = False
             return name, path, args, kwargs
         call = self._registered(claim)
         self.is_running = False
         return call
 
-    def _rehearse(self, rehearsal: Rehearsal, claim: Claim, path: Any) -> None:
+    def _note_refusal(self, refusals: Refusals, claim: Claim, path: Any) -> None:
         try:
             self._registered(claim)
         except (Refused, Unreadable, Unknown) as why:
             if type(why.__context__) is JobTimeoutException:  # the reader has caught it
                 raise why.__context__ from None
-            rehearsal.add(claim, path, why)
+            refusals.add(claim, path, why)
 
     def _registered(self, claim: Claim) -> tuple[str, str, tuple[Any, ...], dict[str, Any]]:
         """Return the call of a registered task. Raises Refused, Unreadable, Unknown."""

@@ -1,4 +1,4 @@
-"""Rehearsal: what WERK_ALLOW_UNREGISTERED lets run and a worker without it would refuse."""
+"""Refusals: what WERK_ALLOW_UNREGISTERED lets run and a worker without it would refuse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from werk.worker.shared_state import SharedState
 LONGEST_NAME = 200  # characters
 
 
-class Rehearsal:
+class Refusals:
     """Logs such jobs, and counts them in Redis twice a second at most. Lives in the horse."""
 
     def __init__(self, worker: RQSide, shared: SharedState, log: JobLog) -> None:
