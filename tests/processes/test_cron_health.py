@@ -22,6 +22,7 @@ from any_values import VALUES
 from support import Process, command, environment, run, samples, wait_until
 
 from werk.dev.server import Server
+from werk.errors import RedisUnavailable
 from werk.ops import checks, cron, cron_health, crontab
 from werk.ops.cron import Cron
 from werk.ops.cron_health import SILENT_S
@@ -327,6 +328,27 @@ def test_cron_goes_on_if_its_record_cannot_be_written(
     clock.now += 60
     own.fire(clock.now)
     assert len(crons(connection)) == 1
+
+
+def test_cron_beats_while_redis_is_full(
+    read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
+) -> None:
+    lines, clock = read("* * * * * sleep 1\n"), Clock(NOON)
+    own = Cron(lines, connected, 300, NOON, CronRecord("/crontab", lines, connected, clock))
+    own.fire(NOON)
+    [before] = crons(connection).values()
+    connection.config_set("maxmemory", 1)
+    try:
+        clock.now += 61
+        with pytest.raises(RedisUnavailable, match="takes no more data"):
+            own.fire(clock.now)
+        own.beat_anyway()
+    finally:
+        connection.config_set("maxmemory", 0)
+    [after] = crons(connection).values()
+    assert after["beat"] > before["beat"]
+    own.fire(clock.now)
+    assert connection.llen("rq:queue:default") == 1
 
 
 @pytest.mark.parametrize("key", KEYS)
