@@ -48,12 +48,12 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1448,
+        1449,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "cron health",
     ),
     "ops": (
-        2487,
+        2497,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots, "
         "cron health",
     ),
