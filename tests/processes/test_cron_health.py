@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -22,6 +22,7 @@ from any_values import VALUES
 from support import Process, command, environment, run, samples, wait_until
 
 from werk.dev.server import Server
+from werk.errors import RedisUnavailable
 from werk.ops import checks, cron, cron_health, crontab
 from werk.ops.cron import Cron
 from werk.ops.cron_health import SILENT_S
@@ -282,23 +283,35 @@ def test_a_day_of_fifty_lines_without_an_alarm(
     begun = datetime.fromisoformat(day).replace(tzinfo=timezone.utc).timestamp()
     clock, alarms, seen, checked = Clock(begun), [], (0.0, 0.0), 0
 
-    def pause(seconds: float) -> None:
+    def look() -> None:
         nonlocal seen, checked
-        before, clock.now = clock.now, clock.now + max(seconds, 0.01)
-        if clock.now > begun + 86400:
-            raise Over
-        if int(before / 60) == int(clock.now / 60):
-            return
         [record] = crons(connection).values()
         if record["beat"] != seen[0]:
-            seen = record["beat"], before
+            seen = record["beat"], clock.now
         own = cron_health._record(f"{HOST}:/crontab", json.dumps({**record, "beat": seen[1]}))
         health = cron_health.judge(clock.now, [own], {})
         alarms.extend(line for line in health.lines if line.state != "ok")
         checked += len(health.lines)
 
+    def pause(seconds: float) -> None:
+        before, clock.now = clock.now, clock.now + max(seconds, 0.01)
+        if clock.now > begun + 86400:
+            raise Over
+        if int(before / 10800) != int(clock.now / 10800):
+            raise SystemExit  # as at SIGTERM
+        if int(before / 60) != int(clock.now / 60):
+            look()
+
+    def live() -> NoReturn:
+        while True:
+            with pytest.raises(SystemExit):
+                cron.run("/crontab", lines, connected, 300, clock=clock, pause=pause)
+            for _ in range(3):  # a restart takes three minutes
+                look()
+                clock.now += 59
+
     with pytest.raises(Over):
-        cron.run("/crontab", lines, connected, 300, clock=clock, pause=pause)
+        live()
     assert alarms == []
     assert checked >= 50 * 1400
     assert connection.hlen("rq:werk:cron-jobs") >= 35  # some are weekly, monthly, or for 29 Feb
@@ -327,6 +340,27 @@ def test_cron_goes_on_if_its_record_cannot_be_written(
     clock.now += 60
     own.fire(clock.now)
     assert len(crons(connection)) == 1
+
+
+def test_cron_beats_while_redis_is_full(
+    read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
+) -> None:
+    lines, clock = read("* * * * * sleep 1\n"), Clock(NOON)
+    own = Cron(lines, connected, 300, NOON, CronRecord("/crontab", lines, connected, clock))
+    own.fire(NOON)
+    [before] = crons(connection).values()
+    connection.config_set("maxmemory", 1)
+    try:
+        clock.now += 61
+        with pytest.raises(RedisUnavailable, match="takes no more data"):
+            own.fire(clock.now)
+        own.beat_anyway()
+    finally:
+        connection.config_set("maxmemory", 0)
+    [after] = crons(connection).values()
+    assert after["beat"] > before["beat"]
+    own.fire(clock.now)
+    assert connection.llen("rq:queue:default") == 1
 
 
 @pytest.mark.parametrize("key", KEYS)

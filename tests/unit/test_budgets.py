@@ -49,12 +49,12 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1563,
+        1565,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2939,
+        3003,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
@@ -70,10 +70,11 @@ RAISED = {
     "web": (986, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4195,
+        4253,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, slots, hands, counts of failures",
+        "attempts, histograms, middleware, slots, hands, counts of failures, "
+        "would-be refusals",
     ),
 }
 

@@ -73,6 +73,7 @@ def _loop(cron: Cron, clock: Callable[[], float], pause: Callable[[float], None]
             if str(error) != trouble:
                 log.error(Event("not-enqueued", reason=error, retry=f"in {RETRY_S:g} s"))
             trouble = str(error)
+            cron.beat_anyway()
             pause(RETRY_S)
             continue
         if trouble:
@@ -131,6 +132,11 @@ class Cron:
             self.record.beat(self._done)
         if trouble:
             raise trouble
+
+    def beat_anyway(self) -> None:
+        """Have the record say that this process runs, though Redis takes no jobs."""
+        if self.record:
+            self.record.beat_anyway(self._done)
 
     def _next(self, line: Line) -> float:
         if line.number not in self._due:

@@ -228,11 +228,11 @@ def _why_late(now: float, alive: Sequence[Line]) -> str:
 
 def _first(line: Line | LineHealth, after: float) -> float | None:
     """Return the first tick of a line after a Unix time; None if this host cannot tell."""
-    from werk.ops.crontab import times  # loads croniter
-
     try:
+        from werk.ops.crontab import times  # loads croniter, which may not be installed
+
         return next(times(line.when, line.zone, after), None)
-    except ArgumentError:
+    except (ArgumentError, ImportError):
         return None
 
 

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from werk.errors import RedisUnavailable, WerkError
@@ -29,7 +30,7 @@ JOBS = keys.key("werk", "cron-jobs")  # hash: stamp of a line -> JSON, [[tick, j
 STAMPS = keys.key("werk", "cron")  # sorted set: stamp of a line -> up to when it is enqueued
 RUNNING, STOPPED = "running", "stopped"
 BEAT_S = 15.0
-STOP_S = 1.0  # how long the end of the process may be delayed
+STOP_S = 1.0  # how long the end of the process, or its next try, may be delayed
 MOST_LINES, LONGEST = 1000, 256 * 1024  # lines and bytes of a record
 MOST_JOBS = 3  # of a line
 
@@ -77,13 +78,21 @@ class CronRecord:
 
     def stop(self) -> None:
         """Write that this process was stopped. Takes STOP_S at most."""
-        if not self._since:
-            return
+        if self._since:
+            self._try(lambda: self._write(STOPPED))
+
+    def beat_anyway(self, done: Mapping[int, float]) -> None:
+        """Beat though no job can be enqueued: Redis may be full. Takes STOP_S at most."""
+        self._try(lambda: self.beat(done, only_if_due=True))
+
+    def _try(self, write: Callable[[], None]) -> None:
         self._link.not_after = time.monotonic() + STOP_S
         try:
-            self._write(STOPPED)
+            write()
         except RedisUnavailable:
-            pass  # it will count as silent
+            pass  # later; or this process will count as silent
+        finally:
+            self._link.not_after = inf
 
     def _write(self, state: str) -> None:
         self._beat_at = self._clock()

@@ -106,6 +106,11 @@ class _SnapshotCollector(Collector):
         yield GaugeMetricFamily("werk_give_ups_waiting", text, waiting)
         text = "Final failures that were dropped because too many waited"
         yield CounterMetricFamily("werk_give_ups_dropped", text, dropped)
+        text = "Executions that would be refused without WERK_ALLOW_UNREGISTERED"
+        refusals = CounterMetricFamily("werk_would_refuse", text, labels=["task"])
+        for own in self.snapshot.would_refuse:
+            refusals.add_metric([own.task], own.jobs)
+        yield refusals
         text = "Keys and entries of the catalog that cannot be read"
         damaged = GaugeMetricFamily("werk_damaged", text, labels=["kind"])
         damaged.add_metric(["key"], len(self.snapshot.damaged))

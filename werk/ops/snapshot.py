@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from werk.ops import cron_health
+from werk.ops import cron_health, refusals
 from werk.ops.cron_health import CronHealth
 from werk.ops.numbers import ago, number, whole
+from werk.ops.refusals import WouldRefuse
 from werk.ops.server import Server, read_server
 from werk.ops.slots import read_slot
 from werk.ops.workers import Worker, group, succeeded
@@ -75,6 +76,7 @@ class Snapshot(NamedTuple):
     pages: catalog_page.Pages
     gave_up: GaveUp
     cron: CronHealth
+    would_refuse: Sequence[WouldRefuse]
 
     @classmethod
     def read(cls, link: Link) -> Snapshot:
@@ -97,8 +99,10 @@ class Snapshot(NamedTuple):
         counters = seen["counters"]
         gave_up = _gave_up(now, counters, *seen["gave_up"])
         cron = cron_health.judged(crons)
-        damaged = [*seen["damaged"], *cron.damaged]
-        return cls(now, server, counted, workers, counters, damaged, read, gave_up, cron)
+        would_refuse, bad_notes = refusals.read(now, seen["would_refuse"])
+        damaged = [*seen["damaged"], *cron.damaged, *bad_notes]
+        facts = (counters, damaged, read, gave_up, cron, would_refuse)
+        return cls(now, server, counted, workers, *facts)
 
     @property
     def failed_webhooks(self) -> int:

@@ -46,6 +46,8 @@ local function add_job(stamp, tick, id)
   redis.call('HSET', jobs, stamp, cjson.encode({unpack(found, 1, MOST_JOBS)}))
 end
 
+-- A script that begins with a removal may write even when memory is full.
+redis.call('HDEL', crons, FIELD)
 redis.call('HSET', crons, FIELD, string.format('{"beat":%.3f,', beat) .. string.sub(RECORD, 2))
 if IS_NEW == '1' then
   drop_old_crons()

@@ -7,7 +7,8 @@
 -- No KEYS, no ARGV. Constants, from snapshot.py: SERVED_S, MOST_SERVED, DEFER_S.
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
 --       of another type, or too large to read), gave_up (how many final failures wait for their
---       handler, and since when the first of them), and by name
+--       handler, and since when the first of them), would_refuse (notes of workers with
+--       WERK_ALLOW_UNREGISTERED, by task or path), and by name
 --       queues   name, waiting (in its list, and in workers' hands), since and
 --                since_by_rq (see `oldest`), running, scheduled, failed, paused, left (executions
 --                of dead workers), in_hand (jobs that plain RQ workers have taken), ready
@@ -156,6 +157,7 @@ local first = string.match(ask('', 'LINDEX', gave_up, 0), '^%d+ ([%d.]+)') or ''
 local rest = cjson.encode({
   gave_up = {ask(0, 'LLEN', gave_up), string.sub(first, 1, LONGEST_TIME)},
   time = clock, suspended = ask(0, 'EXISTS', P .. ':suspended') == 1,
-  counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS), damaged = sorted(damaged),
+  counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS),
+  would_refuse = hash_of(P .. ':werk:would-refuse', LONGEST_COUNTERS), damaged = sorted(damaged),
 })
 return '{"queues":' .. queue_rows .. ',"workers":' .. worker_rows .. ',' .. string.sub(rest, 2)
