@@ -1,33 +1,26 @@
 """The dashboard in a real Chromium: what a person sees and clicks, and that nothing on it is run.
 
 WERK_SCREENSHOTS=FOLDER keeps a picture of each page, to be looked at. The pictures of the docs are
-made by two of the tests:
+made by some of the tests:
 
-    WERK_SCREENSHOTS=docs/images bin/test -n 0 -k "docs or stale" tests/e2e/test_browser.py
+    WERK_SCREENSHOTS=docs/images bin/test -n 0 -k "docs or stale" tests/e2e
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-from playwright.sync_api import (
-    BrowserContext,
-    Dialog,
-    Locator,
-    Page,
-    ViewportSize,
-    expect,
-    sync_playwright,
-)
+from browsing import CHROMIUM, Browser
+from browsing import browser as browser
+from browsing import chromium as chromium
+from playwright.sync_api import Locator, Page, ViewportSize, expect
 from rq import Queue
 from support import Process, wait_until
 from workers import Start, horse
@@ -35,79 +28,11 @@ from workers import Start, horse
 import werk
 from werk.dev.server import free_port
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("WERK_SCREENSHOTS")  # read before the tests clear it
-FLAGS = """
-    --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync
-""".split()
 XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'><svg onload=alert(3)>"
 PICTURE: ViewportSize = {"width": 1280, "height": 540}  # of the docs; a longer page is shown whole
 LISTS = ["queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"]
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on PATH")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """A browser whose clock is in New York: times on a page do not depend on where one is."""
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=CHROMIUM,
-            headless=True,
-            args=FLAGS,
-            timezone_id="America/New_York",
-            viewport={"width": 1280, "height": 900},
-        )
-        context.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
-        yield context
-        context.close()
-
-
-class Browser:
-    """A tab that remembers what no page may do: complain, or open a dialog."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page, self.address = page, address
-        self.complaints: list[str] = []
-        page.on("console", lambda said: self._note(said.type in ("error", "warning"), said.text))
-        page.on("pageerror", lambda error: self._note(True, str(error)))
-        page.on("dialog", self._dismiss)
-
-    def open(self, path: str, wanted: str = "") -> Page:
-        """Open a page and wait until it has loaded what it shows."""
-        self.page.goto(self.address + path)
-        expect(self.page.locator("body")).not_to_contain_text("Loading...", use_inner_text=True)
-        if wanted:
-            expect(self.page.locator(".section")).to_contain_text(wanted, use_inner_text=True)
-        return self.page
-
-    def look(self, name: str) -> None:
-        if SCREENSHOTS:
-            self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
-
-    def _note(self, is_bad: bool, text: str) -> None:
-        if is_bad:
-            self.complaints.append(f"{self.page.url}: {text}")
-
-    def _dismiss(self, dialog: Dialog) -> None:
-        self.complaints.append(f"{self.page.url}: a dialog: {dialog.message}")
-        dialog.dismiss()
-
-
-@pytest.fixture
-def browser(
-    chromium: BrowserContext, spawn: Callable[..., Process], redis_url: str
-) -> Iterator[Browser]:
-    port = free_port()
-    process = spawn("werk", "dashboard", "--port", port)
-    wait_until(lambda: "event=serving" in process.output())
-    tab = Browser(chromium.new_page(), f"http://127.0.0.1:{port}")
-    yield tab
-    tab.page.close()
-    assert not tab.complaints
 
 
 def test_a_failed_job_is_seen_and_requeued(
@@ -117,7 +42,7 @@ def test_a_failed_job_is_seen_and_requeued(
     spawn("rq", "worker", "default")
     wait_until(lambda: job.status() == "failed")
 
-    page = browser.open("/", "default")
+    page = browser.open("/0/view/queues", "default")
     expect(page.locator("td.failed a").first).to_have_text("1")
     browser.look("queues")
     page.locator("td.failed a").first.click()
@@ -139,7 +64,7 @@ def test_a_failed_job_is_seen_and_requeued(
     wait_until(lambda: job.status() == "failed")
     page.click("#delete-job-btn")
     page.click("#confirmation-modal-yes")
-    page.wait_for_url(f"{browser.address}/")
+    page.wait_for_url(f"{browser.address}/0/view/queues")
     assert not connection.exists(f"rq:job:{job.id}")
 
 
@@ -245,7 +170,7 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     connection.sadd(f"rq:worker:{XSS}:executions", f"{stock.id}:e1")
     connection.sadd("rq:workers", f"rq:worker:{XSS}")
 
-    browser.open("/", "<img src=x onerror=alert(1)>")
+    browser.open("/0/view/queues", "<img src=x onerror=alert(1)>")
     browser.look("xss-queues")
     page = browser.open("/0/view/workers", XSS)
     expect(page.locator("tr[data-role=worker]")).to_contain_text("werk.jobs.hello('<img")
@@ -270,12 +195,12 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
 
 
 def test_what_is_enqueued_over_http_is_text(browser: Browser, connection: redis.Redis) -> None:
-    page = browser.open("/")
+    page = browser.open("/0/view/queues")
     queue = XSS.replace("/", "")
     call = {"args": [XSS], "options": {"queue": queue, "job_id": "xss"}}
     assert page.evaluate(ASK, ["/api/tasks/hello", "application/json", call]) == 201
     place = page.evaluate("name => encodeURIComponent(name)", queue)
-    for path in ("/", f"/0/view/jobs/{place}/queued/8/asc/1", "/0/view/job/xss"):
+    for path in ("/0/view/queues", f"/0/view/jobs/{place}/queued/8/asc/1", "/0/view/job/xss"):
         browser.open(path, "<img src=x onerror=alert(1)>")
         assert page.locator("img, svg").count() == 0
 
@@ -334,7 +259,7 @@ def test_a_queue_of_any_name_has_its_page_and_its_actions(
             connection.hset(job.key, "status", "failed")
             connection.zadd(f"rq:failed:{name}", {job.id: 1e10})
     for name in NAMES:
-        page = browser.open("/", "Queues")
+        page = browser.open("/0/view/queues", "Queues")
         row = page.locator("tr[data-role=queue]").nth(sorted(jobs).index(name))
         row.locator("td.failed a").first.click()
         first = page.locator(f"tr[data-job-id='{jobs[name][5].id}']")
@@ -385,24 +310,3 @@ def test_read_only_has_no_buttons(
     page = browser.open("/0/view/jobs/default/queued/8/asc/1")
     expect(page.locator("#compact-btn")).to_be_hidden()
     browser.look("read-only")
-
-
-def test_the_pictures_of_the_docs(browser: Browser, spawn: Callable[..., Process]) -> None:
-    """docs/images: jobs that wait, run, are scheduled, have finished and have failed."""
-    in_ = werk.Options
-    for name in ("Ada", "Grace", "Edsger", "Barbara"):
-        werk.enqueue("hello", name)
-    werk.enqueue("hello", "Alan", options=in_(queue="mail"))
-    werk.enqueue("panic", "mail server refused the connection", options=in_(queue="mail"))
-    assert spawn("werk", "worker", "--burst", "default", "mail").wait(60) == 0
-    job = werk.enqueue("sleep", 60)
-    spawn("werk", "worker", "default", "mail")
-    wait_until(lambda: job.status() == "started")
-    for name in ("Donald", "Margaret", "Tony"):
-        werk.enqueue("hello", name)
-    werk.enqueue("hello", "Radia", options=in_(queue="mail", delay=3600))
-    werk.enqueue_many("sleep", [(seconds,) for seconds in range(1, 13)], options=in_(queue="low"))
-    browser.page.set_viewport_size(PICTURE)
-    page = browser.open("/", "mail")
-    expect(page.locator("tr[data-role=queue]")).to_have_count(3)
-    browser.look("dashboard")

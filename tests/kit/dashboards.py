@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,17 +24,24 @@ Browse = Callable[..., FlaskClient]
 
 
 @pytest.fixture
-def browse(redis_url: str) -> Browse:
+def browse(redis_url: str) -> Iterator[Browse]:
     """A client of the app: browse(read_only=True, username=..., password=...)."""
+    apps = []
 
     def browse(username: str | None = None, password: str | None = None, **how: Any) -> FlaskClient:
         role = "reader" if how.get("read_only") else "operator"
         settings = roles.settings(role)._replace(
             dashboard_username=username, dashboard_password=password
         )
-        return dashboard.make_app(settings, **how).test_client()
+        apps.append(dashboard.make_app(settings, **how))
+        return apps[-1].test_client()
 
-    return browse
+    yield browse
+    for owner in {
+        getattr(view, "__self__", None) for app in apps for view in app.view_functions.values()
+    }:
+        if hasattr(owner, "link"):
+            owner.link.close()
 
 
 def put(connection: redis.Redis, job_id: str, registry: str = "failed", **fields: Any) -> None:

@@ -24,8 +24,11 @@ OLDEST = (7, 0)  # before it, no key may be given for reading only
 
 ROLES = {
     "caller": ("enqueue", "result", "cron"),
-    "reader": ("status", "show", "failed", "tasks"),
-    "operator": ("ping", "retry", "stop", "cancel", "pause", "resume", "drain", "dashboard"),
+    "reader": ("status", "show", "failed", "jobs", "tasks"),
+    "operator": (
+        *("ping", "retry", "requeue", "stop", "cancel", "discard", "pause", "resume", "drain"),
+        "dashboard",
+    ),
     "worker": ("worker", "worker-pool"),
     "admin": ("repair",),
 }
@@ -59,7 +62,8 @@ def role_of(words: Sequence[object]) -> str | None:
     role = _ROLE_OF.get(rest[0])
     if name == "rq":
         return role if role == "worker" else None
-    return "reader" if rest[0] == "dashboard" and "--read-only" in rest else role
+    is_reader = ("dashboard", "--read-only"), ("cron", "--list")
+    return "reader" if any(rest[0] == own and option in rest for own, option in is_reader) else role
 
 
 def environment(role: str | None) -> Mapping[str, str]:

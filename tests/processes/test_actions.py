@@ -23,8 +23,9 @@ from workers import ENV, Start, begun, ended, go, horse, places, runs
 
 import werk
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
-from werk.ops import actions, failures, lost_jobs
+from werk.ops import actions, bulk, failures, lost_jobs
 from werk.ops.failures import Filters
+from werk.ops.jobs import Query
 from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
@@ -96,6 +97,37 @@ def test_failed_jobs_are_one_line_an_error(
     assert run("werk", "failed", "--error", "RuntimeError").stdout == ""
     found = json.loads(run("werk", "failed", "--json").stdout)[0]
     assert (found["task"], found["jobs"], found["error"]) == ("panic", 3, "RuntimeError: no 99")
+
+
+def test_exact_counts_the_digits_of_an_error(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis
+) -> None:
+    *others, wanted = fail("panic", "order 1", "order 7", "order 100", "order 99")
+    chosen = ("--error", "RuntimeError: order 99")
+    assert json.loads(run("werk", "failed", *chosen, "--json").stdout)[0]["jobs"] == 4
+    (group,) = json.loads(run("werk", "failed", *chosen, "--exact", "--json").stdout)
+    assert (group["jobs"], "--exact" in group["retry"]) == (1, True)
+    prefix = run("werk", "failed", "--error", "RuntimeError: order 1*", "--exact", "--json").stdout
+    assert json.loads(prefix)[0]["jobs"] == 2
+    connection.sadd("rq:werk:paused", "default")
+    assert run("werk", "retry", *chosen, "--exact", "--yes").stdout == "1 retried\n"
+    assert (wanted.status(), {job.status() for job in others}) == ("queued", {"failed"})
+
+
+@pytest.mark.parametrize("command", ["failed", "retry"])
+def test_exact_alone_selects_nothing(redis_url: str, command: str) -> None:
+    done = run("werk", command, "--exact")
+    assert (done.returncode, done.stderr) == (2, "werk: --exact requires --error\n")
+
+
+def test_status_codes_of_http_are_different_errors(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    fail("panic", "status 400", "status 500", "status 500", "order 99", "order 7")
+    found = json.loads(run("werk", "failed", "--json").stdout)
+    assert sorted(group["jobs"] for group in found) == [1, 2, 2]
+    done = run("werk", "retry", "--error", "RuntimeError: status 400", "--yes")
+    assert done.stdout == "1 retried\n"
 
 
 @pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
@@ -304,7 +336,7 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
     connection.eval(make, 0)
     connection.sadd("rq:queues", "rq:queue:default")
     assert failures.count(light, Filters(task="a")) == 5000
-    assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
+    assert bulk.act_on(light, "retry", Query(("failed",), task="a")) == 5000
     ids = connection.lrange("rq:queue:default", 0, -1)
     assert len(ids) == len(set(ids)) == 5000
     assert failures.count(light, Filters()) == 5000
@@ -317,7 +349,7 @@ def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
 ) -> None:
     jobs = fail("panic", *map(str, range(300)))
-    assert sum(actions.retry_all(light, Filters())) == 300
+    assert bulk.act_on(light, "retry", Query(("failed",))) == 300
     for job in jobs:
         wait_until(lambda job=job: connection.xlen(f"rq:results:{job.id}") == 2)
 

@@ -461,7 +461,8 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
 
 def crawl(client: FlaskClient, connection: redis.Redis, times: int = 1) -> dict[str, float]:
     """Ask for every page there is. Returns how long each took at best, in seconds."""
-    paths = ["/", "/0/view", "/0/view/queues", "/0/view/workers", "/0/view/jobs", "/favicon.ico"]
+    paths = ["/", "/failures?hours=168", "/jobs", "/jobs?state=failed", "/tasks", "/0/view"]
+    paths += ["/0/view/queues", "/0/view/workers", "/0/view/jobs", "/favicon.ico"]
     paths += ["/0/data/queues.json", "/0/data/workers.json", "/healthz", "/readyz"]
     for name in ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"):
         for place in ("8/asc/1", "8/dsc/2", "8/asc/1000", "200/asc/1", "200/dsc/25"):
@@ -529,7 +530,8 @@ def test_no_page_is_slow_however_much_there_is(
     crowd: None, browse: Browse, connection: redis.Redis
 ) -> None:
     took = crawl(browse(), connection, times=4)  # the first compiles the template
-    assert {path: seconds for path, seconds in took.items() if seconds >= 0.05} == {}
+    limits = {path: 0.3 if path.startswith("/jobs") else 0.05 for path in took}  # 200 records
+    assert {path: seconds for path, seconds in took.items() if seconds >= limits[path]} == {}
 
 
 # --- what is done

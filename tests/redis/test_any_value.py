@@ -42,7 +42,7 @@ HANDS = ["werk:hand:w0:high", "werk:hand:w0:low", "werk:hand:dead:high"]
 SHARED = [
     "suspended", "queues", "workers", "workers:high", "werk:paused", "werk:tallies", "werk:leases",
     "werk:ticked", "werk:gave-up", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
-    "werk:hands", *HANDS,
+    "werk:hands", *HANDS, f"werk:failures:{int(time.time()) // 3600}",
     "rl-keys", "rl:k", "rl:k:allowed", "rl:k:rate_limited", "clean_registries:high",
     *[f"{place}:{queue}" for place in (*PLACES, "wip", "queue") for queue in QUEUES],
 ]  # fmt: skip
@@ -257,7 +257,7 @@ class Fleet:
                     assert again[1][-2] == reply[1][-2]
             if not (finish and reply[0] == b"misplaced" and finish.status != "failed"):
                 break
-            finish = misplaced(finish, time.time())
+            finish = misplaced(finish, time.time(), "eager")
         steps, claimed = self.pair.steps, reply[1]
         is_one = type(claimed) is list
         return reply, Claim(*claimed, steps.execution, steps.asked_at) if is_one else None

@@ -19,7 +19,7 @@ from werk.client import request
 from werk.ops.actions import act_script
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import link_over
-from werk.store.limits import MOST_GAVE_UP
+from werk.store.limits import FAILURES_KEPT_S, MOST_GAVE_UP
 from werk.worker.scripts import script
 
 Words = tuple[Any, ...]
@@ -91,9 +91,9 @@ class Lua:
         head = ("one", "h", execution, *times, claims, resent, counts)
         return self.of_worker("step", *head, *finish)
 
-    def finish(self, outcome: str = "finished", value: str = "v") -> Words:
+    def finish(self, outcome: str = "finished", value: str = "v", counted: str = "") -> Words:
         """Return the words for the end of a:h1, which began at 5000."""
-        return ("a", "high", "h1", outcome, 500, self.now + 500, value, 5000)
+        return ("a", "high", "h1", outcome, 500, self.now + 500, value, 5000, counted)
 
     def tick(
         self,
@@ -144,7 +144,7 @@ class Lua:
         return self.run(request.script().text, *words, keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
-        return self.run(act_script().text, what, f"at:{self.now}", *names)
+        return self.run(act_script().text, what, f"at:{self.now}", "", *names)
 
 
 def decoded(reply: Any) -> Any:
@@ -543,6 +543,86 @@ def test_a_list_of_failures_may_have_another_type(lua: Lua, key: str) -> None:
     lua.given(f"ZADD werk:leases {time.time() - 10} two")
     lua.redis.hset("rq:worker:one", mapping={"birth": "x", "werk_horse": "h"})
     assert lua.tick("one") == []
+
+
+# --- counts of failures
+
+
+def hours_of(lua: Lua) -> list[str]:
+    """Return the keys of this hour and the next one, which may begin during a test."""
+    hour = int(lua.redis.time()[0]) // 3600
+    return [f"rq:werk:failures:{own}" for own in (hour, hour + 1)]
+
+
+def counted(lua: Lua) -> dict[str, str]:
+    """Return what is counted: the number and the last job, by task and error."""
+    (key,) = lua.redis.keys("rq:werk:failures:*") or ["none"]
+    found = lua.redis.hgetall(key)
+    rows = ((own.decode(), value.decode().split()) for own, value in found.items())
+    return {own: f"{number} {job_id}" for own, (number, _, job_id) in rows}
+
+
+def test_a_failure_is_counted_with_its_outcome(lua: Lua) -> None:
+    lua.begin()
+    request = {"finish": lua.finish("failed", counted="report|ValueError: #")}
+    assert lua.step("h2", **request)[0] == "done"
+    assert counted(lua) == {"report|ValueError: #": "1 a"}
+    (key,) = lua.redis.keys("rq:werk:failures:*")
+    assert 7 * 86400 < lua.redis.ttl(key) <= FAILURES_KEPT_S
+    assert lua.step("h2", **request, resent=1)[0] == "again"
+    assert counted(lua) == {"report|ValueError: #": "1 a"}
+
+
+@pytest.mark.parametrize(
+    "change", ["ZREM wip:high a:h1", "DEL job:a", "SET failed:high x"], ids=["late", "gone", "full"]
+)
+def test_a_failure_that_is_not_recorded_is_not_counted(lua: Lua, change: str) -> None:
+    lua.begin()
+    lua.given(change)
+    lua.step("h2", lua.finish("failed", counted="report|ValueError"))
+    assert counted(lua) == {}
+
+
+def count(lua: Lua, field: str, job_id: str = "a") -> None:
+    lua.run(script("count_failure", lua.version).text, field, job_id)
+
+
+def test_failures_are_counted_up(lua: Lua) -> None:
+    for job_id in ("a", "b"):
+        count(lua, "report|ValueError", job_id)
+    count(lua, "report|KeyError", "c")
+    assert counted(lua) == {"report|ValueError": "2 b", "report|KeyError": "1 c"}
+
+
+@pytest.mark.parametrize("value", ["", "x", "-5 1 a", "9" * 400 + " 1 a", "1e9 1 a"])
+def test_a_count_that_is_none_begins_again(lua: Lua, value: str) -> None:
+    for key in hours_of(lua):
+        lua.redis.hset(key, "report|ValueError", value)
+    count(lua, "report|ValueError")
+    for key in hours_of(lua):
+        if lua.redis.hget(key, "report|ValueError") == value.encode():
+            lua.redis.delete(key)
+    assert counted(lua)["report|ValueError"] in ("1 a", "1000000000 a")
+
+
+def test_the_counts_of_an_hour_may_have_another_type(lua: Lua) -> None:
+    for key in hours_of(lua):
+        lua.redis.set(key, "x")
+    count(lua, "report|ValueError")
+    for key in hours_of(lua):
+        if lua.redis.type(key) == b"string":
+            lua.redis.delete(key)
+    assert counted(lua) == {"report|ValueError": "1 a"}
+
+
+def test_the_kinds_of_failures_of_an_hour_are_limited(lua: Lua) -> None:
+    for number in range(3000):
+        count(lua, f"task{number}|{'x' * 150}")
+    count(lua, f"task0|{'x' * 150}")
+    found = counted(lua)
+    assert len(found) < 1000
+    assert int(found["|other errors"].split()[0]) == 3000 - len(found) + 1
+    assert found[f"task0|{'x' * 150}"] == "2 a"
 
 
 # --- tick.lua

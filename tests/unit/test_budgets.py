@@ -37,35 +37,44 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1010, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (
+        1271,
+        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
+        "cron health",
+    ),
     "client": (
-        742,
-        "conflicts of job ids, functions as names, durations, typed handles, middleware",
+        762,
+        "conflicts of job ids, functions as names, durations, typed handles, middleware, "
+        "calls of crontabs",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1347,
-        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+        1565,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands, "
+        "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        1968,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
+        3003,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
+        "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        978,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        1042,
+        "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
+        "counts of failures",
     ),
     "tasks": (
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
+    "web": (986, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4184,
+        4253,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, slots, hands",
+        "attempts, histograms, middleware, slots, hands, counts of failures, "
+        "would-be refusals",
     ),
 }
 

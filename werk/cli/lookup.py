@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -18,7 +19,7 @@ from werk.cli.output import (
     shell_word,
 )
 from werk.cli.types import PERIOD, json_option
-from werk.errors import ArgumentError
+from werk.errors import ArgumentError, ConfigError
 from werk.settings import Settings
 from werk.store.connection import link
 
@@ -30,8 +31,12 @@ from werk.store.connection import link
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
     from werk.client import result
+    from werk.ops.job_ids import resolve
 
-    wait = partial(result.result, job_id, timeout, connection=connect())
+    connected = connect()
+    with suppress(ConfigError):  # a caller's user may not look for jobs
+        job_id = resolve(connected, job_id)
+    wait = partial(result.result, job_id, timeout, connection=connected)
     return print_outcome(wait, as_json, {"id": job_id})
 
 
@@ -41,8 +46,10 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 def show(job_id: str, as_json: bool) -> None:
     """Print what is known about a job. This includes its status, times and last error."""
     from werk.ops import job_view
+    from werk.ops.job_ids import resolve
 
-    found = job_view.show(job_id, connect())
+    connected = connect()
+    found = job_view.show(resolve(connected, job_id), connected)
     if as_json:
         print_json(found)
         return

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 import socket
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
@@ -17,7 +15,7 @@ from werk import errors
 from werk.cli import acts, output
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError, WerkError
-from werk.ops import actions, checks, failures, lost_jobs, pings, status_view
+from werk.ops import actions, checks, cron_repair, failures, lost_jobs, pings, status_view
 from werk.ops.failures import Filters
 from werk.ops.limits import CRITICAL, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
@@ -48,10 +46,12 @@ class CheckCommand(click.Command):
             raise CheckUsage(error.format_message()) from None
 
 
-_MATCH = "Match the last line of the traceback, ignoring digits; a trailing * matches a prefix."
+_MATCH = "Match the last line of the traceback; a trailing * matches a prefix. Digits are ignored,"
+_MATCH += " except for those of a status code such as HTTP 503."
 FILTERS = (  # select failed jobs
     click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
     click.Option(["--error"], type=WORD, help=_MATCH),
+    click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
     click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
     click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
 )
@@ -147,58 +147,6 @@ def failed(as_list: bool, as_json: bool, **chosen: Any) -> None:
         output.print_note("each job: werk failed --list; all about one: werk show ID")
 
 
-@click.command(params=[*FILTERS])
-@click.argument("job_id", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Select all failed jobs.")
-@yes_option
-@json_option
-def retry(
-    job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
-) -> int | None:
-    """Return failed jobs to their queues. Name the jobs, or select them with options."""
-    filters = Filters(**chosen)
-    if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
-        raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
-    link = output.connect()
-    if job_id:
-        return acts.act(link, "retry", job_id, as_json)
-    jobs, done = failures.count(link, filters), 0
-    if jobs:
-        output.confirm(f"retry {counted(jobs, 'failed job')}", yes)
-    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
-    with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
-        for more in actions.retry_all(link, filters):
-            bar.update(more)
-            done += more
-    output.print_rows(as_json, {"retried": done}, f"{done} retried")
-    return None
-
-
-# --- jobs
-
-
-@click.command()
-@click.argument("job_id")
-@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for the end.")
-@yes_option
-@json_option
-def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
-    """Stop a running job. It is not retried."""
-    output.confirm(f"stop job {job_id}", yes)
-    worker = actions.stop(output.connect(), job_id, timeout)
-    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped on worker {worker}")
-
-
-@click.command()
-@click.argument("job_id", nargs=-1, required=True)
-@yes_option
-@json_option
-def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
-    """Cancel waiting jobs. Jobs that depend on them keep waiting."""
-    output.confirm(f"cancel {counted(len(job_id), 'job')}", yes)
-    return acts.act(output.connect(), "cancel", job_id, as_json)
-
-
 # --- queues and workers
 
 
@@ -251,16 +199,23 @@ def repair(dry_run: bool, as_json: bool) -> None:
     """Return lost jobs to their queues.
 
     For example, a plain RQ worker that is killed loses its job. The records of workers that have
-    exited are removed.
+    exited are removed. Crons that have been silent or stopped for three minutes, and crontabs'
+    calls that are three periods old, are forgotten.
     """
-    found = lost_jobs.repair(output.connect(), dry_run=dry_run)
-    lines = [f"{name} {state}" for name, state in found]
-    output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
+    link = output.connect()
+    found = lost_jobs.repair(link, dry_run=dry_run)
+    crons = cron_repair.forget(link, dry_run=dry_run)
+    rows = [{"id": name, "was": state} for name, state in [*found, *crons]]
+    output.print_rows(as_json, rows, *(f"{row['id']} {row['was']}" for row in rows))
     jobs = sum(state != "gone" for _, state in found)
     verb = "would repair" if dry_run else "repaired"
     if not as_json:
         counts = f"{counted(jobs, 'job')} and {counted(len(found) - jobs, 'worker')}"
         output.print_note(f"{verb} {counts}")
+        if crons:
+            output.print_note(
+                f"{'would forget' if dry_run else 'forgot'} the crons and calls above"
+            )
 
 
 # --- printing
@@ -269,6 +224,7 @@ def repair(dry_run: bool, as_json: bool) -> None:
 def _retry_command(task: str, error: str, filters: Filters) -> str:
     """Return the command that retries the jobs of a group, with the given filters."""
     words = ["werk", "retry", "--task", task, "--error", error]
+    words += ["--exact"] * filters.exact
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
     return " ".join(map(output.shell_word, words))

@@ -13,6 +13,7 @@ import click
 from werk import __version__, registry
 from werk.cli.output import connect, print_rows, run_command
 from werk.cli.types import PERIOD
+from werk.errors import ArgumentError
 from werk.printable import near
 from werk.settings import DASHBOARD_PORT, MOST_SLOTS, Settings
 from werk.store.connection import link
@@ -23,9 +24,11 @@ def main() -> NoReturn:
     run_command(werk, "werk")
 
 
-_OPERATE = "status failed retry stop cancel pause resume drain repair ping".split()
+_OPERATE = "status failed pause resume drain repair ping".split()
+_JOBS = "jobs retry requeue stop cancel discard".split()
 _LOOKUP = "result show tasks".split()
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
+_MODULES |= dict.fromkeys(_JOBS, "jobs")
 _MODULES["enqueue"] = "enqueue"
 
 
@@ -165,26 +168,32 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 
 
 @werk.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @click.option("--check", is_flag=True, help="Print the next five times of each line and exit.")
+@click.option("--list", "as_list", is_flag=True, help="Print the lines of all hosts and exit.")
 @click.option("--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed in PERIOD.")
-@click.option("--json", "as_json", is_flag=True, help="With --check, print JSON.")
-def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --check or --list, print JSON.")
+def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json: bool) -> None:
     """Enqueue tasks at the times in FILE, a crontab of task names.
 
     Several hosts may run the same file: each job is enqueued once. Runs until Ctrl-C.
     """
-    from werk.ops import cron as crontab
+    from werk.cli import cron as texts
+    from werk.ops import cron, crontab
 
+    if as_list:
+        if file or check:
+            raise ArgumentError("--list takes neither FILE nor --check: it shows what runs")
+        value, rows = texts.listed(connect())
+        print_rows(as_json, value, *rows)
+        return
+    if not file:
+        raise ArgumentError("Missing argument 'FILE', a crontab; or see werk cron --list")
     if not check:
-        crontab.end_at_sigterm()  # before tasks are looked up in Redis
+        cron.end_at_sigterm()  # before tasks are looked up in Redis
     connected = connect()
     lines = crontab.read(file, connected)
     if not check:
-        crontab.run(lines, connected, catch_up)
-    rows = [line.as_json() for line in lines]
-    texts = []
-    for row in rows:
-        texts.append(f"{row['line']}: {row['when']}  {row['call']}")
-        texts += [f"    {moment}" for moment in row["next"]]
-    print_rows(as_json, rows, *texts)
+        cron.run(file, lines, connected, catch_up)
+    value, rows = texts.checked(lines)
+    print_rows(as_json, value, *rows)

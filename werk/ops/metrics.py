@@ -5,10 +5,9 @@ Only the dashboard imports this module: prometheus_client loads an HTTP server a
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from urllib.parse import unquote
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -19,13 +18,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from werk.ops import histograms
 from werk.ops.checks import problems
+from werk.ops.cron_health import STATES
+from werk.ops.cron_record import STOPPED
+from werk.ops.histograms import amount
 from werk.ops.limits import CRITICAL, WARNING
-from werk.ops.numbers import number
 from werk.ops.slots import Slot
 from werk.ops.snapshot import Snapshot
 from werk.ops.workers import Worker
-from werk.store import keys
 from werk.store.connection import Link
 
 _OF_A_QUEUE = (  # metric, field of a Queue, help text
@@ -38,11 +39,10 @@ _OF_A_QUEUE = (  # metric, field of a Queue, help text
     ("paused", "paused", "1 for a paused queue"),
     ("workers", "workers", "Live workers, whatever number of slots they have"),
 )
-_HISTOGRAMS = (  # kind (see keys.py), metric, help text, bounds in seconds
-    ("took", "werk_execution_seconds", "How long executions took", keys.DURATION_BOUNDS_S),
-    ("waited", "werk_wait_seconds", "How long jobs waited in their queue", keys.WAIT_BOUNDS_S),
+_HISTOGRAMS = (  # kind, metric, help text
+    (histograms.TOOK, "werk_execution_seconds", "How long executions took"),
+    (histograms.WAITED, "werk_wait_seconds", "How long jobs waited in their queue"),
 )
-_Counts = dict[tuple[str, str], dict[str, float]]  # queue and task -> field -> how much
 
 
 def exposition(link: Link) -> str:
@@ -66,6 +66,7 @@ class _SnapshotCollector(Collector):
         yield from self._of_queues()
         yield from self._of_workers()
         yield from self._of_problems()
+        yield from self._of_cron()
         memory = self.snapshot.server.memory
         yield GaugeMetricFamily("werk_redis_memory_bytes", "Memory that Redis uses", memory)
         yield from _of_executions(self.snapshot.counters)
@@ -105,11 +106,30 @@ class _SnapshotCollector(Collector):
         yield GaugeMetricFamily("werk_give_ups_waiting", text, waiting)
         text = "Final failures that were dropped because too many waited"
         yield CounterMetricFamily("werk_give_ups_dropped", text, dropped)
+        text = "Executions that would be refused without WERK_ALLOW_UNREGISTERED"
+        refusals = CounterMetricFamily("werk_would_refuse", text, labels=["task"])
+        for own in self.snapshot.would_refuse:
+            refusals.add_metric([own.task], own.jobs)
+        yield refusals
         text = "Keys and entries of the catalog that cannot be read"
         damaged = GaugeMetricFamily("werk_damaged", text, labels=["kind"])
         damaged.add_metric(["key"], len(self.snapshot.damaged))
         damaged.add_metric(["page"], len(self.snapshot.pages.damaged))
         yield damaged
+
+    def _of_cron(self) -> Iterator[Metric]:
+        text = "Seconds since the last beat of a `werk cron` that was not stopped"
+        beats = GaugeMetricFamily("werk_cron_beat_age_seconds", text, labels=["host", "path"])
+        for own in self.snapshot.cron.processes:
+            if own.state != STOPPED:
+                beats.add_metric([own.host, own.path], own.beat_s)
+        yield beats
+        text = "Lines of crontabs by state: ok, late, failing, stopped, silent"
+        lines = GaugeMetricFamily("werk_cron_lines", text, labels=["state"])
+        counts = Counter(line.state for line in self.snapshot.cron.lines)
+        for state in STATES:
+            lines.add_metric([state], counts[state])
+        yield lines
 
 
 def _by_state(name: str, text: str, own: Iterable[Worker | Slot]) -> Metric:
@@ -125,36 +145,13 @@ def _of_executions(counters: Mapping[str, str]) -> Iterator[Metric]:
     outcomes = CounterMetricFamily("werk_executions", text, labels=["task", "outcome"])
     for task in sorted({field.rpartition("|")[0] for field in counters if "|" in field}):
         for outcome in ("done", "failed"):
-            outcomes.add_metric([task, outcome], _amount(counters, f"{task}|{outcome}"))
+            outcomes.add_metric([task, outcome], amount(counters, f"{task}|{outcome}"))
     yield outcomes
-    for kind, name, text, bounds in _HISTOGRAMS:
+    for kind, name, text in _HISTOGRAMS:
         family = HistogramMetricFamily(name, text, labels=["queue", "task"])
-        steps = (*map(str, bounds), "+Inf")
-        for labels, counts in sorted(_counts_of(kind, (*steps, "seconds"), counters).items()):
+        steps = histograms.steps(kind)
+        for labels, counts in sorted(histograms.counts_of(kind, counters).items()):
             totals = accumulate(counts[step] for step in steps)
             buckets = [*zip(steps, totals, strict=True)]
             family.add_metric(labels, buckets, counts["seconds"])
         yield family
-
-
-def _counts_of(kind: str, known: Collection[str], counters: Mapping[str, str]) -> _Counts:
-    """Return the counts of a histogram: their fields are `known`.
-
-    Two names can stand for the same queue, because anybody may write there. Their counts are one
-    series: Prometheus refuses a page with two. Horses of version 0.2.0 write no queue.
-    """
-    found: _Counts = {}
-    for field in counters:
-        place, _, what = field.rpartition("/")
-        labels = place.split("/")
-        if kind == "took" and "|" in field:
-            task, _, what = field.rpartition("|")
-            labels = [kind, "", task]
-        if what in known and len(labels) == 3 and labels[0] == kind:
-            counts = found.setdefault((unquote(labels[1]), labels[2]), defaultdict(float))
-            counts[what] += _amount(counters, field)
-    return found
-
-
-def _amount(counters: Mapping[str, str], field: str) -> float:
-    return max(0.0, number(counters.get(field)))

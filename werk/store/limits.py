@@ -1,4 +1,4 @@
-"""Times and lengths that several packages and the Lua scripts share: each is defined here alone.
+"""Times, lengths and texts that packages and the Lua scripts share: each is defined here alone.
 
 scripts.py prepends them to the scripts that use them. A task's defaults are in registry.py.
 """
@@ -14,5 +14,7 @@ MONTH_S = 30 * 24 * 3600  # records without an owner are kept for so long
 YEAR_S = 365 * 24 * 3600  # the results of a job that has not ended, if its hash never expires
 MOST_RESULTS = 10  # of a job, as in RQ
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
+FAILURES_KEPT_S = 8 * 24 * 3600  # the counts of failures by hour
 MOST_GAVE_UP = 10_000  # final failures that may wait for their handler
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta
+GONE_ENTRY = "werk: gone"  # no job's id: replaces an entry of a queue's list until it is removed

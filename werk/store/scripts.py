@@ -25,11 +25,13 @@ _CONSTANTS = {
     "OWNED_S": limits.OWNED_S,
     "LISTED_S": limits.LISTED_S,
     "MONTH_S": limits.MONTH_S,
+    "FAILURES_KEPT_S": limits.FAILURES_KEPT_S,
     "MOST_GAVE_UP": limits.MOST_GAVE_UP,
     "YEAR_S": limits.YEAR_S,
     "MOST_RESULTS": limits.MOST_RESULTS,
     "DESCRIPTION_LENGTH": limits.DESCRIPTION_LENGTH,
     "ERROR_LENGTH": limits.ERROR_LENGTH,
+    "GONE_ENTRY": f"'{limits.GONE_ENTRY}'",
     "DEFAULT_TIMEOUT_S": DEFAULT_TIMEOUT_S,
     "LONGEST_S": LONGEST_S,
     "MOST_CRASHES": MOST_RETRIES,
@@ -44,6 +46,7 @@ _SMALL = {
     "withdraw": "for _, queue in ipairs(QUEUES) do"
     " withdraw(WORKER, queue, cjson.decode(SERVED)) end",
     "take_failure": "return take_failure(WORKER)",
+    "count_failure": "count_failure(FIELD, JOB)",
     "spare": "for _, queue in ipairs(ARGV) do spare(queue) end",
 }
 
@@ -105,6 +108,7 @@ _PRELUDES = {
     "fence_generation": named(("WORKER", "GENERATION", "LEASE", "QUEUE_KEYS")),
     "fence": named(("RUN", "QUEUE", "SECONDS", "WORKER")),
     "take_failure": named(("WORKER",)),
+    "count_failure": named(("FIELD", "JOB")),
     "withdraw": "\n".join((named(("WORKER", "SERVED")), rest("QUEUES", 3))),
 }
 
@@ -112,7 +116,8 @@ _PRELUDES = {
 _PARTS = {
     "tick": ("hands", "limits", "slots"),
     "act": ("hands", "limits"),
-    "snapshot": ("hands",),
+    "snapshot": ("hands", "ask"),
+    "cron_health": ("ask",),
     "fence_generation": ("hands",),
     "take_failure": ("hands",),
 }
@@ -120,14 +125,19 @@ _PARTS = {
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
-    """Return step, tick, act or snapshot (see their headers), back, fence,
-    fence_generation, withdraw, take_failure or spare.
+    """Return step, tick, act, snapshot or cron_health (see their headers), back, fence,
+    fence_generation, withdraw, take_failure, count_failure or spare.
 
     `prelude` is Lua that names the script's arguments.
     """
     parts = [f"local P = '{KEY_PREFIX}'", prelude or _PRELUDES.get(name, "")]
-    if name != "step":
+    if name == "count_failure":
+        parts.append(source("failures"))
+    elif name != "step":
         parts += map(source, ("lib", *_PARTS.get(name, ())))
-    text = joined(*parts, _SMALL.get(name) or source(name)).text
+    body = _SMALL.get(name) or source(name)
+    if name == "step":
+        body = body.replace("-- failures.lua\n", source("failures"))
+    text = joined(*parts, body).text
     text = text.replace("P .. ':", f"'{KEY_PREFIX}:")  # Lua folds no constants
     return Script(_FLAGS + text if server_version >= _SINCE else text)

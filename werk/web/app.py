@@ -1,7 +1,8 @@
-"""`werk dashboard`: rq-dashboard's pages in werk's own app, safe to leave open.
+"""`werk dashboard`: werk's pages, and rq-dashboard's in the same app, safe to leave open.
 
-rq-dashboard's templates, scripts, styles and addresses are used, but none of its views: see
-views.py. guard.py decides who may ask; api.py answers machines.
+pages.py has the pages for people on call. Of rq-dashboard the templates, scripts, styles and
+addresses are used, but none of its views: see views.py. guard.py decides who may ask; api.py
+answers machines.
 """
 
 from __future__ import annotations
@@ -12,25 +13,32 @@ import signal
 from collections.abc import Collection
 from contextlib import suppress
 
-from flask import Flask, Response, jsonify, request
+import rq.version
+from flask import Blueprint, Flask, Response, jsonify, render_template, request
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
 
+from werk import __version__
 from werk.errors import (
     ArgumentError,
     ConfigError,
     JobIdConflict,
     NoWorker,
     RedisUnavailable,
+    ResultTimeout,
     WerkError,
 )
 from werk.log_format import Event, log_to_stderr
+from werk.ops.checks import age
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
 from werk.web.api import Api
 from werk.web.guard import Guard
 from werk.web.http_server import listen
+from werk.web.page_actions import NAMES, PageActions
+from werk.web.pages import Pages, shown_seconds
+from werk.web.rates import Rates
 from werk.web.views import Views, check_address
 
 LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
@@ -46,12 +54,19 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+# Our pages have no script and no style of their own in the text.
+STRICT = "script-src 'self'; style-src 'self'; default-src 'self'; img-src 'self' data:; "
+STRICT += "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+STRICT += "script-src-attr 'none'"
+
 CODES: dict[type[WerkError], int] = {  # of those that are not 404
+    WerkError: 409,
     ArgumentError: 422,
     ConfigError: 503,
     JobIdConflict: 409,
     NoWorker: 503,
     RedisUnavailable: 503,
+    ResultTimeout: 504,
 }
 
 log = logging.getLogger(__name__)
@@ -85,6 +100,10 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     """Return the WSGI app. It connects to Redis when a request needs it. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
     app.jinja_options = {"autoescape": True}  # in scripts too
+    app.jinja_env.filters |= {"age": age, "seconds": shown_seconds}
+    app.context_processor(_versions)
+    app.url_map.redirect_defaults = False  # /0/view/queues is not another name of /
+    app.register_blueprint(_pages(settings, read_only))  # first: / is its page
     app.register_blueprint(web.blueprint)
     addresses.take_any_name(app)
     app.before_request_funcs.pop(web.blueprint.name)  # it would connect for each request
@@ -102,16 +121,51 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.url_value_preprocessor(check_address)
     app.before_request(Guard(settings, hosts, read_only).check)
     app.after_request(_finish)
-    app.register_error_handler(Exception, _as_json)
+    app.register_error_handler(Exception, _shown)
     return app
 
 
+def _pages(settings: Settings, read_only: bool) -> Blueprint:
+    """Return werk's own pages, and what their buttons do."""
+    own = Blueprint("werk", __name__, static_folder="static", static_url_path="/werk")
+    pages, actions = Pages(settings, read_only, Rates()), PageActions(settings)
+    own.add_url_rule("/", "overview", pages.overview)
+    own.add_url_rule("/failures", "failures", pages.failures)
+    own.add_url_rule("/jobs", "jobs", pages.jobs)
+    own.add_url_rule("/jobs/groups", "job_groups", pages.job_groups)
+    own.add_url_rule("/jobs/count/<action>", "count", pages.count)
+    own.add_url_rule("/tasks", "tasks", pages.tasks)
+    own.add_url_rule("/cron", "cron", pages.cron)
+    for name in NAMES:
+        own.add_url_rule(f"/actions/{name}", name, getattr(actions, name), methods=["POST"])
+    return own
+
+
+def _versions() -> dict[str, str]:
+    """Return what each template may show."""
+    found = f"werk {__version__}, RQ {rq.version.VERSION}"
+    return {"versions": f"{found}, rq-dashboard {web.rq_dashboard_version}"}
+
+
 def _finish(response: Response) -> Response:
+    if request.blueprint != web.blueprint.name or response.status_code >= 400:
+        response.headers["Content-Security-Policy"] = STRICT
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)  # scripts and styles have their own Cache-Control
     if request.method == "POST":
         log.info(Event("asked", path=request.path, status=response.status_code))
     return response
+
+
+def _shown(error: Exception) -> tuple[Response | str, int, dict[str, str]]:
+    """Return an error as a page for people, or as JSON for scripts and other programs."""
+    response, code, headers = _as_json(error)
+    kinds = ("application/json", "text/html")
+    is_data = re.match(r"/(api|actions|jobs/count)/|.*\.json$", request.path)
+    if is_data or request.accept_mimetypes.best_match(kinds) != kinds[1]:
+        return response, code, headers
+    text = response.get_json()["error"]
+    return render_template("werk/error.html", error=text, code=code), code, headers
 
 
 def _as_json(error: Exception) -> tuple[Response, int, dict[str, str]]:

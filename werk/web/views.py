@@ -10,13 +10,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, abort, jsonify, render_template, request, url_for
-from rq.version import VERSION as RQ_VERSION
+from flask import Response, abort, jsonify, render_template, request
 from rq_dashboard import web
 
 from werk.errors import NoSuchJob
-from werk.ops import actions, job_view
-from werk.ops.failures import Filters
+from werk.ops import actions, bulk, job_view
+from werk.ops.jobs import Query
 from werk.ops.queues import queue_names
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
@@ -106,7 +105,7 @@ class Views(threading.local):  # so that each thread has its own link
     def requeue_all(self, queue_name: str) -> Response:
         if request.method != "POST":  # rq-dashboard allows this one change by a GET
             abort(405, "use POST: this changes jobs")
-        done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
+        done = bulk.act_on(self.link, "retry", Query(("failed",), queue_name))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:
@@ -126,11 +125,9 @@ class Views(threading.local):  # so that each thread has its own link
         return render_template(
             f"rq_dashboard/{name}.html",
             active_tab=name,
+            where=self.link.where,
             current_instance=0,
-            instance_list=[self.link.where],
-            rq_url_prefix=url_for("rq_dashboard.queues_overview"),
-            rq_dashboard_version=web.rq_dashboard_version,
-            rq_version=RQ_VERSION,
+            rq_url_prefix="/",
             enable_delete=not self.read_only,
             url_for=addresses.url_for,
             **facts,

@@ -23,7 +23,7 @@ from werk.errors import WerkError
 from werk.log_format import Event
 from werk.printable import printable
 from werk.registry import FAILURE_TTL_S
-from werk.store import keys
+from werk.store import failures, keys
 from werk.store.keys import text
 from werk.store.limits import DEFER_S, ERROR_LENGTH, UNKNOWN_S
 from werk.store.scripts import Script
@@ -57,6 +57,7 @@ class Outcome(NamedTuple):
     until: int | str  # when that ends; if deferred, when the job is due; on Redis's clock
     value: bytes | str  # base64 of the result or the traceback; if deferred, since when, and why
     claimed_at: str  # Unix seconds
+    failure: str  # what a failure is counted under (store/failures.py); '' for other outcomes
 
     @property
     def run(self) -> str:
@@ -71,7 +72,7 @@ def success(claim: Claim, keep_s: int, value: bytes, now: float) -> Outcome:
     """Return a success that step.lua can record; `now` on Redis's clock."""
     return _new((
         claim.job, claim.origin, claim.execution, "finished", keep_s, int(now) + keep_s, value,
-        claim.claimed_at,
+        claim.claimed_at, "",
     ))  # fmt: skip
 
 
@@ -81,28 +82,33 @@ def failure(
     now: float,
     status: str = "failed",
     keep_s: int = FAILURE_TTL_S,
+    task: str = "",
 ) -> Outcome:
     """Return a failure, or a stop, that is recorded without RQ's code, which may not even be able
-    to read the record."""
+    to read the record. `task` is its name, if the claim is not known."""
     reason = "".join(traceback.format_exception_only(error)).strip()
     value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
-    queue = claim.origin if isinstance(claim, Claim) else claim.queue
+    if isinstance(claim, Claim):
+        queue, task = claim.origin, text(claim.task)
+    else:
+        queue = claim.queue
+    counted = failures.field(task or "?", reason) if status == "failed" else ""
     ended = (claim.job, queue, claim.execution, status)
-    return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at)
+    return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at, counted)
 
 
 def deferral(claim: Claim, due: float, since: float, why: Exception) -> Outcome:
     """Return the outcome that defers a job until `due`; it has been deferred since `since`."""
     ended = (claim.job, claim.origin, claim.execution, "scheduled")
-    return Outcome(*ended, 0, repr(due), f"{since!r} {printable(str(why))[:ERROR_LENGTH]}", "")
+    return Outcome(*ended, 0, repr(due), f"{since!r} {printable(str(why))[:ERROR_LENGTH]}", "", "")
 
 
-def misplaced(outcome: Outcome, now: float) -> Outcome:
+def misplaced(outcome: Outcome, now: float, task: str) -> Outcome:
     """Return a failure for an outcome that has no place: its set, such as finished:<queue>, has
-    another type."""
+    another type. `task` is the name of the job's task."""
     key = keys.key(outcome.status, text(outcome.queue))
     why = Refused(f"its outcome cannot be recorded: {key} is not a sorted set")
-    return failure(outcome, why, now)
+    return failure(outcome, why, now, task=task)
 
 
 class Recorder:

@@ -29,7 +29,7 @@ from rq.worker import Worker as RQWorker
 from werk.errors import TooLarge, Unreadable
 from werk.registry import LONGEST_S
 from werk.settings import Settings
-from werk.store import payload
+from werk.store import failures, keys, payload, scripts
 from werk.worker import retries, webhooks
 from werk.worker.claim import permit
 from werk.worker.process import end_copies
@@ -62,11 +62,13 @@ class _BoundedJob(Job):
     _invalid_webhooks: Sequence[tuple[str, str]] = ()
     werk_call: Callable[..., Any] | None = None  # set by a frame: see frame.py
     task = "-"  # its name, set for middleware: see around.py
+    counted_task = ""  # its name in the record; '' if plain RQ has enqueued the job
 
     def restore(self, raw_data: dict[bytes, bytes]) -> Any:
         restored = super().restore({**raw_data, b"webhooks": b""})
         found = webhooks.Webhooks.read(raw_data.get(b"webhooks", b""))
         self.webhooks, self._invalid_webhooks = list(found.readable), found.invalid
+        self.counted_task = keys.text(raw_data.get(b"werk_task"))
         return restored
 
     @property
@@ -80,6 +82,16 @@ class _BoundedJob(Job):
             self._status = status
         else:
             super().set_status(status, pipeline)
+
+    def _handle_failure(
+        self, exc_string: str, pipeline: Pipeline, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count the failure as well. Each transaction of RQ's that fails or stops a job has it."""
+        if self.get_status(refresh=False) == JobStatus.FAILED:
+            task = self.counted_task or (self.description or "").partition("(")[0] or "?"
+            script = scripts.script("count_failure", self.redis_server_version or ())
+            pipeline.eval(script.text, 0, failures.field(task, exc_string), self.id)
+        super()._handle_failure(exc_string, pipeline, *args, **kwargs)
 
     def is_final(self, error: BaseException) -> bool:
         """Return whether the job fails with an error that its middleware sees: has no retry."""

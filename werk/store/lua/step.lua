@@ -23,6 +23,7 @@
 --       'scheduled', when the job is due; on Redis's clock
 --       ENDED_VALUE, base64 of the result or of the traceback, '' for none; for 'scheduled', since
 --       when the task is unknown, a space, and why   ENDED_CLAIMED_AT, Unix seconds
+--       ENDED_FAILURE, for 'failed': what it is counted under, see failures.lua; else ''
 -- Returns {outcome, claim, dropped, paused}:
 --       outcome 'none'; 'done'; 'again': recorded by an earlier copy of this request; 'late': the
 --               execution no longer owns the job, and its outcome was discarded; 'dependents': RQ
@@ -156,6 +157,9 @@ else
         try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
       end
       if not is_success then try('HINCRBY', worker_key, 'failed_job_count', 1) end
+      if ENDED_FAILURE ~= '' then
+-- failures.lua
+        count_failure(ENDED_FAILURE, id) end
       if cause and not is_canceled then
         local gave_up, since = P .. ':werk:gave-up', OWNED_UNTIL - OWNED_S
         local failure = table.concat({'0', since, cause, ENDED_EXECUTION, id}, ' ')

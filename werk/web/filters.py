@@ -1,0 +1,71 @@
+"""The filters in the address of a page and in the body of an action: those of `werk jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from werk import duration
+from werk.errors import ArgumentError
+from werk.ops import bulk
+from werk.ops.job_places import STATES
+from werk.ops.jobs import UNFINISHED, Query
+from werk.store.connection import Link
+
+NAMES = ("state", "queue", "task", "arg", "error", "since", "older")
+Fields = Mapping[str, Sequence[str]]
+
+
+def given(fields: Fields) -> dict[str, list[str]]:
+    """Return the filters that are given, without empty ones."""
+    found = {name: [own for own in fields.get(name, ()) if own] for name in NAMES}
+    return {name: values for name, values in found.items() if values}
+
+
+def query(link: Link, fields: Fields) -> Query:
+    """Return the query for these filters. Raises ArgumentError."""
+    filters = given(fields)
+    first = {name: values[0] for name, values in filters.items()}
+    states = filters.get("state", UNFINISHED)
+    if unknown := {*states} - {*STATES}:
+        raise ArgumentError(f"unknown state {min(unknown)[:80]!r}; use {', '.join(STATES)}")
+    ages = {name: _seconds(name, first[name]) for name in ("since", "older") if name in first}
+    now = float(link.call("TIME")[0]) if ages else 0.0
+    return Query(
+        states=states,
+        queue=first.get("queue"),
+        task=first.get("task"),
+        args=[_argument(text) for text in filters.get("arg", ())],
+        error=first.get("error"),
+        since=now - ages["since"] if "since" in ages else None,
+        older=now - ages["older"] if "older" in ages else None,
+    )
+
+
+def possible(link: Link, action: str, fields: Fields) -> Query:
+    """Return the query for those jobs to which an action can be done. Raises ArgumentError."""
+    if action not in bulk.STATES:
+        raise ArgumentError(f"unknown action {action[:80]!r}; use {', '.join(bulk.STATES)}")
+    found = query(link, fields)
+    if states := states_for(action, found):
+        return found._replace(states=states)
+    needed = " or ".join(bulk.STATES[action])
+    raise ArgumentError(f"{action}: no chosen state fits; choose {needed}")
+
+
+def states_for(action: str, query: Query) -> list[str]:
+    """Return the states of a query in which an action can be done to a job."""
+    return [own for own in query.states if own in bulk.STATES[action]]
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return duration.seconds(text)
+    except ValueError:
+        raise ArgumentError(f"{name}: got {text[:80]!r}; use a duration such as 5m or 1h") from None
+
+
+def _argument(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise ArgumentError(f"argument: got {text[:80]!r}; use NAME=VALUE")
+    return name, value

@@ -1,0 +1,102 @@
+"""What the buttons of the pages do. Each is a POST of JSON, and answers with what was done.
+
+guard.py has checked the request: it comes from one of our own pages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, abort, jsonify, request
+
+from werk.errors import NoSuchJob, WerkError
+from werk.ops import actions, bulk
+from werk.printable import counted
+from werk.settings import Settings
+from werk.store.connection import link
+from werk.web import filters
+from werk.web.pages import long_request
+
+STOP_S = 30.0  # how long to wait until a job has stopped
+DONE = {"retry": "retried", "discard": "discarded", "cancel": "cancelled"}
+NAMES = ("pause", "resume", "drain", "stop", *DONE)
+
+
+class PageActions(threading.local):  # so that each thread has its own link
+    """The views, by the names of their endpoints."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.link = link(settings)
+
+    def pause(self) -> Response:
+        return self._of_queue("pause", "paused")
+
+    def resume(self) -> Response:
+        return self._of_queue("resume", "resumed")
+
+    def drain(self) -> Response:
+        name = _word("worker")
+        ((_, outcome),) = actions.act(self.link, "drain", [name])
+        if outcome not in ("asked", "already"):
+            raise WerkError(f"worker {name} is {outcome}")
+        return _told(1, f"worker {name} finishes its jobs and exits")
+
+    def stop(self) -> Response:
+        worker = actions.stop(self.link, _word("job"), STOP_S)
+        return _told(1, f"1 job stopped on worker {worker}")
+
+    def retry(self) -> Response:
+        return self._of_jobs("retry")
+
+    def discard(self) -> Response:
+        return self._of_jobs("discard")
+
+    def cancel(self) -> Response:
+        return self._of_jobs("cancel")
+
+    def _of_queue(self, action: str, done: str) -> Response:
+        name = _word("queue")
+        ((_, outcome),) = actions.act(self.link, action, [name])
+        if outcome == "unknown":
+            raise NoSuchJob(f"unknown queue {name}")
+        return _told(1, f"queue {name} {done}")
+
+    def _of_jobs(self, action: str) -> Response:
+        """Do it to all jobs that match the filters in the body."""
+        fields = {
+            name: values if isinstance(values, list) else [values]
+            for name, values in _body().items()
+        }
+        if not all(isinstance(own, str) for values in fields.values() for own in values):
+            abort(400, "a filter must be a text or a list of texts")
+        if not filters.given(fields):
+            abort(400, "no filter is given; name a state, a queue or a task")
+        with long_request():
+            query = filters.possible(self.link, action, fields)
+            done = bulk.act_on(self.link, action, query)
+        return _told(done, f"{counted(done, 'job')} {DONE[action]}")
+
+
+def _told(count: int, text: str) -> Response:
+    return jsonify(count=count, done=text)
+
+
+def _body() -> Mapping[str, Any]:
+    if request.mimetype != "application/json":
+        abort(415, f"Content-Type must be application/json, got {request.mimetype[:100]!r}")
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        abort(400, "the body must be a JSON object")
+    if unknown := {*body} - {*filters.NAMES, "worker", "job"}:
+        abort(400, f"unknown in the body: {min(unknown)[:80]!r}")
+    return body
+
+
+def _word(name: str) -> str:
+    """Return a text in the body."""
+    value = _body().get(name)
+    if not isinstance(value, str) or not value:
+        abort(400, f"{name} must be a text")
+    return value
