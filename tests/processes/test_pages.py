@@ -265,7 +265,7 @@ def test_a_group_is_counted_and_retried(browse: Browse, connection: redis.Redis)
     client = browse()
     group = {"state": "failed", "task": "panic", "error": "ValueError: order #"}
     answer = client.get("/jobs/count/retry", query_string=group, base_url=HERE)
-    assert answer.json == {"count": 3}
+    assert answer.json == {"count": 3, "is_whole": True}
     assert done(client, "retry", **group) == "3 jobs retried"
     assert connection.zcard("rq:failed:default") == 497
     assert {*connection.lrange("rq:queue:default", 0, -1)} == {b"job-0", b"job-1", b"job-2"}
@@ -357,6 +357,17 @@ def test_long_requests_leave_room_for_others(browse: Browse, connection: redis.R
 
 
 # --- many
+
+
+def test_a_count_does_not_take_for_ever(
+    browse: Browse, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "COUNT_S", 0.0)
+    fail_many(connection, 3_000)
+    query = {"state": "failed", "error": "ValueError: x"}
+    answer = browse().get("/jobs/count/retry", query_string=query, base_url=HERE)
+    assert answer.json["count"] < 3_000
+    assert answer.json["is_whole"] is False
 
 
 @pytest.mark.performance
