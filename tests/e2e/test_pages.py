@@ -85,11 +85,16 @@ def opened(browser: Browser, path: str) -> Page:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_fit(
-    fleet: None, browser: Browser, width: int, scheme: Literal["light", "dark"]
+    fleet: None,
+    browser: Browser,
+    connection: redis.Redis,
+    width: int,
+    scheme: Literal["light", "dark"],
 ) -> None:
     browser.page.set_viewport_size({"width": width, "height": 844})
     browser.page.emulate_media(color_scheme=scheme)
-    for name, path in PATHS.items():
+    failed = connection.zrange("rq:failed:default", 0, 0)[0].decode()
+    for name, path in {**PATHS, "job": f"/0/view/job/{failed}"}.items():
         page = opened(browser, path)
         browser.look(f"{name}-{width}-{scheme}")
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
