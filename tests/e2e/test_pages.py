@@ -85,11 +85,16 @@ def opened(browser: Browser, path: str) -> Page:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_fit(
-    fleet: None, browser: Browser, width: int, scheme: Literal["light", "dark"]
+    fleet: None,
+    browser: Browser,
+    connection: redis.Redis,
+    width: int,
+    scheme: Literal["light", "dark"],
 ) -> None:
     browser.page.set_viewport_size({"width": width, "height": 844})
     browser.page.emulate_media(color_scheme=scheme)
-    for name, path in PATHS.items():
+    failed = connection.zrange("rq:failed:default", 0, 0)[0].decode()
+    for name, path in {**PATHS, "job": f"/0/view/job/{failed}"}.items():
         page = opened(browser, path)
         browser.look(f"{name}-{width}-{scheme}")
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
@@ -100,9 +105,11 @@ def test_pages_fit(
             assert "404" in browser.complaints.pop()  # the browser's own
 
 
-def test_a_group_of_failures_is_retried_in_three_clicks(
-    fleet: None, browser: Browser, connection: redis.Redis
+def test_a_group_of_five_hundred_failures_is_retried_in_three_clicks(
+    fleet: None, browser: Browser, spawn: Callable[..., Process], connection: redis.Redis
 ) -> None:
+    werk.enqueue_many("panic", [(REFUSED,)] * 479, options=werk.Options(queue="more"))
+    assert spawn("werk", "worker", "--burst", "more").wait(60) == 0
     page = opened(browser, "/")
     row = page.locator("#failures tr", has_text=NO_PICTURE)
     expect(row.locator(".number")).to_have_text("3")
@@ -228,7 +235,7 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
         "done": 1,
         "error": xss,
     }
-    cron = {"state": xss, "beat": now, "since": 1, "lines": [line]}
+    cron = {"state": "running", "beat": now, "since": 1, "lines": [line]}
     connection.hset("rq:werk:crons", f"{xss}:/{xss}", json.dumps(cron))
     page = browser.page
     quoted = page.evaluate("text => encodeURIComponent(text)", xss)

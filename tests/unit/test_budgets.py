@@ -67,7 +67,7 @@ RAISED = {
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (986, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
+    "web": (996, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4253,

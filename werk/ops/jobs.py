@@ -106,7 +106,7 @@ def groups(link: Link, query: Query) -> list[Group]:
     Raises ArgumentError.
     """
     found: dict[tuple[str, str], Group] = {}
-    for job in _each(link, query):
+    for job in each(link, query, Pace()):
         group = found.get((job.state, job.task)) or Group(job.state, job.task, 0, None)
         oldest = min(job.at or group.oldest or 0, group.oldest or job.at) or None
         found[job.state, job.task] = group._replace(jobs=group.jobs + 1, oldest=oldest)
@@ -116,7 +116,7 @@ def groups(link: Link, query: Query) -> list[Group]:
 
 def count(link: Link, query: Query) -> int:
     """Return how many jobs match. Raises ArgumentError."""
-    return sum(1 for _ in _each(link, query))
+    return sum(1 for _ in each(link, query, Pace()))
 
 
 def check_task(link: Link, task: str | None) -> None:
@@ -142,10 +142,11 @@ def batches(link: Link, query: Query, pace: Pace) -> Iterator[Batch]:
             pace.rest()
 
 
-def _each(link: Link, query: Query) -> Iterator[Entry | Row]:
+def each(link: Link, query: Query, pace: Pace) -> Iterator[Entry | Row]:
+    """Return the jobs that match, each with its state and task. Raises ArgumentError."""
     if query.needs_records:
-        return chain.from_iterable(walk(link, query))
-    pages = _pages(link, query, Pace())
+        return chain.from_iterable(batch.rows for batch in batches(link, query, pace))
+    pages = _pages(link, query, pace)
     entries = chain.from_iterable(page.entries for page in pages)
     return (entry for entry in entries if _is_found(query, entry))
 

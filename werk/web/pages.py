@@ -29,6 +29,7 @@ from werk.web.rates import Rate, Rates
 
 MOST_ROWS = 100
 LOOK_S = 0.7  # how long a page looks for the jobs that match
+COUNT_S = 5.0  # how long they are counted before an action
 HOURS = {1: "1 hour", 24: "24 hours", 168: "7 days"}
 _LONG = threading.BoundedSemaphore(4)  # requests that read or change however many jobs there are
 
@@ -110,10 +111,11 @@ class Pages(threading.local):  # so that each thread has its own link
         return self._page("job_groups", groups=groups[:MOST_ROWS], given=filters.given(fields))
 
     def count(self, action: str) -> Response:
-        """Answer how many jobs an action would be done to."""
+        """Answer how many jobs an action would be done to, or that there are more."""
         with long_request():
             query = filters.possible(self.link, action, request.args.to_dict(flat=False))
-            return jsonify(count=jobs.count(self.link, query))
+            count, is_whole = _count(self.link, query)
+            return jsonify(count=count, is_whole=is_whole)
 
     def tasks(self) -> str:
         """Show how often tasks ran and failed, how long that took, and who serves them."""
@@ -148,11 +150,11 @@ class _TimeIsUp(Exception):
 
 
 class _Brief(Pace):
-    """Looks without a pause, for a short time."""
+    """Looks for a short time, without pauses: most of that time this process is busy, not Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.deadline = time.monotonic() + LOOK_S
+        self.deadline = time.monotonic() + seconds
 
     def rest(self) -> None:
         if time.monotonic() > self.deadline:
@@ -187,13 +189,24 @@ def _found(link: Link, query: jobs.Query) -> tuple[list[jobs.Row], bool]:
     """Return the first jobs that match, and whether these are all."""
     found: list[jobs.Row] = []
     try:
-        for batch in jobs.batches(link, query, _Brief()):
+        for batch in jobs.batches(link, query, _Brief(LOOK_S)):
             found += batch.rows
             if len(found) > MOST_ROWS:
                 return found, False
     except _TimeIsUp:
         return found, False
     return found, True
+
+
+def _count(link: Link, query: jobs.Query) -> tuple[int, bool]:
+    """Return how many jobs match, and whether these are all."""
+    count = 0
+    try:
+        for _ in jobs.each(link, query, _Brief(COUNT_S)):
+            count += 1
+    except _TimeIsUp:
+        return count, False
+    return count, True
 
 
 def _running(link: Link, snapshot: Snapshot) -> list[Running]:

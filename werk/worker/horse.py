@@ -272,13 +272,12 @@ class Horse:
 
     def record_otherwise(self, outcome: Outcome, became: bytes) -> Outcome | None:
         """Return another outcome for one that step.lua could not record; None if it is recorded."""
-        performer = self.performer
+        performer, now = self.performer, self.shared.now()
         if outcome.status == "finished":
             performer.counters.leave_last_to_rq()
         if became == b"dependents" and performer.last_success:
             return performer.recorder.succeed(*performer.last_success)
-        ended = misplaced(outcome, self.shared.now(), self.log.task)
-        return performer.recorder.final(ended, REFUSED)
+        return performer.recorder.final(misplaced(outcome, now, self.log.task), REFUSED)
 
     def log_late(self, claim: Claim | None, became: bytes) -> None:
         if claim and became in (b"late", b"misplaced"):

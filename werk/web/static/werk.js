@@ -32,9 +32,10 @@
     for (const [name, values] of Object.entries(JSON.parse(button.dataset.body))) {
       for (const value of [].concat(values)) fields.append(name, value);
     }
-    const { count } = await ask(`${button.dataset.count}?${fields}`);
-    const what = `${capital(button.dataset.post.split("/").pop())} ${count} ${count === 1 ? "job" : "jobs"}`;
-    return [`${what}?`, count ? what : ""];
+    const { count, is_whole } = await ask(`${button.dataset.count}?${fields}`);
+    const jobs = `${is_whole ? "" : "more than "}${count} ${count === 1 ? "job" : "jobs"}`;
+    const what = `${capital(button.dataset.post.split("/").pop())} ${jobs}`;
+    return [`${what}?`, count || !is_whole ? what : ""];
   }
 
   async function act(button) {
@@ -54,6 +55,7 @@
       if (label) byId("ask-yes").focus();
       await closed;
       if (dialog.dataset.answer !== "yes") return;
+      show("told", "Working...");
       const told = await ask(button.dataset.post, {
         method: "POST",
         headers: { Accept: "application/json", "Content-Type": "application/json" },
@@ -63,6 +65,7 @@
       await refresh();
     } catch (error) {
       dialog.close();
+      show("told", "");
       show("trouble", error.message);
     } finally {
       button.disabled = false;
