@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -14,11 +13,10 @@ from werk.ops.queues import ask, queue_names
 from werk.printable import near, printable
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.error_group import group_of
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 FIELDS = ("werk_task", "description", "status", "ended_at")  # read of each failed job
-
-_VARIES = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}|\d+")
 
 
 class Failure(NamedTuple):
@@ -35,16 +33,17 @@ class Filters(NamedTuple):
     """Selects failed jobs; None: all."""
 
     task: str | None = None
-    error: str | None = None  # the last line, ignoring numbers; 'Text*' matches its beginning
+    error: str | None = None  # the last line as group_of() has it; 'Text*' matches its beginning
     since: float | None = None  # Unix time
     queue: str | None = None
+    exact: bool = False  # all digits of `error` count
 
     def matches(self, job: Failure) -> bool:
         """Return whether a job matches."""
         return (
             self.task in (None, job.task)
             and (self.since is None or job.at >= self.since)
-            and (self.error is None or _is_like(job.error, self.error))
+            and (self.error is None or _is_like(job.error, self.error, self.exact))
         )
 
 
@@ -77,7 +76,7 @@ def groups(link: Link, filters: Filters) -> list[Group]:
     """Return the failed jobs that match, grouped by task and error, the largest group first."""
     found: dict[tuple[str, str], Group] = {}
     for job in chain.from_iterable(walk(link, filters)):
-        key = job.task, _VARIES.sub("#", job.error)
+        key = job.task, group_of(job.error)
         group = found.get(key) or Group(job.task, job.error, 0, job.at, job.at)
         found[key] = group._replace(
             error=job.error if job.at > group.last else group.error,
@@ -103,6 +102,8 @@ def last_line(job: Job) -> str:
 
 
 def _queues(link: Link, filters: Filters) -> list[str]:
+    if filters.exact and filters.error is None:
+        raise ArgumentError("--exact requires --error")
     known = queue_names(link)
     if filters.queue is None:
         return known
@@ -119,7 +120,9 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
             yield Failure(job.id, task, queue, job.ended(), last_line(job))
 
 
-def _is_like(error: str, wanted: str) -> bool:
-    """Return whether an error equals the wanted one, or begins with it, ignoring numbers."""
-    error, start = _VARIES.sub("#", error), _VARIES.sub("#", wanted.removesuffix("*"))
+def _is_like(error: str, wanted: str, exact: bool) -> bool:
+    """Return whether an error equals the wanted one, or begins with it if that ends with *."""
+    start = wanted.removesuffix("*")
+    if not exact:
+        error, start = group_of(error), group_of(start)
     return error.startswith(start) if wanted.endswith("*") else error == start

@@ -1,0 +1,35 @@
+"""Which errors count as the same one: those that differ only in numbers.
+
+An order's number varies from job to job. The status code of an HTTP response does not: "status 400"
+and "status 500" are different errors.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PHRASES = """
+    Client|Server|Bad|Unauthorized|Payment|Forbidden|Not|Method|Proxy|Request|Conflict|Gone|Length
+    |Precondition|Payload|Content|URI|Unsupported|Unprocessable|Locked|Too|Internal|Service|Gateway
+"""
+_VARIES = re.compile(
+    rf"""
+    (?P<code>
+        # status 400, status_code=400, "statusCode": 400, HTTP 503, HTTP/1.1 503, HTTP Error 503
+        \b(?:https?(?:/[0-9](?:\.[0-9])?)?|status|code)(?!://)
+        (?:[\W_]|code|error|status){{1,12}}?
+        [1-5][0-9]{{2}}(?![\w.-]*[0-9])
+        # 404 Client Error, '404 Not Found', 503, message='Service Unavailable'
+        | \b[1-5][0-9]{{2}}(?=[ ]?[:,-]?[ ](?-i:(?:{"".join(_PHRASES.split())})\b|message=))
+    )
+    | 0x[0-9a-f]+
+    | [0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f-]{{22,27}}
+    | \d+
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def group_of(error: str) -> str:
+    """Return an error (the last line of a traceback) with # for each number that may vary."""
+    return _VARIES.sub(lambda found: found["code"] or "#", error)
