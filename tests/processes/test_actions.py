@@ -98,6 +98,37 @@ def test_failed_jobs_are_one_line_an_error(
     assert (found["task"], found["jobs"], found["error"]) == ("panic", 3, "RuntimeError: no 99")
 
 
+def test_exact_counts_the_digits_of_an_error(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis
+) -> None:
+    *others, wanted = fail("panic", "order 1", "order 7", "order 100", "order 99")
+    chosen = ("--error", "RuntimeError: order 99")
+    assert json.loads(run("werk", "failed", *chosen, "--json").stdout)[0]["jobs"] == 4
+    (group,) = json.loads(run("werk", "failed", *chosen, "--exact", "--json").stdout)
+    assert (group["jobs"], "--exact" in group["retry"]) == (1, True)
+    prefix = run("werk", "failed", "--error", "RuntimeError: order 1*", "--exact", "--json").stdout
+    assert json.loads(prefix)[0]["jobs"] == 2
+    connection.sadd("rq:werk:paused", "default")
+    assert run("werk", "retry", *chosen, "--exact", "--yes").stdout == "1 retried\n"
+    assert (wanted.status(), {job.status() for job in others}) == ("queued", {"failed"})
+
+
+@pytest.mark.parametrize("command", ["failed", "retry"])
+def test_exact_alone_selects_nothing(redis_url: str, command: str) -> None:
+    done = run("werk", command, "--exact")
+    assert (done.returncode, done.stderr) == (2, "werk: --exact requires --error\n")
+
+
+def test_status_codes_of_http_are_different_errors(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    fail("panic", "status 400", "status 500", "status 500", "order 99", "order 7")
+    found = json.loads(run("werk", "failed", "--json").stdout)
+    assert sorted(group["jobs"] for group in found) == [1, 2, 2]
+    done = run("werk", "retry", "--error", "RuntimeError: status 400", "--yes")
+    assert done.stdout == "1 retried\n"
+
+
 @pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
 def test_since_is_a_time(redis_url: str, since: str) -> None:
     done = run("werk", "failed", f"--since={since}")

@@ -37,7 +37,7 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1010, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1013, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
@@ -48,11 +48,11 @@ RAISED = {
         "any value in any key, outages, fences, final failures, attempts, slots, hands",
     ),
     "ops": (
-        1968,
+        1972,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
-        978,
+        1002,
         "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (

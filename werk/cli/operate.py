@@ -48,10 +48,12 @@ class CheckCommand(click.Command):
             raise CheckUsage(error.format_message()) from None
 
 
-_MATCH = "Match the last line of the traceback, ignoring digits; a trailing * matches a prefix."
+_MATCH = "Match the last line of the traceback; a trailing * matches a prefix. Digits are ignored,"
+_MATCH += " except for those of a status code such as HTTP 503."
 FILTERS = (  # select failed jobs
     click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
     click.Option(["--error"], type=WORD, help=_MATCH),
+    click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
     click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
     click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
 )
@@ -269,6 +271,7 @@ def repair(dry_run: bool, as_json: bool) -> None:
 def _retry_command(task: str, error: str, filters: Filters) -> str:
     """Return the command that retries the jobs of a group, with the given filters."""
     words = ["werk", "retry", "--task", task, "--error", error]
+    words += ["--exact"] * filters.exact
     words += ["--queue", filters.queue] if filters.queue else []
     words += ["--since", _iso(math.floor(filters.since))] if filters.since else []
     return " ".join(map(output.shell_word, words))
