@@ -31,6 +31,7 @@ from werk.log_format import Event, log_to_stderr
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import MONTH_S
+from werk.store.outage import Outage
 from werk.store.startup import wait_for_answer
 
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
@@ -131,20 +132,16 @@ def run(
     log_to_stderr()
     log.info(Event("begins", redis=link.where, lines=len(lines)))
     wait_for_answer(cron.read_stamps, log, pause=pause)
-    trouble = ""
+    outage = Outage(log, "not-enqueued", "goes-on")
     while True:
         now = clock()
         try:
             cron.fire(now)
         except WerkError as error:
-            if str(error) != trouble:
-                log.error(Event("not-enqueued", reason=error, retry=f"in {RETRY_S:g} s"))
-            trouble = str(error)
+            outage.note(error, retry=f"in {RETRY_S:g} s")
             pause(RETRY_S)
             continue
-        if trouble:
-            log.warning(Event("goes-on"))
-        trouble = ""
+        outage.end()
         pause(max(0.0, min(LONGEST_PAUSE_S, cron.next_tick(now) - clock())))
 
 
