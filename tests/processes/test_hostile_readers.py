@@ -19,6 +19,7 @@ from prometheus_client import parser
 from support import run
 
 import werk
+from werk.cli import status
 from werk.ops import checks, metrics, status_view
 from werk.ops.limits import Limits
 from werk.ops.snapshot import Snapshot
@@ -149,7 +150,7 @@ class Fleet:
                 abs(own[key]) < 1e16 for key in ("pid", "done", "failed", "clock_s", "beat_s")
             )
         assert found["queues"]["default"]["waiting"] == 1
-        assert all(line.isprintable() for line in status_view.table(snapshot).split("\n"))
+        assert all(line.isprintable() and len(line) <= 80 for line in status.table(snapshot))
         assert checks.check(snapshot, Limits())[0] in (0, 1, 2)
         families = [*parser.text_string_to_metric_families(metrics.exposition(light))]
         series = [(own.name, *own.labels.items()) for family in families for own in family.samples]

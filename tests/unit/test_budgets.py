@@ -37,22 +37,22 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1013, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1307, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1347,
+        1356,
         "any value in any key, outages, fences, final failures, attempts, slots, hands",
     ),
     "ops": (
-        1972,
+        1949,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
-        1002,
+        1030,
         "bounded readers of payloads, outages and Sentinel, one connection class",
     ),
     "tasks": (
@@ -60,7 +60,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
-    "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (822, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4184,
         "patched and subclassed workers, forks, outages, watchdog, bounded "

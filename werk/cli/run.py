@@ -11,7 +11,8 @@ from typing import NoReturn
 import click
 
 from werk import __version__, registry
-from werk.cli.output import connect, print_rows, run_command
+from werk.cli.output import connect, print_json, print_text, run_command
+from werk.cli.times import utc_text
 from werk.cli.types import PERIOD
 from werk.printable import near
 from werk.settings import DASHBOARD_PORT, MOST_SLOTS, Settings
@@ -23,10 +24,10 @@ def main() -> NoReturn:
     run_command(werk, "werk")
 
 
-_OPERATE = "status failed retry stop cancel pause resume drain repair ping".split()
+_OPERATE = "retry stop cancel pause resume drain repair ping".split()
 _LOOKUP = "result show tasks".split()
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
-_MODULES["enqueue"] = "enqueue"
+_MODULES |= {name: name for name in ("enqueue", "failed", "status")}
 
 
 class Commands(click.Group):
@@ -183,8 +184,9 @@ def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
     if not check:
         crontab.run(lines, connected, catch_up)
     rows = [line.as_json() for line in lines]
-    texts = []
-    for row in rows:
-        texts.append(f"{row['line']}: {row['when']}  {row['call']}")
-        texts += [f"    {moment}" for moment in row["next"]]
-    print_rows(as_json, rows, *texts)
+    for row in rows if not as_json else ():
+        print_text(f"{row['line']}: {row['when']}  {row['call']}")
+        for moment in row["next"]:
+            print_text(f"    {moment}")
+    if as_json:
+        print_json([{**row, "next": [utc_text(own) for own in row["next"]]} for row in rows])

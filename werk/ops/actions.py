@@ -14,7 +14,7 @@ from itertools import islice
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.ops.failures import PAGE, Filters, walk
-from werk.ops.queues import ask
+from werk.ops.queues import ask, clock
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link
@@ -47,8 +47,7 @@ def retry_all(link: Link, filters: Filters) -> Iterator[int]:
 
     A job that fails after the call is not retried again.
     """
-    seconds, micros = link.call("TIME")
-    begun = int(seconds) + int(micros) / 1e6
+    begun = clock(link)
     for page in walk(link, filters):
         outcomes = act(link, "retry", [job.id for job in page if job.at <= begun])
         yield sum(outcome in ("retried", "limited") for _, outcome in outcomes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
-from werk.errors import ArgumentError
+from werk import registry
+from werk.errors import ArgumentError, ConfigError
 from werk.ops import job_record
 from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
@@ -14,6 +16,7 @@ from werk.printable import near, printable
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.error_group import group_of
+from werk.tasks import catalog_page
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 FIELDS = ("werk_task", "description", "status", "ended_at")  # read of each failed job
@@ -27,6 +30,7 @@ class Failure(NamedTuple):
     queue: str
     at: float  # Unix time
     error: str  # the last line of its traceback
+    stopped: bool  # by `werk stop`: RQ keeps it among the failed jobs
 
 
 class Filters(NamedTuple):
@@ -48,13 +52,14 @@ class Filters(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The failed jobs of one task with the same error."""
+    """The failed jobs of one task with the same error. Stopped jobs have groups of their own."""
 
     task: str
     error: str  # of the last one
     jobs: int
     first: float  # Unix time
     last: float
+    stopped: bool
 
 
 def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
@@ -74,10 +79,10 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
 
 def groups(link: Link, filters: Filters) -> list[Group]:
     """Return the failed jobs that match, grouped by task and error, the largest group first."""
-    found: dict[tuple[str, str], Group] = {}
+    found: dict[tuple[str, str, bool], Group] = {}
     for job in chain.from_iterable(walk(link, filters)):
-        key = job.task, group_of(job.error)
-        group = found.get(key) or Group(job.task, job.error, 0, job.at, job.at)
+        key = job.task, group_of(job.error), job.stopped
+        group = found.get(key) or Group(job.task, job.error, 0, job.at, job.at, job.stopped)
         found[key] = group._replace(
             error=job.error if job.at > group.last else group.error,
             jobs=group.jobs + 1,
@@ -94,6 +99,20 @@ def count(link: Link, filters: Filters) -> int:
         commands = [("ZCARD", keys.key("failed", name)) for name in names]
         return sum(size or 0 for size in link.calls(commands, skips_type=True))
     return sum(map(len, walk(link, filters)))
+
+
+def check_task(link: Link, filters: Filters) -> None:
+    """Raise ArgumentError if the task of these filters is neither known nor has failed jobs."""
+    task = filters.task
+    if task is None:
+        return
+    known = {*catalog_page.read_pages(link).entries}
+    with suppress(ConfigError):  # the table need not be on this host
+        known |= {*registry.tasks()}
+    if task not in known:  # it may be the path of a function that plain RQ enqueued
+        known |= {job.task for job in chain.from_iterable(walk(link, Filters()))}
+    if task not in known:
+        raise ArgumentError(f"unknown task {task!r}{near(task, known, '; see werk tasks')}")
 
 
 def last_line(job: Job) -> str:
@@ -117,7 +136,8 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
     for job in job_record.read(link, ids, job_record.LONGEST, FIELDS):
         task = job.text("werk_task") or (job.text("description") or "").partition("(")[0] or "?"
         if job.record:
-            yield Failure(job.id, task, queue, job.ended(), last_line(job))
+            has_stopped = job.text("status") == "stopped"
+            yield Failure(job.id, task, queue, job.ended(), last_line(job), has_stopped)
 
 
 def _is_like(error: str, wanted: str, exact: bool) -> bool:

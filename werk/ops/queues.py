@@ -22,3 +22,9 @@ def queue_names(link: Link) -> list[str]:
 def ask(link: Link, *command: Any) -> Any:
     """Return the reply of a command; None if the key is of another type."""
     return link.calls([command], skips_type=True)[0]
+
+
+def clock(link: Link) -> float:
+    """Return Redis's time, in Unix seconds."""
+    seconds, micros = link.call("TIME")
+    return int(seconds) + int(micros) / 1e6
