@@ -43,6 +43,41 @@ def test_a_worker_started_while_redis_is_away_waits_for_it(
     assert worker.wait(60) == 0
 
 
+def test_a_queue_that_nobody_has_used_is_a_warning(
+    spawn: Start, connection: redis.Redis, redis_url: str
+) -> None:
+    connection.sadd("rq:queues", "rq:queue:invoices")
+    connection.sadd("rq:workers:served", "rq:worker:other")
+    worker = spawn("werk", "worker", "default", "invoices", "invoises", "served", env=ENV)
+    wait_until(lambda: horse(worker))
+    lines = [line for line in worker.output().splitlines() if "event=unused-queue" in line]
+    why = "no job was ever enqueued there, and no other worker serves it"
+    hint = "; did you mean 'invoices'?"
+    assert [line.partition("WARNING rq.worker ")[2] for line in lines] == [
+        f'event=unused-queue queue=invoises reason="{why}{hint}"'
+    ]
+
+
+def test_a_key_of_another_type_for_the_queues_is_no_trouble(
+    spawn: Start, connection: redis.Redis
+) -> None:
+    connection.set("rq:queues", "x")
+    worker = spawn("werk", "worker", "low", env=ENV)
+    wait_until(lambda: "event=begins" in worker.output())
+    wait_until(lambda: horse(worker))
+    assert "unused-queue" not in worker.output()
+
+
+def test_the_help_of_a_worker_is_ours(redis_url: str) -> None:
+    done = run("werk", "worker", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--concurrency N" in done.stdout and "rq worker --help" in done.stdout
+    assert "--serializer" not in done.stdout  # it works, as those of the others
+    assert "Redis client class" not in done.stdout
+    worker = run("werk", "worker", "--burst", "--logging-level", "DEBUG", "-S", "pickle", env=ENV)
+    assert (worker.returncode, "event=begins" in worker.stdout) == (0, True)
+
+
 def test_the_end_of_an_outage_is_logged_with_its_length(
     spawn: Start, server: Server, redis_url: str
 ) -> None:

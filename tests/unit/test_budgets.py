@@ -37,7 +37,7 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1307, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1330, "stubs, strict checks, log formats, limits by queue, missing packages"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
@@ -62,7 +62,7 @@ RAISED = {
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (822, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4184,
+        4197,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands",
