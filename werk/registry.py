@@ -247,9 +247,9 @@ def _missing(place: str, error: Exception) -> str | None:
         return f"use the name of a module; did you mean {name}:{attribute or 'TASKS'}?"
     if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
         return None
-    if "" not in sys.path:
-        return f"no module {error.name} on sys.path"
-    return f"no module {error.name} in the current folder ({os.getcwd()}) or on sys.path"
+    here = f"in the current folder ({os.getcwd()}) or " * ("" in sys.path)
+    use = "set PYTHONPATH to its folder; a caller needs no table, because workers publish theirs"
+    return f"no module {error.name} {here}on sys.path; {use}"
 
 
 def _checked(name: object, entry: object, place: str) -> Task:

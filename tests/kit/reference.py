@@ -35,8 +35,8 @@ COMMANDS_HEAD = """\
 
 <!-- Made by bin/docs from the commands themselves: change their help, then run bin/docs. -->
 
-What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. `werk worker` also takes the
-options of `rq worker` that are not listed here. See also
+What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. `werk worker` also
+takes the options of `rq worker` that are not listed here. See also
 [settings and exit codes](settings.md) and the [runbook](runbook.md#what-each-command-is-for).
 """
 API_HEAD = """\
