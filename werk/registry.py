@@ -29,6 +29,7 @@ RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 10, 3600
 DURATIONS = {  # the fields of Task that take one
     **dict.fromkeys(("timeout", "result_ttl", "failure_ttl"), Range(-1)),
     "retry_delay": Range(0, 10_000),
+    "within": Range(0),
 }
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Task(NamedTuple):
     secret: tuple[str, ...] = ()  # parameters shown as ***
     retry_delays: tuple[Duration, ...] = ()  # before each retry; the last one is repeated
     retry_on: tuple[str, ...] = ()  # exceptions that are retried, by dotted name; (): all
+    within: Duration = 0  # `werk status`: how long a job of its queue may wait; 0: as elsewhere
 
     def in_seconds(self) -> Task:
         """Return the task with its durations in seconds. Raises ArgumentError."""

@@ -21,8 +21,8 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import children, is_gone, run, samples, wait_until
-from workers import Start, begun, go, horse, leads_group
+from support import PYTHONPATH, children, is_gone, run, samples, wait_until
+from workers import ENV, Start, begun, go, horse, leads_group
 
 import werk
 from werk.cli import status
@@ -234,6 +234,35 @@ def test_scheduled_jobs_without_a_worker_are_critical(light: Link, connection: r
     assert problems(light) == [(CRITICAL, "queue low: 2 scheduled and no worker")]
     connection.sadd("rq:werk:paused", "low")
     assert problems(light) == []
+
+
+def test_a_task_sets_the_limit_of_its_queue(
+    work: Start, light: Link, connection: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "soon.py").write_text(
+        "from werk.registry import Task\n"
+        "TASKS = {name: Task('worker_tasks.note', queue='fast', within=within)\n"
+        "         for name, within in {'a': '2h', 'b': '1h', 'c': 0}.items()}\n"
+    )
+    path = f"{PYTHONPATH}{os.pathsep}{tmp_path}"
+    env = {"PYTHONPATH": path, "WERK_REGISTRY": f"{ENV['WERK_REGISTRY']},soon:TASKS"}
+    work("other", env=env)
+    job = werk.enqueue("a", str(tmp_path), options=werk.Options(queue="fast"))
+    connection.sadd("rq:workers:fast", "rq:worker:x")
+    facts = {"birth": "2026-01-01T00:00:00.000000Z", "queues": "fast", "state": "busy"}
+    connection.hset("rq:worker:x", mapping=facts)
+    connection.sadd("rq:workers", "rq:worker:x")
+    connection.expire("rq:worker:x", 400)
+
+    def age_of_job(seconds: float) -> list[str]:
+        since = keys.iso(time.time() - seconds)
+        connection.hset(f"rq:job:{job.id}", "enqueued_at", since)
+        return [what for level, what in problems(light) if level == CRITICAL]
+
+    wait_until(lambda: age_of_job(3000) == [])  # once the worker has published its tasks
+    assert age_of_job(4000) == ["queue fast: the oldest has waited 66m"]
+    limit = AgeLimits.parse("fast=3h")
+    assert [what for level, what in problems(light, age_s=limit) if level == CRITICAL] == []
 
 
 def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(

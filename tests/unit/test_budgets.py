@@ -37,7 +37,7 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1330, "stubs, strict checks, log formats, limits by queue, missing packages"),
+    "cli": (1363, "stubs, strict checks, log formats, limits by queue, missing packages, on call"),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
@@ -48,19 +48,19 @@ RAISED = {
         "any value in any key, outages, fences, final failures, attempts, slots, hands",
     ),
     "ops": (
-        1949,
+        1959,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
     ),
     "store": (
         1030,
-        "bounded readers of payloads, outages and Sentinel, one connection class",
+        "bounded readers of payloads, outages and Sentinel, one connection class, groups of errors",
     ),
     "tasks": (
         1087,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
-    "werk": (822, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (824, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4197,
         "patched and subclassed workers, forks, outages, watchdog, bounded "

@@ -34,6 +34,7 @@ class Problem(NamedTuple):
 
 def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
     """Return what is wrong, the worst first."""
+    limits = limits.with_tasks(entry.task for entry in snapshot.pages.entries.values())
     found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
     found += _of_keys(snapshot)
     found += _of_final_failures(snapshot.gave_up)
