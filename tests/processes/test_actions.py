@@ -80,8 +80,8 @@ def test_failed_jobs_are_one_line_an_error(
     done = run("werk", "failed")
     head, *lines = done.stdout.splitlines()
     assert head.split() == "COUNT FIRST LAST TASK ERROR".split()
-    notes = "each job: werk failed --list; all about one: werk show ID"
-    assert done.stderr == f"{notes}; to retry: werk failed --commands\n"
+    notes = "each job: --list; all about one: werk show ID"
+    assert done.stderr == f"{notes}; how to retry: --commands\n"
     assert len(lines) == 3
     shown = lines[0].split()
     assert (shown[0], shown[2], shown[4]) == ("3", "ago", "ago")

@@ -22,7 +22,7 @@ from werk.store.connection import Link
 _TIMES = (Column("FIRST"), Column("LAST"))
 GROUPS = (Column("COUNT"), *_TIMES, Column("TASK", 12), Column("ERROR", 20))
 STOPPED = (Column("STOPPED"), *_TIMES, Column("TASK", 12))
-JOBS = (Column("ID"), Column("LAST"), Column("QUEUE", 6), Column("TASK", 8), Column("ERROR", 10))
+JOBS = (Column("ID"), Column("FAILED"), Column("QUEUE", 6), Column("TASK", 8), Column("ERROR", 10))
 
 
 @click.command(params=[*FILTERS])
@@ -45,8 +45,8 @@ def failed(as_list: bool, commands: bool, as_json: bool, **chosen: Any) -> None:
         _print_groups(found, clock(link))
         for group in found if commands else ():
             output.print_command(_retry(group, filters))
-        more = "" if commands else "; to retry: werk failed --commands"
-        output.print_note(f"each job: werk failed --list; all about one: werk show ID{more}")
+        more = "" if commands else "; how to retry: --commands"
+        output.print_note(f"each job: --list; all about one: werk show ID{more}")
 
 
 def _print_jobs(link: Link, filters: Filters, as_json: bool) -> int:
