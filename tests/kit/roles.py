@@ -24,8 +24,11 @@ OLDEST = (7, 0)  # before it, no key may be given for reading only
 
 ROLES = {
     "caller": ("enqueue", "result", "cron"),
-    "reader": ("status", "show", "failed", "tasks"),
-    "operator": ("ping", "retry", "stop", "cancel", "pause", "resume", "drain", "dashboard"),
+    "reader": ("status", "show", "failed", "jobs", "tasks"),
+    "operator": (
+        *("ping", "retry", "requeue", "stop", "cancel", "discard", "pause", "resume", "drain"),
+        "dashboard",
+    ),
     "worker": ("worker", "worker-pool"),
     "admin": ("repair",),
 }

@@ -25,8 +25,9 @@ from workers import ENV, Start, begun, ended, go, horse, places, runs
 
 import werk
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
-from werk.ops import actions, failures, lost_jobs
+from werk.ops import actions, bulk, failures, lost_jobs
 from werk.ops.failures import Filters
+from werk.ops.jobs import Query
 from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
@@ -401,7 +402,7 @@ def test_ten_thousand_are_retried_once_each(light: Link, connection: redis.Redis
     connection.eval(make, 0)
     connection.sadd("rq:queues", "rq:queue:default")
     assert failures.count(light, Filters(task="a")) == 5000
-    assert sum(actions.retry_all(light, Filters(task="a"))) == 5000
+    assert bulk.act_on(light, "retry", Query(("failed",), task="a")) == 5000
     ids = connection.lrange("rq:queue:default", 0, -1)
     assert len(ids) == len(set(ids)) == 5000
     assert failures.count(light, Filters()) == 5000
@@ -414,7 +415,7 @@ def test_jobs_that_fail_again_at_once_are_not_retried_for_ever(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
 ) -> None:
     jobs = fail("panic", *map(str, range(300)))
-    assert sum(actions.retry_all(light, Filters())) == 300
+    assert bulk.act_on(light, "retry", Query(("failed",))) == 300
     for job in jobs:
         wait_until(lambda job=job: connection.xlen(f"rq:results:{job.id}") == 2)
 

@@ -20,7 +20,10 @@ from support import run
 
 import werk
 from werk.cli import status
-from werk.ops import checks, metrics, status_view
+from werk.ops import checks, jobs, metrics, status_view
+from werk.ops.job_ids import resolve
+from werk.ops.job_places import STATES
+from werk.ops.jobs import Query
 from werk.ops.limits import Limits
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
@@ -152,6 +155,10 @@ class Fleet:
         assert found["queues"]["default"]["waiting"] == 1
         assert all(line.isprintable() and len(line) <= 80 for line in status.table(snapshot))
         assert checks.check(snapshot, Limits())[0] in (0, 1, 2)
+        ids = [job.id for page in jobs.walk(light, Query(STATES)) for job in page]
+        assert self.job in ids
+        assert ("queued", "sleep", 1) in [own[:3] for own in jobs.groups(light, Query(STATES))]
+        assert resolve(light, self.job[:12]) == self.job
         families = [*parser.text_string_to_metric_families(metrics.exposition(light))]
         series = [(own.name, *own.labels.items()) for family in families for own in family.samples]
         assert len(set(series)) == len(series)
@@ -211,6 +218,9 @@ def test_the_commands_among_all_that_is_wrong(connection: redis.Redis) -> None:
     found = json.loads(run("werk", "status", "--json").stdout, parse_constant=pytest.fail)
     assert set(Fleet.GOOD) <= {own["name"] for own in found["workers"]}
     assert run("werk", "status", "--check").returncode in (1, 2)
+    for words in (["jobs"], ["jobs", "--list"], ["jobs", "--arg", "seconds=1"]):
+        done = run("werk", *words)
+        assert (done.returncode, done.stderr) == (0, ""), (words, done)
     for words in (["tasks"], ["failed"], ["failed", "--list"], ["ping", "--timeout", "0"]):
         done = run("werk", *words)
         assert done.returncode in (0, 1) and "Traceback" not in done.stderr, (words, done)

@@ -144,7 +144,7 @@ class Lua:
         return self.run(request.script().text, *words, keys=keys)
 
     def act(self, what: str, *names: str) -> Any:
-        return self.run(act_script().text, what, f"at:{self.now}", *names)
+        return self.run(act_script().text, what, f"at:{self.now}", "", *names)
 
 
 def decoded(reply: Any) -> Any:

@@ -37,22 +37,28 @@ PACKAGES = {
 # What has more, and the features that it has beyond the plan. The commit that raises a number names
 # the feature.
 RAISED = {
-    "cli": (1363, "stubs, strict checks, log formats, limits by queue, missing packages, on call"),
+    "cli": (
+        1528,
+        "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
+        "on call",
+    ),
     "client": (
         742,
         "conflicts of job ids, functions as names, durations, typed handles, middleware",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1356,
-        "any value in any key, outages, fences, final failures, attempts, slots, hands",
+        1453,
+        "any value in any key, outages, fences, final failures, attempts, slots, hands, "
+        "pages of jobs",
     ),
     "ops": (
-        1959,
-        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, slots",
+        2378,
+        "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
+        "slots, filters of jobs, short ids",
     ),
     "store": (
-        1030,
+        1032,
         "bounded readers of payloads, outages and Sentinel, one connection class, groups of errors",
     ),
     "tasks": (

@@ -17,6 +17,7 @@ RUNNING = "job {0} is running; to stop it: werk stop {0}"
 MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
     "cancel": ({"cancelled": "{} cancelled"}, "job {} is {}, not waiting"),
+    "discard": ({"deleted": "{} discarded"}, "job {} is {}, neither failed nor finished"),
     "pause": ({"yes": "queue {} paused", "already": "queue {} was already paused"}, ""),
     "resume": ({"yes": "queue {} resumed", "already": "queue {} was not paused"}, ""),
     "drain": ({"asked": "{}", "already": "{}"}, "worker {} is {}; see werk status"),
@@ -47,5 +48,5 @@ def _refusal(link: Link, what: str, name: str, outcome: str) -> str:
         return NO_JOB.format(name)
     if (what, outcome) == ("drain", "unknown"):
         return f"worker {name} is unknown{near(name, actions.live_names(link))}"
-    is_running = what == "cancel" and outcome == "started"
+    is_running = what in ("cancel", "discard") and outcome == "started"
     return (RUNNING if is_running else MESSAGES[what][1]).format(name, outcome)

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from werk.cli import output, times
-from werk.cli.operate import FILTERS
 from werk.cli.tables import Column, Table
-from werk.cli.types import json_option
+from werk.cli.types import PAST, WORD, json_option
 from werk.errors import ArgumentError
 from werk.ops import failures
 from werk.ops.failures import Filters, Group
+from werk.ops.jobs import check_task
 from werk.ops.queues import clock
 from werk.store import keys
 from werk.store.connection import Link
@@ -23,6 +23,16 @@ _TIMES = (Column("FIRST"), Column("LAST"))
 GROUPS = (Column("COUNT"), *_TIMES, Column("TASK", 12), Column("ERROR", 20))
 STOPPED = (Column("STOPPED"), *_TIMES, Column("TASK", 12))
 JOBS = (Column("ID"), Column("FAILED"), Column("QUEUE", 6), Column("TASK", 8), Column("ERROR", 10))
+
+_MATCH = "Match the last line of the traceback; a trailing * matches a prefix. Digits are ignored,"
+_MATCH += " except for those of a status code such as HTTP 503."
+FILTERS = (  # select failed jobs
+    click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
+    click.Option(["--error"], type=WORD, help=_MATCH),
+    click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
+    click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
+    click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
+)
 
 
 @click.command(params=[*FILTERS])
@@ -37,7 +47,7 @@ def failed(as_list: bool, commands: bool, as_json: bool, **chosen: Any) -> None:
     found: Sequence[Group] = [] if as_list else failures.groups(link, filters)
     count = _print_jobs(link, filters, as_json) if as_list else len(found)
     if not count:
-        failures.check_task(link, filters)
+        check_task(link, filters.task)
         output.print_note("no failed jobs")
     if as_json and not as_list:
         output.print_json([_as_json(group, filters) for group in found])

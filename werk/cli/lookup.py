@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -21,7 +22,7 @@ from werk.cli.output import (
 from werk.cli.tables import width, wrap
 from werk.cli.times import local_text
 from werk.cli.types import PERIOD, json_option
-from werk.errors import ArgumentError
+from werk.errors import ArgumentError, ConfigError
 from werk.settings import Settings
 from werk.store.connection import link
 
@@ -35,8 +36,12 @@ TIMES = "created_at enqueued_at started_at ended_at due next_try fails_at".split
 def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     """Wait for a job and print its result."""
     from werk.client import result
+    from werk.ops.job_ids import resolve
 
-    wait = partial(result.result, job_id, timeout, connection=connect())
+    connected = connect()
+    with suppress(ConfigError):  # a caller's user may not look for jobs
+        job_id = resolve(connected, job_id)
+    wait = partial(result.result, job_id, timeout, connection=connected)
     return print_outcome(wait, as_json, {"id": job_id})
 
 
@@ -46,8 +51,10 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
 def show(job_id: str, as_json: bool) -> None:
     """Print what is known about a job. This includes its status, times and last error."""
     from werk.ops import job_view
+    from werk.ops.job_ids import resolve
 
-    found = job_view.show(job_id, connect())
+    connected = connect()
+    found = job_view.show(resolve(connected, job_id), connected)
     if as_json:
         print_json(found)
         return

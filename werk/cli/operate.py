@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from werk import errors
 from werk.cli import acts, output
-from werk.cli.types import PAST, PERIOD, WORD, json_option, yes_option
+from werk.cli.types import PERIOD, json_option, yes_option
 from werk.errors import ArgumentError
-from werk.ops import actions, failures, lost_jobs, pings
-from werk.ops.failures import Filters
+from werk.ops import actions, lost_jobs, pings
 from werk.ops.snapshot import Snapshot
 from werk.printable import counted
-
-_MATCH = "Match the last line of the traceback; a trailing * matches a prefix. Digits are ignored,"
-_MATCH += " except for those of a status code such as HTTP 503."
-FILTERS = (  # select failed jobs
-    click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
-    click.Option(["--error"], type=WORD, help=_MATCH),
-    click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
-    click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
-    click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
-)
-
 
 # --- ping
 
@@ -65,55 +50,6 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
 
 
 # --- jobs
-
-
-@click.command(params=[*FILTERS])
-@click.argument("job_id", nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="Select all failed jobs.")
-@yes_option
-@json_option
-def retry(
-    job_id: Sequence[str], is_all: bool, yes: bool, as_json: bool, **chosen: Any
-) -> int | None:
-    """Return failed jobs to their queues. Name the jobs, or select them with options."""
-    filters = Filters(**chosen)
-    if (bool(job_id), is_all, filters != Filters()).count(True) != 1:
-        raise ArgumentError("select jobs by id, by an option of `werk failed`, or with --all")
-    link = output.connect()
-    if job_id:
-        return acts.act(link, "retry", job_id, as_json)
-    jobs, done = failures.count(link, filters), 0
-    if jobs:
-        output.confirm(f"retry {counted(jobs, 'failed job')}", yes)
-    has_bar = jobs > failures.PAGE and sys.stderr.isatty()
-    with click.progressbar(length=jobs, file=sys.stderr if has_bar else io.StringIO()) as bar:
-        for more in actions.retry_all(link, filters):
-            bar.update(more)
-            done += more
-    output.print_rows(as_json, {"retried": done}, f"{done} retried")
-    return None
-
-
-@click.command()
-@click.argument("job_id")
-@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for the end.")
-@yes_option
-@json_option
-def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
-    """Stop a running job. It is not retried."""
-    output.confirm(f"stop job {job_id}", yes)
-    worker = actions.stop(output.connect(), job_id, timeout)
-    output.print_rows(as_json, {"stopped": job_id, "worker": worker}, f"stopped on worker {worker}")
-
-
-@click.command()
-@click.argument("job_id", nargs=-1, required=True)
-@yes_option
-@json_option
-def cancel(job_id: Sequence[str], yes: bool, as_json: bool) -> int | None:
-    """Cancel waiting jobs. Jobs that depend on them keep waiting."""
-    output.confirm(f"cancel {counted(len(job_id), 'job')}", yes)
-    return acts.act(output.connect(), "cancel", job_id, as_json)
 
 
 # --- queues and workers

@@ -25,9 +25,11 @@ def main() -> NoReturn:
     run_command(werk, "werk")
 
 
-_OPERATE = "retry stop cancel pause resume drain repair ping".split()
+_OPERATE = "pause resume drain repair ping".split()
+_JOBS = "jobs retry requeue stop cancel discard".split()
 _LOOKUP = "result show tasks".split()
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
+_MODULES |= dict.fromkeys(_JOBS, "jobs")
 _MODULES |= {name: name for name in ("enqueue", "failed", "status")}
 
 

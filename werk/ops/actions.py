@@ -13,8 +13,8 @@ from functools import cache
 from itertools import islice
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
-from werk.ops.failures import PAGE, Filters, walk
-from werk.ops.queues import ask, clock
+from werk.ops.failures import PAGE
+from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link
@@ -29,28 +29,19 @@ POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 @cache
 def act_script() -> Script:
     """Return act.lua with names for its arguments."""
-    names = ("ACTION", "NOW_TEXT")
+    names = ("ACTION", "NOW_TEXT", "WINDOW")
     prelude = (named(names), rest("NAMES", len(names) + 1))
     return script("act", prelude="\n".join(prelude))
 
 
-def act(link: Link, action: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def act(
+    link: Link, action: str, names: Iterable[str], window: str = ""
+) -> Iterator[tuple[str, str]]:
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script(), (), [action, keys.timestamp(), *page])
+        outcomes = link.run(act_script(), (), [action, keys.timestamp(), window, *page])
         yield from zip(page, map(keys.text, outcomes), strict=True)
-
-
-def retry_all(link: Link, filters: Filters) -> Iterator[int]:
-    """Put back the failed jobs that match, page by page; yield how many.
-
-    A job that fails after the call is not retried again.
-    """
-    begun = clock(link)
-    for page in walk(link, filters):
-        outcomes = act(link, "retry", [job.id for job in page if job.at <= begun])
-        yield sum(outcome in ("retried", "limited") for _, outcome in outcomes)
 
 
 def empty(link: Link, kind: str, queue: str) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
-from werk import registry
-from werk.errors import ArgumentError, ConfigError
+from werk.errors import ArgumentError
 from werk.ops import job_record
 from werk.ops.job_record import Job
 from werk.ops.queues import ask, queue_names
@@ -16,7 +14,6 @@ from werk.printable import near, printable
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.error_group import group_of
-from werk.tasks import catalog_page
 
 PAGE = 200  # jobs in one round trip; each may bring a traceback
 FIELDS = ("werk_task", "description", "status", "ended_at")  # read of each failed job
@@ -47,7 +44,7 @@ class Filters(NamedTuple):
         return (
             self.task in (None, job.task)
             and (self.since is None or job.at >= self.since)
-            and (self.error is None or _is_like(job.error, self.error, self.exact))
+            and (self.error is None or is_like(job.error, self.error, self.exact))
         )
 
 
@@ -101,20 +98,6 @@ def count(link: Link, filters: Filters) -> int:
     return sum(map(len, walk(link, filters)))
 
 
-def check_task(link: Link, filters: Filters) -> None:
-    """Raise ArgumentError if the task of these filters is neither known nor has failed jobs."""
-    task = filters.task
-    if task is None:
-        return
-    known = {*catalog_page.read_pages(link).entries}
-    with suppress(ConfigError):  # the table need not be on this host
-        known |= {*registry.tasks()}
-    if task not in known:  # it may be the path of a function that plain RQ enqueued
-        known |= {job.task for job in chain.from_iterable(walk(link, Filters()))}
-    if task not in known:
-        raise ArgumentError(f"unknown task {task!r}{near(task, known, '; see werk tasks')}")
-
-
 def last_line(job: Job) -> str:
     """Return the last line of a job's traceback."""
     return printable(job_record.last_line(job.exception())) or "no reason was recorded"
@@ -140,7 +123,7 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
             yield Failure(job.id, task, queue, job.ended(), last_line(job), has_stopped)
 
 
-def _is_like(error: str, wanted: str, exact: bool) -> bool:
+def is_like(error: str, wanted: str, exact: bool) -> bool:
     """Return whether an error equals the wanted one, or begins with it if that ends with *."""
     start = wanted.removesuffix("*")
     if not exact:

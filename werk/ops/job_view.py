@@ -106,6 +106,18 @@ def calls(link: Link, ids: Sequence[str]) -> dict[str, str]:
     return {job.id: _cut(job.call() or "", LONGEST_CALL) for job in found}
 
 
+def awaited(link: Link, needed: Sequence[Sequence[str]]) -> list[str]:
+    """Return for each job which others it waits for, with their states."""
+    asked = [("HGET", keys.key("job", own), "status") for ids in needed for own in ids]
+    states = iter(link.calls(asked, skips_type=True))
+    found = []
+    for ids in needed:
+        shown = [f"{own} ({keys.text(next(states)) or 'expired or deleted'})" for own in ids]
+        left = [text for text in shown if not text.endswith("(finished)")]
+        found.append(f"it waits for {listed(left)}" if left else "it waits for other jobs")
+    return found
+
+
 def as_text(value: object, indent: int | None = None) -> str:
     """Return a value as text: a text unchanged, anything else as JSON, or else its repr."""
     if isinstance(value, str):
@@ -126,17 +138,8 @@ def _read(link: Link, job_id: str) -> dict[str, Any]:
     due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
     facts = _facts(job, None if due is None else float(due))
     if facts["status"] == "deferred":  # by RQ: it depends on other jobs
-        facts["deferred"] = _awaited(link, facts["depends_on"] or [])
+        facts["deferred"] = awaited(link, [facts["depends_on"] or []])[0]
     return facts
-
-
-def _awaited(link: Link, needed: Sequence[str]) -> str:
-    """Return which jobs a job waits for, with their states."""
-    asked = [("HGET", keys.key("job", own), "status") for own in needed]
-    states = zip(needed, link.calls(asked, skips_type=True), strict=True)
-    shown = [f"{own} ({keys.text(state) or 'expired or deleted'})" for own, state in states]
-    left = [text for text in shown if not text.endswith("(finished)")]
-    return f"it waits for {listed(left)}" if left else "it waits for other jobs"
 
 
 def _row(job: Job) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from werk.errors import ArgumentError
 from werk.ops.snapshot import Snapshot
+from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
 
@@ -17,6 +19,14 @@ def queue_names(link: Link) -> list[str]:
         return sorted(Snapshot.read(link).queues)
     lists = map(keys.text, found)
     return sorted(key.removeprefix(start) for key in lists if key.startswith(start))
+
+
+def chosen_queues(link: Link, queue: str | None) -> list[str]:
+    """Return a queue that RQ knows, or all of them. Raises ArgumentError."""
+    known = queue_names(link)
+    if queue is not None and queue not in known:
+        raise ArgumentError(f"unknown queue {queue!r}{near(queue, known)}")
+    return known if queue is None else [queue]
 
 
 def ask(link: Link, *command: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Times and lengths that several packages and the Lua scripts share: each is defined here alone.
+"""Times, lengths and texts that packages and the Lua scripts share: each is defined here alone.
 
 scripts.py prepends them to the scripts that use them. A task's defaults are in registry.py.
 """
@@ -16,3 +16,4 @@ MOST_RESULTS = 10  # of a job, as in RQ
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
 MOST_GAVE_UP = 10_000  # final failures that may wait for their handler
 ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta
+GONE_ENTRY = "werk: gone"  # no job's id: replaces an entry of a queue's list until it is removed

@@ -15,8 +15,8 @@ from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 
 from werk.errors import NoSuchJob
-from werk.ops import actions, job_view
-from werk.ops.failures import Filters
+from werk.ops import actions, bulk, job_view
+from werk.ops.jobs import Query
 from werk.ops.queues import queue_names
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
@@ -106,7 +106,7 @@ class Views(threading.local):  # so that each thread has its own link
     def requeue_all(self, queue_name: str) -> Response:
         if request.method != "POST":  # rq-dashboard allows this one change by a GET
             abort(405, "use POST: this changes jobs")
-        done = sum(actions.retry_all(self.link, Filters(queue=queue_name)))
+        done = bulk.act_on(self.link, "retry", Query(("failed",), queue_name))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:

@@ -5,14 +5,19 @@
 -- also runs when memory is full. A job stays as it is if its place, or the place where it is to go,
 -- has another type; no error is raised.
 --
--- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it   NAMES, what to act on
+-- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
+--       WINDOW '' or '<first> <last>', indexes from the end of the list of a queue between which
+--       all these jobs were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
+--       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
 -- of a job 'gone' if it has no record; its status if the action does not fit that; or else
 --       retry    'retried': a failed or stopped job is back in its queue, as with RQ's requeue;
 --                'limited': it waits for a slot of its rate limit
---       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel
+--       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel;
+--                'missed': it waits, but not in WINDOW
 --       delete   'deleted', with all that RQ keeps of it; a running job is not
+--       discard  the same, only if it has failed or finished
 --       probe    its status if it is lost: its record says that it waits, is due or runs, and it is
 --                in no place; or it is ready, where no job stays. Else 'fine'
 --       restore  the same; and a lost job is back at the front of its queue, a ready one where RQ
@@ -39,8 +44,32 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
 
+local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
+local function find_spots(list)
+  spots, spotted = {}, list
+  local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
+  local length, wanted = try('LLEN', list), {}
+  if type(length) ~= 'number' then return end
+  for _, id in ipairs(NAMES) do wanted[id] = true end
+  local before = math.max(0, length + first) - 1
+  for at, id in ipairs(call('LRANGE', list, first, last)) do
+    if wanted[id] then spots[id] = before + at end
+  end
+end
+
+-- Take a job out of its queue without a search. An index is valid until a job is pushed.
+local function take_at(job)
+  if not spots then find_spots(job.queue) end
+  local index = spotted == job.queue and spots[job.id]
+  if not index then return false end
+  call('HDEL', job.key, GONE_ENTRY) -- a removal first: see lib.lua
+  call('LSET', job.queue, index, GONE_ENTRY)
+  return true
+end
+
 -- Remove a job from a place. Returns whether it was there.
 local function take(job, place)
+  if place == 'queue' and WINDOW ~= '' then return take_at(job) end
   if place == 'queue' then
     -- Only the first entry: a search for more takes long in a long list.
     if try('LREM', job.queue, 1, job.id) == 1 then return true end
@@ -63,6 +92,7 @@ end
 local function free_slot(job)
   if job.rate_limit_key == '' then return end
   if try('ZREM', job.limit .. ':allowed', job.id) == 1 then fill_slots(job.limit) end
+  spots = nil
 end
 
 local function retry(job)
@@ -80,7 +110,11 @@ end
 local function cancel(job)
   local canceled = P .. ':canceled:' .. job.origin
   local can_move = WAITS[job.status] and fits(canceled, 'zset')
-  if not can_move or not take(job, PLACES[job.status]) then return job.status end
+  if not can_move then return job.status end
+  local place = PLACES[job.status]
+  if not take(job, place) then
+    return place == 'queue' and WINDOW ~= '' and 'missed' or job.status
+  end
   call('HSET', job.key, 'status', 'canceled')
   call('ZADD', canceled, now, job.id)
   free_slot(job)
@@ -110,8 +144,9 @@ end
 
 local function delete(job)
   local alive, over = executions_of(job)
-  if job.status == 'started' or alive > 0 then return 'started' end
   local own = PLACES[job.status] -- nil for an unknown status: then take it from all places
+  if job.status == 'started' or alive > 0 then return 'started' end
+  if ACTION == 'discard' and own ~= 'failed' and own ~= 'finished' then return job.status end
   for _, place in pairs(own and {own} or PLACES) do take(job, place) end
   forget_all(job, over)
   call('UNLINK', job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies',
@@ -154,7 +189,6 @@ local function restore(job)
 end
 
 local CHUNK = 200
-
 -- If the job of an entry has moved on to another place, only the entry is deleted.
 local function empty(place)
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
@@ -170,14 +204,14 @@ end
 
 local function compact(page)
   local start, stop, queue = string.match(page, '^(%d+) (%d+) (.*)$')
-  local list, gone, found = P .. ':queue:' .. queue, 'werk: gone', 0 -- no job has this id
+  local list, found = P .. ':queue:' .. queue, 0
   for at, id in ipairs(try('LRANGE', list, start, stop)) do
     if call('EXISTS', job_key(id)) == 0 then
-      call('LSET', list, start + at - 1, gone)
+      call('LSET', list, start + at - 1, GONE_ENTRY)
       found = found + 1
     end
   end
-  return found > 0 and call('LREM', list, 0, gone) or 0
+  return found > 0 and call('LREM', list, 0, GONE_ENTRY) or 0
 end
 
 local function pause(queue)
@@ -243,7 +277,7 @@ local function reap(worker_key)
   return 'gone'
 end
 
-local of_jobs = {retry = retry, cancel = cancel, delete = delete, probe = restore,
+local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
 local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
   reap = reap, is_dead = reap}

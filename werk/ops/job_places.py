@@ -1,0 +1,170 @@
+"""The places of jobs, page by page: which jobs are in a queue, which of them run, wait, failed, ...
+
+job_page.lua reads a page, and leaves out the jobs of other tasks. A million waiting jobs take no
+more memory than a few, and each of its calls takes Redis a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import NamedTuple, TypeVar
+
+from werk.ops.numbers import number
+from werk.ops.queues import ask
+from werk.store import keys
+from werk.store.connection import Link
+from werk.store.scripts import Script, named, rest, source
+
+AT_ONCE = 1000  # entries that Redis looks at in one call
+BUSY = 0.2  # of the time: how long Redis may work for a command that reads or changes many jobs
+SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
+
+NO_TASK = "?"  # the task of a job whose record names none
+STATES = ("queued", "running", "scheduled", "deferred", "failed", "finished")
+# The places where the jobs of a state are, RQ's word in the key. A job that werk has deferred,
+# because a worker does not know its task, is in `scheduled`; one that waits for others, in
+# `deferred`.
+PLACES = {
+    "queue": ("queued",),
+    "wip": ("running",),
+    "scheduled": ("scheduled", "deferred"),
+    "deferred": ("deferred",),
+    "failed": ("failed",),
+    "finished": ("finished",),
+}
+_KINDS = {"queue": "list", "failed": "last", "finished": "last", "canceled": "last"}
+
+# What is read of each job in a place, besides its task.
+_FIELDS = {
+    "queue": ("enqueued_at", "werk_enqueued"),
+    "wip": ("started_at",),
+    "scheduled": ("ended_at", "created_at", "started_at", "werk_unknown_since"),
+}
+_OTHERS = ("ended_at", "created_at")
+
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """A job in a place, as far as one page of the place shows it."""
+
+    id: str
+    state: str  # one of STATES; the place for any other
+    queue: str
+    task: str  # for a job that plain RQ enqueued: the path of its function
+    at: float  # Unix time since when it is in this state; 0 if that is unknown
+    due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
+    by_redis: bool  # `at` is by Redis's clock
+
+
+class Page(NamedTuple):
+    """Some jobs of a place."""
+
+    place: str
+    queue: str
+    entries: Sequence[Entry]
+    position: int  # how many entries from the end of the queue's list come before them
+    is_list: bool  # they were in the queue's list, and not in a hand or elsewhere
+
+    @property
+    def window(self) -> str:
+        """Return the first and the last index in the list between which they are soon after."""
+        slack = AT_ONCE // 2
+        first, last = self.position + AT_ONCE + slack, max(1, self.position - slack)
+        return f"-{first} -{last}" if self.is_list else ""
+
+
+class Pace:
+    """Leaves Redis time for others: pauses in proportion to what the work so far has taken."""
+
+    def __init__(self) -> None:
+        self.busy_s = 0.0  # since the last pause
+
+    def spend(self, work: Callable[[], T]) -> T:
+        """Do a piece of work in Redis, and add the time that it takes."""
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.busy_s += time.monotonic() - began
+
+    def rest(self) -> None:
+        """Pause, so that Redis was busy with the work for a part BUSY of the time."""
+        seconds = self.busy_s * (1 / BUSY - 1)
+        if seconds >= SHORTEST_S:
+            self.busy_s = 0.0
+            time.sleep(seconds)
+
+
+@cache
+def _script() -> Script:
+    """Return job_page.lua with names for its arguments."""
+    names = ("KIND", "IS_WIP", "TASK", "START", "AT_ONCE", "POSITION", "MARK")
+    prelude = f"local P = '{keys.KEY_PREFIX}'\n{named(names)}\n{rest('FIELDS', len(names) + 1)}"
+    return Script(f"{prelude}\n{source('job_page')}")
+
+
+def pages(
+    link: Link,
+    place: str,
+    queue: str,
+    pace: Pace,
+    *,
+    task: str = "",
+    start: str = "",
+    key: str = "",
+    is_short: bool = False,
+) -> Iterator[Page]:
+    """Yield the jobs of a task in a place, whose ids begin with `start`; '' for all.
+
+    A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
+    meanwhile may be left out. With `is_short`, only the first AT_ONCE entries are read.
+    """
+    place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"0", b""
+    task = "" if task == NO_TASK else task
+    fields = ("werk_task", *_FIELDS.get(place, _OTHERS))
+    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
+    before: set[str] = set()  # a page may have jobs of the one before again
+    while not is_last:
+        pace.rest()
+        read = partial(link.run, _script(), [place_key], [*words, position, mark, *fields])
+        is_list = place == "queue" and not key
+        passed = int(position) if is_list else 0
+        is_last, position, mark, *rows = pace.spend(read)
+        found = {keys.text(row[-2]): row for row in rows}
+        entries = [_entry(place, queue, own, found[own]) for own in found if own not in before]
+        before = {*found} or before
+        if entries:
+            yield Page(place, queue, entries, passed, is_list)
+        is_last = is_last or is_short
+
+
+def hands(link: Link, queue: str) -> list[str]:
+    """Return the lists in which workers have jobs of a queue in hand: see hands.lua."""
+    workers = map(keys.text, ask(link, "ZRANGE", keys.key("werk", "hands"), 0, -1) or ())
+    found = [keys.hand(worker, keys.key("queue", queue)) for worker in workers]
+    sizes = link.calls([("LLEN", hand) for hand in found], skips_type=True)
+    return [hand for hand, size in zip(found, sizes, strict=True) if size]
+
+
+def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
+    """Return a job of a row in job_page.lua's reply."""
+    task, *values, _, score = map(keys.text, row)
+    state, due, task = PLACES.get(place, (place,))[0], None, task or NO_TASK
+    if place == "queue":
+        enqueued_at, stamp = values
+        written, _, since = stamp.rpartition("|")  # as enqueued() in lib.lua
+        if since and written == enqueued_at:
+            return Entry(job_id, state, queue, task, number(since), None, True)
+    if place == "scheduled":
+        ended_at, _, started_at, unknown_since = values
+        due = number(score)
+        # As in job_view: an execution that failed has ended since it started; one that was
+        # deferred has not.
+        if unknown_since and started_at > ended_at:
+            return Entry(job_id, "deferred", queue, task, number(unknown_since), due, True)
+    at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)
+    return Entry(job_id, state, queue, task, at, due, False)

@@ -1,0 +1,104 @@
+-- Return a page of the jobs in one place, for `werk jobs` and what acts on many jobs. Writes
+-- nothing.
+--
+-- A list is read from its end to its start: jobs that workers take from the start do not move what
+-- is still to be read. A job that is added at the end does, and so does one that is removed from
+-- the middle: so each page looks again at as many entries as it reads, and begins after MARK, an
+-- entry of the page before. If MARK has left the list, the page has some jobs again.
+--
+-- KEYS  the place, a list or a sorted set
+-- ARGV  KIND 'list', 'first' (a sorted set from its start) or 'last' (from its end)
+--       IS_WIP '1' if the entries are executions
+--       TASK, or '' for all
+--       START, how the ids begin   AT_ONCE, how many entries to read
+--       POSITION and MARK, as the page before has returned them; '0' and '' to begin
+--       FIELDS, names of fields, the first of which is werk_task: of a job of plain RQ's, the path
+--       of its function is returned for it, '' if that is too long
+-- Returns {is_last, POSITION, MARK, job, ...}, a job as {the values of FIELDS, id, score}. Jobs
+--       without a record are left out. A key of another type is empty. A long value is cut off.
+--       POSITION is how many entries from the end of a list were read, or the score of MARK in a
+--       sorted set
+
+local LONGEST = 1000 -- bytes of a value
+
+local try, at_once, jobs = redis.pcall, tonumber(AT_ONCE), {}
+
+local function ask(nothing, ...)
+  local reply = try(...)
+  local wrong = type(reply) == 'table' and reply.err
+  if wrong and not string.find(wrong, 'WRONGTYPE', 1, true) then error(wrong) end
+  return not wrong and type(reply) == type(nothing) and reply or nothing
+end
+
+-- Return the task of a job of plain RQ's: its text of a call begins with the path of the function.
+local function path_of(job)
+  if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return '' end
+  return string.match(ask('', 'HGET', job, 'description'), '^[^(]*')
+end
+
+-- Returns whether a job was added to the page. Most jobs are of another task, so this is short.
+local function add(entry, score)
+  local job = P .. ':job:' .. entry
+  if IS_WIP == '1' then
+    entry = string.match(entry, '^(.*):[^:]*$') or entry
+    job = P .. ':job:' .. entry
+  end
+  if TASK ~= '' then
+    local task = try('HGET', job, 'werk_task')
+    if task ~= TASK and (type(task) == 'string' or path_of(job) ~= TASK) then return false end
+  end
+  if START ~= '' and string.sub(entry, 1, #START) ~= START then return false end
+  local row, is_empty = ask({}, 'HMGET', job, unpack(FIELDS)), true
+  for at = 1, #FIELDS do
+    local value = row[at] or ''
+    if value ~= '' then is_empty = false end
+    row[at] = #value > LONGEST and string.sub(value, 1, LONGEST) or value
+  end
+  if is_empty and ask(0, 'EXISTS', job) == 0 then return false end
+  if row[1] == '' then row[1] = path_of(job) end
+  row[#FIELDS + 1], row[#FIELDS + 2] = entry, score
+  jobs[#jobs + 1] = row
+  return true
+end
+
+local function read_list(list)
+  local read = tonumber(POSITION)
+  local last, first = read + at_once, math.max(1, read - at_once + 1) -- from the end
+  local entries = ask({}, 'LRANGE', list, -last, -first)
+  local begin, mark = #entries, nil
+  for at = 1, MARK == '' and 0 or #entries do
+    if entries[at] == MARK then begin = at - 1; break end
+  end
+  -- A job that is in the page may be removed before the next: rather mark one that is not.
+  for at = begin, 1, -1 do
+    if not add(entries[at], '') then mark = entries[at] end
+  end
+  return #entries < last - first + 1, last, mark or entries[1] or ''
+end
+
+-- Return how many entries a sorted set has up to POSITION and MARK. Entries with the same score are
+-- in the order of their bytes.
+local function passed(set, range)
+  if MARK == '' then return 0 end
+  local before = KIND == 'first' and {'-inf', '(' .. POSITION} or {'(' .. POSITION, '+inf'}
+  local low = ask(0, 'ZCOUNT', set, unpack(before))
+  local high = low + ask(0, 'ZCOUNT', set, POSITION, POSITION)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = ask({}, range, set, middle, middle)[1] or ''
+    local is_before = entry == MARK or (entry < MARK) == (KIND == 'first')
+    if is_before then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+local function read_set(set)
+  local range = KIND == 'first' and 'ZRANGE' or 'ZREVRANGE'
+  local from = passed(set, range)
+  local flat = ask({}, range, set, from, from + at_once - 1, 'WITHSCORES')
+  for at = 1, #flat, 2 do add(flat[at], flat[at + 1]) end
+  return #flat < 2 * at_once, flat[#flat] or POSITION, flat[#flat - 1] or MARK
+end
+
+local is_last, position, mark = (KIND == 'list' and read_list or read_set)(KEYS[1])
+return {is_last and 1 or 0, tostring(position), mark, unpack(jobs)}
