@@ -8,6 +8,7 @@ import time
 from datetime import date
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -165,26 +166,34 @@ def read(light: Link, place: str = "queue", **chosen: str) -> chain[str]:
     return chain.from_iterable([entry.id for entry in page.entries] for page in found)
 
 
-@pytest.mark.parametrize("shift", [-3, 0, 3, 30])
-def test_a_list_that_moves_while_it_is_read(
-    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, shift: int
+@pytest.mark.parametrize("change", ["taken", "put back", "enqueued", "cancelled", "compacted"])
+def test_a_list_that_changes_while_it_is_read(
+    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Other jobs are taken from its start, put at its end, and removed in the middle."""
     monkeypatch.setattr(job_places, "AT_ONCE", 10)
     fill(connection, 200, 1000)
+    if change == "compacted":
+        connection.rpush(QUEUE, *[GONE_ENTRY] * 50)
     found: list[str] = []
-    for page in pages(light, "queue", "default", Pace()):
-        found += [entry.id for entry in page.entries]
-        connection.lpop(QUEUE)
-        if shift > 0 and len(found) < 100:
-            fill(connection, shift, 1000, f"new{len(found)}-")
-        for job_id in found[-12:][: -shift if shift < 0 else 0]:
-            connection.lrem(QUEUE, 0, job_id)
-    taken = {f"j{i}" for i in range(1, 40)}
-    expected = {f"j{i}" for i in range(1, 201)}
-    assert expected - {*found} <= taken
-    if shift <= 0:
-        assert len(found) == len({*found})
+    for number, page in enumerate(pages(light, "queue", "default", Pace())):
+        own = [entry.id for entry in page.entries]
+        found += own
+        if change == "taken":
+            connection.lpop(QUEUE, 3)
+        elif change == "put back":
+            connection.lpush(QUEUE, *(f"front{number}-{i}" for i in range(30)))
+        elif change == "enqueued":
+            fill(connection, 30, 1000, f"new{number}-")
+        elif change == "cancelled":
+            for job_id in own[::2]:
+                connection.lset(QUEUE, connection.lpos(QUEUE, job_id), GONE_ENTRY)
+        else:
+            connection.lrem(QUEUE, 0, GONE_ENTRY)
+    expected = [f"j{i}" for i in range(200, 0, -1)]
+    taken = {f"j{i}" for i in range(1, 61)} if change == "taken" else set()
+    assert {*expected} - {*found} <= taken
+    assert len(found) == len({*found})
+    assert [own for own in found if own in expected] == [own for own in expected if own in found]
 
 
 def test_jobs_with_the_same_score_are_read_once(
@@ -260,6 +269,36 @@ def test_what_is_enqueued_after_the_call_is_not_cancelled(
     assert connection.lrange(QUEUE, 0, -1) == [own.encode() for own in reversed(late)]
 
 
+def test_a_job_that_is_due_meanwhile_is_cancelled(
+    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves to the end of its queue after the queue's end was read, or before."""
+    now, at = time.time(), keys.timestamp()
+    record = {"origin": "default", "werk_task": "sleep", "created_at": keys.iso(now - 3600)}
+    for name in ("early", "late"):
+        due = {"status": "scheduled", **record}
+        connection.hset(f"rq:job:{name}", mapping=due)
+        connection.zadd("rq:scheduled:default", {name: now})
+    fill(connection, 10, 100)
+    read_rows = jobs._rows
+
+    def move(*given: Any) -> list[jobs.Row]:
+        for name in ("early", "late"):
+            if name not in [entry.id for entry in given[3]] and connection.zrem(
+                "rq:scheduled:default", name
+            ):
+                queued = {"status": "queued", "enqueued_at": at, "werk_enqueued": f"{at}|{now + 9}"}
+                connection.hset(f"rq:job:{name}", mapping=queued)
+                connection.rpush(QUEUE, name)
+        return read_rows(*given)
+
+    connection.zadd("rq:scheduled:default", {"late": now + 3600})
+    monkeypatch.setattr(job_places, "AT_ONCE", 1)
+    monkeypatch.setattr(jobs, "_rows", move)
+    assert bulk.act_on(light, "cancel", Query(bulk.STATES["cancel"])) == 12
+    assert connection.zcard("rq:canceled:default") == 12
+
+
 def test_an_interrupted_action_leaves_no_entry_behind(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +337,7 @@ def test_a_list_that_has_moved_far_is_searched(
     fill(connection, 30, 10)
     read_rows = jobs._rows
 
-    def slow(*given: object) -> list[jobs.Row]:
+    def slow(*given: Any) -> list[jobs.Row]:
         rows = read_rows(*given)
         fill(connection, 100, 1000, f"late{connection.llen(QUEUE)}-")
         return rows

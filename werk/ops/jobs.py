@@ -74,6 +74,7 @@ class Row(NamedTuple):
     fails_at: float | None  # Unix time when it fails, if werk has deferred it
     error: str | None  # the last line of its traceback, if it failed
     by_redis: bool  # `at` is by Redis's clock
+    created: float  # as in job_places.Entry
 
 
 class Batch(NamedTuple):
@@ -203,6 +204,7 @@ def _row(entry: Entry, job: Job) -> Row:
         number(job.text("werk_unknown_since")) + UNKNOWN_S if is_deferred else None,
         last_line(job) if entry.state == "failed" else None,
         bool(ended) if has_ended else entry.by_redis,
+        entry.created,
     )
 
 
