@@ -62,7 +62,8 @@ def role_of(words: Sequence[object]) -> str | None:
     role = _ROLE_OF.get(rest[0])
     if name == "rq":
         return role if role == "worker" else None
-    return "reader" if rest[0] == "dashboard" and "--read-only" in rest else role
+    is_reader = ("dashboard", "--read-only"), ("cron", "--list")
+    return "reader" if any(rest[0] == own and option in rest for own, option in is_reader) else role
 
 
 def environment(role: str | None) -> Mapping[str, str]:

@@ -26,8 +26,9 @@ import werk
 from werk.client import enqueue as client
 from werk.dev.server import Server, free_port
 from werk.errors import ArgumentError, ConfigError, RedisUnavailable
-from werk.ops import cron
-from werk.ops.cron import Cron, Line
+from werk.ops import crontab
+from werk.ops.cron import Cron
+from werk.ops.crontab import Line
 from werk.registry import Task
 from werk.settings import Settings
 from werk.store.connection import Link, link
@@ -58,7 +59,7 @@ def connected(redis_url: str) -> Iterator[Link]:
 @pytest.fixture
 def lines(file: Callable[[str], Path], connected: Link) -> Callable[[str], list[Line]]:
     """Read a crontab; its times are UTC if it does not say otherwise."""
-    return lambda text: cron.read(str(file(f"TZ=UTC\n{text}")), connected)
+    return lambda text: crontab.read(str(file(f"TZ=UTC\n{text}")), connected)
 
 
 def at(text: str) -> float:
@@ -73,7 +74,7 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
         "# every five minutes\n\n  */5 *\t* * *   sleep  1.5\r\n"
         "TZ = 'Europe/Berlin'\n@hourly hello 'Ada L.'\nCRON_TZ=Asia/Tokyo\n0 6 * * mon-fri panic\n"
     )
-    found = cron.read(str(file(text)), connected)
+    found = crontab.read(str(file(text)), connected)
     assert [(line.number, line.when, line.call) for line in found] == [
         (3, "*/5 * * * *", "sleep(1.5)"),
         (5, "@hourly", "hello('Ada L.')"),
@@ -110,7 +111,7 @@ def test_a_bad_line_is_said_with_its_number(
     text: str, said: str, file: Callable[[str], Path], connected: Link
 ) -> None:
     with pytest.raises(ArgumentError) as caught:
-        cron.read(str(file(f"# one\n* * * * * sleep 1\n{text}\n")), connected)
+        crontab.read(str(file(f"# one\n* * * * * sleep 1\n{text}\n")), connected)
     path, number, reason = str(caught.value).split(":", 2)
     assert (Path(path).name, number) == ("crontab", "3")
     assert said in reason
@@ -549,14 +550,15 @@ def test_hosts_that_run_werk_cron(
 
 FAST = """
 import sys, time
-from werk.ops import cron
+from werk.ops import cron, crontab
 from werk.store.connection import link
 from werk.settings import Settings
 path, noon, begun, speed = sys.argv[1], *map(float, sys.argv[2:])
 connected = link(Settings.read(), budget_s=0.5)
 cron.end_at_sigterm()
 cron.run(
-    cron.read(path, connected),
+    path,
+    crontab.read(path, connected),
     connected,
     catch_up_s=47 * 3600,  # twelve minutes of ours: a busy machine is no fault
     clock=lambda: noon + (time.time() - begun) * speed,

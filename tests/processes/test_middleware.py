@@ -19,8 +19,8 @@ from workers import Start, begun, ended, finished, go, places, reason
 import werk
 from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
 from werk.middleware import BrokenMiddleware
-from werk.ops import cron
 from werk.ops.cron import Cron
+from werk.ops.crontab import read
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.store.keys import text
@@ -242,7 +242,7 @@ def test_the_command_line_batches_cron_and_http_use_it_too(
     crontab = tmp_path / "crontab"
     crontab.write_text("TZ=UTC\n0 * * * * note d\n")
     light = link(Settings.read())
-    Cron(cron.read(str(crontab), light), light, 300, 1).fire(3601)
+    Cron(read(str(crontab), light), light, 300, 1).fire(3601)
     light.close()
     ids += set(connection.lrange("rq:queue:default", 0, -1)) - {own.encode() for own in ids}
     _, address = serving()

@@ -46,7 +46,11 @@ class Fleet(NamedTuple):
 
 @pytest.fixture
 def fleet(
-    work: Start, connection: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Start,
+    spawn: Start,
+    connection: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Fleet:
     (tmp_path / "long_table.py").write_text(TABLE.replace("NAME", repr(TASK)))
     path = f"{PYTHONPATH}{os.pathsep}{tmp_path}"
@@ -67,6 +71,8 @@ def fleet(
     werk.enqueue(TASK, str(tmp_path), options=werk.Options(queue=f"other-{QUEUE}"))
     crontab = tmp_path / "crontab"
     crontab.write_text(f"TZ=Asia/Kolkata\n*/5 * * * * {TASK} {'long/' * 20}\n")
+    spawn("werk", "cron", crontab, env=env)
+    wait_until(lambda: TASK[:12] in run("werk", "cron", "--list", env=env).stdout)
     reader = link(roles.settings("reader"))
     wait_until(lambda: [own.state for own in Snapshot.read(reader).workers] == ["busy"] * 3)
     return Fleet(env, jobs[0], failed, crontab)
@@ -77,6 +83,13 @@ def words(fleet: Fleet) -> Iterator[str]:
     running, failed, other = fleet.running.id, fleet.failed.id, f"other-{QUEUE}"
     yield from ("werk status", "werk failed", "werk failed --list", "werk failed --commands")
     yield from (f"werk show {running}", f"werk show {failed}", f"werk result {failed}")
+    yield from (
+        "werk jobs",
+        "werk jobs --list",
+        "werk jobs --state failed --list",
+        "werk cron --list",
+    )
+    yield f"werk cancel --task {TASK} --dry-run"
     yield from ("werk tasks", "werk tasks --check", "werk tasks --strict", "werk repair")
     yield f"werk ping --timeout 0.2 {QUEUE}"
     yield from (f"werk cron --check {fleet.crontab}", f"werk pause {other}", "werk status")
@@ -93,7 +106,8 @@ def words(fleet: Fleet) -> Iterator[str]:
         f"werk-enqueue {TASK}-not 1",
     )
     yield from ("werk retry --all", f"werk cancel --yes {running}", f"werk retry {running}")
-    yield f"werk cron --check {fleet.crontab}-not"
+    yield from (f"werk cron --check {fleet.crontab}-not", f"werk jobs --task {TASK}-not")
+    yield from (f"werk discard {'x' * 60}", "werk discard", f"werk jobs --queue {QUEUE}-not")
 
 
 def helps(command: click.Command, name: str) -> Iterator[str]:
@@ -128,7 +142,16 @@ def test_no_line_is_wider_than_80_and_no_time_is_without_an_offset(fleet: Fleet)
 
 def test_times_in_json_are_utc(fleet: Fleet) -> None:
     env = {**fleet.env, "TZ": "Asia/Kolkata"}
-    commands = ["status", "failed", "failed --list", "tasks", f"cron --check {fleet.crontab}"]
+    commands = [
+        "status",
+        "failed",
+        "failed --list",
+        "jobs",
+        "jobs --list",
+        "tasks",
+        "cron --list",
+        f"cron --check {fleet.crontab}",
+    ]
     commands += [f"show {job.id}" for job in (fleet.running, fleet.failed)]
     times = []
     for line in commands:
@@ -136,7 +159,7 @@ def test_times_in_json_are_utc(fleet: Fleet) -> None:
         for shown in done.stdout.splitlines():
             times += [(line, text) for text in strings(json.loads(shown)) if is_time(text)]
     assert [own for own in times if not own[1].endswith("Z")] == []
-    assert {line.split()[0] for line, _ in times} == {"status", "failed", "cron", "show"}
+    assert {line.split()[0] for line, _ in times} == {"status", "failed", "jobs", "cron", "show"}
 
 
 def strings(value: object) -> Iterator[str]:

@@ -38,27 +38,28 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1528,
+        1603,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
-        "on call",
+        "on call, cron health",
     ),
     "client": (
-        742,
-        "conflicts of job ids, functions as names, durations, typed handles, middleware",
+        762,
+        "conflicts of job ids, functions as names, durations, typed handles, middleware, "
+        "calls of crontabs",
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1453,
+        1550,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs",
     ),
     "ops": (
-        2378,
+        2918,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids",
     ),
     "store": (
-        1032,
+        1047,
         "bounded readers of payloads, outages and Sentinel, one connection class, groups of errors",
     ),
     "tasks": (
@@ -68,10 +69,10 @@ RAISED = {
     "web": (597, "enqueueing over HTTP, half-open requests, Host and Origin rules"),
     "werk": (824, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4197,
+        4255,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
-        "attempts, histograms, middleware, slots, hands",
+        "attempts, histograms, middleware, slots, hands, would-be refusals",
     ),
 }
 

@@ -190,6 +190,10 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         output.print_request(request, invocation)
         return None
     connected = output.connect()
+    if request.options.once_per and not (sys.stdin and sys.stdin.isatty()):
+        from werk.client import once_call  # most enqueues do not need it
+
+        connected.beside = once_call.noted(request)
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # Redis may have received the job

@@ -16,10 +16,10 @@ from werk.cli.times import LATEST
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError
 from werk.ops import actions, bulk
-from werk.ops.checks import age
 from werk.ops.job_ids import resolve
 from werk.ops.job_places import STATES
 from werk.ops.jobs import AT_ONCE, UNFINISHED, Query, Row, check_task, count, groups, walk
+from werk.ops.numbers import age
 from werk.ops.queues import clock
 from werk.printable import counted
 from werk.store import keys

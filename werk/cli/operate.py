@@ -10,7 +10,7 @@ from werk import errors
 from werk.cli import acts, output
 from werk.cli.types import PERIOD, json_option, yes_option
 from werk.errors import ArgumentError
-from werk.ops import actions, lost_jobs, pings
+from werk.ops import actions, cron_repair, lost_jobs, pings
 from werk.ops.snapshot import Snapshot
 from werk.printable import counted
 
@@ -104,13 +104,19 @@ def repair(dry_run: bool, as_json: bool) -> None:
     """Return lost jobs to their queues.
 
     For example, a plain RQ worker that is killed loses its job. The records of workers that have
-    exited are removed.
+    exited are removed. Crons that have been silent or stopped for three minutes, and crontabs'
+    calls that are three periods old, are forgotten.
     """
-    found = lost_jobs.repair(output.connect(), dry_run=dry_run)
-    lines = [f"{name} {state}" for name, state in found]
-    output.print_rows(as_json, [{"id": name, "was": state} for name, state in found], *lines)
+    link = output.connect()
+    found = lost_jobs.repair(link, dry_run=dry_run)
+    crons = cron_repair.forget(link, dry_run=dry_run)
+    rows = [{"id": name, "was": state} for name, state in [*found, *crons]]
+    output.print_rows(as_json, rows, *(f"{row['id']} {row['was']}" for row in rows))
     jobs = sum(state != "gone" for _, state in found)
     verb = "would repair" if dry_run else "repaired"
     if not as_json:
         counts = f"{counted(jobs, 'job')} and {counted(len(found) - jobs, 'worker')}"
         output.print_note(f"{verb} {counts}")
+        if crons:
+            forgot = "would forget" if dry_run else "forgot"
+            output.print_note(f"{forgot} {counted(len(crons), 'record')} of cron")

@@ -11,10 +11,10 @@ from typing import NoReturn
 import click
 
 from werk import __version__, registry
-from werk.cli.output import connect, print_json, print_text, run_command
-from werk.cli.times import utc_text
+from werk.cli.output import connect, run_command
 from werk.cli.types import PERIOD
 from werk.cli.worker_options import rq_command
+from werk.errors import ArgumentError
 from werk.printable import near
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
@@ -138,27 +138,30 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 
 
 @werk.command()
-@click.argument("file")
+@click.argument("file", required=False)
 @click.option("--check", is_flag=True, help="Print the next five times of each line and exit.")
+@click.option("--list", "as_list", is_flag=True, help="Print the lines of all hosts and exit.")
 @click.option("--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed in PERIOD.")
-@click.option("--json", "as_json", is_flag=True, help="With --check, print JSON.")
-def cron(file: str, check: bool, catch_up: float, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --check or --list, print JSON.")
+def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json: bool) -> None:
     """Enqueue tasks at the times in FILE, a crontab of task names.
 
     Several hosts may run the same file: each job is enqueued once. Runs until Ctrl-C.
     """
-    from werk.ops import cron as crontab
+    from werk.cli import cron as texts
+    from werk.ops import cron, crontab
 
+    if as_list:
+        if file or check:
+            raise ArgumentError("--list takes neither FILE nor --check: it shows what runs")
+        texts.print_listed(connect(), as_json)
+        return
+    if not file:
+        raise ArgumentError("Missing argument 'FILE', a crontab; or see werk cron --list")
     if not check:
-        crontab.end_at_sigterm()  # before tasks are looked up in Redis
+        cron.end_at_sigterm()  # before tasks are looked up in Redis
     connected = connect()
     lines = crontab.read(file, connected)
     if not check:
-        crontab.run(lines, connected, catch_up)
-    rows = [line.as_json() for line in lines]
-    for row in rows if not as_json else ():
-        print_text(f"{row['line']}: {row['when']}  {row['call']}")
-        for moment in row["next"]:
-            print_text(f"    {moment}")
-    if as_json:
-        print_json([{**row, "next": [utc_text(own) for own in row["next"]]} for row in rows])
+        cron.run(file, lines, connected, catch_up)
+    texts.print_checked(lines, as_json)

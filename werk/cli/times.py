@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from math import nan
 
-from werk.ops.checks import age
+from werk.ops.numbers import age
 from werk.store import keys
 
 LATEST = 2.5e11  # Unix time that can be written as a date

@@ -54,10 +54,10 @@ def up(settings: Settings, *, port: int = DASHBOARD_PORT) -> int:
     try:
         commands = [worker, ["dashboard", "--port", str(port)]]
         if os.path.exists(CRONTAB):
-            from werk.ops import cron  # nothing else here needs croniter
+            from werk.ops import crontab  # nothing else here needs croniter
 
             # Read it here first: a bad line is then reported before anything starts.
-            cron.read(CRONTAB, link(settings._replace(redis_url=url)))
+            crontab.read(CRONTAB, link(settings._replace(redis_url=url)))
             commands.append(["cron", CRONTAB])
         for words in commands:
             front.start(*words)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from werk.errors import RedisUnavailable
+from werk.ops import cron_problems
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
+from werk.ops.numbers import age as age
 from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
 from werk.ops.snapshot import GaveUp, Queue, Snapshot
@@ -21,6 +23,7 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
 READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
 GAVE_UP_S = 60.0  # a final failure has waited for its handler; a worker may run a long job
+NOTED_S = 7 * 86400.0  # what was last seen before may have been fixed
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 
 
@@ -38,6 +41,8 @@ def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Proble
     found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
     found += _of_keys(snapshot)
     found += _of_final_failures(snapshot.gave_up)
+    found += _of_refusals(snapshot)
+    found += (Problem(*problem) for problem in cron_problems.of_cron(snapshot.cron))
     for queue in snapshot.queues.values():
         found += _of_queue(queue, snapshot, limits)
     return sorted(found, key=lambda problem: problem.level != CRITICAL)
@@ -91,16 +96,6 @@ def verdict(level: str, text: str) -> tuple[int, str]:
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
 
 
-def age(seconds: float | None) -> str:
-    """Return a duration in one unit: 7s, 12m, 3h, 2d."""
-    if seconds is None:
-        return ""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= 2 * unit_s:
-            return f"{seconds // unit_s:.0f}{unit}"
-    return f"{seconds:.0f}s"
-
-
 def size(count: int) -> str:
     """Return a number of bytes in one unit."""
     return f"{count / 2**30:.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**20:.0f} MiB"
@@ -133,6 +128,22 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
     if snapshot.pages.damaged:
         fix = "restart a worker that serves the task, or HDEL the field"
         yield Problem(WARNING, snapshot.pages.problem(), fix)
+
+
+def _of_refusals(snapshot: Snapshot) -> Iterator[Problem]:
+    """Yield what would be refused, while a worker runs it."""
+    if any(worker.free for worker in snapshot.workers if worker.is_live):
+        found = [
+            own
+            for own in snapshot.would_refuse
+            if own.last_s < NOTED_S and not own.is_registered(snapshot.pages)
+        ]
+        count = sum(own.jobs for own in found)
+        if count:
+            named = listed([f"{own.task} ({own.jobs})" for own in found])
+            what = f"{counted(count, 'job')} ran that would be refused without "
+            what += f"WERK_ALLOW_UNREGISTERED: {named}"
+            yield Problem(WARNING, what, "register the tasks, or change the callers")
 
 
 def _of_final_failures(gave_up: GaveUp) -> Iterator[Problem]:

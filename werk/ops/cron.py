@@ -1,34 +1,25 @@
 """Crontab lines -> enqueues: each tick once, however many processes run the same crontab.
 
-Read the lines, wait for the next tick, and enqueue it under a name that all processes share: its
-UTC time.
+Wait for the next tick of any line, and enqueue it under a name that all processes share: its UTC
+time. crontab.py reads the lines, cron_record.py publishes that they are run.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime, timezone, tzinfo
-from itertools import islice
+from collections.abc import Callable, Sequence
 from math import inf
-from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
-from zoneinfo import ZoneInfo
-
-from croniter import CroniterBadDateError, CroniterError, croniter
-from dateutil.tz import gettz
+from typing import NoReturn
 
 from werk.client import enqueue as client
 from werk.client.options import Options
-from werk.errors import ArgumentError, RedisUnavailable, UnknownTask, WerkError
+from werk.errors import ArgumentError, RedisUnavailable, WerkError
 from werk.log_format import Event, log_to_stderr
-from werk.store import keys
+from werk.ops.cron_record import STAMPS, CronRecord
+from werk.ops.crontab import Line, utc
 from werk.store.connection import Link
 from werk.store.limits import MONTH_S
 from werk.store.outage import Outage
@@ -36,54 +27,10 @@ from werk.store.startup import wait_for_answer
 
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
 LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
-LONGEST_PAUSE_S = 60.0  # the clock may be set, the machine may sleep
+LONGEST_PAUSE_S = 20.0  # it beats then, and the clock may be set, the machine may sleep
 RETRY_S = 1.0
 
-TICKS_SHOWN = 5
-
 log = logging.getLogger("werk.cron")
-
-
-class Line(NamedTuple):
-    """A line of a crontab: when to enqueue which call."""
-
-    number: int
-    when: str  # five fields, or @hourly and the like
-    zone: tzinfo
-    task: str = ""
-    args: Sequence[object] = ()
-    kwargs: Mapping[str, object] = MappingProxyType({})
-    call: str = ""  # with secrets masked
-
-    @property
-    def stamp(self) -> str:
-        """The name of its stamp in Redis: the same on every host, and after a restart."""
-        return f"{self.when} {self.call}"
-
-    def ticks(self, after: float, until: float = inf) -> Iterator[datetime]:
-        """Yield its times after a Unix time, up to another, in its zone.
-
-        A time that the clock skips is yielded when the skip ends. A time that the clock shows twice
-        is yielded once, the first time, unless minute or hour begins with *: then real time counts.
-        This is what cron(8) does.
-        """
-        fields = self.when.lower().split()[:2]
-        is_real_time = fields == ["@hourly"] or any(part.startswith("*") for part in fields)
-        times = croniter(self.when, datetime.fromtimestamp(after, self.zone))
-        with suppress(CroniterBadDateError):  # none in fifty years
-            while (moment := times.get_next(datetime)).timestamp() <= until:
-                if is_real_time or not moment.fold:
-                    yield moment
-
-    def facts(self, tick: datetime) -> dict[str, object]:
-        """Return what a log line contains about one of its times."""
-        return {"line": self.number, "task": self.task, "tick": _utc(tick)}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the line as --check prints it, with its next five times."""
-        soon = islice(self.ticks(time.time()), TICKS_SHOWN)
-        times = [tick.isoformat(timespec="minutes") for tick in soon]
-        return {"line": self.number, "when": self.when, "call": self.call, "next": times}
 
 
 def end_at_sigterm() -> None:
@@ -91,32 +38,8 @@ def end_at_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
-def read(path: str, link: Link) -> list[Line]:
-    """Return the lines of a crontab. Tasks that are unknown here are looked up in the catalog.
-
-    Raises ArgumentError with each bad line, ConfigError, RedisUnavailable.
-    """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            texts = file.read().splitlines()
-    except OSError as error:
-        raise ArgumentError(f"{path}: {error.strerror}") from None
-    zone: tzinfo = gettz() or timezone.utc
-    lines, problems = [], []
-    for number, text in enumerate(map(str.strip, texts), 1):
-        try:
-            if setting := re.fullmatch(r"(\w+)\s*=\s*(.*)", text):
-                zone = _zone(*setting.groups())
-            elif text and not text.startswith("#"):
-                lines.append(_line(number, text, zone, link))
-        except (ArgumentError, UnknownTask) as error:
-            problems.append(f"{path}:{number}: {error}")
-    if problems:
-        raise ArgumentError(*problems)
-    return lines
-
-
 def run(
+    path: str,
     lines: Sequence[Line],
     link: Link,
     catch_up_s: float,
@@ -126,12 +49,22 @@ def run(
 ) -> NoReturn:
     """Enqueue the lines at their times, without end. Continue after an outage of Redis.
 
-    Raises ArgumentError, and ConfigError if Redis refuses the first command.
+    `path` is the crontab's. Raises ArgumentError, and ConfigError if Redis refuses the first
+    command.
     """
-    cron = Cron(lines, link, catch_up_s, clock())
+    record = CronRecord(path, lines, link, clock)
+    cron = Cron(lines, link, catch_up_s, clock(), record)
     log_to_stderr()
     log.info(Event("begins", redis=link.where, lines=len(lines)))
-    wait_for_answer(cron.read_stamps, log, pause=pause)
+    try:
+        wait_for_answer(cron.read_stamps, log, pause=pause)
+        _loop(cron, clock, pause)
+    except (SystemExit, KeyboardInterrupt):
+        record.stop()
+        raise
+
+
+def _loop(cron: Cron, clock: Callable[[], float], pause: Callable[[float], None]) -> NoReturn:
     outage = Outage(log, "not-enqueued", "goes-on")
     while True:
         now = clock()
@@ -139,6 +72,7 @@ def run(
             cron.fire(now)
         except WerkError as error:
             outage.note(error, retry=f"in {RETRY_S:g} s")
+            cron.beat_anyway()
             pause(RETRY_S)
             continue
         outage.end()
@@ -153,21 +87,25 @@ class Cron:
     """
 
     def __init__(
-        self, lines: Sequence[Line], link: Link, catch_up_s: float, started: float
+        self,
+        lines: Sequence[Line],
+        link: Link,
+        catch_up_s: float,
+        started: float,
+        record: CronRecord | None = None,
     ) -> None:
         """Raises ArgumentError."""
         if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
             raise ArgumentError(f"catch-up of {catch_up_s:g} s; use 60 s to 47 h")
-        self.lines, self.catch_up_s = lines, catch_up_s
+        self.lines, self.catch_up_s, self.record = lines, catch_up_s, record
         self._link = link
         self._done = {line.number: started for line in lines}
+        self._due: dict[int, float] = {}  # the first tick after _done; looking for it takes 0.3 ms
         self._has_stamps = not lines
-        self._stamps = keys.key("werk", "cron")
 
     def next_tick(self, now: float) -> float:
         """Return when the next tick of any line is, or `now` plus the longest pause."""
-        ticks = (tick.timestamp() for line in self.lines for tick in islice(line.ticks(now), 1))
-        return min(ticks, default=now + LONGEST_PAUSE_S)
+        return min(map(self._next, self.lines), default=now + LONGEST_PAUSE_S)
 
     def fire(self, now: float) -> None:
         """Enqueue each tick up to `now` that is not enqueued yet and not too old.
@@ -184,9 +122,24 @@ class Cron:
                 raise
             except WerkError as error:  # concerns this line alone: a key of the wrong type
                 trouble = error
+                if self.record:
+                    self.record.fail(line, str(error))
         self._write_stamps(now)
+        if self.record:
+            self.record.beat(self._done)
         if trouble:
             raise trouble
+
+    def beat_anyway(self) -> None:
+        """Have the record say that this process runs, though Redis takes no jobs."""
+        if self.record:
+            self.record.beat_anyway(self._done)
+
+    def _next(self, line: Line) -> float:
+        if line.number not in self._due:
+            tick = next(line.ticks(self._done[line.number]), None)
+            self._due[line.number] = tick.timestamp() if tick else inf
+        return self._due[line.number]
 
     def _fire(self, line: Line, now: float) -> None:
         done, oldest = self._done[line.number], now - self.catch_up_s
@@ -194,85 +147,47 @@ class Cron:
             if missed := next(line.ticks(done, oldest), None):
                 why = "too long ago, and maybe later ones as well"
                 log.warning(Event("missed", **line.facts(missed), reason=why))
-            done = self._done[line.number] = oldest
-        for tick in line.ticks(done, now):
+                if self.record:
+                    self.record.fail(line, f"{utc(missed)} was missed")
+            self._move(line, oldest)
+        if self._next(line) <= now:
+            self._enqueue(line, now)
+        if now > self._done[line.number]:
+            self._done[line.number] = now
+
+    def _enqueue(self, line: Line, now: float) -> None:
+        for tick in line.ticks(self._done[line.number], now):
             entry = client.find(line.task, self._link)  # each time: workers may have changed
-            options = Options(slot=_utc(tick))
+            options = Options(slot=utc(tick))
             request = client.prepare(entry, line.args, line.kwargs, options)
             [handle] = client.send([request], self._link)
-            self._done[line.number] = tick.timestamp()
+            self._move(line, tick.timestamp())
+            if self.record:
+                self.record.add(line, utc(tick), handle.id)
+                self.record.beat(self._done, only_if_due=True)  # there may be many to catch up on
             if not handle.duplicate:
                 log.info(Event("enqueued", **line.facts(tick), job=handle.id))
                 for warning in handle.warnings:
                     log.warning(Event("warned", **line.facts(tick), reason=warning))
-        self._done[line.number] = max(now, self._done[line.number])
+
+    def _move(self, line: Line, done: float) -> None:
+        self._done[line.number] = done
+        self._due.pop(line.number, None)
 
     def read_stamps(self) -> None:
         """Read how far the cron processes before this one came. Raises WerkError."""
         if not self.lines:
             return
         names = [line.stamp for line in self.lines]
-        stamps = self._link.call("ZMSCORE", self._stamps, *names)
+        stamps = self._link.call("ZMSCORE", STAMPS, *names)
         for line, stamp in zip(self.lines, stamps, strict=True):
             if stamp is not None:
-                self._done[line.number] = min(float(stamp), self._done[line.number])
+                self._move(line, min(float(stamp), self._done[line.number]))
         self._has_stamps = True
 
     def _write_stamps(self, now: float) -> None:
         if not self.lines:
             return
         words = [word for line in self.lines for word in (self._done[line.number], line.stamp)]
-        forget = ("ZREMRANGEBYSCORE", self._stamps, "-inf", now - MONTH_S)
-        self._link.calls([("ZADD", self._stamps, *words), forget])
-
-
-# --- a line
-
-
-def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
-    """Return a parsed line. Raises ArgumentError, UnknownTask, and what client.find raises."""
-    found = re.fullmatch(r"(@\S+|(?:\S+\s+){4}\S+)\s+(.+)", text)
-    if found is None:
-        raise ArgumentError(f"invalid line {text[:80]!r}; write m h dom mon dow TASK [ARGS]")
-    when, call = " ".join(found[1].split()), found[2]
-    line = Line(number, when, zone)
-    _check_time(line)
-    try:
-        name, *words = shlex.split(call)
-    except ValueError as error:
-        raise ArgumentError(f"{error}; quote arguments as in a shell") from None
-    if name.startswith("-"):
-        raise ArgumentError(f"{name}: a line takes no options; set them in the table of tasks")
-    entry = client.find(name, link)
-    args, kwargs = entry.shape.parse(words, task=name, secret=entry.task.secret)
-    request = client.prepare(entry, args, kwargs)
-    return line._replace(task=name, args=args, kwargs=kwargs, call=request.call)
-
-
-def _check_time(line: Line) -> None:
-    """Raises ArgumentError."""
-    try:
-        if re.search(r"(^|[ ,])[hr]", line.when.lower()):
-            raise CroniterError  # croniter's extension: a random time, which differs between hosts
-        comes = next(line.ticks(time.time()), None)
-    except CroniterError:
-        named = "@hourly @daily @weekly @monthly @yearly"
-        wanted = f"minute hour day month weekday, or {named}"
-        raise ArgumentError(f"invalid time {line.when!r}; use {wanted}") from None
-    if comes is None:
-        raise ArgumentError(f"time {line.when!r} never occurs; change the day or the month")
-
-
-def _zone(name: str, value: str) -> ZoneInfo:
-    """Return the zone that a setting names. Raises ArgumentError."""
-    if name not in ("TZ", "CRON_TZ"):
-        raise ArgumentError(f"{name}= is not supported in a crontab of tasks; only TZ= is")
-    try:
-        return ZoneInfo(value.strip("\"'"))
-    except (ValueError, OSError, KeyError):  # for bad names, folders, and unknown zones
-        problem = f"{name}={value}: unknown time zone; use UTC or a name like Europe/Berlin"
-        raise ArgumentError(problem) from None
-
-
-def _utc(tick: datetime) -> str:
-    return tick.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+        forget = ("ZREMRANGEBYSCORE", STAMPS, "-inf", now - MONTH_S)
+        self._link.calls([("ZADD", STAMPS, *words), forget])

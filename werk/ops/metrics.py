@@ -20,6 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from werk.ops.checks import problems
+from werk.ops.cron_health import STATES
+from werk.ops.cron_record import STOPPED
 from werk.ops.limits import CRITICAL, WARNING
 from werk.ops.numbers import number
 from werk.ops.slots import Slot
@@ -66,6 +68,7 @@ class _SnapshotCollector(Collector):
         yield from self._of_queues()
         yield from self._of_workers()
         yield from self._of_problems()
+        yield from self._of_cron()
         memory = self.snapshot.server.memory
         yield GaugeMetricFamily("werk_redis_memory_bytes", "Memory that Redis uses", memory)
         yield from _of_executions(self.snapshot.counters)
@@ -105,11 +108,30 @@ class _SnapshotCollector(Collector):
         yield GaugeMetricFamily("werk_give_ups_waiting", text, waiting)
         text = "Final failures that were dropped because too many waited"
         yield CounterMetricFamily("werk_give_ups_dropped", text, dropped)
+        text = "Executions that would be refused without WERK_ALLOW_UNREGISTERED"
+        refusals = CounterMetricFamily("werk_would_refuse", text, labels=["task"])
+        for own in self.snapshot.would_refuse:
+            refusals.add_metric([own.task], own.jobs)
+        yield refusals
         text = "Keys and entries of the catalog that cannot be read"
         damaged = GaugeMetricFamily("werk_damaged", text, labels=["kind"])
         damaged.add_metric(["key"], len(self.snapshot.damaged))
         damaged.add_metric(["page"], len(self.snapshot.pages.damaged))
         yield damaged
+
+    def _of_cron(self) -> Iterator[Metric]:
+        text = "Seconds since the last beat of a `werk cron` that was not stopped"
+        beats = GaugeMetricFamily("werk_cron_beat_age_seconds", text, labels=["host", "path"])
+        for own in self.snapshot.cron.processes:
+            if own.state != STOPPED:
+                beats.add_metric([own.host, own.path], own.beat_s)
+        yield beats
+        text = "Lines of crontabs by state: ok, late, failing, stopped, silent"
+        lines = GaugeMetricFamily("werk_cron_lines", text, labels=["state"])
+        counts = Counter(line.state for line in self.snapshot.cron.lines)
+        for state in STATES:
+            lines.add_metric([state], counts[state])
+        yield lines
 
 
 def _by_state(name: str, text: str, own: Iterable[Worker | Slot]) -> Metric:

@@ -24,3 +24,13 @@ def whole(text: str | None) -> int:
 def ago(then: float, now: float) -> float:
     """Return how long ago a moment was, in seconds; 0 if it is still to come."""
     return round(min(max(0.0, now - then), now), 3)  # a record may have any time, even infinity
+
+
+def age(seconds: float | None) -> str:
+    """Return a duration in one unit: 7s, 12m, 3h, 2d."""
+    if seconds is None:
+        return ""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds // unit_s:.0f}{unit}"
+    return f"{seconds:.0f}s"

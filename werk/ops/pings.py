@@ -9,9 +9,9 @@ from werk.client import enqueue
 from werk.client.options import Options
 from werk.errors import ArgumentError, ConfigError
 from werk.ops import job_record
-from werk.ops.checks import age
 from werk.ops.failures import FIELDS, last_line
 from werk.ops.job_record import Job
+from werk.ops.numbers import age
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.printable import counted, near

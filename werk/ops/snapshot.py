@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from werk.ops import cron_health, refusals
+from werk.ops.cron_health import CronHealth
 from werk.ops.numbers import ago, number, whole
+from werk.ops.refusals import WouldRefuse
 from werk.ops.server import Server, read_server
 from werk.ops.slots import read_slot
 from werk.ops.workers import Worker, group, succeeded
@@ -72,12 +75,15 @@ class Snapshot(NamedTuple):
     damaged: Sequence[str]  # keys that cannot be read
     pages: catalog_page.Pages
     gave_up: GaveUp
+    cron: CronHealth
+    would_refuse: Sequence[WouldRefuse]
 
     @classmethod
     def read(cls, link: Link) -> Snapshot:
         """Read a snapshot, in at most two round trips. Raises RedisUnavailable, ConfigError."""
         command = ("EVAL", script("snapshot", prelude=_PRELUDE).text, 0)
-        reply, pages, info = link.calls([command, catalog_page.command(), ("INFO",)])
+        commands = [command, catalog_page.command(), ("INFO",), cron_health.command()]
+        reply, pages, info, crons = link.calls(commands)
         if is_cluster(info):
             raise cluster_error(link.where)
         seen = json.loads(keys.text(reply))
@@ -92,7 +98,11 @@ class Snapshot(NamedTuple):
         read = catalog_page.pages(pages)
         counters = seen["counters"]
         gave_up = _gave_up(now, counters, *seen["gave_up"])
-        return cls(now, server, counted, workers, counters, [*seen["damaged"]], read, gave_up)
+        cron = cron_health.judged(crons)
+        would_refuse, bad_notes = refusals.read(now, seen["would_refuse"])
+        damaged = [*seen["damaged"], *cron.damaged, *bad_notes]
+        facts = (counters, damaged, read, gave_up, cron, would_refuse)
+        return cls(now, server, counted, workers, *facts)
 
     @property
     def failed_webhooks(self) -> int:

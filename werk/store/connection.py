@@ -115,6 +115,7 @@ class Link:
 
     has_workers = True  # workers may publish their tasks there
     not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
+    beside: Sequence[Command] = ()  # sent with the next script; their replies are not used
 
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
         self.where, self.budget_s = where, budget_s
@@ -134,15 +135,14 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """Run a script, return its reply. Raises as calls()."""
-        start: Command = ("EVAL", script.text)  # Redis keeps it
-        if script in self._loaded:
-            start = ("EVALSHA", script.sha)
+        start = ("EVALSHA", script.sha) if script in self._loaded else ("EVAL", script.text)
         try:
-            [reply] = self.calls([(*start, len(keys), *keys, *arguments)])
+            reply = self.calls([(*start, len(keys), *keys, *arguments), *self.beside])[0]
         except NoScript:  # Redis was restarted, or emptied
             self._loaded.discard(script)
             return self.run(script, keys, arguments)
         self._loaded.add(script)
+        self.beside = ()
         return reply
 
     def calls(self, commands: Sequence[Command], *, skips_type: bool = False) -> list[Any]:

@@ -113,7 +113,8 @@ _PRELUDES = {
 _PARTS = {
     "tick": ("hands", "limits", "slots"),
     "act": ("hands", "limits"),
-    "snapshot": ("hands",),
+    "snapshot": ("hands", "ask"),
+    "cron_health": ("ask",),
     "fence_generation": ("hands",),
     "take_failure": ("hands",),
 }
@@ -121,7 +122,7 @@ _PARTS = {
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = (), *, prelude: str = "") -> Script:
-    """Return step, tick, act or snapshot (see their headers), back, fence,
+    """Return step, tick, act, snapshot or cron_health (see their headers), back, fence,
     fence_generation, withdraw, take_failure or spare.
 
     `prelude` is Lua that names the script's arguments.

@@ -16,13 +16,15 @@ class Chores:
 
     def __init__(self, performer: Performer, handler: str | None) -> None:
         worker = performer.recorder.worker
-        self.cleaner = Cleaner(worker, performer.shared)
+        self.cleaner, self.refusals = Cleaner(worker, performer.shared), performer.runner.refusals
         self.failures = FinalFailures(handler, performer.recorder, performer.runner)
         self.are_due = self.cleaner.is_due()  # claim no job before they are done
         if handler:  # also if this horse cannot import it: orders may fail jobs before that matters
             worker.on_final_failure = self.expect_failure
 
     def look(self) -> None:
+        if self.refusals:
+            self.refusals.write()
         self.are_due = self.are_due or self.cleaner.is_due() or self.failures.are_due()
 
     def expect_failure(self) -> None:

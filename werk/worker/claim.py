@@ -23,6 +23,8 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, ar
 class Refused(WerkError):
     """Raised when a job is not run: a path in it is not registered, or its record is broken."""
 
+    path = ""  # the one that is not registered
+
 
 class Late(BaseException):
     """Raised when an execution is no longer its job's: its outcome is discarded.
@@ -133,7 +135,9 @@ def permit(path: str | None) -> None:
 
 
 def unregistered(path: str) -> Refused:
-    return Refused(f"{path[:200]!r} is not registered: no task has this path")
+    refused = Refused(f"{path[:200]!r} is not registered: no task has this path")
+    refused.path = path
+    return refused
 
 
 def registered_paths() -> frozenset[str]:

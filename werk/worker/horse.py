@@ -41,6 +41,7 @@ from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, Recorder, misplaced, success
 from werk.worker.process import resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
+from werk.worker.refusals import Refusals
 from werk.worker.results import limited, stored
 from werk.worker.rq_patches import Patches
 from werk.worker.rq_side import RQSide
@@ -78,8 +79,8 @@ class Performer:
         self, worker: RQSide, shared: SharedState, settings: Settings, counters: Counters
     ) -> None:
         self.shared, self.counters, self.log = shared, counters, JobLog()
-        reader = worker.serializer if settings.allow_unregistered else None
-        self.runner, self.job_id = Runner(shared, self.log, reader), JobId()
+        free = Refusals(worker, shared, self.log) if settings.allow_unregistered else None
+        self.runner, self.job_id = Runner(shared, self.log, free), JobId()
         fence = script("fence", worker.server_version())
         self.recorder = Recorder(worker, shared, self.log, counters, fence)
         self.patches, self.default_ttl = Patches(worker), worker.default_result_ttl

@@ -32,11 +32,12 @@ from werk.store.keys import text
 from werk.store.plain import SCALARS
 from werk.tasks import catalog, signature
 from werk.worker import around
-from werk.worker.claim import Call, Claim, Unknown, permit, unregistered
+from werk.worker.claim import Call, Claim, Refused, Unknown, permit, unregistered
 from werk.worker.imported import import_function, other_signature, user_frames
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
+from werk.worker.refusals import Refusals
 from werk.worker.shared_state import LONGEST_RUN, SharedState
 
 FLUSH_S = 2  # that the middleware of one module has, before a horse exits
@@ -70,9 +71,9 @@ class JobId:
 class Runner:
     """Reads a claim's payload and calls users' code."""
 
-    def __init__(self, shared: SharedState, log: JobLog, reader: Any = None) -> None:
+    def __init__(self, shared: SharedState, log: JobLog, refusals: Refusals | None = None) -> None:
         self.shared, self.log, self.pid = shared, log, os.getpid()
-        self.reader = reader  # RQ's serializer, where any function may run
+        self.refusals = refusals  # where any function may run
         known = {**registry.tasks(), **registry.BUILT_IN}
         self.tasks: Tasks = {task.path: (name, task.path) for name, task in known.items()}
         self.tasks |= {name.encode(): (name, task.path) for name, task in known.items()}
@@ -112,6 +113,8 @@ class Runner:
 
     def flush(self) -> None:
         """Have middleware send what it still holds: this process exits without atexit."""
+        if self.refusals:
+            self.refusals.write()
         for flush in middleware.flushes(self.middleware):
             self.arm(FLUSH_S + 1)
             _, error, _ = self.run(flush, (FLUSH_S,), {}, None)
@@ -130,11 +133,27 @@ class Runner:
         unknown.
         """
         self.arm(limit_s)
-        if self.reader:
-            path, args, kwargs = _any_call(claim.data or b"", self.reader)
+        if self.refusals:
+            path, args, kwargs = _any_call(claim.data or b"", self.refusals.serializer)
             name = self.tasks.get(path, ("-", ""))[0] if type(path) is str else "-"
+            if path is not _unreadable:
+                self._note_refusal(self.refusals, claim, path)
             self.is_running = False
             return name, path, args, kwargs
+        call = self._registered(claim)
+        self.is_running = False
+        return call
+
+    def _note_refusal(self, refusals: Refusals, claim: Claim, path: Any) -> None:
+        try:
+            self._registered(claim)
+        except (Refused, Unreadable, Unknown) as why:
+            if type(why.__context__) is JobTimeoutException:  # the reader has caught it
+                raise why.__context__ from None
+            refusals.add(claim, path, why)
+
+    def _registered(self, claim: Claim) -> tuple[str, str, tuple[Any, ...], dict[str, Any]]:
+        """Return the call of a registered task. Raises Refused, Unreadable, Unknown."""
         try:
             path, args, kwargs = payload.read_call(claim.data or b"")
         except Unreadable as why:
@@ -146,7 +165,6 @@ class Runner:
             raise unregistered(path)
         for callback in claim.callbacks or ():
             permit(text(callback))
-        self.is_running = False
         name, path = known
         return name, path, args, kwargs
 

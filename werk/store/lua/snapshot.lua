@@ -7,7 +7,8 @@
 -- No KEYS, no ARGV. Constants, from snapshot.py: SERVED_S, MOST_SERVED, DEFER_S.
 -- Returns JSON: time (Redis's), suspended, counters (of executions, by all horses), damaged (keys
 --       of another type, or too large to read), gave_up (how many final failures wait for their
---       handler, and since when the first of them), and by name
+--       handler, and since when the first of them), would_refuse (notes of workers with
+--       WERK_ALLOW_UNREGISTERED, by task or path), and by name
 --       queues   name, waiting (in its list, and in workers' hands), since and
 --                since_by_rq (see `oldest`), running, scheduled, failed, paused, left (executions
 --                of dead workers), in_hand (jobs that plain RQ workers have taken), ready
@@ -27,28 +28,9 @@ local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local KEYS_AT_ONCE = 1000
 
-local clock, damaged, queues, workers = redis_time(), {}, {}, {}
+local clock, queues, workers = redis_time(), {}, {}
 local lists = {} -- of queues, as workers write them: all slots of a worker have the same
 local held = {} -- by queue: how many of its jobs are in hands
-
-local function ask(nothing, command, key, ...)
-  local reply = try(command, key, ...)
-  local is_error = type(reply) == 'table' and reply.err
-  if is_error and string.find(reply.err, 'WRONGTYPE', 1, true) then damaged[key] = true end
-  return not is_error and type(reply) == type(nothing) and reply or nothing
-end
-
--- The size is asked first. If the Redis user may not ask for it, the key counts as small.
-local function hash_of(key, longest)
-  local found = {}
-  if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then
-    damaged[key] = true
-    return found
-  end
-  local flat = ask({}, 'HGETALL', key)
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
-end
 
 -- Return since when the oldest job waits: a number on Redis's clock, or null; and the same for the
 -- jobs that plain RQ has enqueued, as RQ writes a time. The first job is the oldest, unless jobs
@@ -152,13 +134,6 @@ local function read_worker(name)
   }
 end
 
-local function sorted(set)
-  local found = {}
-  for name in pairs(set) do found[#found + 1] = name end
-  table.sort(found)
-  return found
-end
-
 -- Return the rows as JSON, each encoded separately. A row that cannot be encoded is left out.
 local function rows(read, names, prefix)
   local found = {}
@@ -193,6 +168,7 @@ local first = string.match(ask('', 'LINDEX', gave_up, 0), '^%d+ ([%d.]+)') or ''
 local rest = cjson.encode({
   gave_up = {ask(0, 'LLEN', gave_up), string.sub(first, 1, LONGEST_TIME)},
   time = clock, suspended = ask(0, 'EXISTS', P .. ':suspended') == 1,
-  counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS), damaged = sorted(damaged),
+  counters = hash_of(P .. ':werk:tallies', LONGEST_COUNTERS),
+  would_refuse = hash_of(P .. ':werk:would-refuse', LONGEST_COUNTERS), damaged = sorted(damaged),
 })
 return '{"queues":' .. queue_rows .. ',"workers":' .. worker_rows .. ',' .. string.sub(rest, 2)

@@ -1,0 +1,83 @@
+"""What is wrong with cron: the problems that `werk status` and the dashboard show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from werk.ops.cron_health import FAILING_STATE, LATE, SILENT, CronHealth, LineHealth, OnceCall
+from werk.ops.cron_record import STOPPED
+from werk.ops.limits import CRITICAL, WARNING
+from werk.ops.numbers import age
+from werk.printable import counted
+
+MOST_NAMED = 5  # lines with the same kind of problem
+LONGEST_CALL = 80
+
+Text = tuple[str, str, str]  # level, what, fix: a checks.Problem
+
+
+def of_cron(health: CronHealth) -> Iterator[Text]:
+    """Yield what is wrong: a level, what it is, and what to do."""
+    for state in (SILENT, STOPPED):
+        places: dict[tuple[str, str], list[LineHealth]] = {}
+        for line in health.lines:
+            if line.state == state:
+                places.setdefault((line.host, line.path), []).append(line)
+        for lines in places.values():
+            yield _of_place(lines)
+    for state, text in ((LATE, _of_late), (FAILING_STATE, _of_failing)):
+        lines = [line for line in health.lines if line.state == state]
+        yield from map(text, lines[:MOST_NAMED])
+        if more := lines[MOST_NAMED:]:
+            what = f"{counted(len(more), 'more cron line')}: {state}"
+            yield WARNING, what, "werk cron --list"
+    overdue = [call for call in health.calls if call.is_overdue]
+    yield from map(_of_call, overdue[:MOST_NAMED])
+    if others := overdue[MOST_NAMED:]:
+        what = f"{counted(len(others), 'more call')} with --once-per: three periods old"
+        yield WARNING, what, "werk cron --list"
+
+
+def _of_place(lines: Sequence[LineHealth]) -> Text:
+    """Return the problem of lines whose cron was heard last on the same host."""
+    first = lines[0]
+    which = f"{counted(len(lines), 'line')} of {first.path} (host {first.host})"
+    fix = f"start it: werk cron {first.path} on {first.host}; if it will not return: werk repair"
+    since = age(first.silent_s)
+    if first.state == STOPPED:
+        are = "is" if len(lines) == 1 else "are"
+        return WARNING, f"werk cron was stopped {since} ago: {which} {are} not enqueued", fix
+    have = "has" if len(lines) == 1 else "have"
+    return CRITICAL, f"no werk cron runs: {which} {have} been silent for {since}", fix
+
+
+def _of_late(line: LineHealth) -> Text:
+    fix = f"see event=not-enqueued and event=missed in the log of werk cron on {line.host}"
+    return WARNING, f"cron line {_named(line)} is late: {line.why}", fix
+
+
+def _of_failing(line: LineHealth) -> Text:
+    return WARNING, f"cron line {_named(line)}: its last jobs failed", f"werk show {line.failed}"
+
+
+def _of_call(call: OnceCall) -> Text:
+    shown = f"{cut(call.call)} --once-per {period(call.period_s)}"
+    fix = f"check the crontab of {call.host}; if the line was removed: werk repair"
+    return WARNING, f"no host has called {shown} for {age(call.last_s)}", fix
+
+
+def _named(line: LineHealth) -> str:
+    return f"{line.when} {cut(line.call)}"
+
+
+def cut(text: str, most: int = LONGEST_CALL) -> str:
+    """Return a text with at most this many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def period(seconds: float) -> str:
+    """Return a period as people write it: 90s, 5m, 1h, 1d."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds % unit_s == 0:
+            return f"{seconds // unit_s:.0f}{unit}"
+    return f"{seconds:g}s"

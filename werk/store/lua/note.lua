@@ -1,0 +1,32 @@
+-- Note that something has happened, when and how often, in a hash of MOST_NOTES entries at most:
+-- the one that has not happened for the longest time makes room. It is sent beside other work,
+-- which it must not make fail: so no command raises an error.
+--
+-- ARGV  KEY, the hash   FIELD, what has happened   COUNT, how often
+--       RECORD, a JSON object with more facts: `last`, Redis's time, and `count` come before them
+
+local try, time = redis.pcall, redis.call('TIME')
+local START = '^{"last":([%d.]+),"count":(%d+)'
+
+local function oldest()
+  local name, first, flat = '', math.huge, try('HGETALL', KEY)
+  for at = 1, #flat, 2 do
+    local last = tonumber((string.match(flat[at + 1], START))) or 0
+    if last < first then name, first = flat[at], last end
+  end
+  return name
+end
+
+local function note()
+  local size = try('HLEN', KEY)
+  if type(size) ~= 'number' or size > MOST_NOTES then return end
+  local known = try('HGET', KEY, FIELD)
+  if size == MOST_NOTES and not known then try('HDEL', KEY, oldest()) end
+  local _, count = string.match(known or '', START)
+  local facts = string.format('{"last":%.3f,"count":%d,', time[1] + time[2] / 1000000,
+    math.min(COUNT + (tonumber(count) or 0), 1e15))
+  try('HSET', KEY, FIELD, facts .. string.sub(RECORD, 2))
+end
+
+pcall(note)
+return 1
