@@ -34,6 +34,7 @@ from werk.tasks import catalog
 
 PR_SET_CHILD_SUBREAPER = 36
 WRITTEN_S = 3.0
+OWN = ("RQ_", "WERK_", "REDIS_", "COLUMNS", "NO_COLOR")  # settings that change what is tested
 
 # How long an example takes depends on the machine.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -71,7 +72,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 
     A worker of RQ that runs in this process takes Ctrl-C for itself: it is given back.
     """
-    for name in [name for name in os.environ if name.startswith(("RQ_", "WERK_", "REDIS_"))]:
+    for name in [name for name in os.environ if name.startswith(OWN)]:
         if name != "WERK_SERVER":
             monkeypatch.delenv(name)
     monkeypatch.setenv("WERK_STATE_DIR", str(tmp_path / "state"))

@@ -5,7 +5,11 @@ Everything that werk prints, logs or shows of a name, a record or a traceback pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+SHORT, LONGEST_ID = 8, 20  # characters of a UUID, and of any other id, that people see
 
 
 def printable(text: str, mark: str = "") -> str:
@@ -39,6 +43,13 @@ def near(name: str, known: Iterable[str], otherwise: str = "; see werk status") 
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun in the singular or in the plural: 1 worker, 2 workers."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def short(job_id: str) -> str:
+    """Return the beginning of a job's id, for people. Pipes, logs and JSON have the whole id."""
+    if re.fullmatch(_UUID, job_id):
+        return job_id[:SHORT]
+    return job_id if len(job_id) <= LONGEST_ID else f"{job_id[: LONGEST_ID - 3]}..."
 
 
 def _escaped(character: str) -> str:

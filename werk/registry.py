@@ -29,6 +29,7 @@ RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 10, 3600
 DURATIONS = {  # the fields of Task that take one
     **dict.fromkeys(("timeout", "result_ttl", "failure_ttl"), Range(-1)),
     "retry_delay": Range(0, 10_000),
+    "within": Range(0),
 }
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Task(NamedTuple):
     secret: tuple[str, ...] = ()  # parameters shown as ***
     retry_delays: tuple[Duration, ...] = ()  # before each retry; the last one is repeated
     retry_on: tuple[str, ...] = ()  # exceptions that are retried, by dotted name; (): all
+    within: Duration = 0  # `werk status`: how long a job of its queue may wait; 0: as elsewhere
 
     def in_seconds(self) -> Task:
         """Return the task with its durations in seconds. Raises ArgumentError."""
@@ -247,9 +249,9 @@ def _missing(place: str, error: Exception) -> str | None:
         return f"use the name of a module; did you mean {name}:{attribute or 'TASKS'}?"
     if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
         return None
-    if "" not in sys.path:
-        return f"no module {error.name} on sys.path"
-    return f"no module {error.name} in the current folder ({os.getcwd()}) or on sys.path"
+    here = f"in the current folder ({os.getcwd()}) or " * ("" in sys.path)
+    use = "set PYTHONPATH to its folder; a caller needs no table, because workers publish theirs"
+    return f"no module {error.name} {here}on sys.path; {use}"
 
 
 def _checked(name: object, entry: object, place: str) -> Task:

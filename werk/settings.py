@@ -141,6 +141,17 @@ class Settings(NamedTuple):
         """Return the paths of the middleware of callers, without reading the whole environment."""
         return _words(environ.get("WERK_ENQUEUE_MIDDLEWARE", ""))
 
+    @staticmethod
+    def columns() -> int:
+        """Return how many characters fit on a line according to COLUMNS; 0 if it is not set."""
+        text = os.environ.get("COLUMNS", "")
+        return int(text) if re.fullmatch("[0-9]{1,5}", text) else 0
+
+    @staticmethod
+    def wants_color() -> bool:
+        """Return whether colours on a terminal are wanted (https://no-color.org)."""
+        return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings of this process. Raises ConfigError.

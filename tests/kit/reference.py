@@ -20,8 +20,8 @@ from added import ADDED
 import werk
 from werk import registry, testing
 from werk.cli.enqueue import enqueue
-from werk.cli.run import rq_command
 from werk.cli.run import werk as commands
+from werk.cli.worker_options import rq_command
 from werk.client.options import Options
 from werk.duration import Duration
 from werk.errors import WerkError
@@ -35,8 +35,8 @@ COMMANDS_HEAD = """\
 
 <!-- Made by bin/docs from the commands themselves: change their help, then run bin/docs. -->
 
-What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. `werk worker` takes the
-options of `rq worker`, and prints its help. See also
+What `--help` prints. `werk-enqueue TASK --help` prints how to call a task. `werk worker` also
+takes the options of `rq worker` that are not listed here. See also
 [settings and exit codes](settings.md) and the [runbook](runbook.md#what-each-command-is-for).
 """
 API_HEAD = """\

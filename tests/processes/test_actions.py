@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,20 @@ def test_failed_jobs_are_one_line_an_error(
     fail("fail", str(tmp_path), queue="low")
     done = run("werk", "failed")
     head, *lines = done.stdout.splitlines()
-    assert head.split() == "jobs first last command that retries them".split()
-    assert done.stderr == "each job: werk failed --list; all about one: werk show ID\n"
+    assert head.split() == "COUNT FIRST LAST TASK ERROR".split()
+    notes = "each job: --list; all about one: werk show ID"
+    assert done.stderr == f"{notes}; how to retry: --commands\n"
     assert len(lines) == 3
-    assert lines[2].endswith("""--error "RuntimeError: it's\"""")
-    assert lines[0].split()[0] == "3"
-    assert lines[0].endswith("werk retry --task panic --error 'RuntimeError: no 99'")
-    assert run("werk", "failed", "--queue", "low").stdout.endswith(
-        "werk retry --task fail --error 'ValueError: as asked' --queue low\n"
+    shown = lines[0].split()
+    assert (shown[0], shown[2], shown[4]) == ("3", "ago", "ago")
+    assert lines[0].endswith("panic  RuntimeError: no 99")
+    done = run("werk", "failed", "--commands")
+    assert (done.stdout.splitlines()[:4], done.stderr) == ([head, *lines], f"{notes}\n")
+    commands = done.stdout.split("\n\n")[1:]
+    assert commands[0] == "werk retry --task panic --error 'RuntimeError: no 99'"
+    assert commands[2] == """werk retry --task panic --error "RuntimeError: it's\"\n"""
+    assert run("werk", "failed", "--commands", "--queue", "low").stdout.endswith(
+        "\n\nwerk retry --task fail --error 'ValueError: as asked' --queue low\n"
     )
     assert run("werk", "failed", "--since", "1h", "--task", "fail").stdout.count("\n") == 2
     assert run("werk", "failed", "--since", "2099-01-01").stdout == ""
@@ -130,6 +138,65 @@ def test_status_codes_of_http_are_different_errors(
     assert done.stdout == "1 retried\n"
 
 
+def test_a_command_for_a_long_error_fits_and_retries_just_those(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis
+) -> None:
+    wanted, other = fail("panic", f"it's {'a lot of ' * 15}'", "another")
+    _, command, _ = run("werk", "failed", "--commands").stdout.split("\n\n")
+    if "another" in command:
+        *_, command = run("werk", "failed", "--commands").stdout.split("\n\n")
+    assert max(map(len, command.splitlines())) <= 80 < len(command)
+    connection.sadd("rq:werk:paused", "default")
+    done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command.rstrip()} --yes")
+    assert done.stdout == "1 retried\n"
+    assert (wanted.status(), other.status()) == ("queued", "failed")
+
+
+def test_stopped_jobs_are_apart(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis
+) -> None:
+    _, stopped = fail("panic", "a", "b")
+    connection.hset(f"rq:job:{stopped.id}", "status", "stopped")
+    first, second = run("werk", "failed").stdout.split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()] == ["COUNT", "1"]
+    assert [line.split()[0] for line in second.splitlines()] == ["STOPPED", "1"]
+    found = json.loads(run("werk", "failed", "--json").stdout)
+    assert sorted(group["stopped"] for group in found) == [False, True]
+
+
+def test_times_of_failed_jobs_are_utc_in_json(
+    fail: Callable[..., list[werk.Handle]], redis_url: str
+) -> None:
+    fail("panic", "a")
+    [group] = json.loads(run("werk", "failed", "--json", env={"TZ": "Asia/Kolkata"}).stdout)
+    job = json.loads(run("werk", "failed", "--list", "--json", env={"TZ": "Asia/Kolkata"}).stdout)
+    for text in (group["first"], group["last"], job["at"]):
+        assert text.endswith("Z")
+        assert abs(datetime.fromisoformat(text).timestamp() - time.time()) < 1000
+
+
+@pytest.mark.parametrize("options", [[], ["--list"], ["--json"]])
+def test_a_task_that_nobody_knows_is_an_error(
+    fail: Callable[..., list[werk.Handle]], redis_url: str, options: list[str]
+) -> None:
+    fail("panic", "a")
+    done = run("werk", "failed", "--task", "panik", *options)
+    assert done.returncode == 2
+    assert done.stderr == "werk: unknown task 'panik'; did you mean 'panic'?\n"
+    done = run("werk", "failed", "--task", "hello", *options)
+    assert (done.returncode, done.stderr) == (0, "no failed jobs\n")
+
+
+def test_the_function_of_a_plain_rq_job_is_a_task(
+    connection: redis.Redis, fail: Callable[..., list[werk.Handle]]
+) -> None:
+    job = Queue(connection=connection).enqueue("worker_tasks.nope")
+    fail("panic", "a")
+    wait_until(lambda: job.get_status() == "failed")
+    done = run("werk", "failed", "--task", "worker_tasks.nope", "--since", "2099-01-01")
+    assert (done.returncode, done.stderr) == (0, "no failed jobs\n")
+
+
 @pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
 def test_since_is_a_time(redis_url: str, since: str) -> None:
     done = run("werk", "failed", f"--since={since}")
@@ -140,16 +207,16 @@ def test_since_is_a_time(redis_url: str, since: str) -> None:
 def test_since_long_ago_is_all(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:
     fail("panic", "a")
     for since in ("999999d", "1960-01-01", "1h30m"):
-        assert "werk retry --task panic" in run("werk", "failed", "--since", since).stdout
+        assert "RuntimeError: a" in run("werk", "failed", "--since", since).stdout
 
 
 def test_the_command_that_it_prints_retries_just_those(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis
 ) -> None:
     jobs = fail("panic", "no 17", "it's \x1b[2J\n * so", "no 4")
-    odd = next(line for line in run("werk", "failed").stdout.splitlines() if "so" in line)
+    commands = run("werk", "failed", "--commands").stdout.split("\n\n")[1:]
+    command = next(command.rstrip() for command in commands if "* so" in command)
     before = {job.id: connection.hget(f"rq:job:{job.id}", "enqueued_at") for job in jobs}
-    command = odd[odd.index("werk retry") :]
     done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
     assert done.stdout == "1 retried\n"
     after = {job.id: connection.hget(f"rq:job:{job.id}", "enqueued_at") for job in jobs}
@@ -159,8 +226,8 @@ def test_the_command_that_it_prints_retries_just_those(
 def test_a_list_of_failed_jobs(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:
     first, second = fail("panic", "a"), fail("panic", "b")
     lines = run("werk", "failed", "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [second[0].id, first[0].id]
-    assert lines[0].endswith("default  panic  RuntimeError: b")
+    assert [line.split()[0] for line in lines] == ["ID", second[0].id, first[0].id]
+    assert re.search(r" ago  default +panic +Runtim", lines[1])
     found = [
         json.loads(line)
         for line in run("werk", "failed", "--list", "--json").stdout.split("\n")[:-1]
@@ -175,8 +242,7 @@ def test_what_says_nothing_can_be_retried_too(connection: redis.Redis) -> None:
     connection.xadd("rq:results:dumb", {"type": 2, "exc_string": ""})
     connection.zadd("rq:failed:default", {"dumb": time.time() + 100})
     connection.sadd("rq:queues", "rq:queue:default")
-    line = run("werk", "failed").stdout.rstrip()
-    command = line[line.index("werk retry") :]
+    _, command = run("werk", "failed", "--commands").stdout.rstrip().split("\n\n")
     done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
     assert done.stdout == "1 retried\n"
 
@@ -375,6 +441,29 @@ def test_a_running_job_is_stopped(
     assert places(connection, job.id) == ["failed"]
     done = run("werk", "stop", job.id, "--yes")
     assert (done.returncode, "it is stopped" in done.stderr) == (1, True)
+
+
+def test_a_stopped_job_has_an_end_and_is_kept_as_failed_ones_are(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    work()
+    jobs = [
+        werk.enqueue("block", str(tmp_path)),
+        Queue(connection=connection).enqueue(
+            "worker_tasks.block", str(tmp_path), result_ttl=7, failure_ttl=77
+        ),
+    ]
+    for count, job in enumerate(jobs, 1):
+        begun(tmp_path, count)
+        assert run("werk", "stop", job.id, "--yes").returncode == 0
+        wait_until(lambda job=job: record(connection, job.id)["status"] == "stopped")
+        shown = json.loads(run("werk", "show", job.id, "--json", env=ENV).stdout)
+        assert shown["started_at"] <= shown["ended_at"]
+        assert shown["duration"] is not None
+        assert (shown["result_ttl"], shown["failure_ttl"]) == (
+            None,
+            77 if count == 2 else 30 * 86400,
+        )
 
 
 def test_a_worker_that_hears_of_a_stop_from_a_replica_has_stopped_its_job(

@@ -71,7 +71,7 @@ def shows_them(job: werk.Handle) -> None:
     assert shown[2]["error"] == shown[2]["exception"] == "Its worker or host died"
     assert shown[3]["exception"].endswith(" in attempt 4")
     assert all(own["duration"] is not None and own["worker"] for own in shown)
-    text = run("werk", "show", job.id).stdout
+    text = run("werk", "show", job.id, env={"COLUMNS": "200"}).stdout
     assert text.count(" retried after ") == 4
     assert f" on {shown[2]['worker']}: Its worker or host died\n" in text
 

@@ -518,7 +518,7 @@ def test_werk_worker_is_rq_worker(connection: redis.Redis) -> None:
     assert done.returncode == 0, done.stderr
     assert run("werk", "result", job).stdout == "Hello Ada\n"
     text = run("werk", "worker", "--help").stdout
-    assert "Start a werk worker" in text and "--burst" in text and "stratey" not in text
+    assert "Run a worker that takes jobs" in text and "--burst" in text and "stratey" not in text
 
 
 def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) -> None:

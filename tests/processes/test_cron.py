@@ -6,6 +6,7 @@ import json
 import random
 import re
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Process, run, wait_until
+from support import Process, command, run, wait_until
 
 import werk
 from werk.client import enqueue as client
@@ -659,3 +660,34 @@ def test_nothing_else_loads_croniter() -> None:
     )
     code = f"import sys, {modules}; print('croniter' in sys.modules)"
     assert run("python", "-c", code).stdout == "False\n"
+
+
+# --- lines that cron(8) cuts
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+@pytest.mark.parametrize("has_shell", [True, False])
+def test_a_line_that_cron_has_cut_is_a_warning(
+    redis_url: str, tmp_path: Path, quiet: list[str], has_shell: bool
+) -> None:
+    """As cron(8) runs `hello 100%.jpg`: its process has this name, and the rest is on stdin."""
+    words = " ".join([*command("werk-enqueue", "--require-worker", *quiet, "hello", "100")])
+    shell = ["sh", "-c", f"{words}; exit $?"] if has_shell else ["sh", "-c", f"exec {words}"]
+    program = (
+        "import os, subprocess, sys\n"
+        "rest, line = os.pipe()\n"
+        "os.write(line, sys.argv[1].encode())\n"
+        "os.close(line)\n"
+        f"done = subprocess.run({shell!r}, stdin=rest)\n"
+        "sys.exit(done.returncode)"
+    )
+    (tmp_path / "cron").symlink_to(sys.executable)
+    (tmp_path / "other").symlink_to(sys.executable)
+
+    def said(name: str, rest: str) -> tuple[int, bool]:
+        done = run(tmp_path / name, "-c", program, rest)
+        return done.returncode, "cron cuts a line at %" in done.stderr
+
+    assert said("cron", ".jpg") == (75, True)  # no worker
+    assert said("cron", "") == (75, False)
+    assert said("other", ".jpg") == (75, False)

@@ -196,8 +196,7 @@ def test_json_is_exact() -> None:
 
 @pytest.mark.usefixtures("forged")
 def test_the_command_that_retries_is_whole(connection: redis.Redis) -> None:
-    _, line = run("werk", "failed").stdout.splitlines()
-    command = line[line.index("werk retry") :]
+    command = run("werk", "failed", "--commands").stdout.rstrip().split("\n\n")[-1]
     words = ["bash", "-c", f'printf "%s\\0" {command.removeprefix("werk ")}']
     said = run("/usr/bin/env", *words).stdout.split("\0")[2]
     assert said == FORGED.replace("\r", "\n")  # as Python reads a pipe

@@ -38,6 +38,7 @@ from workers import Start, finished, horse, runs
 
 import werk
 from werk.cli import run as main
+from werk.cli import status
 from werk.errors import ArgumentError, Unreadable
 from werk.ops import failures, status_view
 from werk.ops.snapshot import Snapshot
@@ -382,7 +383,7 @@ def test_any_value_is_shown(
         assert get_json(client, "/0/data/job/bad.json")["id"] == "bad"
         snapshot = Snapshot.read(link)
         assert snapshot.queues["default"].waiting == 2
-        assert status_view.table(snapshot)
+        assert status.table(snapshot)
         assert json.dumps(status_view.as_json(snapshot))
         failed = {job.id for page in failures.walk(link, failures.Filters()) for job in page}
         assert failed - {"bad"} == {"good-failed"}

@@ -19,6 +19,7 @@ from prometheus_client import parser
 from support import run
 
 import werk
+from werk.cli import status
 from werk.ops import checks, jobs, metrics, status_view
 from werk.ops.job_ids import resolve
 from werk.ops.job_places import STATES
@@ -152,7 +153,7 @@ class Fleet:
                 abs(own[key]) < 1e16 for key in ("pid", "done", "failed", "clock_s", "beat_s")
             )
         assert found["queues"]["default"]["waiting"] == 1
-        assert all(line.isprintable() for line in status_view.table(snapshot).split("\n"))
+        assert all(line.isprintable() and len(line) <= 80 for line in status.table(snapshot))
         assert checks.check(snapshot, Limits())[0] in (0, 1, 2)
         ids = [job.id for page in jobs.walk(light, Query(STATES)) for job in page]
         assert self.job in ids

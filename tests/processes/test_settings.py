@@ -115,7 +115,8 @@ def test_errors_name_what_set_the_value(shop: Path) -> None:
     redis, table = done.stdout.splitlines()
     assert redis.endswith("; is it running, and is werk.configure(url=...) right?")
     assert table == "werk.configure(registry=...): cannot load no_such: " + (
-        f"no module no_such in the current folder ({Path.cwd()}) or on sys.path"
+        f"no module no_such in the current folder ({Path.cwd()}) or on sys.path; set PYTHONPATH to "
+        "its folder; a caller needs no table, because workers publish theirs"
     )
 
 

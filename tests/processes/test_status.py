@@ -21,10 +21,11 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import children, is_gone, run, samples, wait_until
-from workers import Start, begun, go, horse, leads_group
+from support import PYTHONPATH, children, is_gone, run, samples, wait_until
+from workers import ENV, Start, begun, go, horse, leads_group
 
 import werk
+from werk.cli import status
 from werk.ops import checks, metrics, status_view
 from werk.ops.limits import CRITICAL, OK, WARNING, AgeLimits, Limit, Limits
 from werk.ops.snapshot import Snapshot
@@ -59,6 +60,10 @@ def problems(light: Link, **limits: object) -> list[tuple[str, str]]:
     return [(own.level, own.what) for own in found]
 
 
+def table(snapshot: Snapshot) -> str:
+    return "\n".join(status.table(snapshot))
+
+
 def says(light: Link, level: str, *parts: str) -> bool:
     return any(
         own == level and all(part in what for part in parts) for own, what in problems(light)
@@ -74,7 +79,7 @@ def test_an_empty_redis_is_well(light: Link) -> None:
         0,
         "WERK OK - no queue yet | waiting=0 oldest=0s;;300 workers=0 failed=0",
     )
-    assert "no queue" in status_view.table(Snapshot.read(light))
+    assert "no queue" in table(Snapshot.read(light))
 
 
 def test_what_is_there_is_counted(
@@ -97,7 +102,7 @@ def test_what_is_there_is_counted(
     [worker] = snapshot.workers[0].slots
     assert (worker.job, worker.kind, worker.queues) == (running.id, "werk", ["default"])
     assert worker.beat_s < 30 and 0 <= (worker.job_s or -1) < 60
-    assert running.id in status_view.table(snapshot)
+    assert running.id in table(snapshot)
     assert checks.problems(snapshot)[0].what == "queue low: 1 waiting and no worker"
 
 
@@ -114,9 +119,11 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
         "waiting oldest_s running scheduled ready failed paused workers".split()
     )
     assert set(found["workers"][0]) == set(
-        "name worker slots host pid state job job_s beat_s done failed queues kind clock_s".split()
+        (
+            "name worker slots host pid state job call job_s beat_s done failed queues kind clock_s"
+        ).split()
     )
-    assert found["time"].endswith("+00:00")
+    assert found["time"].endswith("Z")
 
 
 def test_the_oldest_is_found_behind_those_that_came_to_the_front(
@@ -200,6 +207,62 @@ def test_each_queue_may_have_its_own_limit_of_age(
     assert check("low=7200,default=7200:,other=1")[0] == 0
     shown = run("werk", "status", "--json", "--max-age", "low=:,default=:").stdout
     assert json.loads(shown)["problems"] == []
+
+
+def test_a_process_of_this_host_that_has_exited_is_said_to_have(
+    work: Start, light: Link, connection: redis.Redis
+) -> None:
+    worker = work()
+    child = horse(worker)
+    os.kill(worker.pid, signal.SIGKILL)
+    os.killpg(child, signal.SIGKILL)
+    worker.wait()
+    wait_until(lambda: says(light, WARNING, "is stale", f"process {worker.pid} on {HOST} has exit"))
+    shown = " ".join(run("werk", "status").stdout.split())
+    assert "start another: werk worker default; werk repair removes the record" in shown
+    [name] = [own.name for own in Snapshot.read(light).workers]
+    connection.hset(f"rq:worker:{name}", "hostname", "elsewhere")
+    assert not says(light, WARNING, "has exited")
+    assert run("werk", "repair").stdout == f"rq:worker:{name} gone\n"
+    assert Snapshot.read(light).workers == []
+
+
+def test_scheduled_jobs_without_a_worker_are_critical(light: Link, connection: redis.Redis) -> None:
+    werk.enqueue("sleep", 1, options=werk.Options(queue="low", delay=9999))
+    assert problems(light) == [(CRITICAL, "queue low: 1 scheduled and no worker")]
+    connection.zadd("rq:scheduled:low", {"due": 1})
+    assert problems(light) == [(CRITICAL, "queue low: 2 scheduled and no worker")]
+    connection.sadd("rq:werk:paused", "low")
+    assert problems(light) == []
+
+
+def test_a_task_sets_the_limit_of_its_queue(
+    work: Start, light: Link, connection: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "soon.py").write_text(
+        "from werk.registry import Task\n"
+        "TASKS = {name: Task('worker_tasks.note', queue='fast', within=within)\n"
+        "         for name, within in {'a': '2h', 'b': '1h', 'c': 0}.items()}\n"
+    )
+    path = f"{PYTHONPATH}{os.pathsep}{tmp_path}"
+    env = {"PYTHONPATH": path, "WERK_REGISTRY": f"{ENV['WERK_REGISTRY']},soon:TASKS"}
+    work("other", env=env)
+    job = werk.enqueue("a", str(tmp_path), options=werk.Options(queue="fast"))
+    connection.sadd("rq:workers:fast", "rq:worker:x")
+    facts = {"birth": "2026-01-01T00:00:00.000000Z", "queues": "fast", "state": "busy"}
+    connection.hset("rq:worker:x", mapping=facts)
+    connection.sadd("rq:workers", "rq:worker:x")
+    connection.expire("rq:worker:x", 400)
+
+    def age_of_job(seconds: float) -> list[str]:
+        since = keys.iso(time.time() - seconds)
+        connection.hset(f"rq:job:{job.id}", "enqueued_at", since)
+        return [what for level, what in problems(light) if level == CRITICAL]
+
+    wait_until(lambda: age_of_job(3000) == [])  # once the worker has published its tasks
+    assert age_of_job(4000) == ["queue fast: the oldest has waited 66m"]
+    limit = AgeLimits.parse("fast=3h")
+    assert [what for level, what in problems(light, age_s=limit) if level == CRITICAL] == []
 
 
 def test_a_frozen_worker_is_stale_and_its_queue_gives_no_answer(
@@ -334,8 +397,9 @@ def test_a_job_of_unknown_age_is_shown_without_it(work: Start, light: Link, tmp_
     snapshot = Snapshot.read(light)
     [[slot]] = [own.slots for own in snapshot.workers]
     workers = [Worker.of([slot._replace(job=job.id, job_s=None)])]
-    lines = status_view.table(snapshot._replace(workers=workers)).splitlines()
-    assert [line.split()[-1] for line in lines if job.id in line] == [job.id]
+    lines = table(snapshot._replace(workers=workers)).splitlines()
+    [line] = [line for line in lines if job.id in line]
+    assert line.split()[1] == slot.worker[: len(line.split()[1])]  # no time before it
 
 
 def test_a_horse_that_hangs(work: Start, light: Link) -> None:
@@ -351,6 +415,25 @@ def test_a_horse_that_hangs(work: Start, light: Link) -> None:
     os.kill(child, signal.SIGKILL)  # as it says
     wait_until(lambda: problems(light) == [])
     assert run("werk", "ping").returncode == 0
+
+
+def test_a_ping_of_busy_workers_is_no_failure(
+    work: Start, light: Link, redis_url: str, tmp_path: Path
+) -> None:
+    workers = [work() for _ in range(2)]
+    for number in (1, 2):
+        werk.enqueue("block", str(tmp_path))
+        begun(tmp_path, number)
+    wait_until(lambda: [own.state for own in Snapshot.read(light).workers] == ["busy", "busy"])
+    done = run("werk", "ping", "--timeout", "0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"default: busy: 2 workers, the longest job runs for \w+\n", done.stdout)
+    [answer] = json.loads(run("werk", "ping", "--timeout", "0.5", "--json").stdout)
+    assert answer["trouble"].startswith("busy: 2 workers")
+    os.killpg(workers[0].pid, signal.SIGSTOP)
+    wait_until(lambda: says(light, WARNING, "is stale"))
+    assert "default: busy: 1 worker," in run("werk", "ping", "--timeout", "0.5").stdout
+    os.killpg(workers[0].pid, signal.SIGCONT)
 
 
 def test_a_long_job_and_an_idle_hour_are_no_hang(
@@ -392,7 +475,7 @@ def test_redis_that_keeps_nothing(light: Link, set_config: Callable[[str, object
     set_config("appendonly", "yes")
     for often in ("always", "everysec"):
         set_config("appendfsync", often)
-        assert f"AOF {often}" in status_view.table(Snapshot.read(light))
+        assert f"AOF {often}" in " ".join(table(Snapshot.read(light)).split())
 
 
 def test_redis_that_is_nearly_full(
@@ -555,11 +638,11 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
 ) -> None:
     said = "queue other: 2 dependents are ready and not enqueued"
     connection.sadd("rq:queues", "rq:queue:other")
-    assert "ready" not in status_view.table(Snapshot.read(light))
+    assert "READY" not in table(Snapshot.read(light))
     connection.zadd("rq:ready:other", {"a": 1, "b": time.time() + 9999})
     assert problems(light) == [(WARNING, said)]
     assert status_view.as_json(Snapshot.read(light))["queues"]["other"]["ready"] == 2
-    assert "ready" in status_view.table(Snapshot.read(light)).splitlines()[2].split()
+    assert "READY" in table(Snapshot.read(light)).split()
     assert samples(metrics.exposition(light))['werk_queue_ready{queue="other"}'] == 2
     work()  # of another queue
     assert (WARNING, said) in problems(light)
@@ -686,12 +769,13 @@ def test_a_worker_is_one_line_however_many_slots_it_has(
     fleet.hang("web.11")
     for slot in ("web.1", "web.12"):
         connection.hset(f"rq:worker:{slot}", mapping={"successful_job_count": 5})
-    lines = [line for line in run("werk", "status").stdout.splitlines() if line[:3] == "web"]
-    [line] = lines
+    lines = run("werk", "status").stdout.splitlines()
+    [line] = [line for line in lines if line.startswith("web")]
     assert re.split("  +", line) == [
         *("web", "1 hung, 2 busy, 9 idle", "0s", "10", "0", "werk", "default,low"),
-        "long for 3m, 1 more",
     ]
+    jobs = [line.split()[:3:2] for line in lines if "  web." in line]
+    assert jobs == [["long", "web.10"], ["short", "web.2"]]
     snapshot = Snapshot.read(light)
     assert [own.workers for own in snapshot.queues.values()] == [1, 1]
     found = json.loads(run("werk", "status", "--json").stdout)["workers"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,14 +32,74 @@ def test_a_worker_started_while_redis_is_away_waits_for_it(
     spawn: Start, server: Server, redis_url: str, tmp_path: Path, kind: str
 ) -> None:
     server.kill()
+    since = time.monotonic()
     worker = spawn(*KINDS[kind], env=ENV)
     wait_until(lambda: "event=redis-unreachable" in worker.output())
     server.start()
     os.environ["WERK_REGISTRY"] = ENV["WERK_REGISTRY"]
     finished(werk.enqueue("note", str(tmp_path)))
-    assert worker.output().count("event=redis-unreachable") == 1
+    assert_each_reason_is_logged_once_a_minute(worker, since)
     worker.terminate()
     assert worker.wait(60) == 0
+
+
+def test_a_queue_that_nobody_has_used_is_a_warning(
+    spawn: Start, connection: redis.Redis, redis_url: str
+) -> None:
+    connection.sadd("rq:queues", "rq:queue:invoices")
+    connection.sadd("rq:workers:served", "rq:worker:other")
+    worker = spawn("werk", "worker", "default", "invoices", "invoises", "served", env=ENV)
+    wait_until(lambda: horse(worker))
+    lines = [line for line in worker.output().splitlines() if "event=unused-queue" in line]
+    why = "no job was ever enqueued there, and no other worker serves it"
+    hint = "; did you mean 'invoices'?"
+    assert [line.partition("WARNING rq.worker ")[2] for line in lines] == [
+        f'event=unused-queue queue=invoises reason="{why}{hint}"'
+    ]
+
+
+def test_a_key_of_another_type_for_the_queues_is_no_trouble(
+    spawn: Start, connection: redis.Redis
+) -> None:
+    connection.set("rq:queues", "x")
+    worker = spawn("werk", "worker", "low", env=ENV)
+    wait_until(lambda: "event=begins" in worker.output())
+    wait_until(lambda: horse(worker))
+    assert "unused-queue" not in worker.output()
+
+
+def test_the_help_of_a_worker_is_ours(redis_url: str) -> None:
+    done = run("werk", "worker", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--concurrency N" in done.stdout and "rq worker --help" in done.stdout
+    assert "--serializer" not in done.stdout  # it works, as those of the others
+    assert "Redis client class" not in done.stdout
+    worker = run("werk", "worker", "--burst", "--logging-level", "DEBUG", "-S", "pickle", env=ENV)
+    assert (worker.returncode, "event=begins" in worker.stdout) == (0, True)
+
+
+def test_the_end_of_an_outage_is_logged_with_its_length(
+    spawn: Start, server: Server, redis_url: str
+) -> None:
+    worker = spawn("werk", "worker", "default", env=ENV)
+    os.environ["WERK_REGISTRY"] = ENV["WERK_REGISTRY"]
+    finished(werk.enqueue("hello", "Ada"))
+    since = time.monotonic()
+    server.kill()
+    wait_until(lambda: worker.output().count("event=redis-unreachable") >= 2)  # and its horse
+    server.start()
+    wait_until(lambda: worker.output().count("event=redis-back") >= 2)
+    back = re.findall(r'event=redis-back worker=\S+ after="(\d+) s"', worker.output())
+    assert len(back) == worker.output().count("event=redis-back")
+    assert_each_reason_is_logged_once_a_minute(worker, since)
+
+
+def assert_each_reason_is_logged_once_a_minute(worker: Process, since: float) -> None:
+    """By the supervisor, and by its horse."""
+    lines = [line for line in worker.output().splitlines() if "event=redis-unreachable" in line]
+    reasons = [line.partition("reason=")[2] for line in lines]
+    minutes = 1 + (time.monotonic() - since) // 60
+    assert len(reasons) <= 2 * len({*reasons}) * minutes
 
 
 def test_a_table_that_cannot_be_loaded_is_one_line(redis_url: str, tmp_path: Path) -> None:

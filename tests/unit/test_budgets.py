@@ -38,9 +38,9 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1271,
+        1603,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
-        "cron health",
+        "on call, cron health",
     ),
     "client": (
         762,
@@ -49,7 +49,7 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1565,
+        1569,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
@@ -59,7 +59,7 @@ RAISED = {
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        1042,
+        1070,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),
@@ -68,9 +68,9 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (996, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (810, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (824, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4253,
+        4271,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

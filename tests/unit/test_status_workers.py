@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from werk.cli.status import _states
 from werk.ops.slots import Slot, read_slot
-from werk.ops.status_view import _jobs, _states
 from werk.ops.workers import STATES, Worker, group, succeeded
 from werk.store import keys
 
@@ -26,7 +26,15 @@ def slot(name: str = "web.1", slots: object = 3, **given: str) -> Slot:
         "werk_moved": str(NOW),
         "werk_slots": str(slots),
     }
-    row = {"name": name, "run": "", "since": "", "lease": str(NOW + 15), "ttl": 100}
+    row = {
+        "name": name,
+        "run": "",
+        "since": "",
+        "task": "",
+        "call": "",
+        "lease": str(NOW + 15),
+        "ttl": 100,
+    }
     return read_slot(NOW, {"default": 0.0}, {**row, "facts": {**facts, **given}})
 
 
@@ -90,15 +98,6 @@ def test_a_worker_with_one_slot_has_its_state(state: str) -> None:
 def test_the_states_of_slots_are_counted(states: str, state: str, shown: str) -> None:
     own = of_states(*states.split())
     assert (own.state, _states(own), own.is_live) == (state, shown, state != "stale")
-
-
-def test_the_longest_job_is_shown_and_the_others_are_counted() -> None:
-    jobs = [("a", 3.0), ("b", 90.0), (None, None), ("c", None)]
-    slots = [slot()._replace(job=job, job_s=job_s) for job, job_s in jobs]
-    assert _jobs(Worker.of(slots)) == "b for 90s, 2 more"
-    assert _jobs(Worker.of(slots[:1])) == "a for 3s"
-    assert _jobs(Worker.of(slots[2:3])) == ""
-    assert _jobs(Worker.of(slots[3:])) == "c"
 
 
 def test_counts_of_slots_are_added() -> None:

@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from werk.cli import output
+from werk.cli.tables import Column, Table
+from werk.cli.times import utc_text
 from werk.ops import cron_health
 from werk.ops.cron_health import LineHealth
-from werk.ops.cron_problems import cut, period
+from werk.ops.cron_problems import period
 from werk.ops.numbers import age
-from werk.printable import printable
 from werk.store.connection import Link
 
 if TYPE_CHECKING:
     from werk.ops.crontab import Line
 
-WIDTH = 80  # where it is unknown
-SHORTEST_CALL = 12
+LINES = (Column("WHEN"), Column("CALL", 12), Column("LAST"), Column("NEXT"), Column("STATE"))
 
 
-def checked(lines: Sequence[Line]) -> tuple[object, Sequence[str]]:
-    """Return the next times of lines: as JSON, and as lines of text."""
-    rows, texts = [line.as_json() for line in lines], []
+def print_checked(lines: Sequence[Line], as_json: bool) -> None:
+    """Print the next times of lines."""
+    rows = [line.as_json() for line in lines]
+    if as_json:
+        output.print_json([{**row, "next": [*map(utc_text, row["next"])]} for row in rows])
+        return
     for row in rows:
-        texts.append(f"{row['line']}: {row['when']}  {row['call']}")
-        texts += [f"    {moment}" for moment in row["next"]]
-    return rows, texts
+        output.print_text(f"{row['line']}: {row['when']}  {row['call']}")
+        for moment in row["next"]:
+            output.print_text(f"    {moment}")
 
 
-def listed(link: Link) -> tuple[object, Sequence[str]]:
-    """Return what every `werk cron` has published: as JSON, and as lines of text."""
+def print_listed(link: Link, as_json: bool) -> None:
+    """Print what every `werk cron` has published."""
     health = cron_health.read(link)
-    width = shutil.get_terminal_size((WIDTH, 0)).columns
+    if as_json:
+        output.print_json(_as_json(health))
+        return
     groups: dict[tuple[str, str], list[LineHealth]] = {}
     for line in health.lines:
         groups.setdefault((line.zone, ", ".join(line.hosts)), []).append(line)
-    texts = [] if groups else ["no werk cron has published a line"]
+    if not groups:
+        output.print_text("no werk cron has published a line")
     for (zone, hosts), lines in groups.items():
-        rows = [_row(line, health.time) for line in lines]
-        texts += [f"{zone}, on {hosts}", *_columns(rows, width), ""]
+        output.print_text(f"{zone}, on {hosts}")
+        output.print_table(Table(*LINES), [_row(line, health.time) for line in lines])
+        output.print_line("")
     for own in health.processes:
-        texts.append(f"{own.host}: {own.state}, last beat {age(own.beat_s)} ago: {own.path}")
+        output.print_text(f"{own.host}: {own.state}, last beat {age(own.beat_s)} ago: {own.path}")
     for call in health.calls:
-        made = f"{call.call} --once-per {period(call.period_s)}"
-        texts.append(f"{made}: called {age(call.last_s)} ago by {call.host}")
-    return _as_json(health), [cut(printable(text), width) for text in texts]
+        when = f"at most once per {period(call.period_s)}, {age(call.last_s)} ago by {call.host}"
+        output.print_text(f"crontab: {when}: {call.call}")
 
 
 def _row(line: LineHealth, now: float) -> Sequence[str]:
@@ -54,18 +60,7 @@ def _row(line: LineHealth, now: float) -> Sequence[str]:
     if line.last is not None:
         last = f"{age(max(0.0, now - line.last))} ago, {line.outcome}"
     soon = "-" if line.next is None else f"in {age(max(0.0, line.next - now))}"
-    return tuple(map(printable, (line.when, line.call, last, soon, line.state)))
-
-
-def _columns(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Yield a table as wide as the terminal at most: calls are cut."""
-    table = [("when", "call", "last", "next", "state"), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    too_wide = sum(widths) + 2 * len(widths) - width
-    widths[1] = max(SHORTEST_CALL, widths[1] - max(0, too_wide))
-    for row in table:
-        cells = [cut(cell, most).ljust(most) for cell, most in zip(row, widths, strict=True)]
-        yield f"  {'  '.join(cells)}".rstrip()
+    return line.when, line.call, last, soon, line.state
 
 
 def _as_json(health: cron_health.CronHealth) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args
 import click
 
 from werk import __version__
-from werk.cli import output
+from werk.cli import crontab, output
 from werk.cli.output import Invocation
 from werk.cli.types import JSON_OBJECT, LINES, MOMENT, PERIOD, TEXT, duration
 from werk.client import enqueue as client
@@ -119,6 +119,13 @@ class TaskCommand(click.Command):
 
     def run(self, words: Sequence[str]) -> int | None:
         """Enqueue the task with the options before its name."""
+        try:
+            return self._run(words)
+        finally:  # now cron has had the time to write
+            if crontab.has_cut():
+                output.print_note(crontab.CUT)
+
+    def _run(self, words: Sequence[str]) -> int | None:
         name, task, shape = self.entry[:3]
         invocation = click.get_current_context().find_object(Invocation)
         assert invocation is not None

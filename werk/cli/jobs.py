@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -12,21 +11,23 @@ from typing import Any
 import click
 
 from werk.cli import acts, output
+from werk.cli.tables import Column, Table
+from werk.cli.times import LATEST
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError
 from werk.ops import actions, bulk
-from werk.ops.checks import age
 from werk.ops.job_ids import resolve
 from werk.ops.job_places import STATES
 from werk.ops.jobs import AT_ONCE, UNFINISHED, Query, Row, check_task, count, groups, walk
+from werk.ops.numbers import age
 from werk.ops.queues import clock
-from werk.printable import counted, printable
+from werk.printable import counted
 from werk.store import keys
 from werk.store.connection import Link
 
 SELECT = "select jobs by id, or with an option such as --task; see werk {} --help"
-SHORT = 8  # characters of an id on a terminal
-LATEST = 2.5e11  # Unix time that can be written as a date
+GROUPS = (Column("STATE"), Column("TASK", 12), Column("JOBS"), Column("OLDEST"))
+JOBS = (Column("ID"), Column("STATE"), Column("AGE/DUE"), Column("TRY"), Column("CALL", 12))
 
 
 def _states(text: str) -> tuple[str, ...]:
@@ -92,7 +93,8 @@ def jobs(as_list: bool, as_json: bool, **chosen: Any) -> None:
     """
     query, link = _query(UNFINISHED, **chosen), output.connect()
     if as_list:
-        found = sum(_print_page(link, page, as_json) for page in walk(link, query))
+        table = Table(*JOBS)
+        found = sum(_print_page(link, page, table, as_json) for page in walk(link, query))
     else:
         found = _print_groups(link, query, as_json)
     if not found:
@@ -221,20 +223,20 @@ def _print_groups(link: Link, query: Query, as_json: bool) -> int:
         output.print_json([{**own._asdict(), "oldest": _utc(own.oldest)} for own in found])
     else:
         rows = [(own.state, own.task, own.jobs, _age(own.oldest, now)) for own in found]
-        _print_table(("STATE", "TASK", "JOBS", "OLDEST"), rows)
+        output.print_table(Table(*GROUPS), rows)
     return sum(own.jobs for own in found)
 
 
-def _print_page(link: Link, page: Sequence[Row], as_json: bool) -> int:
+def _print_page(link: Link, page: Sequence[Row], table: Table, as_json: bool) -> int:
     """Print a page of jobs; return how many there are."""
-    now, head = clock(link), ("ID", "STATE", "AGE/DUE", "TRY", "CALL")
-    rows = []
+    now, rows = clock(link), list[tuple[object, ...]]()
     for own in page:
         if as_json:
             output.print_json(_as_json(own))
         else:
-            rows.append((_shown(own.id), own.state, _when(own, now), own.attempt or "", _what(own)))
-    _print_table(head, rows)
+            attempt, what = own.attempt or "", _what(own)
+            rows.append((output.shown_id(own.id), own.state, _when(own, now), attempt, what))
+    output.print_table(table, rows)
     return len(page)
 
 
@@ -264,21 +266,3 @@ def _what(own: Row) -> str:
     """Return the call of a job, and why it is deferred or has failed."""
     why = own.why or own.error
     return f"{own.call}  {why}" if why else own.call
-
-
-def _shown(job_id: str) -> str:
-    """Return an id: short on a terminal, else whole."""
-    return job_id[:SHORT] if len(job_id) == 36 and sys.stdout.isatty() else job_id
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns, cut to the width of the terminal."""
-    if not rows:
-        return
-    width = shutil.get_terminal_size().columns
-    cells = [head, *([printable(str(cell)) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        columns = zip(line, widths, strict=True)
-        text = "  ".join(cell.ljust(most) for cell, most in columns).rstrip()
-        click.echo(text if len(text) <= width else f"{text[: width - 3]}...")

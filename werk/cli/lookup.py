@@ -12,16 +12,21 @@ from werk import errors
 from werk.cli.output import (
     connect,
     print_json,
-    print_line,
     print_lines,
     print_note,
     print_outcome,
+    print_text,
+    print_whole,
     shell_word,
 )
+from werk.cli.tables import width, wrap
+from werk.cli.times import local_text
 from werk.cli.types import PERIOD, json_option
 from werk.errors import ArgumentError, ConfigError
 from werk.settings import Settings
 from werk.store.connection import link
+
+TIMES = "created_at enqueued_at started_at ended_at due next_try fails_at".split()
 
 
 @click.command()
@@ -53,13 +58,16 @@ def show(job_id: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    attempts = found["attempts"]
+    attempts = [own | {"ended_at": local_text(own["ended_at"])} for own in found["attempts"]]
     lines = "\n".join(map(job_view.attempt_line, attempts))
     found["attempts"] = lines if job_view.was_retried(attempts) else None
-    for name, value in found.items():
-        if value is not None:
-            text = job_view.as_text(value).replace("\n", "\n" + " " * 13)
-            print_lines(f"{name:<13}{text}")
+    shown = {name: value for name, value in found.items() if value is not None}
+    for name, value in shown.items():
+        text = local_text(value) if name in TIMES else job_view.as_text(value)
+        first, indent = f"{name:<13}", " " * 13
+        for line in text.expandtabs().split("\n"):
+            print_lines("\n".join(wrap(line, width(), indent, first)))
+            first = indent
 
 
 @click.command()
@@ -99,9 +107,9 @@ def tasks(file: str | None, check: bool, strict: bool, stubs: bool, as_json: boo
         print_json({row.entry.name: row.as_json() for row in rows})
     elif not check:
         for line in chain.from_iterable(row.lines() for row in rows):
-            print_line(line)
+            print_text(line)
     for name, note in notes if not as_json else ():
-        print_line(f"{name}: {note.text}")
+        print_whole(f"{name}: {note.text}")
     broken = {"module", "function", *(["unreachable"] if strict else [])}
     return errors.EXIT_CONFIG if any(note.kind in broken for _, note in notes) else None
 

@@ -10,20 +10,22 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
 
 from werk import errors
+from werk.cli import tables
 from werk.cli.packages import how_to_install
 from werk.client.links import link_of
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
-from werk.printable import printable, printable_lines
+from werk.printable import printable, printable_lines, short
 from werk.settings import Settings
 from werk.store.connection import COMMAND_BUDGET_S, Link, link
 
 if TYPE_CHECKING:  # importing it takes a third of the time of `werk status`, which does not need it
+    from werk.cli.tables import Table
     from werk.client import enqueue
     from werk.client.options import Options
 
@@ -92,9 +94,24 @@ def print_lines(text: str) -> None:
     click.echo(printable_lines(text))
 
 
+def print_text(text: str) -> None:
+    """Print a line for people: in several lines if it is wider than the terminal, or than 80."""
+    click.echo("\n".join(tables.wrap(text, tables.width())))
+
+
+def print_whole(text: str, *, err: bool = False) -> None:
+    """Print a line that pipes and logs have whole: one with an id, or an error.
+
+    A terminal has it in several lines if it is wider.
+    """
+    most = tables.width(sys.stderr if err else sys.stdout, 0)
+    lines = [printable(text)] if len(text) <= most or not most else tables.wrap(text, most)
+    click.echo("\n".join(lines), err=err)
+
+
 def print_note(text: str) -> None:
     """Print a line on stderr."""
-    click.echo(printable(text), err=True)
+    print_whole(text, err=True)
 
 
 def print_json(value: object) -> None:
@@ -115,7 +132,36 @@ def print_rows(as_json: bool, value: object, *lines: str) -> None:
         print_json(value)
     else:
         for line in lines:
-            print_line(line)
+            print_whole(line)
+
+
+def print_table(table: Table, rows: Sequence[Sequence[object]]) -> None:
+    """Print rows of a table."""
+    for line in table.lines(rows):
+        click.echo(line)
+
+
+def print_command(words: Iterable[str]) -> None:
+    """Print a command below an empty line, as a shell reads it, in lines that fit."""
+    lines, most = [""], tables.width() - len(" \\")
+    for word in words:
+        for at, part in enumerate(_parts(word, most - len(tables.INDENT))):
+            gap = "" if at or not lines[-1] else " "
+            if len(lines[-1]) + len(gap) + len(part) > most:
+                lines[-1] += f"{gap}\\"
+                lines.append(tables.INDENT if gap else "")
+                gap = ""
+            lines[-1] += gap + part
+    click.echo("\n".join(["", *lines]))
+
+
+def _parts(word: str, most: int) -> Iterator[str]:
+    """Yield a word as a shell reads it, in pieces of at most so many characters."""
+    while len(shell_word(word)) > most:
+        end = next(end for end in range(most, 0, -1) if len(shell_word(word[:end])) <= most)
+        yield shell_word(word[:end])
+        word = word[end:]
+    yield shell_word(word)
 
 
 def _with_json_keys(value: object) -> object:
@@ -123,6 +169,11 @@ def _with_json_keys(value: object) -> object:
         keys = [k if isinstance(k, str | int | float | None) else repr(k) for k in value]
         return dict(zip(keys, map(_with_json_keys, value.values()), strict=True))
     return [*map(_with_json_keys, value)] if isinstance(value, (list, tuple)) else value
+
+
+def shown_id(job_id: str) -> str:
+    """Return an id as a table shows it: short on a terminal, else whole."""
+    return short(job_id) if sys.stdout.isatty() else job_id
 
 
 def shell_word(word: str) -> str:
@@ -181,7 +232,7 @@ def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:
     if invocation.as_json:
         print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
     elif not invocation.quiet:
-        print_line(f"{call} would go to queue {queue}")
+        print_text(f"{call} would go to queue {queue}")
 
 
 def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any]) -> int | None:
@@ -197,8 +248,9 @@ def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any])
         traceback = getattr(error, "traceback", "")
         if as_json:
             print_json({**facts, "error": str(error), "traceback": traceback})
-        elif traceback:
-            click.echo(printable_lines(traceback), err=True)
+        else:
+            for line in traceback.expandtabs().splitlines():
+                print_note(line)
         raise
     if as_json:
         print_json({**facts, "result": value})

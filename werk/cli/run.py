@@ -11,11 +11,12 @@ from typing import NoReturn
 import click
 
 from werk import __version__, registry
-from werk.cli.output import connect, print_rows, run_command
+from werk.cli.output import connect, run_command
 from werk.cli.types import PERIOD
+from werk.cli.worker_options import rq_command
 from werk.errors import ArgumentError
 from werk.printable import near
-from werk.settings import DASHBOARD_PORT, MOST_SLOTS, Settings
+from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
 
@@ -24,12 +25,12 @@ def main() -> NoReturn:
     run_command(werk, "werk")
 
 
-_OPERATE = "status failed pause resume drain repair ping".split()
+_OPERATE = "pause resume drain repair ping".split()
 _JOBS = "jobs retry requeue stop cancel discard".split()
 _LOOKUP = "result show tasks".split()
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
 _MODULES |= dict.fromkeys(_JOBS, "jobs")
-_MODULES["enqueue"] = "enqueue"
+_MODULES |= {name: name for name in ("enqueue", "failed", "status")}
 
 
 class Commands(click.Group):
@@ -72,7 +73,7 @@ port_option = click.option(
 @werk.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> int | None:
-    """Run a worker. It takes the options of `rq worker`, e.g. werk worker default."""
+    """Run a worker, e.g. werk worker default. It takes the options of `rq worker`."""
     from werk.worker.log_handlers import JSON, open_log
     from werk.worker.log_printed import log_what_is_printed
     from werk.worker.startup import ATTEMPT_S, wait_for_redis
@@ -95,37 +96,6 @@ def worker(arguments: tuple[str, ...]) -> int | None:
         wait_for_redis(hello)
         code: int | None = rq_worker.invoke(context)
         return code
-
-
-def rq_command() -> click.Command:
-    """Return the command `rq worker`, with our help where RQ's is not true here, or misspelt."""
-    from rq.cli.workers import worker as command
-
-    command.help = "Start a werk worker for the QUEUES. It takes the options of `rq worker`."
-    for option in command.params:
-        if isinstance(option, click.Option) and option.help:
-            option.help = option.help.replace("stratey", "strategy")
-            if option.name == "log_format":
-                option.help = "Log in this format: json, or a format of Python's logging"
-    if not any(option.name == "concurrency" for option in command.params):
-        command.params.append(_concurrency)
-    return command
-
-
-def _use_concurrency(context: click.Context, option: click.Parameter, slots: int | None) -> None:
-    from werk.worker import Worker
-
-    Worker.concurrency = slots or 0
-
-
-_concurrency = click.Option(
-    ["--concurrency"],
-    type=click.IntRange(1, MOST_SLOTS),
-    metavar="N",
-    expose_value=False,
-    callback=_use_concurrency,
-    help="Run up to N jobs at the same time, each in a process of its own (WERK_CONCURRENCY, or 1)",
-)
 
 
 @werk.command()
@@ -184,8 +154,7 @@ def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json:
     if as_list:
         if file or check:
             raise ArgumentError("--list takes neither FILE nor --check: it shows what runs")
-        value, rows = texts.listed(connect())
-        print_rows(as_json, value, *rows)
+        texts.print_listed(connect(), as_json)
         return
     if not file:
         raise ArgumentError("Missing argument 'FILE', a crontab; or see werk cron --list")
@@ -195,5 +164,4 @@ def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json:
     lines = crontab.read(file, connected)
     if not check:
         cron.run(file, lines, connected, catch_up)
-    value, rows = texts.checked(lines)
-    print_rows(as_json, value, *rows)
+    texts.print_checked(lines, as_json)

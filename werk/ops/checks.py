@@ -37,6 +37,7 @@ class Problem(NamedTuple):
 
 def problems(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> list[Problem]:
     """Return what is wrong, the worst first."""
+    limits = limits.with_tasks(entry.task for entry in snapshot.pages.entries.values())
     found = [*_of_server(snapshot.server), *_of_workers(snapshot.workers, limits)]
     found += _of_keys(snapshot)
     found += _of_final_failures(snapshot.gave_up)
@@ -180,9 +181,13 @@ def _of_health(worker: Worker) -> Iterator[Problem]:
         with_slots = f" with {len(worker.slots)} slots" if len(worker.slots) > 1 else ""
         what = f"{name}{with_slots} is stale: silent for {age(worker.beat_s)}"
         fix = f"check {process}: frozen, cut off or dead"
-        if not worker.owes:
+        start = f"start another: werk worker {' '.join(worker.queues)}"
+        if worker.has_exited:
+            what += f"; {process} has exited"
+            fix = f"{start}; werk repair removes the record" + " after that" * worker.owes
+        elif not worker.owes:
             what += "; it has no job, and no worker has replaced it"
-            fix += f"; start another: werk worker {' '.join(worker.queues)}, or werk repair"
+            fix += f"; {start}, or werk repair"
         yield Problem(WARNING, what, fix)
     if worker.state == "hung" and worker.has_one_slot:
         what = f"{name} is hung: it sends heartbeats but takes no jobs"
@@ -264,7 +269,8 @@ def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Proble
     if server.suspended:
         if queue.waiting:
             yield Problem(WARNING, f"{what}, all workers suspended", "rq resume")
-    elif queue.waiting and not queue.workers:
+    elif (queue.waiting or queue.scheduled) and not queue.workers:
+        what = what if queue.waiting else f"queue {queue.name}: {queue.scheduled} scheduled"
         fix = f"start one: werk worker {queue.name}"
         yield Problem(CRITICAL, f"{what} and no worker", fix)
     elif (level := limits.age_s.of(queue.name).level(queue.oldest_s or 0)) != OK:

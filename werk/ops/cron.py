@@ -22,6 +22,7 @@ from werk.ops.cron_record import STAMPS, CronRecord
 from werk.ops.crontab import Line, utc
 from werk.store.connection import Link
 from werk.store.limits import MONTH_S
+from werk.store.outage import Outage
 from werk.store.startup import wait_for_answer
 
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
@@ -64,21 +65,17 @@ def run(
 
 
 def _loop(cron: Cron, clock: Callable[[], float], pause: Callable[[float], None]) -> NoReturn:
-    trouble = ""
+    outage = Outage(log, "not-enqueued", "goes-on")
     while True:
         now = clock()
         try:
             cron.fire(now)
         except WerkError as error:
-            if str(error) != trouble:
-                log.error(Event("not-enqueued", reason=error, retry=f"in {RETRY_S:g} s"))
-            trouble = str(error)
+            outage.note(error, retry=f"in {RETRY_S:g} s")
             cron.beat_anyway()
             pause(RETRY_S)
             continue
-        if trouble:
-            log.warning(Event("goes-on"))
-        trouble = ""
+        outage.end()
         pause(max(0.0, min(LONGEST_PAUSE_S, cron.next_tick(now) - clock())))
 
 

@@ -27,6 +27,7 @@ class Failure(NamedTuple):
     queue: str
     at: float  # Unix time
     error: str  # the last line of its traceback
+    stopped: bool  # by `werk stop`: RQ keeps it among the failed jobs
 
 
 class Filters(NamedTuple):
@@ -48,13 +49,14 @@ class Filters(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The failed jobs of one task with the same error."""
+    """The failed jobs of one task with the same error. Stopped jobs have groups of their own."""
 
     task: str
     error: str  # of the last one
     jobs: int
     first: float  # Unix time
     last: float
+    stopped: bool
 
 
 def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
@@ -74,10 +76,10 @@ def walk(link: Link, filters: Filters) -> Iterator[list[Failure]]:
 
 def groups(link: Link, filters: Filters) -> list[Group]:
     """Return the failed jobs that match, grouped by task and error, the largest group first."""
-    found: dict[tuple[str, str], Group] = {}
+    found: dict[tuple[str, str, bool], Group] = {}
     for job in chain.from_iterable(walk(link, filters)):
-        key = job.task, group_of(job.error)
-        group = found.get(key) or Group(job.task, job.error, 0, job.at, job.at)
+        key = job.task, group_of(job.error), job.stopped
+        group = found.get(key) or Group(job.task, job.error, 0, job.at, job.at, job.stopped)
         found[key] = group._replace(
             error=job.error if job.at > group.last else group.error,
             jobs=group.jobs + 1,
@@ -117,7 +119,8 @@ def _read(link: Link, queue: str, ids: Sequence[str]) -> Iterator[Failure]:
     for job in job_record.read(link, ids, job_record.LONGEST, FIELDS):
         task = job.text("werk_task") or (job.text("description") or "").partition("(")[0] or "?"
         if job.record:
-            yield Failure(job.id, task, queue, job.ended(), last_line(job))
+            has_stopped = job.text("status") == "stopped"
+            yield Failure(job.id, task, queue, job.ended(), last_line(job), has_stopped)
 
 
 def is_like(error: str, wanted: str, exact: bool) -> bool:

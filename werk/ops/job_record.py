@@ -28,7 +28,7 @@ LONGEST_TRACEBACK = 1024 * 1024  # bytes, decompressed
 FIELDS = tuple(
     """
     description data werk_task status origin created_at enqueued_at started_at ended_at worker_name
-    timeout result_ttl retries_left werk_attempt meta dependency_ids werk_not_kept
+    timeout result_ttl failure_ttl retries_left werk_attempt meta dependency_ids werk_not_kept
     werk_deferred werk_unknown_since
 """.split()
 )

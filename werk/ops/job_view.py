@@ -31,8 +31,9 @@ LATEST = 2.5e11  # Unix time that can be written as a date
 OUTCOMES = {"1": "finished", "2": "failed", "3": "stopped", "4": "retried", "5": "failed"}
 ASKED = "the task returned a Retry"
 
+KEPT = ("result_ttl", "failure_ttl")
 _TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
-_SECONDS = ("duration", "timeout", "result_ttl")
+_SECONDS = ("duration", "timeout", "result_ttl", "failure_ttl")
 
 
 def show(job_id: str, link: Link) -> dict[str, Any]:
@@ -160,6 +161,8 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
     when = None if due is None else keys.iso(max(0.0, min(due, LATEST)))
     waits, is_retry = text["status"] == "scheduled", bool(text["started_at"])
     has_ended = text["status"] in ("finished", "failed", "stopped")
+    # How long it is kept, which depends on how it ends.
+    kept = "failure_ttl" if text["status"] in ("failed", "stopped") else "result_ttl"
     # An execution that failed has ended since; one that was deferred has not.
     is_deferred = waits and (text["started_at"] or "") > (text["ended_at"] or "")
     since = number(text["werk_unknown_since"]) if is_deferred else 0.0
@@ -179,7 +182,8 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
         "next_try": when if waits and is_retry else None,
         "deferred": text["werk_deferred"] if since else None,
         "fails_at": keys.iso(max(0.0, min(since + UNKNOWN_S, LATEST))) if since else None,
-        **{name: _whole(text[name]) for name in ("retries_left", "timeout", "result_ttl")},
+        **{name: _whole(text[name]) for name in ("retries_left", "timeout")},
+        **{name: _whole(text[name]) if name == kept else None for name in KEPT},
         "attempts": attempts,
         "exception": job.exception(),
         "result": job.result(),
@@ -237,9 +241,7 @@ def _duration(text: Mapping[str, str | None]) -> float | None:
 
 
 def _label(name: str) -> str:
-    return (
-        "Kept" if name == "result_ttl" else name.removesuffix("_at").replace("_", " ").capitalize()
-    )
+    return "Kept" if name in KEPT else name.removesuffix("_at").replace("_", " ").capitalize()
 
 
 def _whole(text: str | None) -> int | None:

@@ -112,7 +112,7 @@ def groups(link: Link, query: Query) -> list[Group]:
     Raises ArgumentError.
     """
     found: dict[tuple[str, str], Group] = {}
-    for job in each(link, query, Pace()):
+    for job in each(link, query, Pace(link)):
         group = found.get((job.state, job.task)) or Group(job.state, job.task, 0, None)
         oldest = min(job.at or group.oldest or 0, group.oldest or job.at) or None
         found[job.state, job.task] = group._replace(jobs=group.jobs + 1, oldest=oldest)
@@ -122,7 +122,7 @@ def groups(link: Link, query: Query) -> list[Group]:
 
 def count(link: Link, query: Query) -> int:
     """Return how many jobs match. Raises ArgumentError."""
-    return sum(1 for _ in each(link, query, Pace()))
+    return sum(1 for _ in each(link, query, Pace(link)))
 
 
 def check_task(link: Link, task: str | None) -> None:

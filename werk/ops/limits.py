@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from werk import duration
 from werk.errors import ArgumentError
+from werk.registry import Task
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 
@@ -94,6 +95,19 @@ class Limits(NamedTuple):
     waiting: Limit = Limit()
     failed: Limit = Limit()
     min_workers: int = 0
+
+    def with_tasks(self, tasks: Iterable[Task]) -> Limits:
+        """Return the limits, with those that tasks set for their queues (`Task(within=60)`).
+
+        The shortest counts. A queue that the option names has the option's.
+        """
+        found = dict[str, float]()
+        for task in tasks:
+            if within := float(duration.seconds(task.within)):
+                found[task.queue] = min(within, found.get(task.queue, within))
+        limits = {queue: Limit(None, within) for queue, within in found.items()}
+        by_queue = {**limits, **self.age_s.by_queue}
+        return self._replace(age_s=self.age_s._replace(by_queue=by_queue))
 
 
 DEFAULT_LIMITS = Limits()

@@ -11,22 +11,24 @@ from werk.errors import ArgumentError, ConfigError
 from werk.ops import job_record
 from werk.ops.failures import FIELDS, last_line
 from werk.ops.job_record import Job
+from werk.ops.numbers import age
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
-from werk.printable import near
+from werk.printable import counted, near
 from werk.store import keys
 from werk.store.connection import Link
 
 TASK = "werk.ping"
 UNKNOWN, NO_ANSWER = "unknown queue", "no answer"  # how what is wrong begins
+BUSY = "busy: "  # how a queue begins whose workers all run other jobs
 POLL_S = 0.02
 
 
 def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
     """Send a ping through these queues, or through all if there are no names.
 
-    Yield for each queue its name, '' if a worker has run the ping (else 'paused', or what is
-    wrong), and how many seconds that took.
+    Yield for each queue its name, '' if a worker has run the ping (else 'paused', that its workers
+    are busy, or what is wrong), and how many seconds that took.
     """
     snapshot = Snapshot.read(link)
     sent: dict[str, str] = {}  # queue -> job id
@@ -48,7 +50,10 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
         for name, job in zip([*sent], jobs, strict=True):
             if passed >= timeout_s or job.text("status") not in ("queued", "started"):
                 del sent[name]
-                yield name, _verdict(link, name, job), passed
+                verdict = _verdict(link, name, job)
+                if verdict == NO_ANSWER:
+                    verdict = _busy(Snapshot.read(link), name) or NO_ANSWER
+                yield name, verdict, passed
         time.sleep(POLL_S if sent else 0)
 
 
@@ -72,3 +77,13 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
     if state == "failed":
         return f"failed: {last_line(job)}"
     return f"{NO_ANSWER} (the ping is {state})"
+
+
+def _busy(snapshot: Snapshot, queue: str) -> str:
+    """Return that all live workers of a queue run jobs; '' if one does not, or there is none."""
+    workers = [own for own in snapshot.workers if own.is_live and queue in own.queues]
+    slots = [slot for own in workers for slot in own.slots if slot.is_live]
+    if not slots or {slot.state for slot in slots} != {"busy"}:
+        return ""
+    longest = max(slot.job_s or 0.0 for slot in slots)
+    return f"{BUSY}{counted(len(workers), 'worker')}, the longest job runs for {age(longest)}"

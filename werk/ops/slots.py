@@ -33,6 +33,7 @@ class Slot(NamedTuple):
     pid: int  # of the supervisor
     state: str
     job: str | None
+    call: str  # of the job, with secrets masked; '' if it is unknown
     job_s: float | None
     beat_s: float
     done: int
@@ -71,6 +72,7 @@ def read_slot(now: float, oldest: Mapping[str, float], row: Mapping[str, Any]) -
         pid=whole(facts.get("pid")),
         state=_state(now, born, oldest[served], facts, bool(job), beat, row["ttl"]),
         job=job,
+        call=_call(row["task"], row["call"]) if job else "",
         job_s=ago(number(row["since"]) - clock_s, now) if job and row["since"] else None,
         beat_s=ago(beat, now),
         done=whole(facts.get("successful_job_count")),
@@ -85,6 +87,14 @@ def read_slot(now: float, oldest: Mapping[str, float], row: Mapping[str, Any]) -
         expires_s=row["ttl"],
         owes=job is not None or "werk_lease" not in facts,
     )
+
+
+def _call(task: str, call: str) -> str:
+    """Return the call of a job; for a job that plain RQ enqueued, only the path of its function.
+
+    A caller with werk has masked the call; plain RQ has not.
+    """
+    return call or task if task else call.partition("(")[0]
 
 
 def _clock_and_beat(now: float, lease: str, facts: Mapping[str, str]) -> tuple[float, float]:

@@ -4,7 +4,10 @@ one. Of that one `werk status` need not warn.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
@@ -73,6 +76,18 @@ class Worker(NamedTuple):
     def missing(self) -> int:
         """Return how many slots have left, or have not registered yet."""
         return max(0, self.slots[0].slots - len(self.slots))
+
+    @property
+    def has_exited(self) -> bool:
+        """Return whether it ran on this host, and no process has its number any longer."""
+        if self.host != socket.gethostname() or self.pid <= 0:
+            return False
+        with suppress(PermissionError, OverflowError):
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return True
+        return False
 
     def count(self, state: str) -> int:
         return sum(slot.state == state for slot in self.slots)

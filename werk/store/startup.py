@@ -8,7 +8,7 @@ from logging import Logger
 from typing import TypeVar
 
 from werk.errors import RedisUnavailable
-from werk.log_format import Event
+from werk.store.outage import Outage
 
 PAUSE_S = 1.0
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 def wait_for_answer(
     contact: Callable[[], T], log: Logger, *, pause: Callable[[float], None] = time.sleep
 ) -> T:
-    """Call `contact` until Redis answers; return its result. Log once that Redis is unreachable.
+    """Call `contact` until Redis answers; return its result. Log that Redis is unreachable.
 
     Raises ConfigError for what waiting does not fix: a wrong password, no permission, Redis
     Cluster.
     """
-    is_reported = False
+    outage = Outage(log)
     while True:
         try:
-            return contact()
+            found = contact()
+            outage.end()
+            return found
         except RedisUnavailable as error:
-            if not is_reported:
-                log.error(Event("redis-unreachable", reason=error))
-            is_reported = True
+            outage.note(error)
             pause(PAUSE_S)

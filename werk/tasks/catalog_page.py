@@ -113,7 +113,7 @@ def read(name: str, page: bytes) -> Entry | None:
 
 def _entry(name: str, facts: Any) -> Entry:
     _check(NAME.fullmatch(name) is not None)
-    known = {"retry_delays": (), **facts}  # werk 0.2.0 publishes none
+    known = {"retry_delays": (), "within": 0, **facts}  # werk 0.2.0 publishes none
     given = {field: known[field] for field in Task._fields if field != "retry_on"}
     task = Task(**given).in_seconds()
     _check(task.problem() is None)

@@ -37,7 +37,7 @@ from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
-from werk.worker.startup import refuse_more_than_descriptors, stoppable
+from werk.worker.startup import refuse_more_than_descriptors, stoppable, unused_queues
 from werk.worker.supervisor import Supervisor
 
 
@@ -117,6 +117,9 @@ class Worker(RQSide):
         with stoppable():
             bound_logs(shared)
             self._log_begin()
+            for queue, hint in unused_queues(self.connection, self.queue_names()):
+                why = f"no job was ever enqueued there, and no other worker serves it{hint}"
+                self.log.warning(Event("unused-queue", queue=queue, reason=why))
             self._enlist(log_options)
         self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # after a tick another follows
         self.use_strategy(options.dequeue_strategy)

@@ -6,10 +6,14 @@ import logging
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from redis import Redis
+
+from werk import registry
 from werk.errors import EXIT_OK, ConfigError
+from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.replies import cluster_error, is_cluster
@@ -59,6 +63,26 @@ def refuse_more_than_descriptors(*, queues: int, slots: int) -> None:
                 f" here: raise the limit (ulimit -n {needed}, or LimitNOFILE={needed} in a systemd"
                 f" unit), or use fewer {what}"
             )
+
+
+def unused_queues(connection: Redis, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the queues of these that nobody has used, each with what to add to a warning.
+
+    No job was ever enqueued there, no other worker serves it, and it is the queue of no task here.
+    """
+    pipeline = connection.pipeline(transaction=False)
+    pipeline.smembers(keys.key("queues"))
+    for name in names:
+        pipeline.exists(keys.key("workers", name))
+    found, *are_served = pipeline.execute(raise_on_error=False)
+    if not isinstance(found, set):  # the key has another type
+        return
+    start = keys.key("queue", "")
+    used = {keys.text(key).removeprefix(start) for key in found}
+    used |= {task.queue for task in registry.tasks().values()}
+    for name, is_served in zip(names, are_served, strict=True):
+        if name not in used and is_served == 0:
+            yield name, near(name, used, "")
 
 
 _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and keys in them

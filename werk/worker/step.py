@@ -6,9 +6,9 @@ import logging
 import time
 from typing import Any
 
-from werk.log_format import Event
 from werk.store import keys, replies
 from werk.store.limits import LISTED_S, OWNED_S
+from werk.store.outage import Outage
 from werk.worker.counters import Counters
 from werk.worker.idle import Idle
 from werk.worker.outcome import Outcome
@@ -41,6 +41,7 @@ class Steps:
         self.execution = self.asked_at = ""  # of the last request
         self.flushed_at = 0.0
         self.shows_busy = False  # in Redis
+        self.outage = Outage(logging.getLogger("rq.worker"))
 
     def serve(self, keys: list[str]) -> None:
         """Claim from these queues, in this order."""
@@ -94,6 +95,7 @@ class Steps:
                 reply = self.channel.receive()
                 if type(reply) is list:
                     shared.request = 0
+                    self.outage.end(worker=self.name)
                     return reply
                 self._read_refusal(str(reply))
             except AWAY as error:
@@ -103,9 +105,7 @@ class Steps:
                     shared.request = 0
                     return [b"none", b"unasked", None, None]
                 if pause_s:
-                    logging.getLogger("rq.worker").error(
-                        Event("redis-unreachable", worker=self.name, reason=error)
-                    )
+                    self.outage.note(error, worker=self.name)
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2 or 0.05)
 

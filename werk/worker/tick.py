@@ -12,6 +12,7 @@ from werk.errors import ConfigError, RedisUnavailable
 from werk.log_format import Event
 from werk.store.connection import Link
 from werk.store.keys import iso, text
+from werk.store.outage import Outage
 from werk.tasks import catalog
 from werk.worker.attempts import WORKER_DIED, packed
 from werk.worker.log import run_facts
@@ -44,7 +45,7 @@ class Ticker:
         self.script = script("tick", worker.server_version())
         self.moves_due = moves_due
         self.due_at = time.monotonic() + worker.tick_s
-        self.is_unreachable = False
+        self.outage = Outage(self.log)
         self.ahead = ""  # seconds that this host's clock is ahead of Redis's
         self.served_at = self.catalog_at = -CATALOG_WHOLE_S
         self.found: dict[str, str] = {}  # by the horses: see SharedState
@@ -63,9 +64,7 @@ class Ticker:
         for slot in slots:
             slot.shared.learn(float(redis_time), asked_at)
         self.ahead = f"{time.time() - slots[0].shared.now():.3f}"
-        if self.is_unreachable:
-            self.log.warning(Event("redis-back", worker=self.worker.name))
-        self.is_unreachable = False
+        self.outage.end(worker=self.worker.name)
         found = self._read(events, slots)
         if found.has_more:
             self.due_at = 0.0
@@ -128,11 +127,12 @@ class Ticker:
         words = (worker.name, json.dumps(catalog.serves()), *worker.queue_names())
         worker.connection.eval(script("withdraw", worker.server_version()).text, 0, *words)
 
+    @property
+    def is_unreachable(self) -> bool:
+        return self.outage.is_on
+
     def log_unreachable(self, error: Exception) -> None:
-        if not self.is_unreachable:
-            name = self.worker.name
-            self.log.error(Event("redis-unreachable", worker=name, reason=error))
-        self.is_unreachable = True
+        self.outage.note(error, worker=self.worker.name)
 
     def write_birth(self, worker: Worker) -> None:
         try:

@@ -16,13 +16,14 @@
 --                some), served (what its workers publish: task, fingerprint),
 --                deferred (jobs whose task a worker does not know: see `deferred`)
 --       workers  RQ's, so one for each slot of ours: name, run (its execution), since (when that
---                began), lease (until when), ttl (how many seconds RQ keeps the record without a
---                heartbeat), facts (its hash)
+--                began), task and call (of the job; the call may be cut), lease (until when), ttl
+--                (how many seconds RQ keeps the record without a heartbeat), facts (its hash)
 -- Texts are returned as they are in Redis: snapshot.py reads the numbers in them.
 
 local LONGEST_RECORD, LONGEST_COUNTERS = 256 * 1024, 4 * 1024 * 1024 -- bytes
 local MOST_QUEUES = 2000 -- in the record of one worker
 local MOST_DEFERRED, LONGEST_REASON = 20, 500 -- jobs; bytes
+local LONGEST_CALL, LONGEST_READ = 500, 64 * 1024 -- bytes of a call: returned; read
 local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local KEYS_AT_ONCE = 1000
@@ -99,6 +100,14 @@ local function count_hands(worker, served)
   end
 end
 
+-- Return the task and the call of a job. The caller has masked the call.
+local function call_of(id)
+  local job = id and job_key(id)
+  if not job or ask(0, 'HSTRLEN', job, 'description') > LONGEST_READ then return '', '' end
+  local task, call = unpack(ask({}, 'HMGET', job, 'werk_task', 'description'))
+  return string.sub(task or '', 1, LONGEST_CALL), string.sub(call or '', 1, LONGEST_CALL)
+end
+
 local function read_worker(name)
   local key = P .. ':worker:' .. name
   local facts = hash_of(key, LONGEST_RECORD)
@@ -117,8 +126,10 @@ local function read_worker(name)
   count_hands(name, served)
   local run = ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
   local since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at')
+  local task, call = call_of(string.match(run, '^(.*):'))
   return {
     name = name, run = run, since = string.sub(since, 1, LONGEST_TIME), facts = facts,
+    task = task, call = call,
     lease = ask('', 'ZSCORE', P .. ':werk:leases', name), ttl = ask(0, 'TTL', key),
   }
 end

@@ -1,0 +1,115 @@
+"""Lines for people: tables and long texts that fit the terminal, and colours.
+
+Where the width of stdout is unknown, such as in a pipe, it is 80. COLUMNS sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TextIO
+
+import click
+
+from werk.printable import printable
+from werk.settings import Settings
+
+INDENT, GAP = " " * 4, " " * 2
+USUAL, NARROWEST = 80, 20
+LONGEST_CELL = 200  # characters; ids are not cut to fit
+COLORS = {"critical": "red", "warning": "yellow"}
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    least: int = 0  # it may be cut to this many characters; 0: it is never cut
+
+
+class Table:
+    """A table that may be printed in pieces: the head comes with the first rows.
+
+    Numbers are on the right. The widest columns are cut if a line would be too long.
+    """
+
+    def __init__(self, *columns: Column) -> None:
+        self.columns, self.widths = columns, [0] * len(columns)
+
+    def lines(self, rows: Sequence[Sequence[object]]) -> list[str]:
+        """Return the rows as lines."""
+        if not rows:
+            return []
+        cells = [[_cell(value) for value in row] for row in rows]
+        if not any(self.widths):
+            cells.insert(0, [column.title for column in self.columns])
+        for at, column in enumerate(zip(*cells, strict=True)):
+            self.widths[at] = max(self.widths[at], *map(len, column))
+        self._fit(width())
+        numbers = [
+            any(isinstance(own, int) for own in column) for column in zip(*rows, strict=True)
+        ]
+        justify = [str.rjust if is_number else str.ljust for is_number in numbers]
+        return [self._line(line, justify) for line in cells]
+
+    def _fit(self, most: int) -> None:
+        """Make the widest columns narrower until a line fits."""
+        least = [column.least or LONGEST_CELL for column in self.columns]
+        while sum(self.widths) + len(GAP) * (len(least) - 1) > most:
+            wide = [at for at, narrow in enumerate(least) if self.widths[at] > narrow]
+            if not wide:
+                break
+            self.widths[max(wide, key=self.widths.__getitem__)] -= 1
+
+    def _line(self, line: Sequence[str], justify: Sequence[Callable[[str, int], str]]) -> str:
+        sized = zip(justify, line, self.widths, strict=True)
+        text = GAP.join(place(cut(cell, most), most) for place, cell, most in sized).rstrip()
+        return cut(text, width()) if sys.stdout.isatty() else text
+
+
+def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:
+    """Return how many characters fit on a line of a stream, by default of stdout."""
+    if found := Settings.columns():
+        return max(NARROWEST, found)
+    try:
+        found = os.get_terminal_size((stream or sys.stdout).fileno()).columns
+    except (OSError, ValueError):  # a file, a pipe, a stream of a test
+        found = 0
+    return max(NARROWEST, found) if found else unknown
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of at most so many characters, with ... for what is left out."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def wrap(text: str, most: int, indent: str = INDENT, first: str = "") -> list[str]:
+    """Return a line in lines of at most so many characters; all but the first are indented.
+
+    The first begins with `first`. A text that is indented itself keeps that.
+    """
+    from textwrap import wrap as wrapped  # an enqueue rarely needs it
+
+    shown = printable(text)
+    lead = shown[: len(shown) - len(shown.lstrip())][: most // 2]
+    found = wrapped(
+        shown.strip(),
+        most,
+        initial_indent=first + lead,
+        subsequent_indent=indent + lead,
+        break_on_hyphens=False,
+    )
+    return found or [first.rstrip()]
+
+
+def level(name: str) -> str:
+    """Return the name of a level, in its colour on a terminal."""
+    if not (sys.stdout.isatty() and Settings.wants_color()):
+        return name
+    return click.style(name, fg=COLORS.get(name), bold=True)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return printable(cut(text, LONGEST_CELL))
