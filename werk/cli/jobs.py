@@ -235,7 +235,8 @@ def _print_page(link: Link, page: Sequence[Row], table: Table, as_json: bool) ->
             output.print_json(_as_json(own))
         else:
             attempt, what = own.attempt or "", _what(own)
-            rows.append((output.shown_id(own.id), own.state, _when(own, now), attempt, what))
+            state = own.state.ljust(max(map(len, STATES)))  # pages of other states may follow
+            rows.append((output.shown_id(own.id), state, _when(own, now), attempt, what))
     output.print_table(table, rows)
     return len(page)
 
