@@ -52,7 +52,7 @@ RAISED = {
         "pages of jobs",
     ),
     "ops": (
-        2432,
+        2437,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids",
     ),
