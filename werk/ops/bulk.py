@@ -13,7 +13,7 @@ from itertools import chain
 
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions
-from werk.ops.job_places import Entry, Pace, Page
+from werk.ops.job_places import AT_ONCE, Entry, Pace, Page
 from werk.ops.jobs import Batch, Query, Row, batches
 from werk.ops.queues import ask, clock
 from werk.printable import listed
@@ -65,30 +65,35 @@ class _Left:
     def __init__(self, link: Link, pace: Pace) -> None:
         self._link, self._pace = link, pace
         self._queue, self._entries = "", 0
+        self._first = self._end = 0  # indexes in the list between which they are, or have been
 
     def add(self, page: Page, entries: int) -> None:
         """Count entries of a page, and remove some if there are too many."""
-        if not page.is_list:
+        if not page.is_list or not entries:
             return
         if page.queue != self._queue:
             self.sweep()
-        self._queue, self._entries = page.queue, self._entries + entries
+        if not self._entries:
+            self._end = page.position + 3 * AT_ONCE
+        self._queue, self._first = page.queue, page.position
+        self._entries += entries
         if self._entries > MOST_LEFT:
-            self._remove(page.position)
+            self.sweep()
 
     def sweep(self) -> None:
-        """Remove all that are left."""
-        if self._queue:
-            self._remove(None)
+        """Remove all, from the nearer end of the list, so that only a part of it is searched."""
+        if self._entries:
+            self._pace.spend(self._remove)
+            self._entries = 0
 
-    def _remove(self, position: int | None) -> None:
-        """Remove them from the nearer end of the list, so that a part of it is searched."""
-        key, count = keys.key("queue", self._queue), 0
-        if position is not None:
-            is_near_end = 2 * position > (ask(self._link, "LLEN", key) or 0)
-            count = -self._entries if is_near_end else self._entries
-        self._entries = 0
-        self._pace.spend(lambda: ask(self._link, "LREM", key, count, GONE_ENTRY))
+    def _remove(self) -> None:
+        key, count = keys.key("queue", self._queue), -self._entries
+        if 2 * self._first < (ask(self._link, "LLEN", key) or 0):
+            # A worker may have dropped some: a search for them would not end before the list.
+            found = ("LPOS", key, GONE_ENTRY, "COUNT", 0, "MAXLEN", self._end)
+            count = len(ask(self._link, *found) or ())
+        if count:
+            ask(self._link, "LREM", key, count, GONE_ENTRY)
 
 
 def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:
