@@ -68,7 +68,8 @@ def fleet(spawn: Callable[..., Process], connection: redis.Redis, tmp_path: Path
     spawn("werk", "worker", "default", "--name", "web1-4711")
     wait_until(lambda: job.status() == "started")
     table = tmp_path / "crontab"
-    table.write_text("@hourly hello Ada\n*/5 * * * * sleep 1\n30 4 * * 1-5 hello Grace\n")
+    lines = "@hourly -q mail hello Ada", "*/5 * * * * -q mail sleep 1", "30 4 * * 1-5 hello Grace"
+    table.write_text("\n".join([*lines, ""]))
     spawn("werk", "cron", table)
     wait_until(lambda: connection.exists("rq:werk:crons"))
     werk.enqueue_many("hello", [("Barbara",), ("Margaret",)])
