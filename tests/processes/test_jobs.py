@@ -8,6 +8,7 @@ import time
 from datetime import date
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -165,26 +166,34 @@ def read(light: Link, place: str = "queue", **chosen: str) -> chain[str]:
     return chain.from_iterable([entry.id for entry in page.entries] for page in found)
 
 
-@pytest.mark.parametrize("shift", [-3, 0, 3, 30])
-def test_a_list_that_moves_while_it_is_read(
-    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, shift: int
+@pytest.mark.parametrize("change", ["taken", "put back", "enqueued", "cancelled", "compacted"])
+def test_a_list_that_changes_while_it_is_read(
+    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Other jobs are taken from its start, put at its end, and removed in the middle."""
     monkeypatch.setattr(job_places, "AT_ONCE", 10)
     fill(connection, 200, 1000)
+    if change == "compacted":
+        connection.rpush(QUEUE, *[GONE_ENTRY] * 50)
     found: list[str] = []
-    for page in pages(light, "queue", "default", Pace()):
-        found += [entry.id for entry in page.entries]
-        connection.lpop(QUEUE)
-        if shift > 0 and len(found) < 100:
-            fill(connection, shift, 1000, f"new{len(found)}-")
-        for job_id in found[-12:][: -shift if shift < 0 else 0]:
-            connection.lrem(QUEUE, 0, job_id)
-    taken = {f"j{i}" for i in range(1, 40)}
-    expected = {f"j{i}" for i in range(1, 201)}
-    assert expected - {*found} <= taken
-    if shift <= 0:
-        assert len(found) == len({*found})
+    for number, page in enumerate(pages(light, "queue", "default", Pace(light))):
+        own = [entry.id for entry in page.entries]
+        found += own
+        if change == "taken":
+            connection.lpop(QUEUE, 3)
+        elif change == "put back":
+            connection.lpush(QUEUE, *(f"front{number}-{i}" for i in range(30)))
+        elif change == "enqueued":
+            fill(connection, 30, 1000, f"new{number}-")
+        elif change == "cancelled":
+            for job_id in own[::2]:
+                connection.lset(QUEUE, connection.lpos(QUEUE, job_id), GONE_ENTRY)
+        else:
+            connection.lrem(QUEUE, 0, GONE_ENTRY)
+    expected = [f"j{i}" for i in range(200, 0, -1)]
+    taken = {f"j{i}" for i in range(1, 61)} if change == "taken" else set()
+    assert {*expected} - {*found} <= taken
+    assert len(found) == len({*found})
+    assert [own for own in found if own in expected] == [own for own in expected if own in found]
 
 
 def test_jobs_with_the_same_score_are_read_once(
@@ -197,7 +206,7 @@ def test_jobs_with_the_same_score_are_read_once(
         connection.zadd("rq:scheduled:default", {f"j{i}": 4e9 + i // 60})
     for place in ("failed", "scheduled"):
         found = []
-        for page in pages(light, place, "default", Pace()):
+        for page in pages(light, place, "default", Pace(light)):
             found += [entry.id for entry in page.entries]
             connection.zrem(f"rq:{place}:default", *found[-10::3], found[-1])
         assert len(found) == len({*found}) == 100
@@ -248,7 +257,7 @@ def test_exactly_the_jobs_of_a_task_are_cancelled(
 def test_what_is_enqueued_after_the_call_is_not_cancelled(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_places, "AT_ONCE", 10)
+    monkeypatch.setattr(job_places, "AT_ONCE", 5)
     fill(connection, 100, 1)
     late: list[str] = []
 
@@ -260,10 +269,39 @@ def test_what_is_enqueued_after_the_call_is_not_cancelled(
     assert connection.lrange(QUEUE, 0, -1) == [own.encode() for own in reversed(late)]
 
 
+def test_a_job_that_is_due_meanwhile_is_cancelled(
+    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves from the scheduled jobs, where it was not read yet, to the end of its queue."""
+    now, at = time.time(), keys.timestamp()
+    record = {"origin": "default", "werk_task": "sleep", "created_at": keys.iso(now - 3600)}
+    for name in ("early", "late"):
+        due = {"status": "scheduled", **record}
+        connection.hset(f"rq:job:{name}", mapping=due)
+        connection.zadd("rq:scheduled:default", {name: now})
+    fill(connection, 10, 100)
+    act = bulk._act
+
+    def move(light: Link, action: str, batch: jobs.Batch, *given: Any) -> int:
+        done = act(light, action, batch, *given)
+        if connection.zrem("rq:scheduled:default", "early", "late"):
+            for name in {"early", "late"} - {job.id for job in batch.jobs}:
+                queued = {"status": "queued", "enqueued_at": at, "werk_enqueued": f"{at}|{now + 9}"}
+                connection.hset(f"rq:job:{name}", mapping=queued)
+                connection.rpush(QUEUE, name)
+        return done
+
+    connection.zadd("rq:scheduled:default", {"late": now + 3600})
+    monkeypatch.setattr(job_places, "AT_ONCE", 1)
+    monkeypatch.setattr(bulk, "_act", move)
+    assert bulk.act_on(light, "cancel", Query(bulk.STATES["cancel"])) == 12
+    assert connection.zcard("rq:canceled:default") == 12
+
+
 def test_an_interrupted_action_leaves_no_entry_behind(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_places, "AT_ONCE", 10)
+    monkeypatch.setattr(job_places, "AT_ONCE", 5)
     fill(connection, 100, 1)
 
     def interrupt(_: int) -> None:
@@ -293,17 +331,16 @@ def test_a_worker_drops_what_is_left_of_a_cancelled_job(
 def test_a_list_that_has_moved_far_is_searched(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the reading of a page and the action, more jobs come than the window allows."""
+    """Between the reading of a page and the action, more jobs come to its start than expected."""
     monkeypatch.setattr(job_places, "AT_ONCE", 10)
     fill(connection, 30, 10)
-    read_rows = jobs._rows
+    act = bulk._act
 
-    def slow(*given: object) -> list[jobs.Row]:
-        rows = read_rows(*given)
-        fill(connection, 100, 1000, f"late{connection.llen(QUEUE)}-")
-        return rows
+    def slow(*given: Any) -> int:
+        connection.lpush(QUEUE, *(f"front{i}" for i in range(100)))
+        return act(*given)
 
-    monkeypatch.setattr(jobs, "_rows", slow)
+    monkeypatch.setattr(bulk, "_act", slow)
     assert bulk.act_on(light, "cancel", Query(("queued",), task="panic")) == 3
     assert not {b"j10", b"j20", b"j30"} & {*connection.lrange(QUEUE, 0, -1)}
 

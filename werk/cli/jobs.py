@@ -240,7 +240,7 @@ def _print_page(link: Link, page: Sequence[Row], as_json: bool) -> int:
 
 def _as_json(own: Row) -> dict[str, Any]:
     facts = own._asdict()
-    del facts["by_redis"]
+    del facts["by_redis"], facts["created"]
     times = {name: _utc(facts[name]) for name in ("due", "fails_at")}
     return {**facts, "at": _utc(own.at or None), **times}
 

@@ -6,13 +6,14 @@ the entry is removed every few hundred jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions
-from werk.ops.job_places import Pace, Page
+from werk.ops.job_places import Entry, Pace, Page
 from werk.ops.jobs import Batch, Query, Row, batches
 from werk.ops.queues import ask, clock
 from werk.printable import listed
@@ -28,8 +29,8 @@ STATES = {
 }
 # What act.lua replies if it was done.
 DONE = ("cancelled", "deleted", "retried", "limited")
-# Fewer than the entries at which job_page.lua looks again: their removal moves the others.
-MOST_LEFT = 400
+SKEW_S = 60.0  # by how much the clocks of callers may differ from Redis's
+MOST_LEFT = 400  # a removal takes a search, and a worker drops them one by one
 
 
 def act_on(
@@ -43,10 +44,11 @@ def act_on(
     if wrong := set(query.states) - {*STATES[action]}:
         possible = listed(STATES[action])
         raise ArgumentError(f"cannot {action} {listed(sorted(wrong))} jobs, only {possible} ones")
-    begun, pace, done = clock(link), Pace(), 0
+    begun, pace, done = clock(link), Pace(link), 0
     left = _Left(link, pace)
     try:
-        for batch in batches(link, query, pace):
+        parts = map(partial(batches, link, pace=pace), _parts(query))
+        for batch in chain.from_iterable(parts):
             own = _act(link, action, batch, begun, pace)
             left.add(batch.page, own)
             progress(own)
@@ -83,15 +85,15 @@ class _Left:
         """Remove them from the nearer end of the list, so that a part of it is searched."""
         key, count = keys.key("queue", self._queue), 0
         if position is not None:
-            is_near = 2 * position < (ask(self._link, "LLEN", key) or 0)
-            count = -self._entries if is_near else self._entries
+            is_near_end = 2 * position > (ask(self._link, "LLEN", key) or 0)
+            count = -self._entries if is_near_end else self._entries
         self._entries = 0
         self._pace.spend(lambda: ask(self._link, "LREM", key, count, GONE_ENTRY))
 
 
 def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:
     """Do it to the jobs of a batch; return to how many it was done."""
-    old = [row.id for row in batch.rows if not _is_new(row, begun)]
+    old = [job.id for job in batch.jobs if not _is_new(job, begun)]
     do = partial(actions.act, link, action)
     outcomes = pace.spend(lambda: dict(do(old, batch.page.window)))
     for job_id in _missed(outcomes):
@@ -100,9 +102,21 @@ def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int
     return sum(outcome in DONE for outcome in outcomes.values())
 
 
-def _is_new(row: Row, begun: float) -> bool:
-    """Return whether a job has come to where it is after a moment. A deferred one was queued."""
-    return row.by_redis and row.at > begun and row.state != "deferred"
+def _parts(query: Query) -> Iterator[Query]:
+    """Yield a query in parts: first the jobs that may be in their queue a moment later."""
+    for own in (("scheduled", "deferred"), ("queued", "failed", "finished")):
+        if states := [state for state in query.states if state in own]:
+            yield query._replace(states=states)
+
+
+def _is_new(job: Row | Entry, begun: float) -> bool:
+    """Return whether a job was enqueued, or has ended, after a moment.
+
+    A job that was due meanwhile, or has returned to its queue, was created before.
+    """
+    is_newer = job.by_redis and job.at > begun
+    is_created = job.created > begun - SKEW_S
+    return is_newer and (is_created if job.state == "queued" else job.state != "deferred")
 
 
 def _missed(outcomes: dict[str, str]) -> Sequence[str]:

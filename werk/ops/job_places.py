@@ -17,7 +17,8 @@ from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, source
 
-AT_ONCE = 1000  # entries that Redis looks at in one call
+AT_ONCE = 1000  # entries that Redis looks at in one call; twice as many for the jobs of a task
+TAKEN = 2000  # jobs that workers may take from a list between two calls
 BUSY = 0.2  # of the time: how long Redis may work for a command that reads or changes many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
@@ -38,7 +39,7 @@ _KINDS = {"queue": "list", "failed": "last", "finished": "last", "canceled": "la
 
 # What is read of each job in a place, besides its task.
 _FIELDS = {
-    "queue": ("enqueued_at", "werk_enqueued"),
+    "queue": ("enqueued_at", "created_at", "werk_enqueued"),
     "wip": ("started_at",),
     "scheduled": ("ended_at", "created_at", "started_at", "werk_unknown_since"),
 }
@@ -57,7 +58,8 @@ class Entry(NamedTuple):
     task: str  # for a job that plain RQ enqueued: the path of its function
     at: float  # Unix time since when it is in this state; 0 if that is unknown
     due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
-    by_redis: bool  # `at` is by Redis's clock
+    by_redis: bool = False  # `at` is by Redis's clock
+    created: float = 0.0  # Unix time by the caller's clock, of a queued job; 0 if that is unknown
 
 
 class Page(NamedTuple):
@@ -66,37 +68,42 @@ class Page(NamedTuple):
     place: str
     queue: str
     entries: Sequence[Entry]
-    position: int  # how many entries from the end of the queue's list come before them
+    position: int  # the index of the first one in the queue's list
     is_list: bool  # they were in the queue's list, and not in a hand or elsewhere
 
     @property
     def window(self) -> str:
-        """Return the first and the last index in the list between which they are soon after."""
-        slack = AT_ONCE // 2
-        first, last = self.position + AT_ONCE + slack, max(1, self.position - slack)
-        return f"-{first} -{last}" if self.is_list else ""
+        """Return the first and the last index in the list between which they are soon after.
+
+        Workers take jobs from its start, so the indexes become smaller.
+        """
+        first, last = max(0, self.position - TAKEN), self.position + 3 * AT_ONCE
+        return f"{first} {last}" if self.is_list else ""
 
 
 class Pace:
     """Leaves Redis time for others: pauses in proportion to what the work so far has taken."""
 
-    def __init__(self) -> None:
-        self.busy_s = 0.0  # since the last pause
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._busy_s = self._trip_s = 0.0  # since the last pause; of a round trip without work
 
     def spend(self, work: Callable[[], T]) -> T:
-        """Do a piece of work in Redis, and add the time that it takes."""
+        """Do a piece of work, one round trip to Redis, and add the time that it takes there."""
         began = time.monotonic()
         try:
             return work()
         finally:
-            self.busy_s += time.monotonic() - began
+            self._busy_s += max(0.0, time.monotonic() - began - self._trip_s)
 
     def rest(self) -> None:
         """Pause, so that Redis was busy with the work for a part BUSY of the time."""
-        seconds = self.busy_s * (1 / BUSY - 1)
+        seconds = self._busy_s * (1 / BUSY - 1)
         if seconds >= SHORTEST_S:
-            self.busy_s = 0.0
             time.sleep(seconds)
+            began, self._busy_s = time.monotonic(), 0.0
+            self._link.call("PING")
+            self._trip_s = time.monotonic() - began
 
 
 @cache
@@ -123,22 +130,22 @@ def pages(
     A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
     meanwhile may be left out. With `is_short`, only the first AT_ONCE entries are read.
     """
-    place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"0", b""
+    place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"", b""
     task = "" if task == NO_TASK else task
     fields = ("werk_task", *_FIELDS.get(place, _OTHERS))
-    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
+    at_once = AT_ONCE * 2 if task else AT_ONCE
+    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, at_once]
     before: set[str] = set()  # a page may have jobs of the one before again
     while not is_last:
         pace.rest()
         read = partial(link.run, _script(), [place_key], [*words, position, mark, *fields])
-        is_list = place == "queue" and not key
-        passed = int(position) if is_list else 0
         is_last, position, mark, *rows = pace.spend(read)
         found = {keys.text(row[-2]): row for row in rows}
         entries = [_entry(place, queue, own, found[own]) for own in found if own not in before]
         before = {*found} or before
         if entries:
-            yield Page(place, queue, entries, passed, is_list)
+            is_list = place == "queue" and not key
+            yield Page(place, queue, entries, int(position) if is_list else 0, is_list)
         is_last = is_last or is_short
 
 
@@ -155,10 +162,11 @@ def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
     task, *values, _, score = map(keys.text, row)
     state, due, task = PLACES.get(place, (place,))[0], None, task or NO_TASK
     if place == "queue":
-        enqueued_at, stamp = values
+        enqueued_at, created_at, stamp = values
         written, _, since = stamp.rpartition("|")  # as enqueued() in lib.lua
         if since and written == enqueued_at:
-            return Entry(job_id, state, queue, task, number(since), None, True)
+            created = keys.moment(created_at, 0.0)
+            return Entry(job_id, state, queue, task, number(since), None, True, created)
     if place == "scheduled":
         ended_at, _, started_at, unknown_since = values
         due = number(score)
@@ -167,4 +175,4 @@ def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
         if unknown_since and started_at > ended_at:
             return Entry(job_id, "deferred", queue, task, number(unknown_since), due, True)
     at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)
-    return Entry(job_id, state, queue, task, at, due, False)
+    return Entry(job_id, state, queue, task, at, due)

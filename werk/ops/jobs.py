@@ -74,13 +74,14 @@ class Row(NamedTuple):
     fails_at: float | None  # Unix time when it fails, if werk has deferred it
     error: str | None  # the last line of its traceback, if it failed
     by_redis: bool  # `at` is by Redis's clock
+    created: float  # as in job_places.Entry
 
 
 class Batch(NamedTuple):
     """Jobs of one page of a place that match."""
 
     page: Page
-    rows: Sequence[Row]
+    jobs: Sequence[Row] | Sequence[Entry]
 
 
 class Group(NamedTuple):
@@ -97,7 +98,12 @@ def walk(link: Link, query: Query) -> Iterator[list[Row]]:
 
     The newest comes first, of scheduled jobs the one that is due first. Raises ArgumentError.
     """
-    yield from (list(batch.rows) for batch in batches(link, query, Pace()))
+    pace, arguments = Pace(link), Arguments(link, query.task, query.args)
+    for page in _pages(link, query, pace):
+        for entries in _pieces(query, page):
+            if rows := _rows(link, query, arguments, entries, pace):
+                yield rows
+            pace.rest()
 
 
 def groups(link: Link, query: Query) -> list[Group]:
@@ -106,7 +112,7 @@ def groups(link: Link, query: Query) -> list[Group]:
     Raises ArgumentError.
     """
     found: dict[tuple[str, str], Group] = {}
-    for job in each(link, query, Pace()):
+    for job in each(link, query, Pace(link)):
         group = found.get((job.state, job.task)) or Group(job.state, job.task, 0, None)
         oldest = min(job.at or group.oldest or 0, group.oldest or job.at) or None
         found[job.state, job.task] = group._replace(jobs=group.jobs + 1, oldest=oldest)
@@ -116,7 +122,7 @@ def groups(link: Link, query: Query) -> list[Group]:
 
 def count(link: Link, query: Query) -> int:
     """Return how many jobs match. Raises ArgumentError."""
-    return sum(1 for _ in each(link, query, Pace()))
+    return sum(1 for _ in each(link, query, Pace(link)))
 
 
 def check_task(link: Link, task: str | None) -> None:
@@ -131,14 +137,17 @@ def check_task(link: Link, task: str | None) -> None:
 
 
 def batches(link: Link, query: Query, pace: Pace) -> Iterator[Batch]:
-    """Yield the jobs that match, with the place where they were found. Raises ArgumentError."""
+    """Yield the jobs that match, with the place where they were found. Raises ArgumentError.
+
+    The records of waiting jobs are read only if the query needs them.
+    """
     arguments = Arguments(link, query.task, query.args)
+    reads = query.needs_records or bool({*query.states} & {*_ENDED})
     for page in _pages(link, query, pace):
-        entries = [entry for entry in page.entries if _is_found(query, entry)]
-        for first in range(0, len(entries), AT_ONCE):
-            rows = _rows(link, query, arguments, entries[first : first + AT_ONCE], pace)
-            if rows:
-                yield Batch(page, rows)
+        for entries in _pieces(query, page):
+            found = _rows(link, query, arguments, entries, pace) if reads else entries
+            if found:
+                yield Batch(page, found)
             pace.rest()
 
 
@@ -163,6 +172,13 @@ def _pages(link: Link, query: Query, pace: Pace) -> Iterator[Page]:
             yield from read()
             for hand in job_places.hands(link, queue) if place == "queue" else ():
                 yield from read(key=hand)
+
+
+def _pieces(query: Query, page: Page) -> Iterator[list[Entry]]:
+    """Yield the entries of a page that match, as far as they show that, AT_ONCE at a time."""
+    found = [entry for entry in page.entries if _is_found(query, entry)]
+    for first in range(0, len(found), AT_ONCE):
+        yield found[first : first + AT_ONCE]
 
 
 def _is_found(query: Query, entry: Entry) -> bool:
@@ -204,6 +220,7 @@ def _row(entry: Entry, job: Job) -> Row:
         number(job.text("werk_unknown_since")) + UNKNOWN_S if is_deferred else None,
         last_line(job) if entry.state == "failed" else None,
         bool(ended) if has_ended else entry.by_redis,
+        entry.created,
     )
 
 

@@ -152,8 +152,8 @@ class _TimeIsUp(Exception):
 class _Brief(Pace):
     """Looks for a short time, without pauses: most of that time this process is busy, not Redis."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
+    def __init__(self, link: Link, seconds: float) -> None:
+        super().__init__(link)
         self.deadline = time.monotonic() + seconds
 
     def rest(self) -> None:
@@ -189,7 +189,7 @@ def _found(link: Link, query: jobs.Query) -> tuple[list[jobs.Row], bool]:
     """Return the first jobs that match, and whether these are all."""
     found: list[jobs.Row] = []
     try:
-        for batch in jobs.batches(link, query, _Brief(LOOK_S)):
+        for batch in jobs.batches(link, query, _Brief(link, LOOK_S)):
             found += batch.rows
             if len(found) > MOST_ROWS:
                 return found, False
@@ -202,7 +202,7 @@ def _count(link: Link, query: jobs.Query) -> tuple[int, bool]:
     """Return how many jobs match, and whether these are all."""
     count = 0
     try:
-        for _ in jobs.each(link, query, _Brief(COUNT_S)):
+        for _ in jobs.each(link, query, _Brief(link, COUNT_S)):
             count += 1
     except _TimeIsUp:
         return count, False

@@ -6,8 +6,8 @@
 -- has another type; no error is raised.
 --
 -- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
---       WINDOW '' or '<first> <last>', indexes from the end of the list of a queue between which
---       all these jobs were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
+--       WINDOW '' or '<first> <last>', indexes in the list of a queue between which all these jobs
+--       were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
@@ -47,13 +47,10 @@ local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
 local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
 local function find_spots(list)
   spots, spotted = {}, list
-  local first, last = string.match(WINDOW, '^(%S+) (%S+)$')
-  local length, wanted = try('LLEN', list), {}
-  if type(length) ~= 'number' then return end
+  local wanted, first, last = {}, string.match(WINDOW, '^(%d+) (%d+)$')
   for _, id in ipairs(NAMES) do wanted[id] = true end
-  local before = math.max(0, length + first) - 1
-  for at, id in ipairs(call('LRANGE', list, first, last)) do
-    if wanted[id] then spots[id] = before + at end
+  for at, id in ipairs(try('LRANGE', list, first, last)) do
+    if wanted[id] then spots[id] = first + at - 1 end
   end
 end
 

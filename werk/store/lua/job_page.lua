@@ -1,24 +1,24 @@
 -- Return a page of the jobs in one place, for `werk jobs` and what acts on many jobs. Writes
 -- nothing.
 --
--- A list is read from its end to its start: jobs that workers take from the start do not move what
--- is still to be read. A job that is added at the end does, and so does one that is removed from
--- the middle: so each page looks again at as many entries as it reads, and begins after MARK, an
--- entry of the page before. If MARK has left the list, the page has some jobs again.
+-- A list is read from its end to its start, by indexes from its start. What is put at its end does
+-- not matter, and what is taken from it makes a page have some entries again. Only entries that are
+-- put at its start move those that are still to be read out of the next page: so each page looks at
+-- SLACK more, and begins before MARK, the last entry of the page before.
 --
 -- KEYS  the place, a list or a sorted set
 -- ARGV  KIND 'list', 'first' (a sorted set from its start) or 'last' (from its end)
 --       IS_WIP '1' if the entries are executions
 --       TASK, or '' for all
 --       START, how the ids begin   AT_ONCE, how many entries to read
---       POSITION and MARK, as the page before has returned them; '0' and '' to begin
+--       POSITION and MARK, as the page before has returned them; '' to begin
 --       FIELDS, names of fields, the first of which is werk_task: of a job of plain RQ's, the path
 --       of its function is returned for it, '' if that is too long
 -- Returns {is_last, POSITION, MARK, job, ...}, a job as {the values of FIELDS, id, score}. Jobs
 --       without a record are left out. A key of another type is empty. A long value is cut off.
---       POSITION is how many entries from the end of a list were read, or the score of MARK in a
---       sorted set
+--       POSITION is the index in a list, or the score in a sorted set, of MARK
 
+local SLACK = 200 -- entries
 local LONGEST = 1000 -- bytes of a value
 
 local try, at_once, jobs = redis.pcall, tonumber(AT_ONCE), {}
@@ -36,7 +36,7 @@ local function path_of(job)
   return string.match(ask('', 'HGET', job, 'description'), '^[^(]*')
 end
 
--- Returns whether a job was added to the page. Most jobs are of another task, so this is short.
+-- Add a job to the page. Most jobs are of another task, so this is short.
 local function add(entry, score)
   local job = P .. ':job:' .. entry
   if IS_WIP == '1' then
@@ -45,35 +45,31 @@ local function add(entry, score)
   end
   if TASK ~= '' then
     local task = try('HGET', job, 'werk_task')
-    if task ~= TASK and (type(task) == 'string' or path_of(job) ~= TASK) then return false end
+    if task ~= TASK and (type(task) == 'string' or path_of(job) ~= TASK) then return end
   end
-  if START ~= '' and string.sub(entry, 1, #START) ~= START then return false end
+  if START ~= '' and string.sub(entry, 1, #START) ~= START then return end
   local row, is_empty = ask({}, 'HMGET', job, unpack(FIELDS)), true
   for at = 1, #FIELDS do
     local value = row[at] or ''
     if value ~= '' then is_empty = false end
     row[at] = #value > LONGEST and string.sub(value, 1, LONGEST) or value
   end
-  if is_empty and ask(0, 'EXISTS', job) == 0 then return false end
+  if is_empty and ask(0, 'EXISTS', job) == 0 then return end
   if row[1] == '' then row[1] = path_of(job) end
   row[#FIELDS + 1], row[#FIELDS + 2] = entry, score
   jobs[#jobs + 1] = row
-  return true
 end
 
 local function read_list(list)
-  local read = tonumber(POSITION)
-  local last, first = read + at_once, math.max(1, read - at_once + 1) -- from the end
-  local entries = ask({}, 'LRANGE', list, -last, -first)
-  local begin, mark = #entries, nil
-  for at = 1, MARK == '' and 0 or #entries do
+  local stop = tonumber(POSITION) or ask(0, 'LLEN', list)
+  local first = math.max(0, stop - at_once)
+  local entries = ask({}, 'LRANGE', list, first, stop + SLACK - 1)
+  local begin = #entries
+  for at = 1, #entries do
     if entries[at] == MARK then begin = at - 1; break end
   end
-  -- A job that is in the page may be removed before the next: rather mark one that is not.
-  for at = begin, 1, -1 do
-    if not add(entries[at], '') then mark = entries[at] end
-  end
-  return #entries < last - first + 1, last, mark or entries[1] or ''
+  for at = begin, 1, -1 do add(entries[at], '') end
+  return first == 0, first, entries[1] or ''
 end
 
 -- Return how many entries a sorted set has up to POSITION and MARK. Entries with the same score are
