@@ -473,6 +473,8 @@ def test_a_call_of_a_crontab_is_missed(connection: redis.Redis, light: Link) -> 
     assert (record["period_s"], record["host"]) == (3600, HOST)
     assert abs(record["last"] - time.time()) < 60
     connection.hdel("rq:werk:once-calls", "low sleep(1.0)")
+    listed = run("werk", "cron", "--list").stdout
+    assert re.search(r"^hello\('Ada'\) --once-per 1h: called \d+s ago by ", listed, re.MULTILINE)
     age(connection, 3 * 3600, "rq:werk:once-calls")
     assert "no host has called" not in str(reported(light))
     age(connection, 3600, "rq:werk:once-calls")

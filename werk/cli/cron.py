@@ -44,8 +44,8 @@ def listed(link: Link) -> tuple[object, Sequence[str]]:
     for own in health.processes:
         texts.append(f"{own.host}: {own.state}, last beat {age(own.beat_s)} ago: {own.path}")
     for call in health.calls:
-        when = f"at most once per {period(call.period_s)}, {age(call.last_s)} ago by {call.host}"
-        texts.append(f"crontab: {when}: {call.call}")
+        made = f"{call.call} --once-per {period(call.period_s)}"
+        texts.append(f"{made}: called {age(call.last_s)} ago by {call.host}")
     return _as_json(health), [cut(printable(text), width) for text in texts]
 
 

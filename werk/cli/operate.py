@@ -213,9 +213,8 @@ def repair(dry_run: bool, as_json: bool) -> None:
         counts = f"{counted(jobs, 'job')} and {counted(len(found) - jobs, 'worker')}"
         output.print_note(f"{verb} {counts}")
         if crons:
-            output.print_note(
-                f"{'would forget' if dry_run else 'forgot'} the crons and calls above"
-            )
+            forgot = "would forget" if dry_run else "forgot"
+            output.print_note(f"{forgot} {counted(len(crons), 'record')} of cron")
 
 
 # --- printing
