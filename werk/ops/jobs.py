@@ -93,12 +93,12 @@ class Group(NamedTuple):
     oldest: float | None  # Unix time since when the first of them is in this state
 
 
-def walk(link: Link, query: Query) -> Iterator[list[Row]]:
+def walk(link: Link, query: Query, pace: Pace | None = None) -> Iterator[list[Row]]:
     """Yield the jobs that match, at most AT_ONCE at a time, place by place.
 
     The newest comes first, of scheduled jobs the one that is due first. Raises ArgumentError.
     """
-    pace, arguments = Pace(link), Arguments(link, query.task, query.args)
+    pace, arguments = pace or Pace(link), Arguments(link, query.task, query.args)
     for page in _pages(link, query, pace):
         for entries in _pieces(query, page):
             if rows := _rows(link, query, arguments, entries, pace):
@@ -154,7 +154,7 @@ def batches(link: Link, query: Query, pace: Pace) -> Iterator[Batch]:
 def each(link: Link, query: Query, pace: Pace) -> Iterator[Entry | Row]:
     """Return the jobs that match, each with its state and task. Raises ArgumentError."""
     if query.needs_records:
-        return chain.from_iterable(batch.rows for batch in batches(link, query, pace))
+        return chain.from_iterable(walk(link, query, pace))
     pages = _pages(link, query, pace)
     entries = chain.from_iterable(page.entries for page in pages)
     return (entry for entry in entries if _is_found(query, entry))

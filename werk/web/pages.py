@@ -189,8 +189,8 @@ def _found(link: Link, query: jobs.Query) -> tuple[list[jobs.Row], bool]:
     """Return the first jobs that match, and whether these are all."""
     found: list[jobs.Row] = []
     try:
-        for batch in jobs.batches(link, query, _Brief(link, LOOK_S)):
-            found += batch.rows
+        for rows in jobs.walk(link, query, _Brief(link, LOOK_S)):
+            found += rows
             if len(found) > MOST_ROWS:
                 return found, False
     except _TimeIsUp:
