@@ -68,7 +68,7 @@ def fleet(spawn: Callable[..., Process], connection: redis.Redis, tmp_path: Path
     spawn("werk", "worker", "default", "--name", "web1-4711")
     wait_until(lambda: job.status() == "started")
     table = tmp_path / "crontab"
-    table.write_text("@hourly hello Ada\n*/5 * * * * sleep 1\n30 4 * * 1-5 hello Grace\n")
+    table.write_text("@yearly hello Ada\n15 3 1 1 * sleep 1\n30 4 1 1 * hello Grace\n")
     spawn("werk", "cron", table)
     wait_until(lambda: connection.exists("rq:werk:crons"))
     werk.enqueue_many("hello", [("Barbara",), ("Margaret",)])
