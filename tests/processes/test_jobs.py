@@ -175,7 +175,7 @@ def test_a_list_that_changes_while_it_is_read(
     if change == "compacted":
         connection.rpush(QUEUE, *[GONE_ENTRY] * 50)
     found: list[str] = []
-    for number, page in enumerate(pages(light, "queue", "default", Pace())):
+    for number, page in enumerate(pages(light, "queue", "default", Pace(light))):
         own = [entry.id for entry in page.entries]
         found += own
         if change == "taken":
@@ -206,7 +206,7 @@ def test_jobs_with_the_same_score_are_read_once(
         connection.zadd("rq:scheduled:default", {f"j{i}": 4e9 + i // 60})
     for place in ("failed", "scheduled"):
         found = []
-        for page in pages(light, place, "default", Pace()):
+        for page in pages(light, place, "default", Pace(light)):
             found += [entry.id for entry in page.entries]
             connection.zrem(f"rq:{place}:default", *found[-10::3], found[-1])
         assert len(found) == len({*found}) == 100
@@ -257,7 +257,7 @@ def test_exactly_the_jobs_of_a_task_are_cancelled(
 def test_what_is_enqueued_after_the_call_is_not_cancelled(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_places, "AT_ONCE", 10)
+    monkeypatch.setattr(job_places, "AT_ONCE", 5)
     fill(connection, 100, 1)
     late: list[str] = []
 
@@ -272,7 +272,7 @@ def test_what_is_enqueued_after_the_call_is_not_cancelled(
 def test_a_job_that_is_due_meanwhile_is_cancelled(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It moves to the end of its queue after the queue's end was read, or before."""
+    """It moves from the scheduled jobs, where it was not read yet, to the end of its queue."""
     now, at = time.time(), keys.timestamp()
     record = {"origin": "default", "werk_task": "sleep", "created_at": keys.iso(now - 3600)}
     for name in ("early", "late"):
@@ -280,21 +280,20 @@ def test_a_job_that_is_due_meanwhile_is_cancelled(
         connection.hset(f"rq:job:{name}", mapping=due)
         connection.zadd("rq:scheduled:default", {name: now})
     fill(connection, 10, 100)
-    read_rows = jobs._rows
+    act = bulk._act
 
-    def move(*given: Any) -> list[jobs.Row]:
-        for name in ("early", "late"):
-            if name not in [entry.id for entry in given[3]] and connection.zrem(
-                "rq:scheduled:default", name
-            ):
+    def move(light: Link, action: str, batch: jobs.Batch, *given: Any) -> int:
+        done = act(light, action, batch, *given)
+        if connection.zrem("rq:scheduled:default", "early", "late"):
+            for name in {"early", "late"} - {job.id for job in batch.jobs}:
                 queued = {"status": "queued", "enqueued_at": at, "werk_enqueued": f"{at}|{now + 9}"}
                 connection.hset(f"rq:job:{name}", mapping=queued)
                 connection.rpush(QUEUE, name)
-        return read_rows(*given)
+        return done
 
     connection.zadd("rq:scheduled:default", {"late": now + 3600})
     monkeypatch.setattr(job_places, "AT_ONCE", 1)
-    monkeypatch.setattr(jobs, "_rows", move)
+    monkeypatch.setattr(bulk, "_act", move)
     assert bulk.act_on(light, "cancel", Query(bulk.STATES["cancel"])) == 12
     assert connection.zcard("rq:canceled:default") == 12
 
@@ -302,7 +301,7 @@ def test_a_job_that_is_due_meanwhile_is_cancelled(
 def test_an_interrupted_action_leaves_no_entry_behind(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_places, "AT_ONCE", 10)
+    monkeypatch.setattr(job_places, "AT_ONCE", 5)
     fill(connection, 100, 1)
 
     def interrupt(_: int) -> None:
@@ -332,17 +331,16 @@ def test_a_worker_drops_what_is_left_of_a_cancelled_job(
 def test_a_list_that_has_moved_far_is_searched(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the reading of a page and the action, more jobs come than the window allows."""
+    """Between the reading of a page and the action, more jobs come to its start than expected."""
     monkeypatch.setattr(job_places, "AT_ONCE", 10)
     fill(connection, 30, 10)
-    read_rows = jobs._rows
+    act = bulk._act
 
-    def slow(*given: Any) -> list[jobs.Row]:
-        rows = read_rows(*given)
-        fill(connection, 100, 1000, f"late{connection.llen(QUEUE)}-")
-        return rows
+    def slow(*given: Any) -> int:
+        connection.lpush(QUEUE, *(f"front{i}" for i in range(100)))
+        return act(*given)
 
-    monkeypatch.setattr(jobs, "_rows", slow)
+    monkeypatch.setattr(bulk, "_act", slow)
     assert bulk.act_on(light, "cancel", Query(("queued",), task="panic")) == 3
     assert not {b"j10", b"j20", b"j30"} & {*connection.lrange(QUEUE, 0, -1)}
 

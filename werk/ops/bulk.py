@@ -13,7 +13,7 @@ from itertools import chain
 
 from werk.errors import ArgumentError, WerkError
 from werk.ops import actions
-from werk.ops.job_places import Pace, Page
+from werk.ops.job_places import Entry, Pace, Page
 from werk.ops.jobs import Batch, Query, Row, batches
 from werk.ops.queues import ask, clock
 from werk.printable import listed
@@ -44,7 +44,7 @@ def act_on(
     if wrong := set(query.states) - {*STATES[action]}:
         possible = listed(STATES[action])
         raise ArgumentError(f"cannot {action} {listed(sorted(wrong))} jobs, only {possible} ones")
-    begun, pace, done = clock(link), Pace(), 0
+    begun, pace, done = clock(link), Pace(link), 0
     left = _Left(link, pace)
     try:
         parts = map(partial(batches, link, pace=pace), _parts(query))
@@ -93,7 +93,7 @@ class _Left:
 
 def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:
     """Do it to the jobs of a batch; return to how many it was done."""
-    old = [row.id for row in batch.rows if not _is_new(row, begun)]
+    old = [job.id for job in batch.jobs if not _is_new(job, begun)]
     do = partial(actions.act, link, action)
     outcomes = pace.spend(lambda: dict(do(old, batch.page.window)))
     for job_id in _missed(outcomes):
@@ -109,14 +109,14 @@ def _parts(query: Query) -> Iterator[Query]:
             yield query._replace(states=states)
 
 
-def _is_new(row: Row, begun: float) -> bool:
+def _is_new(job: Row | Entry, begun: float) -> bool:
     """Return whether a job was enqueued, or has ended, after a moment.
 
     A job that was due meanwhile, or has returned to its queue, was created before.
     """
-    is_newer = row.by_redis and row.at > begun
-    is_created = row.created > begun - SKEW_S
-    return is_newer and (is_created if row.state == "queued" else row.state != "deferred")
+    is_newer = job.by_redis and job.at > begun
+    is_created = job.created > begun - SKEW_S
+    return is_newer and (is_created if job.state == "queued" else job.state != "deferred")
 
 
 def _missed(outcomes: dict[str, str]) -> Sequence[str]:

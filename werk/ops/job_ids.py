@@ -34,7 +34,7 @@ def resolve(link: Link, text: str) -> str:
 
 
 def _beginning_with(link: Link, start: str) -> Iterator[str]:
-    pace = Pace()
+    pace = Pace(link)
     for queue in queue_names(link):
         read = partial(pages, link, queue=queue, pace=pace, start=start)
         found = [read(place) for place in ALL]

@@ -17,7 +17,8 @@ from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, source
 
-AT_ONCE = 1000  # entries that Redis looks at in one call
+AT_ONCE = 1000  # entries that Redis looks at in one call; twice as many for the jobs of a task
+TAKEN = 2000  # jobs that workers may take from a list between two calls
 BUSY = 0.2  # of the time: how long Redis may work for a command that reads or changes many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
@@ -76,30 +77,33 @@ class Page(NamedTuple):
 
         Workers take jobs from its start, so the indexes become smaller.
         """
-        first, last = max(0, self.position - 2 * AT_ONCE), self.position + AT_ONCE + AT_ONCE // 2
+        first, last = max(0, self.position - TAKEN), self.position + 3 * AT_ONCE
         return f"{first} {last}" if self.is_list else ""
 
 
 class Pace:
     """Leaves Redis time for others: pauses in proportion to what the work so far has taken."""
 
-    def __init__(self) -> None:
-        self.busy_s = 0.0  # since the last pause
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._busy_s = self._trip_s = 0.0  # since the last pause; of a round trip without work
 
     def spend(self, work: Callable[[], T]) -> T:
-        """Do a piece of work in Redis, and add the time that it takes."""
+        """Do a piece of work, one round trip to Redis, and add the time that it takes there."""
         began = time.monotonic()
         try:
             return work()
         finally:
-            self.busy_s += time.monotonic() - began
+            self._busy_s += max(0.0, time.monotonic() - began - self._trip_s)
 
     def rest(self) -> None:
         """Pause, so that Redis was busy with the work for a part BUSY of the time."""
-        seconds = self.busy_s * (1 / BUSY - 1)
+        seconds = self._busy_s * (1 / BUSY - 1)
         if seconds >= SHORTEST_S:
-            self.busy_s = 0.0
             time.sleep(seconds)
+            began, self._busy_s = time.monotonic(), 0.0
+            self._link.call("PING")
+            self._trip_s = time.monotonic() - began
 
 
 @cache
@@ -129,7 +133,8 @@ def pages(
     place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"", b""
     task = "" if task == NO_TASK else task
     fields = ("werk_task", *_FIELDS.get(place, _OTHERS))
-    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, AT_ONCE]
+    at_once = AT_ONCE * 2 if task else AT_ONCE
+    words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, at_once]
     before: set[str] = set()  # a page may have jobs of the one before again
     while not is_last:
         pace.rest()

@@ -81,7 +81,7 @@ class Batch(NamedTuple):
     """Jobs of one page of a place that match."""
 
     page: Page
-    rows: Sequence[Row]
+    jobs: Sequence[Row] | Sequence[Entry]
 
 
 class Group(NamedTuple):
@@ -98,7 +98,12 @@ def walk(link: Link, query: Query) -> Iterator[list[Row]]:
 
     The newest comes first, of scheduled jobs the one that is due first. Raises ArgumentError.
     """
-    yield from (list(batch.rows) for batch in batches(link, query, Pace()))
+    pace, arguments = Pace(link), Arguments(link, query.task, query.args)
+    for page in _pages(link, query, pace):
+        for entries in _pieces(query, page):
+            if rows := _rows(link, query, arguments, entries, pace):
+                yield rows
+            pace.rest()
 
 
 def groups(link: Link, query: Query) -> list[Group]:
@@ -132,21 +137,24 @@ def check_task(link: Link, task: str | None) -> None:
 
 
 def batches(link: Link, query: Query, pace: Pace) -> Iterator[Batch]:
-    """Yield the jobs that match, with the place where they were found. Raises ArgumentError."""
+    """Yield the jobs that match, with the place where they were found. Raises ArgumentError.
+
+    The records of waiting jobs are read only if the query needs them.
+    """
     arguments = Arguments(link, query.task, query.args)
+    reads = query.needs_records or bool({*query.states} & {*_ENDED})
     for page in _pages(link, query, pace):
-        entries = [entry for entry in page.entries if _is_found(query, entry)]
-        for first in range(0, len(entries), AT_ONCE):
-            rows = _rows(link, query, arguments, entries[first : first + AT_ONCE], pace)
-            if rows:
-                yield Batch(page, rows)
+        for entries in _pieces(query, page):
+            found = _rows(link, query, arguments, entries, pace) if reads else entries
+            if found:
+                yield Batch(page, found)
             pace.rest()
 
 
 def _each(link: Link, query: Query) -> Iterator[Entry | Row]:
     if query.needs_records:
         return chain.from_iterable(walk(link, query))
-    pages = _pages(link, query, Pace())
+    pages = _pages(link, query, Pace(link))
     entries = chain.from_iterable(page.entries for page in pages)
     return (entry for entry in entries if _is_found(query, entry))
 
@@ -163,6 +171,13 @@ def _pages(link: Link, query: Query, pace: Pace) -> Iterator[Page]:
             yield from read()
             for hand in job_places.hands(link, queue) if place == "queue" else ():
                 yield from read(key=hand)
+
+
+def _pieces(query: Query, page: Page) -> Iterator[list[Entry]]:
+    """Yield the entries of a page that match, as far as they show that, AT_ONCE at a time."""
+    found = [entry for entry in page.entries if _is_found(query, entry)]
+    for first in range(0, len(found), AT_ONCE):
+        yield found[first : first + AT_ONCE]
 
 
 def _is_found(query: Query, entry: Entry) -> bool:
