@@ -112,7 +112,7 @@ def test_json_has_the_keys_it_promises(work: Start, redis_url: str, tmp_path: Pa
     begun(tmp_path)
     found = json.loads(run("werk", "status", "--json").stdout)
     assert set(found) == set(
-        "schema time redis queues workers failed_webhooks gave_up problems".split()
+        "schema time redis queues workers failed_webhooks gave_up would_refuse problems".split()
     )
     assert found["schema"] == 1
     assert set(found["queues"]["default"]) == set(
