@@ -54,7 +54,7 @@ RAISED = {
         "pages of jobs",
     ),
     "ops": (
-        2918,
+        2932,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids",
     ),
