@@ -434,8 +434,8 @@ def test_the_list_fits_80_columns(
     assert max(map(len, done.stdout.splitlines())) <= 80
     head, columns, row = done.stdout.splitlines()[:3]
     assert head == f"UTC, on {HOST}"
-    assert columns.split() == ["when", "call", "last", "next", "state"]
-    assert re.fullmatch(r"  \*/5 \* \* \* \*  hello\('Ada .*\.\.\.  never  in \d+[ms]  ok", row)
+    assert columns.split() == ["WHEN", "CALL", "LAST", "NEXT", "STATE"]
+    assert re.fullmatch(r"\*/5 \* \* \* \*  hello\('Ada .*\.\.\.  never  in \d+[ms]  ok", row)
     assert f"America/New_York, on {HOST}" in done.stdout
     assert f"{HOST}: running, last beat" in done.stdout
     found = json.loads(run("werk", "cron", "--list", "--json").stdout)

@@ -51,8 +51,8 @@ def print_listed(link: Link, as_json: bool) -> None:
     for own in health.processes:
         output.print_text(f"{own.host}: {own.state}, last beat {age(own.beat_s)} ago: {own.path}")
     for call in health.calls:
-        when = f"at most once per {period(call.period_s)}, {age(call.last_s)} ago by {call.host}"
-        output.print_text(f"crontab: {when}: {call.call}")
+        made = f"{call.call} --once-per {period(call.period_s)}"
+        output.print_text(f"{made}: called {age(call.last_s)} ago by {call.host}")
 
 
 def _row(line: LineHealth, now: float) -> Sequence[str]:
