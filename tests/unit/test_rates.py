@@ -39,7 +39,7 @@ def test_rates_are_the_difference_of_two_readings() -> None:
     assert rates.note(1030, counters(110, {"1": 50, "10": 60})) == {
         "default": Rate(120.0, pytest.approx(9.75))
     }
-    assert rates.note(1030, {}) == {}  # the counters are gone
+    assert rates.note(1030, {}) == {}  # the counters were deleted
 
 
 def test_only_the_last_minutes_count() -> None:
