@@ -15,7 +15,7 @@ from functools import partial
 from chaos.kinds import QUEUES
 from chaos.records import REFUSED, Act, kind_of
 from werk.errors import RedisUnavailable, ResultTimeout, WerkError
-from werk.ops import actions, failures
+from werk.ops import actions, jobs
 from werk.settings import Settings
 from werk.store.connection import Link, link
 
@@ -84,7 +84,7 @@ class Operators:
                 pass
 
     def _retry(self) -> None:
-        page = next(failures.walk(self.link, failures.Filters()), [])
+        page = next(jobs.walk(self.link, jobs.Query(("failed",))), [])
         ids = [job.id for job in page if kind_of(job.id) == "failing"]
         for job_id in self.chance.sample(ids, min(AT_ONCE, len(ids))):
             self._act("retry", job_id, partial(self._by_script, "retry", job_id))

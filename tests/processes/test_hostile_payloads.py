@@ -40,7 +40,7 @@ import werk
 from werk.cli import run as main
 from werk.cli import status
 from werk.errors import ArgumentError, Unreadable
-from werk.ops import failures, status_view
+from werk.ops import jobs, status_view
 from werk.ops.snapshot import Snapshot
 from werk.store import payload, plain, reader
 from werk.store.connection import link_over
@@ -385,7 +385,7 @@ def test_any_value_is_shown(
         assert snapshot.queues["default"].waiting == 2
         assert status.table(snapshot)
         assert json.dumps(status_view.as_json(snapshot))
-        failed = {job.id for page in failures.walk(link, failures.Filters()) for job in page}
+        failed = {job.id for page in jobs.walk(link, jobs.Query(("failed",))) for job in page}
         assert failed - {"bad"} == {"good-failed"}
 
 

@@ -23,7 +23,7 @@ from werk import Options, result
 from werk.client import enqueue as client
 from werk.client import request
 from werk.errors import JobIdConflict
-from werk.ops import actions, failures
+from werk.ops import actions, jobs
 from werk.ops.snapshot import Snapshot
 from werk.store import keys, payload
 from werk.store.connection import Link, link_over
@@ -251,7 +251,7 @@ def test_old_results_and_failures_are_read_and_retried(
 ) -> None:
     load(connection, past)
     assert result("finished", 0, connection=connection) == 1
-    [[failed]] = [page for page in failures.walk(link, failures.Filters()) if page]
+    [[failed]] = [page for page in jobs.walk(link, jobs.Query(("failed",))) if page]
     assert (failed.id, failed.task, failed.error) == ("failed", "tough", "ValueError: as asked")
     assert [*actions.act(link, "retry", ["failed"])] == [("failed", "retried")]
     assert finish_all(pair)[-1] == "failed"

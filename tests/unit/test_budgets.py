@@ -54,12 +54,12 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        3004,
+        2948,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        1070,
+        1075,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),

@@ -13,8 +13,8 @@ from werk.cli.tables import Column, Table
 from werk.cli.types import PAST, WORD, json_option
 from werk.errors import ArgumentError
 from werk.ops import failures
-from werk.ops.failures import Filters, Group
-from werk.ops.jobs import check_task
+from werk.ops.failures import Group
+from werk.ops.jobs import Query, check_task, walk
 from werk.ops.queues import clock
 from werk.store import keys
 from werk.store.connection import Link
@@ -22,6 +22,7 @@ from werk.store.connection import Link
 _TIMES = (Column("FIRST"), Column("LAST"))
 GROUPS = (Column("COUNT"), *_TIMES, Column("TASK", 12), Column("ERROR", 20))
 STOPPED = (Column("STOPPED"), *_TIMES, Column("TASK", 12))
+FACTS = ("id", "task", "queue", "at", "error", "stopped")
 JOBS = (Column("ID"), Column("FAILED"), Column("QUEUE", 6), Column("TASK", 8), Column("ERROR", 10))
 
 _MATCH = "Match the last line of the traceback; a trailing * matches a prefix. Digits are ignored,"
@@ -41,33 +42,35 @@ FILTERS = (  # select failed jobs
 @json_option
 def failed(as_list: bool, commands: bool, as_json: bool, **chosen: Any) -> None:
     """Show failed jobs by task and error, and stopped jobs."""
-    filters, link = Filters(**chosen), output.connect()
+    query, link = Query(failures.STATES, **chosen), output.connect()
     if as_list and commands:
         raise ArgumentError("--commands cannot be combined with --list, which shows no groups")
-    found: Sequence[Group] = [] if as_list else failures.groups(link, filters)
-    count = _print_jobs(link, filters, as_json) if as_list else len(found)
+    found: Sequence[Group] = [] if as_list else failures.groups(link, query)
+    count = _print_jobs(link, query, as_json) if as_list else len(found)
     if not count:
-        check_task(link, filters.task)
+        check_task(link, query.task)
         output.print_note("no failed jobs")
     if as_json and not as_list:
-        output.print_json([_as_json(group, filters) for group in found])
+        output.print_json([_as_json(group, query) for group in found])
     elif found:
         _print_groups(found, clock(link))
         for group in found if commands else ():
-            output.print_command(_retry(group, filters))
+            output.print_command(_retry(group, query))
         more = "" if commands else "; how to retry: --commands"
         output.print_note(f"each job: --list; all about one: werk show ID{more}")
 
 
-def _print_jobs(link: Link, filters: Filters, as_json: bool) -> int:
+def _print_jobs(link: Link, query: Query, as_json: bool) -> int:
     """Print each failed job; return how many there are."""
     count, table = 0, Table(*JOBS)
-    for page in failures.walk(link, filters):
+    for page in walk(link, query):
         count, now = count + len(page), clock(link)
         rows = []
-        for job in page:
+        for job in sorted(page, key=lambda job: -job.at):  # Redis's order is to the second
             if as_json:
-                output.print_json({**job._asdict(), "at": keys.iso(job.at)})
+                facts = job._asdict()
+                facts = {name: facts[name] for name in FACTS}
+                output.print_json({**facts, "at": keys.iso(job.at)})
             else:
                 shown = output.shown_id(job.id), times.ago(job.at, now)
                 rows.append((*shown, job.queue, job.task, job.error))
@@ -90,15 +93,15 @@ def _print_groups(groups: Sequence[Group], now: float) -> None:
     output.print_table(Table(*STOPPED), stopped)
 
 
-def _as_json(group: Group, filters: Filters) -> dict[str, Any]:
-    command = " ".join(map(output.shell_word, _retry(group, filters)))
+def _as_json(group: Group, query: Query) -> dict[str, Any]:
+    command = " ".join(map(output.shell_word, _retry(group, query)))
     first, last = keys.iso(group.first), keys.iso(group.last)
     return {**group._asdict(), "first": first, "last": last, "retry": command}
 
 
-def _retry(group: Group, filters: Filters) -> list[str]:
-    """Return the words of the command that retries the jobs of a group, with the given filters."""
+def _retry(group: Group, query: Query) -> list[str]:
+    """Return the words of the command that retries the jobs of a group, with the given query."""
     words = ["werk", "retry", "--task", group.task, "--error", group.error]
-    words += ["--exact"] * filters.exact
-    words += ["--queue", filters.queue] if filters.queue else []
-    return words + (["--since", times.local(math.floor(filters.since))] if filters.since else [])
+    words += ["--exact"] * query.exact
+    words += ["--queue", query.queue] if query.queue else []
+    return words + (["--since", times.local(math.floor(query.since))] if query.since else [])

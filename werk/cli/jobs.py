@@ -155,10 +155,7 @@ def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
 
 
 def _query(usual: Sequence[str], states: Sequence[str] | None = None, **chosen: Any) -> Query:
-    query = Query(states or usual, **chosen)
-    if query.exact and query.error is None:
-        raise ArgumentError("--exact requires --error")
-    return query
+    return Query(states or usual, **chosen)
 
 
 def _act(

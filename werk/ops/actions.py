@@ -13,13 +13,13 @@ from functools import cache
 from itertools import islice
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
-from werk.ops.failures import PAGE
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, script
 
+PAGE = 200  # jobs in one round trip
 POLL_S = 0.02
 # PUBLISH counts the listeners of one server; after a failover a worker may listen to a replica.
 UNHEARD_S = 2.0

@@ -9,9 +9,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from werk import registry
-from werk.errors import ConfigError, UnknownTask
+from werk.errors import ArgumentError, ConfigError, UnknownTask
 from werk.ops import job_places, job_record, job_view
-from werk.ops.failures import is_like, last_line
 from werk.ops.job_arguments import Arguments
 from werk.ops.job_places import PLACES, Entry, Pace, Page
 from werk.ops.job_record import LONGEST, Job
@@ -20,6 +19,8 @@ from werk.ops.queues import chosen_queues
 from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.error_group import is_like
+from werk.store.failures import last_line
 from werk.store.limits import UNKNOWN_S
 from werk.tasks.catalog_page import read_pages
 
@@ -42,7 +43,7 @@ class Query(NamedTuple):
     queue: str | None = None
     task: str | None = None
     args: Sequence[tuple[str, str]] = ()  # names and values as the command line takes them
-    error: str | None = None  # of a failed job: see failures.Filters
+    error: str | None = None  # of a failed job: see error_group.is_like
     exact: bool = False  # all digits of `error` count
     since: float | None = None  # Unix time: in their state since then, or for a shorter time
     older: float | None = None  # Unix time: in their state since then, or for a longer time
@@ -75,6 +76,7 @@ class Row(NamedTuple):
     error: str | None  # the last line of its traceback, if it failed
     by_redis: bool  # `at` is by Redis's clock
     created: float  # as in job_places.Entry
+    stopped: bool  # by `werk stop`: RQ keeps it among the failed jobs
 
 
 class Batch(NamedTuple):
@@ -165,6 +167,8 @@ def _pages(link: Link, query: Query, pace: Pace) -> Iterator[Page]:
 
     Jobs move from a queue to `wip` and from there to other places, so this is the order.
     """
+    if query.exact and query.error is None:
+        raise ArgumentError("--exact requires --error")
     queues = chosen_queues(link, query.queue)
     for place, states in PLACES.items():
         for queue in queues if set(states) & {*query.states} else ():
@@ -218,9 +222,10 @@ def _row(entry: Entry, job: Job) -> Row:
         whole(job.text(keys.ATTEMPT)),
         job.text("werk_deferred") if is_deferred else None,
         number(job.text("werk_unknown_since")) + UNKNOWN_S if is_deferred else None,
-        last_line(job) if entry.state == "failed" else None,
+        last_line(job.exception() or "") if entry.state == "failed" else None,
         bool(ended) if has_ended else entry.by_redis,
         entry.created,
+        job.text("status") == "stopped",
     )
 
 

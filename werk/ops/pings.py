@@ -9,7 +9,6 @@ from werk.client import enqueue
 from werk.client.options import Options
 from werk.errors import ArgumentError, ConfigError
 from werk.ops import job_record
-from werk.ops.failures import FIELDS, last_line
 from werk.ops.job_record import Job
 from werk.ops.numbers import age
 from werk.ops.queues import ask
@@ -17,6 +16,7 @@ from werk.ops.snapshot import Snapshot
 from werk.printable import counted, near
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.failures import last_line
 
 TASK = "werk.ping"
 UNKNOWN, NO_ANSWER = "unknown queue", "no answer"  # how what is wrong begins
@@ -46,7 +46,7 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     begun = time.monotonic()
     while sent:
         passed = time.monotonic() - begun
-        jobs = job_record.read(link, [*sent.values()], job_record.LONGEST, FIELDS)
+        jobs = job_record.read(link, [*sent.values()], job_record.LONGEST, ("status",))
         for name, job in zip([*sent], jobs, strict=True):
             if passed >= timeout_s or job.text("status") not in ("queued", "started"):
                 del sent[name]
@@ -75,7 +75,7 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
         link.call("UNLINK", keys.key("job", job.id))
         return NO_ANSWER
     if state == "failed":
-        return f"failed: {last_line(job)}"
+        return "failed: " + last_line(job.exception() or "")
     return f"{NO_ANSWER} (the ping is {state})"
 
 

@@ -33,3 +33,14 @@ _VARIES = re.compile(
 def group_of(error: str) -> str:
     """Return an error (the last line of a traceback) with # for each number that may vary."""
     return _VARIES.sub(lambda found: found["code"] or "#", error)
+
+
+def is_like(error: str, wanted: str, exact: bool) -> bool:
+    """Return whether an error equals the wanted one, or begins with it if that ends with *.
+
+    With `exact`, all digits count.
+    """
+    start = wanted.removesuffix("*")
+    if not exact:
+        error, start = group_of(error), group_of(start)
+    return error.startswith(start) if wanted.endswith("*") else error == start
