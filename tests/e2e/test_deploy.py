@@ -204,6 +204,9 @@ def samples(redis_url: str, connection: redis.Redis) -> dict[str, set[str]]:
     connection.sadd("rq:workers", "rq:worker:one")
     for field in ("sleep|failed", "took/default/sleep/0.1", "waited/default/sleep/0.1"):
         connection.hset("rq:werk:tallies", field, 1)
+    connection.hset("rq:werk:would-refuse", "x", json.dumps({"last": 1, "count": 1, "reason": "y"}))
+    cron = {"state": "running", "beat": 1, "since": 1, "lines": []}
+    connection.hset("rq:werk:crons", "web1:/etc/werk/crontab", json.dumps(cron))
     page = metrics.exposition(link(roles.settings("reader")))
     found: dict[str, set[str]] = {}
     for family in parser.text_string_to_metric_families(page):

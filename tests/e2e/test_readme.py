@@ -65,6 +65,8 @@ RUN = """
     docs/cron.md            werk worker             test_a_host_runs_the_jobs_of_its_queue
     docs/cron.md            werk-enqueue            test_a_host_runs_the_jobs_of_its_queue
     docs/runbook.md         werk status             test_its_status_looks_so
+    docs/runbook.md         werk jobs               reason: test_jobs.py
+    docs/runbook.md         werk cancel             reason: test_jobs.py
     docs/runbook.md         werk failed             test_what_it_shows_of_failed_jobs
     docs/runbook.md         werk retry              test_what_it_shows_of_failed_jobs
     docs/dashboard.md       werk dashboard          test_what_it_starts_answers

@@ -38,7 +38,7 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1604,
+        1606,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
         "on call, cron health",
     ),
@@ -54,7 +54,7 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2948,
+        2952,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -39,8 +40,10 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     from werk.ops.job_ids import resolve
 
     connected = connect()
-    with suppress(ConfigError):  # a caller's user may not look for jobs
-        job_id = resolve(connected, job_id)
+    # A caller's Redis user may not look for jobs, so whole ids should not make it try.
+    if re.fullmatch(r"[0-9a-f]{8}[0-9a-f-]*", job_id):
+        with suppress(ConfigError):
+            job_id = resolve(connected, job_id)
     wait = partial(result.result, job_id, timeout, connection=connected)
     return print_outcome(wait, as_json, {"id": job_id})
 

@@ -159,6 +159,8 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
     called = job.called()
     attempts = _attempts(job)
     when = None if due is None else keys.iso(max(0.0, min(due, LATEST)))
+    if text["status"] == "stopped" and job.latest.ended():  # RQ writes the end only of the result
+        text["ended_at"] = _end_of(job.latest)
     waits, is_retry = text["status"] == "scheduled", bool(text["started_at"])
     has_ended = text["status"] in ("finished", "failed", "stopped")
     # How long it is kept, which depends on how it ends.
@@ -200,6 +202,10 @@ def _attempts(job: Job) -> list[dict[str, Any]]:
     return attempts
 
 
+def _end_of(result: Result) -> str:
+    return keys.iso(min(result.ended() + 5e-7, LATEST))  # iso() cuts, and does not round
+
+
 def _attempt(result: Result) -> dict[str, Any]:
     began, ended = (number(result.text(f"execution_{name}_at")) for name in ("started", "ended"))
     exception = result.exception()
@@ -207,7 +213,7 @@ def _attempt(result: Result) -> dict[str, Any]:
     return {
         "attempt": _whole(result.text(keys.ATTEMPT)),
         "outcome": OUTCOMES.get(result.type),
-        "ended_at": keys.iso(min(result.ended() + 5e-7, LATEST)),  # iso() cuts, and does not round
+        "ended_at": _end_of(result),
         "duration": round(ended - began, 3) if 0 < began <= ended else None,
         "worker": result.text("worker_name"),
         "error": error,

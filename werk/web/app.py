@@ -13,8 +13,8 @@ import signal
 from collections.abc import Collection
 from contextlib import suppress
 
-import rq.version
 from flask import Blueprint, Flask, Response, jsonify, render_template, request
+from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
 
@@ -143,7 +143,7 @@ def _pages(settings: Settings, read_only: bool) -> Blueprint:
 
 def _versions() -> dict[str, str]:
     """Return what each template may show."""
-    found = f"werk {__version__}, RQ {rq.version.VERSION}"
+    found = f"werk {__version__}, RQ {RQ_VERSION}"
     return {"versions": f"{found}, rq-dashboard {web.rq_dashboard_version}"}
 
 

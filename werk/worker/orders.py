@@ -42,10 +42,10 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
         if not recorder.ask_fence(order.run, job):
             raise Late(order.run)
         job.worker_name = None  # RQ's supervisor writes the same: its copy is from before the start
-        job.ended_at = datetime.now(timezone.utc)
         if order.is_stopped:
             worker.record_stop(job, queue, execution)
             return
+        job.ended_at = datetime.now(timezone.utc)
         if order.death:
             worker.handle_work_horse_killed(job, *order.death)  # type: ignore[no-untyped-call]
         is_limit = order.reason.startswith(IGNORED_LIMIT)
