@@ -46,6 +46,8 @@ def stored(connection: redis.Redis, name: str) -> float:
     if name == "once_per":
         [hold] = connection.keys("rq:werk:period:*")
         return round(connection.pttl(hold) / 450) / 2
+    if name == "within":  # it is of the queue, and in no job
+        return float(registry.tasks()["timed"].within)
     if name == "retry_delay":
         [interval] = json.loads(connection.hget(job, "retry_intervals") or "")
         return float(interval)

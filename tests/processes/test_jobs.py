@@ -523,3 +523,16 @@ def test_requeue_is_retry(work: Start, redis_url: str, tmp_path: Path) -> None:
     job = werk.enqueue("fail", str(tmp_path))
     ended(job, "failed")
     assert run("werk", "requeue", job.id).stdout == f"{job.id} retried\n"
+
+
+def test_a_table_that_cannot_be_loaded_hides_arguments_of_plain_rq_jobs(
+    connection: redis.Redis,
+) -> None:
+    """Only a table says which arguments of a function are secret."""
+    job = Queue(connection=connection).enqueue("shop.pay", 1, token="hunter2")
+    without = {"WERK_REGISTRY": "no_such_table:TASKS"}
+    for words in (("jobs", "--list"), ("show", job.id)):
+        done = run("werk", *words, env=without)
+        assert done.returncode == 0, done.stderr
+        assert "shop.pay(...)" in done.stdout
+        assert "hunter2" not in done.stdout + done.stderr

@@ -223,7 +223,7 @@ def test_show_and_the_dashboard_say_it_instead_of_rqs_text(work: Start) -> None:
     assert shown(job)["result"] == f"(not kept: {TYPE_NAMED})"
     page = job_view.page(link(roles.settings("reader")), job.id)
     assert ["Result", f"(not kept: {TYPE_NAMED})"] in page["rows"]
-    printed = run("werk", "show", job.id).stdout
+    printed = run("werk", "show", job.id, env={"COLUMNS": "300"}).stdout
     assert TYPE_NAMED in printed
     assert RQS_TEXT not in printed
 

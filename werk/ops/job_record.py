@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from werk.errors import TooLarge, Unreadable
+from werk.errors import ConfigError, TooLarge, Unreadable
 from werk.store import keys, payload
 from werk.store.connection import Link
 from werk.store.limits import ERROR_LENGTH
@@ -209,8 +209,10 @@ def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
     from werk.tasks.arguments import Signature
 
     path, args, kwargs = called
-    secret = {
-        name for task in registry.tasks().values() if task.path == path for name in task.secret
-    }
+    try:
+        tasks = registry.tasks().values()
+    except ConfigError:  # nobody knows which arguments are secret
+        return f"{path}(...)"
+    secret = {name for task in tasks if task.path == path for name in task.secret}
     shape = signature.read(path) if secret else Signature()  # its source is found by its path
     return f"{path}({shape.call(args, kwargs, secret)})"
