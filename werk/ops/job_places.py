@@ -19,7 +19,7 @@ from werk.store.scripts import Script, named, rest, source
 
 AT_ONCE = 1000  # entries that Redis looks at in one call; twice as many for the jobs of a task
 TAKEN = 2000  # jobs that workers may take from a list between two calls
-BUSY = 0.2  # of the time: how long Redis may work for a command that reads or changes many jobs
+BUSY = 0.09  # of the time: how long Redis may work for a command that reads or changes many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
 NO_TASK = "?"  # the task of a job whose record names none
