@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from chaos.kinds import FAILURE_TTL_S
 from chaos.places import ENDED, Contents
+from werk.store.limits import FAILURES_KEPT_S
 
 NEVER_EXPIRES = -1
 DAY_S = 24 * 3600
@@ -25,6 +26,7 @@ DOCUMENTED: dict[str, int | None] = {
     r"werk:sent:[\w-]+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,
     r"werk:last:\w+": 30 * DAY_S,  # of --unless-active
+    r"werk:failures:\d+": FAILURES_KEPT_S,
 }
 
 
