@@ -1,4 +1,4 @@
-"""Lines of a crontab that cron(8) has cut: it ends a command at %, and the rest becomes stdin."""
+"""Lines of a crontab that cron(8) has cut: cron ends a command at %, and the rest becomes stdin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def has_cut() -> bool:
 
 
 def _has_data() -> bool:
-    """Return whether stdin has more than its end, without reading it."""
+    """Return whether stdin has data to read, without reading it."""
     import select  # only for a pipe
 
     events = select.poll()

@@ -168,7 +168,7 @@ def _act(
     is_all: bool = False,
     **chosen: Any,
 ) -> int | None:
-    """Do something to jobs: to those that are named, or to all that match."""
+    """Apply an action to the named jobs, or to all jobs that match."""
     if (bool(job_ids), is_all, any(chosen.values())).count(True) != 1:
         raise ArgumentError(SELECT.format(action) + (", or with --all" * (action == "retry")))
     if job_ids and dry_run:
@@ -190,7 +190,7 @@ def _act(
 
 
 def _act_on(link: Link, action: str, query: Query, yes: bool, as_json: bool) -> int:
-    """Ask, do it, print to how many jobs it was done, and return that."""
+    """Ask for confirmation, apply an action, print and return the number of changed jobs."""
     has_bar = sys.stderr.isatty()
     found = count(link, query) if has_bar or not yes else 0
     if found:

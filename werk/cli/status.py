@@ -1,4 +1,4 @@
-"""`werk status`: a snapshot as people read it, once or every two seconds, and its checks."""
+"""`werk status`: print a snapshot once or every two seconds, and the checks for monitoring."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _watch(link: Link, limits: Limits) -> None:
                 lines = [times.local(snapshot.time), "", *table(snapshot, limits)]
             except WerkError as error:
                 lines = [times.local(time.time()), "", *wrap(str(error), tables.width())]
-            click.clear()  # a terminal
+            click.clear()  # does nothing unless stdout is a terminal
             click.echo("\n".join([*lines, *[""] * (not sys.stdout.isatty())]))
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
@@ -188,7 +188,7 @@ def _states(own: Worker) -> str:
 
 
 def _running(snapshot: Snapshot) -> list[str]:
-    """Return the jobs that run, the longest first."""
+    """Return the lines of the running jobs, the longest first."""
     busy = [slot for own in snapshot.workers for slot in own.slots if slot.job]
     busy.sort(key=lambda slot: -(slot.job_s or 0))
     # The time is unknown if the worker died more than a minute ago.

@@ -25,13 +25,13 @@ class Column(NamedTuple):
     """A column of a table."""
 
     title: str
-    least: int = 0  # it may be cut to this many characters; 0: it is never cut
+    least: int = 0  # cells may be cut to this many characters; 0: they are never cut
 
 
 class Table:
-    """A table that may be printed in pieces: the head comes with the first rows.
+    """A table that may be printed in pieces; the header comes with the first rows.
 
-    Numbers are on the right. The widest columns are cut if a line would be too long.
+    Numbers are right-aligned. The widest columns are cut if a line would be too long.
     """
 
     def __init__(self, *columns: Column) -> None:
@@ -80,14 +80,14 @@ def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text of at most so many characters, with ... for what is left out."""
+    """Return a text of at most `most` characters, with ... for the part that is left out."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def wrap(text: str, most: int, indent: str = INDENT, first: str = "") -> list[str]:
-    """Return a line in lines of at most so many characters; all but the first are indented.
+    """Return a text in lines of at most `most` characters; all but the first are indented.
 
-    The first begins with `first`. A text that is indented itself keeps that.
+    The first begins with `first`. A text that is already indented keeps its indentation.
     """
     from textwrap import wrap as wrapped  # an enqueue rarely needs it
 

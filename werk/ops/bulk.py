@@ -1,7 +1,7 @@
-"""Actions on all jobs that match a query: cancel, discard, retry. In pieces, however many they are.
+"""Actions on all jobs that match a query: cancel, discard, retry. They run in short pieces.
 
-A job is taken out of a long list by its place, and not searched for: see act.lua. What is left of
-the entry is removed every few hundred jobs.
+act.lua takes a job out of a long list by its index, without a search, and leaves GONE_ENTRY there.
+These entries are removed every few hundred jobs.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import GONE_ENTRY
 
-# For each action, the states of the jobs that it can be done to.
+# For each action, the states of the jobs that it can change.
 STATES = {
     "cancel": ("queued", "scheduled", "deferred"),
     "discard": ("failed", "finished"),
     "retry": ("failed",),
 }
-# What act.lua replies if it was done.
+# What act.lua replies for a job that it has changed.
 DONE = ("cancelled", "deleted", "retried", "limited")
 SKEW_S = 60.0  # by how much the clocks of callers may differ from Redis's
-MOST_LEFT = 400  # a removal takes a search, and a worker drops them one by one
+MOST_LEFT = 400  # a removal searches the list, and a worker drops the entries one by one
 
 
 def act_on(
     link: Link, action: str, query: Query, progress: Callable[[int], object] = lambda _: None
 ) -> int:
-    """Do what act.lua calls `action` to all jobs that match; return to how many it was done.
+    """Apply an action of act.lua to all jobs that match; return how many jobs were changed.
 
-    `progress` is called with the number of jobs of each piece. A job that was enqueued, or has
-    ended, after the call is left alone. Raises ArgumentError.
+    `progress` is called with the number of changed jobs of each piece. A job that was enqueued, or
+    has ended, after the call is left alone. Raises ArgumentError.
     """
     if wrong := set(query.states) - {*STATES[action]}:
         possible = listed(STATES[action])
@@ -54,21 +54,21 @@ def act_on(
             progress(own)
             done += own
     finally:
-        with suppress(WerkError):  # workers and a compaction remove them as well
+        with suppress(WerkError):  # workers and `compact` remove the entries as well
             left.sweep()
     return done
 
 
 class _Left:
-    """Removes what act.lua leaves of the entries in the lists of queues."""
+    """Removes the GONE_ENTRYs that act.lua leaves in the lists of queues."""
 
     def __init__(self, link: Link, pace: Pace) -> None:
         self._link, self._pace = link, pace
         self._queue, self._entries = "", 0
-        self._first = self._end = 0  # indexes in the list between which they are, or have been
+        self._first = self._end = 0  # indexes between which the entries are, or were
 
     def add(self, page: Page, entries: int) -> None:
-        """Count entries of a page, and remove some if there are too many."""
+        """Count the entries left in a page, and remove all if there are too many."""
         if not page.is_list or not entries:
             return
         if page.queue != self._queue:
@@ -81,7 +81,7 @@ class _Left:
             self.sweep()
 
     def sweep(self) -> None:
-        """Remove all, from the nearer end of the list, so that only a part of it is searched."""
+        """Remove all entries, searching from the nearer end of the list."""
         if self._entries:
             self._pace.spend(self._remove)
             self._entries = 0
@@ -89,7 +89,7 @@ class _Left:
     def _remove(self) -> None:
         key, count = keys.key("queue", self._queue), -self._entries
         if 2 * self._first < (ask(self._link, "LLEN", key) or 0):
-            # A worker may have dropped some: a search for them would not end before the list.
+            # A worker may have dropped some: LREM with too high a count searches the whole list.
             found = ("LPOS", key, GONE_ENTRY, "COUNT", 0, "MAXLEN", self._end)
             count = len(ask(self._link, *found) or ())
         if count:
@@ -97,12 +97,12 @@ class _Left:
 
 
 def _act(link: Link, action: str, batch: Batch, begun: float, pace: Pace) -> int:
-    """Do it to the jobs of a batch; return to how many it was done."""
+    """Apply an action to the jobs of a batch; return how many jobs were changed."""
     old = [job.id for job in batch.jobs if not _is_new(job, begun)]
     do = partial(actions.act, link, action)
     outcomes = pace.spend(lambda: dict(do(old, batch.page.window)))
     for job_id in _missed(outcomes):
-        pace.rest()  # each takes a search of the list
+        pace.rest()  # each of these jobs takes a search of the list
         outcomes |= pace.spend(partial(lambda own: dict(do([own])), job_id))
     return sum(outcome in DONE for outcome in outcomes.values())
 
@@ -117,7 +117,8 @@ def _parts(query: Query) -> Iterator[Query]:
 def _is_new(job: Row | Entry, begun: float) -> bool:
     """Return whether a job was enqueued, or has ended, after a moment.
 
-    A job that was due meanwhile, or has returned to its queue, was created before.
+    A job that became due meanwhile, or has returned to its queue, was created earlier, so it is not
+    new.
     """
     is_newer = job.by_redis and job.at > begun
     is_created = job.created > begun - SKEW_S

@@ -23,7 +23,7 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
 READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
 GAVE_UP_S = 60.0  # a final failure has waited for its handler; a worker may run a long job
-NOTED_S = 7 * 86400.0  # what was last seen before may have been fixed
+NOTED_S = 7 * 86400.0  # a refusal that was last noted longer ago may have been fixed
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 
 
@@ -72,8 +72,8 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
 def check_here(link: Link, host: str) -> tuple[int, str]:
     """Return exit code and line of `werk status --here`: are this host's workers alive?
 
-    An unreachable Redis is OK: restarting the workers would not help. So is a worker of which one
-    slot can run jobs: a restart would stop that slot's job as well.
+    An unreachable Redis is OK: restarting the workers would not help. A worker is OK while one of
+    its slots can run jobs: a restart would stop that slot's job as well.
     """
     try:
         found = Snapshot.read(link).workers
@@ -131,7 +131,7 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
 
 
 def _of_refusals(snapshot: Snapshot) -> Iterator[Problem]:
-    """Yield what would be refused, while a worker runs it."""
+    """Yield which jobs would be refused, while a worker has WERK_ALLOW_UNREGISTERED."""
     if any(worker.free for worker in snapshot.workers if worker.is_live):
         found = [
             own

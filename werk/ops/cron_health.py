@@ -1,4 +1,4 @@
-"""Does cron run? What each `werk cron` has published (cron_record.py), and what follows from it.
+"""The health of cron, judged by what each `werk cron` has published (cron_record.py).
 
 cron_health.lua reads; judge() is a pure function of what was read and the time.
 """
@@ -17,15 +17,15 @@ from werk.store.connection import Link
 from werk.store.notes import ONCE_CALLS
 from werk.store.scripts import script
 
-SILENT_S = 180.0  # so long may a restart take, and a tick be late
+SILENT_S = 180.0  # how long a restart may take, and how late a tick may be
 FAILING = 2  # this many jobs in a row
-OVERDUE = 3.1  # periods without a call: the first and the last may be a little early or late
+OVERDUE = 3.1  # periods without a call; a little more than 3, because calls may be early or late
 MOST_IN_ALL = 6000  # jobs whose status is read
 LONGEST_TEXT = 100  # characters of a time and of a zone
 OK, SILENT, LATE, FAILING_STATE = "ok", "silent", "late", "failing"
 STATES = (OK, LATE, FAILING_STATE, STOPPED, SILENT)  # of a line
 ENDED = ("finished", "failed", "stopped", "canceled", "expired")
-_OUTCOMES = {"": "expired", "started": "running"}  # by RQ's status of a job; else that itself
+_OUTCOMES = {"": "expired", "started": "running"}  # by RQ's status; others are unchanged
 _PRELUDE = f"local MOST_JOBS, MOST_IN_ALL = {MOST_JOBS}, {MOST_IN_ALL}"
 
 
@@ -37,8 +37,8 @@ class Line(NamedTuple):
     zone: str
     call: str  # with secrets masked
     task: str
-    done: float  # up to when it is enqueued, on the clock of its host
-    error: str  # why its last tick was not
+    done: float  # up to when its ticks are enqueued, on the clock of its host
+    error: str  # why its last tick was not enqueued
 
 
 class Record(NamedTuple):
@@ -70,14 +70,14 @@ class LineHealth(NamedTuple):
     call: str
     task: str
     hosts: Sequence[str]
-    path: str  # of the cron that was heard last
-    host: str
+    path: str  # of the crontab whose `werk cron` sent the last heartbeat
+    host: str  # of the same `werk cron`
     state: str  # ok, silent, stopped, late or failing
     silent_s: float  # since the last beat of any cron that runs it
-    why: str  # it is late
+    why: str  # why it is late
     last: float | None  # the last tick that was enqueued
     job: str  # the id of its job
-    outcome: str  # of that: queued, running, finished, failed, expired, ...
+    outcome: str  # of this job: queued, running, finished, failed, expired, ...
     failed: str  # the id of its last job that failed, if it is failing
     next: float | None = None  # the next tick; only read() looks for it
 
@@ -89,13 +89,13 @@ class OnceCall(NamedTuple):
     call: str
     period_s: float
     last: float
-    last_s: float  # since then
+    last_s: float  # since the last call
     host: str
     is_overdue: bool
 
 
 class CronHealth(NamedTuple):
-    """One reading."""
+    """What one reading found."""
 
     time: float  # Redis's
     processes: Sequence[CronProcess]
@@ -104,11 +104,11 @@ class CronHealth(NamedTuple):
     damaged: Sequence[str]  # keys and fields that cannot be read
 
 
-Jobs = Mapping[str, Sequence[Sequence[str]]]  # by stamp of a line: tick, id, status, any order
+Jobs = Mapping[str, Sequence[Sequence[str]]]  # by stamp of a line: tick, id, status; in any order
 
 
 def read(link: Link) -> CronHealth:
-    """Read how cron is, with the next tick of each line, in one round trip.
+    """Return the health of cron, with the next tick of each line, in one round trip.
 
     Raises RedisUnavailable, ConfigError.
     """
@@ -123,7 +123,7 @@ def command() -> tuple[str, str, int]:
 
 
 def judged(reply: bytes | str) -> CronHealth:
-    """Return what cron_health.lua has read, judged."""
+    """Return the health of cron, from what cron_health.lua has read."""
     seen = json.loads(keys.text(reply))
     now, damaged, records, calls = seen["time"], [*seen["damaged"]], [], []
     for field, text in seen["crons"]:
@@ -163,10 +163,10 @@ def _is_alive(now: float, record: Record) -> bool:
 
 
 def _is_replaced(now: float, own: Record, records: Sequence[Record]) -> bool:
-    """Return whether a cron was stopped and another has taken over, maybe with other lines.
+    """Return whether a `werk cron` was stopped and another has taken over, maybe with other lines.
 
-    The other one started at that time, from another folder or in another container, and has a line
-    in common with it.
+    The other process started at about that time, from another folder or in another container, and
+    shares a line with the stopped one.
     """
     if own.state != STOPPED:
         return False
@@ -212,9 +212,9 @@ def _outcome(job: Sequence[str]) -> str:
 
 
 def _why_late(now: float, alive: Sequence[Line]) -> str:
-    """Return why a line is late that these crons run; '' if it is not.
+    """Return why a line is late that these processes run; '' if it is on time.
 
-    A tick is due for SILENT_S, or the last one was given up.
+    A line is late if a tick has been due for SILENT_S, or if its last tick was given up.
     """
     line = max(alive, key=lambda own: own.done)
     has_failed = all(own.error for own in alive)
@@ -227,7 +227,7 @@ def _why_late(now: float, alive: Sequence[Line]) -> str:
 
 
 def _first(line: Line | LineHealth, after: float) -> float | None:
-    """Return the first tick of a line after a Unix time; None if this host cannot tell."""
+    """Return the first tick of a line after a Unix time; None if it is unknown on this host."""
     try:
         from werk.ops.crontab import times  # loads croniter, which may not be installed
 

@@ -10,14 +10,14 @@ from werk.ops.limits import CRITICAL, WARNING
 from werk.ops.numbers import age
 from werk.printable import counted
 
-MOST_NAMED = 5  # lines with the same kind of problem
+MOST_NAMED = 5  # lines or calls that are named for each kind of problem
 LONGEST_CALL = 80
 
 Text = tuple[str, str, str]  # level, what, fix: a checks.Problem
 
 
 def of_cron(health: CronHealth) -> Iterator[Text]:
-    """Yield what is wrong: a level, what it is, and what to do."""
+    """Yield each problem of cron: its level, what is wrong, and what to do."""
     for state in (SILENT, STOPPED):
         places: dict[tuple[str, str], list[LineHealth]] = {}
         for line in health.lines:
@@ -39,7 +39,7 @@ def of_cron(health: CronHealth) -> Iterator[Text]:
 
 
 def _of_place(lines: Sequence[LineHealth]) -> Text:
-    """Return the problem of lines whose cron was heard last on the same host."""
+    """Return the problem of lines whose last heartbeat came from the same crontab and host."""
     first = lines[0]
     which = f"{counted(len(lines), 'line')} of {first.path} (host {first.host})"
     fix = f"start it: werk cron {first.path} on {first.host}; if it will not return: werk repair"

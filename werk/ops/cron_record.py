@@ -1,6 +1,6 @@
-"""What a `werk cron` publishes in Redis: that it runs, its lines, and the last jobs of each line.
+"""What a `werk cron` publishes in Redis: a heartbeat, its lines, and the last jobs of each line.
 
-cron_health.py reads and judges this. Nothing here may keep a line from being enqueued.
+cron_health.py reads and judges the record. No error here may keep a line from being enqueued.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named
 
-if TYPE_CHECKING:  # it loads croniter, and `werk status` reads these names
+if TYPE_CHECKING:  # crontab.py loads croniter, which `werk status` does not need
     from werk.ops.crontab import Line
 
 CRONS = keys.key("werk", "crons")  # hash: "<host>:<path of the crontab>" -> JSON, see as_json
 JOBS = keys.key("werk", "cron-jobs")  # hash: stamp of a line -> JSON, [[tick, job id], ...]
-STAMPS = keys.key("werk", "cron")  # sorted set: stamp of a line -> up to when it is enqueued
+STAMPS = keys.key("werk", "cron")  # sorted set: stamp of a line -> up to when ticks are enqueued
 RUNNING, STOPPED = "running", "stopped"
 BEAT_S = 15.0
 STOP_S = 1.0  # how long the end of the process, or its next try, may be delayed
@@ -82,7 +82,7 @@ class CronRecord:
             self._try(lambda: self._write(STOPPED))
 
     def beat_anyway(self, done: Mapping[int, float]) -> None:
-        """Beat though no job can be enqueued: Redis may be full. Takes STOP_S at most."""
+        """Beat although no job can be enqueued: Redis may be full. Takes STOP_S at most."""
         self._try(lambda: self.beat(done, only_if_due=True))
 
     def _try(self, write: Callable[[], None]) -> None:
@@ -90,7 +90,7 @@ class CronRecord:
         try:
             write()
         except RedisUnavailable:
-            pass  # later; or this process will count as silent
+            pass  # the next beat tries again; without one, this process counts as silent
         finally:
             self._link.not_after = inf
 
@@ -106,7 +106,7 @@ class CronRecord:
         except RedisUnavailable:
             self._beat_at = 0.0  # again as soon as it can be reached
             raise
-        except WerkError as error:  # a key of another type, no permission: lines are enqueued
+        except WerkError as error:  # wrong type, no permission: lines are enqueued anyway
             if str(error) != self._trouble:
                 log.error(Event("not-published", reason=error))
             self._trouble = str(error)
@@ -116,7 +116,7 @@ class CronRecord:
     def as_json(self, state: str) -> str:
         """Return the record; the script puts its `beat` in front, by Redis's clock.
 
-        Leave out the lines that are too many or too long together.
+        Leave out lines if there are too many, or if they are too long together.
         """
         from werk.ops.crontab import zone_name
 

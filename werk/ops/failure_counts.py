@@ -1,7 +1,7 @@
 """How many jobs have failed, by task and error, in the last hours.
 
-Horses count the failures by the hour (failures.lua). Failed jobs that were retried or discarded
-since, or that have expired, are counted all the same. Plain RQ workers count nothing.
+Horses count final failures by the hour (failures.lua). Failed jobs that were retried or discarded
+later, or that have expired, are still counted. Plain RQ workers count nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOURS_AT_ONCE = 24
 class Group(NamedTuple):
     """The failures of one task with the same error."""
 
-    task: str  # '' for what an hour had no room for
+    task: str  # '' for the errors that an hour had no room for
     error: str  # with # for each number
     jobs: int  # that failed
     last: float  # Unix time

@@ -1,4 +1,4 @@
-"""Short ids: the beginning of an id stands for the job that it is unique for."""
+"""Short ids: the beginning of an id names a job if no other known id begins like it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from werk.store.connection import Link
 
 SHORTEST = 8  # characters
 WHOLE = 36  # of a UUID
-ALL = ("wip", "scheduled", "deferred")  # the places of which all jobs are looked at
-NEWEST = ("queue", "failed", "finished", "canceled")  # and those of which only the newest 1,000
+ALL = ("wip", "scheduled", "deferred")  # places in which all jobs are searched
+NEWEST = ("queue", "failed", "finished", "canceled")  # only the newest 1,000 are searched
 
 
 def resolve(link: Link, text: str) -> str:
     """Return the id of the job that has this id, or of the only one whose id begins with it.
 
-    All jobs are known that run, are scheduled or deferred, and the newest of any other place.
-    Returns the text if there is no such job. Raises ArgumentError if there are several.
+    Searches all jobs that run, are scheduled or deferred, and the newest ones of NEWEST. Returns
+    the text if no job is found. Raises ArgumentError if there are several.
     """
     if not SHORTEST <= len(text) < WHOLE or link.call("EXISTS", keys.key("job", text)):
         return text

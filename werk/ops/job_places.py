@@ -1,7 +1,7 @@
-"""The places of jobs, page by page: which jobs are in a queue, which of them run, wait, failed, ...
+"""The places of jobs, page by page: which jobs wait in a queue, run, are scheduled, failed, ...
 
 job_page.lua reads a page, and leaves out the jobs of other tasks. A million waiting jobs take no
-more memory than a few, and each of its calls takes Redis a few milliseconds.
+more memory than a few, and each call of the script takes Redis a few milliseconds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from werk.store.scripts import Script, named, rest, source
 
 AT_ONCE = 1000  # entries that Redis looks at in one call; twice as many for the jobs of a task
 TAKEN = 2000  # jobs that workers may take from a list between two calls
-BUSY = 0.09  # of the time: how long Redis may work for a command that reads or changes many jobs
+BUSY = 0.09  # the part of the time that Redis may spend on a command that works on many jobs
 SHORTEST_S = 0.002  # a pause that is shorter is not worth a sleep
 
 NO_TASK = "?"  # the task of a job whose record names none
 STATES = ("queued", "running", "scheduled", "deferred", "failed", "finished")
-# The places where the jobs of a state are, RQ's word in the key. A job that werk has deferred,
-# because a worker does not know its task, is in `scheduled`; one that waits for others, in
-# `deferred`.
+# For each place, named by RQ's word in its key, the states of its jobs. A job that werk has
+# deferred because a worker does not know its task is in `scheduled`; a job that waits for others
+# is in `deferred`.
 PLACES = {
     "queue": ("queued",),
     "wip": ("running",),
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
     """A job in a place, as far as one page of the place shows it."""
 
     id: str
-    state: str  # one of STATES; the place for any other
+    state: str  # one of STATES; in any other place, the name of the place
     queue: str
     task: str  # for a job that plain RQ enqueued: the path of its function
     at: float  # Unix time since when it is in this state; 0 if that is unknown
@@ -68,14 +68,14 @@ class Page(NamedTuple):
     place: str
     queue: str
     entries: Sequence[Entry]
-    position: int  # the index of the first one in the queue's list
-    is_list: bool  # they were in the queue's list, and not in a hand or elsewhere
+    position: int  # the index in the queue's list at which the page begins
+    is_list: bool  # the jobs were in the queue's list, and not in a hand or elsewhere
 
     @property
     def window(self) -> str:
-        """Return the first and the last index in the list between which they are soon after.
+        """Return the first and the last index in the list between which the jobs still are.
 
-        Workers take jobs from its start, so the indexes become smaller.
+        Workers take jobs from the start of the list, so the indexes become smaller.
         """
         first, last = max(0, self.position - TAKEN), self.position + 3 * AT_ONCE
         return f"{first} {last}" if self.is_list else ""
@@ -97,7 +97,7 @@ class Pace:
             self._busy_s += max(0.0, time.monotonic() - began - self._trip_s)
 
     def rest(self) -> None:
-        """Pause, so that Redis was busy with the work for a part BUSY of the time."""
+        """Pause until Redis was busy with the work for at most the part BUSY of the time."""
         seconds = self._busy_s * (1 / BUSY - 1)
         if seconds >= SHORTEST_S:
             time.sleep(seconds)
@@ -127,7 +127,7 @@ def pages(
 ) -> Iterator[Page]:
     """Yield the jobs of a task in a place, whose ids begin with `start`; '' for all.
 
-    A list is read from its end, that of `key` instead of the queue's. Jobs that are put there
+    A list is read from its end; with `key`, this list instead of the queue's. Jobs that are added
     meanwhile may be left out. With `is_short`, only the first AT_ONCE entries are read.
     """
     place_key, is_last, position, mark = key or keys.key(place, queue), 0, b"", b""
@@ -135,7 +135,7 @@ def pages(
     fields = ("werk_task", *_FIELDS.get(place, _OTHERS))
     at_once = AT_ONCE * 2 if task else AT_ONCE
     words: list[str | int] = [_KINDS.get(place, "first"), int(place == "wip"), task, start, at_once]
-    before: set[str] = set()  # a page may have jobs of the one before again
+    before: set[str] = set()  # a page may repeat jobs of the page before
     while not is_last:
         pace.rest()
         read = partial(link.run, _script(), [place_key], [*words, position, mark, *fields])
@@ -158,7 +158,7 @@ def hands(link: Link, queue: str) -> list[str]:
 
 
 def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
-    """Return a job of a row in job_page.lua's reply."""
+    """Return the job in a row of job_page.lua's reply."""
     task, *values, _, score = map(keys.text, row)
     state, due, task = PLACES.get(place, (place,))[0], None, task or NO_TASK
     if place == "queue":
@@ -170,8 +170,7 @@ def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
     if place == "scheduled":
         ended_at, _, started_at, unknown_since = values
         due = number(score)
-        # As in job_view: an execution that failed has ended since it started; one that was
-        # deferred has not.
+        # As in job_view: a failed execution has an end after its start; a deferred one has none.
         if unknown_since and started_at > ended_at:
             return Entry(job_id, "deferred", queue, task, number(unknown_since), due, True)
     at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)

@@ -49,13 +49,13 @@ class Query(NamedTuple):
     older: float | None = None  # Unix time: in their state since then, or for a longer time
 
     def is_in_time(self, at: float) -> bool:
-        """Return whether a job matches that is in its state since a time; 0 if it is unknown."""
+        """Return whether a job that is in its state since `at` matches; 0: the time is unknown."""
         is_new = self.since is None or at >= self.since
         return is_new and (self.older is None or 0 < at <= self.older)
 
     @property
     def needs_records(self) -> bool:
-        """Whether more has to be read of each job than its page of a place shows."""
+        """Whether the filters need more of each job than a page of a place shows."""
         is_timed = (self.since, self.older) != (None, None)  # see Row.at
         return bool(self.args or self.error or (is_timed and set(self.states) & {*_ENDED}))
 
@@ -69,8 +69,8 @@ class Row(NamedTuple):
     task: str  # for a job that plain RQ enqueued: the path of its function
     call: str  # with secrets masked
     at: float  # Unix time since when it is in this state; 0 if that is unknown
-    due: float | None  # Unix time when it is due, if it is scheduled, or is tried again
-    attempt: int  # which of its executions runs, or was the last; 0: none
+    due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
+    attempt: int  # the number of its current or last execution; 0: it has had none
     why: str | None  # why it is deferred
     fails_at: float | None  # Unix time when it fails, if werk has deferred it
     error: str | None  # the last line of its traceback, if it failed
@@ -80,7 +80,7 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Jobs of one page of a place that match."""
+    """The matching jobs of one page of a place."""
 
     page: Page
     jobs: Sequence[Row] | Sequence[Entry]
@@ -98,7 +98,7 @@ class Group(NamedTuple):
 def walk(link: Link, query: Query, pace: Pace | None = None) -> Iterator[list[Row]]:
     """Yield the jobs that match, at most AT_ONCE at a time, place by place.
 
-    The newest comes first, of scheduled jobs the one that is due first. Raises ArgumentError.
+    The newest job comes first; of scheduled jobs, the one that is due first. Raises ArgumentError.
     """
     pace, arguments = pace or Pace(link), Arguments(link, query.task, query.args)
     for page in _pages(link, query, pace):
@@ -165,7 +165,7 @@ def each(link: Link, query: Query, pace: Pace) -> Iterator[Entry | Row]:
 def _pages(link: Link, query: Query, pace: Pace) -> Iterator[Page]:
     """Yield the pages of all places where the jobs of a query may be.
 
-    Jobs move from a queue to `wip` and from there to other places, so this is the order.
+    The order is that in which jobs move: from a queue to `wip`, and from there to other places.
     """
     if query.exact and query.error is None:
         raise ArgumentError("--exact requires --error")
@@ -179,14 +179,14 @@ def _pages(link: Link, query: Query, pace: Pace) -> Iterator[Page]:
 
 
 def _pieces(query: Query, page: Page) -> Iterator[list[Entry]]:
-    """Yield the entries of a page that match, as far as they show that, AT_ONCE at a time."""
+    """Yield the entries of a page that may match, AT_ONCE at a time: see _is_found."""
     found = [entry for entry in page.entries if _is_found(query, entry)]
     for first in range(0, len(found), AT_ONCE):
         yield found[first : first + AT_ONCE]
 
 
 def _is_found(query: Query, entry: Entry) -> bool:
-    """Return whether an entry matches, as far as it shows that."""
+    """Return whether an entry matches the filters that need no record."""
     is_it = entry.state in query.states and query.task in (None, entry.task)
     return is_it and (entry.state in _ENDED or query.is_in_time(entry.at))
 

@@ -1,4 +1,7 @@
-"""The filters in the address of a page and in the body of an action: those of `werk jobs`."""
+"""The filters in the address of a page and in the body of an action, as `werk jobs` has them.
+
+--exact is missing, and `since` and `older` take durations only.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def query(link: Link, fields: Fields) -> Query:
 
 
 def possible(link: Link, action: str, fields: Fields) -> Query:
-    """Return the query for those jobs to which an action can be done. Raises ArgumentError."""
+    """Return the query for the jobs that an action can change. Raises ArgumentError."""
     if action not in bulk.STATES:
         raise ArgumentError(f"unknown action {action[:80]!r}; use {', '.join(bulk.STATES)}")
     found = query(link, fields)
@@ -53,7 +56,7 @@ def possible(link: Link, action: str, fields: Fields) -> Query:
 
 
 def states_for(action: str, query: Query) -> list[str]:
-    """Return the states of a query in which an action can be done to a job."""
+    """Return the states of a query whose jobs an action can change."""
     return [own for own in query.states if own in bulk.STATES[action]]
 
 

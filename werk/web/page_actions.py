@@ -1,6 +1,6 @@
-"""What the buttons of the pages do. Each is a POST of JSON, and answers with what was done.
+"""The actions of the buttons. Each takes a POST of JSON and replies with what was done.
 
-guard.py has checked the request: it comes from one of our own pages.
+guard.py has already checked that the request comes from one of the dashboard's own pages.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PageActions(threading.local):  # so that each thread has its own link
         return _told(1, f"queue {name} {done}")
 
     def _of_jobs(self, action: str) -> Response:
-        """Do it to all jobs that match the filters in the body."""
+        """Apply an action to all jobs that match the filters in the body."""
         fields = {
             name: values if isinstance(values, list) else [values]
             for name, values in _body().items()
@@ -95,7 +95,7 @@ def _body() -> Mapping[str, Any]:
 
 
 def _word(name: str) -> str:
-    """Return a text in the body."""
+    """Return a field of the body that must be a text."""
     value = _body().get(name)
     if not isinstance(value, str) or not value:
         abort(400, f"{name} must be a text")

@@ -1,6 +1,6 @@
-"""The pages for people on call, rendered here. page_actions.py has what their buttons do.
+"""The pages for people on call. page_actions.py has the actions of their buttons.
 
-A page reads a bounded number of jobs. What has to read all of them, a script on the page asks for.
+A page reads a bounded number of jobs. A script on the page requests the parts that need all jobs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from werk.web.rates import Rate, Rates
 
 MOST_ROWS = 100
 LOOK_S = 0.7  # how long a page looks for the jobs that match
-COUNT_S = 5.0  # how long they are counted before an action
+COUNT_S = 5.0  # how long matching jobs are counted before an action
 HOURS = {1: "1 hour", 24: "24 hours", 168: "7 days"}
-_LONG = threading.BoundedSemaphore(4)  # requests that read or change however many jobs there are
+_LONG = threading.BoundedSemaphore(4)  # requests that may read or change any number of jobs
 
 
 class Running(NamedTuple):
@@ -111,21 +111,21 @@ class Pages(threading.local):  # so that each thread has its own link
         return self._page("job_groups", groups=groups[:MOST_ROWS], given=filters.given(fields))
 
     def count(self, action: str) -> Response:
-        """Answer how many jobs an action would be done to, or that there are more."""
+        """Return how many jobs an action would change, or a lower bound if there are many."""
         with long_request():
             query = filters.possible(self.link, action, request.args.to_dict(flat=False))
             count, is_whole = _count(self.link, query)
             return jsonify(count=count, is_whole=is_whole)
 
     def tasks(self) -> str:
-        """Show how often tasks ran and failed, how long that took, and who serves them."""
+        """Show how often tasks ran and failed, how long they took, and which queues serve them."""
         notes: list[str] = []
         rows = task_list.survey(self.link, notes.append)
         figures = _figures(Snapshot.read(self.link).counters)
         return self._page("tasks", rows=rows, notes=notes, figures=figures)
 
     def cron(self) -> str:
-        """Show the lines of all crontabs: when they were and will be due, and how that went."""
+        """Show the lines of every `werk cron`: their last and next ticks, and how jobs ended."""
         health = cron_health.read(self.link)
         return self._page("cron", health=health, now=health.time)
 
@@ -136,7 +136,7 @@ class Pages(threading.local):  # so that each thread has its own link
 
 
 class Figures(NamedTuple):
-    """What horses have counted of a task since they began to count; times in seconds."""
+    """What horses have counted for a task since the counters began; times in seconds."""
 
     runs: int = 0
     failed: int = 0
@@ -150,7 +150,7 @@ class _TimeIsUp(Exception):
 
 
 class _Brief(Pace):
-    """Looks for a short time, without pauses: most of that time this process is busy, not Redis."""
+    """Limits a search in time. Needs no pauses: mostly this process is busy, not Redis."""
 
     def __init__(self, link: Link, seconds: float) -> None:
         super().__init__(link)
@@ -199,7 +199,7 @@ def _found(link: Link, query: jobs.Query) -> tuple[list[jobs.Row], bool]:
 
 
 def _count(link: Link, query: jobs.Query) -> tuple[int, bool]:
-    """Return how many jobs match, and whether these are all."""
+    """Return how many jobs were counted, and whether these are all that match."""
     count = 0
     try:
         for _ in jobs.each(link, query, _Brief(link, COUNT_S)):

@@ -1,7 +1,7 @@
 """Rates: how many jobs each queue finishes per minute, and how long they wait.
 
-Redis has only counts since the horses began to count. The rates of the last minutes come from the
-difference between two readings, so this process keeps the readings of some minutes.
+Redis has only total counts. The rates of the last minutes come from the difference between two
+readings, so this process keeps the readings of the last KEPT_S.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from werk.ops.histograms import TOOK, WAITED, added, counts_of, quantile, runs
 
 KEPT_S = 300.0
 APART_S = 5.0  # between two readings that are kept
-LEAST_S = 10.0  # a shorter time says little about a minute
+LEAST_S = 10.0  # over a shorter time, a rate per minute means little
 
 _Counts = dict[str, dict[str, dict[str, float]]]  # queue -> kind -> field -> how much
 
@@ -40,7 +40,7 @@ class Rates:
         with self._lock:
             readings = self._readings
             if readings and not 0 <= now - readings[-1][0] <= KEPT_S:
-                readings.clear()  # another server, or nobody has looked
+                readings.clear()  # another server, or no page was open for a while
             while readings and readings[0][0] < now - KEPT_S:
                 readings.popleft()
             if not readings or now - readings[-1][0] >= APART_S:

@@ -1,5 +1,5 @@
--- Do what an operator asks for, to jobs, queues or workers (actions.py). Repeating it changes
--- nothing.
+-- Apply an operator's action to jobs, queues or workers (actions.py). Repeating an action changes
+-- nothing more.
 --
 -- A job is in one place before and after. The first write to its place is a removal, so the script
 -- also runs when memory is full. A job stays as it is if its place, or the place where it is to go,
@@ -7,7 +7,7 @@
 --
 -- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
 --       WINDOW '' or '<first> <last>', indexes in the list of a queue between which all these jobs
---       were seen. Then their entries are replaced by GONE_ENTRY, which workers drop
+--       were seen. Their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
@@ -28,14 +28,14 @@
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
 -- of a queue
---       pause, resume  'yes', 'already', 'unknown': werk workers take no jobs from it, or do again
+--       pause, resume  'yes', 'already', 'unknown': werk workers stop or resume taking its jobs
 -- of a worker, by its name or by that of one of its slots
 --       drain    'asked', 'already', 'not listening', 'unknown': it finishes its jobs and exits; a
 --                slot of several finishes its job, and is not started again
--- of a record of a worker, which is that of a slot
+-- of a worker's record: RQ has one for each slot
 --       reap     by its key. 'gone': it has exited, and its record and its entries in the sets of
 --                workers were removed; 'there': it may be alive, or own an execution
---       is_dead  the same answer; nothing is removed
+--       is_dead  the same outcome; nothing is removed
 
 -- The place of a job by its status. A running job is in wip.
 local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', deferred = 'deferred',
@@ -250,8 +250,9 @@ local function drain(name)
   return outcome
 end
 
--- Return whether a worker's record outlives it. A werk worker has a lease from its first tick on,
--- which writes werk_clock too. One that was only frozen registers again.
+-- Return whether a worker has died, so that its record can be removed. A werk worker has a lease
+-- from its first tick on, which writes werk_clock too. A worker that was only frozen registers
+-- again.
 local function is_dead(worker_key, name)
   if call('EXISTS', worker_key) == 0 then return true end
   local leases, facts = P .. ':werk:leases', try('HMGET', worker_key, 'werk_lease', 'werk_clock')

@@ -1,5 +1,5 @@
 -- Functions for scripts that read for operators: a key of another type counts as empty (0, '' or
--- {}), and is named in `damaged`. None of them writes or raises an error.
+-- {}), and is named in `damaged`. No function here writes or raises an error.
 
 local damaged = {}
 
@@ -10,7 +10,7 @@ local function ask(nothing, command, key, ...)
   return not is_error and type(reply) == type(nothing) and reply or nothing
 end
 
--- The size is asked first. If the Redis user may not ask for it, the key counts as small.
+-- The size is read first. If the Redis user may not ask for it, the key counts as small.
 local function hash_of(key, longest)
   local found = {}
   if ask(0, 'MEMORY', 'USAGE', key, 'SAMPLES', 0) > longest then

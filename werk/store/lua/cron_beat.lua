@@ -2,9 +2,9 @@
 --
 -- KEYS  the records of crons, the last jobs of their lines (hashes), the stamps of lines
 -- ARGV  FIELD, which record it is   RECORD, a JSON object   IS_NEW, 1 for the first beat of a
---       process   TICKS, a JSON list: of each job the stamp of its line, its tick as UTC text, id
--- Returns the beat. A first beat drops the records of crons that have been silent for a month, all
--- but the latest MOST_CRONS, and the jobs of lines that have no stamp any more.
+--       process   TICKS, a JSON list: for each job the stamp of its line, its tick in UTC, its id
+-- Returns the beat. A first beat drops records without a beat for a month, keeps only the latest
+-- MOST_CRONS, and drops the jobs of lines that no longer have a stamp.
 
 local MOST_CRONS, MOST_STAMPS = 1000, 10000
 local crons, jobs, stamps = unpack(KEYS)
@@ -12,7 +12,7 @@ local crons, jobs, stamps = unpack(KEYS)
 local time = redis.call('TIME')
 local beat = time[1] + time[2] / 1000000
 
--- A record that has no beat stays: `werk status` names it.
+-- A damaged record, without a beat, stays: `werk status` names it.
 local function drop_old_crons()
   local found, flat = {}, redis.call('HGETALL', crons)
   for at = 1, #flat, 2 do
@@ -36,7 +36,7 @@ local function is_job(one)
   return type(one) == 'table' and type(one[1]) == 'string' and type(one[2]) == 'string'
 end
 
--- Add a job to the last ones of a line. Two processes may write the same one.
+-- Add a job to the last jobs of a line. Two processes may write the same job.
 local function add_job(stamp, tick, id)
   local found, is_list, list = {{tick, id}}, pcall(cjson.decode, redis.call('HGET', jobs, stamp))
   for at = 1, is_list and type(list) == 'table' and MOST_JOBS or 0 do

@@ -1,4 +1,4 @@
--- Return what every `werk cron` has published, and the calls with --once-per of crontabs. Writes
+-- Return what every `werk cron` has published, and the calls with --once-per from crontabs. Writes
 -- nothing, and takes O(lines).
 --
 -- No KEYS, no ARGV. Constants, from cron_health.py: MOST_JOBS, MOST_IN_ALL.

@@ -1,7 +1,8 @@
 -- Count a final failure. The hash werk:failures:<hours since 1970> has a field for each task and
 -- error, '<task>|<error>': '<count> <Redis's time of the last> <job id of the last>'. When the hash
--- is large, more tasks and errors are counted together. scripts.py also puts this function into the
--- failure branch of step.lua, because there each function costs time when it is defined.
+-- is large, new tasks and errors are counted together as 'other errors'. scripts.py also puts this
+-- function into the failure branch of step.lua, because there each function costs time when it is
+-- defined.
 --
 -- Every write goes through `pcall`: a count must not keep a failure from being recorded.
 

@@ -1,10 +1,10 @@
--- Return a page of the jobs in one place, for `werk jobs` and what acts on many jobs. Writes
+-- Return a page of the jobs in one place, for `werk jobs` and for actions on many jobs. Writes
 -- nothing.
 --
--- A list is read from its end to its start, by indexes from its start. What is put at its end does
--- not matter, and what is taken from it makes a page have some entries again. Only entries that are
--- put at its start move those that are still to be read out of the next page: so each page looks at
--- SLACK more, and begins before MARK, the last entry of the page before.
+-- A list is read from its end to its start, by indexes from its start. Entries that are added at
+-- its end do not matter, and after removals a page may repeat some entries. Only entries that are
+-- added at its start can push unread entries out of the next page: so each page reads SLACK more
+-- entries, and begins before MARK, the last entry of the page before.
 --
 -- KEYS  the place, a list or a sorted set
 -- ARGV  KIND 'list', 'first' (a sorted set from its start) or 'last' (from its end)
@@ -12,8 +12,8 @@
 --       TASK, or '' for all
 --       START, how the ids begin   AT_ONCE, how many entries to read
 --       POSITION and MARK, as the page before has returned them; '' to begin
---       FIELDS, names of fields, the first of which is werk_task: of a job of plain RQ's, the path
---       of its function is returned for it, '' if that is too long
+--       FIELDS, names of fields, the first of which is werk_task: for a job of plain RQ, the path
+--       of its function is returned instead, or '' if the path is too long
 -- Returns {is_last, POSITION, MARK, job, ...}, a job as {the values of FIELDS, id, score}. Jobs
 --       without a record are left out. A key of another type is empty. A long value is cut off.
 --       POSITION is the index in a list, or the score in a sorted set, of MARK
@@ -30,13 +30,13 @@ local function ask(nothing, ...)
   return not wrong and type(reply) == type(nothing) and reply or nothing
 end
 
--- Return the task of a job of plain RQ's: its text of a call begins with the path of the function.
+-- Return the task of a job of plain RQ: its description begins with the path of the function.
 local function path_of(job)
   if ask(0, 'HSTRLEN', job, 'description') > LONGEST then return '' end
   return string.match(ask('', 'HGET', job, 'description'), '^[^(]*')
 end
 
--- Add a job to the page. Most jobs are of another task, so this is short.
+-- Add a job to the page. Most jobs have another task, so the task is checked first.
 local function add(entry, score)
   local job = P .. ':job:' .. entry
   if IS_WIP == '1' then

@@ -1,6 +1,6 @@
--- Note that something has happened, when and how often, in a hash of MOST_NOTES entries at most:
--- the one that has not happened for the longest time makes room. It is sent beside other work,
--- which it must not make fail: so no command raises an error.
+-- Note that something has happened, when and how often, in a hash of MOST_NOTES entries at most: a
+-- new entry replaces the one that was noted longest ago. The script is sent beside other work,
+-- which must not fail because of a note: so no command raises an error.
 --
 -- ARGV  KEY, the hash   FIELD, what has happened   COUNT, how often
 --       RECORD, a JSON object with more facts: `last`, Redis's time, and `count` come before them

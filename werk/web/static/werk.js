@@ -9,7 +9,7 @@
     byId(id).hidden = !text;
   }
 
-  // Returns the data in a reply. Raises an Error with the text that people see.
+  // Returns the data in a reply. Throws an Error with the message to show.
   async function ask(url, options) {
     let reply, data;
     try {
@@ -131,7 +131,7 @@
   }
   load();
 
-  // The policy of these pages forbids that a form is sent: the filters go into the address.
+  // The Content-Security-Policy forbids sending forms, so the filters go into the address.
   byId("filters")?.addEventListener("submit", (event) => {
     event.preventDefault();
     const fields = new URLSearchParams();
