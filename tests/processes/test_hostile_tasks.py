@@ -104,6 +104,20 @@ def test_a_task_that_holds_all_descriptors_costs_its_horse(
     assert worker.wait(10) == 0
 
 
+def test_the_first_failure_of_a_horse_is_recorded_whole_without_descriptors(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """Nothing has to be opened to record it, and it is kept as long as was asked."""
+    again = werk.Options(retry=1)  # not its last attempt, so no failure is counted
+    before = werk.enqueue("fail", str(tmp_path), options=again)
+    job = werk.enqueue("hold_descriptors", "raises", options=werk.Options(failure_ttl=77))
+    work()
+    ended(before, "scheduled")
+    ended(job, "failed")
+    assert "in hold_descriptors" in job.job.latest_result().exc_string
+    assert 0 < connection.ttl(f"rq:job:{job.id}") <= 77
+
+
 def test_a_worker_that_gets_no_process_tries_again(work: Start, tmp_path: Path) -> None:
     worker = work(env={"RQ_WORKER_CLASS": "fast_worker.Forkless"})
     next_job(tmp_path)

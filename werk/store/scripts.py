@@ -71,6 +71,7 @@ class Script:
         return sha1(self.text.encode()).hexdigest()
 
 
+@cache
 def source(name: str) -> str:
     """Return the text of lua/NAME.lua."""
     with open(os.path.join(os.path.dirname(__file__), "lua", f"{name}.lua")) as file:

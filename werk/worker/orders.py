@@ -14,7 +14,6 @@ from rq.queue import Queue
 from rq.timeouts import JobTimeoutException
 
 from werk.log_format import Event
-from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import keys
 from werk.store.keys import text
 from werk.worker import rq_classes
@@ -60,20 +59,10 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
     cause = STOPPED if order.is_stopped else cause
     if order.is_raw:
         status = "stopped" if order.is_stopped else "failed"
-        keep_s = _failure_ttl(claim.id, recorder)
+        keep_s = recorder.failure_ttl(claim.id)
         ended = failure(claim, why, recorder.shared.now(), status, keep_s)
         return recorder.final(ended, cause)
     return recorder.record(claim, recorder.job(claim.id), record, why, cause)
-
-
-def _failure_ttl(job_id: str, recorder: Recorder) -> int:
-    """Return how many seconds a failed job is kept; the default if its record is unreadable."""
-    key = keys.key("job", job_id)
-    try:
-        seconds = int(recorder.worker.connection.hget(key, "failure_ttl") or "")
-    except (redis.exceptions.ResponseError, ValueError):
-        return FAILURE_TTL_S
-    return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
 
 
 def _enqueue_dependents(order: Order, recorder: Recorder) -> None:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
+import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
@@ -22,11 +23,11 @@ from rq.queue import Queue
 from werk.errors import WerkError
 from werk.log_format import Event
 from werk.printable import printable
-from werk.registry import FAILURE_TTL_S
+from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import failures, keys
 from werk.store.keys import text
 from werk.store.limits import DEFER_S, ERROR_LENGTH, UNKNOWN_S
-from werk.store.scripts import Script
+from werk.store.scripts import Script, script
 from werk.worker import rq_classes, webhooks
 from werk.worker.causes import STOPPED, cause_of
 from werk.worker.claim import Claim, Refused, Unknown
@@ -125,6 +126,8 @@ class Recorder:
         self.worker, self.shared, self.log, self.counters = worker, shared, log, counters
         self.lazy_class = rq_classes.lazy(worker.job_class, worker)
         self.fence = fence
+        for version in ((), worker.server_version()):  # read from its file while one can be opened
+            script("count_failure", version)
         worker.ask_fence, worker.redis_time = self.ask_fence, shared.now
         webhooks.made_progress = shared.extend_finish
         webhooks.count_failure = counters.add_failed_webhook
@@ -192,7 +195,17 @@ class Recorder:
         if not trouble:
             return None
         error = why or trouble
-        return self.final(failure(claim, error, self.shared.now()), cause or cause_of(error))
+        ended = failure(claim, error, self.shared.now(), keep_s=self.failure_ttl(claim.id))
+        return self.final(ended, cause or cause_of(error))
+
+    def failure_ttl(self, job_id: str) -> int:
+        """Return how many seconds a failed job is kept; the default if its record is unreadable."""
+        try:
+            found = self.worker.connection.hget(keys.key("job", job_id), "failure_ttl")
+            seconds = int(found or "")
+        except (redis.exceptions.ResponseError, ValueError):
+            return FAILURE_TTL_S
+        return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
 
     def final(self, outcome: Outcome, cause: str) -> Outcome:
         """Have step.lua note a failure for the handler of WERK_ON_GIVE_UP, if there is one."""

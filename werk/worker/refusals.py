@@ -9,6 +9,7 @@ from werk.printable import printable
 from werk.store.keys import text
 from werk.store.limits import ERROR_LENGTH
 from werk.store.notes import WOULD_REFUSE, note
+from werk.store.scripts import source
 from werk.worker.claim import Claim
 from werk.worker.log import JobLog
 from werk.worker.redis_side import FINISH_S
@@ -25,6 +26,7 @@ class Refusals:
         self.serializer: Any = worker.serializer  # RQ's, with which any function may run
         self.client: Any = worker.connection
         self.shared, self.log = shared, log
+        source("note")  # read from its file while one can be opened
         self._found: dict[str, tuple[int, str]] = {}  # by name: how many jobs, and why the last
 
     def add(self, claim: Claim, path: object, why: Exception) -> None:
