@@ -30,6 +30,7 @@ from werk import registry
 from werk.dev.binary import find_binary
 from werk.dev.server import Server, free_port
 from werk.settings import Settings
+from werk.store.connection import Link, link
 from werk.tasks import catalog
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -112,6 +113,14 @@ def redis_url(server: _Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     if role and server.is_running():
         with redis.Redis.from_url(server.url) as client:
             assert roles.refused(client) == []
+
+
+@pytest.fixture
+def connected(redis_url: str) -> Iterator[Link]:
+    """A link to Redis for the user that a caller is."""
+    own = link(Settings.read())
+    yield own
+    own.close()
 
 
 @pytest.fixture

@@ -45,6 +45,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, with ... for the part that is left out."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def short(job_id: str) -> str:
     """Return the beginning of a job's id, for people. Pipes, logs and JSON have the whole id."""
     if re.fullmatch(_UUID, job_id):

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -47,13 +47,6 @@ def file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def connected(redis_url: str) -> Iterator[Link]:
-    own = link(Settings.read())
-    yield own
-    own.close()
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (996, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (824, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (826, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4276,
         "patched and subclassed workers, forks, outages, watchdog, bounded "

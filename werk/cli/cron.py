@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from werk.cli import output
 from werk.cli.tables import Column, Table
-from werk.cli.times import utc_text
+from werk.cli.times import utc, utc_text
 from werk.ops import cron_health
 from werk.ops.cron_health import LineHealth
 from werk.ops.cron_problems import period
@@ -65,17 +64,11 @@ def _row(line: LineHealth, now: float) -> Sequence[str]:
 
 def _as_json(health: cron_health.CronHealth) -> dict[str, Any]:
     return {
-        "time": _utc(health.time),
+        "time": utc(health.time),
         "lines": [
-            {**line._asdict(), "last": _utc(line.last), "next": _utc(line.next)}
+            {**line._asdict(), "last": utc(line.last), "next": utc(line.next)}
             for line in health.lines
         ],
         "processes": [own._asdict() for own in health.processes],
-        "once_per": [{**call._asdict(), "last": _utc(call.last)} for call in health.calls],
+        "once_per": [{**call._asdict(), "last": utc(call.last)} for call in health.calls],
     }
-
-
-def _utc(moment: float | None) -> str | None:
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from werk.cli import acts, output
+from werk.cli import acts, output, times
 from werk.cli.tables import Column, Table
-from werk.cli.times import LATEST
 from werk.cli.types import PAST, PERIOD, WORD, Parsed, json_option, yes_option
 from werk.errors import ArgumentError
 from werk.ops import actions, bulk
@@ -22,7 +21,6 @@ from werk.ops.jobs import AT_ONCE, UNFINISHED, Query, Row, check_task, count, gr
 from werk.ops.numbers import age
 from werk.ops.queues import clock
 from werk.printable import counted
-from werk.store import keys
 from werk.store.connection import Link
 
 SELECT = "select jobs by id, or with an option such as --task; see werk {} --help"
@@ -217,7 +215,7 @@ def _print_groups(link: Link, query: Query, as_json: bool) -> int:
     """Print the jobs that match by state and task; return how many there are."""
     found, now = groups(link, query), clock(link)
     if as_json:
-        output.print_json([{**own._asdict(), "oldest": _utc(own.oldest)} for own in found])
+        output.print_json([{**own._asdict(), "oldest": times.utc(own.oldest)} for own in found])
     else:
         rows = [(own.state, own.task, own.jobs, _age(own.oldest, now)) for own in found]
         output.print_table(Table(*GROUPS), rows)
@@ -241,12 +239,8 @@ def _print_page(link: Link, page: Sequence[Row], table: Table, as_json: bool) ->
 def _as_json(own: Row) -> dict[str, Any]:
     facts = own._asdict()
     del facts["by_redis"], facts["created"]
-    times = {name: _utc(facts[name]) for name in ("due", "fails_at")}
-    return {**facts, "at": _utc(own.at or None), **times}
-
-
-def _utc(moment: float | None) -> str | None:
-    return None if moment is None else keys.iso(max(0.0, min(moment, LATEST)))
+    moments = {name: times.utc(facts[name]) for name in ("due", "fails_at")}
+    return {**facts, "at": times.utc(own.at or None), **moments}
 
 
 def _age(since: float | None, now: float) -> str:

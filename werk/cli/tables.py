@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 import click
 
-from werk.printable import printable
+from werk.printable import cut, printable
 from werk.settings import Settings
 
 INDENT, GAP = " " * 4, " " * 2
@@ -77,11 +77,6 @@ def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:
     except (OSError, ValueError):  # a file, a pipe, a stream of a test
         found = 0
     return max(NARROWEST, found) if found else unknown
-
-
-def cut(text: str, most: int) -> str:
-    """Return a text of at most `most` characters, with ... for the part that is left out."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def wrap(text: str, most: int, indent: str = INDENT, first: str = "") -> list[str]:

@@ -27,6 +27,11 @@ def utc_text(text: str) -> str:
     return keys.iso(keys.moment(text, 0.0))
 
 
+def utc(moment: float | None) -> str | None:
+    """Return a Unix time in ISO 8601 in UTC, with Z; None for an unknown time."""
+    return None if moment is None else keys.iso(max(0.0, min(moment, LATEST)))
+
+
 def ago(moment: float, now: float) -> str:
     """Return how long ago a Unix time was: 4m ago."""
     return f"{age(max(0.0, now - moment))} ago"

@@ -8,7 +8,7 @@ from werk.ops.cron_health import FAILING_STATE, LATE, SILENT, CronHealth, LineHe
 from werk.ops.cron_record import STOPPED
 from werk.ops.limits import CRITICAL, WARNING
 from werk.ops.numbers import age
-from werk.printable import counted
+from werk.printable import counted, cut
 
 MOST_NAMED = 5  # lines or calls that are named for each kind of problem
 LONGEST_CALL = 80
@@ -61,18 +61,13 @@ def _of_failing(line: LineHealth) -> Text:
 
 
 def _of_call(call: OnceCall) -> Text:
-    shown = f"{cut(call.call)} --once-per {period(call.period_s)}"
+    shown = f"{cut(call.call, LONGEST_CALL)} --once-per {period(call.period_s)}"
     fix = f"check the crontab of {call.host}; if the line was removed: werk repair"
     return WARNING, f"no host has called {shown} for {age(call.last_s)}", fix
 
 
 def _named(line: LineHealth) -> str:
-    return f"{line.when} {cut(line.call)}"
-
-
-def cut(text: str, most: int = LONGEST_CALL) -> str:
-    """Return a text with at most this many characters."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return f"{line.when} {cut(line.call, LONGEST_CALL)}"
 
 
 def period(seconds: float) -> str:
