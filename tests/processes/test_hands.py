@@ -200,6 +200,27 @@ def test_another_worker_gets_the_job_that_a_frozen_horse_has_in_hand(
     assert not connection.hexists(f"rq:job:{job.id}", "werk_crashes")
 
 
+def test_another_worker_gets_what_a_worker_that_is_silent_has_in_hand(
+    work: Start, connection: redis.Redis, frozen: Any, tmp_path: Path
+) -> None:
+    """Sooner than its lease expires: until then a job that was rescued before would wait again."""
+    work("default", env=REAL)
+    idle(connection, 2)
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    try:
+        job = werk.enqueue("note", str(tmp_path))
+        since = time.monotonic()
+        assert in_hand(connection) == [job.id.encode()]
+        finished(job, 12)
+        assert time.monotonic() < since + SOON_S
+    finally:
+        os.kill(frozen.process.pid, signal.SIGCONT)
+    frozen.go_on()
+    idle(connection, 2)
+    assert len(runs(tmp_path)) == 1
+    assert not connection.hexists(f"rq:job:{job.id}", "werk_crashes")
+
+
 @pytest.mark.parametrize("what", ["SIGTERM", "suspend", "pause", "kill -9"])
 def test_what_a_horse_has_in_hand_when_it_may_not_run_it_is_the_next_job_again(
     connection: redis.Redis, frozen: Any, tmp_path: Path, what: str

@@ -49,7 +49,7 @@ RAISED = {
     ),
     "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1569,
+        1574,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),

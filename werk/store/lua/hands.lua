@@ -12,6 +12,8 @@
 --
 -- After each function that writes, each job and each failure is in exactly one place.
 
+local SILENT_S, SILENT_AT_ONCE = 3, 100 -- since a worker's last tick
+
 local function hand_key(worker, queue) return P .. ':werk:hand:' .. worker .. ':' .. queue end
 local function failure_key(worker) return P .. ':werk:gave-up:' .. worker end
 
@@ -33,7 +35,8 @@ local function empty_hands(worker, lists)
   for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do empty_hand(worker, list) end
 end
 
--- Have a tick empty the hands of a worker, unless the worker renews this before `until_then`.
+-- Have a tick empty the hands of a worker for good, unless the worker renews this before
+-- `until_then`: with each tick, for twice its lease.
 --
 -- A rescue empties the hands of a silent worker, but not for good if it is only cut off: Redis may
 -- not know yet that its connections are lost, and serve its waits. A rescue also ends the worker's
@@ -49,12 +52,19 @@ local function watch_hands(worker, until_then)
   end
 end
 
-local function empty_silent_hands(lists, at_once)
-  local hands = own(P .. ':werk:hands', 'zset')
-  local over = call('ZRANGEBYSCORE', hands, '-inf', redis_time(), 'LIMIT', 0, at_once)
-  for _, worker in ipairs(over) do
-    call('ZREM', hands, worker)
-    empty_hands(worker, lists)
+-- Return what silent workers have in hand, long before they count as dead: a job that was rescued
+-- from a dead worker must not wait for a second lease. A worker that is only slow finds the job in
+-- the queue.
+local function empty_silent_hands(lists, lease_s)
+  local hands, now = own(P .. ':werk:hands', 'zset'), redis_time()
+  local until_then = now + 2 * lease_s - SILENT_S
+  local silent = call('ZRANGEBYSCORE', hands, '-inf', until_then, 'LIMIT', 0, SILENT_AT_ONCE)
+  for _, worker in ipairs(silent) do
+    for _, list in ipairs(lists) do empty_hand(worker, list) end
+    if tonumber(call('ZSCORE', hands, worker)) <= now then
+      call('ZREM', hands, worker)
+      empty_hands(worker, lists)
+    end
   end
 end
 

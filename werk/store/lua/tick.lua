@@ -190,7 +190,7 @@ for _, slot in ipairs(slots) do
   empty_stuck_hands(slot.name, slot.key, KEYS)
 end
 rescue()
-empty_silent_hands(KEYS, DEAD_AT_ONCE)
+empty_silent_hands(KEYS, lease_s)
 if MOVES_DUE == '1' then for _, list in ipairs(KEYS) do move_due(list) end end
 for _, list in ipairs(KEYS) do move_ready(list) end
 find_unfinished()
