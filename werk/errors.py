@@ -42,13 +42,13 @@ class JobIdConflict(WerkError):
 
 
 class UnknownTask(WerkError):
-    """Raised when neither the registry nor the catalog has the task."""
+    """Raised when neither the table of tasks nor the catalog has the task."""
 
     exit_code = EXIT_USAGE
 
 
 class ConfigError(WerkError):
-    """Raised when the registry, a setting or the credentials are wrong; do not try again."""
+    """Raised when the table of tasks, a setting or the credentials are wrong; do not try again."""
 
     exit_code = EXIT_CONFIG
 

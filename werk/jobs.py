@@ -6,7 +6,7 @@ import time
 
 
 def sleep(seconds: float) -> bool:
-    """Sleep that many seconds."""
+    """Sleep for SECONDS."""
     time.sleep(seconds)
     return True
 

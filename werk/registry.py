@@ -83,7 +83,9 @@ class Task(NamedTuple):
     secret: tuple[str, ...] = ()  # parameters shown as ***
     retry_delays: tuple[Duration, ...] = ()  # before each retry; the last one is repeated
     retry_on: tuple[str, ...] = ()  # exceptions that are retried, by dotted name; (): all
-    within: Duration = 0  # `werk status`: how long a job of its queue may wait; 0: as elsewhere
+    within: Duration = (
+        0  # `werk status`: how long a job of its queue may wait; 0: no limit of its own
+    )
 
     def in_seconds(self) -> Task:
         """Return the task with its durations in seconds. Raises ArgumentError."""

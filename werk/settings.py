@@ -45,7 +45,7 @@ def configure(
     registry: str | Sequence[str] | None = None,
     budget_s: float | None = None,
 ) -> None:
-    """Set what the environment would, before werk is first used. What is given here wins.
+    """Set werk's settings in code, before werk is first used. They win over the environment.
 
     `url` replaces RQ_REDIS_URL, and `registry` WERK_REGISTRY (`"shop.table:TASKS"`, or a list of
     such names). `budget_s` is how many seconds a call may take to reach Redis (2). Raises
@@ -71,7 +71,12 @@ def configure(
 
 def origin(name: str) -> str:
     """Return what a setting comes from, for messages: configure() or else its variable."""
-    return f"werk.configure({name}=...)" if name in _given else _VARIABLES[name]
+    if name in _given:
+        return f"werk.configure({name}=...)"
+    if name != "url":
+        return _VARIABLES[name]
+    places = ("RQ_REDIS_URL", "RQ_CONFIG", "REDIS_URL", *sorted(_RQ_REDIS))  # in read()'s order
+    return next((place for place in places if os.environ.get(place)), "RQ_REDIS_URL")
 
 
 def _is_url(url: str) -> bool:
@@ -128,7 +133,7 @@ class Settings(NamedTuple):
 
     @staticmethod
     def url() -> str | None:
-        """Return what names the Redis of callers: configure()'s or RQ_REDIS_URL; quickly."""
+        """Return the url of configure() or RQ_REDIS_URL, without reading the whole environment."""
         return _given.get("url") or os.environ.get("RQ_REDIS_URL")
 
     @staticmethod

@@ -67,7 +67,7 @@ def _document(
         "command": shlex.join(["bin/bench", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "is_quick": options.quick,
-        "note": f"{note} Load {load:.1f} before.",
+        "note": f"{note} The load average was {load:.1f} before the run.",
         "machine": {"cpu": _cpu(), "cores": len(stand.cores)},
         "versions": {
             "werk": werk.__version__,

@@ -137,7 +137,7 @@ def test_a_group_of_failures_is_opened_and_discarded(
     expect(page.locator("#ask-text")).to_have_text("Discard 3 jobs?")
     page.locator("#ask-yes").click()
     expect(page.locator("#told")).to_have_text("3 jobs discarded")
-    expect(page.locator("#jobs tbody")).to_have_text("No such jobs.", use_inner_text=True)
+    expect(page.locator("#jobs tbody")).to_have_text("No matching jobs.", use_inner_text=True)
     assert connection.zcard("rq:failed:default") == 18
 
 
@@ -162,7 +162,7 @@ def test_a_queue_is_paused_and_resumed_and_a_job_stopped(
     page = opened(browser, "/")
     row = page.locator("#queues tr", has_text="low")
     row.get_by_text("Pause").click()
-    expect(page.locator("#ask-text")).to_contain_text("12 waiting jobs will not start")
+    expect(page.locator("#ask-text")).to_contain_text("Waiting jobs that will not start: 12.")
     page.locator("#ask-yes").click()
     expect(page.locator("#told")).to_have_text("queue low paused")
     assert connection.sismember("rq:werk:paused", "low")

@@ -44,8 +44,9 @@ API_HEAD = """\
 
 <!-- Made by bin/docs from the docstrings: change them, then run bin/docs. -->
 
-Except for [testing](#testing), all of it is imported from `werk`. [Enqueueing](enqueueing.md) and
-[tasks](tasks.md) have examples.
+Everything is imported from `werk`, except for the
+[functions for asyncio](#functions-for-asyncio) and [testing](#testing).
+[Enqueueing](enqueueing.md) and [tasks](tasks.md) have examples.
 """
 
 

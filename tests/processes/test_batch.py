@@ -57,7 +57,7 @@ def test_quiet_and_dry_run(connection: redis.Redis) -> None:
     assert len(queued(connection)) == 2
     done = run("werk-enqueue", "--batch", "-", "--dry-run", "sleep", input="[1]\n[]\n")
     assert (done.returncode, done.stdout) == (65, "sleep(1.0) would go to queue default\n")
-    assert done.stderr.endswith("1 good, 1 bad lines\n")
+    assert done.stderr.endswith("1 good, 1 bad line\n")
     assert len(queued(connection)) == 2
 
 
@@ -66,7 +66,7 @@ def test_options_hold_for_each_line(connection: redis.Redis) -> None:
     done = run("werk-enqueue", *words, input="[1]\n[2]\n[1]\n")
     assert (done.returncode, done.stderr) == (
         0,
-        "no worker listens on queue low; start one: werk worker low\n2 enqueued, 1 duplicates\n",
+        "no worker listens on queue low; start one: werk worker low\n2 enqueued, 1 duplicate\n",
     )
     first, second, third = done.stdout.split()
     assert (first, second) != (third, third)
@@ -112,7 +112,7 @@ def test_waiting_for_all(connection: redis.Redis, spawn: Spawn) -> None:
     words = ["--batch", "-", "--wait", "--timeout", "0.2", "sleep"]
     done = run("werk-enqueue", *words, input="[60]\n")
     assert done.returncode == 124
-    assert "1 jobs have not ended within 0.2 s" in done.stderr
+    assert "1 job has not ended within 0.2 s" in done.stderr
 
 
 def test_interrupted(redis_url: str, connection: redis.Redis) -> None:
@@ -159,7 +159,7 @@ def test_a_terminal_shows_how_far_it_is(
     assert process.returncode == 65
     assert (b"1000" if is_piped else b"100%") in shown
     assert b"line 1000: sleep: missing argument seconds" in shown
-    assert b"999 enqueued, 1 bad lines" in shown
+    assert b"999 enqueued, 1 bad line\r\n" in shown
     assert queued(connection)[0].encode() not in shown
 
 

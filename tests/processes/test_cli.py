@@ -339,7 +339,7 @@ def test_what_cron_gives_it(redis_url: str, connection: redis.Redis) -> None:
 
 def test_help_and_version_and_completion() -> None:
     text = run("werk-enqueue", "--help").stdout
-    for wanted in ("--wait", "sleep", "Sleep that many seconds.", "75"):
+    for wanted in ("--wait", "sleep", "Sleep for SECONDS.", "75"):
         assert wanted in text
     assert "SECONDS" in run("werk-enqueue", "sleep", "--help").stdout
     for name in ("werk", "werk-enqueue"):

@@ -130,8 +130,8 @@ def test_all_bad_lines_are_said_at_once(file: Callable[[str], Path], redis_url: 
             ["--catch-up", "soon", "/dev/null"],
             "'--catch-up': got 'soon'; use 0 to",
         ),
-        (["--catch-up", "10", "/dev/null"], "catch-up of 10 s; use 60 s to 47 h"),
-        (["--catch-up", "3d", "/dev/null"], "catch-up of 259200 s; use 60 s to 47 h"),
+        (["--catch-up", "10", "/dev/null"], "--catch-up: got 10 s; use 60s to 47h"),
+        (["--catch-up", "3d", "/dev/null"], "--catch-up: got 259200 s; use 60s to 47h"),
     ],
 )
 def test_wrong_usage(words: list[str], said: str) -> None:

@@ -234,7 +234,7 @@ def test_a_handler_may_be_asynchronous(handled: Handled, tmp_path: Path) -> None
     ("handler", "why"),
     [
         ("no_such_name", "ValueError: Invalid attribute name: no_such_name"),
-        ("not_callable", "TypeError: it is no function"),
+        ("not_callable", "TypeError: not a function; write def gave_up(job, cause, traceback)"),
     ],
 )
 def test_a_worker_that_cannot_import_the_handler_does_not_start(
@@ -360,7 +360,7 @@ def test_the_failures_that_wait_are_counted_and_reported(connection: redis.Redis
     assert (found["gave_up"]["waiting"], found["gave_up"]["dropped"]) == (2, 7)
     assert found["gave_up"]["oldest_s"] == pytest.approx(90, abs=30)
     status = run("werk", "status").stdout
-    assert "\n2 final failures wait for WERK_ON_GIVE_UP, 7 were dropped\n" in status
+    assert "\nfinal failures for WERK_ON_GIVE_UP: 2 waiting, 7 dropped\n" in status
     assert "\nwarning: 2 final failures wait for WERK_ON_GIVE_UP, the first for " in status
     text = samples(metrics.exposition(link(roles.settings("reader"))))
     assert (text["werk_give_ups_waiting"], text["werk_give_ups_dropped_total"]) == (2, 7)

@@ -456,7 +456,7 @@ def test_json_has_whole_ids_and_times_in_utc(redis_url: str) -> None:
 def test_nothing_matches(redis_url: str) -> None:
     werk.enqueue("sleep", 0)
     done = run("werk", "jobs", "--task", "panic")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no such jobs\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no matching jobs\n")
     for words in (["jobs"], ["cancel", "--yes"], ["discard", "--yes"], ["retry", "--dry-run"]):
         done = run("werk", *words, "--task", "slep")
         assert (done.returncode, done.stderr.splitlines()[-1]) == (
@@ -499,7 +499,7 @@ def test_an_action_wants_jobs_or_filters(redis_url: str, command: str) -> None:
     both = run("werk", command, "an-id-or-another", "--task", "sleep", "--yes")
     for done in (none, both):
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "select jobs by id, or with an option such as --task" in done.stderr
+        assert "or with options such as --task, not both" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,7 @@ def test_up_waits_for_a_table_that_was_saved_half_edited(
     table.write_text(whole := "TASKS = {'talk': 'talk.talk'}\n")
     process = up(redis_url, env={**in_reach(talk), "WERK_REGISTRY": "half:TASKS"})
     table.write_text("TASKS = {'talk': (\n")
-    wait_until(lambda: "waits until a Python file changes" in process.output())
+    wait_until(lambda: "starts again when a Python file changes" in process.output())
     assert "half.py, line 1" in process.output()
     assert "Traceback" not in process.output()
     table.write_text(whole + "# whole again\n")
@@ -535,7 +535,7 @@ def test_up_waits_for_a_module_that_cannot_be_imported_before_the_jobs(
     module = talk.parent / "shop_setup.py"
     module.write_text("oops\n")
     process = up(redis_url, env={**in_reach(talk), "WERK_PRELOAD": "shop_setup"})
-    wait_until(lambda: "waits until a Python file changes" in process.output())
+    wait_until(lambda: "starts again when a Python file changes" in process.output())
     assert "WERK_PRELOAD: cannot import shop_setup: NameError" in process.output()
     module.write_text("fixed = True\n")
     with client(redis_url) as connection:

@@ -118,7 +118,7 @@ def test_at_most_four_are_asked_and_each_has_its_time(
         hook(dripping, timeout=1), hook(late), hook(late), hook(silent),
     )  # fmt: skip
     assert 2.8 <= time.monotonic() - begun_at < 8
-    no_reply, left_out = "no reply in 1 s", "left out, a job may have 4"
+    no_reply, left_out = "no reply in 1 s", "left out, a job may send at most 4"
     assert failed == [
         (silent, no_reply),
         (dripping, no_reply),
@@ -498,7 +498,8 @@ def test_a_record_of_very_many_webhooks_is_one_line(
     worker = work("default", "--burst")
     assert worker.wait(60) == 0
     assert job.status() == "finished"
-    assert failures(worker.output()) == [("", f"left out, they take {len(many)} bytes of 65536")]
+    why = f"left out, they take {len(many)} bytes, and at most 65536 are read"
+    assert failures(worker.output()) == [("", why)]
 
 
 # --- in the worker

@@ -380,7 +380,7 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     newer(connection)
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    words = f"of version {keys.RECORD_VERSION + 1}, this worker reads {keys.RECORD_VERSION}"
+    words = f"has version {keys.RECORD_VERSION + 1}, but this worker reads up to {keys.RECORD_VERSION};"
     with pytest.raises(Unknown, match=words):
         own.limits(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"
@@ -398,7 +398,7 @@ def test_a_newer_record_fails_after_ten_minutes(connection: redis.Redis, pair: P
     now = Contents(connection)
     assert now.places("a") == [("failed", "high")]
     entry = {key.encode(): own.encode("latin-1") for key, own in now.get("results", "a").items()}
-    assert f"this worker reads {keys.RECORD_VERSION}" in payload.read_exception(entry)
+    assert f"this worker reads up to {keys.RECORD_VERSION};" in payload.read_exception(entry)
 
 
 def test_a_newer_record_is_one_also_when_the_claim_is_sent_again(

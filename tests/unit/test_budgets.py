@@ -38,7 +38,7 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1606,
+        1615,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
         "on call, cron health",
     ),
@@ -47,30 +47,30 @@ RAISED = {
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs",
     ),
-    "dev": (602, "pytest fixtures, restarts in werk up, servers of any version"),
+    "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
         1574,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2954,
+        2957,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        1076,
+        1079,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),
     "tasks": (
-        1087,
+        1088,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (996, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (826, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "web": (998, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
+    "werk": (833, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4276,
+        4286,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -139,7 +139,7 @@ def test_a_task_is_read_without_importing_anything(folder: Path, tmp_path: Path)
 
 def test_the_tasks_of_this_package_are_read() -> None:
     shape = read("werk.jobs.sleep")
-    assert (shape.usage(), shape.summary) == ("SECONDS", "Sleep that many seconds.")
+    assert (shape.usage(), shape.summary) == ("SECONDS", "Sleep for SECONDS.")
     assert read("werk.jobs.panic").parameters[0].default == "'panic! as asked'"
     assert read("werk.jobs.hello").notes == ()
 

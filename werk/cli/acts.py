@@ -25,7 +25,7 @@ MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
 
 
 def act(link: Link, what: str, names: Iterable[str], as_json: bool) -> int | None:
-    """Do something to each of these, print the outcomes, return the exit code."""
+    """Apply an action to each name, print the outcomes, return the exit code."""
     good, _ = MESSAGES[what]
     found = dict(actions.act(link, what, dict.fromkeys(names)))
     lines = [good[outcome].format(name) for name, outcome in found.items() if outcome in good]

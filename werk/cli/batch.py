@@ -125,14 +125,14 @@ class Report:
 
     def so_far(self) -> str:
         """Return how far the batch has come, for the message after an interruption."""
-        return f"lines up to {self.last} are done; of the next {CHUNK}, some may be"
+        return f"lines up to {self.last} are done; some of the next {CHUNK} may have been enqueued"
 
     def sum_up(self) -> None:
         """Print the counts, unless --quiet is set."""
         verb = "good" if self.invocation.dry_run else "enqueued"
         counts = [f"{self.good - self.duplicates:,} {verb}"]
-        counts += [f"{self.duplicates:,} duplicates"] * (self.duplicates > 0)
-        counts += [f"{self.bad:,} bad lines"] * (self.bad > 0)
+        for count, what in ((self.duplicates, "duplicate"), (self.bad, "bad line")):
+            counts += [f"{count:,} {what}{'s' * (count > 1)}"] * (count > 0)
         if not self.invocation.quiet:
             output.print_note(", ".join(counts))
 
@@ -161,7 +161,8 @@ def _wait(report: Report, link: Link) -> int | None:
                 break
             now = time.monotonic()
             if timeout_s is not None and now - begun >= timeout_s:
-                late = f"{len(left):,} jobs have not ended within {timeout_s:g} s; they continue"
+                left_jobs = "1 job has" if len(left) == 1 else f"{len(left):,} jobs have"
+                late = f"{left_jobs} not ended within {timeout_s:g} s and may still run"
                 raise ResultTimeout(late)
             time.sleep(max(POLL_S, now - looked))  # Redis has other things to do as well
     if not report.invocation.quiet:

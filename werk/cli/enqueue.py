@@ -39,10 +39,10 @@ Examples:
   werk-enqueue --delay 60 hello Ada     run the job in a minute
   */5 * * * * /path/to/.venv/bin/werk-enqueue --quiet --once-per 5m sleep 1
 
-Exit codes: 0 enqueued, or a duplicate; 1 the job failed, or its result was not kept (--wait);
-2 wrong usage; 65 bad lines (--batch); 75 try again later: Redis is unreachable, or no worker serves
-the task; 78 wrong configuration; 124 not done within --timeout, the job continues;
-130 interrupted."""
+Exit codes: 0 enqueued, or a duplicate; 1 the job failed, was cancelled or stopped, or its result
+was not kept (--wait); 2 wrong usage; 65 bad lines (--batch); 66 the job was deleted or has expired
+(--wait); 75 try again later: Redis is unreachable, or no worker serves the task; 78 wrong
+configuration; 124 not done within --timeout, the job continues; 130 interrupted."""
 
 
 def enqueue_main() -> NoReturn:

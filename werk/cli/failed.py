@@ -31,7 +31,11 @@ FILTERS = (  # select failed jobs
     click.Option(["--task"], type=WORD, metavar="TASK", help="Select jobs of TASK."),
     click.Option(["--error"], type=WORD, help=_MATCH),
     click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
-    click.Option(["--since"], type=PAST, help="Select jobs that failed since TIME, or 2h, 3d ago."),
+    click.Option(
+        ["--since"],
+        type=PAST,
+        help="Select jobs that failed at TIME or later; an age is fine: 2h, 3d.",
+    ),
     click.Option(["--queue"], type=WORD, metavar="QUEUE", help="Select jobs of QUEUE."),
 )
 

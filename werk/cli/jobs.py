@@ -23,7 +23,7 @@ from werk.ops.queues import clock
 from werk.printable import counted
 from werk.store.connection import Link
 
-SELECT = "select jobs by id, or with an option such as --task; see werk {} --help"
+SELECT = "select jobs by id{}, or with options such as --task, not both; see werk {} --help"
 GROUPS = (Column("STATE"), Column("TASK", 12), Column("JOBS"), Column("OLDEST"))
 JOBS = (Column("ID"), Column("STATE"), Column("AGE/DUE"), Column("TRY"), Column("CALL", 12))
 
@@ -65,10 +65,14 @@ def _filters(states: Sequence[str], *, has_error: bool = True) -> list[click.Par
         click.Option(["--error"], type=WORD, help=error),
         click.Option(["--exact"], is_flag=True, help="With --error, compare all digits as well."),
         click.Option(
-            ["--since"], type=PAST, help="Select jobs in their state since TIME, or 2h, 3d ago."
+            ["--since"],
+            type=PAST,
+            help="Select jobs that entered their state at TIME or later; an age is fine: 2h, 3d.",
         ),
         click.Option(
-            ["--older"], type=PAST, help="Select jobs in their state since before TIME, or 2h ago."
+            ["--older"],
+            type=PAST,
+            help="Select jobs that entered their state at TIME or earlier; an age is fine: 2h, 3d.",
         ),
     ]
     left_out = {"states"} if len(states) == 1 else set()
@@ -97,7 +101,7 @@ def jobs(as_list: bool, as_json: bool, **chosen: Any) -> None:
         found = _print_groups(link, query, as_json)
     if not found:
         check_task(link, query.task)
-        output.print_note("no such jobs")
+        output.print_note("no matching jobs")
 
 
 @click.command(params=_filters(bulk.STATES["cancel"], has_error=False))
@@ -137,7 +141,7 @@ requeue.help = "Return failed jobs to their queues: another name of `werk retry`
 
 @click.command()
 @click.argument("job_id")
-@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for the end.")
+@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD (10s) for the end.")
 @yes_option
 @json_option
 def stop(job_id: str, timeout: float, yes: bool, as_json: bool) -> None:
@@ -168,7 +172,7 @@ def _act(
 ) -> int | None:
     """Apply an action to the named jobs, or to all jobs that match."""
     if (bool(job_ids), is_all, any(chosen.values())).count(True) != 1:
-        raise ArgumentError(SELECT.format(action) + (", or with --all" * (action == "retry")))
+        raise ArgumentError(SELECT.format(", with --all" * (action == "retry"), action))
     if job_ids and dry_run:
         raise ArgumentError("--dry-run is for jobs that are selected with options")
     query, link = _query(bulk.STATES[action], **chosen), output.connect()

@@ -19,7 +19,7 @@ from werk.printable import counted
 
 @click.command()
 @click.argument("queue", nargs=-1)
-@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD for an answer.")
+@click.option("--timeout", type=PERIOD, default=10, help="Wait at most PERIOD (10s) for an answer.")
 @json_option
 def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     """Send an empty job through each QUEUE and wait for it. Default: all queues.
@@ -33,7 +33,8 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
             answer = {"": f"answered in {seconds:.2f} s", "paused": "paused, skipped"}
             text = answer.get(trouble, trouble)
             if trouble.startswith(pings.NO_ANSWER):
-                text = f"{trouble} within {timeout:g} s; see werk status"
+                late = f"{pings.NO_ANSWER} within {timeout:g} s"
+                text = f"{trouble.replace(pings.NO_ANSWER, late)}; see werk status"
             output.print_text(f"{name}: {text}")
     if as_json:
         output.print_json(answers)
@@ -89,7 +90,7 @@ def drain(
     link = output.connect()
     names = worker or [own.name for own in Snapshot.read(link).workers if own.is_live]
     if names:
-        output.confirm(f"end {counted(len(names), 'worker')} after their jobs", yes)
+        output.confirm(f"drain {counted(len(names), 'worker')}", yes)
     code = acts.act(link, "drain", names, as_json)
     if not wait:
         return code

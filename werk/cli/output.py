@@ -53,12 +53,13 @@ def run_command(command: click.Command, name: str) -> NoReturn:
         code = _complain(name, errors.EXIT_CONFIG, advice)
     except OSError as error:
         sys.stdout = _stream(None)  # a full disk, a reader that has exited: do not flush it again
-        code = _complain(name, errors.EXIT_FAILED, f"cannot print: {error.strerror}")
+        what = f"cannot open {error.filename}" if error.filename else "cannot print"
+        code = _complain(name, errors.EXIT_FAILED, f"{what}: {error.strerror or error}")
     sys.exit(code)
 
 
 def _stream(stream: TextIO | None) -> TextIO:
-    """Return a stream that takes any text: with LANG=C, half a character in a result, `>&-`."""
+    """Return a stream that takes any text, also with LANG=C; for None, one to /dev/null."""
     if stream is None:
         return open(os.devnull, "w")
     if isinstance(stream, io.TextIOWrapper):
@@ -156,7 +157,7 @@ def print_command(words: Iterable[str]) -> None:
 
 
 def _parts(word: str, most: int) -> Iterator[str]:
-    """Yield a word as a shell reads it, in pieces of at most so many characters."""
+    """Yield a word as a shell reads it, in pieces of at most `most` characters."""
     while len(shell_word(word)) > most:
         end = next(end for end in range(most, 0, -1) if len(shell_word(word[:end])) <= most)
         yield shell_word(word[:end])

@@ -14,7 +14,7 @@ _MODULES = {  # others have the name of their package
     "flask": "rq-dashboard",
     "pythonjsonlogger": "python-json-logger",
 }
-_EXTRAS = ('extra == "json"',)  # of which a command says that they are missing
+_EXTRAS = ('extra == "json"',)  # those that a command reports as missing
 
 
 def how_to_install(module: str) -> str:

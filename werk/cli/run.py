@@ -78,7 +78,7 @@ def worker(arguments: tuple[str, ...]) -> int | None:
     from werk.worker.log_printed import log_what_is_printed
     from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
-    client = "werk.worker.redis_side.PatientRedis"
+    client = "werk.worker.redis_side.RetryingRedis"
     words = ["--worker-class=werk.worker.Worker", f"--connection-class={client}", *arguments]
     rq_worker = rq_command()
     with rq_worker.make_context("werk worker", words) as context:
@@ -116,7 +116,7 @@ def up(port: int) -> int | None:
     "--bind",
     metavar="ADDRESS",
     default="127.0.0.1",
-    help="Listen on ADDRESS; any but the loopback requires the password.",
+    help="Listen on ADDRESS (127.0.0.1); others than the loopback require a password.",
 )
 @click.option(
     "--host",
@@ -129,7 +129,7 @@ def up(port: int) -> int | None:
 def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> int:
     """Serve the dashboard until Ctrl-C.
 
-    On another address than the loopback it requires RQ_DASHBOARD_USERNAME and
+    On an address other than the loopback it requires RQ_DASHBOARD_USERNAME and
     RQ_DASHBOARD_PASSWORD.
     """
     from werk.web.app import serve
@@ -141,7 +141,12 @@ def dashboard(port: int, bind: str, hosts: tuple[str, ...], read_only: bool) -> 
 @click.argument("file", required=False)
 @click.option("--check", is_flag=True, help="Print the next five times of each line and exit.")
 @click.option("--list", "as_list", is_flag=True, help="Print the lines of all hosts and exit.")
-@click.option("--catch-up", type=PERIOD, default="5m", help="Enqueue what was missed in PERIOD.")
+@click.option(
+    "--catch-up",
+    type=PERIOD,
+    default="5m",
+    help="Enqueue ticks missed in the last PERIOD (60s to 47h). Default: 5m.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --check or --list, print JSON.")
 def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json: bool) -> None:
     """Enqueue tasks at the times in FILE, a crontab of task names.

@@ -66,7 +66,9 @@ class CheckCommand(click.Command):
 @click.option("--check", is_flag=True, help="Print one line for monitoring; exit with 0 to 3.")
 @click.option("--here", is_flag=True, help="Check only this host's workers; exit with 0 or 2.")
 @click.option("--watch", is_flag=True, help="Print again every 2 seconds, until Ctrl-C.")
-@click.option("--max-age", "age_s", type=AGES, help="Limit how long a job may wait, by queue.")
+@click.option(
+    "--max-age", "age_s", type=AGES, help="Limit how long a job may wait, by queue. Default: :5m."
+)
 @click.option("--max-waiting", "waiting", type=LIMIT, help="Limit the waiting jobs of a queue.")
 @click.option("--max-failed", "failed", type=LIMIT, help="Limit the failed jobs of a queue.")
 @click.option(
@@ -204,12 +206,12 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
         yield f"{failed}: event=webhook-failed in workers' logs"
     waiting, _, dropped = snapshot.gave_up
     if any(snapshot.gave_up):
-        yield f"{waiting} final failures wait for WERK_ON_GIVE_UP, {dropped} were dropped"
+        yield f"final failures for WERK_ON_GIVE_UP: {waiting} waiting, {dropped} dropped"
     for own in snapshot.workers:
         if own.successor:
-            replaced = f"worker {own.name} is stale and has no job; worker {own.successor} has"
-            forgets = f"Redis forgets it in {age(own.expires_s)}; at once: werk repair"
-            yield f"{replaced} replaced it. {forgets}"
+            what = f"worker {own.name} is stale and has no job; {own.successor} has replaced it"
+            when = "" if own.expires_s < 0 else f"; its record expires in {age(own.expires_s)}"
+            yield f"{what}{when}; to remove the record now: werk repair"
 
 
 def _problems(snapshot: Snapshot, limits: Limits, width: int) -> Iterator[str]:

@@ -38,11 +38,11 @@ UNHEARD = "no worker listens on queue"  # how a warning begins
 PAUSED = " is paused; resume it: werk resume "
 MOST_CACHED = 1000
 CACHED_S = 1.0  # how long a link reuses the answer to who serves a task
+FAILS = "; the job fails if none does within 10 minutes"  # if it is enqueued
 _WARNINGS = {  # what enqueue.lua reports about the workers of a task's queue -> warning
     b"unheard": UNHEARD + " {queue}; start one: werk worker {queue}",
     b"paused": "queue {queue}" + PAUSED + "{queue}",
-    b"unknown": "no worker on queue {queue} knows {task}; the job fails if none does within 10"
-    " minutes; see werk tasks",
+    b"unknown": "no worker on queue {queue} knows {task}" + FAILS + "; see werk tasks",
     b"differs": "the workers on queue {queue} have another version of {task}; see werk tasks",
 }
 
@@ -206,7 +206,7 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
             link.served_cache.clear()
         link.served_cache[place] = now + CACHED_S, warning
     if not replies:
-        raise NoWorker(f"{warning}; nothing was enqueued")
+        raise NoWorker(f"{warning.replace(FAILS, '')}; nothing was enqueued")
     texts = tuple(filter(None, (first.warning, warning)))
     return [
         _handle(job, reply, texts, connection) for job, reply in zip(jobs, replies, strict=True)

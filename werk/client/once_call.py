@@ -17,7 +17,7 @@ SHORTEST_S = 60  # cron does not call more often
 
 
 def noted(job: PreparedJob) -> list[Command]:
-    """Return the command to send beside the enqueue of a job, if a crontab makes such calls."""
+    """Return the commands to send with the enqueue of a job; none for short periods."""
     period_s = seconds(job.options.once_per or 0)
     if period_s < SHORTEST_S:
         return []

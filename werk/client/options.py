@@ -50,7 +50,7 @@ class Help(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The options of one job. None: use the value of the task's entry in the registry, if any.
+    """The options of one job. None: use the value of the task's line in the table, if any.
 
     Durations are 90 (in seconds), "5m", "1h30m" or a timedelta.
     """
@@ -116,7 +116,7 @@ class Options(NamedTuple):
     meta: Annotated[
         dict[str, Any] | None,
         Help("Keep this JSON object in the job's meta (RQ's job.meta).", "JSON"),
-    ] = None  # plain data; the key "werk" is werk's
+    ] = None  # plain data
 
     def in_seconds(self) -> "Options":
         """Return the options with their durations in seconds. Raises ArgumentError."""

@@ -68,13 +68,17 @@ class Handle(NamedTuple, Generic[Result]):
         return f"Handle(id={self.id!r}, task={self.task!r}, queue={self.queue!r}{duplicate})"
 
     def status(self) -> Status:
-        """Return RQ's status of the job: queued, started, finished, ... Raises NoSuchJob."""
+        """Return RQ's status of the job: queued, started, finished, ...
+
+        Raises NoSuchJob, RedisUnavailable, ConfigError.
+        """
         return status(self.id, connection=self.connection)
 
     def result(self, timeout: Duration | None = None) -> Result:
         """Wait for the result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
-        Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob.
+        Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, Unreadable,
+        ArgumentError, RedisUnavailable, ConfigError.
         """
         keeps_result = self.result_ttl != 0
         is_ours = keeps_result and not self.duplicate
@@ -88,7 +92,7 @@ class Handle(NamedTuple, Generic[Result]):
 
     @property
     def job(self) -> Job:
-        """The job as RQ's own object. (This imports rq.)"""
+        """Return the job as RQ's own object; imports rq. Raises rq.exceptions.NoSuchJobError."""
         from rq.job import Job
 
         from werk.store.redis_py import redis_client
@@ -107,7 +111,7 @@ def result(
     """Wait for a job's result and return it. `timeout`: 90 (in seconds), "5m"; None: no limit.
 
     The job is named by its id or its handle. Raises JobFailed, JobCancelled, ResultNotKept,
-    ResultTimeout, NoSuchJob, ArgumentError, RedisUnavailable, ConfigError.
+    ResultTimeout, NoSuchJob, Unreadable, ArgumentError, RedisUnavailable, ConfigError.
     """
     return _wait(*named(job_id, connection), timeout)
 

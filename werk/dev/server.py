@@ -123,8 +123,9 @@ class Server:
             name, _, version = theirs.partition(" ")
             if name != self.binary.name or version_of(version) > self.binary.version:
                 raise ConfigError(
-                    f"{self.data} was written by {theirs}, the server here is {self.binary}: "
-                    f"set WERK_SERVER to {theirs}, or WERK_STATE_DIR to another folder"
+                    f"{self.data} was written by {theirs}, but the server here is {self.binary}: "
+                    f"set WERK_SERVER to the path of {theirs} or newer, or WERK_STATE_DIR to"
+                    " another folder"
                 )
         elif any(self.data.iterdir()):
             raise ConfigError(
@@ -227,7 +228,9 @@ def _config(url: str) -> str:
     if "path" not in place:
         lines += [f"port {place['port']}"]
     elif len(place["path"].encode()) > LONGEST_SOCKET_PATH:
-        raise ConfigError(f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes")
+        size = len(place["path"].encode())
+        what = f"RQ_REDIS_URL: a socket's path has at most {LONGEST_SOCKET_PATH} bytes"
+        raise ConfigError(f"{what}, got {size}")
     else:
         lines += ["port 0", f"unixsocket {_quoted(place['path'])}", "unixsocketperm 700"]
     user, password = place.get("username", ""), place.get("password", "")

@@ -82,7 +82,7 @@ def _example() -> str:
 
 
 def _check_port(port: int) -> None:
-    """Raises ConfigError if the dashboard cannot listen there."""
+    """Raise ConfigError if the dashboard cannot listen on this port."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
@@ -173,8 +173,9 @@ class _Front:
             self.say(name, f"{what}: stopping all")
             return False
         del self.children[name]
-        if code == EXIT_CONFIG:  # a table that is half written
-            self.say(name, "waits until a Python file changes")
+        if code == EXIT_CONFIG:  # a table that is half written, or a wrong setting
+            why = f"exited (exit code {code}), see above"
+            self.say(name, f"{why}: starts again when a Python file changes")
             return True
         goes_on = self.restarts.note_death()
         times = f", {self.restarts.deaths} times in a row soon after its start: stopping all"
@@ -284,7 +285,8 @@ def _times_of(files: Sequence[str]) -> dict[str, float]:
 def _start_server(url: str, settings: Settings) -> Server:
     place = client_of(url).get_connection_kwargs()
     if "path" not in place and place.get("host", LOOPBACK[0]) not in LOOPBACK:
-        raise RedisUnavailable(f"nothing answers at {shown(url)}, not on this machine: start it")
+        where = f"nothing answers at {shown(url)}, which is not on this machine"
+        raise RedisUnavailable(f"{where}: start Redis there, or change RQ_REDIS_URL")
     try:
         binary = find_binary(settings)
     except ConfigError as error:

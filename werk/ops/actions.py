@@ -72,13 +72,14 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if status != "started" or not worker:
-        raise WerkError(f"job {job_id} is not running, it is {status}")
+        raise WerkError(f"job {job_id} is {status}, and runs on no worker; see werk show {job_id}")
     command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
     is_heard = bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
     deadline = time.monotonic() + (timeout_s if is_heard else min(timeout_s, UNHEARD_S))
     while link.call("HGET", key, "status") == b"started":
         if time.monotonic() > deadline and is_heard:
-            raise ResultTimeout(f"worker {worker} has not stopped {job_id} in {timeout_s:g} s")
+            late = f"worker {worker} has not stopped job {job_id} within {timeout_s:g} s"
+            raise ResultTimeout(f"{late}; see werk show {job_id}")
         if time.monotonic() > deadline:
             raise WerkError(
                 f"worker {worker}, which runs job {job_id}, is not listening; see werk status"

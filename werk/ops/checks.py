@@ -126,7 +126,7 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
         fix = "check them with TYPE; rename or delete what is not RQ's or werk's"
         yield Problem(WARNING, what, fix)
     if snapshot.pages.damaged:
-        fix = "restart a worker that serves the task, or HDEL the field"
+        fix = f"restart a worker that serves it, or run HDEL {keys.key('werk', 'catalog')} TASK"
         yield Problem(WARNING, snapshot.pages.problem(), fix)
 
 
@@ -148,9 +148,11 @@ def _of_refusals(snapshot: Snapshot) -> Iterator[Problem]:
 
 def _of_final_failures(gave_up: GaveUp) -> Iterator[Problem]:
     if (gave_up.oldest_s or 0) > GAVE_UP_S:
-        what = f"{gave_up.waiting} final failures wait for WERK_ON_GIVE_UP"
+        wait = "waits" if gave_up.waiting == 1 else "wait"
+        what = f"{counted(gave_up.waiting, 'final failure')} {wait} for WERK_ON_GIVE_UP"
         what += f", the first for {age(gave_up.oldest_s)}"
-        fix = f"start a worker that has it; if none shall: DEL {keys.key('werk', 'gave-up')}"
+        drop = f"DEL {keys.key('werk', 'gave-up')}"
+        fix = f"start a worker with WERK_ON_GIVE_UP, or drop the failures: {drop}"
         yield Problem(WARNING, what, fix)
 
 
@@ -172,7 +174,8 @@ def _of_workers(workers: Sequence[Worker], limits: Limits) -> Iterator[Problem]:
     kinds = {worker.kind: worker.name for worker in live if not worker.replaced}
     if len(kinds) > 1:
         what = f"worker {kinds[PLAIN_RQ]} is a plain RQ worker: it runs whatever is enqueued"
-        yield Problem(WARNING, what, "RQ_WORKER_CLASS=werk.worker.Worker, or werk worker")
+        fix = "restart it as werk worker, or with RQ_WORKER_CLASS=werk.worker.Worker"
+        yield Problem(WARNING, what, fix)
 
 
 def _of_health(worker: Worker) -> Iterator[Problem]:
@@ -227,7 +230,7 @@ def _of_setup(worker: Worker) -> Iterator[Problem]:
         yield Problem(WARNING, what, "override perform_job or execute_job instead")
     if worker.free:
         what = f"{name} has WERK_ALLOW_UNREGISTERED: it runs any code"
-        yield Problem(WARNING, what, "register the tasks and unset it")
+        yield Problem(WARNING, what, "register the tasks and unset the variable")
 
 
 def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Problem]:
@@ -240,7 +243,7 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     yield from _of_waiting(queue, snapshot.server, limits)
     if queue.paused and plain:
         what = f"{name} is paused, but plain RQ worker {plain[0]} still takes its jobs"
-        yield Problem(WARNING, what, "stop it, or run rq suspend")
+        yield Problem(WARNING, what, "stop this worker, or suspend all workers: rq suspend")
     if (level := limits.failed.level(queue.failed)) != OK:
         yield Problem(level, f"{name}: {queue.failed} failed", f"werk failed --queue {queue.name}")
     if queue.ready and (not queue.workers or (queue.ready_s or 0) > READY_S):

@@ -94,9 +94,9 @@ class Cron:
         started: float,
         record: CronRecord | None = None,
     ) -> None:
-        """Raises ArgumentError."""
+        """Begin with the ticks after `started`. Raises ArgumentError for a wrong `catch_up_s`."""
         if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
-            raise ArgumentError(f"catch-up of {catch_up_s:g} s; use 60 s to 47 h")
+            raise ArgumentError(f"--catch-up: got {catch_up_s:g} s; use 60s to 47h")
         self.lines, self.catch_up_s, self.record = lines, catch_up_s, record
         self._link = link
         self._done = {line.number: started for line in lines}
@@ -145,7 +145,8 @@ class Cron:
         done, oldest = self._done[line.number], now - self.catch_up_s
         if done < oldest:
             if missed := next(line.ticks(done, oldest), None):
-                why = "too long ago, and maybe later ones as well"
+                why = f"due more than {self.catch_up_s:g} s ago (--catch-up)"
+                why += "; later ticks may be missed too"
                 log.warning(Event("missed", **line.facts(missed), reason=why))
                 if self.record:
                     self.record.fail(line, f"{utc(missed)} was missed")

@@ -63,7 +63,7 @@ class CronProcess(NamedTuple):
 
 
 class LineHealth(NamedTuple):
-    """A line, whatever number of hosts run it."""
+    """A line, however many hosts run it."""
 
     when: str
     zone: str

@@ -117,7 +117,7 @@ def _line(number: int, text: str, zone: tzinfo, link: Link) -> Line:
 
 
 def _check_time(line: Line) -> None:
-    """Raises ArgumentError."""
+    """Raise ArgumentError for a time that is invalid or never occurs."""
     try:
         if re.search(r"(^|[ ,])[hr]", line.when.lower()):
             raise CroniterError  # croniter's extension: a random time, which differs between hosts

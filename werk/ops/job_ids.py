@@ -23,7 +23,8 @@ def resolve(link: Link, text: str) -> str:
     """Return the id of the job that has this id, or of the only one whose id begins with it.
 
     Searches all jobs that run, are scheduled or deferred, and the newest ones of NEWEST. Returns
-    the text if no job is found. Raises ArgumentError if there are several.
+    the text if no job is found. Raises ArgumentError if there are several, RedisUnavailable,
+    ConfigError.
     """
     if not SHORTEST <= len(text) < WHOLE or link.call("EXISTS", keys.key("job", text)):
         return text

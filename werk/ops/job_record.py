@@ -112,7 +112,7 @@ class Result(Record):
         return text or None
 
     def value(self) -> Any:
-        """Return what the task returned, or why it cannot be shown. A Retry is no value."""
+        """Return what the task returned, or why it cannot be shown. A Retry is not a value."""
         if self.type in RETRY:
             return None
         return self.plain(

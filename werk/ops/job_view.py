@@ -222,7 +222,7 @@ def _attempt(result: Result) -> dict[str, Any]:
 
 
 def was_retried(attempts: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether attempts tell more than how the job ended."""
+    """Return whether the attempts show more than how the job ended."""
     return len(attempts) > 1 or any(own["outcome"] == "retried" for own in attempts)
 
 

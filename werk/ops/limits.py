@@ -41,7 +41,7 @@ class Limit(NamedTuple):
             limit = cls(-1)
         numbers = [part for part in limit if part is not None]
         if not text or any(part < 0 for part in numbers):
-            raise ArgumentError(f"{wrong}; use WARN:CRIT, :CRIT or CRIT, such as {such_as}")
+            raise ArgumentError(f"{wrong}; use WARN:CRIT, WARN:, :CRIT or CRIT, such as {such_as}")
         if numbers != sorted(numbers):
             raise ArgumentError(f"{wrong}; the warning comes first, WARN:CRIT")
         return limit

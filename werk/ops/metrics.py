@@ -37,7 +37,7 @@ _OF_A_QUEUE = (  # metric, field of a Queue, help text
     ("ready", "ready", "Dependents that are ready and not yet enqueued"),
     ("failed", "failed", "Failed jobs that are kept"),
     ("paused", "paused", "1 for a paused queue"),
-    ("workers", "workers", "Live workers, whatever number of slots they have"),
+    ("workers", "workers", "Live workers; one with several slots counts once"),
 )
 _HISTOGRAMS = (  # kind, metric, help text
     (histograms.TOOK, "werk_execution_seconds", "How long executions took"),

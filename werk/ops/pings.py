@@ -76,7 +76,7 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
         return NO_ANSWER
     if state == "failed":
         return "failed: " + last_line(job.exception() or "")
-    return f"{NO_ANSWER} (the ping is {state})"
+    return f"{NO_ANSWER}: the ping {'has expired' if state == 'gone' else f'is {state}'}"
 
 
 def _busy(snapshot: Snapshot, queue: str) -> str:
@@ -86,4 +86,4 @@ def _busy(snapshot: Snapshot, queue: str) -> str:
     if not slots or {slot.state for slot in slots} != {"busy"}:
         return ""
     longest = max(slot.job_s or 0.0 for slot in slots)
-    return f"{BUSY}{counted(len(workers), 'worker')}, the longest job runs for {age(longest)}"
+    return f"{BUSY}{counted(len(workers), 'worker')}, the longest job has run for {age(longest)}"

@@ -1,5 +1,5 @@
 """The workers of a snapshot: the slots of one process, and which live worker has replaced a dead
-one. Of that one `werk status` need not warn.
+one. `werk status` does not warn about a dead worker that was replaced.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from werk.errors import Unreadable
 from werk.store.plain import MAX_DEPTH, MAX_READ_DEPTH
 
 PART_COST = 128  # bytes: enough for each part that an enqueue accepts (plain.plain_problem)
-SPARE = 256 * 1024  # so that it is no matter how a small pickle spends it
+SPARE = 256 * 1024  # so that it does not matter how a small pickle spends it
 GROWTH_COST = 96  # of each item, while a dict or a set grows: it has two tables for a moment
 NESTED_COST = 160  # of what is remembered of a tuple in a tuple
 HASH_COST = 8  # of each part of a tuple, each time that it is hashed; in time, not in memory
@@ -50,7 +50,7 @@ _BASE: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 
 
 def read(data: bytes, most_parts: int) -> Any:
-    """Return the plain data in a pickle. Raises Unreadable, or what a broken one makes raise."""
+    """Return the plain data in a pickle. Raises Unreadable; a broken pickle may raise anything."""
     reader = _Reader(data, most_parts)
     try:
         return reader.load()
@@ -139,7 +139,7 @@ class _Reader(pickle._Unpickler):
     # --- opcodes
 
     def load_frame(self) -> None:
-        self.read(8)  # where it ends is no matter: all of the pickle is here
+        self.read(8)  # where it ends does not matter: all of the pickle is here
 
     def load_memoize(self) -> None:
         self.memo.append(self.stack[-1])
@@ -191,7 +191,9 @@ class _Reader(pickle._Unpickler):
     def load_reduce(self) -> None:
         kind, args = self.stack[-2:]
         if kind is Decimal and not all(type(part) is str for part in args):
-            raise Unreadable("not plain data: a Decimal that is no text")  # of an int: n^2
+            raise Unreadable(
+                "not plain data: a Decimal that is not made from text"
+            )  # of an int: n^2
         _BASE[pickle.REDUCE[0]](self)
 
     def load_newobj(self) -> None:

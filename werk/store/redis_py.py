@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def redis_client(settings: Settings) -> Redis:
-    """Return a redis-py client for the same Redis, as RQ's own commands would make it."""
+    """Return a redis-py client for the same Redis, as RQ's commands make it. Raises ConfigError."""
     from redis import Redis
     from rq.cli.helpers import get_redis_from_config, read_config_file
 
@@ -27,13 +27,14 @@ def redis_client(settings: Settings) -> Redis:
             return Redis.from_url(settings.redis_url)
         except ValueError:  # its text may quote a part of a password
             raise ConfigError(no_url()) from None
+    module, found = settings.rq_config, settings.rq_redis
     try:
-        module, found = settings.rq_config, settings.rq_redis
         config = read_config_file(module) if module else found  # type: ignore[no-untyped-call]
         client: Redis = get_redis_from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:  # importing the module can raise anything
         why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"RQ_CONFIG={settings.rq_config}: cannot be used: {why}") from error
+        named = f"RQ_CONFIG={module}" if module else ", ".join(sorted(found))
+        raise ConfigError(f"{named}: cannot be used: {why}") from error
     return client
 
 

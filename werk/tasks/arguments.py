@@ -240,7 +240,7 @@ class Signature:
             least, most = sum(own.required for own in self._places), len(self._places)
             takes = most if least == most else f"{least} to {most}"
             names = ", ".join(own.name for own in self._places)
-            what = f"argument{'' if most == 1 else 's'}{f' ({names})' if names else ''}"
+            what = f"argument{'' if takes == 1 else 's'}{f' ({names})' if names else ''}"
             return f"takes {takes} {what}, {count} given"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:

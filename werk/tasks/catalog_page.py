@@ -51,7 +51,8 @@ class Pages(NamedTuple):
 
     def problem(self) -> str:
         """Return a description of the damaged pages."""
-        return f"{len(self.damaged)} damaged entries in the catalog: {listed(self.damaged)}"
+        entries = "entry" if len(self.damaged) == 1 else "entries"
+        return f"{len(self.damaged)} damaged {entries} in the catalog: {listed(self.damaged)}"
 
 
 NO_PAGES = Pages({}, ())

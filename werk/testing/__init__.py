@@ -51,7 +51,7 @@ class RecordedJobs(list[RecordedJob]):
 
         Jobs run in the order of the queue, then those with a delay, as if the time had come. A job
         that a running task enqueues with a delay waits for the next run(). A failing job does not
-        stop the others; its `Handle.result()` raises JobFailed.
+        stop the others; its `Handle.result()` raises JobFailed. Raises WerkError after 10,000 jobs.
         """
         known = frozenset(self)
         ran: list[RecordedJob] = []

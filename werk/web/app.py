@@ -86,7 +86,8 @@ def serve(
         server = listen(app, bind, port)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"dashboard: port {port} of {bind}: {why}; see --port, --bind") from None
+        what = f"dashboard: cannot listen on port {port} of {bind}: {why}"
+        raise ConfigError(f"{what}; choose others with --port and --bind") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log_to_stderr()
     address = f"http://{f'[{bind}]' if ':' in bind else bind}:{port}"

@@ -99,7 +99,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         return self.request.body_bytes_received if self.request and self.is_waiting() else 0
 
     def service(self) -> None:
-        """Answer a request, in another thread than the server's."""
+        """Answer a request, in a thread other than the server's."""
         self.since = time.monotonic()
         super().service()
         self.since = time.monotonic()

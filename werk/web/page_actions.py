@@ -90,7 +90,8 @@ def _body() -> Mapping[str, Any]:
     if not isinstance(body, dict):
         abort(400, "the body must be a JSON object")
     if unknown := {*body} - {*filters.NAMES, "worker", "job"}:
-        abort(400, f"unknown in the body: {min(unknown)[:80]!r}")
+        known = ", ".join((*filters.NAMES, "worker", "job"))
+        abort(400, f"unknown in the body: {min(unknown)[:80]!r}; known: {known}")
     return body
 
 

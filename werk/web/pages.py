@@ -178,7 +178,7 @@ def shown_seconds(seconds: float | None) -> str:
 def long_request() -> Iterator[None]:
     """Limit how many threads read or change many jobs at the same time."""
     if not _LONG.acquire(blocking=False):
-        raise RedisUnavailable("too many requests read or change jobs already; try again")
+        raise RedisUnavailable("too many requests are already reading or changing jobs; try again")
     try:
         yield
     finally:

@@ -100,7 +100,7 @@ class Views(threading.local):  # so that each thread has its own link
         return jsonify(workers=rows)
 
     def requeue_job_view(self, job_id: str) -> Response:
-        return self._changed(actions.act(self.link, "retry", [job_id]), "not among the failed")
+        return self._changed(actions.act(self.link, "retry", [job_id]), "not failed")
 
     def requeue_all(self, queue_name: str) -> Response:
         if request.method != "POST":  # rq-dashboard allows this one change by a GET

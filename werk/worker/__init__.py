@@ -78,7 +78,8 @@ class Worker(RQSide):
         self._guard_records()
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
-            what = "RQ's loop runs, because its class replaces this; a killed worker loses its job"
+            what = "the worker's class replaces this method, so RQ's loop runs and a killed worker"
+            what += " loses its job; override perform_job or execute_job instead"
             facts = {"worker": self.name, "replaced": self.rq_loop, "reason": what}
             self.log.warning(Event("rq-loop", **facts))
 
@@ -147,7 +148,9 @@ class Worker(RQSide):
         if replaced:
             what = f"{type(self).__name__} replaces {replaced}, so RQ's loop runs"
             if slots > 1:
-                _exit(f"concurrency {slots}: {what}, one job at a time; start more workers")
+                _exit(
+                    f"concurrency {slots}: {what} one job at a time; use 1 and start more workers"
+                )
             return
         try:
             refuse_more_than_descriptors(queues=len(self.queues), slots=slots)
@@ -212,7 +215,8 @@ def _settings_or_exit() -> Settings:
         if settings.hooks:
             raise ConfigError(
                 f"{settings.hooks[0]}: workers have no hooks any more; write a middleware,"
-                " def execute(job, call_next), and name it in WERK_MIDDLEWARE"
+                " def execute(job, call_next), name it in WERK_MIDDLEWARE, and unset"
+                f" {settings.hooks[0]}"
             )
         return settings
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Causes: why a job has finally failed, as the handler of WERK_ON_GIVE_UP is told."""
+"""Causes: why a job has finally failed, as reported to the handler of WERK_ON_GIVE_UP."""
 
 from __future__ import annotations
 

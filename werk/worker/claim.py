@@ -29,7 +29,7 @@ class Refused(WerkError):
 class Late(BaseException):
     """Raised when an execution is no longer its job's: its outcome is discarded.
 
-    It is no Exception, because RQ would log one and go on as if the outcome had been recorded.
+    It is not an Exception, because RQ would log one and go on as if the outcome had been recorded.
     """
 
 
@@ -110,7 +110,7 @@ class Claim:
             limit = int(self.timeout or 0) or DEFAULT_TIMEOUT_S
             keep = int(self.result_ttl) if self.result_ttl else default_result_ttl
         except ValueError:
-            raise Refused("its timeout or result_ttl is not a whole number") from None
+            raise Refused("the job's timeout or result_ttl is not a whole number") from None
         if limit > LONGEST_S or keep > LONGEST_S:
             return min(limit, LONGEST_S), min(keep, LONGEST_S)
         return limit, keep
@@ -119,9 +119,10 @@ class Claim:
         if self.status.startswith(NEWER):
             theirs = text(self.status)[len(NEWER) : 100]
             return Unknown(
-                f"its record is of version {theirs}, this worker reads {keys.RECORD_VERSION}"
+                f"the job's record has version {theirs}, but this worker reads up to"
+                f" {keys.RECORD_VERSION}; upgrade the worker"
             )
-        return Refused(f"its status was {text(self.status)[:100]!r}, which RQ does not know")
+        return Refused(f"the job's status was {text(self.status)[:100]!r}, which RQ does not know")
 
 
 _FIELDS = tuple(field.name for field in fields(Claim))

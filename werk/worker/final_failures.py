@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from werk.worker.runner import Runner
 
 HANDLER_S = 10  # time limit of a call of the handler
-TURN_S = 1.0  # a horse calls the handler for so long, and then looks for a job
+TURN_S = 1.0  # how long a horse calls the handler before it looks for a job
 MOST_KILLED = 3  # horses that may die of one failure's handler
 MOST_RESULTS = 10  # that RQ keeps of a job
 
@@ -61,7 +61,7 @@ class FinalFailures:
         handler, error, _ = self.runner.run(import_function, (self.path,), {}, None)
         bound_logs(self.shared)  # its module may have set up logging
         if not error and not callable(handler):
-            error = TypeError("it is no function")
+            error = TypeError("not a function; write def gave_up(job, cause, traceback)")
         if error:
             why = printable(f"{type(error).__name__}: {error}")
             self.log.log.error("WERK_ON_GIVE_UP: cannot import %s: %s", self.path, why)

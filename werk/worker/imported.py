@@ -24,7 +24,7 @@ from werk.tasks.types import JSON
 _MACHINERY = ("werk.worker.", "rq.", "importlib")  # and importlib._bootstrap
 _ANYTHING = [Kind.VAR_POSITIONAL, Kind.VAR_KEYWORD]
 _HOW: dict[str, Any] = {"follow_wrapped": False}
-if sys.version_info >= (3, 14):  # a name that only type checkers import is no error
+if sys.version_info >= (3, 14):  # a name that only type checkers import is not an error
     from annotationlib import Format
 
     _HOW["annotation_format"] = Format.FORWARDREF

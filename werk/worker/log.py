@@ -28,7 +28,7 @@ class JobLog:
         self.log.log(level, Event(event, **facts))
 
     def ended(self, facts: dict[str, object], error: BaseException | None, took: float) -> None:
-        """Log that a task has ended, after so many seconds."""
+        """Log that a task has ended, after `took` seconds."""
         how: dict[str, object] = {"error": type(error).__name__} if error else {}
         self.event("failed" if error else "done", {**facts, **how, "elapsed": round(took, 3)})
 

@@ -153,7 +153,7 @@ def _formatter(log_format: str, date_format: str) -> logging.Formatter:
 
 
 def _configure_if_asked(**kwargs: Any) -> None:
-    """Stand for logging.basicConfig(): logging.info() calls it as well, which is no decision."""
+    """Stand for logging.basicConfig(), which logging.info() calls by itself as well."""
     if sys._getframe(1).f_globals is not vars(logging):
         _basic_config(**kwargs)
 

@@ -161,7 +161,7 @@ def hang_up_all(client: Redis) -> None:
         hang_up(connection._sock)
 
 
-class PatientRedis(Redis):
+class RetryingRedis(Redis):
     """The client of RQ's command line in `werk worker`: it asks Redis before our worker exists."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -172,7 +172,7 @@ class PatientRedis(Redis):
 def retry_forever(client: Redis, shared: SharedState | None = None) -> Retry:
     """Return the policy that repeats a client's commands until Redis answers and has room.
 
-    Only a horse passes its shared state: what another process sends is no progress of the horse.
+    Only a horse passes its shared state: what another process sends is not progress of the horse.
     A job that enters its queue twice, because a reply was lost, does no harm: the second time it is
     found started, or finished, and is dropped. A transaction that records an outcome is repeated by
     RQSide, which asks first whether it was committed.

@@ -27,7 +27,7 @@ from werk.log_format import Event
 from werk.store.connection import hang_up, link_over
 from werk.store.limits import LEASE_S
 from werk.worker.commands import parse_command
-from werk.worker.redis_side import AWAY, PatientRedis, no_retry, retry_forever
+from werk.worker.redis_side import AWAY, RetryingRedis, no_retry, retry_forever
 from werk.worker.startup import ATTEMPT_S, wait_for_redis
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RQLoop(PlainWorker):
         return [queue.key for queue in self._ordered_queues]
 
     def take_queues(self) -> None:
-        """Make our queues anew, of today's class."""
+        """Create our queues again, with the present queue class."""
         self.queues = [self.queue(queue.name) for queue in self.queues]
         self._ordered_queues = self.queues[:]
 
@@ -149,7 +149,7 @@ class RQLoop(PlainWorker):
         except ConfigError as error:
             self.log.error("%s", error)
             raise SystemExit(EXIT_CONFIG) from None  # RQ exits with 1 and a traceback otherwise
-        before = None if isinstance(connection, PatientRedis) else connection.get_retry()
+        before = None if isinstance(connection, RetryingRedis) else connection.get_retry()
         connection.set_retry(retry_forever(connection))
         super()._set_ip_address(connection)
         connection.set_retry(before or no_retry())

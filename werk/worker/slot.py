@@ -266,7 +266,11 @@ class Slot:
         if progress.is_busy and is_meant(progress.run):
             self.kill(why, progress.run)
         else:
-            facts = {"worker": self.worker.name, "command": why, "reason": "no such job runs"}
+            facts = {
+                "worker": self.worker.name,
+                "command": why,
+                "reason": "the worker is not running that job",
+            }
             self.log.warning(Event("ignored", **facts))
             self.child.signal_group(signal.SIGCONT)
 

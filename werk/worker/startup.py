@@ -50,7 +50,7 @@ def refuse_cluster(link: Link) -> None:
 
 
 def refuse_more_than_descriptors(*, queues: int, slots: int) -> None:
-    """Raise ConfigError if a process may not have the descriptors for so many queues or slots.
+    """Raise ConfigError if a process may not have enough descriptors for these queues or slots.
 
     A horse has a connection for each queue, and the supervisor two pipes to each slot.
     """

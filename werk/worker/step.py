@@ -114,6 +114,6 @@ class Steps:
         if replies.passes(text):  # LOADING, READONLY, ...: another connection may do better
             raise ConnectionError(text)
         if not text.startswith("NOSCRIPT"):
-            raise Unusable(f"Redis refused to record the job: {text}")
+            raise Unusable(f"Redis refused the horse's request: {text}")
         self.channel.send(("SCRIPT", "LOAD", self.script.text))
         self.channel.receive()

@@ -2,7 +2,7 @@
 
 A connection can fall silent: its server is frozen, or is no longer the master. The horse's waits
 have no limit, because Redis may be unreachable for long; so the supervisor, whose ticks succeed,
-decides. First it tells the horse to reconnect and to send its request again, which is always safe.
+decides. First it asks the horse to reconnect and to send its request again, which is always safe.
 It replaces only a horse that does not react.
 """
 
@@ -24,8 +24,8 @@ class Verdict(Enum):
 class Watchdog:
     """Checks the shared state after each successful tick. Times are on the monotonic clock."""
 
-    def __init__(self, shared: SharedState, patience_s: float) -> None:
-        self.shared, self.patience_s = shared, patience_s
+    def __init__(self, shared: SharedState, limit_s: float) -> None:
+        self.shared, self.limit_s = shared, limit_s
         self.seen: tuple[int, float] = (0, 0.0)
         self.since = 0.0  # since when the horse has made no progress
         self.told_at: float | None = None
@@ -38,7 +38,7 @@ class Watchdog:
             self.seen, self.since, self.told_at = waits_for, clock, None
         elif self.told_at is not None and shared.reconnect and clock > self.told_at + REACT_S:
             return Verdict.WELL if shared.finishing else Verdict.REPLACE  # a callback may be deaf
-        elif clock > max(self.since, self.told_at or 0.0) + self.patience_s:
+        elif clock > max(self.since, self.told_at or 0.0) + self.limit_s:
             self.told_at = clock
             return Verdict.RECONNECT
         return Verdict.WELL

@@ -36,11 +36,11 @@ LIMIT_S = 10.0  # of a request, from the look-up of the host to the end of the r
 
 
 def made_progress() -> None:
-    """Called after each request. A horse replaces this function, for its watchdog."""
+    """Do nothing. A horse replaces this function, to note progress after each request."""
 
 
 def count_failure() -> None:
-    """Called for each webhook that fails or is left out. A horse replaces this by its counter."""
+    """Do nothing. A horse replaces this function, to count webhooks that fail or are left out."""
 
 
 class Webhooks(NamedTuple):
@@ -53,7 +53,8 @@ class Webhooks(NamedTuple):
     def read(cls, field: bytes) -> Webhooks:
         """Read the webhooks in a record. RQ would drop all for an invalid one, and log it."""
         if len(field) > LONGEST:
-            return cls(invalid=[("", f"left out, they take {len(field)} bytes of {LONGEST}")])
+            why = f"left out, they take {len(field)} bytes, and at most {LONGEST} are read"
+            return cls(invalid=[("", why)])
         try:
             found = json.loads(field or b"[]")
         except (ValueError, RecursionError):
@@ -89,7 +90,7 @@ def send_all(
             continue
         why_not = _why_left_out(hook, hosts)
         if not why_not and asked == AT_MOST:
-            why_not = f"left out, a job may have {AT_MOST}"
+            why_not = f"left out, a job may send at most {AT_MOST}"
         if not why_not:
             asked += 1
             why_not = _send(hook, job, exc_string)
@@ -216,7 +217,7 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 class _Watched(HTTPHandler, HTTPSHandler):
-    """Tells an attempt the socket of its connection."""
+    """Passes the socket of a connection to its attempt."""
 
     def __init__(self, attempt: _Attempt) -> None:
         super().__init__()

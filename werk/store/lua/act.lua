@@ -11,7 +11,7 @@
 --       NAMES, what to act on
 -- Constant       DEFAULT_TIMEOUT_S (registry.py)
 -- Returns the outcome for each name:
--- of a job 'gone' if it has no record; its status if the action does not fit that; or else
+-- of a job 'gone' if it has no record; its status if the action does not apply to it; or else
 --       retry    'retried': a failed or stopped job is back in its queue, as with RQ's requeue;
 --                'limited': it waits for a slot of its rate limit
 --       cancel   'cancelled': it was waiting, scheduled, deferred or ready, as with RQ's cancel;

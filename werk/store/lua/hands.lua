@@ -1,4 +1,4 @@
--- What the horse of a worker has in hand: for the scripts that stand behind this file and lib.lua.
+-- What the horse of a worker has in hand: for the scripts that follow this file and lib.lua.
 --
 -- Jobs: an idle horse waits with BLMOVE, which moves the next job of a queue into a list of its
 -- worker's, the hand, and wakes this horse alone. A job in a hand still waits: its record says
@@ -35,13 +35,13 @@ local function empty_hands(worker, lists)
   for _, list in ipairs(try('SMEMBERS', P .. ':queues')) do empty_hand(worker, list) end
 end
 
--- Have a tick empty the hands of a worker for good, unless the worker renews this before
--- `until_then`: with each tick, for twice its lease.
+-- Have a tick empty the hands of a worker for good after `until_then`, unless the worker renews
+-- this entry first: each of its ticks does, for twice its lease.
 --
 -- A rescue empties the hands of a silent worker, but not for good if it is only cut off: Redis may
 -- not know yet that its connections are lost, and serve its waits. A rescue also ends the worker's
 -- generation, and a horse begins a wait only after step.lua has found its generation. A wait lasts
--- less than a lease (idle.py). So a lease after the rescue none is open: then a tick looks again.
+-- less than a lease (idle.py), so none is open a lease after the rescue: then a tick looks again.
 -- The entry is not one of werk:leases, because workers of older versions, which know no hands,
 -- remove those when they rescue.
 local function watch_hands(worker, until_then)
@@ -52,7 +52,7 @@ local function watch_hands(worker, until_then)
   end
 end
 
--- Return what silent workers have in hand, long before they count as dead: a job that was rescued
+-- Put back what silent workers have in hand, long before they count as dead: a job that was rescued
 -- from a dead worker must not wait for a second lease. A worker that is only slow finds the job in
 -- the queue.
 local function empty_silent_hands(lists, lease_s)

@@ -1,4 +1,4 @@
--- Functions for the scripts that stand behind this file (scripts.py; P is RQ's key prefix).
+-- Functions for the scripts that follow this file (see scripts.py; P is RQ's key prefix).
 --
 -- A waiting job is in its queue (a list), a running one in wip:<queue>, any other in scheduled:,
 -- finished: or failed:<queue> (sorted sets). An execution is named "<job id>:<execution id>", here
@@ -194,7 +194,7 @@ local function clash(id, queue)
     kinds[P .. ':' .. place .. ':' .. queue] = 'zset'
   end
   for key, kind in pairs(kinds) do
-    if not fits(key, kind) then return key .. ' is no ' .. kind end
+    if not fits(key, kind) then return key .. ' is not a ' .. kind end
   end
 end
 
