@@ -103,6 +103,38 @@ def test_the_url_of_a_server_is_taken(url: str) -> None:
     assert python(f"werk.configure(url={url!r})").stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"RQ_REDIS_URL": "redis://127.0.0.1:1"}, "RQ_REDIS_URL"),
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "REDIS_URL"),
+        ({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": "1"}, "REDIS_HOST"),
+    ],
+)
+def test_errors_name_the_variable_that_names_the_server(
+    settings: dict[str, str], named: str
+) -> None:
+    env = {"RQ_REDIS_URL": "", **settings}
+    done = run("werk-enqueue", "sleep", "1", env=env)
+    assert done.stderr.endswith(f"; is it running, and is {named} right?\n")
+    given = "werk.result('any', connection=redis.Redis(port=1))"
+    assert python(f"import redis; {given}", env=env).stderr.endswith("; is it running?\n")
+
+
+def test_a_wrong_setting_is_named() -> None:
+    env = {"RQ_REDIS_URL": "", "REDIS_HOST": "127.0.0.1", "REDIS_SSL": "maybe"}
+    done = run("werk-enqueue", "sleep", "1", env=env)
+    assert done.returncode == 78
+    assert done.stderr.startswith("werk-enqueue: REDIS_HOST, REDIS_SSL: cannot be used: ")
+
+
+@pytest.mark.usefixtures("connection")
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    done = run("werk", "worker", "--pid", tmp_path / "none" / "pid", "default")
+    assert done.returncode == 1
+    assert f"cannot open {tmp_path / 'none' / 'pid'}: No such file" in done.stderr
+
+
 def test_errors_name_what_set_the_value(shop: Path) -> None:
     done = python(
         "werk.configure(url='unix:///nowhere', registry='no_such', budget_s=0.1)",

@@ -380,7 +380,8 @@ def test_a_newer_record_is_deferred_and_names_both_versions(
     newer(connection)
     pair.step(None, True)
     own = cast(Claim, pair.claim)
-    words = f"has version {keys.RECORD_VERSION + 1}, but this worker reads up to {keys.RECORD_VERSION};"
+    version = keys.RECORD_VERSION
+    words = f"has version {version + 1}, but this worker reads up to {version}"
     with pytest.raises(Unknown, match=words):
         own.limits(500)
     assert pair.step(pair.perform("returns"), True)[0] == b"done"

@@ -59,7 +59,7 @@ RAISED = {
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
     "store": (
-        1079,
+        1086,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),
@@ -70,7 +70,7 @@ RAISED = {
     "web": (998, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (833, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4286,
+        4287,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -6,7 +6,6 @@ safe to send twice: after a lost reply it is sent again, within the budget.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -21,6 +20,7 @@ from werk.settings import Settings, note_use, origin
 from werk.store.address import Address, parse_url
 from werk.store.replies import NoScript, TryAgain, code_of, error_of
 from werk.store.scripts import Script
+from werk.store.shortage import shortage
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -115,6 +115,7 @@ class Link:
 
     has_workers = True  # workers may publish their tasks there
     not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
+    setting = ""  # that names the server, if a setting does
     beside: Sequence[Command] = ()  # sent with the next script; their replies are not used
 
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
@@ -193,15 +194,16 @@ class Link:
             self.close()  # otherwise the next call would read this call's replies
             if not isinstance(error, hiredis.ProtocolError):
                 raise
-            why = f"what answers at {self.where} is not Redis; see {origin('url')}"
-            raise ConfigError(why) from None
+            see = f"; see {self.setting}" if self.setting else ""
+            raise ConfigError(f"what answers at {self.where} is not Redis{see}") from None
 
     def _unreachable(self, error: Exception) -> str:
         if why := shortage():
             return f"Redis at {self.where} was not asked: this process cannot open a socket ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
-        return f"{where}; is it running, and is {origin('url')} right?"
+        is_right = f", and is {self.setting} right" if self.setting else ""
+        return f"{where}; is it running{is_right}?"
 
 
 def link(settings: Settings, budget_s: float | None = None) -> Link:
@@ -216,12 +218,14 @@ def link(settings: Settings, budget_s: float | None = None) -> Link:
     is_named = settings.redis_url or settings.rq_config or settings.rq_redis
     address = parse_url(settings.redis_url or "") if is_named else Address()
     if address:
-        return Link(partial(_open, address), str(address), budget_s)
-    from werk.store.redis_py import redis_client
+        found = Link(partial(_open, address), str(address), budget_s)
+    else:
+        from werk.store.redis_py import redis_client
 
-    client = redis_client(settings)
-    found = link_over(client, budget_s)
-    found.client = client
+        client = redis_client(settings)
+        found = link_over(client, budget_s)
+        found.client = client
+    found.setting = origin("url")
     return found
 
 
@@ -237,20 +241,6 @@ def link_over(client: Redis, budget_s: float | None = None) -> Link:
         note_use("budget_s", budget_s)
     connect, where = connector(client)
     return Link(connect, where, budget_s)
-
-
-def shortage() -> str:
-    """Return why this process cannot open a file or a socket; "" if it can.
-
-    A connection that fails for this reason shows nothing about Redis, so call this after each
-    failure. (The error of the connection can be another: without descriptors no name is resolved.)
-    """
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            return os.strerror(error.errno)
-    return ""
 
 
 def left(deadline: float) -> float:

@@ -19,8 +19,9 @@ from redis.sentinel import SentinelManagedConnection
 
 from werk.errors import WerkError
 from werk.store import replies
-from werk.store.connection import Connection, hang_up, shortage
+from werk.store.connection import Connection, hang_up
 from werk.store.redis_py import opened
+from werk.store.shortage import shortage
 from werk.worker.shared_state import SharedState
 
 CONNECT_S = 5  # one attempt; there is always another
