@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["enqueue", "enqueue_many", "result", "status"]
 
 THREADS = 8
-IN_FLIGHT = 4 * THREADS  # calls of a loop in the threads' queue: a thousand would keep it busy
+IN_FLIGHT = 4 * THREADS  # calls of one event loop that run or wait for a thread
 SHORTEST_S, LONGEST_S = 0.005, 0.5  # between two polls for a result
 LATENESS = 0.1  # the pause between two polls is a tenth of the time waited so far
 MOST_LOOKS = 500  # polls for results, per second

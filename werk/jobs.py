@@ -1,4 +1,4 @@
-"""The tasks: plain functions. Write yours here or elsewhere, and name it in registry.py."""
+"""The tasks: plain functions. Write your tasks here or elsewhere, and name them in registry.py."""
 
 from __future__ import annotations
 

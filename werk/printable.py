@@ -54,7 +54,7 @@ def short(job_id: str) -> str:
     """Return the beginning of a job's id, for people. Pipes, logs and JSON have the whole id."""
     if re.fullmatch(_UUID, job_id):
         return job_id[:SHORT]
-    return job_id if len(job_id) <= LONGEST_ID else f"{job_id[: LONGEST_ID - 3]}..."
+    return cut(job_id, LONGEST_ID)
 
 
 def _escaped(character: str) -> str:

@@ -186,8 +186,11 @@ def tasks() -> Mapping[str, Task]:
     """
     places = Settings.read().registry
     note_use("registry", places)
-    own = {name: own for name, own in TASKS.items() if not places or not _is_shipped(name, own)}
-    table = {name: _checked(name, entry, "werk.registry:TASKS") for name, entry in own.items()}
+    table = {
+        name: _checked(name, entry, "werk.registry:TASKS")
+        for name, entry in TASKS.items()
+        if not places or not _is_shipped(name, entry)
+    }
     for place in places:
         for name, entry in _load(place).items():
             task = _checked(name, entry, place)
@@ -244,7 +247,7 @@ def _load(place: str) -> Mapping[str, str | Task]:
 
 
 def _missing(place: str, error: Exception) -> str | None:
-    """Return where a table was looked for if its module was not found, and None otherwise."""
+    """Return a hint about a table named by a file, or whose module was not found; or None."""
     module, _, attribute = place.partition(":")
     if "/" in module or module.endswith(".py"):
         name = module.removeprefix("./").removesuffix(".py").replace("/", ".")

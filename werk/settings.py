@@ -27,13 +27,13 @@ _NO_HOST = (
 )
 _HOOKS = tuple(f"WERK_HOOKS_{when}" for when in ("BEFORE", "AFTER", "ERROR"))
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
-_SETTINGS = {  # of configure(): what uses them, which comes too late for a change
+_SETTINGS = {  # of configure(): what has used them, so that it is too late to change them
     "url": "a connection to Redis was made",
     "registry": "the table of tasks was read",
     "budget_s": "a connection to Redis was made",
 }
 _VARIABLES = {"url": "RQ_REDIS_URL", "registry": "WERK_REGISTRY"}
-_COMMANDS = ("werk", "click", "threading", "concurrent")  # frames that are not the application's
+_OTHERS = ("werk", "click", "threading", "concurrent")  # modules that are not the application's
 
 _given: dict[str, Any] = {}  # by configure()
 _used: dict[str, tuple[Any, str]] = {}  # of each setting that was used: the value, and where
@@ -99,7 +99,7 @@ def note_use(name: str, value: object) -> None:
     """Note that a setting is used: from now on configure() cannot change it."""
     if name not in _used:
         frame: Any = sys._getframe(1)
-        while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _COMMANDS:
+        while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _OTHERS:
             frame = frame.f_back
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "werk.aio"
         _used[name] = value, where
@@ -117,7 +117,6 @@ class Settings(NamedTuple):
     dashboard_username: str | None
     dashboard_password: str | None
     middleware: tuple[str, ...]  # paths of functions around each execution
-    enqueue_middleware: tuple[str, ...]  # and around each enqueue
     hooks: tuple[str, ...]  # variables that workers no longer read, and that are set
     on_give_up: str | None  # a function to call for each final failure
     allow_unregistered: bool
@@ -142,9 +141,9 @@ class Settings(NamedTuple):
         return float(_given.get("budget_s", LIBRARY_BUDGET_S))
 
     @staticmethod
-    def around_enqueues(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    def around_enqueues() -> tuple[str, ...]:
         """Return the paths of the middleware of callers, without reading the whole environment."""
-        return _words(environ.get("WERK_ENQUEUE_MIDDLEWARE", ""))
+        return _words(os.environ.get("WERK_ENQUEUE_MIDDLEWARE", ""))
 
     @staticmethod
     def columns() -> int:
@@ -186,7 +185,6 @@ class Settings(NamedTuple):
             dashboard_username=env.get("RQ_DASHBOARD_USERNAME"),
             dashboard_password=env.get("RQ_DASHBOARD_PASSWORD"),
             middleware=_words(env.get("WERK_MIDDLEWARE", "")),
-            enqueue_middleware=cls.around_enqueues(environ),
             hooks=tuple(name for name in _HOOKS if name in env),
             on_give_up=env.get("WERK_ON_GIVE_UP"),
             allow_unregistered=_is_yes("WERK_ALLOW_UNREGISTERED", env),

@@ -273,7 +273,7 @@ def test_a_job_that_is_due_meanwhile_is_cancelled(
     light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It moves from the scheduled jobs, where it was not read yet, to the end of its queue."""
-    now, at = time.time(), keys.timestamp()
+    now, at = time.time(), keys.clock()[2]
     record = {"origin": "default", "werk_task": "sleep", "created_at": keys.iso(now - 3600)}
     for name in ("early", "late"):
         due = {"status": "scheduled", **record}

@@ -686,7 +686,7 @@ def test_a_worker_that_runs_anything(work: Start, light: Link) -> None:
 
 def test_a_worker_is_busy_while_it_has_a_job(light: Link, connection: redis.Redis) -> None:
     """Whatever state its horse wrote last: it does not write it with each job."""
-    born, key = keys.timestamp(), "rq:worker:w"
+    born, key = keys.clock()[2], "rq:worker:w"
     facts = {"birth": born, "last_heartbeat": born, "werk_lease": 15, "werk_horse": "g"}
     connection.hset(key, mapping={**facts, "queues": "default", "werk_moved": time.time()})
     connection.zadd("rq:werk:leases", {"w": time.time() + 15})

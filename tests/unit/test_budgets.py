@@ -68,9 +68,9 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (998, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (833, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (834, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4287,
+        4295,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -1,4 +1,4 @@
-"""What the commands print that act on each of several jobs, queues or workers."""
+"""What the commands that act on several jobs, queues or workers print."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     from werk.ops.job_ids import resolve
 
     connected = connect()
-    # A caller's Redis user may not look for jobs, so whole ids should not make it try.
+    # A caller's Redis user may not search for jobs, so search only for the beginning of a UUID.
     if re.fullmatch(r"[0-9a-f]{8}[0-9a-f-]*", job_id):
         with suppress(ConfigError):
             job_id = resolve(connected, job_id)

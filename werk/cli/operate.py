@@ -50,9 +50,6 @@ def ping(queue: Sequence[str], timeout: float, as_json: bool) -> int | None:
     return errors.EXIT_FAILED if bad else None
 
 
-# --- jobs
-
-
 # --- queues and workers
 
 

@@ -245,7 +245,7 @@ def _request(job: PreparedJob, served: str) -> EnqueueRequest:
 def _handle(
     job: PreparedJob, reply: Any, warnings: tuple[str, ...], connection: Connection | None
 ) -> Handle:
-    """Return what enqueue.lua replied for a job (see its header)."""
+    """Return the handle for enqueue.lua's reply about a job. Raises JobIdConflict."""
     queue = job.task.queue
     result_ttl: int = job.task.result_ttl  # type: ignore[assignment]  # in seconds by now
     own = Handle(job.id, job.name, queue, False, "", warnings, result_ttl, connection)

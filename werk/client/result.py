@@ -186,7 +186,7 @@ class Waiting:
         results = keys.key("results", job_id)
         latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
         look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
-        seconds = min(seconds, link.budget_s / 2)  # Redis is silent meanwhile, and not unreachable
+        seconds = min(seconds, link.budget_s / 2)  # Redis does not count as unreachable so soon
         if self.waits and seconds > 0:
             block = ("XREAD", "BLOCK", max(1, int(seconds * 1000)), "STREAMS", results)
             streams, (state, result_ttl) = link.calls([(*block, self.entry[0]), look])

@@ -51,7 +51,7 @@ def enqueue_on_commit(
 
 
 def _close_old(used: Set[str], failed: bool = False) -> None:
-    """Do what close_old_connections() does, but for connections in use."""
+    """Do what close_old_connections() does, except for connections that are in use."""
     for connection in connections.all(initialized_only=True):
         if connection.alias not in used:
             if failed:  # a time limit is not a database error, and can interrupt a query

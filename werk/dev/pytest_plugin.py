@@ -29,7 +29,7 @@ STOP_S = 10.0  # a job that runs longer is killed when the session ends
 def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
     """Record the jobs that the test enqueues, without Redis: the value of werk.testing.recorded().
 
-    A test that uses werk_worker as well enqueues real jobs. So a fixture of all tests may use this.
+    A test that uses werk_worker as well enqueues real jobs. So an autouse fixture may use this one.
     """
     from werk.testing import RecordedJobs, entered
 

@@ -1,10 +1,10 @@
-"""Restarts: when `werk up` starts a worker again that has ended by itself."""
+"""Restarts: when `werk up` restarts a worker that has ended by itself."""
 
 from __future__ import annotations
 
 import time
 
-SOON_S = 10.0  # a worker that ran for longer did not die of its start
+SOON_S = 10.0  # a worker that ran for longer did not die because of its start
 FIRST_PAUSE_S = 0.25  # before the second restart in a row; doubled before each further one
 MOST = 5  # deaths in a row, each soon after a start
 

@@ -22,7 +22,7 @@ from werk.settings import Settings
 from werk.store.address import no_url, parse_url, shown
 
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
-START_S = 60.0  # loading a large file takes its time; a server that dies is noticed at once
+START_S = 60.0  # loading a large file can take long; a server that dies is noticed at once
 STOP_S = 10.0
 
 
@@ -64,8 +64,10 @@ class Server:
         try:
             self._await_answer()
             if has_data:
-                with client_of(self.url) as client, suppress(redis.ResponseError):  # one is running
-                    client.bgrewriteaof()  # or 7.0 would run a torn end at the second load
+                # Otherwise Redis 7.0 would run a truncated last command at its next start. Redis
+                # refuses this while it rewrites the file anyway.
+                with client_of(self.url) as client, suppress(redis.ResponseError):
+                    client.bgrewriteaof()
         except BaseException:  # Ctrl-C too
             self.kill()
             raise

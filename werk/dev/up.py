@@ -262,7 +262,7 @@ def _modules(top: str) -> list[str]:
 def _sources() -> list[str]:
     """Return the files of tasks and tables: a running worker keeps the versions that it read.
 
-    The modules of WERK_PRELOAD and WERK_ON_GIVE_UP belong to them.
+    They include the modules of WERK_PRELOAD and WERK_ON_GIVE_UP.
     """
     settings = Settings.read()
     tables = ("werk.registry", *(place.partition(":")[0] for place in settings.registry))

@@ -40,7 +40,7 @@ def act(
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script(), (), [action, keys.timestamp(), window, *page])
+        outcomes = link.run(act_script(), (), [action, keys.clock()[2], window, *page])
         yield from zip(page, map(keys.text, outcomes), strict=True)
 
 

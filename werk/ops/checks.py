@@ -22,7 +22,7 @@ CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
 MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
 READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
-GAVE_UP_S = 60.0  # a final failure has waited for its handler; a worker may run a long job
+GAVE_UP_S = 60.0  # a final failure may wait for a handler this long: a worker may run a long job
 NOTED_S = 7 * 86400.0  # a refusal that was last noted longer ago may have been fixed
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
 

@@ -27,7 +27,7 @@ from werk.store.startup import wait_for_answer
 
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
 LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
-LONGEST_PAUSE_S = 20.0  # it beats then, and the clock may be set, the machine may sleep
+LONGEST_PAUSE_S = 20.0  # to send heartbeats, and to notice that the clock was set
 RETRY_S = 1.0
 
 log = logging.getLogger("werk.cron")

@@ -212,7 +212,7 @@ def _outcome(job: Sequence[str]) -> str:
 
 
 def _why_late(now: float, alive: Sequence[Line]) -> str:
-    """Return why a line is late that these processes run; '' if it is on time.
+    """Return why a line that these processes run is late; '' if it is on time.
 
     A line is late if a tick has been due for SILENT_S, or if its last tick was given up.
     """

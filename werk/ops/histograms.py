@@ -57,7 +57,7 @@ def runs(kind: str, counts: Mapping[str, float]) -> float:
 
 
 def quantile(kind: str, counts: Mapping[str, float], part: float) -> float | None:
-    """Return the time, in seconds, within which this part of them was; None if there are none.
+    """Return the time, in seconds, within which a part of the counted times lies; None without any.
 
     It lies between two bounds, at the place that the number of counts suggests. Above the last
     bound it is infinite.

@@ -19,16 +19,16 @@ from werk.store.connection import Link
 from werk.store.failures import last_line
 
 TASK = "werk.ping"
-UNKNOWN, NO_ANSWER = "unknown queue", "no answer"  # how what is wrong begins
-BUSY = "busy: "  # how a queue begins whose workers all run other jobs
+UNKNOWN, NO_ANSWER = "unknown queue", "no answer"  # how a description of a problem begins
+BUSY = "busy: "  # how the outcome begins if all workers of a queue run other jobs
 POLL_S = 0.02
 
 
 def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[str, str, float]]:
     """Send a ping through these queues, or through all if there are no names.
 
-    Yield for each queue its name, '' if a worker has run the ping (else 'paused', that its workers
-    are busy, or what is wrong), and how many seconds that took.
+    Yield (queue, outcome, seconds). The outcome is '' if a worker has run the ping, 'paused', a
+    text that begins with BUSY, or what is wrong.
     """
     snapshot = Snapshot.read(link)
     sent: dict[str, str] = {}  # queue -> job id
@@ -80,7 +80,7 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
 
 
 def _busy(snapshot: Snapshot, queue: str) -> str:
-    """Return that all live workers of a queue run jobs; '' if one does not, or there is none."""
+    """Return a text if all live workers of a queue run jobs; '' if one is free or none lives."""
     workers = [own for own in snapshot.workers if own.is_live and queue in own.queues]
     slots = [slot for own in workers for slot in own.slots if slot.is_live]
     if not slots or {slot.state for slot in slots} != {"busy"}:

@@ -30,7 +30,7 @@ COMMAND_BUDGET_S = 10.0  # a line in a crontab may wait for a restart of Redis
 Word = str | bytes | int | float
 Command = tuple[Any, ...]  # of Word; hiredis wants a tuple of one type
 
-# Opens a socket within this many seconds. Returns it, and the object that must live as long.
+# Opens a socket within this many seconds. Returns it, and an object that must live as long as it.
 Connect = Callable[[float], tuple[Any, object]]
 
 
@@ -85,7 +85,7 @@ class Connection:
             self._reader.feed(data)
 
     def close(self) -> None:
-        """Close the socket; the next command opens another. A fork's parent keeps its own."""
+        """Close the socket; the next command opens another. After a fork the parent keeps one."""
         if self.socket is not None:
             if self.pid == os.getpid():
                 hang_up(self.socket)
@@ -102,7 +102,7 @@ class Connection:
 
 
 def hang_up(sock: Any) -> None:
-    """End a socket for its reader, in any thread or a signal handler. The reader closes it."""
+    """Shut a socket down, so that its reader closes it. Safe in any thread or signal handler."""
     try:
         if sock is not None:
             sock.shutdown(socket.SHUT_RDWR)
@@ -121,7 +121,7 @@ class Link:
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
         self.where, self.budget_s = where, budget_s
         self.served_cache: dict[Any, Any] = {}  # who serves a task: see client/enqueue.py
-        self.client: object = None  # a client that we made, which has to live as long
+        self.client: object = None  # a client that we made, which has to live as long as the link
         self._connection = Connection(connect, budget_s)
         self._loaded: set[Script] = set()
 
@@ -256,7 +256,7 @@ def _open(address: Address, seconds: float) -> tuple[socket.socket, None]:
     if address.path is None:
         # as bytes: for text Python loads a codec, a fiftieth of a whole enqueue
         place: Any = (address.host.encode(), address.port)
-        sock = socket.create_connection(place, seconds / 2)  # leaves time for its next address
+        sock = socket.create_connection(place, seconds / 2)  # a host may have another address
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     else:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -11,7 +11,6 @@ from werk.store.error_group import group_of
 from werk.store.limits import ERROR_LENGTH
 
 HOUR_S = 3600
-OTHER = "|other errors"  # the field for what an hour has no room for
 
 
 def key(hour: int) -> str:

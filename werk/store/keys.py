@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from time import gmtime, strftime, time_ns
 from typing import Any
 
@@ -34,12 +34,6 @@ def key(*parts: str) -> str:
 def hand(worker: str, queue_key: str) -> str:
     """Return the key of the list into which a worker's wait moves a queue's job: see hands.lua."""
     return key("werk", "hand", worker, queue_key.removeprefix(key("queue", "")))
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """Return a UTC time as RQ writes it in a job's hash (rq.utils.utcformat); without one, now."""
-    moment = moment or datetime.now(timezone.utc)
-    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 # The last second as text, as a number, and as RQ writes it: one value, because threads share it.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 LEASE_S = 15  # a worker that is silent for longer counts as dead
 OWNED_S = 90  # RQ leaves an execution alone for this long: 30 s between beats and 60 more
-LISTED_S = OWNED_S + 60  # its name in the job's set of executions
-DEFER_S = 10  # how long a job is deferred whose task a worker does not know
-UNKNOWN_S = 600  # such a job fails this long after it was first deferred
+LISTED_S = OWNED_S + 60  # how long an execution stays in its job's set of executions
+DEFER_S = 10  # how long a worker defers a job whose task it does not know
+UNKNOWN_S = 600  # a job of an unknown task fails this long after it was first deferred
 MONTH_S = 30 * 24 * 3600  # how long records without an owner are kept
 YEAR_S = 365 * 24 * 3600  # the results of a job that has not ended, if its hash never expires
 MOST_RESULTS = 10  # of a job, as in RQ

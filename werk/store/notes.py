@@ -17,7 +17,7 @@ WOULD_REFUSE = keys.key("werk", "would-refuse")  # task or path: jobs with WERK_
 def note(
     key: str, field: str, facts: Mapping[str, object], count: int = 1
 ) -> tuple[str, str, int, str, str, int, str]:
-    """Return the command that notes it. Redis replies no error to it."""
+    """Return the command that notes `field` in the hash `key`. It never gets an error reply."""
     names = named(("KEY", "FIELD", "COUNT", "RECORD"))
     text = f"{names}\nlocal MOST_NOTES = {MOST_NOTES}\n{source('note')}"
     return "EVAL", text, 0, key, field, count, json.dumps(facts)

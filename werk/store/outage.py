@@ -11,7 +11,7 @@ LOG_S = 60.0  # between two lines with the same reason
 
 
 class Outage:
-    """Logs that Redis is unreachable, or another trouble with events of its own."""
+    """Logs that Redis is unreachable, or another problem, under other event names."""
 
     def __init__(
         self, log: Logger, begins: str = "redis-unreachable", ends: str = "redis-back"

@@ -27,7 +27,7 @@ from werk.store.plain import (
 # zlib.compress() allocates 268 KB and clears much of it, which for a few bytes can take 50 us. So
 # few bytes are stored in one block that is not compressed (RFC 1950, RFC 1951 section 3.2.4).
 FEW = 128
-MANY = MAX_PARTS // 4  # bytes; with fewer, arguments that are plain are not too many together
+MANY = MAX_PARTS // 4  # bytes; a shorter call cannot have more than MAX_PARTS parts
 STORED = b"\x78\x01\x01"  # zlib's header, and that of a last block which is stored
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/defaults.py
@@ -113,7 +113,7 @@ def _read_json(data: bytes, most_parts: int) -> Any:
 
 
 def check_json(data: bytes, most_parts: int) -> None:
-    """Raise Unreadable if JSON has more parts: each but one follows one of four characters."""
+    """Raise Unreadable for more than `most_parts` parts: each but one follows one of , : [ {."""
     if _parts_in_json(data) > most_parts:
         bare = data.replace(rb"\\", b"").replace(rb"\"", b"")  # then each " begins or ends a text
         is_too_much = bare.count(b'"') > 2 * most_parts
@@ -224,7 +224,7 @@ def _unbase64(text: bytes) -> bytes:
         raise Unreadable("not base64") from None
 
 
-_ZLIB_MOST = 1032  # times smaller a stream of zlib can be than its content
+_ZLIB_MOST = 1032  # how many times smaller than its content a zlib stream can be
 SHORT = 4096  # bytes: no nesting in so few can exhaust the stack
 _COUNTED, _REFUSED, _FETCHING = -1, 0, -2
 

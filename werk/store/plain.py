@@ -12,8 +12,8 @@ MAX_DEPTH = 100  # far below Python's and C's recursion limits
 MAX_READ_DEPTH = MAX_DEPTH + 2  # arguments stand in a tuple, and that in the call
 MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
 
-# As how many parts a value counts whose pickle takes more memory to read than that of a number; a
-# zone counts beside its time.
+# How many parts a value counts for if reading its pickle takes more memory than a number's. A time
+# zone counts in addition to its time.
 LARGE, LARGER, ZONE = 3, 4, 2
 
 PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"

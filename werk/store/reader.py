@@ -34,7 +34,7 @@ _CONSTRUCTORS: dict[tuple[str, str], type] = {
     for kind in (date, time, timedelta, datetime, timezone, Decimal, UUID)
 }
 
-# What each opcode makes, with the place of it on the stack. No opcode is free: it takes time.
+# The cost of each opcode: what it makes, and its place on the stack. None is free: each takes time.
 _COST = {
     8: "PROTO FRAME STOP BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT1 EMPTY_TUPLE "
     "APPEND APPENDS SETITEM SETITEMS ADDITEMS",

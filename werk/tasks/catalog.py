@@ -60,7 +60,7 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
 def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
     """Return the tasks that live workers serve, for a caller that has only the table werk brings.
 
-    Such a table says nothing about the application, so the workers' tasks count. Return
+    That table says nothing about the application, so the workers' tasks count. Return
     nothing for any other table, without asking Redis; also if no worker is alive, or if Redis does
     not answer soon.
     """

@@ -42,10 +42,10 @@ class RecordedJob:
         self.path, self.args, self.kwargs = payload.read_call(own["data"])
         self.queue = shared.queue
         self.options = _options(shared, own)  # those in force, the task's included
-        is_late = self.options.delay or self.options.at
+        is_scheduled = self.options.delay or self.options.at
         due = seconds(shared.due) + now * bool(self.options.delay)
-        self.due = due if is_late else None  # Unix time
-        self.status = "scheduled" if is_late else "queued"  # then finished or failed
+        self.due = due if is_scheduled else None  # Unix time
+        self.status = "scheduled" if is_scheduled else "queued"  # then finished or failed
         self.outcome: list[bytes] = []  # as RQ writes it to the job's results
         self.not_kept = ""  # why its result was not kept
         self._retries_left = self.options.retry or 0

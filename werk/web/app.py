@@ -59,7 +59,7 @@ STRICT = "script-src 'self'; style-src 'self'; default-src 'self'; img-src 'self
 STRICT += "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 STRICT += "script-src-attr 'none'"
 
-CODES: dict[type[WerkError], int] = {  # of those that are not 404
+CODES: dict[type[WerkError], int] = {  # HTTP status by error; any other WerkError is a 404
     WerkError: 409,
     ArgumentError: 422,
     ConfigError: 503,

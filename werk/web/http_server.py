@@ -133,7 +133,7 @@ class _Listener(TcpWSGIServer):  # type: ignore[misc]
                 min(waiting, key=lambda own: own.since).drop()
 
     def make_room(self) -> None:
-        """Close the oldest connection with an incomplete body if all those take too much memory."""
+        """Close the oldest connection with an incomplete body if these take too much memory."""
         arriving = [own for own in self._connections() if own.arrived()]
         if sum(own.arrived() for own in arriving) > MOST_ARRIVING:
             min(arriving, key=lambda own: own.since).drop()

@@ -64,7 +64,6 @@ class Pages(threading.local):  # so that each thread has its own link
             queues=[(own, rates.get(own.name, Rate())) for own in snapshot.queues.values()],
             running=_running(self.link, snapshot),
             groups=failure_counts.read(self.link, 24)[:MOST_ROWS],
-            hours=24,
         )
 
     def failures(self) -> str:

@@ -51,11 +51,11 @@ class Worker(RQSide):
     rq_loop = ""  # the method that a subclass replaces, if RQ's loop runs for that reason
 
     def __init__(self, queues: Any, name: str | None = None, *args: Any, **kwargs: Any) -> None:
-        is_own = kwargs.get("prepare_for_work", True)
-        if is_own:
+        prepares = kwargs.get("prepare_for_work", True)
+        if prepares:
             take_over()
         settings = _settings_or_exit()
-        if is_own and not name:  # a restarted container has the same host and process id
+        if prepares and not name:  # a restarted container has the same host and process id
             name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:4]}"
         self.death_penalty_class = rq_classes.single(
             self.death_penalty_class, lambda: bool(self.frame and not self.frame.is_over)
@@ -122,9 +122,9 @@ class Worker(RQSide):
                 why = f"no job was ever enqueued there, and no other worker serves it{hint}"
                 self.log.warning(Event("unused-queue", queue=queue, reason=why))
             self._enlist(log_options)
-        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # after a tick another follows
+        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # a command can wait for a tick
         self.use_strategy(options.dequeue_strategy)
-        if options.with_scheduler:  # the tick does its work; RQ checks whether there is one
+        if options.with_scheduler:  # the tick does its work; RQ only checks that there is one
             self.scheduler = rq.scheduler.RQScheduler(
                 self.queues, connection=self.connection, serializer=self.serializer
             )

@@ -1,7 +1,7 @@
 """Attempts: executions that failed and whose job runs again. They are RQ's results, type RETRIED.
 
-RQ writes such a result only for a task that returns a Retry. The scripts write those of crashes:
-see give_back in lib.lua.
+RQ itself adds this entry only for a task that returns a Retry. Retried.keep adds one for any other
+failure that is retried, and the scripts for crashes: see give_back in lib.lua.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Retried(NamedTuple):
     def keep(self, pipeline: Pipeline, job: Job, execution: Execution, worker: str) -> None:
         """Add the attempt to a job's results, in the transaction that returns it to its queue.
 
-        The results expire with the job's hash. Until a job is due, that never expires.
+        The results expire with the job's hash. The hash of a job that is not yet due never expires;
+        its results then last YEAR_S.
         """
         key = keys.key("results", job.id)
         if self.trace is not None:

@@ -16,7 +16,7 @@ WAITING = keys.key("werk", "gave-up")  # the list of failures that wait for the 
 
 
 def cause_of(error: BaseException) -> str:
-    """Return why a job fails that fails with this error."""
+    """Return the cause of a failure with this error."""
     if isinstance(error, Unknown):
         return UNKNOWN_TASK
     if isinstance(error, Refused | Unreadable):

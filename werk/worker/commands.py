@@ -44,7 +44,7 @@ class Commands:
         for _ in range(len(self.waiting)):  # commands that arrive meanwhile wait for the next call
             command = self.waiting.popleft()
             try:
-                if command["command"] == "shutdown":  # RQ signals the process: all its slots
+                if command["command"] == "shutdown":  # RQ's handler would stop all slots
                     self.shut_down()
                 else:
                     rq.command.handle_command(self.worker, command)

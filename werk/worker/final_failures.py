@@ -2,7 +2,7 @@
 
 The command that fails a job also appends the failure to the list werk:gave-up in Redis. A horse
 takes it from there, calls the handler, and removes it. If a horse is killed meanwhile, its
-supervisor puts the failure back, or another worker's tick does (put_back_failures in lib.lua). So
+supervisor puts the failure back, or another worker's tick does (put_back_failures in hands.lua). So
 the handler is called at least once, and again only if a horse was killed.
 """
 
@@ -22,6 +22,7 @@ from werk.log_format import Event
 from werk.printable import printable
 from werk.store import keys, payload
 from werk.store.keys import text
+from werk.store.limits import MOST_RESULTS
 from werk.worker import rq_classes
 from werk.worker.causes import WAITING
 from werk.worker.imported import import_function
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 HANDLER_S = 10  # time limit of a call of the handler
 TURN_S = 1.0  # how long a horse calls the handler before it looks for a job
 MOST_KILLED = 3  # horses that may die of one failure's handler
-MOST_RESULTS = 10  # that RQ keeps of a job
 
 
 class FinalFailures:

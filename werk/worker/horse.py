@@ -151,14 +151,14 @@ class Horse:
         self.jobs = 0  # begun by this horse
         max_jobs, horse_jobs = plan.max_jobs, math.ceil(self.settings.horse_jobs * plan.share)
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
-        self.is_busy = False  # with a job in hand
+        self.is_busy = False  # with a job, until rest() has noticed that it ended
         self.idle_since = time.monotonic()
 
     def become_child(self) -> None:
         """Make the child its own process: signals, connections, random numbers, log, imports."""
         random.seed()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # The default action would end the job under systemd; the job's children inherit SIG_IGN.
+        # The default would end the job under systemd; the job's children would inherit SIG_IGN.
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)

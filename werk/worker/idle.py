@@ -97,8 +97,8 @@ class Idle:
     def _begin(self, key: str) -> None:
         """Begin a wait for a list, if none is open.
 
-        An entry that is no job of ours stays where it is: it is moved to its own place. So is the
-        job of a queue if we cannot end the wait and could claim a job of another queue during it.
+        BLMOVE needs a destination: an entry that is not for our hand is moved to the place that it
+        has. So is a queue's job, if we cannot end the wait and serve other queues as well.
         """
         wait = self.waits.get(key) or self.waits.setdefault(key, Wait(self.client))
         if wait.since:

@@ -28,7 +28,7 @@ from werk.worker.shared_state import Order
 
 
 def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
-    """Fail an execution whose horse is dead as RQ's worker does, with handlers and retries.
+    """Fail an execution whose horse is dead, as RQ's worker would: with handlers and retries.
 
     Return an outcome for step.lua, or None if it is recorded.
     """

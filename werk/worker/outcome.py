@@ -185,7 +185,7 @@ class Recorder:
     ) -> Outcome | None:
         """Have RQ's code record an outcome. Return None, or a failure if it did not.
 
-        `why` and `cause` of a failure, if that is what is recorded, are known before.
+        Pass `why` and `cause` if the outcome is a failure that is known before RQ's code runs.
         """
         trouble = self._try_to_record(claim, job, record, cause)
         for _ in range(MOST_UNDONE):

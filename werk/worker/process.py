@@ -35,8 +35,8 @@ class Child:
     pid = 0  # 0: there is none. A signal to the group 0 would go to ourselves
     death: tuple[int, int, Any]  # of the last one: process id, wait status, resources
     told = 0.0  # the last deadline that the child was signalled about
-    # Why the child was killed (timeout, command, stop, lost, cold), and which execution was meant:
-    # other executions that it had open are not at fault.
+    # Why the child was killed (timeout, finish, command, stop, lost, stuck, cold), and which
+    # execution was meant: other executions that it had open are not at fault.
     killed = killed_run = ""
     _ours: ClassVar[set[int]] = set()  # this process's ends of the pipes to all its children
 
@@ -105,7 +105,7 @@ class Child:
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def has_ended(self, options: int = 0) -> bool:
-        """Wait for its end, unless os.WNOHANG. (Its children may hold its pipes open.)"""
+        """Wait until the child has ended, unless `options` is os.WNOHANG; return whether it has."""
         death = os.wait4(self.pid, options)
         if death[0] == 0:
             return False

@@ -20,7 +20,7 @@ LONGEST_NAME = 200  # characters
 
 
 class Refusals:
-    """Logs such jobs, and counts them in Redis twice a second at most. Lives in the horse."""
+    """Logs jobs that would be refused, and counts them in Redis. Lives in the horse."""
 
     def __init__(self, worker: RQSide, shared: SharedState, log: JobLog) -> None:
         self.serializer: Any = worker.serializer  # RQ's, with which any function may run

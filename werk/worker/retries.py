@@ -11,7 +11,7 @@ from werk.worker.claim import Unknown
 
 
 def limit_retries(job: Job, error: type[BaseException]) -> None:
-    """Leave a job that has failed no retry, unless its task is retried on this kind of error.
+    """Remove the retries of a job that has failed, unless its task retries this kind of error.
 
     RQ does not save `retries_left=None`, so `werk retry` finds the retries that were left.
     """

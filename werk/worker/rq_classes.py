@@ -86,7 +86,7 @@ class _BoundedJob(Job):
     def _handle_failure(
         self, exc_string: str, pipeline: Pipeline, *args: Any, **kwargs: Any
     ) -> None:
-        """Count the failure as well. Each transaction of RQ's that fails or stops a job has it."""
+        """Count the failure as well. RQ calls this where a transaction fails or stops a job."""
         if self.get_status(refresh=False) == JobStatus.FAILED:
             task = self.counted_task or (self.description or "").partition("(")[0] or "?"
             script = scripts.script("count_failure", self.redis_server_version or ())
@@ -94,7 +94,7 @@ class _BoundedJob(Job):
         super()._handle_failure(exc_string, pipeline, *args, **kwargs)
 
     def is_final(self, error: BaseException) -> bool:
-        """Return whether the job fails with an error that its middleware sees: has no retry."""
+        """Return whether the job fails for good with an error that middleware sees."""
         return retries.is_final(self, self.task, error)
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """Which of RQ's methods somebody has replaced: a subclass, a tracer or a test.
 
-RQ's names that are private stand only in the files rq_*.py of this package.
+The private names of RQ's classes appear only in the files rq_*.py of this package.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class RQSide(RQLoop):
 
     @contextmanager
     def executing(self, claim: Claim, job: Job) -> Iterator[tuple[Queue, Execution]]:
-        """Read the job, and let RQ's code know its execution for that time."""
+        """Read the job, and let RQ's code know its execution while the context is open."""
         execution = Execution(claim.execution, claim.id, self.connection, self.name)
         execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
         try:
@@ -176,7 +176,7 @@ class RQSide(RQLoop):
         The job is watched before the fence is asked, and a worker that takes the job over writes
         its hash: so a transaction that reaches Redis too late, or twice, changes nothing.
         """
-        del pipeline.execute  # a circle would keep the job's data
+        del pipeline.execute  # a reference cycle would keep the job's data
         starts_over = pipeline.watching  # in RQ's code, after a WatchError
         commands, replies, is_done = pipeline.command_stack, None, False
         while not is_done:
@@ -227,7 +227,7 @@ class RQSide(RQLoop):
         self._forget_commit()
 
     def increment_successful_job_count(self, pipeline: Pipeline | None = None) -> None:
-        """Store the reason as well. RQ calls this first in the transaction of a success."""
+        """Also store why the result was not kept. RQ calls this first where a job succeeds."""
         if self.not_kept and pipeline is not None:
             execution = next(iter(self.executions.values()))
             pipeline.hset(keys.key("job", execution.job_id), keys.NOT_KEPT, self.not_kept)

@@ -54,7 +54,8 @@ class JobId:
     which keeps and searches every value: six times as long, a quarter of a horse's time for a job.
     """
 
-    _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)  # as long as the environment
+    # The environment refers to this memory.
+    _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)
 
     def __init__(self) -> None:
         self._putenv = ctypes.CDLL(None).putenv

@@ -47,5 +47,5 @@ _PRELUDES = {"step": _step_prelude(), "tick": named(TICK_WORDS)}
 
 @cache
 def script(name: str, server_version: tuple[int, ...] = ()) -> Script:
-    """Return step, tick, back, fence, fence_generation, withdraw or spare."""
+    """Return step, tick, back, fence, fence_generation, withdraw, take_failure or spare."""
     return scripts.script(name, server_version, prelude=_PRELUDES.get(name, ""))

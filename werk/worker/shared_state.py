@@ -33,7 +33,7 @@ class Leave(IntEnum):
     RECYCLED = 105  # a new horse takes over
     ORDERS_DONE = 106  # it was started only for orders
     UNUSABLE = 107  # it cannot continue; the shared state has the reason
-    UNPREPARED = 108  # WERK_PRELOAD or WERK_ON_GIVE_UP cannot be imported
+    UNPREPARED = 108  # WERK_PRELOAD, WERK_MIDDLEWARE or WERK_ON_GIVE_UP cannot be imported
 
 
 class Order(NamedTuple):
@@ -79,7 +79,7 @@ class SharedState(ctypes.Structure):
         ("stop", ctypes.c_ubyte),  # written by the supervisor
         ("offset", ctypes.c_double),  # by the supervisor: from the monotonic clock to Redis's
         ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
-        # All else is written by the horse.
+        # The horse writes the rest; the supervisor resets it while no horse runs.
         ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up
         ("request", ctypes.c_uint64),  # the number of the request that waits for a reply, or 0
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet

@@ -101,7 +101,7 @@ class Slot:
     # --- start
 
     def start(self) -> None:
-        """Fork the next horse, unless it is too early. Leave if the worker has to, meanwhile."""
+        """Fork the next horse, unless it is too early or the slot has to leave."""
         if self.is_unwanted():
             self.phase = Phase.GONE
         elif time.monotonic() >= self.not_before:
@@ -155,7 +155,7 @@ class Slot:
         if stop.is_cold:
             self.kill("cold")
         progress, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
-        # With a job, or with what has a time limit after it: WERK_ON_GIVE_UP, middleware's flush.
+        # With a job, or other code that has a time limit: WERK_ON_GIVE_UP, a middleware's flush.
         is_busy = progress.is_busy or bool(progress.deadline and not self.shared.finishing)
         if progress.deadline and clock > progress.deadline + grace_s:
             self.kill("finish" if self.shared.finishing else "timeout", progress.run)
@@ -166,7 +166,7 @@ class Slot:
             self.kill("cold")  # the horse is idle and does not react: Redis is frozen
 
     def guard_horse(self, has_moved: bool) -> None:
-        """Check that the horse reaches Redis, after a tick that did; maybe at another server."""
+        """After a successful tick, check that the horse reaches Redis too, at the same server."""
         if self.phase is not Phase.WATCH:
             return
         verdict = self.watchdog.look(time.monotonic())

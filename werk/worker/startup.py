@@ -66,7 +66,7 @@ def refuse_more_than_descriptors(*, queues: int, slots: int) -> None:
 
 
 def unused_queues(connection: Redis, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the queues of these that nobody has used, each with what to add to a warning.
+    """Yield those of the queues that nobody has used, each with a hint to add to a warning.
 
     No job was ever enqueued there, no other worker serves it, and it is the queue of no task here.
     """

@@ -81,7 +81,7 @@ class Steps:
     def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
         """Send a request until it is answered. It ends the waits that may fill our hand.
 
-        A request that may have arrived before is marked so; its execution id identifies it.
+        A request that may have arrived before is marked as resent; its execution id identifies it.
         """
         pause_s = 0.0  # first without a pause: perhaps only this connection has ended
         shared, idle = self.shared, self.idle

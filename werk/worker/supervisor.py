@@ -29,7 +29,7 @@ LEASES = keys.key("werk", "leases")
 
 
 class Supervisor:
-    """Created by Worker.work(). `workers` are what RQ takes the slots for; the first is it."""
+    """Created by Worker.work(). `workers` are the slots as RQ sees them, the caller first."""
 
     def __init__(
         self, workers: list[Worker], plan: Plan, moves_due: bool, shared: SharedState
@@ -49,7 +49,7 @@ class Supervisor:
             )
             for number, worker in enumerate(workers, 1)
         ]
-        self.had_horse = False  # that could import WERK_PRELOAD and WERK_ON_GIVE_UP
+        self.had_horse = False  # a horse has imported all that the settings name
         self.is_cold = self.is_cut_off = False
         self.exit_code = self.jobs = 0
         for slot in self.slots:
@@ -100,7 +100,7 @@ class Supervisor:
         return all(slot.stop.is_leaving for slot in self.slots)
 
     def leave_to(self, worker: Worker) -> Worker:
-        """Leave the process to the horse of a slot, in the child. Return the worker that it is."""
+        """In the child, hand the process over to a slot's horse. Return the worker that it uses."""
         self.wake.close()
         self.worker.name = worker.name
         self.worker.slot = self.worker.supervisor = None
@@ -147,7 +147,7 @@ class Supervisor:
         self.link.close()
 
     def deregister(self, slot: Slot) -> None:
-        """Remove a slot. If executions of it are open in Redis, its lease stays: for a rescue."""
+        """Remove a slot. If it has open executions in Redis, its lease stays: for a rescue."""
         self.slots.remove(slot)
         self.is_cold = self.is_cold or slot.stop.is_cold
         worker = slot.worker

@@ -37,7 +37,8 @@ class Watchdog:
         if waits_for != self.seen or not any(waits_for):
             self.seen, self.since, self.told_at = waits_for, clock, None
         elif self.told_at is not None and shared.reconnect and clock > self.told_at + REACT_S:
-            return Verdict.WELL if shared.finishing else Verdict.REPLACE  # a callback may be deaf
+            # A callback may block signals.
+            return Verdict.WELL if shared.finishing else Verdict.REPLACE
         elif clock > max(self.since, self.told_at or 0.0) + self.limit_s:
             self.told_at = clock
             return Verdict.RECONNECT

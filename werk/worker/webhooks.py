@@ -14,7 +14,6 @@ import logging
 import re
 import socket
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from threading import Thread
@@ -29,6 +28,7 @@ from rq.webhook import Webhook
 from werk.log_format import Event
 from werk.printable import printable
 from werk.settings import host_name
+from werk.store.connection import hang_up
 
 AT_MOST = 4  # requests of a job
 LONGEST = 64 * 1024  # bytes of all webhooks in a job's record
@@ -182,9 +182,7 @@ class _Attempt:
             self.shut_down()
 
     def shut_down(self) -> None:
-        with suppress(OSError):
-            if self.socket:
-                self.socket.shutdown(socket.SHUT_RDWR)
+        hang_up(self.socket)
 
 
 def _reason(error: Any) -> str:

@@ -9,7 +9,7 @@
 --       WINDOW '' or '<first> <last>', indexes in the list of a queue between which all these jobs
 --       were seen. Their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
--- Constant       DEFAULT_TIMEOUT_S (registry.py)
+-- Constants      DEFAULT_TIMEOUT_S, LONGEST_S (registry.py), GONE_ENTRY (limits.py)
 -- Returns the outcome for each name:
 -- of a job 'gone' if it has no record; its status if the action does not apply to it; or else
 --       retry    'retried': a failed or stopped job is back in its queue, as with RQ's requeue;

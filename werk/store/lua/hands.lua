@@ -68,7 +68,7 @@ local function empty_silent_hands(lists, lease_s)
   end
 end
 
--- Return the jobs that a worker has had in hand since the previous tick. What that tick saw is in
+-- Put back the jobs that a worker has had in hand since the previous tick. What that tick saw is in
 -- the field werk_hand of the worker's hash `key`, a line for each queue.
 local function empty_stuck_hands(worker, key, lists)
   local seen, found = nil, ''

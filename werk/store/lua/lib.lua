@@ -218,7 +218,7 @@ local function fence(run, queue, seconds, worker)
   local execution_key, wrong = P .. ':execution:' .. run, id and clash(id, queue)
   if wrong or not id then return wrong or 0 end
   check_counts(worker)
-  failures() -- of a failure this list is a part of RQ's transaction
+  failures() -- RQ's transaction for a failure appends to this list
   call('HDEL', own(execution_key, 'hash'), 'werk_ending')
   if call('ZSCORE', wip_key(queue), run) then
     call('ZADD', wip_key(queue), 'XX', 'GT', now + OWNED_S, run)

@@ -85,7 +85,7 @@ local function renew(slot)
   call('EXPIRE', executions, LISTED_S)
   -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
   -- starts over when one of them is written. So the job's hash is written as rarely as RQ writes
-  -- it, and not at all during such a finish.
+  -- it, and not at all while RQ finishes the job.
   if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
     call('EXPIRE', key, OWNED_S)
     if is_job and call('HEXISTS', key, 'werk_ending') == 0 then

@@ -50,7 +50,8 @@ local function oldest(list, waiting)
 end
 
 -- A deferred job is due within DEFER_S; other jobs may be due then, too: so read the first few.
--- Returns of each the task, why and since when. One that has ended since then waits for a retry.
+-- Returns the task of each, why it was deferred and since when. One that has ended since then waits
+-- for a retry.
 local function deferred(scheduled)
   local found = {}
   local due = ask({}, 'ZRANGEBYSCORE', scheduled, '-inf', clock + DEFER_S,

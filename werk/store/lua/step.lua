@@ -28,9 +28,9 @@
 --       outcome 'none'; 'done'; 'again': recorded by an earlier copy of this request; 'late': the
 --               execution no longer owns the job, and its outcome was discarded; 'dependents': RQ
 --               has to record it, nothing was changed or claimed; 'misplaced': the key of the set
---               where the job belongs has another type. Then nothing was changed or claimed, except
---               that a failed job is left in wip without a worker, until that key is removed and
---               RQ's clean-up fails the job
+--               where the job belongs has another type. Nothing was changed or claimed; only for a
+--               failed job the next job is claimed, and the failed one stays in wip without a
+--               worker, until that key is removed and RQ's clean-up fails it
 --       claim   the fields of Claim (claim.py) up to its queue. `status` is '' for a job that was
 --               waiting, a text that is no status of RQ's, or 'werk_v <version>' for a record newer
 --               than this version reads. `callbacks` is set if RQ has to record a success.

@@ -56,7 +56,7 @@ local function rescue()
   if #silent == DEAD_AT_ONCE then event('more') end
   for _, dead in ipairs(silent) do
     local is_done, its_key = true, own(P .. ':worker:' .. dead, 'hash')
-    -- With one of several slots the jobs of all the others have died: that is no job's fault.
+    -- When one of several slots dies, the whole process has died, so no job is to blame.
     local crash = call('HEXISTS', its_key, 'werk_slots') == 1 and shared_death or death
     for _, run in ipairs(open_runs(dead)) do
       local what, crashes = 'later', 0
