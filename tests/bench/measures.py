@@ -94,7 +94,7 @@ def drain(stand: Stand) -> list[Row]:
         turns = _in_turns(
             stand,
             lambda: _drain(stand, "werk", stand.jobs(30_000)),
-            lambda: _drain(stand, "stock", stand.jobs(300)),
+            lambda: _drain(stand, "rq", stand.jobs(300)),
         )
         where = "on one core" if is_pinned else "free to use all cores"
         rows.append(_drained(f"one worker, {where}", RQ, turns, at_least))
@@ -128,18 +128,18 @@ def huey(stand: Stand) -> list[Row]:
 
 def trip(stand: Stand) -> list[Row]:
     """Time from enqueue to result with an idle worker, also while horses are replaced."""
-    count, ours, stock, replaced = stand.jobs(100), [], [], []
+    count, ours, plain, replaced = stand.jobs(100), [], [], []
     for _ in range(stand.runs(5)):
         with stand.idle_worker("werk"):
             ours += trips_ms(stand, count)
-        with stand.idle_worker("stock"):
-            stock += _ms(stand.load("trips_rq", count))
+        with stand.idle_worker("rq"):
+            plain += _ms(stand.load("trips_rq", count))
         with stand.idle_worker("werk", WERK_HORSE_JOBS=str(count // 2)):
             replaced += trips_ms(stand, count)
     rows = []
     for percent, most in ((50, 0.9), (99, 2)):
         name = f"round trip of an idle worker, p{percent}"
-        value, other = [percentile(ours, percent)], [percentile(stock, percent)]
+        value, other = [percentile(ours, percent)], [percentile(plain, percent)]
         rows.append(Row(name, "ms", value, RQ, other, at_most=most))
     for percent, most in ((50, 0.9), (99, 2)):
         name = f"round trip, a horse replaced every 50 jobs, p{percent}"
@@ -185,10 +185,10 @@ def idle(stand: Stand) -> list[Row]:
         begin = time.perf_counter()
         werk.enqueue("noop", 0).result(30)
         trip_ms = (time.perf_counter() - begin) * 1000
-    with stand.idle_worker("stock") as pid:
-        stock = pss_mib(pair_of(pid))
+    with stand.idle_worker("rq") as pid:
+        plain = pss_mib(pair_of(pid))
     return [
-        Row("memory of an idle worker (PSS)", "MiB", [memory], RQ, [stock], at_most=38),
+        Row("memory of an idle worker (PSS)", "MiB", [memory], RQ, [plain], at_most=38),
         Row("an idle worker sends", "commands/s", [commands], at_most=2),
         _seconds(f"CPU of an idle worker in {seconds} s", used, 0.3 * seconds / 60),
         Row(f"round trip after {seconds} idle s", "ms", [trip_ms], at_most=2),

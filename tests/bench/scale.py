@@ -41,11 +41,11 @@ def _memory(stand: Stand, count: int, most: float) -> list[Row]:
         _run(stand, stand.jobs(6_000))
         later = pss_mib(pair_of(pid))
     with _slots(stand, "pool", count) as (pid,):
-        stock = pss_mib(pair_of(pid))
+        plain = pss_mib(pair_of(pid))
     name = f"{count} idle slots"
     return [
         Row(name, "processes", [processes], at_most=count + 1),
-        Row(f"{name}: memory (PSS)", "MiB", [at_first], RQ, [stock], at_most=most),
+        Row(f"{name}: memory (PSS)", "MiB", [at_first], RQ, [plain], at_most=most),
         Row(f"{name} after 6,000 jobs: memory", "MiB", [later], at_most=most),
         Row(f"{name}: each sends", "commands/s", [sent / count], at_most=2),
     ]

@@ -22,10 +22,10 @@ import werk
 from werk.dev.process import die_with
 from werk.dev.server import Server, free_port
 
-STOCK = ["rq", "worker", "--quiet"]
+PLAIN = ["rq", "worker", "--quiet"]
 COMMANDS = {
-    "werk": [*STOCK, "--worker-class", "werk.worker.Worker"],
-    "stock": STOCK,
+    "werk": [*PLAIN, "--worker-class", "werk.worker.Worker"],
+    "rq": PLAIN,
     "pool": ["rq", "worker-pool", "--quiet"],
 }
 ONE_CORE = {0}

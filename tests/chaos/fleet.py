@@ -31,7 +31,7 @@ START_S = 30.0  # for the first job to run
 LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
 HERE = Path(__file__).parent
 
-COMMANDS = {"werk": ("werk", "worker"), "stock": ("rq", "worker", "--with-scheduler")}
+COMMANDS = {"werk": ("werk", "worker"), "rq": ("rq", "worker", "--with-scheduler")}
 
 
 class Fleet:

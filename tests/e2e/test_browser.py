@@ -151,11 +151,11 @@ def test_pages_have_their_rows_and_dependencies_open(
 
 def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.Redis) -> None:
     queue = Queue(XSS.replace("/", ""), connection=connection)
-    stock = queue.enqueue("werk.jobs.hello", XSS, description=XSS, meta={XSS: XSS}, result_ttl=-1)
+    plain = queue.enqueue("werk.jobs.hello", XSS, description=XSS, meta={XSS: XSS}, result_ttl=-1)
     ours = werk.enqueue("hello", XSS, options=werk.Options(queue=queue.name))
     noted = pickle.dumps({XSS: XSS})
     bad = dict.fromkeys(["worker_name", "dependency_id", "timeout", "werk_attempt"], XSS)
-    for job_id, registry in ((stock.id, "failed"), (ours.id, "finished")):
+    for job_id, registry in ((plain.id, "failed"), (ours.id, "finished")):
         fields: dict[Any, Any] = {**bad, "status": registry, "meta": noted}
         connection.hset(f"rq:job:{job_id}", mapping=fields)
         connection.zadd(f"rq:{registry}:{queue.name}", {job_id: 1e10, f"{XSS}{job_id}": 2e10})
@@ -163,11 +163,11 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     text, value = b64encode(XSS.encode()), b64encode(pickle.dumps(XSS))
     for kind in (4, 2):
         facts = dict.fromkeys(["worker_name", "werk_attempt"], XSS)
-        connection.xadd(f"rq:results:{stock.id}", {"type": kind, "exc_string": text, **facts})
+        connection.xadd(f"rq:results:{plain.id}", {"type": kind, "exc_string": text, **facts})
     connection.xadd(f"rq:results:{ours.id}", {"type": 1, "return_value": value})
     worker: dict[Any, Any] = dict.fromkeys(["hostname", "pid", "state", "queues", "birth"], XSS)
     connection.hset(f"rq:worker:{XSS}", mapping=worker)
-    connection.sadd(f"rq:worker:{XSS}:executions", f"{stock.id}:e1")
+    connection.sadd(f"rq:worker:{XSS}:executions", f"{plain.id}:e1")
     connection.sadd("rq:workers", f"rq:worker:{XSS}")
 
     browser.open("/0/view/queues", "<img src=x onerror=alert(1)>")
@@ -185,10 +185,10 @@ def test_nothing_of_a_job_is_run_on_a_page(browser: Browser, connection: redis.R
     for name in ("');alert(4);//", "</script><script>alert(5)//", "{{ 7 * 7 }}<%= alert(6) %>"):
         place = page.evaluate("name => encodeURIComponent(name)", name.replace("/", "%2F"))
         browser.open(f"/0/view/jobs/{place}/queued/8/asc/1", "No jobs.")
-    for job_id in (stock.id, ours.id):
+    for job_id in (plain.id, ours.id):
         page = browser.open(f"/0/view/job/{job_id}", XSS)
         assert page.locator("img, svg").count() == 0
-        browser.look(f"xss-job-{'ours' if job_id == ours.id else 'stock'}")
+        browser.look(f"xss-job-{'ours' if job_id == ours.id else 'plain'}")
         assert page.locator("img, svg").count() == 0
     result = page.locator("tr", has=page.locator("th", has_text="Result")).locator("td")
     expect(result).to_have_text(XSS)

@@ -191,7 +191,7 @@ def test_a_gate_holds_back_and_lets_through_late(gate):
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "chaos", "--worker", "stock"],
+        [sys.executable, "-m", "chaos", "--worker", "rq"],
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stderr=subprocess.PIPE,
         text=True,

@@ -19,7 +19,7 @@ from support import KIT, PYTHONPATH, Process, wait_until
 Start = Callable[..., Process]
 Both = Callable[..., Iterator[tuple[Path, str, Process]]]
 
-OURS, STOCK = "werk.worker.Worker", "rq.worker.Worker"
+OURS, PLAIN = "werk.worker.Worker", "rq.worker.Worker"
 FRAMED = "patched_classes.Around"  # each job goes through RQ's perform_job
 TOLERANCE_S = 2.5
 
@@ -42,7 +42,7 @@ def both(spawn: Start, worker_role: str | None, redis_url: str, tmp_path: Path) 
 
     def run(script: str, prefix: str, ours: str = OURS) -> Iterator[tuple[Path, str, Process]]:
         runs = []
-        for number, worker in enumerate((ours, STOCK)):
+        for number, worker in enumerate((ours, PLAIN)):
             folder, url = tmp_path / f"run-{number}", re.sub(r"/0$", f"/{number}", redis_url)
             folder.mkdir()
             own = roles.url(url, worker_role if prefix == "rq" else None)
@@ -102,10 +102,10 @@ def seen_outside(folder: Path) -> Form:
 
 
 def test_commands_and_options_do_what_they_do_with_plain_rq(both: Both) -> None:
-    ours, stock = (
+    ours, plain = (
         json.loads(process.output()) for *_, process in both("compat_commands.py", "shop")
     )
-    lines = differences(ours, stock, TOLERANCE_S)
+    lines = differences(ours, plain, TOLERANCE_S)
     assert not lines, "\n".join(lines)
     assert len(ours) >= 10
 
@@ -127,7 +127,7 @@ def test_plain_rq_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_not
             job_id=f"retried-{number}",
             retry=Retry(max=1, interval=number % 2),
         )
-    stock = spawn("rq", "worker", *names, "--with-scheduler", env=env)
+    plain = spawn("rq", "worker", *names, "--with-scheduler", env=env)
     wait_until(lambda: len(ran(tmp_path)) > 5)
     ours = [spawn("rq", "worker", *names, "-w", OURS, env=env) for _ in range(2)]
     pool = spawn("rq", "worker-pool", *names, "-n", "1", "-w", OURS, env=env)
@@ -137,7 +137,7 @@ def test_plain_rq_workers_a_scheduler_and_a_pool_beside_ours_lose_and_repeat_not
     for number in range(200, 300):
         queues[number % 2].enqueue("compat_tasks.echo", job_id=f"now-{number}")
     wait_until(lambda: sum(queue.finished_job_registry.count for queue in queues) == 500)
-    for process in (*ours[1:], pool, stock):
+    for process in (*ours[1:], pool, plain):
         process.terminate()
         assert process.wait(60) == 0, process.output()
     counts = Counter(ran(tmp_path))

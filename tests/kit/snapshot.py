@@ -33,27 +33,27 @@ def snapshot(client: redis.Redis, prefix: str, worker: str) -> Form:
 DAY_S, MINUTE_S = 86_400.0, 60.0
 
 
-def differences(ours: Any, stock: Any, tolerance_s: float, where: str = "") -> list[str]:
+def differences(ours: Any, plain: Any, tolerance_s: float, where: str = "") -> list[str]:
     """Return a line for each thing that is not equal; numbers with a fraction are seconds.
 
     Times to live of days may differ by a minute: a busy machine takes the two at other moments.
     """
-    if isinstance(ours, dict) and isinstance(stock, dict):
+    if isinstance(ours, dict) and isinstance(plain, dict):
         return [
             line
-            for key in sorted({*ours, *stock})
+            for key in sorted({*ours, *plain})
             for line in differences(
                 ours.get(key, "(not there)"),
-                stock.get(key, "(not there)"),
+                plain.get(key, "(not there)"),
                 tolerance_s,
                 f"{where} {key}",
             )
         ]
-    if isinstance(ours, float) and isinstance(stock, float):
-        is_long = min(ours, stock) > DAY_S
-        if abs(ours - stock) <= (MINUTE_S if is_long else tolerance_s):
+    if isinstance(ours, float) and isinstance(plain, float):
+        is_long = min(ours, plain) > DAY_S
+        if abs(ours - plain) <= (MINUTE_S if is_long else tolerance_s):
             return []
-    return [] if ours == stock else [f"{where.strip()}: ours {ours!r}, stock {stock!r}"]
+    return [] if ours == plain else [f"{where.strip()}: ours {ours!r}, plain {plain!r}"]
 
 
 class Snapshot:

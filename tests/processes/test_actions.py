@@ -276,11 +276,11 @@ def test_what_has_expired_is_no_failed_job(light: Link, connection: redis.Redis)
 def test_a_retried_job_is_as_rq_leaves_it(
     fail: Callable[..., list[werk.Handle]], connection: redis.Redis, light: Link
 ) -> None:
-    ours, stock = fail("panic", "a", "b")
+    ours, plain = fail("panic", "a", "b")
     connection.sadd("rq:werk:paused", "default")
-    Job.fetch(stock.id, connection=connection).requeue()
+    Job.fetch(plain.id, connection=connection).requeue()
     assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "retried")]
-    here, there = record(connection, ours.id), record(connection, stock.id)
+    here, there = record(connection, ours.id), record(connection, plain.id)
     differ = {"created_at", "data", "description", "enqueued_at", "exc_info", "last_heartbeat"}
     differ.add("werk_enqueued")
     skip = {*differ, "success_callback_timeout", "failure_callback_timeout"}
@@ -289,7 +289,7 @@ def test_a_retried_job_is_as_rq_leaves_it(
         k: v for k, v in there.items() if k not in skip and v
     }
     assert here["started_at"] == here["ended_at"] == ""
-    assert places(connection, ours.id) == places(connection, stock.id) == ["queue"]
+    assert places(connection, ours.id) == places(connection, plain.id) == ["queue"]
     assert connection.lrange("rq:queue:default", 0, -1)[-1].decode() == ours.id
     assert connection.ttl(f"rq:job:{ours.id}") == -1
     assert [*actions.act(light, "retry", [ours.id])] == [(ours.id, "queued")]
@@ -441,7 +441,7 @@ def test_a_running_job_is_stopped(
     assert ended(job, "stopped").is_stopped
     assert places(connection, job.id) == ["failed"]
     done = run("werk", "stop", job.id, "--yes")
-    assert (done.returncode, "it is stopped" in done.stderr) == (1, True)
+    assert (done.returncode, "is stopped, and runs on no worker" in done.stderr) == (1, True)
 
 
 def test_a_stopped_job_has_an_end_and_is_kept_as_failed_ones_are(
@@ -512,14 +512,14 @@ def test_a_waiting_job_is_cancelled_as_rq_does(
         return queue.enqueue("os.getcwd", depends_on=first if kind == "deferred" else None)
 
     first = queue.enqueue("os.getcwd")
-    ours, stock = make(), make()
+    ours, plain = make(), make()
     child = queue.enqueue("os.getcwd", depends_on=ours)
-    stock.cancel()
+    plain.cancel()
     assert run("werk", "cancel", ours.id, "--yes").stdout == f"{ours.id} cancelled\n"
-    here, there = record(connection, ours.id), record(connection, stock.id)
+    here, there = record(connection, ours.id), record(connection, plain.id)
     assert here["status"] == there["status"] == "canceled"
     assert {k for k, v in here.items() if v} == {k for k, v in there.items() if v}
-    assert places(connection, ours.id) == places(connection, stock.id) == ["canceled"]
+    assert places(connection, ours.id) == places(connection, plain.id) == ["canceled"]
     assert child.get_status(refresh=True) == "deferred"
     done = run("werk", "cancel", ours.id, "--yes")
     assert (done.returncode, "is canceled, not waiting" in done.stderr) == (1, True)
@@ -664,14 +664,14 @@ def test_workers_drain_and_a_second_word_does_not_hurry_them(
     tmp_path: Path,
     light: Link,
 ) -> None:
-    worker, stock = work(), spawn("rq", "worker", "low", "-n", "stocky")
-    wait_until(lambda: connection.hget("rq:worker:stocky", "state") == b"idle")
+    worker, plain = work(), spawn("rq", "worker", "low", "-n", "other")
+    wait_until(lambda: connection.hget("rq:worker:other", "state") == b"idle")
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     assert run("werk", "drain").returncode == 2
     done = run("werk", "drain", "--yes")
     assert len(done.stdout.split()) == 2
-    assert stock.wait(60) == 0
+    assert plain.wait(60) == 0
     wait_until(lambda: "draining" in run("werk", "status").stdout)
     deadline = time.monotonic() + 1.2  # longer than two signals are one
     wait_until(lambda: time.monotonic() > deadline)
@@ -841,8 +841,8 @@ def test_what_a_killed_plain_rq_worker_left_runs(
     connection: redis.Redis,
     tmp_path: Path,
 ) -> None:
-    spawn("rq", "worker", "default", "-n", "stocky", env={"PYTHONPATH": PYTHONPATH})
-    wait_until(lambda: connection.hget("rq:worker:stocky", "state") == b"idle")
+    spawn("rq", "worker", "default", "-n", "other", env={"PYTHONPATH": PYTHONPATH})
+    wait_until(lambda: connection.hget("rq:worker:other", "state") == b"idle")
     job = Queue(connection=connection).enqueue("worker_tasks.note", str(tmp_path), job_id="kept")
     wait_until(lambda: job.get_status() == "finished")
     connection.hset(job.key, "status", "queued")  # as one that was popped by a worker of two queues
@@ -862,15 +862,15 @@ def test_ping_asks_every_queue_and_names_the_silent(
 ) -> None:
     assert run("werk", "ping").stderr == "there is no queue yet\n"
     work()
-    spawn("rq", "worker", "stocky")
+    spawn("rq", "worker", "other")
     connection.sadd("rq:queues", "rq:queue:nobody")
-    wait_until(lambda: connection.exists("rq:workers:stocky"))
+    wait_until(lambda: connection.exists("rq:workers:other"))
     done = run("werk", "ping", "--timeout", "5")
     assert done.returncode == 1
     lines = dict(line.split(": ") for line in done.stdout.splitlines())
     assert lines["nobody"] == "no answer within 5 s; see werk status"
     assert lines["default"].startswith("answered in ")
-    assert lines["stocky"].startswith("answered in ")
+    assert lines["other"].startswith("answered in ")
     found = json.loads(run("werk", "ping", "default", "--json").stdout)
     assert [(own["queue"], own["trouble"]) for own in found] == [("default", "")]
     assert not connection.llen("rq:queue:nobody")

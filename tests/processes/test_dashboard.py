@@ -319,14 +319,14 @@ def test_secrets_are_masked(
     task = registry.Task("werk.jobs.hello", secret=("name",))
     monkeypatch.setitem(registry.TASKS, "greet", task)
     registry.tasks.cache_clear()
-    stock = Queue(connection=connection).enqueue("werk.jobs.hello", "hunter2")
+    plain = Queue(connection=connection).enqueue("werk.jobs.hello", "hunter2")
     werk.enqueue("greet", "hunter2")
     connection.hset("rq:worker:w1", mapping={"state": "busy", "birth": now()})
-    connection.sadd("rq:worker:w1:executions", f"{stock.id}:e1")
+    connection.sadd("rq:worker:w1:executions", f"{plain.id}:e1")
     connection.sadd("rq:workers", "rq:worker:w1")
     for path in (
         "/0/data/jobs/default/queued/8/asc/1.json",
-        f"/0/data/job/{stock.id}.json",
+        f"/0/data/job/{plain.id}.json",
         "/0/data/workers.json",
     ):
         text = str(page(path))
@@ -345,7 +345,7 @@ def test_a_frozen_worker_and_one_that_hangs_are_marked(
     spawn: Callable[..., Process],
     connection: redis.Redis,
 ) -> None:
-    frozen, hung, stock = work("high"), work("low"), spawn("rq", "worker", "-n", "stocky", "high")
+    frozen, hung, plain = work("high"), work("low"), spawn("rq", "worker", "-n", "other", "high")
     busy = werk.enqueue("sleep", 60, options=werk.Options(queue="default"))
     spawn("rq", "worker", "default")
     wait_until(lambda: busy.status() == "started")
@@ -354,13 +354,13 @@ def test_a_frozen_worker_and_one_that_hangs_are_marked(
         return {own["pid"]: own for own in page("/0/data/workers.json")["workers"]}
 
     wait_until(lambda: len(rows()) == 4 and rows()[hung.pid]["status"] == "idle")
-    for process in (frozen, stock):
+    for process in (frozen, plain):
         os.kill(process.pid, signal.SIGSTOP)
     child = horse(hung)
     os.killpg(child, signal.SIGSTOP)
     werk.enqueue("sleep", 0, options=werk.Options(queue="low"))
-    connection.expire("rq:worker:stocky", 45)  # as it is some minutes later
-    marks = {frozen.pid: "stale", hung.pid: "hung", stock.pid: "stale"}
+    connection.expire("rq:worker:other", 45)  # as it is some minutes later
+    marks = {frozen.pid: "stale", hung.pid: "hung", plain.pid: "stale"}
 
     def marked() -> dict[int, dict[str, Any]]:
         found = rows()  # of one moment: a busy machine is an outage, which extends leases

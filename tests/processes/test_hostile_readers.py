@@ -85,7 +85,7 @@ def set_type(connection: redis.Redis, dice: random.Random, key: str, but: str = 
 class Fleet:
     """Three good workers and a good queue, among what is spoilt."""
 
-    GOOD = ("good1", "good2", "stocky")
+    GOOD = ("good1", "good2", "other")
 
     def __init__(self, connection: redis.Redis) -> None:
         self.redis = connection
@@ -95,7 +95,7 @@ class Fleet:
         for name in self.GOOD:
             facts = {"birth": beat, "last_heartbeat": beat, "state": "idle", "queues": "default"}
             facts |= {"hostname": "there", "pid": "17", "successful_job_count": "5"}
-            if name != "stocky":
+            if name != "other":
                 facts |= {"werk_lease": "15", "werk_horse": "x", "werk_moved": str(now)}
                 connection.zadd("rq:werk:leases", {name: now + 15})
             connection.hset(f"rq:worker:{name}", mapping=facts)

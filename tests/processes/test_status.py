@@ -492,12 +492,12 @@ def test_a_plain_rq_worker_beside_ours(
     spawn: Start,
     light: Link,
 ) -> None:
-    spawn("rq", "worker", "default", "-n", "stocky")
+    spawn("rq", "worker", "default", "-n", "other")
     wait_until(lambda: Snapshot.read(light).workers)
     assert problems(light) == []
     work()
-    assert wait_until(lambda: says(light, WARNING, "stocky is a plain RQ worker"))
-    assert {own.name: own.kind for own in Snapshot.read(light).workers}["stocky"] == "rq"
+    assert wait_until(lambda: says(light, WARNING, "other is a plain RQ worker"))
+    assert {own.name: own.kind for own in Snapshot.read(light).workers}["other"] == "rq"
 
 
 def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
@@ -514,9 +514,9 @@ def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
     assert run("werk", "resume", "default").returncode == 0
     assert job.result(60) == "Hello Ada"
     run("werk", "pause", "default")
-    spawn("rq", "worker", "default", "-n", "stocky")
+    spawn("rq", "worker", "default", "-n", "other")
     assert wait_until(
-        lambda: says(light, WARNING, "is paused, but plain RQ worker stocky still takes its jobs")
+        lambda: says(light, WARNING, "is paused, but plain RQ worker other still takes its jobs")
     )
 
 
@@ -659,9 +659,9 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
 def test_what_a_plain_rq_worker_has_just_taken_is_not_left(
     spawn: Start, light: Link, connection: redis.Redis
 ) -> None:
-    stock = spawn("rq", "worker", "default")
+    plain = spawn("rq", "worker", "default")
     wait_until(lambda: Snapshot.read(light).workers)
-    stock.send_signal(signal.SIGSTOP)  # or its own clean-up takes them away
+    plain.send_signal(signal.SIGSTOP)  # or its own clean-up takes them away
     connection.sadd("rq:queues", "rq:queue:default")
     connection.rpush("rq:queue:default:intermediate", "b")
     assert problems(light) == []

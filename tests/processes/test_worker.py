@@ -799,7 +799,7 @@ def test_a_callback_of_what_plain_rq_workers_left_does_nothing_to_the_horse(
     )
     connection.delete("rq:queue:default")
     connection.hset(left.key, "status", "started")
-    connection.zadd("rq:wip:default", {f"{left.id}:stock": 1})
+    connection.zadd("rq:wip:default", {f"{left.id}:other": 1})
     job = werk.enqueue("note", str(tmp_path))
     assert work("default", "--burst").wait(60) == 0
     (ran,) = runs(tmp_path, "ran")

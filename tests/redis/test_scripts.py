@@ -470,7 +470,7 @@ class Life(RuleBasedStateMachine):
                 self.connection.zadd(f"rq:scheduled:{queue}", {job_id: PAST})
         lock = f"rq:scheduler-lock:{pair.queues[0]}"
         if is_locked:
-            self.connection.set(lock, "stock")
+            self.connection.set(lock, "rq")
         self.tick_now(pair)
         self.connection.delete(lock)
         after = self.look()
