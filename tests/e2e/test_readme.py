@@ -62,6 +62,7 @@ RUN = """
     docs/enqueueing.md      printf                  test_its_commands_print_what_it_shows
     docs/cron.md            werk cron --check       test_its_crontab_is_one
     docs/cron.md            werk cron --list        reason: test_cron_health.py
+    docs/cron.md            werk cron crontab       reason: test_cron.py
     docs/cron.md            werk worker             test_a_host_runs_the_jobs_of_its_queue
     docs/cron.md            werk-enqueue            test_a_host_runs_the_jobs_of_its_queue
     docs/runbook.md         werk status             test_its_status_looks_so

@@ -80,6 +80,7 @@ def test_an_empty_redis_is_well(light: Link) -> None:
         "WERK OK - no queue yet | waiting=0 oldest=0s;;300 workers=0 failed=0",
     )
     assert "no queue" in table(Snapshot.read(light))
+    assert status.table(Snapshot.read(light))[-1] == "no problems"
 
 
 def test_what_is_there_is_counted(
@@ -713,7 +714,7 @@ def test_a_plain_rq_worker_that_is_silent_is_stale(
 ) -> None:
     beat = datetime.now(timezone.utc) - timedelta(seconds=beat_s_ago)
     facts = {"birth": "2026-01-01T00:00:00.000000Z", "state": "idle", "queues": "default"}
-    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": keys.timestamp(beat)})
+    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": keys.iso(beat.timestamp())})
     connection.sadd("rq:workers", "rq:worker:w")
     if ttl:
         connection.expire("rq:worker:w", ttl)

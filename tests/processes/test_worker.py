@@ -664,7 +664,9 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     assert "attempt" not in said  # nothing was tried
     status = run("werk", "status", env={"COLUMNS": "300"}).stdout
     assert "warning: queue default: jobs of newer are deferred: worker " in status
-    assert ": this worker has no task 'newer': restart the workers whose table is older; " in status
+    assert (
+        ": this worker has no task 'newer': restart the workers whose table is older or, " in status
+    )
     assert re.search(r"the first job fails in [0-9]+[sm]$", status, re.M)
     connection.zadd("rq:scheduled:default", {job.id: 0})
     connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)

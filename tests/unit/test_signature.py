@@ -612,6 +612,13 @@ def test_a_text_is_refused(define: Define, annotation: str, text: str, message: 
     assert len(text) < 6 or text not in said
 
 
+def test_an_unread_type_is_named_where_its_text_is_refused(define: Define) -> None:
+    """Otherwise the error about JSON leads to a text that the function cannot use."""
+    shape = define("from pathlib import Path\ndef task(x: Path): ...")
+    why = "; the type Path cannot be read; it takes JSON: see werk tasks --check"
+    assert refused(lambda: shape.parse(["a.txt"])).endswith(why)
+
+
 def test_a_decimal_is_finite_whatever_the_context_lets_pass(define: Define) -> None:
     shape = parameter(define, "Decimal")
     with decimal.localcontext(decimal.Context(traps=[])):

@@ -215,7 +215,11 @@ def _notes(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _problems(snapshot: Snapshot, limits: Limits, width: int) -> Iterator[str]:
-    for own in checks.problems(snapshot, limits):
+    problems = checks.problems(snapshot, limits)
+    if not problems:
+        has_failed = any(queue.failed for queue in snapshot.queues.values())
+        yield "no problems" + "; the failed jobs: werk failed" * has_failed
+    for own in problems:
         first, *others = wrap(f"{own.level}: {own.what}: {own.fix}", width)
         yield tables.level(own.level) + first.removeprefix(own.level)
         yield from others

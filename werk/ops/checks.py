@@ -256,7 +256,10 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     if queue.deferred:
         left_s = max(0.0, queue.deferred.since + UNKNOWN_S - snapshot.time)
         what = f"{name}: jobs of {queue.deferred.tasks} are deferred: {queue.deferred.why}"
-        fix = f"restart the workers whose table is older; the first job fails in {age(left_s)}"
+        fix = (
+            "restart the workers whose table is older or, if the task was removed, add it again or"
+        )
+        fix += f" run werk cancel --state deferred; the first job fails in {age(left_s)}"
         yield Problem(WARNING, what, fix)
     if queue.differing:
         what = f"{name}: its workers have different versions of {queue.differing}"

@@ -231,8 +231,15 @@ class Signature:
                 place = shown_word(own.name if name is None else name)
                 if self.is_missing:  # then the path may be wrong rather than the value
                     place = f"its code was not found ({self.missing}), so it takes JSON"
-                raise ArgumentError(f"{task}: {place}: {f'{shown} {problem}'.lstrip()}") from None
+                problem = f"{shown} {problem}".lstrip() + self._unread(own)
+                raise ArgumentError(f"{task}: {place}: {problem}") from None
         return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+    def _unread(self, own: Parameter) -> str:
+        """Return what to add to an error about a parameter whose type cannot be read."""
+        texts = (note.text.partition(f": parameter {own.name}: ") for note in self.notes)
+        why = next((text for _, found, text in texts if found), "")
+        return f"; {why}: see werk tasks --check" if why else ""
 
     def _misplaced(self, count: int, kwargs: _Kwargs) -> str | None:
         """Return what is wrong: a superfluous argument, a missing or a double one; or None."""
