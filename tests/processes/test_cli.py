@@ -337,6 +337,7 @@ def test_what_cron_gives_it(redis_url: str, connection: redis.Redis) -> None:
     assert waiting(connection) == 1
 
 
+@pytest.mark.usefixtures("connection")
 def test_help_and_version_and_completion() -> None:
     text = run("werk-enqueue", "--help").stdout
     for wanted in ("--wait", "sleep", "Sleep for SECONDS.", "75"):

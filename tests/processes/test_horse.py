@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,21 +19,20 @@ from faults import holding, listening
 from rq import Callback, Queue, Retry
 from rq.job import JobStatus
 from rq.suspension import resume, suspend
+from rq.utils import utcformat
 from support import wait_until
 from workers import Start, begun, crash_count, ended, finished, go, horse, outcomes, places, runs
 
 import werk
 from werk.dev.server import Server
-from werk.store.keys import iso, timestamp
+from werk.store.keys import iso
 from werk.worker import redis_side
 from werk.worker.scripts import script
 
 
 def test_iso_is_rqs_own_text() -> None:
-    from datetime import datetime, timezone
-
     for moment in (1700000000.0, 1700000000.999999, 1732434567.123456):
-        assert iso(moment) == timestamp(datetime.fromtimestamp(moment, timezone.utc))
+        assert iso(moment) == utcformat(datetime.fromtimestamp(moment, timezone.utc))
 
 
 def after(seconds: float) -> None:
