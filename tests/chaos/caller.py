@@ -84,8 +84,9 @@ class Caller:
             self.seconds = some_seconds(self.chance)
             WAYS[kind](self, f"{self.name}-{number}-{kind}")
             is_lull = time.time() % LULL_EVERY_S < LULL_S
-            while len(self.handles) > (0 if is_lull else WINDOW) and not self.stopping:
-                self._await(*self.handles.popleft())
+            is_answered = True  # otherwise go on: what is enqueued during an outage matters most
+            while is_answered and len(self.handles) > (0 if is_lull else WINDOW):
+                is_answered = self._await(*self.handles.popleft()) and not self.stopping
             if is_lull:
                 time.sleep(LULL_PAUSE_S)  # few jobs at a time, so that workers are idle as well
 
@@ -162,15 +163,19 @@ class Caller:
             enqueue_by_rq(self.client, self.queue, *call, **options)
             self.call_log.write("accepted", token)
 
-    def _await(self, token: str, handle: werk.Handle) -> None:
+    def _await(self, token: str, handle: werk.Handle) -> bool:
+        """Write down the result of a job. Return False if there was no answer in time."""
         try:
             value = handle.result(timeout=WAIT_S)
-        except (werk.ResultTimeout, werk.JobCancelled, werk.RedisUnavailable):
-            return
+        except (werk.ResultTimeout, werk.RedisUnavailable):
+            return False
+        except werk.JobCancelled:
+            return True
         except werk.WerkError as error:
             self.call_log.write("failed", token, value=f"{type(error).__name__}: {error}")
-            return
+            return True
         self.call_log.write("result", token, value=str(value))
+        return True
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

@@ -38,7 +38,7 @@ end
 return events"""
 RETURNS = "-- as empty_hand in hands.lua"
 STUCK = "if string.find(seen, line, 1, true) then"
-EMPTIED = "local function empty_hands(worker, lists)"
+EMPTIED = "local function empty_hand(worker, list)"
 READ = "        self.open = [wait for wait in self.open if wait.since]\n"
 DIES = """        if any(read) and time.monotonic() % 1 < 0.2:
             os.kill(os.getppid(), 9)
@@ -178,13 +178,14 @@ MUTANTS = {
         ),
         ("stuck",),
     ),
-    # A rescue forgets the hands. Workers rarely die just then, so some kill themselves.
+    # The scripts of others forget the hands. Workers rarely die just then, so some kill themselves.
     "bereft": Mutant(
         (
             ("store/lua/hands.lua", EMPTIED, f"{EMPTIED}\n  if true then return end"),
             ("worker/idle.py", READ, READ + DIES),
         ),
         ("stuck",),
+        ("script flush",),  # a fault that leaves workers time to wait
         seconds=30.0,
     ),
     "everlasting": Mutant(
