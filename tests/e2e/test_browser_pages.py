@@ -44,6 +44,13 @@ OVERLAPS = """() => {
     range.selectNodeContents(node);
     for (const box of range.getClientRects()) boxes.push([box, node]);
   }
+  const heads = [...document.querySelectorAll("th")].filter((head) => head.checkVisibility());
+  for (const head of heads) for (const [one, node] of boxes) {
+    const two = head.getBoundingClientRect();
+    const isOver = !head.contains(node) && one.bottom > two.top + 2 && one.top < two.bottom - 2
+      && one.right > two.left + 2 && one.left < two.right - 2;
+    if (isOver) found.push([node.data.trim(), `over the heading ${head.textContent.trim()}`]);
+  }
   for (const [one, node] of boxes) for (const [two, other] of boxes) {
     const width = Math.min(one.right, two.right) - Math.max(one.left, two.left);
     const height = Math.min(one.bottom, two.bottom) - Math.max(one.top, two.top);
