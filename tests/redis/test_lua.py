@@ -298,6 +298,14 @@ def test_counts_are_added_to_the_worker_and_to_the_counters(lua: Lua) -> None:
         werk:tallies            sleep|done=4 sleep|seconds=1""")
 
 
+def test_only_the_supervisor_writes_the_heartbeat_of_a_worker(lua: Lua) -> None:
+    lua.given("HSET worker:one last_heartbeat before")
+    lua.step("h1", counts="done 1")
+    assert "last_heartbeat" not in lua.changes()["worker:one"]
+    lua.tick("one")
+    assert "last_heartbeat=at:5000" in lua.changes()["worker:one"]
+
+
 # --- hands: what the waits of an idle horse have taken
 
 HAND = "werk:hand:one:high"

@@ -38,6 +38,14 @@ def slot(name: str = "web.1", slots: object = 3, **given: str) -> Slot:
     return read_slot(NOW, {"default": 0.0}, {**row, "facts": {**facts, **given}})
 
 
+def test_a_worker_that_was_declared_dead_is_silent_since_its_last_beat() -> None:
+    row = {"name": "web", "run": "", "since": "", "task": "", "call": "", "ttl": 100}
+    facts = {"birth": keys.iso(NOW - 60), "last_heartbeat": keys.iso(NOW - 30), "werk_lease": "15"}
+    lease = str(NOW + 4)  # of a rescue that has to be tried again
+    dead = read_slot(NOW, {"": 0.0}, {**row, "lease": lease, "facts": facts})
+    assert (dead.state, dead.beat_s) == ("stale", pytest.approx(30))
+
+
 @pytest.mark.parametrize(
     ("name", "slots", "worker"),
     [

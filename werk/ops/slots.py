@@ -103,7 +103,8 @@ def _clock_and_beat(now: float, lease: str, facts: Mapping[str, str]) -> tuple[f
     if not lease and not facts.get("werk_clock"):  # plain RQ publishes only the beat
         return min(FARTHEST_S, max(0.0, beat - now)), beat
     clock_s = max(-FARTHEST_S, min(FARTHEST_S, number(facts.get("werk_clock"))))
-    return clock_s, number(lease) - number(facts.get("werk_lease")) if lease else beat - clock_s
+    is_leased = lease and "werk_horse" in facts  # else its lease says when to try a rescue again
+    return clock_s, number(lease) - number(facts.get("werk_lease")) if is_leased else beat - clock_s
 
 
 def _place(name: str, slots: int) -> tuple[str, int, int]:

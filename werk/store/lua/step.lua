@@ -53,9 +53,8 @@ local KNOWN = ' started finished failed deferred scheduled stopped canceled rate
   .. ' ready_to_enqueue '
 local DROPS_AT_ONCE = 100
 
-local worker_key, suspended = P .. ':worker:' .. WORKER, P .. ':suspended'
-local pauses = P .. ':werk:paused'
-local runs = worker_key .. ':executions'
+local worker_key = P .. ':worker:' .. WORKER
+local runs, suspended, pauses = worker_key .. ':executions', P .. ':suspended', P .. ':werk:paused'
 local outcome, is_special = 'none', false
 
 if not ENDED_JOB then
@@ -74,8 +73,7 @@ else
   local id, queue, value, keep = ENDED_JOB, ENDED_QUEUE, ENDED_VALUE, ENDED_KEEP_S
   local job, run = P .. ':job:' .. id, id .. ':' .. ENDED_EXECUTION
   local wip, results = P .. ':wip:' .. queue, P .. ':results:' .. id
-  local execution_key = P .. ':execution:' .. run
-  local dependents = job .. ':dependents'
+  local execution_key, dependents = P .. ':execution:' .. run, job .. ':dependents'
   local dependencies = P .. ':job::' .. id .. ':dependencies' -- the second colon is RQ's
   local status, is_success = ENDED_STATUS, ENDED_STATUS == 'finished'
   local cause = not is_success and string.match(status, '^failed (.*)$')
@@ -291,10 +289,10 @@ end
 if COUNTS ~= '' and try('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = is_resent and call('HGET', worker_key, 'werk_step') == EXECUTION
-  local clock = call('TIME')
   call('HDEL', worker_key, 'werk_moved') -- a removal first: see lib.lua
-  call('HSET', worker_key, 'state', state, 'last_heartbeat', NOW_TEXT, 'werk_step', EXECUTION,
-    'werk_moved', clock[1] .. '.' .. string.format('%06d', clock[2]))
+  -- Only the tick writes last_heartbeat: a horse may outlive its supervisor, or not see it frozen.
+  call('HSET', worker_key, 'state', state, 'werk_step', EXECUTION, 'werk_moved',
+    string.format('%s.%06d', unpack(call('TIME'))))
   if not is_repeat then add_counts() end
 end
 return {outcome, got, dropped, paused}
