@@ -261,7 +261,8 @@ def _missing(place: str, error: Exception) -> str | None:
 
 def _checked(name: object, entry: object, place: str) -> Task:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ConfigError(f"{place}: {name!r} is not a task name; use letters, digits and _ . : -")
+        use = "use letters, digits and _ . : -, with a letter, a digit or _ first"
+        raise ConfigError(f"{place}: {name!r} is not a task name; {use}")
     task = Task(entry) if isinstance(entry, str) else entry
     if not isinstance(task, Task):
         kind = type(entry).__name__

@@ -97,7 +97,7 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
         ("TZ=Mars/North", "TZ=Mars/North: unknown time zone; use UTC"),
         ("TZ=", "TZ=: unknown time zone"),
         ("TZ=/etc/localtime", "unknown time zone"),
-        ("MAILTO=me", "MAILTO= is not supported in a crontab of tasks; only TZ= is"),
+        ("MAILTO=me", "MAILTO= is not supported in a crontab of tasks; only TZ= and CRON_TZ= are"),
     ],
 )
 def test_a_bad_line_is_said_with_its_number(

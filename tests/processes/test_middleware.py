@@ -125,7 +125,7 @@ def test_middleware_knows_which_errors_are_final_and_is_flushed_before_a_horse_e
         "ValueError 1 False default 1", "ValueError 2 False default 1",
         "ValueError 3 True default 1", "Unknown 1 False default 3", "flushed 2",
     ]  # fmt: skip
-    line = "event=flush-failed middleware=judges.flush reason=OSError: unreachable"
+    line = 'event=flush-failed middleware=judges.flush reason="OSError: unreachable"'
     assert line in worker.output()
 
 

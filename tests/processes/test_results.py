@@ -192,7 +192,7 @@ def test_workers_that_run_any_path_say_so_too(work: Start, connection: redis.Red
     work(env={"WERK_ALLOW_UNREGISTERED": "yes"})
     queue = Queue(connection=connection)
     local = queue.enqueue("worker_tasks.local")
-    with pytest.raises(werk.ResultNotKept, match="a function, which cannot be stored"):
+    with pytest.raises(werk.ResultNotKept, match="of type function, which cannot be stored"):
         werk.result(local.id, timeout=LONG_S)
     large = queue.enqueue("worker_tasks.heavy", TOO_LARGE)
     with pytest.raises(werk.ResultNotKept, match="bytes are more than the limit"):

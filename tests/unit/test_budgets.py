@@ -54,7 +54,7 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2961,
+        2965,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures",
     ),
@@ -67,8 +67,8 @@ RAISED = {
         1093,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (998, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (834, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
+    "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
         4295,
         "patched and subclassed workers, forks, outages, watchdog, bounded "

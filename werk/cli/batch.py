@@ -143,7 +143,10 @@ class Report:
 
 
 def _wait(report: Report, link: Link) -> int | None:
-    """Wait until all have ended, and print how many ended in which state. Raises ResultTimeout."""
+    """Wait until all have ended, print how many ended in which state, return the exit code.
+
+    Raises ResultTimeout.
+    """
     left, ended, timeout_s = (
         list(dict.fromkeys(report.ids)),
         Counter[str](),

@@ -252,7 +252,7 @@ def _age(since: float | None, now: float) -> str:
 
 
 def _when(own: Row, now: float) -> str:
-    """Return when a job is due, or for how long it is in its state."""
+    """Return when a job is due, or for how long it has been in its state."""
     if own.due is None:
         return _age(own.at, now)
     return f"in {age(own.due - now)}" if own.due > now else "now"

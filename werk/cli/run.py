@@ -116,7 +116,7 @@ def up(port: int) -> int | None:
     "--bind",
     metavar="ADDRESS",
     default="127.0.0.1",
-    help="Listen on ADDRESS (127.0.0.1); others than the loopback require a password.",
+    help="Listen on ADDRESS (127.0.0.1); any other than the loopback requires a password.",
 )
 @click.option(
     "--host",

@@ -18,7 +18,7 @@ OPTIONS = {  # of `rq worker` that people need: metavar and help
     "verbose": (None, "Log at level DEBUG."),
     "quiet": (None, "Log at level WARNING."),
     "pid": ("FILE", "Write the process id to FILE."),
-    "max_jobs": ("COUNT", "Exit after COUNT jobs."),
+    "max_jobs": ("COUNT", "Exit after COUNT jobs. With --concurrency, COUNT is for each slot."),
     "max_idle_time": ("SECONDS", "Exit after SECONDS without a job."),
     "path": ("FOLDER", "Look for the modules of tasks in FOLDER as well."),
     "url": ("URL", "Use the Redis at URL. Default: RQ_REDIS_URL."),

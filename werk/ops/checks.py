@@ -21,7 +21,7 @@ from werk.store.limits import UNKNOWN_S
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
 MEMORY_PART = 0.8  # of what Redis may use; above this it may soon be full
-READY_S = 30.0  # a tick enqueues the dependents that RQ has left after 3 s
+READY_S = 30.0  # after 3 s, a tick enqueues the dependents that RQ has left
 GAVE_UP_S = 60.0  # a final failure may wait for a handler this long: a worker may run a long job
 NOTED_S = 7 * 86400.0  # a refusal that was last noted longer ago may have been fixed
 CLOCK_S = 5.0  # plain RQ, which compares the clocks of hosts, tolerates 60 s
@@ -187,7 +187,10 @@ def _of_health(worker: Worker) -> Iterator[Problem]:
         start = f"start another: werk worker {' '.join(worker.queues)}"
         if worker.has_exited:
             what += f"; {process} has exited"
-            fix = f"{start}; werk repair removes the record" + " after that" * worker.owes
+            record = "werk repair removes the record" + " after that" * worker.owes
+            if worker.kind == PLAIN_RQ:  # is_dead() in act.lua is false for it
+                record = "its record expires by itself"
+            fix = f"{start}; {record}"
         elif not worker.owes:
             what += "; it has no job, and no worker has replaced it"
             fix += f"; {start}, or werk repair"
@@ -256,10 +259,9 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
     if queue.deferred:
         left_s = max(0.0, queue.deferred.since + UNKNOWN_S - snapshot.time)
         what = f"{name}: jobs of {queue.deferred.tasks} are deferred: {queue.deferred.why}"
-        fix = (
-            "restart the workers whose table is older or, if the task was removed, add it again or"
-        )
-        fix += f" run werk cancel --state deferred; the first job fails in {age(left_s)}"
+        cancel = "werk cancel --state deferred --task TASK"
+        fix = "restart the workers whose table is older or, if the task was removed, add it again"
+        fix += f" or run {cancel}; the first job fails in {age(left_s)}"
         yield Problem(WARNING, what, fix)
     if queue.differing:
         what = f"{name}: its workers have different versions of {queue.differing}"

@@ -34,7 +34,7 @@ log = logging.getLogger("werk.cron")
 
 
 def end_at_sigterm() -> None:
-    """End this process with 0 at SIGTERM, at any moment: a slot is taken or not."""
+    """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 

@@ -133,7 +133,9 @@ def _check_time(line: Line) -> None:
 def _zone(name: str, value: str) -> ZoneInfo:
     """Return the zone that a setting names. Raises ArgumentError."""
     if name not in ("TZ", "CRON_TZ"):
-        raise ArgumentError(f"{name}= is not supported in a crontab of tasks; only TZ= is")
+        raise ArgumentError(
+            f"{name}= is not supported in a crontab of tasks; only TZ= and CRON_TZ= are"
+        )
     try:
         return ZoneInfo(value.strip("\"'"))
     except (ValueError, OSError, KeyError):  # for bad names, folders, and unknown zones

@@ -56,7 +56,7 @@ class Entry(NamedTuple):
     state: str  # one of STATES; in any other place, the name of the place
     queue: str
     task: str  # for a job that plain RQ enqueued: the path of its function
-    at: float  # Unix time since when it is in this state; 0 if that is unknown
+    at: float  # Unix time since when it has been in this state; 0 if that is unknown
     due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
     by_redis: bool = False  # `at` is by Redis's clock
     created: float = 0.0  # Unix time by the caller's clock, of a queued job; 0 if that is unknown

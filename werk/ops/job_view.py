@@ -178,8 +178,8 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
         "due": when if waits and not is_retry else None,
         "duration": _duration(text),
         "worker": text["worker_name"],
-        "attempt": _whole(text[keys.ATTEMPT]) or None,  # a deferral is none
-        # Once the job has ended, this would be the error of an attempt before the last.
+        "attempt": _whole(text[keys.ATTEMPT]) or None,  # a deferral is not an attempt
+        # Once the job has ended, `exception` has the error of the last attempt.
         "last_error": attempts[-1]["error"] if attempts and not has_ended else None,
         "next_try": when if waits and is_retry else None,
         "deferred": text["werk_deferred"] if since else None,

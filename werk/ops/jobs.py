@@ -49,7 +49,7 @@ class Query(NamedTuple):
     older: float | None = None  # Unix time: in their state since then, or for a longer time
 
     def is_in_time(self, at: float) -> bool:
-        """Return whether a job that is in its state since `at` matches; 0: the time is unknown."""
+        """Return whether a job that has been in its state since `at` matches; `at` 0: unknown."""
         is_new = self.since is None or at >= self.since
         return is_new and (self.older is None or 0 < at <= self.older)
 
@@ -68,7 +68,7 @@ class Row(NamedTuple):
     queue: str
     task: str  # for a job that plain RQ enqueued: the path of its function
     call: str  # with secrets masked
-    at: float  # Unix time since when it is in this state; 0 if that is unknown
+    at: float  # Unix time since when it has been in this state; 0 if that is unknown
     due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
     attempt: int  # the number of its current or last execution; 0: it has had none
     why: str | None  # why it is deferred
@@ -92,7 +92,7 @@ class Group(NamedTuple):
     state: str
     task: str
     jobs: int
-    oldest: float | None  # Unix time since when the first of them is in this state
+    oldest: float | None  # Unix time since when the first of them has been in this state
 
 
 def walk(link: Link, query: Query, pace: Pace | None = None) -> Iterator[list[Row]]:

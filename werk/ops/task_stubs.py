@@ -134,8 +134,8 @@ def _defined(parts: Iterable[str]) -> Iterator[str]:
 def function_names(tasks: Iterable[str]) -> dict[str, str]:
     """Return the name of each task's function: the task's own, with _ for what Python refuses.
 
-    Two tasks that would share a name get it with their punctuation spelled out, so that a task that
-    is added never takes over the name that another task's callers use, unless it is its own.
+    Tasks that would share a name get names with their punctuation spelled out. So a new task takes
+    over a name that another task's callers use only if that is exactly the new task's own name.
     """
     plain = {task: _identifier(task) for task in tasks}
     shared = Counter(plain.values())

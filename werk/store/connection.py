@@ -156,7 +156,7 @@ class Link:
         deadline = time.monotonic() + self.budget_s
         if deadline > self.not_after:
             deadline = self.not_after
-        pause_s = 0.0  # first without a pause: an idle connection may just have been closed
+        pause_s = 0.0  # first only 10 to 20 ms: an idle connection may just have been closed
         while True:
             try:
                 replies = self._exchange(commands, deadline)
@@ -244,7 +244,7 @@ def link_over(client: Redis, budget_s: float | None = None) -> Link:
 
 
 def left(deadline: float) -> float:
-    """Return the seconds to a deadline. Raises TimeoutError if it is past (0 would mean: none)."""
+    """Return the seconds to a deadline. Raises TimeoutError if it is past (0 would not block)."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError("no answer")

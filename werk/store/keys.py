@@ -18,8 +18,8 @@ RECORD_VERSION = 1
 # werk:tallies, named <kind>/<queue, percent-encoded>/<task>/<bound, or seconds for the sum>.
 DURATION_BOUNDS_S = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 WAIT_BOUNDS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
-FAILED_WEBHOOKS = "failed_webhooks"  # field beside it: how many webhooks failed or were left out
-DROPPED_GIVE_UPS = "dropped_give_ups"  # field beside it: final failures that tick.lua dropped
+FAILED_WEBHOOKS = "failed_webhooks"  # field of werk:tallies: webhooks that failed or were left out
+DROPPED_GIVE_UPS = "dropped_give_ups"  # field of werk:tallies: failures that tick.lua dropped
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result
 RETRIED = b"4"  # type of a result: the job runs again after it (rq/results.py)

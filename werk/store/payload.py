@@ -128,8 +128,8 @@ def _parts_in_json(text: bytes) -> int:
 def is_simple(data: bytes) -> bool:
     """Return whether a short pickle has only opcodes that name nothing, and refers to no tuple.
 
-    Then even the reader in C, ten times as fast, can do no more than build plain data, and takes
-    no longer for it than the pickle is long.
+    Then even the reader in C, ten times as fast, can do no more than build plain data, in a time
+    that is proportional to the length of the pickle.
     """
     at, end, lengths, fetched = 0, len(data), _LENGTH, 0
     while at < end:

@@ -54,7 +54,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-# Our pages have no script and no style of their own in the text.
+# Our pages have no inline scripts and no inline styles.
 STRICT = "script-src 'self'; style-src 'self'; default-src 'self'; img-src 'self' data:; "
 STRICT += "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 STRICT += "script-src-attr 'none'"

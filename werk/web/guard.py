@@ -62,7 +62,8 @@ class Guard:
         origin = request.headers.get("Origin")
         is_program = origin is None and request.endpoint in FOR_PROGRAMS
         if origin not in own_pages and not is_program:
-            abort(403, "only the dashboard's own pages may send this: Origin is not this Host")
+            text = "only the dashboard's own pages may send this: Origin is not this Host"
+            abort(403, f"{text}; a proxy must keep the header Host")
         if self.read_only:
             abort(403, "this dashboard is read-only")
         return None
@@ -151,4 +152,5 @@ def _named(host: str) -> str:
     """Return a name as the header Host has it. Raises ConfigError."""
     if name := _without_port(f"[{host}]" if host.count(":") > 1 and "[" not in host else host):
         return name
-    raise ConfigError(f"dashboard: invalid host name {host!r} in --host")
+    use = "use a name or an address, without http:// and without a path"
+    raise ConfigError(f"dashboard: invalid host name {host!r} in --host; {use}")

@@ -40,7 +40,7 @@ class PageActions(threading.local):  # so that each thread has its own link
         name = _word("worker")
         ((_, outcome),) = actions.act(self.link, "drain", [name])
         if outcome not in ("asked", "already"):
-            raise WerkError(f"worker {name} is {outcome}")
+            raise WerkError(f"worker {name} is {outcome}; see werk status")
         return _told(1, f"worker {name} finishes its jobs and exits")
 
     def stop(self) -> Response:

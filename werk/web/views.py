@@ -113,7 +113,7 @@ class Views(threading.local):  # so that each thread has its own link
 
     def empty_queue(self, queue_name: str, registry_name: str) -> Response:
         if registry_name == "started":
-            abort(409, "running jobs cannot be deleted")
+            abort(409, "running jobs cannot be deleted; stop them first")
         count = actions.empty(self.link, job_view.PLACES[registry_name], queue_name)
         return jsonify(status="OK", count=count)
 

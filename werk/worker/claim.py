@@ -14,7 +14,7 @@ from werk.store.keys import text
 
 NEWER = b"werk_v "  # begins the status that step.lua returns for a record newer than we can read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
-CLOCK_S = 1.0  # by how much a claim may be earlier than its job, by clocks that agree
+CLOCK_S = 1.0  # a wait that is negative by less than this counts as 0: see waited_s
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
@@ -50,7 +50,7 @@ class Claim:
     result_ttl: bytes
     task: bytes  # empty if plain RQ has enqueued the job
     enqueued_at: bytes  # as RQ writes it, by the clock of the caller
-    since: bytes  # since when it is in its queue by Redis's clock: "<enqueued_at>|<TIME>"
+    since: bytes  # since when it had been in its queue, by Redis's clock: "<enqueued_at>|<TIME>"
     callbacks: list[bytes] | None  # three paths, if step.lua cannot record a success
     job: bytes  # its id
     queue: bytes  # that it waited in
@@ -87,7 +87,7 @@ class Claim:
         if not stamp or not enqueued_at or not stamp.startswith(enqueued_at):
             return None
         try:
-            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # behind the |
+            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # after the |
         except ValueError:
             return None
         if 0 <= seconds < LONGEST_S:

@@ -35,7 +35,7 @@ class Commands:
         try:
             self.waiting.append(parse_command(message))
             if len(self.waiting) == MOST_COMMANDS:
-                raise ValueError(f"{MOST_COMMANDS} are waiting; others are dropped meanwhile")
+                raise ValueError(f"{MOST_COMMANDS} commands wait; others are dropped meanwhile")
         except ValueError as error:
             self.log.warning(Event("bad-command", worker=self.worker.name, reason=error))
         self.wake()

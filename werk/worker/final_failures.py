@@ -3,7 +3,8 @@
 The command that fails a job also appends the failure to the list werk:gave-up in Redis. A horse
 takes it from there, calls the handler, and removes it. If a horse is killed meanwhile, its
 supervisor puts the failure back, or another worker's tick does (put_back_failures in hands.lua). So
-the handler is called at least once, and again only if a horse was killed.
+the handler is called at least once, and again only if a horse was killed. While more failures wait
+than MOST_GAVE_UP, a tick drops the oldest.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from werk.store.connection import Command
 from werk.worker.redis_side import AWAY, Channel
 from werk.worker.rq_side import RQSide
 
-LATE_S = 5  # if a reply is due for longer, the connection counts as dead
+LATE_S = 5  # if a reply is overdue for longer, the connection counts as dead
 RETRY_S = 0.2  # until the next request to step.lua, if Redis refuses the wait
 
 

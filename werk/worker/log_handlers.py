@@ -91,7 +91,7 @@ def set_up_logs(level: int | str | None, date_format: str, log_format: str) -> N
 
 
 def take_over() -> None:
-    """Replace the handlers that RQ's command line has set up by our own."""
+    """Replace the handlers that RQ's command line has set up with our own."""
     for log in [*logging.Logger.manager.loggerDict.values()]:
         if not isinstance(log, logging.Logger) or not log.name.startswith("rq"):
             continue

@@ -262,7 +262,7 @@ class Recorder:
         return bool(reply)
 
     def _unknown_since(self, claim: Claim) -> float | None:
-        """Return since when its task is unknown, on Redis's clock; None if that is too long ago.
+        """Return since when its task has been unknown, by Redis's clock; None if for too long.
 
         In that case the field is deleted, so that a retried job has the full time again.
         """

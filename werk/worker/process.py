@@ -41,7 +41,7 @@ class Child:
     _ours: ClassVar[set[int]] = set()  # this process's ends of the pipes to all its children
 
     def start(self, be: Callable[[], int]) -> None:
-        """Fork. The child calls `be`, which calls lead_group first, and exits with its code.
+        """Fork. The child calls `be`, which has to call lead_group, and exits with its code.
 
         Raises OSError if no process or descriptor is available, and leaves nothing open.
         """

@@ -50,5 +50,5 @@ def reason_of(error: Exception, result: object) -> str:
     if isinstance(error, ArgumentError):
         return str(error)[: payload.LONGEST_REASON]
     shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
-    what = f"the value is a {plain.name_of(type(result))}, which cannot be stored"
+    what = f"the value is of type {plain.name_of(type(result))}, which cannot be stored"
     return f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"[: payload.LONGEST_REASON]

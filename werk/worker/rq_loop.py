@@ -82,7 +82,7 @@ class RQLoop(PlainWorker):
     def become_horse(self, log: Any, retry: RetryPolicy) -> None:
         """Become the side of RQ's worker that runs jobs, in the child.
 
-        The connection waits without a limit: a job may use it for a command that blocks.
+        A reply may take as long as in RQ, some minutes: a job may send a command that blocks.
         """
         self._is_horse, self.scheduler, self.pubsub_thread = True, None, None
         pool = self.connection.connection_pool

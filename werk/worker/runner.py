@@ -122,13 +122,14 @@ class Runner:
             if error:
                 why = printable(f"{type(error).__name__}: {error}")
                 place = f"{flush.__module__}.flush"
-                self.log.log.warning("event=flush-failed middleware=%s reason=%s", place, why)
+                facts: dict[str, object] = {"middleware": place, "reason": why}
+                self.log.event("flush-failed", facts, logging.WARNING)
 
     def read(self, claim: Claim, limit_s: int) -> tuple[str, Any, tuple[Any, ...], dict[str, Any]]:
         """Begin the time limit and read the payload.
 
         Return the task's name, the path of its function, args and kwargs. If any function may run,
-        RQ's own function can stand for the path. Import nothing.
+        a function can stand for its path: a method of the object in the payload. Import nothing.
 
         Raises Refused, Unreadable, JobTimeoutException, and Unknown if only the name of the task is
         unknown.

@@ -47,7 +47,7 @@ end
 local stands = {}
 local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
 
--- Return the value of a field that few jobs have, nothing if these have not.
+-- Return the value of a field that few jobs have; nothing if these jobs do not have it.
 local function rare(name)
   for at = jobs_end + 1, #ARGV, 2 do
     if ARGV[at] == name then return ARGV[at + 1] end

@@ -101,7 +101,7 @@ local function count_hands(worker, served)
   end
 end
 
--- Return the task and the call of a job. The caller has masked the call.
+-- Return the task and the call of a job. werk masks a call; slots.py does not show one of plain RQ.
 local function call_of(id)
   local job = id and job_key(id)
   if not job or ask(0, 'HSTRLEN', job, 'description') > LONGEST_READ then return '', '' end

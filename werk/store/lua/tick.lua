@@ -21,8 +21,8 @@
 -- Returns Redis's TIME in seconds, then events, each {what, ...}:
 --       {'unborn'} the hash of a slot has expired, and nothing was done: write all and tick again
 --       {'lost', run, slot} the execution that this slot's horse runs no longer owns its job
---       {'requeued' | 'fail' | 'gone', run, crashes, worker} a rescue: see give_back. After 'fail'
---               the heir must fail the job
+--       {'requeued' | 'fail' | 'gone' | 'later', run, crashes, worker} a rescue, or a slot's ended
+--               execution (slots.lua): see give_back. After 'fail' the heir must fail the job
 --       {'dropped', id, place, why} a due or ready entry that belongs to no job was removed
 --       {'unfinished', run} a failure was recorded; the job's dependents have to be enqueued
 --       {'more'} more jobs are due or ready, or more workers dead: tick again
@@ -124,7 +124,7 @@ end
 
 -- RQ marks the dependents of a job as ready in one transaction, and then enqueues them one by one.
 -- Those that stay in the set were left by a horse that died or was replaced. Their scores come from
--- a host's clock, so werk:ready holds the time since which the set is not empty. RQ watches the
+-- a host's clock, so werk:ready holds the time since which the set has had entries. RQ watches the
 -- jobs that it enqueues, and skips those that were moved before.
 local function move_ready(list)
   local queue = string.sub(list, #P + 8)

@@ -33,7 +33,7 @@
       for (const value of [].concat(values)) fields.append(name, value);
     }
     const { count, is_whole } = await ask(`${button.dataset.count}?${fields}`);
-    const jobs = `${is_whole ? "" : "more than "}${count} ${count === 1 ? "job" : "jobs"}`;
+    const jobs = `${is_whole ? "" : "at least "}${count} ${count === 1 ? "job" : "jobs"}`;
     const what = `${capital(button.dataset.post.split("/").pop())} ${jobs}`;
     return [`${what}?`, count || !is_whole ? what : ""];
   }
