@@ -3,7 +3,7 @@
 These are the successes as RQ counts them and, for the metrics, the executions of each task, with
 histograms by queue of how long they took and how long their jobs had waited. step.lua writes them
 with the worker's state, at most twice a second, so that they cost no command per job. A killed
-horse loses up to half a second of counts.
+horse loses up to a second of counts.
 """
 
 from __future__ import annotations

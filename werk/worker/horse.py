@@ -48,7 +48,7 @@ from werk.worker.rq_side import RQSide
 from werk.worker.runner import JobId, Runner
 from werk.worker.scripts import script
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
-from werk.worker.step import FLUSH_S, Steps
+from werk.worker.step import Steps
 
 SPARE = 16  # descriptors that a job may need to begin
 HELD_S = 1.0  # between two checks of a suspension or a pause
@@ -292,9 +292,7 @@ class Horse:
             return
         limit, steps = self.plan.max_idle_s, self.steps
         left = None if limit is None else max(0.0, self.idle_since + limit - time.monotonic())
-        if paused:
-            left = HELD_S if left is None else min(HELD_S, left)
-        if steps.counters or steps.shows_busy:  # written soon, but no result waits for that
-            left = FLUSH_S if left is None else min(FLUSH_S, left)
+        waits = (left, HELD_S if paused else None, steps.flush_in_s())
+        seconds = min((own for own in waits if own is not None), default=None)
         queues = [key for key in steps.keys if key.encode() not in paused]
-        self.idle.wait(queues + self.chores.failures.places, left)
+        self.idle.wait(queues + self.chores.failures.places, seconds)

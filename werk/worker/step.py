@@ -18,6 +18,8 @@ from werk.worker.scripts import STEP_WORDS, script
 from werk.worker.shared_state import SharedState
 
 FLUSH_S = 0.5  # between two writes of the worker's state and counters while it is shown as busy
+# An idle horse writes them in a request of its own, unless it claims a job before that.
+IDLE_FLUSH_S = 1.0
 BEFORE_FIRST = 10**9  # so all request numbers have ten digits, and their text order is right
 
 
@@ -71,6 +73,12 @@ class Steps:
             self.flushed_at, self.shows_busy = time.monotonic(), type(reply[1]) is list
             self.counters.clear()
         return reply
+
+    def flush_in_s(self) -> float | None:
+        """Return in how many seconds an idle horse has to write; None if there is nothing to."""
+        if not self.counters and not self.shows_busy:
+            return None
+        return max(0.0, self.flushed_at + IDLE_FLUSH_S - time.monotonic())
 
     def write_counts(self) -> None:
         """Write the counts that are left, before the horse leaves."""
