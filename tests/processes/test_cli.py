@@ -192,7 +192,8 @@ def test_json_quiet_and_dry_run(connection: redis.Redis) -> None:
     dry = run("werk-enqueue", "--dry-run", "sleep", "1", env={"RQ_REDIS_URL": "redis://no.invalid"})
     assert (dry.returncode, dry.stdout) == (0, "sleep(1.0) would go to queue default\n")
     dry = run("werk-enqueue", "--dry-run", "--json", "--delay", "5", "sleep", "1")
-    assert json.loads(dry.stdout)["call"] == "sleep(1.0)"
+    found = json.loads(dry.stdout)
+    assert (found["call"], found["due"][-1:]) == ("sleep(1.0)", "Z")
     assert waiting(connection) == 1
 
 
@@ -539,6 +540,7 @@ def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) 
     [
         ("stat", "unknown command 'stat'; did you mean 'status'?"),
         ("xyz", "unknown command 'xyz'; see werk --help"),
+        ("purge", "unknown command 'purge'; did you mean 'discard'?"),
     ],
 )
 def test_a_command_that_is_none_has_a_near_one(typed: str, hint: str) -> None:

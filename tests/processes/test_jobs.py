@@ -499,7 +499,7 @@ def test_an_action_wants_jobs_or_filters(redis_url: str, command: str) -> None:
     both = run("werk", command, "an-id-or-another", "--task", "sleep", "--yes")
     for done in (none, both):
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert "or with options such as --task, not both" in done.stderr
+        assert "or with options such as --task; see" in done.stderr
 
 
 @pytest.mark.parametrize(

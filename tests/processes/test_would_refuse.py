@@ -79,6 +79,7 @@ def test_what_would_be_refused_runs_and_is_counted(
     assert [(own["task"], own["jobs"]) for own in found] == [
         ("math.sqrt", 3), ("werk.jobs.hello", 1), ("worker_tasks.no_such", 1),
     ]  # fmt: skip
+    assert all(own["last"].endswith("Z") for own in found)
     assert samples(metrics.exposition(light))['werk_would_refuse_total{task="math.sqrt"}'] == 3
 
 

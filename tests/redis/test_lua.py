@@ -452,6 +452,15 @@ def test_a_snapshot_counts_the_jobs_in_hands(lua: Lua) -> None:
         assert Snapshot.read(link).queues["high"].waiting == 2
 
 
+def test_a_snapshot_leaves_out_jobs_that_have_expired(lua: Lua) -> None:
+    lua.given("RPUSH queue:high gone")
+    lua.enqueue("a")
+    lua.given("RPUSH queue:low gone", "SADD queues rq:queue:high rq:queue:low")
+    with closing(link_over(lua.redis)) as link:
+        queues = Snapshot.read(link).queues
+    assert [queues[name].waiting for name in ("high", "low")] == [1, 0]
+
+
 # --- final failures, for WERK_ON_GIVE_UP
 
 GAVE_UP = "rq:werk:gave-up"
@@ -670,8 +679,8 @@ def test_a_tick_keeps_what_its_horse_is_at(lua: Lua) -> None:
         worker:one:executions   lives=2592000
         wip:high                a:h1=now+90
         job:a                   last_heartbeat=at:6000
-        execution:a:h1          last_heartbeat=6000 lives=90
-        executions:a            h1=now+150 lives=150""")
+        execution:a:h1          last_heartbeat=6000 lives=2592000
+        executions:a            h1=now+150 lives=2592000""")
 
 
 def test_a_tick_takes_over_what_is_left_after_a_commit(lua: Lua) -> None:
@@ -731,14 +740,18 @@ def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> No
 def test_an_outage_extends_a_lease_by_its_own_length(
     lua: Lua, ticked_s_ago: float | None, lease_s: float, after_s: float
 ) -> None:
-    now = time.time()
     lua.begin()
-    lua.given(f"ZADD werk:leases {now + lease_s} one", "DEL werk:ticked")
-    if ticked_s_ago is not None:
-        lua.given(f"SET werk:ticked {now - ticked_s_ago}")
-    for _ in range(2):  # the first tick does it for all
-        assert lua.tick("two") == []
-        assert lua.redis.zscore("rq:werk:leases", "one") == pytest.approx(now + after_s, abs=1)
+    took = 1.0
+    while took > 0.5:  # a pause of the machine is another outage
+        now, found = time.time(), list[float]()
+        lua.given(f"ZADD werk:leases {now + lease_s} one", "DEL werk:ticked")
+        if ticked_s_ago is not None:
+            lua.given(f"SET werk:ticked {now - ticked_s_ago}")
+        for _ in range(2):  # the first tick does it for all
+            assert lua.tick("two") == []
+            found.append(lua.redis.zscore("rq:werk:leases", "one"))
+        took = time.time() - now
+    assert found == [pytest.approx(now + after_s, abs=1)] * 2
 
 
 def test_a_lease_ends_even_if_each_outage_is_followed_by_another(lua: Lua) -> None:
@@ -968,7 +981,7 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
     assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
     assert lua.changes() == table("""
         wip:high                a:h1=now+90
-        execution:a:h1          worker_name=two lives=90
+        execution:a:h1          worker_name=two lives=2592000
         worker:one:executions   gone
         worker:two:executions   =a:h1
         job:a                   werk_crashes=before|1
@@ -1067,7 +1080,7 @@ def test_the_fence_keeps_an_execution_for_rqs_own_finish(lua: Lua) -> None:
     assert lua.fence() == 1
     assert lua.changes() == table("""
         wip:high                a:h1=now+90
-        execution:a:h1          werk_ending=now+10 lives=100""")
+        execution:a:h1          werk_ending=now+10 lives=2592000""")
     lua.tick("one", "a:h1", "h1")
     assert "lives" not in lua.changes()["execution:a:h1"]
 

@@ -7,6 +7,7 @@ import stat
 from contextlib import suppress
 
 CRONS = ("cron", "crond")  # names of the process
+DEPTH = 3  # our parent may be cron, the shell that it starts, or a command such as flock
 STDIN = 0
 CUT = (
     "warning: cron cuts a line at %, so this call lacks what follows it;"
@@ -18,8 +19,11 @@ def has_cut() -> bool:
     """Return whether cron runs this command, and stdin has the rest of its line. Linux only."""
     with suppress(OSError, ValueError, IndexError):  # no stdin, no /proc
         if stat.S_ISFIFO(os.fstat(STDIN).st_mode) and _has_data():
-            parent = os.getppid()  # cron, or the shell that it starts
-            return _name(parent) in CRONS or _name(_parent(parent)) in CRONS
+            pid = os.getppid()
+            for _ in range(DEPTH):
+                if _name(pid) in CRONS:
+                    return True
+                pid = _parent(pid)
     return False
 
 

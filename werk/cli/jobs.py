@@ -23,7 +23,7 @@ from werk.ops.queues import clock
 from werk.printable import counted
 from werk.store.connection import Link
 
-SELECT = "select jobs by id{}, or with options such as --task, not both; see werk {} --help"
+SELECT = "select jobs either by id{} or with options such as --task; see werk {} --help"
 GROUPS = (Column("STATE"), Column("TASK", 12), Column("JOBS"), Column("OLDEST"))
 JOBS = (Column("ID"), Column("STATE"), Column("AGE/DUE"), Column("TRY"), Column("CALL", 12))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 import click
 
 from werk import errors
-from werk.cli import tables
+from werk.cli import tables, times
 from werk.cli.packages import how_to_install
 from werk.client.links import link_of
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
@@ -231,7 +231,8 @@ def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:
     """Print a job that --dry-run has checked."""
     call, queue = request.call, request.task.queue
     if invocation.as_json:
-        print_json({"call": call, "queue": queue, "task": request.name, "due": request.due})
+        due = times.utc(request.due)
+        print_json({"call": call, "queue": queue, "task": request.name, "due": due})
     elif not invocation.quiet:
         print_text(f"{call} would go to queue {queue}")
 

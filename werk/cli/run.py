@@ -28,6 +28,7 @@ def main() -> NoReturn:
 _OPERATE = "pause resume drain repair ping".split()
 _JOBS = "jobs retry requeue stop cancel discard".split()
 _LOOKUP = "result show tasks".split()
+_OTHER_WORDS = {"delete": "discard", "purge": "discard"}  # of people, for our commands
 _MODULES = dict.fromkeys(_OPERATE, "operate") | dict.fromkeys(_LOOKUP, "lookup")
 _MODULES |= dict.fromkeys(_JOBS, "jobs")
 _MODULES |= {name: name for name in ("enqueue", "failed", "status")}
@@ -49,7 +50,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and not self.get_command(ctx, args[0]):
-            hint = near(args[0], self.list_commands(ctx), "; see werk --help")
+            word = _OTHER_WORDS.get(args[0], args[0])
+            hint = near(word, self.list_commands(ctx), "; see werk --help")
             raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from werk.cli.types import duration
+from werk.duration import Range
 from werk.settings import MOST_SLOTS
 
 HELP = """Run a worker that takes jobs from the QUEUES; the first has priority.
@@ -19,7 +21,7 @@ OPTIONS = {  # of `rq worker` that people need: metavar and help
     "quiet": (None, "Log at level WARNING."),
     "pid": ("FILE", "Write the process id to FILE."),
     "max_jobs": ("COUNT", "Exit after COUNT jobs. With --concurrency, COUNT is for each slot."),
-    "max_idle_time": ("SECONDS", "Exit after SECONDS without a job."),
+    "max_idle_time": ("PERIOD", "Exit after PERIOD without a job: 90, 5m or 1h."),
     "path": ("FOLDER", "Look for the modules of tasks in FOLDER as well."),
     "url": ("URL", "Use the Redis at URL. Default: RQ_REDIS_URL."),
 }
@@ -36,6 +38,8 @@ def rq_command() -> click.Command:
         if isinstance(option, click.Option) and option is not _concurrency:
             option.hidden = option.name not in OPTIONS
             option.metavar, option.help = OPTIONS.get(option.name or "", (None, option.help))
+        if option.name == "max_idle_time":
+            option.type = duration(Range(0))
         if option.name == "logging_level" and len(option.opts) == 1:
             option.opts.insert(0, "--logging-level")  # RQ has only --logging_level
     return command

@@ -281,8 +281,10 @@ def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Proble
         what = what if queue.waiting else f"queue {queue.name}: {queue.scheduled} scheduled"
         fix = f"start one: werk worker {queue.name}"
         yield Problem(CRITICAL, f"{what} and no worker", fix)
-    elif (level := limits.age_s.of(queue.name).level(queue.oldest_s or 0)) != OK:
+    elif (level := (most := limits.age_s.of(queue.name)).level(queue.oldest_s or 0)) != OK:
+        limit_s = most.critical if level == CRITICAL else most.warning
         oldest = f"queue {queue.name}: the oldest has waited {age(queue.oldest_s)}"
-        yield Problem(level, oldest, "start more workers, or see what they run: werk status")
+        fix = f"start more workers: werk worker {queue.name}; or see what they run: werk status"
+        yield Problem(level, f"{oldest} (limit {age(limit_s)})", fix)
     if (level := limits.waiting.level(queue.waiting)) != OK:
         yield Problem(level, what, "start more workers")

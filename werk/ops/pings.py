@@ -71,7 +71,7 @@ def _verdict(link: Link, queue: str, job: Job) -> str:
     state = job.text("status") or "gone"
     if state == "finished":
         return ""
-    if state == "queued" and ask(link, "LREM", keys.key("queue", queue), 1, job.id):
+    if state in ("queued", "gone") and ask(link, "LREM", keys.key("queue", queue), 1, job.id):
         link.call("UNLINK", keys.key("job", job.id))
         return NO_ANSWER
     if state == "failed":

@@ -36,6 +36,8 @@ def as_json(snapshot: Snapshot, limits: Limits = DEFAULT_LIMITS) -> dict[str, An
         ],
         "failed_webhooks": snapshot.failed_webhooks,
         "gave_up": snapshot.gave_up._asdict(),
-        "would_refuse": [own._asdict() for own in snapshot.would_refuse],
+        "would_refuse": [
+            {**own._asdict(), "last": keys.iso(own.last)} for own in snapshot.would_refuse
+        ],
         "problems": [problem._asdict() for problem in problems(snapshot, limits)],
     }

@@ -161,7 +161,7 @@ local function give_back(run, worker, crash, heir, now)
     call('SADD', own(runs_of(heir), 'set'), run)
     call('ZADD', wip, now + OWNED_S, run)
     call('HSET', own(execution_key, 'hash'), 'worker_name', heir)
-    call('EXPIRE', execution_key, OWNED_S)
+    call('EXPIRE', execution_key, MONTH_S)
     call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
     return 'fail', crashes
   end
@@ -226,7 +226,7 @@ local function fence(run, queue, seconds, worker)
     return 0
   end
   call('HSET', execution_key, 'werk_ending', now + seconds)
-  call('EXPIRE', execution_key, OWNED_S + math.ceil(seconds))
+  call('EXPIRE', execution_key, MONTH_S)
   return 1
 end
 

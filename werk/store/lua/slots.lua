@@ -82,12 +82,13 @@ local function renew(slot)
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', NOW)
   call('ZADD', executions, 'XX', clock + LISTED_S, execution)
-  call('EXPIRE', executions, LISTED_S)
+  call('EXPIRE', executions, MONTH_S)
   -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
   -- starts over when one of them is written. So the job's hash is written as rarely as RQ writes
-  -- it, and not at all while RQ finishes the job.
-  if call('TTL', key) < OWNED_S - RQ_BEAT_S then -- the TTL is longer during RQ's own finish
-    call('EXPIRE', key, OWNED_S)
+  -- it, and not at all while RQ finishes the job. The execution has to outlive an outage: RQ cannot
+  -- read one that has lost its created_at.
+  if call('TTL', key) < MONTH_S - RQ_BEAT_S then
+    call('EXPIRE', key, MONTH_S)
     if is_job and call('HEXISTS', key, 'werk_ending') == 0 then
       call('HSET', job_key(id), 'last_heartbeat', NOW_TEXT)
     end

@@ -9,7 +9,7 @@
 --       of another type, or too large to read), gave_up (how many final failures wait for their
 --       handler, and since when the first of them), would_refuse (notes of workers with
 --       WERK_ALLOW_UNREGISTERED, by task or path), and by name
---       queues   name, waiting (in its list, and in workers' hands), since and
+--       queues   name, waiting (jobs in its list and in workers' hands), since and
 --                since_by_rq (see `oldest`), running, scheduled, failed, paused, left (executions
 --                of dead workers), in_hand (jobs that plain RQ workers have taken), ready
 --                (dependents that RQ is about to enqueue), ready_since (when a tick first saw
@@ -27,17 +27,27 @@ local LONGEST_CALL, LONGEST_READ = 500, 64 * 1024 -- bytes of a call: returned; 
 local LATEST, LONGEST_TIME = 1e11, 64 -- in seconds; in bytes, as text
 
 local KEYS_AT_ONCE = 1000
+local SHORT = 100 -- jobs in a list
 
 local clock, queues, workers = redis_time(), {}, {}
 local lists = {} -- of queues, as workers write them: all slots of a worker have the same
 local held = {} -- by queue: how many of its jobs are in hands
 
+-- Return how many jobs wait in a list. A job that has expired leaves its id there until a worker
+-- finds it, so in a short list, the jobs that exist are counted.
+local function count_waiting(list, length)
+  if length == 0 or length > SHORT then return length end
+  local jobs = {}
+  for at, id in ipairs(ask({}, 'LRANGE', list, 0, -1)) do jobs[at] = job_key(id) end
+  return ask(0, 'EXISTS', unpack(jobs))
+end
+
 -- Return since when the oldest job waits: a number on Redis's clock, or null; and the same for the
 -- jobs that plain RQ has enqueued, as RQ writes a time. The first job is the oldest, unless jobs
 -- were enqueued at the front. So the jobs at 0, 1, 2, 4, 8, ... are read.
-local function oldest(list, waiting)
+local function oldest(list, length)
   local found, by_rq, at = nil, '', 0
-  while at < waiting do
+  while at < length do
     local job = job_key(ask('', 'LINDEX', list, at))
     local enqueued_at, stamp = unpack(ask({}, 'HMGET', job, 'enqueued_at', 'werk_enqueued'))
     local written, since = string.match(stamp or '', '^(.*)|([%d.]+)$')
@@ -69,8 +79,8 @@ end
 
 local function read_queue(name)
   local list, failed = P .. ':queue:' .. name, P .. ':failed:' .. name
-  local waiting = ask(0, 'LLEN', list)
-  local since, since_by_rq = oldest(list, waiting)
+  local length = ask(0, 'LLEN', list)
+  local waiting, since, since_by_rq = count_waiting(list, length), oldest(list, length)
   return {
     name = name, waiting = waiting + (held[name] or 0), since = since, since_by_rq = since_by_rq,
     running = ask(0, 'ZCARD', wip_key(name)),
