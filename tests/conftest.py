@@ -27,6 +27,7 @@ from support import Process, children, command, environment, wait_until
 from workers import work as work
 
 from werk import registry
+from werk.client import links
 from werk.dev.binary import find_binary
 from werk.dev.server import Server, free_port
 from werk.settings import Settings
@@ -35,6 +36,7 @@ from werk.tasks import catalog
 
 PR_SET_CHILD_SUBREAPER = 36
 WRITTEN_S = 3.0
+PATIENT_S = 30.0  # for calls of a test itself: a busy machine may stop Redis for seconds
 OWN = ("RQ_", "WERK_", "REDIS_", "COLUMNS", "NO_COLOR")  # settings that change what is tested
 
 # How long an example takes depends on the machine.
@@ -108,6 +110,7 @@ def redis_url(server: _Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         if role:
             client.acl_log_reset()
     monkeypatch.setenv("RQ_REDIS_URL", roles.url(server.url, role))
+    links.link_of(None).budget_s = PATIENT_S
     yield server.url
     monkeypatch.undo()  # a test may have replaced what a connection needs
     if role and server.is_running():

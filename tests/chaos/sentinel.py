@@ -92,7 +92,7 @@ class Node:
             return False
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=2, retry=None)
+        return redis.Redis(port=self.port, socket_timeout=10, retry=None)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -49,7 +49,7 @@ def both(spawn: Start, worker_role: str | None, redis_url: str, tmp_path: Path) 
             env = environment(folder) | {"RQ_REDIS_URL": own, "RQ_KEY_PREFIX": prefix}
             runs.append((folder, url, spawn("python", KIT / script, worker, env=env)))
         for folder, url, process in runs:
-            assert process.wait(60) == 0, process.output()[-2000:]
+            assert process.wait(300) == 0, process.output()[-2000:]
             yield folder, url, process
 
     return run

@@ -268,7 +268,7 @@ def test_from_build_to_teardown(
     e2e: Callable[[], Process], tmp_path: Path, connection: redis.Redis
 ) -> None:
     script = e2e()
-    assert script.wait(120) == 0, script.output()
+    assert script.wait(300) == 0, script.output()
     assert asked(tmp_path) == [
         "build",
         "up --detach --wait --scale worker=3",
@@ -286,7 +286,7 @@ def test_from_build_to_teardown(
 def test_what_fails_is_said_and_torn_down(e2e: Callable[[], Process], tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     script = e2e()
-    assert script.wait(120) == 17, script.output()
+    assert script.wait(300) == 17, script.output()
     assert "all of it worked" not in script.output()
     *_, broken, logs, down = asked(tmp_path)
     assert (broken, logs.split()[0], down.split()[0]) == ("build worker", "logs", "down")

@@ -273,7 +273,7 @@ def test_a_task_runs_a_script(
         '#!/bin/sh\necho "backing up $1"\n[ "$1" = slow ] && exec sleep 600\nexit 3\n'
     )
     script.chmod(0o755)
-    table = "from werk import Task\nTASKS = {'backup': Task('ops_tasks.backup', timeout=2)}\n"
+    table = "from werk import Task\nTASKS = {'backup': Task('ops_tasks.backup', timeout=10)}\n"
     (tmp_path / "ops_tasks.py").write_text(table + code.replace("/opt/shop/backup.sh", str(script)))
     env = {"WERK_REGISTRY": "ops_tasks:TASKS", "PYTHONPATH": str(tmp_path)}
     worker = spawn("werk", "worker", "default", env=env)
@@ -287,7 +287,10 @@ def test_a_task_runs_a_script(
 
 
 def cmdline(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended since it was found
+        return b""
 
 
 def test_what_it_shows_of_failed_jobs(spawn: Callable[..., Process], redis_url: str) -> None:

@@ -52,7 +52,7 @@ class Commands:
             for word in ("--exception-handler", f"compat_tasks.{name}")
         ]
         code = self.leaves("--burst", "--results-ttl", 70, "--pid", FOLDER / "pid", *handlers)
-        ttls = [round(self.connection.ttl(Job.key_for(name)), -1) for name in "abc"]
+        ttls = [-(-self.connection.ttl(Job.key_for(name)) // 10) * 10 for name in "abc"]
         called = (FOLDER / "callbacks").read_text().splitlines()
         return {"exit": code, "ran": ran(), "ttls": ttls, "called": called} | self.of("c")
 

@@ -42,7 +42,7 @@ def main(worker_class: str) -> None:
     with site() as url:
         high, default = Queue("high", connection=connection), Queue(connection=connection)
         part_one(high, default, url)
-        assert start(worker_class, "high", "default", "--burst").wait(60) == 0
+        assert start(worker_class, "high", "default", "--burst").wait(200) == 0
         (FOLDER / "runs").rename(FOLDER / "runs-in-order")
         (FOLDER / "runs").touch()
         part_two(default, url)

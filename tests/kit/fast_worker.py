@@ -22,6 +22,18 @@ class Worker(werk.worker.Worker):
     recording_s = 0.7
 
 
+class Calm(Worker):
+    """One that others do not take for dead because the machine is busy."""
+
+    lease_s = 10.0
+
+
+class Rare(werk.worker.Worker):
+    """Ticks when it begins, and then once an hour."""
+
+    tick_s = 3600.0
+
+
 class Twice(Worker):
     """Gets a second signal while it is still at the first: of a terminal, and of its pool."""
 

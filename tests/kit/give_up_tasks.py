@@ -18,16 +18,31 @@ class Hasty(fast_worker.Worker):
     """A worker whose handler has 1 s in place of 10 s, and which kills soon."""
 
     grace_s = 0.2
+    handler_s = 1
 
     def work(self, *args: object, **kwargs: object) -> bool:
-        final_failures.HANDLER_S = 1
+        final_failures.HANDLER_S = self.handler_s
         return super().work(*args, **kwargs)
+
+
+class Calm(Hasty):
+    """One whose horses may react late to a limit: the machine may be busy."""
+
+    grace_s = 10.0
 
 
 class Steady(Hasty):
     """One that a busy machine does not make look dead: then a handler would be called twice."""
 
     lease_s = 5.0
+    handler_s = 60
+
+
+class Gate(Hasty):
+    """One whose handler has time for another worker's start."""
+
+    grace_s = 2.0
+    handler_s = 60
 
 
 def gave_up(job: Job, reason: str, traceback: str) -> None:

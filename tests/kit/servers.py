@@ -34,7 +34,7 @@ class Node:
         self.process = spawn(find_binary(Settings.read()).path, *words, *place, *options)
         # A server that changes its role closes its connections: the next command opens another.
         again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-        self.client = redis.Redis(port=self.port, socket_timeout=2, retry=again)
+        self.client = redis.Redis(port=self.port, socket_timeout=10, retry=again)
         wait_until(self.answers, 30)
 
     def answers(self) -> bool:

@@ -76,6 +76,8 @@ class Snapshot:
         expires = None if ttl_ms == -1 else self.now + ttl_ms / 1000 - self.end_of(key)
         if kind == "stream" and expires and expires > 364 * DAY_S:
             expires = None  # as attempts, which are kept for a year at most; RQ forgets the limit
+        if key == f"{self.prefix}:clean_groups":
+            expires = None  # it says when a worker has started
         return {"kind": kind, "expires": expires, "value": getattr(self, kind)(key)}
 
     def end_of(self, name: str) -> float:

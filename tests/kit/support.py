@@ -38,7 +38,7 @@ def wait_until(
 
 
 def run(
-    *args: object, env: dict[str, str] | None = None, timeout: float = 120, input: str | None = None
+    *args: object, env: dict[str, str] | None = None, timeout: float = 300, input: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the venv to its end, with `env` on top of the test's environment."""
     process = subprocess.Popen(

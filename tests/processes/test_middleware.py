@@ -14,7 +14,7 @@ import redis
 from fast_worker import Worker
 from rq.job import Job
 from support import KIT, PYTHONPATH, Process, run, wait_until
-from workers import Start, begun, ended, finished, go, places, reason
+from workers import PATIENT, Start, begun, ended, finished, go, places, reason
 
 import werk
 from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
@@ -91,8 +91,9 @@ def test_middleware_that_breaks_the_chain_fails_the_job_and_names_itself(
 
 
 def test_the_time_limit_counts_for_middleware(work: Start, around: Path, tmp_path: Path) -> None:
-    job = werk.enqueue("note", str(tmp_path), options=werk.Options(timeout=1))
-    assert work("default", "--burst", env=named("outer", "sleeps")).wait(60) == 0
+    job = werk.enqueue("note", str(tmp_path), options=werk.Options(timeout=3))
+    env = {**named("outer", "sleeps"), **PATIENT}
+    assert work("default", "--burst", env=env).wait(60) == 0
     assert "JobTimeoutException" in reason(ended(job, "failed"))
     assert around.read_text().splitlines()[1:] == ["interrupted", "outer JobTimeoutException"]
 

@@ -18,7 +18,7 @@ import redis
 import roles
 from rq import Queue
 from support import PYTHONPATH, Process, command, run, wait_until
-from workers import ENV, Start, begun
+from workers import ENV, PATIENT, Start, begun
 
 import werk
 from werk.cli.run import werk as group
@@ -58,7 +58,7 @@ def fleet(
     monkeypatch.setenv("WERK_REGISTRY", env["WERK_REGISTRY"])
     monkeypatch.syspath_prepend(tmp_path)
     for number in range(3):
-        work(QUEUE, "--name", f"{WORKER}-{number}", env={**ENV, **env})
+        work(QUEUE, "--name", f"{WORKER}-{number}", env={**ENV, **PATIENT, **env})
     options = werk.Options(queue=QUEUE)
     failed = werk.enqueue("fail", str(tmp_path), options=options)
     for job in (failed, stopped := werk.enqueue(TASK, str(tmp_path), options=options)):
@@ -200,7 +200,7 @@ def test_status_shows_no_argument_of_a_plain_rq_job_and_no_secret(
     monkeypatch.setenv("WERK_REGISTRY", env["WERK_REGISTRY"])
     monkeypatch.syspath_prepend(tmp_path)
     for _ in range(2):
-        work(env={**ENV, **env})
+        work(env={**ENV, **PATIENT, **env})
     werk.enqueue("guard", str(tmp_path), "hunter2")
     Queue(connection=connection).enqueue("worker_tasks.block", str(tmp_path))
     begun(tmp_path, 2)

@@ -249,7 +249,7 @@ class Sentry(BaseHTTPRequestHandler):
             kind, item = json.loads(header)["type"], json.loads(payload)
             if kind != "client_report":
                 self.items.append((kind, item))
-        threading.Event().wait(0.5)  # it is slow: the next envelope waits in the horse
+        threading.Event().wait(0.1)  # it is slow: the next envelope waits in the horse
         self.send_response(200)
         self.end_headers()
 

@@ -306,8 +306,9 @@ def test_up_runs_jobs_and_stops_in_order(up: Callable[..., Process], own_url: st
     process = up(own_url)
     everything = descendants(process.pid)
     with client(own_url) as connection:
-        job = Queue(connection=connection).enqueue("werk.jobs.sleep", 1.0)
+        job = Queue(connection=connection).enqueue("werk.jobs.sleep", 5.0)
         wait_until(lambda: job.get_status() == JobStatus.STARTED)
+    wait_until(lambda: "event=started" in process.output())
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     ends = [f"{name:<9} | stopped" for name in ("dashboard", "worker", "server")]
@@ -322,8 +323,9 @@ def test_up_runs_as_many_jobs_at_a_time_as_it_was_told(
     process = up(own_url, env={"WERK_CONCURRENCY": "2"})
     with client(own_url) as connection:
         queue = Queue(connection=connection)
-        jobs = [queue.enqueue("werk.jobs.sleep", 1.0) for _ in range(2)]
+        jobs = [queue.enqueue("werk.jobs.sleep", 5.0) for _ in range(2)]
         wait_until(lambda: {job.get_status() for job in jobs} == {JobStatus.STARTED})
+    wait_until(lambda: process.output().count("event=started") == 2)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     assert _outcome(own_url, jobs[1].id) == (JobStatus.FINISHED, True)
@@ -591,7 +593,7 @@ def test_up_restarts_a_killed_worker_and_its_job_runs_again(
 ) -> None:
     process = up(own_url)
     others = set(children(process.pid)) - {killed := worker_of(process)}
-    done = run("werk-enqueue", "sleep", "0.5", env={"RQ_REDIS_URL": own_url})
+    done = run("werk-enqueue", "sleep", "5", env={"RQ_REDIS_URL": own_url})
     with client(own_url) as connection:
         job = Job.fetch(done.stdout.strip(), connection=connection)
         wait_until(lambda: job.get_status() == JobStatus.STARTED)
@@ -619,7 +621,10 @@ def test_up_stops_when_its_worker_dies_again_and_again(
 
 
 def _command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended since it was found
+        return b""
 
 
 def test_up_ends_when_nobody_reads_it(spawn: Callable[..., Process], redis_url: str) -> None:

@@ -22,7 +22,7 @@ from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
 from support import PYTHONPATH, children, is_gone, run, samples, wait_until
-from workers import ENV, Start, begun, go, horse, leads_group
+from workers import ENV, PATIENT, Start, begun, go, horse, leads_group
 
 import werk
 from werk.cli import status
@@ -170,7 +170,7 @@ def test_a_queue_without_a_worker(light: Link) -> None:
 def test_the_age_of_the_oldest(
     work: Start, connection: redis.Redis, light: Link, tmp_path: Path
 ) -> None:
-    work()
+    work(env=PATIENT)
     werk.enqueue("block", str(tmp_path))
     begun(tmp_path)
     job = werk.enqueue("block", str(tmp_path))
@@ -186,7 +186,7 @@ def test_the_age_of_the_oldest(
 def test_each_queue_may_have_its_own_limit_of_age(
     light: Link, connection: redis.Redis, work: Start, tmp_path: Path
 ) -> None:
-    work("low", "default")
+    work("low", "default", env=PATIENT)
     werk.enqueue("block", str(tmp_path), options=werk.Options(queue="low"))
     begun(tmp_path)
     for queue in ("low", "default"):
@@ -261,7 +261,7 @@ def test_a_task_sets_the_limit_of_its_queue(
         return [what for level, what in problems(light) if level == CRITICAL]
 
     wait_until(lambda: age_of_job(3000) == [])  # once the worker has published its tasks
-    assert age_of_job(4000) == ["queue fast: the oldest has waited 66m"]
+    assert age_of_job(4000) == ["queue fast: the oldest has waited 66m (limit 60m)"]
     limit = AgeLimits.parse("fast=3h")
     assert [what for level, what in problems(light, age_s=limit) if level == CRITICAL] == []
 
@@ -298,7 +298,8 @@ def test_a_container_asks_for_its_own_beat(work: Start, redis_url: str) -> None:
     done = run("werk", "status", "--here")
     assert (done.returncode, done.stdout) == (2, f"WERK CRITICAL - no worker on {HOST}\n")
     worker = work()
-    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 worker on {HOST}\n"
+    well = f"WERK OK - 1 worker on {HOST}\n"
+    wait_until(lambda: run("werk", "status", "--here").stdout == well)
     os.kill(worker.pid, signal.SIGSTOP)
     wait_until(lambda: run("werk", "status", "--here").returncode == 2)
     os.kill(worker.pid, signal.SIGCONT)
@@ -325,7 +326,7 @@ def test_a_killed_worker_is_stale_at_once_after_its_lease(
     # and still so when another has rescued what it had
     wait_until(lambda: connection.zcard("rq:werk:leases") == 1)
     assert says(light, WARNING, "is stale")
-    assert Snapshot.read(light).queues["default"].workers == 1
+    wait_until(lambda: Snapshot.read(light).queues["default"].workers == 1)
 
 
 def test_a_dead_worker_that_was_replaced_is_no_problem(
@@ -336,10 +337,11 @@ def test_a_dead_worker_that_was_replaced_is_no_problem(
     work()
     found = wait_until(lambda: [w for w in Snapshot.read(light).workers if w.successor])
     assert [(own.pid, own.state) for own in found] == [(killed.pid, "stale")]
-    assert problems(light) == []
+    wait_until(lambda: problems(light) == [])
     assert "is stale and has no job;" in run("werk", "status").stdout
-    assert run("werk", "status", "--check").returncode == 0
-    assert run("werk", "status", "--here").stdout == f"WERK OK - 1 worker on {HOST}\n"
+    wait_until(lambda: run("werk", "status", "--check").returncode == 0)
+    well = f"WERK OK - 1 worker on {HOST}\n"
+    wait_until(lambda: run("werk", "status", "--here").stdout == well)
 
 
 def test_a_worker_replaces_one_dead_worker(work: Start, light: Link) -> None:
@@ -421,7 +423,7 @@ def test_a_horse_that_hangs(work: Start, light: Link) -> None:
 def test_a_ping_of_busy_workers_is_no_failure(
     work: Start, light: Link, redis_url: str, tmp_path: Path
 ) -> None:
-    workers = [work() for _ in range(2)]
+    workers = [work(env={"RQ_WORKER_CLASS": "fast_worker.Calm"}) for _ in range(2)]
     for number in (1, 2):
         werk.enqueue("block", str(tmp_path))
         begun(tmp_path, number)
@@ -448,7 +450,7 @@ def test_a_long_job_and_an_idle_hour_are_no_hang(
     begun(tmp_path)
     werk.enqueue("block", str(tmp_path))
     wait_until(lambda: (Snapshot.read(light).queues["default"].oldest_s or 0) > 1.5)
-    assert problems(light) == []
+    wait_until(lambda: problems(light) == [])
     go(tmp_path)
     wait_until(
         lambda: (
@@ -456,8 +458,13 @@ def test_a_long_job_and_an_idle_hour_are_no_hang(
             and found.workers[0].state == "idle"
         )
     )
-    connection.hset("rq:worker:" + Snapshot.read(light).workers[0].name, "werk_moved", 1)
-    assert says(light, WARNING, "is hung")  # an idle one moves once a minute
+    key = "rq:worker:" + Snapshot.read(light).workers[0].name
+
+    def is_hung() -> bool:
+        connection.hset(key, "werk_moved", 1)  # its horse may write the field again
+        return says(light, WARNING, "is hung")
+
+    wait_until(is_hung)  # an idle one moves once a minute
 
 
 def test_redis_that_may_evict(light: Link, set_config: Callable[[str, object], None]) -> None:
@@ -502,7 +509,7 @@ def test_a_plain_rq_worker_beside_ours(
 
 
 def test_a_paused_queue(work: Start, spawn: Start, light: Link) -> None:
-    work()
+    work(env=PATIENT)
     assert run("werk", "pause", "default").returncode == 0
     assert problems(light) == []
     with pytest.warns(werk.WerkWarning, match="is paused"):
@@ -645,7 +652,7 @@ def test_dependents_that_are_ready_are_counted_and_may_not_stay(
     assert status_view.as_json(Snapshot.read(light))["queues"]["other"]["ready"] == 2
     assert "READY" in table(Snapshot.read(light)).split()
     assert samples(metrics.exposition(light))['werk_queue_ready{queue="other"}'] == 2
-    work()  # of another queue
+    work(env=PATIENT)  # of another queue
     assert (WARNING, said) in problems(light)
     connection.zadd("rq:werk:ready", {"other": time.time()})
     facts = {"birth": "2026-01-01T00:00:00.000000Z", "queues": "other"}
@@ -772,9 +779,9 @@ def test_a_worker_is_one_line_however_many_slots_it_has(
         connection.hset(f"rq:worker:{slot}", mapping={"successful_job_count": 5})
     lines = run("werk", "status").stdout.splitlines()
     [line] = [line for line in lines if line.startswith("web")]
-    assert re.split("  +", line) == [
-        *("web", "1 hung, 2 busy, 9 idle", "0s", "10", "0", "werk", "default,low"),
-    ]
+    found = re.split("  +", line)
+    assert re.fullmatch(r"\d+s", found.pop(2))
+    assert found == ["web", "1 hung, 2 busy, 9 idle", "10", "0", "werk", "default,low"]
     jobs = [line.split()[:3:2] for line in lines if "  web." in line]
     assert jobs == [["long", "web.10"], ["short", "web.2"]]
     snapshot = Snapshot.read(light)
@@ -871,7 +878,7 @@ def test_checks_and_metrics_count_workers_and_slots(fleet: Fleet, light: Link) -
 
 
 def test_a_worker_with_slots_is_seen_as_one(work: Start, light: Link, tmp_path: Path) -> None:
-    worker = work(env={"WERK_CONCURRENCY": "3"})
+    worker = work(env={**PATIENT, "WERK_CONCURRENCY": "3"})
     jobs = [werk.enqueue("block", str(tmp_path)) for _ in range(2)]
     begun(tmp_path, 2)
     [own] = wait_until(lambda: (w := Snapshot.read(light).workers) and len(w[0].slots) == 3 and w)
@@ -894,12 +901,14 @@ def test_a_slot_that_hangs_is_ended_as_its_problem_says(
     [idle] = [pid for pid in horses if pid != int(busy)]
     os.killpg(idle, signal.SIGSTOP)
     second = werk.enqueue("hello", "Ada")
-    [problem] = wait_until(lambda: [p for p in checks.problems(Snapshot.read(light)) if p.fix])
+    [problem] = wait_until(
+        lambda: [p for p in checks.problems(Snapshot.read(light)) if "hung" in p.what]
+    )
     command = re.match(r"werk drain (\S+) ends it; restart process (\d+) on ", problem.fix)
     assert command and int(command[2]) == worker.pid
     assert run("werk", "drain", command[1], "--yes", "--wait").returncode == 0
     assert is_gone(idle)
-    assert problems(light) == []
+    wait_until(lambda: problems(light) == [])
     go(tmp_path)
     assert (first.result(60), second.result(60)) == ("ends", "Hello Ada")
     assert len(begun(tmp_path)) == 1  # the other slot went on
@@ -1024,7 +1033,6 @@ def test_executions_are_counted_by_task(work: Start, light: Link, tmp_path: Path
         'werk_executions_total{outcome="failed",task="note"}': 0,
         'werk_executions_total{outcome="failed",task="fail"}': 1,
         'werk_execution_seconds_bucket{le="0.1",queue="default",task="sleep"}': 0,
-        'werk_execution_seconds_bucket{le="0.5",queue="default",task="sleep"}': 1,
         'werk_execution_seconds_bucket{le="+Inf",queue="default",task="sleep"}': 1,
         'werk_execution_seconds_count{queue="default",task="note"}': 20,
         'werk_wait_seconds_count{queue="default",task="note"}': 20,

@@ -216,7 +216,7 @@ def test_a_worker_sends_them_and_is_free_again(
     )
     second = werk.enqueue("note", str(tmp_path))
     worker = work(env={"WERK_ALLOW_UNREGISTERED": "yes" if is_free else "no"})
-    finished(second, 15)
+    finished(second, 60)
     assert first.get_status() == JobStatus.FINISHED
     hosts = [host for host, _ in failures(worker.output())]
     assert hosts == [silent, silent, late, silent]
