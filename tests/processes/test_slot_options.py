@@ -57,7 +57,7 @@ def test_max_idle_time_is_for_each_slot(
     slots: Slots, connection: redis.Redis, tmp_path: Path
 ) -> None:
     job = werk.enqueue("block", str(tmp_path))
-    worker = slots("default", "--max-idle-time", "1s", waits=False)
+    worker = slots("default", "--max-idle-time", "1", waits=False)
     begun(tmp_path)
     wait_until(lambda: len(horses(worker)) == 1 == len(names(connection)))
     assert names(connection) == [job.job.worker_name]

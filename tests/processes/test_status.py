@@ -554,6 +554,7 @@ def test_a_check_is_one_line_whatever_a_queue_is_called(
     connection: redis.Redis, light: Link
 ) -> None:
     connection.rpush("rq:queue:a|b\nc", "x")
+    connection.hset("rq:job:x", "status", "queued")
     connection.sadd("rq:queues", "rq:queue:a|b\nc")
     code, line = checks.check(Snapshot.read(light), Limits())
     assert (code, line.count("|")) == (2, 1)

@@ -68,6 +68,12 @@ def test_a_key_of_another_type_for_the_queues_is_no_trouble(
     assert "unused-queue" not in worker.output()
 
 
+def test_an_idle_worker_exits_after_a_duration(redis_url: str) -> None:
+    assert run("werk", "worker", "default", "--max-idle-time", "0m1s").returncode == 0
+    done = run("werk", "worker", "default", "--max-idle-time", "soon")
+    assert (done.returncode, "a text such as 5m" in done.stderr) == (2, True)
+
+
 def test_the_help_of_a_worker_is_ours(redis_url: str) -> None:
     done = run("werk", "worker", "--help")
     assert (done.returncode, done.stderr) == (0, "")

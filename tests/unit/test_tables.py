@@ -70,3 +70,23 @@ def test_a_cut_is_shown() -> None:
 )
 def test_an_id_is_short_for_people(job: str, shown: str) -> None:
     assert short(job) == shown
+
+
+def columns_of(line: str) -> int:
+    """Return how many columns a line takes: two for each character of these texts."""
+    return sum(1 if own.isascii() else 2 for own in line)
+
+
+@pytest.mark.parametrize("text", ["漢字" * 60, "ab漢字 " * 20, "🚀x" * 50])
+def test_a_character_of_two_columns_counts_as_two(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = Table(Column("ID"), Column("CALL", 12), Column("N")).lines(
+        [("a", text, 1), ("b", "c", 2)]
+    )
+    assert max(map(columns_of, lines)) <= 80
+    assert len({columns_of(line) for line in lines}) == 1  # the numbers are below each other
+    wrapped = wrap(text, 80)
+    assert max(map(columns_of, wrapped)) <= 80
+    assert "".join("".join(wrapped).split()) == "".join(text.split())

@@ -106,7 +106,8 @@ def print_whole(text: str, *, err: bool = False) -> None:
     A terminal has it in several lines if it is wider.
     """
     most = tables.width(sys.stderr if err else sys.stdout, 0)
-    lines = [printable(text)] if len(text) <= most or not most else tables.wrap(text, most)
+    fits = not most or len(tables.spread(text)) <= most
+    lines = [printable(text)] if fits else tables.wrap(text, most)
     click.echo("\n".join(lines), err=err)
 
 

@@ -18,6 +18,7 @@ from werk.settings import Settings
 INDENT, GAP = " " * 4, " " * 2
 USUAL, NARROWEST = 80, 20
 LONGEST_CELL = 200  # characters; ids are not cut to fit
+WIDE = "\0"  # stands before a character that takes two columns, until the line is printed
 COLORS = {"critical": "red", "warning": "yellow"}
 
 
@@ -25,7 +26,7 @@ class Column(NamedTuple):
     """A column of a table."""
 
     title: str
-    least: int = 0  # cells may be cut to this many characters; 0: they are never cut
+    least: int = 0  # cells may be cut to this many columns; 0: they are never cut
 
 
 class Table:
@@ -65,11 +66,14 @@ class Table:
     def _line(self, line: Sequence[str], justify: Sequence[Callable[[str, int], str]]) -> str:
         sized = zip(justify, line, self.widths, strict=True)
         text = GAP.join(place(cut(cell, most), most) for place, cell, most in sized).rstrip()
-        return cut(text, width()) if sys.stdout.isatty() else text
+        text = cut(text, width()) if sys.stdout.isatty() else text
+        return text.replace(f"{WIDE}.", " .").replace(
+            WIDE, ""
+        )  # a mark before ... has no character
 
 
 def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:
-    """Return how many characters fit on a line of a stream, by default of stdout."""
+    """Return how many columns a line of a stream has, by default of stdout."""
     if found := Settings.columns():
         return max(NARROWEST, found)
     try:
@@ -80,13 +84,14 @@ def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:
 
 
 def wrap(text: str, most: int, indent: str = INDENT, first: str = "") -> list[str]:
-    """Return a text in lines of at most `most` characters; all but the first are indented.
+    """Return a text in lines of at most `most` columns; all but the first are indented.
 
     The first begins with `first`. A text that is already indented keeps its indentation.
     """
     from textwrap import wrap as wrapped  # an enqueue rarely needs it
 
-    shown = printable(text)
+    shown = spread(text)
+    most -= WIDE in shown  # a line may end between a mark and its character
     lead = shown[: len(shown) - len(shown.lstrip())][: most // 2]
     found = wrapped(
         shown.strip(),
@@ -95,7 +100,17 @@ def wrap(text: str, most: int, indent: str = INDENT, first: str = "") -> list[st
         subsequent_indent=indent + lead,
         break_on_hyphens=False,
     )
-    return found or [first.rstrip()]
+    return [line.replace(WIDE, "") for line in found] or [first.rstrip()]
+
+
+def spread(text: str) -> str:
+    """Return a text as it is printed, with as many characters as it takes columns: see WIDE."""
+    shown = printable(text)
+    if shown.isascii():
+        return shown
+    from unicodedata import east_asian_width
+
+    return "".join(WIDE + own if east_asian_width(own) in "WF" else own for own in shown)
 
 
 def level(name: str) -> str:
@@ -107,4 +122,4 @@ def level(name: str) -> str:
 
 def _cell(value: object) -> str:
     text = "" if value is None else str(value)
-    return printable(cut(text, LONGEST_CELL))
+    return spread(cut(text, LONGEST_CELL))
