@@ -67,9 +67,8 @@ class Table:
         sized = zip(justify, line, self.widths, strict=True)
         text = GAP.join(place(cut(cell, most), most) for place, cell, most in sized).rstrip()
         text = cut(text, width()) if sys.stdout.isatty() else text
-        return text.replace(f"{WIDE}.", " .").replace(
-            WIDE, ""
-        )  # a mark before ... has no character
+        # Where cut() has put "..." in the place of a character, it has left the mark before it.
+        return text.replace(f"{WIDE}.", " .").replace(WIDE, "")
 
 
 def width(stream: TextIO | None = None, unknown: int = USUAL) -> int:

@@ -230,7 +230,7 @@ def _of_setup(worker: Worker) -> Iterator[Problem]:
     if worker.replaced:
         what = f"{name} runs RQ's loop, because its class replaces {worker.replaced}: "
         what += "a job is lost if the worker is killed"
-        yield Problem(WARNING, what, "override perform_job or execute_job instead")
+        yield Problem(WARNING, what, "restore it; override only perform_job or execute_job")
     if worker.free:
         what = f"{name} has WERK_ALLOW_UNREGISTERED: it runs any code"
         yield Problem(WARNING, what, "register the tasks and unset the variable")

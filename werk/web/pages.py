@@ -161,7 +161,7 @@ class _Brief(Pace):
 
 
 def shown_seconds(seconds: float | None) -> str:
-    """Return how long something took, with two digits; - for an unknown time."""
+    """Return how long something took, with at most three digits; - if unknown."""
     if seconds is None:
         return "-"
     if seconds == float("inf"):

@@ -78,8 +78,8 @@ class Worker(RQSide):
         self._guard_records()
         super().bootstrap(*args, **kwargs)
         if self.rq_loop:
-            what = "the worker's class replaces this method, so RQ's loop runs and a killed worker"
-            what += " loses its job; override perform_job or execute_job instead"
+            what = "this is not as in RQ, so RQ's loop runs and a killed worker loses its job;"
+            what += " restore it; a worker's class may override perform_job or execute_job"
             facts = {"worker": self.name, "replaced": self.rq_loop, "reason": what}
             self.log.warning(Event("rq-loop", **facts))
 

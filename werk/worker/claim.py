@@ -55,7 +55,7 @@ def waited_s(since: bytes | None, enqueued_at: bytes | None, now: float) -> floa
         return None
     if 0 <= seconds < LONGEST_S:
         return seconds
-    # The offset to Redis's clock is known to a part of a round trip.
+    # The offset to Redis's clock is known only to within a part of a round trip.
     return 0.0 if -CLOCK_S < seconds < 0 else None
 
 

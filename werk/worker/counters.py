@@ -33,8 +33,8 @@ class Counters:
         queues = (key.removeprefix(prefix) for key in queue_keys)
         self._queues = {queue.encode(): quote(queue, safe="") for queue in queues}
         self._tasks: dict[tuple[bytes, str], list[float]] = {}
-        # Executions that are not in the histograms yet. Between two jobs that takes five times as
-        # long as in a loop, because nothing of it is in the processor's caches.
+        # Executions that are not in the histograms yet. To add each between two jobs would take
+        # five times as long as in a loop: nothing of it would be in the processor's caches.
         self._ended: list[tuple[list[float], float, Wait | None]] = []
         self._done = self._webhooks = 0  # successes that step.lua records; webhooks that failed
         self._worked_s = self._last_s = 0.0  # seconds: of all these successes, and of the last

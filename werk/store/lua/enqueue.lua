@@ -14,8 +14,8 @@
 --       {'hold', id}             not enqueued: the hold of job `id` has not expired
 --       {'active', id, status}   not enqueued: job `id`, which the pointer names, is active
 --       {'overdue', id, status}  enqueued although that job is active: it has been for a day
---   and last, if SERVED was given, a warning (see `warning`) or ''. With REQUIRE_WORKER a warning
---   is the only reply, and nothing is enqueued.
+--   and last, if SERVED was given, a warning (see `found`) or ''. With REQUIRE_WORKER a warning,
+--   except for 'paused', is the only reply if any job is new, and nothing is enqueued.
 --
 -- This script runs for nearly every job, so what only few jobs need is read and written for those
 -- jobs alone.

@@ -42,8 +42,8 @@
 --
 -- This script runs for each job. It does without lib.lua and is made to be short: a call to Redis
 -- costs 2 us, and so do three returned tables, three closures, or two numbers turned into text.
--- The rules of lib.lua for writes hold here too. What an execution leaves behind expires as soon as
--- a tick has seen it.
+-- The rules of lib.lua for writes hold here too. What an execution leaves behind has an expiry time
+-- once a tick has seen it.
 
 local call, try = redis.call, redis.pcall
 local is_resent = RESENT == '1'
