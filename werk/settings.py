@@ -1,6 +1,6 @@
 """The environment, read in one place, and what configure() puts in its place.
 
-The names are RQ's own where it has one. No other module reads os.environ.
+The names are RQ's own where it has one. No other module reads a setting from os.environ.
 """
 
 from __future__ import annotations

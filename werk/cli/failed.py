@@ -41,7 +41,9 @@ FILTERS = (  # select failed jobs
 
 
 @click.command(params=[*FILTERS])
-@click.option("--list", "as_list", is_flag=True, help="Print each job, the newest first.")
+@click.option(
+    "--list", "as_list", is_flag=True, help="Print each job: queue by queue, the newest first."
+)
 @click.option("--commands", is_flag=True, help="Print the command that retries each group as well.")
 @json_option
 def failed(as_list: bool, commands: bool, as_json: bool, **chosen: Any) -> None:

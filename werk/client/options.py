@@ -97,7 +97,10 @@ class Options(NamedTuple):
     ] = None
     slot: str | None = None  # for `werk cron` alone: the tick that the job stands for
     unless_active: Annotated[
-        bool, Help("Enqueue nothing while the last job with the same arguments waits or runs.")
+        bool,
+        Help(
+            "Enqueue nothing while the last job with this option and these arguments waits or runs."
+        ),
     ] = False
     expires: Annotated[
         Duration | None,

@@ -98,7 +98,8 @@ class Group(NamedTuple):
 def walk(link: Link, query: Query, pace: Pace | None = None) -> Iterator[list[Row]]:
     """Yield the jobs that match, at most AT_ONCE at a time, place by place.
 
-    The newest job comes first; of scheduled jobs, the one that is due first. Raises ArgumentError.
+    In a queue, and among failed or finished jobs, the newest comes first; of scheduled jobs, the
+    one that is due first. Raises ArgumentError.
     """
     pace, arguments = pace or Pace(link), Arguments(link, query.task, query.args)
     for page in _pages(link, query, pace):

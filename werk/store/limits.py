@@ -16,5 +16,5 @@ MOST_RESULTS = 10  # of a job, as in RQ
 DESCRIPTION_LENGTH = 200  # characters of a call, as people see it
 FAILURES_KEPT_S = 8 * 24 * 3600  # the counts of failures by hour
 MOST_GAVE_UP = 10_000  # final failures that may wait for their handler
-ERROR_LENGTH = 200  # characters of an error, in a list or in a job's meta
+ERROR_LENGTH = 200  # characters of an error, in a list or in a job's record
 GONE_ENTRY = "werk: gone"  # no job's id: replaces an entry of a queue's list until it is removed
