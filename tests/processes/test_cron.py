@@ -640,6 +640,25 @@ def test_it_ends_at_once_even_while_it_waits_for_redis(
             assert process.wait(8) == 0  # its own wait for Redis takes 10 s
 
 
+def test_it_ends_though_a_signal_arrives_in_a_destructor() -> None:
+    code = """if True:
+        import os, signal, time
+        from werk.ops import cron
+
+        class Last:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0)
+
+        cron.end_at_sigterm()
+        Last()
+        time.sleep(60)
+        print("it goes on")
+    """
+    done = run("python", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_a_wrong_password_is_no_reason_to_try_again(
     file: Callable[[str], Path], redis_url: str
 ) -> None:

@@ -29,13 +29,23 @@ SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis lo
 LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
 LONGEST_PAUSE_S = 20.0  # to send heartbeats, and to notice that the clock was set
 RETRY_S = 1.0
+AGAIN_S = 4  # longer than a cron needs to write that it was stopped
 
 log = logging.getLogger("werk.cron")
 
 
 def end_at_sigterm() -> None:
-    """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not.
+
+    Python drops an exception that is raised while a destructor runs: so it is raised again.
+    """
+
+    def end(*_: object) -> NoReturn:
+        signal.alarm(AGAIN_S)
+        sys.exit(0)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, end)
 
 
 def run(
