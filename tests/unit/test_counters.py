@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from werk.worker.claim import waited_s
+from werk.worker.claim import Claim
 from werk.worker.counters import Counters
 
 NOW = 1_800_000_000.0
 AT = b"2027-01-15T08:00:00.000000Z"
 
 
-def begun(waited: float) -> tuple[bytes, bytes, float]:
-    """Return what a claim has of a wait."""
-    return AT + b"|1800000000", AT, NOW + waited
+def claim(since: bytes | None, enqueued_at: bytes | None = AT) -> Claim:
+    facts: dict[str, Any] = dict.fromkeys(Claim.__slots__, b"")
+    return Claim(**facts | {"since": since, "enqueued_at": enqueued_at})
 
 
 @pytest.mark.parametrize(
@@ -36,24 +38,24 @@ def begun(waited: float) -> tuple[bytes, bytes, float]:
     ],
 )
 def test_the_wait_of_a_claim(since: bytes | None, seconds: float | None) -> None:
-    assert waited_s(since, AT, NOW) == seconds
+    assert claim(since).waited_s(NOW) == seconds
 
 
 def test_the_wait_is_not_known_if_plain_rq_has_enqueued_the_job_again() -> None:
     since = AT + b"|1799999990.5"
     for enqueued_at in (None, b"", b"2027-01-15T08:00:01.000000Z"):
-        assert waited_s(since, enqueued_at, NOW) is None
+        assert claim(since, enqueued_at).waited_s(NOW) is None
 
 
 def test_counts_are_written_by_queue_and_task() -> None:
     counters = Counters(["rq:queue:default", "rq:queue:a b/c"])
-    counters.add("sleep", True, 0.5, b"default", begun(0.0078125), by_step=True)
-    counters.add("sleep", True, 0.5, b"default", begun(7))
+    counters.add("sleep", True, 0.5, b"default", 0.003, by_step=True)
+    counters.add("sleep", True, 0.5, b"default", 7)
     counters.add("sleep", False, 5000, b"a b/c", None)
     counters.add("sleep", False)
     wanted = (
         "done 1 worked 0.5 sleep|done 2 took/default/sleep/seconds 1 took/default/sleep/0.5 2"
-        " waited/default/sleep/seconds 7.0078125 waited/default/sleep/0.01 1"
+        " waited/default/sleep/seconds 7.003 waited/default/sleep/0.01 1"
         " waited/default/sleep/10 1 sleep|failed 1 took/a%20b%2Fc/sleep/seconds 5000"
         " took/a%20b%2Fc/sleep/+Inf 1 sleep|failed 1"
     )
@@ -65,6 +67,6 @@ def test_counts_are_written_by_queue_and_task() -> None:
 def test_the_number_of_fields_is_bounded() -> None:
     counters = Counters(["rq:queue:default"])
     for number in range(1000):
-        counters.add(f"none{number}", True, 0.5, f"queue{number}".encode(), begun(0.5))
+        counters.add(f"none{number}", True, 0.5, f"queue{number}".encode(), 0.5)
     assert counters.text().count(" ") < 20
     assert "took/other/other/0.5 1000" in counters.text()

@@ -38,27 +38,6 @@ class Unknown(UnknownTask):
     know it, or this one after a deploy."""
 
 
-Wait = tuple[bytes, bytes, float]  # `since` and `enqueued_at` of a claim; when its task began
-
-
-def waited_s(since: bytes | None, enqueued_at: bytes | None, now: float) -> float | None:
-    """Return how long a job had waited in its queue at `now`, on Redis's clock.
-
-    `since` and `enqueued_at` are those of its Claim. None if the wait is unknown: plain RQ has
-    enqueued the job, or the record is broken.
-    """
-    if not since or not enqueued_at or not since.startswith(enqueued_at):
-        return None
-    try:
-        seconds = now - float(since[len(enqueued_at) + 1 :])  # after the |
-    except ValueError:
-        return None
-    if 0 <= seconds < LONGEST_S:
-        return seconds
-    # The offset to Redis's clock is known only to within a part of a round trip.
-    return 0.0 if -CLOCK_S < seconds < 0 else None
-
-
 @dataclass(slots=True)  # a frozen one takes three times as long to make
 class Claim:
     """One execution. step.lua replies the fields up to `queue`, in this order, as bytes or None."""
@@ -98,6 +77,23 @@ class Claim:
         """Return the facts about this execution for a log line; `task` is its name, if known."""
         name, queue = task or text(self.task) or "-", text(self.origin)
         return {"job": self.id, "task": name, "queue": queue, "attempt": self.number}
+
+    def waited_s(self, now: float) -> float | None:
+        """Return how long the job had waited in its queue at `now`, on Redis's clock.
+
+        None if that is unknown: plain RQ has enqueued the job, or the record is broken.
+        """
+        stamp, enqueued_at = self.since, self.enqueued_at
+        if not stamp or not enqueued_at or not stamp.startswith(enqueued_at):
+            return None
+        try:
+            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # after the |
+        except ValueError:
+            return None
+        if 0 <= seconds < LONGEST_S:
+            return seconds
+        # The offset to Redis's clock is known only to within a part of a round trip.
+        return 0.0 if -CLOCK_S < seconds < 0 else None
 
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.

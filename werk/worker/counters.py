@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from werk import registry
 from werk.store import keys
-from werk.worker.claim import Wait, waited_s
 
 # Floats: comparing a float with an int takes twice as long.
 _TOOK, _WAITED = (
@@ -33,9 +32,6 @@ class Counters:
         queues = (key.removeprefix(prefix) for key in queue_keys)
         self._queues = {queue.encode(): quote(queue, safe="") for queue in queues}
         self._tasks: dict[tuple[bytes, str], list[float]] = {}
-        # Executions that are not in the histograms yet. To add each between two jobs would take
-        # five times as long as in a loop: nothing of it would be in the processor's caches.
-        self._ended: list[tuple[list[float], float, Wait | None]] = []
         self._done = self._webhooks = 0  # successes that step.lua records; webhooks that failed
         self._worked_s = self._last_s = 0.0  # seconds: of all these successes, and of the last
 
@@ -48,19 +44,24 @@ class Counters:
         is_success: bool,
         seconds: float | None = None,
         queue: bytes = b"",
-        wait: Wait | None = None,
+        waited_s: float | None = None,
         by_step: bool = False,
     ) -> None:
         """Count an execution.
 
-        Leave out `seconds` and what follows if the task did not begin, or its process died. With
-        `by_step` it is a success that step.lua will record.
+        Leave out `seconds` and what follows if the task did not begin, or its process died. The job
+        had waited in `queue` for `waited_s`; None: unknown. With `by_step` it is a success that
+        step.lua will record.
         """
         counts = self._tasks.get((queue, task)) or self._begin(queue, task)
         counts[not is_success] += 1
         if seconds is None:
             return
-        self._ended.append((counts, seconds, wait))
+        counts[_AT_TOOK] += seconds
+        counts[_AT_TOOK + 1 + bisect_left(_TOOK, seconds)] += 1
+        if waited_s is not None:
+            counts[_AT_WAITED] += waited_s
+            counts[_AT_WAITED + 1 + bisect_left(_WAITED, waited_s)] += 1
         if by_step:
             self._done += 1
             self._worked_s += seconds
@@ -76,7 +77,6 @@ class Counters:
 
     def text(self) -> str:
         """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'."""
-        self._fill_histograms()
         webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
         return f"done {self._done} worked {self._worked_s:.9g} {webhooks}" + " ".join(
             f"{field} {amount:.9g}"
@@ -89,16 +89,6 @@ class Counters:
         self._tasks.clear()
         self._done = self._webhooks = 0
         self._worked_s = 0.0
-
-    def _fill_histograms(self) -> None:
-        for counts, seconds, wait in self._ended:
-            counts[_AT_TOOK] += seconds
-            counts[_AT_TOOK + 1 + bisect_left(_TOOK, seconds)] += 1
-            waited = waited_s(*wait) if wait else None
-            if waited is not None:
-                counts[_AT_WAITED] += waited
-                counts[_AT_WAITED + 1 + bisect_left(_WAITED, waited)] += 1
-        self._ended.clear()
 
     def _begin(self, queue: bytes, task: str) -> list[float]:
         """Return the counts of a task. Names that the worker does not serve are counted as one."""

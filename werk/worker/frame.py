@@ -27,7 +27,7 @@ from rq.job import Job
 
 from werk.worker.around import CALLS, version_mismatch
 from werk.worker.causes import cause_of
-from werk.worker.claim import Call, Claim, Late, Unknown, Wait
+from werk.worker.claim import Call, Claim, Late, Unknown
 from werk.worker.outcome import Outcome, failure, success
 from werk.worker.process import end_copies
 from werk.worker.redis_side import FINISH_S, Unusable
@@ -48,10 +48,10 @@ class Frame:
     """One execution, from its claim to its outcome, as RQ's methods perform it."""
 
     def __init__(
-        self, performer: Performer, claim: Claim, task: str, keep_s: int, wait: Wait
+        self, performer: Performer, claim: Claim, task: str, keep_s: int, waited_s: float | None
     ) -> None:
         self.performer, self.claim, self.task, self.keep_s = performer, claim, task, keep_s
-        self.wait = wait
+        self.waited_s = waited_s
         self.took = 0.0  # seconds
         self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
@@ -155,7 +155,7 @@ class Frame:
 
     def count(self, is_success: bool, by_step: bool = False) -> None:
         queue, counters = self.claim.origin, self.performer.counters
-        counters.add(self.task, is_success, self.took, queue, self.wait, by_step)
+        counters.add(self.task, is_success, self.took, queue, self.waited_s, by_step)
 
     def outcome(self, job: Job, trouble: BaseException | None) -> Outcome | None:
         """Return the outcome of the job; None if it is recorded.

@@ -101,7 +101,7 @@ class Performer:
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
             return self.refuse(claim, job, why)
-        wait = claim.since, claim.enqueued_at, runner.started + self.shared.offset
+        waited_s = claim.waited_s(runner.started + self.shared.offset)
         self.job_id.set(claim.job)
         log.claim, log.task = claim, task
         if log.logs_jobs:
@@ -112,7 +112,7 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
-            frame = Frame(self, claim, task, keep_s, wait)
+            frame = Frame(self, claim, task, keep_s, waited_s)
             return frame.perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
@@ -120,11 +120,11 @@ class Performer:
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error:
-            self.counters.add(task, False, took, claim.origin, wait)
+            self.counters.add(task, False, took, claim.origin, waited_s)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
-        self.counters.add(task, True, took, claim.origin, wait, isinstance(value, bytes))
+        self.counters.add(task, True, took, claim.origin, waited_s, isinstance(value, bytes))
         if not isinstance(value, bytes):
             return recorder.succeed(claim, job, result, value)
         self.last_success = claim, job, result
