@@ -648,11 +648,11 @@ def test_it_ends_though_a_signal_arrives_in_a_destructor() -> None:
         class Last:
             def __del__(self):
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0)
+                time.sleep(0)  # the handler runs here
 
         cron.end_at_sigterm()
         Last()
-        time.sleep(60)
+        time.sleep(60)  # until the second signal
         print("it goes on")
     """
     done = run("python", "-c", code)
