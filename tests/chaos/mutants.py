@@ -13,9 +13,7 @@ KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
 FENCE = "local is_ours = removed == 1"
 LISTED = "try('ZADD', place, ENDED_UNTIL, id)"
-FORGOTTEN = """    call('UNLINK', execution_key)
-    try('ZREM', P .. ':executions:' .. id, ENDED_EXECUTION)
-"""
+FORGOTTEN = "call('UNLINK', execution_key, executions)"
 KEPT = "      call('EXPIRE', results, keep)\n"
 OVERDUE = "call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)"
 LATE = ("store/lua/tick.lua", OVERDUE, OVERDUE.replace(" clock,", " clock - 25,"))

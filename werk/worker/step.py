@@ -103,7 +103,8 @@ class Steps:
                 reply = self.channel.receive()
                 if type(reply) is list:
                     shared.request = 0
-                    self.outage.end(worker=self.name)
+                    if pause_s:
+                        self.outage.end(worker=self.name)
                     return reply
                 self._read_refusal(str(reply))
             except AWAY as error:

@@ -49,8 +49,6 @@ local call, try = redis.call, redis.pcall
 local is_resent = RESENT == '1'
 
 local MOST_ATTEMPTS = 1000000000
-local KNOWN = ' started finished failed deferred scheduled stopped canceled rate_limited'
-  .. ' ready_to_enqueue '
 local DROPS_AT_ONCE = 100
 
 local worker_key = P .. ':worker:' .. WORKER
@@ -116,8 +114,9 @@ else
     end
   end
   if outcome ~= 'again' then
-    call('UNLINK', execution_key)
-    try('ZREM', P .. ':executions:' .. id, ENDED_EXECUTION)
+    local executions = P .. ':executions:' .. id
+    if is_ours then call('UNLINK', execution_key, executions) -- our job has no other execution
+    else call('UNLINK', execution_key); try('ZREM', executions, ENDED_EXECUTION) end
     try('SREM', runs, run)
     if not is_ours then -- discarded
     elseif status == 'scheduled' and call('TYPE', job).ok == 'hash' then
@@ -213,7 +212,8 @@ while not got do
     if fields.err then
       why_not = 'its key is not a hash'
     elseif not is_ready and status == '' and call('EXISTS', job) == 0 then -- expired or deleted
-    elseif not is_ready and string.find(KNOWN, ' ' .. status .. ' ', 1, true) then
+    elseif not is_ready and string.find(' started finished failed deferred scheduled stopped'
+      .. ' canceled rate_limited ready_to_enqueue ', ' ' .. status .. ' ', 1, true) then
       why_not = 'it is ' .. status
     else
       -- Keys that may have another type come first. These two belong to worker and execution alone.
@@ -277,15 +277,6 @@ if type(got) == 'table' then
   got[CLAIM_JOB], got[CLAIM_QUEUE], got[CLAIM_END] = got_id, got_queue, nil
 end
 
--- Add what the horse has counted. A counter that is not a number stays as it is.
-local function add_counts()
-  for field, amount in string.gmatch(COUNTS, '(%S+) (%S+)') do
-    if field == 'done' then try('HINCRBY', worker_key, 'successful_job_count', amount)
-    elseif field == 'worked' then try('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
-    else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
-  end
-end
-
 if COUNTS ~= '' and try('HEXISTS', worker_key, 'birth') == 1 then -- write the state
   local state = type(got) == 'table' and 'busy' or got == 'suspended' and 'suspended' or 'idle'
   local is_repeat = is_resent and call('HGET', worker_key, 'werk_step') == EXECUTION
@@ -293,6 +284,11 @@ if COUNTS ~= '' and try('HEXISTS', worker_key, 'birth') == 1 then -- write the s
   -- Only the tick writes last_heartbeat: a horse may outlive its supervisor, or not see it frozen.
   call('HSET', worker_key, 'state', state, 'werk_step', EXECUTION, 'werk_moved',
     string.format('%s.%06d', unpack(call('TIME'))))
-  if not is_repeat then add_counts() end
+  -- Add what the horse has counted. A counter that is not a number stays as it is.
+  for field, amount in string.gmatch(is_repeat and '' or COUNTS, '(%S+) (%S+)') do
+    if field == 'done' then try('HINCRBY', worker_key, 'successful_job_count', amount)
+    elseif field == 'worked' then try('HINCRBYFLOAT', worker_key, 'total_working_time', amount)
+    else try('HINCRBYFLOAT', P .. ':werk:tallies', field, amount) end
+  end
 end
 return {outcome, got, dropped, paused}
