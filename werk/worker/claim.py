@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from string import ascii_letters, digits
 from typing import Any
 
@@ -14,7 +15,6 @@ from werk.store.keys import text
 
 NEWER = b"werk_v "  # begins the status that step.lua returns for a record newer than we can read
 LETTERS = f"{ascii_letters}{digits}_-".encode()  # of a job's id: rq/job.py
-CLOCK_S = 1.0  # a wait that is negative by less than this counts as 0: see waited_s
 LENGTHS = range(1, 861)  # see shared_state.LONGEST_RUN
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function or its path, args, kwargs
@@ -78,23 +78,6 @@ class Claim:
         name, queue = task or text(self.task) or "-", text(self.origin)
         return {"job": self.id, "task": name, "queue": queue, "attempt": self.number}
 
-    def waited_s(self, now: float) -> float | None:
-        """Return how long the job had waited in its queue at `now`, on Redis's clock.
-
-        None if that is unknown: plain RQ has enqueued the job, or the record is broken.
-        """
-        stamp, enqueued_at = self.since, self.enqueued_at
-        if not stamp or not enqueued_at or not stamp.startswith(enqueued_at):
-            return None
-        try:
-            seconds = now - float(stamp[len(enqueued_at) + 1 :])  # after the |
-        except ValueError:
-            return None
-        if 0 <= seconds < LONGEST_S:
-            return seconds
-        # The offset to Redis's clock is known only to within a part of a round trip.
-        return 0.0 if -CLOCK_S < seconds < 0 else None
-
     def limits(self, default_result_ttl: int) -> tuple[int, int]:
         """Return the time limit and how long the result is kept, in seconds.
 
@@ -107,13 +90,10 @@ class Claim:
         if len(job_id) not in LENGTHS or job_id.translate(None, LETTERS):
             raise Refused("invalid job id: use at most 860 letters, digits, - and _")
         try:
-            limit = int(self.timeout or 0) or DEFAULT_TIMEOUT_S
-            keep = int(self.result_ttl) if self.result_ttl else default_result_ttl
+            limit = _seconds(self.timeout, 0) or DEFAULT_TIMEOUT_S
+            return limit, _seconds(self.result_ttl, default_result_ttl)
         except ValueError:
             raise Refused("the job's timeout or result_ttl is not a whole number") from None
-        if limit > LONGEST_S or keep > LONGEST_S:
-            return min(limit, LONGEST_S), min(keep, LONGEST_S)
-        return limit, keep
 
     def _why_not(self) -> Exception:
         if self.status.startswith(NEWER):
@@ -123,6 +103,12 @@ class Claim:
                 f" {keys.RECORD_VERSION}; upgrade the worker"
             )
         return Refused(f"the job's status was {text(self.status)[:100]!r}, which RQ does not know")
+
+
+@lru_cache(maxsize=64)
+def _seconds(text: bytes, default: int) -> int:
+    """Return the seconds in a field of a job, at most LONGEST_S. Raises ValueError."""
+    return min(int(text) if text else default, LONGEST_S)
 
 
 _FIELDS = tuple(field.name for field in fields(Claim))

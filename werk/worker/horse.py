@@ -101,7 +101,7 @@ class Performer:
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
             return self.refuse(claim, job, why)
-        waited_s = claim.waited_s(runner.started + self.shared.offset)
+        began = runner.started + self.shared.offset
         self.job_id.set(claim.job)
         log.claim, log.task = claim, task
         if log.logs_jobs:
@@ -112,7 +112,7 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
-            frame = Frame(self, claim, task, keep_s, waited_s)
+            frame = Frame(self, claim, task, keep_s, began)
             return frame.perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
@@ -120,11 +120,11 @@ class Performer:
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error:
-            self.counters.add(task, False, took, claim.origin, waited_s)
+            self.counters.add(task, False, took, claim, began)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
-        self.counters.add(task, True, took, claim.origin, waited_s, isinstance(value, bytes))
+        self.counters.add(task, True, took, claim, began, isinstance(value, bytes))
         if not isinstance(value, bytes):
             return recorder.succeed(claim, job, result, value)
         self.last_success = claim, job, result
@@ -266,7 +266,9 @@ class Horse:
         The job itself may have failed for lack of descriptors.
         """
         try:
-            take_descriptors(count, self.idle.wake_r)
+            os.close(os.dup(self.idle.wake_r))
+            if count > 1:
+                take_descriptors(count, self.idle.wake_r)
         except OSError:
             self.last_job = self.jobs
 

@@ -53,7 +53,7 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
 
     event, level = ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)
     recorder.log.event(event, {**claim.facts(), "reason": order.reason}, level)
-    recorder.counters.add(text(claim.task), False)
+    recorder.counters.add_failure(text(claim.task))
     why = RuntimeError(order.reason)
     cause = TIMEOUT if order.reason.startswith((IGNORED_LIMIT, UNENDED)) else CRASHED
     cause = STOPPED if order.is_stopped else cause

@@ -165,7 +165,7 @@ class Recorder:
             self.log.event("deferred", {**claim.facts(), "reason": why})
             return deferral(claim, self.shared.now() + DEFER_S, since, why)
         self.log.event("refused", {**claim.facts(), "reason": why}, logging.ERROR)
-        self.counters.add(text(claim.task), False)
+        self.counters.add_failure(text(claim.task))
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
