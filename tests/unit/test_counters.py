@@ -9,7 +9,8 @@ import pytest
 from werk.worker.claim import Claim
 from werk.worker.counters import Counters, waited_s
 
-NOW = 1_800_000_000.0
+NOW, BEGAN = 1_800_000_000.0, 1000.0
+OFFSET = NOW - BEGAN
 AT = b"2027-01-15T08:00:00.000000Z"
 
 
@@ -50,9 +51,9 @@ def test_the_wait_is_not_known_if_plain_rq_has_enqueued_the_job_again() -> None:
 def test_counts_are_written_by_queue_and_task() -> None:
     counters = Counters(["rq:queue:default", "rq:queue:a b/c"])
     soon, late = AT + b"|1799999999.75", AT + b"|1799999993"
-    counters.add("sleep", True, 0.5, claim(b"default", soon), NOW, by_step=True)
-    counters.add("sleep", True, 0.5, claim(b"default", late), NOW)
-    counters.add("sleep", False, 5000, claim(b"a b/c", None), NOW)
+    counters.add("sleep", True, 0.5, claim(b"default", soon), BEGAN, by_step=True)
+    counters.add("sleep", True, 0.5, claim(b"default", late), BEGAN)
+    counters.add("sleep", False, 5000, claim(b"a b/c", None), BEGAN)
     counters.add_failure("sleep")
     wanted = (
         "done 1 worked 0.5 sleep|done 2 took/default/sleep/seconds 1 took/default/sleep/0.5 2"
@@ -60,8 +61,8 @@ def test_counts_are_written_by_queue_and_task() -> None:
         " waited/default/sleep/10 1 sleep|failed 1 took/a%20b%2Fc/sleep/seconds 5000"
         " took/a%20b%2Fc/sleep/+Inf 1 sleep|failed 1"
     )
-    assert counters.text() == wanted
-    assert counters.text() == wanted  # they may have to be sent again
+    assert counters.text(OFFSET) == wanted
+    assert counters.text(OFFSET) == wanted  # they may have to be sent again
     counters.clear()
     assert not counters
 
@@ -70,21 +71,21 @@ def test_the_number_of_fields_is_bounded() -> None:
     counters = Counters(["rq:queue:default"])
     for number in range(1000):
         job = claim(f"queue{number}".encode(), AT + b"|1799999999.75")
-        counters.add(f"none{number}", True, 0.5, job, NOW)
-    assert counters.text().count(" ") < 20
-    assert "took/other/other/0.5 1000" in counters.text()
+        counters.add(f"none{number}", True, 0.5, job, BEGAN)
+    assert counters.text(OFFSET).count(" ") < 20
+    assert "took/other/other/0.5 1000" in counters.text(OFFSET)
 
 
 def test_a_success_that_rq_records_is_counted_by_rq() -> None:
     counters = Counters(["rq:queue:default"])
-    counters.add("sleep", True, 0.5, claim(b"default", None), NOW, by_step=True)
-    counters.add("sleep", True, 2.0, claim(b"default", None), NOW, by_step=True)
-    assert counters.text().startswith("done 2 worked 2.5 sleep|done 2 ")
+    counters.add("sleep", True, 0.5, claim(b"default", None), BEGAN, by_step=True)
+    counters.add("sleep", True, 2.0, claim(b"default", None), BEGAN, by_step=True)
+    assert counters.text(OFFSET).startswith("done 2 worked 2.5 sleep|done 2 ")
     counters.leave_last_to_rq()
-    assert counters.text().startswith("done 1 worked 0.5 sleep|done 2 ")
+    assert counters.text(OFFSET).startswith("done 1 worked 0.5 sleep|done 2 ")
 
 
 def test_a_time_in_a_record_that_is_far_too_long_is_not_kept() -> None:
     counters = Counters(["rq:queue:default"])
-    counters.add("sleep", True, 0.5, claim(b"default", AT + b"|" + b"0" * 10_000_000 + b"1"), NOW)
+    counters.add("sleep", True, 0.5, claim(b"default", AT + b"|" + b"0" * 10_000_000 + b"1"), BEGAN)
     assert sum(len(fact) for fact in counters._ended if isinstance(fact, bytes)) < 2000

@@ -76,7 +76,7 @@ class Counters:
         began: float,
         by_step: bool = False,
     ) -> None:
-        """Count an execution that took `seconds` and began at `began`, on Redis's clock.
+        """Count an execution that took `seconds` and began at `began`, on the monotonic clock.
 
         With `by_step` it is a success that step.lua will record.
         """
@@ -97,8 +97,11 @@ class Counters:
     def add_failed_webhook(self) -> None:
         self._webhooks += 1
 
-    def text(self) -> str:
-        """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'."""
+    def text(self, offset: float) -> str:
+        """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'.
+
+        `offset` is that from the monotonic clock to Redis's, in seconds.
+        """
         done, worked_s = 0, 0.0
         tasks: dict[tuple[bytes, str], list[float]] = {}
         facts = iter(self._ended)
@@ -114,7 +117,7 @@ class Counters:
                 continue
             counts[_AT_TOOK] += seconds
             counts[_AT_TOOK + 1 + bisect_left(_TOOK, seconds)] += 1
-            if (waited := waited_s(since, enqueued_at, began)) is not None:
+            if (waited := waited_s(since, enqueued_at, began + offset)) is not None:
                 counts[_AT_WAITED] += waited
                 counts[_AT_WAITED + 1 + bisect_left(_WAITED, waited)] += 1
         webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""

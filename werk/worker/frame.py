@@ -47,11 +47,8 @@ _saved = attrgetter(
 class Frame:
     """One execution, from its claim to its outcome, as RQ's methods perform it."""
 
-    def __init__(
-        self, performer: Performer, claim: Claim, task: str, keep_s: int, began: float
-    ) -> None:
+    def __init__(self, performer: Performer, claim: Claim, task: str, keep_s: int) -> None:
         self.performer, self.claim, self.task, self.keep_s = performer, claim, task, keep_s
-        self.began = began  # on Redis's clock
         self.took = 0.0  # seconds
         self.has_begun = False  # the job was read
         self.is_over = False  # the task has ended, and its time with it
@@ -154,8 +151,8 @@ class Frame:
         return True
 
     def count(self, is_success: bool, by_step: bool = False) -> None:
-        counters = self.performer.counters
-        counters.add(self.task, is_success, self.took, self.claim, self.began, by_step)
+        counters, began = self.performer.counters, self.performer.runner.started
+        counters.add(self.task, is_success, self.took, self.claim, began, by_step)
 
     def outcome(self, job: Job, trouble: BaseException | None) -> Outcome | None:
         """Return the outcome of the job; None if it is recorded.

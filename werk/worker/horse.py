@@ -101,7 +101,6 @@ class Performer:
         except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
             runner.disarm()
             return self.refuse(claim, job, why)
-        began = runner.started + self.shared.offset
         self.job_id.set(claim.job)
         log.claim, log.task = claim, task
         if log.logs_jobs:
@@ -112,7 +111,7 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
-            frame = Frame(self, claim, task, keep_s, began)
+            frame = Frame(self, claim, task, keep_s)
             return frame.perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
@@ -120,11 +119,11 @@ class Performer:
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error:
-            self.counters.add(task, False, took, claim, began)
+            self.counters.add(task, False, took, claim, runner.started)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = stored(self.dumps, result) if is_plain else None
-        self.counters.add(task, True, took, claim, began, isinstance(value, bytes))
+        self.counters.add(task, True, took, claim, runner.started, isinstance(value, bytes))
         if not isinstance(value, bytes):
             return recorder.succeed(claim, job, result, value)
         self.last_success = claim, job, result
