@@ -16,7 +16,7 @@ from rq.worker import Worker
 
 import werk
 from werk.client.result import Status
-from werk.worker.rq_patches import LOOP, OF_A_JOB, OF_A_SUCCESS, PERFORMING
+from werk.worker.rq_patches import OF_A_JOB, OF_A_SUCCESS, OF_PERFORMING, OF_THE_LOOP
 from werk.worker.rq_side import RQSide
 
 CALLED = {
@@ -54,7 +54,7 @@ def test_a_method_takes_what_it_is_given(name: str) -> None:
 
 
 def test_what_is_replaced_is_there() -> None:
-    for name in (*LOOP, *PERFORMING, *OF_A_SUCCESS):
+    for name in (*OF_THE_LOOP, *OF_PERFORMING, *OF_A_SUCCESS):
         assert callable(getattr(Worker, name)), name
     for name in OF_A_JOB:
         assert callable(getattr(Job, name)), name

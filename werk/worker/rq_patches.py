@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from werk.worker.rq_side import RQSide
 
 # Methods of RQ's loop. Other methods that a subclass replaces are called in werk's loop as well.
-LOOP = tuple(
+OF_THE_LOOP = tuple(
     "dequeue_job_and_maintain_ttl fork_work_horse monitor_work_horse wait_for_horse main_work_horse"
     " setup_work_horse_signals heartbeat maintain_heartbeats check_for_suspension".split()
 )
-PERFORMING = tuple("execute_job perform_job prepare_execution prepare_job_execution".split())
+OF_PERFORMING = tuple("execute_job perform_job prepare_execution prepare_job_execution".split())
 OF_A_JOB = ("perform", "_execute")
 # If one of these is replaced, RQ's own code records successes too, and calls the replacement.
 OF_A_SUCCESS = tuple(
@@ -52,14 +52,14 @@ def replaced_loop(worker: RQSide) -> str:
     A method that is only wrapped, by functools.wraps or wrapt, is not replaced. Methods that
     perform a job may be other functions, but not mocks: a test expects their calls in this process.
     """
-    for name in (*LOOP, *PERFORMING):
+    for name in (*OF_THE_LOOP, *OF_PERFORMING):
         found = vars(worker).get(name) or getattr(type(worker), name)
         try:
             found = inspect.unwrap(found)
         except ValueError:  # it is wrapped in a circle
             return name
         found = getattr(found, "__func__", found)
-        if not (is_own(found) if name in LOOP else isinstance(found, FunctionType)):
+        if not (is_own(found) if name in OF_THE_LOOP else isinstance(found, FunctionType)):
             return name
     if worker.job_class.redis_job_namespace_prefix != Job.redis_job_namespace_prefix:
         return "redis_job_namespace_prefix"
@@ -87,7 +87,7 @@ class Patches:
         self.is_of_a_success = self._has_other(OF_A_SUCCESS)
         in_a_job = (getattr(job, name) for name in OF_A_JOB)
         self.is_one = (
-            self.is_of_a_success or self._has_other(PERFORMING) or not all(map(is_own, in_a_job))
+            self.is_of_a_success or self._has_other(OF_PERFORMING) or not all(map(is_own, in_a_job))
         )
 
     def found(self) -> bool:
