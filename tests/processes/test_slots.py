@@ -366,6 +366,7 @@ def test_a_slot_that_is_drained_twice_returns_its_job_alone(
     wait_until(lambda: names(connection) == ["w.2", "w.3"])
     assert places(connection, first.job.id) == ["queue"]
     assert crash_count(connection, first.job) == 0
+    assert f"event=kill worker=w.1 reason=cold job={first.job.id} " in worker.output()
     finish(others)
     finish([first])
     assert all(own.is_undisturbed() for own in others)

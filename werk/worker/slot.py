@@ -278,5 +278,7 @@ class Slot:
         child = self.child
         if not child.killed and child.pid:
             child.killed, child.killed_run = why, run
-            self.log.warning(Event("kill", worker=self.worker.name, reason=why, **run_facts(run)))
+            running = run or self.shared.progress().run
+            facts = run_facts(running) if running else {}
+            self.log.warning(Event("kill", worker=self.worker.name, reason=why, **facts))
             child.signal_group(signal.SIGKILL)
