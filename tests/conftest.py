@@ -47,6 +47,12 @@ settings.load_profile("any")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Iterator[int]:
+    """Run two tests at a time on each core: many wait for most of their time."""
+    return 2 * (yield)
+
+
 class _Server(Server):
     """A server that has the users of docs/security.md."""
 
