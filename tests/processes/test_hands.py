@@ -70,7 +70,7 @@ class Horse(threading.Thread):
         worker: Any = SimpleNamespace(name=name, connection=client, lease_s=15.0)
         worker.ordered_queue_keys, worker.server_version = lambda: keys, lambda: version
         self.shared, self.idle = SharedState(), Idle(worker, self.pipe[0])
-        self.steps = Steps(worker, self.shared, generation, Counters(keys), self.idle)
+        self.steps = Steps(worker, self.shared, generation, Counters(keys, self.shared), self.idle)
         self.fails = False
 
     def run(self) -> None:

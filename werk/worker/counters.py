@@ -17,6 +17,7 @@ from werk import registry
 from werk.registry import LONGEST_S
 from werk.store import keys
 from werk.worker.claim import Claim
+from werk.worker.shared_state import SharedState
 
 CLOCK_S = 1.0  # a wait that is negative by less than this counts as 0: see waited_s
 LONGEST_FACT = 1000  # bytes; queues have shorter names
@@ -28,6 +29,7 @@ _TOOK, _WAITED = (
 _AT_TOOK, _AT_WAITED = 2, 4 + len(_TOOK)  # where the two histograms begin in the counts of a task
 _LENGTH = _AT_WAITED + 2 + len(_WAITED)
 _FACTS = 8  # that are noted of an execution
+MANY = 200 * _FACTS  # that are noted before they are counted
 
 
 def waited_s(since: bytes | None, enqueued_at: bytes | None, now: float) -> float | None:
@@ -51,21 +53,24 @@ def waited_s(since: bytes | None, enqueued_at: bytes | None, now: float) -> floa
 class Counters:
     """Counts of executions, by queue and task. `queue_keys` are the keys of the served queues.
 
-    After a job only its facts are noted; they are counted when the counts are written. Between two
-    jobs that takes several times as long as in a loop: nothing of it is in the processor's caches.
+    After a job only its facts are noted; many are counted together. Between two jobs that takes
+    several times as long as in a loop: nothing of it is in the processor's caches.
     """
 
-    def __init__(self, queue_keys: Iterable[str]) -> None:
+    def __init__(self, queue_keys: Iterable[str], shared: SharedState) -> None:
         self._names = {*registry.tasks(), *registry.BUILT_IN}
         prefix = keys.key("queue", "")
         queues = (key.removeprefix(prefix) for key in queue_keys)
         self._queues = {queue.encode(): quote(queue, safe="") for queue in queues}
+        self._shared = shared
         # One flat list, because the garbage collector would visit each tuple that is kept.
         self._ended: list[Any] = []
-        self._webhooks = 0  # that failed
+        self._tasks: dict[tuple[bytes, str], list[float]] = {}
+        self._done = self._webhooks = 0  # successes that step.lua records; webhooks that failed
+        self._worked_s = self._last_s = 0.0  # seconds: of all these successes, and of the last
 
     def __bool__(self) -> bool:
-        return bool(self._ended or self._webhooks)
+        return bool(self._ended or self._tasks or self._webhooks)
 
     def add(
         self,
@@ -80,6 +85,8 @@ class Counters:
 
         With `by_step` it is a success that step.lua will record.
         """
+        if len(self._ended) > MANY:
+            self._count()
         since, enqueued_at, most = claim.since, claim.enqueued_at, LONGEST_FACT
         self._ended += (
             task, is_success, seconds, claim.origin[:most], since and since[:most],
@@ -92,27 +99,42 @@ class Counters:
 
     def leave_last_to_rq(self) -> None:
         """Have RQ's own code count the last success: step.lua did not record it."""
-        self._ended[-1] = False
+        self._count()
+        self._done -= 1
+        self._worked_s -= self._last_s
 
     def add_failed_webhook(self) -> None:
         self._webhooks += 1
 
-    def text(self, offset: float) -> str:
-        """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'.
+    def text(self) -> str:
+        """Return the counts as step.lua reads them: 'done <jobs> worked <seconds> field amount'."""
+        self._count()
+        webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
+        return f"done {self._done} worked {self._worked_s:.9g} {webhooks}" + " ".join(
+            f"{field} {amount:.9g}"
+            for (queue, task), counts in self._tasks.items()
+            for field, amount in zip(self._fields(queue, task), counts, strict=True)
+            if amount
+        )
 
-        `offset` is that from the monotonic clock to Redis's, in seconds.
-        """
-        done, worked_s = 0, 0.0
-        tasks: dict[tuple[bytes, str], list[float]] = {}
-        facts = iter(self._ended)
+    def clear(self) -> None:
+        """Forget what is counted: it is written."""
+        self._tasks.clear()
+        self._done = self._webhooks = 0
+        self._worked_s = 0.0
+
+    def _count(self) -> None:
+        """Count the executions that are noted."""
+        facts, offset = iter(self._ended), self._shared.offset
         for task, is_success, seconds, queue, since, enqueued_at, began, by_step in zip(
             *[facts] * _FACTS, strict=True
         ):
-            counts = tasks.get((queue, task)) or self._begin(tasks, queue, task)
+            counts = self._tasks.get((queue, task)) or self._begin(queue, task)
             counts[not is_success] += 1
             if by_step:
-                done += 1
-                worked_s += seconds
+                self._done += 1
+                self._worked_s += seconds
+                self._last_s = seconds
             if seconds is None:
                 continue
             counts[_AT_TOOK] += seconds
@@ -120,25 +142,13 @@ class Counters:
             if (waited := waited_s(since, enqueued_at, began + offset)) is not None:
                 counts[_AT_WAITED] += waited
                 counts[_AT_WAITED + 1 + bisect_left(_WAITED, waited)] += 1
-        webhooks = f"{keys.FAILED_WEBHOOKS} {self._webhooks} " if self._webhooks else ""
-        return f"done {done} worked {worked_s:.9g} {webhooks}" + " ".join(
-            f"{field} {amount:.9g}"
-            for (queue, task), counts in tasks.items()
-            for field, amount in zip(self._fields(queue, task), counts, strict=True)
-            if amount
-        )
-
-    def clear(self) -> None:
         self._ended.clear()
-        self._webhooks = 0
 
-    def _begin(
-        self, tasks: dict[tuple[bytes, str], list[float]], queue: bytes, task: str
-    ) -> list[float]:
+    def _begin(self, queue: bytes, task: str) -> list[float]:
         """Return the counts of a task. Names that the worker does not serve are counted as one."""
         known = queue if queue in self._queues else b""
         name = task if task in self._names else "other"
-        return tasks.setdefault((known, name), [0.0] * _LENGTH)
+        return self._tasks.setdefault((known, name), [0.0] * _LENGTH)
 
     def _fields(self, queue: bytes, task: str) -> list[str]:
         """Return the fields of werk:tallies in which the counts of a task are kept."""

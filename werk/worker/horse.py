@@ -140,7 +140,8 @@ class Horse:
 
     def __init__(self, worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> None:
         self.worker, self.shared, self.plan = worker, shared, plan
-        self.settings, counters = Settings.read(), Counters(worker.ordered_queue_keys())
+        self.settings = Settings.read()
+        counters = Counters(worker.ordered_queue_keys(), shared)
         self.performer = Performer(worker, shared, self.settings, counters)
         self.log = self.performer.log
         self.idle = Idle(worker, wake_r)

@@ -65,7 +65,7 @@ class Steps:
         flush = not self.shows_busy or clock > self.flushed_at + FLUSH_S
         request = (
             *self.head, self.execution, now_iso, asked_at, now + OWNED_S, now + LISTED_S,
-            "1" if wants_job else "0", "0", self.counters.text(self.shared.offset) if flush else "",
+            "1" if wants_job else "0", "0", self.counters.text() if flush else "",
             *(outcome or ()),
         )  # fmt: skip
         reply = self.ask(request, outcome)
