@@ -141,7 +141,12 @@ def speaking_tls(url: str, certificate: str, key: str, authority: str = "") -> I
 
 
 class Holder:
-    """A proxy that holds a request in its middle: when `is_on`, one that has these bytes in it."""
+    """A proxy that holds a request in its middle: when `is_on`, one that has these bytes in it.
+
+    With a `share` of 1, the whole request is sent, and the reply is held.
+    """
+
+    share = 0.5
 
     def __init__(self, url: str, words: bytes) -> None:
         self.place, self.words, self.is_on, self.url = _place(url), words, False, ""
@@ -155,7 +160,7 @@ class Holder:
                     if not data:
                         return
                     if sock is client and self.is_on and self.words in data:
-                        self.is_on, half = False, len(data) // 2
+                        self.is_on, half = False, int(len(data) * self.share)
                         server.sendall(data[:half])
                         self.held.set()
                         self.let_go.wait(60)

@@ -252,6 +252,27 @@ def test_a_connection_cut_at_every_byte_of_an_exchange(
     wait_until(lambda: int(connection.hget(key, "successful_job_count")) == len(jobs))
 
 
+def test_a_horse_that_waits_for_the_reply_to_its_finish_is_left_alone(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """The execution that it shows owns no job any more: Redis has recorded the outcome."""
+    with holding(redis_url, b"finished") as holder:
+        holder.share = 1.0
+        worker = work("default", env={"RQ_REDIS_URL": holder.url})
+        job = werk.enqueue("block", str(tmp_path))
+        begun(tmp_path)
+        holder.is_on = True
+        go(tmp_path)
+        finished(job)
+        key = connection.srandmember("rq:workers")
+        for _ in range(3):  # ticks
+            beat = connection.hget(key, "last_heartbeat")
+            wait_until(lambda beat=beat: connection.hget(key, "last_heartbeat") != beat)
+        holder.let_go.set()
+        finished(werk.enqueue("note", str(tmp_path)))
+        assert "event=kill" not in worker.output()
+
+
 # --- frozen in the middle of a request
 
 

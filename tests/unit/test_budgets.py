@@ -70,7 +70,7 @@ RAISED = {
     "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4317,
+        4318,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -155,8 +155,10 @@ def _twice(slot: Slot, lost: str) -> tuple[Slot, str] | None:
     """Return an execution that no longer owns its job, if the last tick found it as well.
 
     The first time it may have ended after we read the progress. While RQ's own code finishes it,
-    the fence decides; after that commit nothing is wrong.
+    the fence decides, and while the horse waits for a reply, step.lua: after it has recorded the
+    outcome nothing is wrong.
     """
-    before, slot.lost_run = slot.lost_run, lost
-    is_running = slot.shared.progress().run == lost and not slot.shared.finishing
-    return (slot, lost) if lost and lost == before and is_running else None
+    shared, before = slot.shared, slot.lost_run
+    is_running = not (shared.finishing or shared.request) and shared.progress().run == lost
+    slot.lost_run = lost if is_running else ""
+    return (slot, lost) if lost and lost == slot.lost_run == before else None
