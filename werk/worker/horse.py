@@ -266,7 +266,7 @@ class Horse:
         The job itself may have failed for lack of descriptors.
         """
         try:
-            os.close(os.dup(self.idle.wake_r))
+            os.close(os.dup(self.idle.wake_r))  # enough after most jobs: a call less
             if count > 1:
                 take_descriptors(count, self.idle.wake_r)
         except OSError:
