@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
     from werk.client.around import Enqueue
 
+_OPERATION = "messaging.operation.name", "messaging.operation.type"
 _tracer = trace.get_tracer("werk", __version__)  # of the provider that is set up later
 
 
 def enqueue(request: Enqueue, call_next: Callable[[], Any]) -> Any:
     """Enqueue in a span "send QUEUE", whose context the job keeps in its meta (`traceparent`)."""
-    about = request.queue, request.job_id, request.task
-    with _span("send", SpanKind.PRODUCER, about) as span:
+    with _span("send", SpanKind.PRODUCER, request.queue, request.job_id, request.task) as span:
         inject(request.meta)
         handle = call_next()
         if handle is None:  # one of several jobs: they are sent together, later
             span.update_name(f"create {request.queue}")
-            span.set_attributes(_operation("create"))
+            span.set_attributes(dict.fromkeys(_OPERATION, "create"))
         elif getattr(handle, "duplicate", False):
             span.set_attribute("werk.duplicate", True)
         return handle
@@ -52,15 +52,13 @@ def execute(job: Job, call_next: Callable[[], Any]) -> Any:
 
 
 def _execute(job: Any, call_next: Callable[[], Any]) -> Any:
-    carrier = {name: value for name, value in job.meta.items() if isinstance(value, str)}
-    context = extract(carrier, Context())
+    context = extract({name: own for name, own in job.meta.items() if type(own) is str}, Context())
     creation = trace.get_current_span(context).get_span_context()
     if job.attempt > 1:
         context = trace.set_span_in_context(INVALID_SPAN, context)
     attach(context)
     links = [Link(creation)] if creation.is_valid else []
-    about = job.origin, job.id, job.task
-    with _span("process", SpanKind.CONSUMER, about, links) as span:
+    with _span("process", SpanKind.CONSUMER, job.origin, job.id, job.task, links) as span:
         span.set_attribute("werk.attempt", job.attempt)
         return call_next()
 
@@ -73,12 +71,11 @@ def flush(timeout_s: float) -> None:
 
 @contextmanager
 def _span(
-    operation: str, kind: SpanKind, about: tuple[str, str, str], links: Sequence[Link] = ()
+    operation: str, kind: SpanKind, queue: str, job_id: str, task: str, links: Sequence[Link] = ()
 ) -> Iterator[Span]:
     """Enter a span about a job: its queue, id and task. Record what is raised in it."""
-    queue, job_id, task = about
     attributes = {
-        **_operation(operation),
+        **dict.fromkeys(_OPERATION, operation),
         "messaging.system": "werk",
         "messaging.destination.name": queue,
         "messaging.message.id": job_id,
@@ -93,7 +90,3 @@ def _span(
             span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
             span.set_attribute("error.type", f"{type(error).__module__}.{type(error).__qualname__}")
             raise
-
-
-def _operation(name: str) -> dict[str, str]:
-    return {"messaging.operation.name": name, "messaging.operation.type": name}
