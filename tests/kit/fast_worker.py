@@ -64,6 +64,15 @@ class OldLoop(Worker):
         return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
 
 
+class Dying(Worker):
+    """Its horse is killed the first time that it would have RQ record the failure of a job."""
+
+    def handle_job_failure(self, job: Any, *args: Any, **kwargs: Any) -> None:
+        if self.connection.set(f"died:{job.id}", 1, nx=True):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().handle_job_failure(job, *args, **kwargs)
+
+
 class Undoing(Worker):
     """Redis loses the first outcome of each job that RQ's code has recorded, as in a failover."""
 

@@ -383,12 +383,11 @@ def test_nothing_is_missed_while_processes_are_killed(
     seed = random.randrange(10**6)
     record_property("seed", seed)
     dice, folder, number = random.Random(seed), str(tmp_path), count()
+    ids = []
     for _ in range(50):
-        refused(connection)
-        unknown(connection, tmp_path)
-        for name in ("fail", "poison", "swallow", "note"):
-            werk.enqueue(name, folder)
-        werk.enqueue("fail_once", folder, str(next(number)))
+        ids += [refused(connection), unknown(connection, tmp_path)]
+        ids += [werk.enqueue(own, folder).id for own in ("fail", "poison", "swallow", "note")]
+        ids.append(werk.enqueue("fail_once", folder, str(next(number))).id)
     steady = {"RQ_WORKER_CLASS": "give_up_tasks.Steady"}
     workers = [handled.start(**steady) for _ in range(4)]
     killed: set[int] = set()
@@ -396,9 +395,13 @@ def test_nothing_is_missed_while_processes_are_killed(
     def ended() -> int:
         return sum(connection.zcard(f"rq:{end}:default") for end in ("finished", "failed"))
 
+    def unended() -> list[str]:
+        found = (Job.fetch(own, connection=connection) for own in ids)
+        return [f"{job.id} {job.get_status()}" for job in found if not job.ended_at]
+
     deadline = time.monotonic() + 300
     while (done := ended()) < 7 * 50 or connection.exists(WAITING):
-        assert time.monotonic() < deadline, f"seed {seed}"
+        assert time.monotonic() < deadline, f"seed {seed}: {unended()}"
         at = dice.randrange(len(workers))
         if dice.random() < 0.1:  # with its horse
             os.kill(workers[at].pid, signal.SIGSTOP)  # it starts no other horse meanwhile

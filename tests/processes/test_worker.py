@@ -677,6 +677,36 @@ def test_a_task_that_this_worker_does_not_know_is_put_off(
     assert not runs(tmp_path)
 
 
+def test_a_horse_that_dies_at_an_unknown_task_begins_no_new_ten_minutes(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    connection.hset(f"rq:job:{job.id}", "werk_task", "newer")
+    connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
+    work("default", env={"RQ_WORKER_CLASS": "fast_worker.Dying"})
+    wait_until(lambda: connection.exists(f"died:{job.id}"))
+    ended(job, "failed")
+    assert "this worker has no task 'newer'" in reason(job.job)
+
+
+@pytest.mark.parametrize("recorded_by", ["werk", "rq"])
+def test_a_retry_has_the_full_ten_minutes_after_any_failure(
+    work: Start, connection: redis.Redis, tmp_path: Path, recorded_by: str
+) -> None:
+    job = werk.enqueue("fail", folder=str(tmp_path))
+    key = f"rq:job:{job.id}"
+    connection.hset(key, "werk_unknown_since", time.time() - 601)  # deferred before a deploy
+    if recorded_by == "rq":
+        connection.hset(key, "failure_callback_name", "worker_tasks.saw")
+    assert work("default", "--burst").wait(60) == 0
+    assert job.status() == "failed"
+    connection.hset(key, "werk_task", "newer")
+    Job.fetch(job.id, connection=connection).requeue()
+    assert work("default", "--burst").wait(60) == 0
+    assert job.status() == "scheduled"
+    assert float(connection.hget(key, "werk_unknown_since")) > time.time() - 300
+
+
 def test_arguments_of_another_version_are_put_off(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

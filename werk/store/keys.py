@@ -22,6 +22,7 @@ FAILED_WEBHOOKS = "failed_webhooks"  # field of werk:tallies: webhooks that fail
 DROPPED_GIVE_UPS = "dropped_give_ups"  # field of werk:tallies: failures that tick.lua dropped
 
 NOT_KEPT = "werk_not_kept"  # field of a job: why its worker did not store the result
+UNKNOWN_SINCE = "werk_unknown_since"  # field of a job: when a worker first did not know its task
 RETRIED = b"4"  # type of a result: the job runs again after it (rq/results.py)
 ATTEMPT = "werk_attempt"  # field of a job, and of its results: which of its executions it is
 

@@ -264,14 +264,13 @@ class Recorder:
     def _unknown_since(self, claim: Claim) -> float | None:
         """Return since when its task has been unknown, by Redis's clock; None if for too long.
 
-        In that case the field is deleted, so that a retried job has the full time again.
+        Whatever records the failure deletes the field, so that a retried job has the full time
+        again: if it were deleted before, a job whose horse dies in between would have it, too.
         """
-        key, field, now = keys.key("job", claim.id), "werk_unknown_since", self.shared.now()
+        now = self.shared.now()
+        found = self.worker.connection.hget(keys.key("job", claim.id), keys.UNKNOWN_SINCE)
         try:
-            since = min(float(self.worker.connection.hget(key, field) or now), now)
+            since = min(float(found or now), now)
         except ValueError:
             since = now
-        if now < since + UNKNOWN_S:
-            return since
-        self.worker.connection.hdel(key, field)
-        return None
+        return since if now < since + UNKNOWN_S else None

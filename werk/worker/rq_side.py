@@ -153,6 +153,7 @@ class RQSide(RQLoop):
         super().cleanup_execution(job, pipeline, execution)
         if self.ask_fence:
             number_results(pipeline, self._attempt)
+            pipeline.hdel(job.key, keys.UNKNOWN_SINCE)
             if self._retried and execution:
                 self._retried.keep(pipeline, job, execution, self.name)
             self._mark_commit(pipeline)

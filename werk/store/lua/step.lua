@@ -153,7 +153,10 @@ else
       if is_special and not is_success and call('EXISTS', dependents) == 1 then
         try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
       end
-      if not is_success then try('HINCRBY', worker_key, 'failed_job_count', 1) end
+      if not is_success then
+        call('HDEL', job, 'werk_unknown_since') -- a retry has the full time again
+        try('HINCRBY', worker_key, 'failed_job_count', 1)
+      end
       if ENDED_FAILURE ~= '' then
 -- failures.lua
         count_failure(ENDED_FAILURE, id) end
