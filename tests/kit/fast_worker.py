@@ -68,7 +68,7 @@ class Dying(Worker):
     """Its horse is killed the first time that it would have RQ record the failure of a job."""
 
     def handle_job_failure(self, job: Any, *args: Any, **kwargs: Any) -> None:
-        if self.connection.set(f"died:{job.id}", 1, nx=True):
+        if self.connection.set(f"rq:died:{job.id}", 1, nx=True):
             os.kill(os.getpid(), signal.SIGKILL)
         super().handle_job_failure(job, *args, **kwargs)
 

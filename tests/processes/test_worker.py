@@ -684,7 +684,7 @@ def test_a_horse_that_dies_at_an_unknown_task_begins_no_new_ten_minutes(
     connection.hset(f"rq:job:{job.id}", "werk_task", "newer")
     connection.hset(f"rq:job:{job.id}", "werk_unknown_since", time.time() - 601)
     work("default", env={"RQ_WORKER_CLASS": "fast_worker.Dying"})
-    wait_until(lambda: connection.exists(f"died:{job.id}"))
+    wait_until(lambda: connection.exists(f"rq:died:{job.id}"))
     ended(job, "failed")
     assert "this worker has no task 'newer'" in reason(job.job)
 
