@@ -83,7 +83,7 @@ def _wake_ups(stand: Stand, count: int) -> list[Row]:
     """
     stand.pin(True)
     stand.pinned = stand.cores - ONE_CORE or ONE_CORE
-    one, many, costs, trips = [], [], [], stand.jobs(400)
+    one, many, costs, trips = [], [], [], stand.jobs(1_200)
     for _ in range(stand.runs(5)):
         spent = []
         for slots, times in ((1, one), (count, many)):
