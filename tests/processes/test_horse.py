@@ -305,6 +305,32 @@ def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
         frozen.kill()
 
 
+def test_a_horse_that_was_frozen_after_its_claim_leaves_the_job_to_who_has_taken_it(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """The reply to its claim is on the way until the job has been run to its end elsewhere."""
+    with holding(redis_url, b"finished") as holder:
+        holder.share = 1.0
+        frozen = work("default", env={"RQ_REDIS_URL": holder.url})
+        first = werk.enqueue("block", str(tmp_path))
+        begun(tmp_path)
+        second = werk.enqueue("note", str(tmp_path))
+        os.kill(frozen.pid, signal.SIGSTOP)
+        holder.is_on = True
+        go(tmp_path)
+        finished(first, 20)
+        other = work()
+        record = finished(second, 20)
+        holder.let_go.set()
+        wait_until(lambda: f"event=late job={second.id} " in frozen.output(), 20)
+        os.kill(frozen.pid, signal.SIGCONT)
+        assert record.worker_name.split(":")[1] == str(other.pid)
+        assert [run[0] for run in runs(tmp_path, "ran")] == [second.id]
+        other.terminate()
+        assert other.wait(60) == 0
+        finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+
+
 @pytest.mark.parametrize(
     ("how", "options", "ends"),
     [

@@ -70,11 +70,11 @@ RAISED = {
     "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4318,
+        4329,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "
-        "would-be refusals",
+        "would-be refusals, replies that come after a lease",
     ),
 }
 

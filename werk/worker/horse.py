@@ -111,8 +111,7 @@ class Performer:
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
-            frame = Frame(self, claim, task, keep_s)
-            return frame.perform(path, (function, args, kwargs), job)
+            return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
@@ -198,8 +197,7 @@ class Horse:
         flushed_at = 0.0
         while True:
             leave = self.reason_to_leave()
-            wants_job = leave is None and not chores.are_due
-            became, claimed, dropped, paused = steps.step(outcome, wants_job)
+            became, claimed, dropped, paused = steps.step(outcome, not (leave or chores.are_due))
             if steps.flushed_at != flushed_at:
                 flushed_at = steps.flushed_at
                 self.look_around()
@@ -214,9 +212,11 @@ class Horse:
             if type(claimed) is list:
                 if shared.stop:
                     return Leave.STOPPED  # a job was claimed meanwhile: the supervisor returns it
+                claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
+                if performer.recorder.is_taken(claim, steps.asked):
+                    continue
                 self.jobs += 1
                 self.is_busy = True
-                claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
                 outcome = performer.perform(claim, self.jobs)
                 self.log.claim = None
                 if self.follows_strategy:

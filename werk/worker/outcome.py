@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 import traceback
 import zlib
 from collections.abc import Callable
@@ -246,6 +247,22 @@ class Recorder:
         wip = keys.key("wip", "").encode() + claim.origin
         run = claim.job + f":{claim.execution}".encode()
         return self.worker.connection.zscore(wip, run) is None
+
+    def is_taken(self, claim: Claim, asked: float) -> bool:
+        """Return whether others took a job while the reply to its claim was on the way.
+
+        They do so after a lease: this worker may have been frozen since it `asked`, on the
+        monotonic clock.
+        """
+        if time.monotonic() < asked + self.worker.lease_s:
+            return False
+        try:
+            is_taken = self.is_recorded(claim)
+        except redis.exceptions.ResponseError:  # no sorted set
+            return False
+        if is_taken:
+            self.log.event("late", claim.facts(), logging.WARNING)
+        return is_taken
 
     def ask_fence(self, run: str, job: Job) -> bool:
         """Return whether the execution still owns its job, and delay a rescue for a while.

@@ -41,6 +41,7 @@ class Steps:
         self.serve(worker.ordered_queue_keys())
         self.count = BEFORE_FIRST  # of requests; the execution ids end with it
         self.execution = self.asked_at = ""  # of the last request
+        self.asked = 0.0  # the same time on the monotonic clock
         self.flushed_at = 0.0
         self.shows_busy = False  # in Redis
         self.outage = Outage(logging.getLogger("rq.worker"))
@@ -58,7 +59,7 @@ class Steps:
         The arguments are those of STEP_WORDS, followed by the fields of the outcome.
         """
         _, asked_at, now_iso = keys.clock()
-        clock = time.monotonic()
+        self.asked = clock = time.monotonic()
         now = int(clock + self.shared.offset)
         self.count += 1
         self.asked_at, self.execution = asked_at, f"{self.generation}{self.count}"
