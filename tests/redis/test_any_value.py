@@ -418,6 +418,19 @@ def test_a_piece_of_the_supervisors(fleet: Fleet, name: str) -> None:
     repeat(fleet, example)
 
 
+def test_a_claim_whose_reply_came_after_a_lease(fleet: Fleet, connection: redis.Redis) -> None:
+    """It is taken if wip has it no more; a wip of another type cannot say that anybody has it."""
+    long_ago = time.monotonic() - 60
+    recorder = fleet.pair.horse.performer.recorder
+    assert not recorder.is_taken(fleet.claim, long_ago)
+    connection.zrem("rq:wip:high", fleet.claim.run)
+    assert recorder.is_taken(fleet.claim, long_ago)
+    assert not recorder.is_taken(fleet.claim, time.monotonic())
+    connection.delete("rq:wip:high")
+    connection.set("rq:wip:high", "x")
+    assert not recorder.is_taken(fleet.claim, long_ago)
+
+
 JOBS = {"v": "queue:high", "s": "scheduled:high", "f": "failed:high", "d": "wip:high"}
 OF_JOBS = ("retry", "cancel", "delete", "probe", "restore")
 
