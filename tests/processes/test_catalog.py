@@ -528,7 +528,7 @@ def test_callers_ahead_of_workers(
     old: dict[str, str],
     new: dict[str, str],
 ) -> None:
-    serve(old)
+    older = serve(old)
     done = run("werk-enqueue", "--queue", "low", "--job-id", "new", "refund", "2026-11-24", "1",
                env=new)  # fmt: skip
     assert "no worker on queue low knows refund" in done.stderr
@@ -556,6 +556,12 @@ def test_callers_ahead_of_workers(
         connection.zadd("rq:scheduled:low", {job: 0}, xx=True)
         # The old worker is as quick as the new one, and defers it again.
         wait_until(lambda job=job: is_done(connection, job))
+
+    seen = json.loads(run("werk", "status", "--json", env=new).stdout)
+    (name,) = [own["name"] for own in seen["workers"] if own["pid"] == older.pid]
+    fixes = {own["what"]: own["fix"] for own in seen["problems"]}
+    differ = "queue low: its workers have different versions of report"
+    assert fixes[differ] == f"finish the deploy: restart the older worker {name}"
 
 
 def is_done(connection: redis.Redis, job: str) -> bool:

@@ -43,7 +43,7 @@ OF_WORKER = (
     "birth hostname pid state queues last_heartbeat successful_job_count failed_job_count"
     " total_working_time current_job version python_version ip_address shutdown_requested_date"
     " werk_lease werk_free werk_clock werk_moved werk_draining werk_horse werk_dead werk_step"
-    " werk_v werk_lines_dropped werk_slots"
+    " werk_v werk_lines_dropped werk_slots werk_table"
 ).split()
 OF_JOB = "enqueued_at werk_enqueued created_at status origin description data werk_task".split()
 SHARED = (

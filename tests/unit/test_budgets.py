@@ -49,14 +49,14 @@ RAISED = {
     ),
     "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1578,
+        1588,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2974,
+        2987,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
-        "slots, filters of jobs, short ids, cron health, counts of failures",
+        "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart",
     ),
     "store": (
         1086,
@@ -64,13 +64,13 @@ RAISED = {
         "counts of failures",
     ),
     "tasks": (
-        1093,
+        1095,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4329,
+        4330,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from werk.cli.status import _states
-from werk.ops.slots import Slot, read_slot
-from werk.ops.workers import STATES, Worker, group, succeeded
+from werk.ops.slots import PLAIN_RQ, Slot, read_slot
+from werk.ops.workers import STATES, Worker, group, older, succeeded
 from werk.store import keys
 
 NOW = 2_000_000_000.0
@@ -122,3 +122,29 @@ def test_one_worker_replaces_another_whatever_number_of_slots_they_have() -> Non
     dead[1] = dead[1]._replace(owes=True)
     found = {own.name: own.successor for own in succeeded(NOW, group([*dead, *new]))}
     assert found["old"] == ""
+
+
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [
+        (
+            ("new", "new"),
+            "workers",
+        ),  # both have read the same; their modules may have changed since
+        (("old", "new"), "worker w0"),
+        (("new", "old"), "worker w0"),  # rolled back: the one that started last is right
+        (("old", "", "other", "new", "new"), "workers w0, w1, w2"),  # '': of a version before
+    ],
+)
+def test_an_unfinished_deploy_names_whom_to_restart(tables: tuple[str, ...], named: str) -> None:
+    started = [
+        slot(f"w{at}", 1, werk_table=table)._replace(born=NOW - 60 + at)
+        for at, table in enumerate(tables)
+    ]
+    other = slot("w8", 1, werk_table="old")
+    others = [
+        other._replace(queues=["other"]),
+        other._replace(name="w7", worker="w7", state="stale"),
+        other._replace(name="w6", worker="w6", kind=PLAIN_RQ),
+    ]
+    assert older("default", group([*others, *started])) == named

@@ -12,7 +12,7 @@ from werk.ops.numbers import age as age
 from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
 from werk.ops.snapshot import GaveUp, Queue, Snapshot
-from werk.ops.workers import Worker
+from werk.ops.workers import Worker, older
 from werk.printable import counted, listed, printable
 from werk.store import keys
 from werk.store.connection import Link
@@ -265,7 +265,8 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
         yield Problem(WARNING, what, fix)
     if queue.differing:
         what = f"{name}: its workers have different versions of {queue.differing}"
-        yield Problem(WARNING, what, "finish the deploy: restart the older workers")
+        fix = f"finish the deploy: restart the older {older(queue.name, snapshot.workers)}"
+        yield Problem(WARNING, what, fix)
 
 
 def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Problem]:

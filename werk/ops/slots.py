@@ -44,6 +44,7 @@ class Slot(NamedTuple):
     clock_s: float  # how far its host's clock is ahead of Redis's
     dropped: int  # log lines, if it has dropped any within DROPPED_S
     replaced: str  # a method of RQ's loop that its class replaces, so that RQ's loop runs
+    table: str  # a checksum of the tasks that it serves; '' for plain RQ and older werk
     born: float  # Redis's time
     expires_s: int  # until Redis removes its record if it stays silent; less than 0: never
     owes: bool  # if it is stale: others may still have to rescue its job
@@ -83,6 +84,7 @@ def read_slot(now: float, oldest: Mapping[str, float], row: Mapping[str, Any]) -
         clock_s=clock_s,
         dropped=_dropped(now, facts),
         replaced=facts.get("werk_rq_loop", "")[:100],
+        table=facts.get("werk_table", ""),
         born=born,
         expires_s=row["ttl"],
         owes=job is not None or "werk_lease" not in facts,

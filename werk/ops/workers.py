@@ -11,7 +11,8 @@ from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
-from werk.ops.slots import Slot
+from werk.ops.slots import WERK, Slot
+from werk.printable import listed
 
 # The state of a worker is the first of these that one of its slots has. The last ones come last
 # because a worker that can still run jobs is neither draining nor stale.
@@ -35,6 +36,7 @@ class Worker(NamedTuple):
     clock_s: float
     dropped: int
     replaced: str
+    table: str
     born: float
     expires_s: int
     owes: bool
@@ -59,6 +61,7 @@ class Worker(NamedTuple):
             clock_s=first.clock_s,
             dropped=sum(slot.dropped for slot in slots),
             replaced=first.replaced,
+            table=first.table,
             born=first.born,
             expires_s=max(slot.expires_s for slot in slots),
             owes=any(slot.owes for slot in slots),
@@ -124,3 +127,13 @@ def succeeded(now: float, workers: Sequence[Worker]) -> list[Worker]:
             own = own._replace(successor=heir.name)
         found.append(own)
     return sorted(found, key=lambda own: own.name)
+
+
+def older(queue: str, workers: Sequence[Worker]) -> str:
+    """Return the workers of a queue whose table is not that of the one that started last."""
+    own = sorted(
+        (own for own in workers if own.is_live and own.kind == WERK and queue in own.queues),
+        key=lambda own: own.born,
+    )
+    names = [other.name for other in own if other.table != own[-1].table]
+    return f"worker{'s' * (len(names) != 1)} {listed(names)}".rstrip()

@@ -205,6 +205,11 @@ def serves() -> list[str]:
     return [f"{name} {fingerprint(task.path)}" for name, task in registry.tasks().items()]
 
 
+def version() -> str:
+    """Return a short checksum of the whole table: workers that serve the same have the same."""
+    return f"{zlib.crc32(' '.join(sorted(serves())).encode()):08x}"
+
+
 def pages() -> list[str]:
     """Return the catalog, flat: task, JSON, task, JSON, ..."""
     return [word for name, task in registry.tasks().items() for word in (name, _page(task))]

@@ -28,7 +28,7 @@ from werk.errors import EXIT_CONFIG, ConfigError
 from werk.log_format import Event
 from werk.settings import KEY_PREFIX, Settings
 from werk.store import keys
-from werk.tasks.catalog import own_entry
+from werk.tasks.catalog import own_entry, version
 from werk.worker import rq_classes
 from werk.worker.log_handlers import set_up_logs, take_over
 from werk.worker.log_stream import bound_logs, flush_all
@@ -68,7 +68,8 @@ class Worker(RQSide):
     def serialize(self) -> dict[Any, Any]:
         """Return our hash in Redis. While our own loop runs, it has what `werk status` needs."""
         is_free = int(Settings.read().allow_unregistered)
-        own = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s, "werk_free": is_free}
+        own: dict[str, object] = {"werk_v": keys.RECORD_VERSION, "werk_lease": self.lease_s}
+        own |= {"werk_free": is_free, "werk_table": version()}
         own |= {"werk_slots": self.concurrency} if self.concurrency > 1 else {}
         return {**super().serialize(), **({"werk_rq_loop": self.rq_loop} if self.rq_loop else own)}
 
