@@ -18,7 +18,7 @@
 --   except for 'paused', is the only reply if any job is new, and nothing is enqueued.
 --
 -- This script runs for nearly every job, so what only few jobs need is read and written for those
--- jobs alone.
+-- jobs alone. Functions are made only where they are needed: three take as long as a call to Redis.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local ttl, result_ttl = tonumber(TTL), tonumber(RESULT_TTL)
@@ -26,82 +26,100 @@ local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
 local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
-local DAY_MS = 24 * 3600 * 1000
-local POINTER_MS = 30 * DAY_MS
+local POINTER_MS = 30 * 24 * 3600 * 1000
 local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resent
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
 local clock = call('TIME')
 
-local wrong -- the error to reply with if a key has another type
-local function fits(key, wanted)
-  local found = call('TYPE', key).ok
-  if found == wanted or found == 'none' then return true end
+-- Return the error to reply with if a key has another type, else nothing.
+local function clash(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found == wanted or found == 'none' then return end
   local what = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', not a ' .. wanted
-  wrong = redis.error_reply(what .. '; is something else using it?')
+  return redis.error_reply(what .. '; is something else using it?')
+end
+
+local is_listed = try('SISMEMBER', queues, queue)
+if type(is_listed) == 'table' then return clash(queues, 'set') or is_listed end
+
+-- Most jobs are surely new: nothing has their id, and they have neither a hold nor a pointer.
+local replies, new, ids, is_new = {}, {}, {}, not is_short_lived
+for at = REQUEST_FIELDS, jobs_end - 1, JOB_FIELDS do
+  local id = ARGV[at + ID]
+  replies[#replies + 1], new[#new + 1], ids[#ids + 1] = 1, at, id
+  is_new = is_new and ARGV[at + HOLD] == '' and ARGV[at + POINTER] == ''
+    and call('EXISTS', PREFIX .. ':job:' .. id) == 0
 end
 
 -- What each hold and pointer contains, including what this request is about to write. A hold
 -- contains the id and created_at of its job.
 local stands = {}
-local function read(key) return stands[key] or fits(key, 'string') and call('GET', key) end
 
--- Return the value of a field that few jobs have; nothing if these jobs do not have it.
-local function rare(name)
-  for at = jobs_end + 1, #ARGV, 2 do
-    if ARGV[at] == name then return ARGV[at + 1] end
+if not is_new then
+  replies, new, ids = {}, {}, {}
+  local OVERDUE_MS = 24 * 3600 * 1000
+  local wrong -- the error to reply with
+  local function read(key)
+    if stands[key] then return stands[key] end
+    wrong = wrong or clash(key, 'string')
+    return not wrong and call('GET', key)
   end
-end
 
--- Return the reply for a job that was sent before or whose id another job has, else nothing.
-local function known(id, job)
-  if not fits(job, 'hash') then return end
-  if call('EXISTS', job) == 1 then
-    local own = call('HMGET', job, 'created_at', 'werk_call', 'description')
-    if own[1] == CREATED_AT then return 1 end
-    local theirs, ours = own[2], rare('werk_call')
-    local is_other = theirs and ours and theirs ~= ours -- plain RQ and older callers write none
-    return is_other and {'conflict', id, own[3] or ''} or {'id', id}
+  -- Return the value of a field that few jobs have; nothing if these jobs do not have it.
+  local function rare(name)
+    for at = jobs_end + 1, #ARGV, 2 do
+      if ARGV[at] == name then return ARGV[at + 1] end
+    end
   end
-  if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
-end
 
--- Return the reply for a job that the hold of another job keeps out, else nothing.
-local function held(id, hold)
-  local holder = read(hold)
-  if holder == id .. ' ' .. CREATED_AT then return 1 end -- sent before; the job has ended
-  if holder then return {'hold', string.match(holder, '^%S*')} end
-end
+  -- Return the reply for a job that was sent before or whose id another job has, else nothing.
+  local function known(id, job)
+    wrong = clash(job, 'hash')
+    if wrong then return end
+    if call('EXISTS', job) == 1 then
+      local own = call('HMGET', job, 'created_at', 'werk_call', 'description')
+      if own[1] == CREATED_AT then return 1 end
+      local theirs, ours = own[2], rare('werk_call')
+      local is_other = theirs and ours and theirs ~= ours -- plain RQ and older callers write none
+      return is_other and {'conflict', id, own[3] or ''} or {'id', id}
+    end
+    if read(PREFIX .. ':werk:sent:' .. id) == CREATED_AT then return 1 end
+  end
 
--- Return the reply for a job whose pointer names an active job, else nothing.
-local function active(pointer)
-  local is_active = {queued = true, scheduled = true, deferred = true, started = true}
-  local last = read(pointer)
-  if not last then return end
-  if stands[pointer] then return {'active', last, status_now} end
-  local status = try('HGET', PREFIX .. ':job:' .. last, 'status')
-  if not is_active[status] then return end
-  local age_ms = POINTER_MS - call('PTTL', pointer)
-  return {age_ms > DAY_MS and 'overdue' or 'active', last, status}
-end
+  -- Return the reply for a job that the hold of another job keeps out, else nothing.
+  local function held(id, hold)
+    local holder = read(hold)
+    if holder == id .. ' ' .. CREATED_AT then return 1 end -- sent before; the job has ended
+    if holder then return {'hold', string.match(holder, '^%S*')} end
+  end
 
-local is_listed = try('SISMEMBER', queues, queue)
-if type(is_listed) == 'table' then return fits(queues, 'set') or wrong end
+  -- Return the reply for a job whose pointer names an active job, else nothing.
+  local function active(pointer)
+    local is_active = {queued = true, scheduled = true, deferred = true, started = true}
+    local last = read(pointer)
+    if not last then return end
+    if stands[pointer] then return {'active', last, status_now} end
+    local status = try('HGET', PREFIX .. ':job:' .. last, 'status')
+    if not is_active[status] then return end
+    local age_ms = POINTER_MS - call('PTTL', pointer)
+    return {age_ms > OVERDUE_MS and 'overdue' or 'active', last, status}
+  end
 
-local replies, new, ids = {}, {}, {}
-for at = REQUEST_FIELDS, jobs_end - 1, JOB_FIELDS do
-  local id, hold, pointer = ARGV[at + ID], ARGV[at + HOLD], ARGV[at + POINTER]
-  local job, reply = PREFIX .. ':job:' .. id, nil
-  if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
-  if hold ~= '' then reply = reply or held(id, hold) end
-  if pointer ~= '' then reply = reply or active(pointer) end
-  if wrong then return wrong end
-  replies[#replies + 1] = reply or 1
-  if not reply or reply ~= 1 and reply[1] == 'overdue' then
-    new[#new + 1], ids[#ids + 1] = at, id
-    if hold ~= '' then stands[hold] = id .. ' ' .. CREATED_AT end
-    if pointer ~= '' then stands[pointer] = id end
+  for at = REQUEST_FIELDS, jobs_end - 1, JOB_FIELDS do
+    local id, hold, pointer = ARGV[at + ID], ARGV[at + HOLD], ARGV[at + POINTER]
+    local job, reply = PREFIX .. ':job:' .. id, nil
+    if is_short_lived or call('EXISTS', job) == 1 then reply = known(id, job) end
+    if hold ~= '' then reply = reply or held(id, hold) end
+    if pointer ~= '' then reply = reply or active(pointer) end
+    if wrong then return wrong end
+    replies[#replies + 1] = reply or 1
+    if not reply or reply ~= 1 and reply[1] == 'overdue' then
+      new[#new + 1], ids[#ids + 1] = at, id
+      if hold ~= '' then stands[hold] = id .. ' ' .. CREATED_AT end
+      if pointer ~= '' then stands[pointer] = id end
+    end
   end
 end
 
@@ -148,35 +166,16 @@ if is_scheduled then
   end
   for _, id in ipairs(ids) do scored[#scored + 1] = due; scored[#scored + 1] = id end
   placed = try('ZADD', scheduled, unpack(scored))
+  if type(placed) == 'table' then return clash(scheduled, 'zset') or placed end
 else
   placed = try(PLACE == 'front' and 'LPUSH' or 'RPUSH', queue, unpack(ids))
-end
-if type(placed) == 'table' then
-  fits(is_scheduled and scheduled or queue, is_scheduled and 'zset' or 'list')
-  return wrong or placed
+  if type(placed) == 'table' then return clash(queue, 'list') or placed end
 end
 if is_listed == 0 then call('SADD', queues, queue) end
 
-local function write_whole(job, data, description)
-  -- The fields that step.lua uses come first: Redis searches a small hash from its beginning.
-  call('HSET', job, 'status', status_now, 'origin', QUEUE, 'data', data, 'timeout', TIMEOUT,
-    'result_ttl', RESULT_TTL, 'werk_task', TASK, 'werk_v', VERSION,
-    'werk_enqueued', string.format('%s|%s.%06d', CREATED_AT, clock[1], clock[2]),
-    -- A scheduled job has no enqueued_at yet.
-    is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT, 'success_callback_name', '',
-    'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '', 'worker_name', '',
-    'last_heartbeat', '', 'ended_at', '', 'created_at', CREATED_AT, 'description', description,
-    'failure_ttl', FAILURE_TTL, 'werk_max_crashes', MAX_CRASHES, 'group_id', '')
-  local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
-  if is_front then call('HSET', job, 'enqueue_at_front', 1) end
-  if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end
-  if jobs_end < #ARGV then call('HSET', job, unpack(ARGV, jobs_end + 1)) end
-  if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
-end
-
 -- Return the seconds before each retry, plus or minus 10 %, so that jobs that failed together are
 -- not retried together.
-local function retry_intervals()
+local retry_intervals = retry_delays and function()
   local seconds = {}
   for n, exact in ipairs(retry_delays) do
     seconds[n] = math.floor(exact * (0.9 + math.random() / 5) + 0.5)
@@ -195,7 +194,21 @@ for _, at in ipairs(new) do
     call('HSET', job, 'data', data, 'description', description)
     if meta ~= first_meta then call('HSET', job, 'meta', meta) end
   else
-    write_whole(job, data, description)
+    -- The fields that step.lua uses come first: Redis searches a small hash from its beginning.
+    call('HSET', job, 'status', status_now, 'origin', QUEUE, 'data', data, 'timeout', TIMEOUT,
+      'result_ttl', RESULT_TTL, 'werk_task', TASK, 'werk_v', VERSION,
+      'werk_enqueued', CREATED_AT .. '|' .. clock[1] .. '.' .. string.sub('00000' .. clock[2], -6),
+      -- A scheduled job has no enqueued_at yet.
+      is_scheduled and 'created_at' or 'enqueued_at', CREATED_AT, 'success_callback_name', '',
+      'failure_callback_name', '', 'stopped_callback_name', '', 'started_at', '',
+      'worker_name', '', 'last_heartbeat', '', 'ended_at', '', 'created_at', CREATED_AT,
+      'description', description, 'failure_ttl', FAILURE_TTL, 'werk_max_crashes', MAX_CRASHES,
+      'group_id', '')
+    local is_front = is_scheduled and string.find(PLACE, 'front', 1, true)
+    if is_front then call('HSET', job, 'enqueue_at_front', 1) end
+    if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end
+    if jobs_end < #ARGV then call('HSET', job, unpack(ARGV, jobs_end + 1)) end
+    if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
     if meta ~= '' then call('HSET', job, 'meta', meta) end
     first, first_meta = job, meta
   end
