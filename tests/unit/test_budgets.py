@@ -54,7 +54,7 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2987,
+        2988,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart",
     ),

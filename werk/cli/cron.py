@@ -10,8 +10,7 @@ from werk.cli.tables import Column, Table
 from werk.cli.times import utc, utc_text
 from werk.ops import cron_health
 from werk.ops.cron_health import LineHealth
-from werk.ops.cron_problems import period
-from werk.ops.numbers import age
+from werk.ops.numbers import age, period
 from werk.store.connection import Link
 
 if TYPE_CHECKING:

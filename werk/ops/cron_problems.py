@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from werk.ops.cron_health import FAILING_STATE, LATE, SILENT, CronHealth, LineHealth, OnceCall
 from werk.ops.cron_record import STOPPED
 from werk.ops.limits import CRITICAL, WARNING
-from werk.ops.numbers import age
+from werk.ops.numbers import age, period
 from werk.printable import counted, cut
 
 MOST_NAMED = 5  # lines or calls that are named for each kind of problem
@@ -68,11 +68,3 @@ def _of_call(call: OnceCall) -> Text:
 
 def _named(line: LineHealth) -> str:
     return f"{line.when} {cut(line.call, LONGEST_CALL)}"
-
-
-def period(seconds: float) -> str:
-    """Return a period as people write it: 90s, 5m, 1h, 1d."""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds % unit_s == 0:
-            return f"{seconds // unit_s:.0f}{unit}"
-    return f"{seconds:g}s"

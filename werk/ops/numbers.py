@@ -1,10 +1,11 @@
-"""Numbers in the fields of records, which may hold anything."""
+"""Numbers in the fields of records, which may hold anything, and durations as texts."""
 
 from __future__ import annotations
 
 import re
 
 MOST = 1e15  # larger numbers in a record are neither a count nor a time
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"))  # of a duration, in seconds
 
 
 def number(text: str | None) -> float:
@@ -30,7 +31,15 @@ def age(seconds: float | None) -> str:
     """Return a duration in one unit: 7s, 12m, 3h, 2d."""
     if seconds is None:
         return ""
-    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+    for unit_s, unit in UNITS:
         if seconds >= 2 * unit_s:
             return f"{seconds // unit_s:.0f}{unit}"
     return f"{seconds:.0f}s"
+
+
+def period(seconds: float) -> str:
+    """Return a period as people write it: 90s, 5m, 1h, 1d."""
+    for unit_s, unit in UNITS:
+        if seconds % unit_s == 0:
+            return f"{seconds // unit_s:.0f}{unit}"
+    return f"{seconds:g}s"

@@ -26,7 +26,7 @@ local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
 local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
 local status_now = is_scheduled and 'scheduled' or 'queued'
-local POINTER_MS = 30 * 24 * 3600 * 1000
+local POINTER_MS = 1000 * MONTH_S
 local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resent
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
