@@ -110,6 +110,40 @@ def freezing(url: str, word: bytes) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+class Silencer:
+    """A proxy whose connections can fall silent, all that there are; new ones work."""
+
+    def __init__(self, url: str) -> None:
+        self.place, self.turn, self.url = _place(url), 0, ""
+
+    def silence(self) -> None:
+        self.turn += 1
+
+    def handle(self, client: socket.socket) -> None:
+        turn = self.turn
+        with socket.create_connection(self.place, timeout=60) as server:
+            while True:
+                for near in select.select([client, server], [], [])[0]:
+                    data = near.recv(65536)
+                    if not data:
+                        return
+                    if turn == self.turn:
+                        (server if near is client else client).sendall(data)
+
+
+@contextmanager
+def silencing(url: str) -> Iterator[Silencer]:
+    """Serve a silencer; its address is in its `url`."""
+    silencer = Silencer(url)
+    with listening(silencer.handle) as port:
+        silencer.url = f"redis://127.0.0.1:{port}/0"
+        try:
+            yield silencer
+        finally:
+            with redis.Redis.from_url(url) as client:  # so that its threads end
+                client.client_kill_filter(_type="normal", skipme=True)
+
+
 @contextmanager
 def speaking_tls(url: str, certificate: str, key: str, authority: str = "") -> Iterator[int]:
     """A proxy with TLS on its near side; yield its port.

@@ -274,6 +274,14 @@ def large(mib: int) -> bytes:
     return bytes(mib << 20)
 
 
+def hang_in_the_kernel(folder: str) -> None:
+    """Wait for a child that waits before it runs its program. Only SIGKILL ends that."""
+    note(folder, "begins")
+    os.mkfifo(Path(folder) / "pipe")
+    opens = (os.POSIX_SPAWN_OPEN, 0, f"{folder}/pipe", os.O_RDONLY, 0)
+    os.posix_spawn("/bin/true", ["true"], {}, file_actions=[opens])
+
+
 HELD: list[int] = []
 
 
@@ -290,7 +298,7 @@ TASKS = {
         "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
         "mistaken perish broken unread surroundings doze leave_an_alarm fork fork_in_callback "
         "hold_descriptors needs_two large heavy heavy_pieces heavy_later saw_result local prints "
-        "mutters waits block_and".split()
+        "mutters waits block_and hang_in_the_kernel".split()
     )
 } | {
     "fare": Task(_PATH + "fare", retry=2, retry_delay=0, max_crashes=2),

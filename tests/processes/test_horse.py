@@ -15,19 +15,33 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from faults import holding, listening
+from faults import holding, listening, losing_a_reply, silencing
 from rq import Callback, Queue, Retry
 from rq.job import JobStatus
 from rq.suspension import resume, suspend
 from rq.utils import utcformat
 from support import wait_until
-from workers import Start, begun, crash_count, ended, finished, go, horse, outcomes, places, runs
+from workers import (
+    Start,
+    begun,
+    crash_count,
+    ended,
+    finished,
+    go,
+    horse,
+    outcomes,
+    own_key,
+    places,
+    reason,
+    runs,
+)
 
 import werk
 from werk.dev.server import Server
 from werk.store.keys import iso
 from werk.worker import redis_side
 from werk.worker.scripts import script
+from werk.worker.tick import DEATH
 
 
 def test_iso_is_rqs_own_text() -> None:
@@ -305,6 +319,51 @@ def test_a_horse_that_was_frozen_in_the_middle_of_its_finish_is_late(
         frozen.kill()
 
 
+def test_a_rescued_job_fails_although_the_reply_that_says_so_is_lost(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    dead = work()
+    job = werk.enqueue("block", str(tmp_path))
+    connection.hset(f"rq:job:{job.id}", "werk_max_crashes", 0)
+    begun(tmp_path)
+    dead.kill()
+    dead.wait(60)
+    connection.zadd("rq:werk:leases", {own_key(connection).removeprefix("rq:worker:"): 1})
+    with losing_a_reply(redis_url, DEATH.encode()) as url:  # to its first tick
+        other = work(env={"RQ_REDIS_URL": url})
+        record = ended(job, "failed", 20)
+        finished(werk.enqueue("note", str(tmp_path)), 20)
+        assert "Its worker or host died" in reason(record)
+        assert len(runs(tmp_path, "begins")) == 1
+        other.terminate()
+        assert other.wait(60) == 0
+
+
+def test_a_job_runs_again_if_redis_forgets_how_an_earlier_horse_ended_it(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """As in a crash or a failover, after which the next horse is idle."""
+    worker = work(env={"WERK_HORSE_JOBS": "1"})
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    first = horse(worker)
+    run = connection.zrange("rq:wip:default", 0, 0)[0].decode()
+    keys = [f"rq:job:{job.id}", "rq:wip:default", f"rq:executions:{job.id}", f"rq:execution:{run}",
+            f"{own_key(connection)}:executions"]  # fmt: skip
+    before = {key: connection.dump(key) for key in keys}
+    go(tmp_path)
+    finished(job)
+    wait_until(lambda: horse(worker) not in (0, first))
+    with connection.pipeline() as pipeline:
+        pipeline.zrem("rq:finished:default", job.id).delete(f"rq:results:{job.id}")
+        for key, value in before.items():
+            pipeline.restore(key, 0, value, replace=True)
+        pipeline.execute()
+    finished(job, 20)
+    assert len(runs(tmp_path, "begins")) == 2
+    assert f"event=rescued job={job.id} " in worker.output()
+
+
 def test_a_horse_that_was_frozen_after_its_claim_leaves_the_job_to_who_has_taken_it(
     work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
@@ -329,6 +388,24 @@ def test_a_horse_that_was_frozen_after_its_claim_leaves_the_job_to_who_has_taken
         other.terminate()
         assert other.wait(60) == 0
         finished(werk.enqueue("note", str(tmp_path)), 20)  # the frozen one works on
+
+
+@pytest.mark.parametrize("task", ["note", "unknown"])
+def test_no_command_of_a_horse_waits_on_a_silent_connection(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path, task: str
+) -> None:
+    """All connections that it has opened fall silent while it is idle; new ones work."""
+    with silencing(redis_url) as silencer:
+        worker = work(env={"RQ_REDIS_URL": silencer.url})
+        ended(werk.enqueue("fail", str(tmp_path)), "failed")  # by RQ's code, on its own connection
+        wait_until(lambda: connection.hget(own_key(connection), "state") == b"idle")
+        silencer.silence()
+        job = werk.enqueue("note", str(tmp_path))
+        if task == "unknown":
+            connection.hset(f"rq:job:{job.id}", "werk_task", "unknown")
+        ended(job, "finished" if task == "note" else "scheduled", 40)
+        worker.terminate()
+        assert worker.wait(60) == 0
 
 
 @pytest.mark.parametrize(

@@ -536,6 +536,22 @@ def test_stop_job_and_kill_horse(work: Start, connection: redis.Redis, tmp_path:
     assert worker.wait(60) == 0
 
 
+@pytest.mark.parametrize("command", ["stop", "kill"])
+def test_a_job_is_stopped_whose_process_no_other_signal_reaches(
+    work: Start, connection: redis.Redis, tmp_path: Path, command: str
+) -> None:
+    job = werk.enqueue("hang_in_the_kernel", str(tmp_path))
+    work()
+    begun(tmp_path)
+    wait_until(lambda: (tmp_path / "pipe").exists())
+    if command == "stop":
+        send_stop_job_command(connection, job.id)
+    else:
+        send_kill_horse_command(connection, job.job.worker_name)
+    ended(job, "stopped" if command == "stop" else "failed")
+    finished(werk.enqueue("note", str(tmp_path)))
+
+
 def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

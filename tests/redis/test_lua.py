@@ -104,8 +104,12 @@ class Lua:
         served: Words = (),
         pages: Words = (),
         dropped: int = 0,
+        generation: str = "",
+        orders: Words | None = (),
+        beside: Words = (),
     ) -> Any:
-        slots = [(worker, GENERATION[worker], run, last, dropped)]
+        slots = [(worker, generation or GENERATION[worker], run, last, dropped, orders)]
+        slots += [(other, GENERATION[other], "", "", 0, ()) for other in beside]
         words = (
             json.dumps(slots),
             f"at:{self.now}",
@@ -708,6 +712,19 @@ def test_a_tick_gives_back_what_its_horse_is_past(lua: Lua) -> None:
     assert lua.changes()["job:a"] == "status=queued werk_enqueued=before|now worker_name="
 
 
+def test_a_tick_gives_back_what_neither_horse_nor_supervisor_knows(lua: Lua) -> None:
+    """Redis has lost what became of an execution of an earlier horse."""
+    lua.begin()
+    later = {"generation": "k", "last": "k2"}
+    assert lua.tick("one", **later, orders=None) == []  # the supervisor is about to decide
+    assert lua.tick("one", **later, orders=("a:h1",)) == []  # the next horse will fail it
+    assert lua.tick("one", "a:h1", **later) == []
+    lua.changes()
+    assert lua.tick("one", **later) == [["requeued", "a:h1", 0, "one"]]
+    assert lua.changes()["job:a"] == "status=queued werk_enqueued=before|now worker_name="
+    assert lua.tick("one", **later) == []
+
+
 def test_a_tick_puts_the_jobs_of_a_dead_worker_back_to_the_front(lua: Lua) -> None:
     lua.begin(werk_max_crashes=1, ttl=200)
     lua.enqueue("b")
@@ -766,17 +783,22 @@ def test_a_lease_ends_even_if_each_outage_is_followed_by_another(lua: Lua) -> No
 
 
 @pytest.mark.parametrize("has_expired", [False, True])
-def test_rqs_clean_up_is_kept_from_what_a_lease_has_rescued(lua: Lua, has_expired: bool) -> None:
+@pytest.mark.parametrize("in_s", [-60, 30])  # overdue, or before a clean-up of many queues ends
+def test_rqs_clean_up_is_kept_from_what_a_lease_has_rescued(
+    lua: Lua, has_expired: bool, in_s: int
+) -> None:
     """All workers were down for longer than RQ waits; now one is back."""
+    until = time.time() + in_s
     lua.begin()
     lua.enqueue("x", "wip:high", status="started", worker_name="one")
     lua.given("HSET job:a worker_name one", "ZREM wip:high x")
-    lua.given("ZADD wip:high 1 a:h1 1 x:h0 1 odd", "HSET execution:x:h0 worker_name one")
+    lua.given(f"ZADD wip:high {until} a:h1 {until} x:h0 {until} odd")
+    lua.given("HSET execution:x:h0 worker_name one")
     if has_expired:
         lua.given("DEL execution:a:h1")
     lua.of_worker("spare", "high", "low")
     assert lua.changes() == {"wip:high": "a:h1=now+90"}
-    lua.given("ZADD wip:high 1 a:h1", "ZREM werk:leases one")
+    lua.given(f"ZADD wip:high {until} a:h1", "ZREM werk:leases one")
     lua.of_worker("spare", "high")
     assert lua.changes() == {}
 
@@ -981,7 +1003,7 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
     assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
     assert lua.changes() == table("""
         wip:high                a:h1=now+90
-        execution:a:h1          worker_name=two lives=2592000
+        execution:a:h1          worker_name=two werk_crashes=1 lives=2592000
         worker:one:executions   gone
         worker:two:executions   =a:h1
         job:a                   werk_crashes=before|1
@@ -989,6 +1011,27 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
         werk:hands              one=now+15
         worker:one              werk_horse=gone
         worker:two              last_heartbeat=at:6000""")
+
+
+@pytest.mark.parametrize("left", ["HSET worker:one werk_slots 2", "DEL worker:one"])
+def test_no_job_is_to_blame_for_the_death_of_several_slots(lua: Lua, left: str) -> None:
+    """The record of a worker expires after 8 minutes, in which there may have been no other."""
+    lua.begin()
+    assert lua.tick("one", "a:h1", "h1", beside=("two",)) == []
+    lua.given(left, "ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["requeued", "a:h1", 0, "one"]]
+    assert "werk_crashes=before|0" in lua.changes()["job:a"]
+
+
+def test_an_heir_is_told_until_it_has_the_order(lua: Lua) -> None:
+    """The reply to a tick may be lost."""
+    lua.begin()
+    lua.given("ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["fail", "a:h1", 1, "one"]]
+    lua.changes()
+    assert lua.tick("two") == [["fail", "a:h1", 1, "two"]]
+    assert lua.changes().keys() <= {"werk:leases", "werk:hands", "worker:two"}
+    assert lua.tick("two", orders=("a:h1",)) == []
 
 
 def test_a_crash_is_kept_once_as_an_attempt(lua: Lua) -> None:

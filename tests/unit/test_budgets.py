@@ -49,7 +49,7 @@ RAISED = {
     ),
     "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1588,
+        1602,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
@@ -70,7 +70,7 @@ RAISED = {
     "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
     "worker": (
-        4330,
+        4341,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

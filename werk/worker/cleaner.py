@@ -30,14 +30,13 @@ class Cleaner:
     def clean(self) -> None:
         """Run it in a child: user code cannot affect this process, and its memory is freed."""
         self.shared.cleaned_at = time.monotonic()  # first: do not repeat a failure at once
-        self.shared.begin_finish(CLEAN_S)
-        try:
-            self.pid = forked(self._clean_up)
-            os.waitpid(self.pid, 0)
-        except OSError as error:  # no process is available: try again next time
-            self.log.error(Event("clean-up-failed", reason=error))
-        self.pid = 0
-        self.shared.end_finish()
+        with self.shared.watched(CLEAN_S):
+            try:
+                self.pid = forked(self._clean_up)
+                os.waitpid(self.pid, 0)
+            except OSError as error:  # no process is available: try again next time
+                self.log.error(Event("clean-up-failed", reason=error))
+            self.pid = 0
 
     def break_off(self) -> bool:
         """End a clean-up that is running. Return whether there was one. For a signal handler."""

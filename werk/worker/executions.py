@@ -104,6 +104,10 @@ class Executions:
         if what == "fail":
             self.order(run, killed_text(crashes, how))
 
+    def to_fail(self) -> list[str]:
+        """Return the executions with an order that no horse has carried out yet."""
+        return [order.run for order in self.orders[max(0, self.shared.orders_begun - 1) :]]
+
     def order(self, run: str, reason: str) -> None:
         """Have the next horse fail an execution of the dead one."""
         self.orders.append(Order(run, reason, death=self.child.death))

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis.exceptions
@@ -84,20 +83,20 @@ class FinalFailures:
         """Return whether a busy horse has to call the handler."""
         if not self.may_be_due():
             return False
-        with self._in_redis():
+        with self.shared.watched(FINISH_S):
             return bool(self.client.exists(WAITING))
 
     def handle(self) -> bool:
         """Call the handler for what waits, for about TURN_S. Return whether anything waited."""
         began, found = time.monotonic(), False
         while self.handler and not self.shared.stop and time.monotonic() < began + TURN_S:
-            with self._in_redis():
+            with self.shared.watched(FINISH_S):
                 failure = self.client.eval(*self.take_words)
             if not failure:
                 break
             found = True
             self._handle(failure)
-            with self._in_redis():
+            with self.shared.watched(FINISH_S):
                 self.client.lrem(self.in_hand, 1, failure)
         now = time.monotonic()
         self.not_before = now + (now - began)
@@ -112,7 +111,7 @@ class FinalFailures:
             why = f"{killed} horses were killed while they called the handler"
             self.log.event("give-up-failed", {"job": job_id, "reason": why}, logging.ERROR)
         else:
-            with self._in_redis():
+            with self.shared.watched(FINISH_S):
                 job, trace = self._job(job_id), self._traceback(job_id, execution)
             self._call(job, cause, trace)
 
@@ -146,12 +145,3 @@ class FinalFailures:
         except (redis.exceptions.ResponseError, Unreadable):
             pass
         return ""
-
-    @contextmanager
-    def _in_redis(self) -> Iterator[None]:
-        """Have the supervisor watch commands to Redis, as those of RQ's own code."""
-        self.shared.begin_finish(FINISH_S)
-        try:
-            yield
-        finally:
-            self.shared.end_finish()

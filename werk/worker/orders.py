@@ -35,7 +35,8 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
     if order.is_recorded:
         _enqueue_dependents(order, recorder)
         return None
-    worker, claim = recorder.worker, _claim_of(order.run, recorder)
+    with recorder.shared.watched(FINISH_S):
+        worker, claim = recorder.worker, _claim_of(order.run, recorder)
 
     def record(job: Job, queue: Queue, execution: Execution) -> None:
         if not recorder.ask_fence(order.run, job):
@@ -68,18 +69,17 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
 def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
     """Enqueue the dependents of a job whose horse died after it had recorded a failure."""
     worker, job_id = recorder.worker, order.run.rpartition(":")[0]
-    recorder.shared.begin_finish(FINISH_S)
-    try:
-        job = rq_classes.load(recorder.job(job_id))
-        if not order.is_raw:
-            worker.queue(job.origin).enqueue_dependents(job)
-    except Unusable:
-        raise
-    except Exception as error:  # the job has expired, or cannot be read
-        why = f"{type(error).__name__}: {error}"
-        recorder.log.log.error(Event("incomplete", job=job_id, reason=why))
-    worker.connection.zrem(COMMITTED, f"{order.run} {worker.name}")
-    recorder.shared.end_finish()
+    with recorder.shared.watched(FINISH_S):
+        try:
+            job = rq_classes.load(recorder.job(job_id))
+            if not order.is_raw:
+                worker.queue(job.origin).enqueue_dependents(job)
+        except Unusable:
+            raise
+        except Exception as error:  # the job has expired, or cannot be read
+            why = f"{type(error).__name__}: {error}"
+            recorder.log.log.error(Event("incomplete", job=job_id, reason=why))
+        worker.connection.zrem(COMMITTED, f"{order.run} {worker.name}")
 
 
 def _claim_of(run: str, recorder: Recorder) -> Claim:

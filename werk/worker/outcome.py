@@ -202,7 +202,8 @@ class Recorder:
     def failure_ttl(self, job_id: str) -> int:
         """Return how many seconds a failed job is kept; the default if its record is unreadable."""
         try:
-            found = self.worker.connection.hget(keys.key("job", job_id), "failure_ttl")
+            with self.shared.watched(FINISH_S):
+                found = self.worker.connection.hget(keys.key("job", job_id), "failure_ttl")
             seconds = int(found or "")
         except (redis.exceptions.ResponseError, ValueError):
             return FAILURE_TTL_S
@@ -219,9 +220,11 @@ class Recorder:
         self, claim: Claim, job: Job, record: Record, cause: str
     ) -> BaseException | None:
         """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
-        self.shared.begin_finish(FINISH_S)
         try:
-            with self.worker.executing(claim, job) as (queue, execution):
+            with (
+                self.shared.watched(FINISH_S),
+                self.worker.executing(claim, job) as (queue, execution),
+            ):
                 self.begin_finish(job)
                 self.worker.cause = cause or self.worker.cause
                 record(job, queue, execution)
@@ -235,8 +238,6 @@ class Recorder:
         except BaseException as error:
             self.log.log.debug(Event("unrecorded", job=claim.id), exc_info=True)
             return error
-        finally:
-            self.shared.end_finish()
 
     def begin_finish(self, job: Job) -> None:
         """Note that RQ's code begins to record the outcome of a job and to call its callbacks."""
@@ -251,13 +252,14 @@ class Recorder:
     def is_taken(self, claim: Claim, asked: float) -> bool:
         """Return whether others took a job while the reply to its claim was on the way.
 
-        They do so after a lease: this worker may have been frozen since it `asked`, on the
-        monotonic clock.
+        They do so after a lease, which may have begun a tick before this worker `asked`, on the
+        monotonic clock: it may have been frozen since then.
         """
-        if time.monotonic() < asked + self.worker.lease_s:
+        if time.monotonic() < asked + self.worker.lease_s / 2:
             return False
         try:
-            is_taken = self.is_recorded(claim)
+            with self.shared.watched(FINISH_S):
+                is_taken = self.is_recorded(claim)
         except redis.exceptions.ResponseError:  # no sorted set
             return False
         if is_taken:
@@ -285,7 +287,8 @@ class Recorder:
         again: if it were deleted before, a job whose horse dies in between would have it, too.
         """
         now = self.shared.now()
-        found = self.worker.connection.hget(keys.key("job", claim.id), keys.UNKNOWN_SINCE)
+        with self.shared.watched(FINISH_S):
+            found = self.worker.connection.hget(keys.key("job", claim.id), keys.UNKNOWN_SINCE)
         try:
             since = min(float(found or now), now)
         except ValueError:

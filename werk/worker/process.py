@@ -26,6 +26,7 @@ from werk.worker.log_stream import flush_all
 
 SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel sends a signal when a pipe is closed
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
+FREEZE_S, FREEZE_POLL_S = 0.5, 0.001  # how long a child may take to stop: the ticks have to go on
 PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
 
 
@@ -100,9 +101,17 @@ class Child:
             pass
 
     def freeze(self) -> None:
-        """Stop the group; return when the child has stopped or ended."""
-        self.signal_group(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        """Have the child run no more of its code.
+
+        A signal cannot end some waits in the kernel, such as one for a disk, or for a child that
+        has not yet begun its program: then the child stops when it returns from there. We do not
+        wait for that, and do not stop its own children, for which it may be waiting.
+        """
+        self.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + FREEZE_S
+        how = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while not os.waitid(os.P_PID, self.pid, how) and time.monotonic() < deadline:
+            time.sleep(FREEZE_POLL_S)
 
     def has_ended(self, options: int = 0) -> bool:
         """Wait until the child has ended, unless `options` is os.WNOHANG; return whether it has."""

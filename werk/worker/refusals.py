@@ -46,10 +46,7 @@ class Refusals:
         """Count in Redis what was noted since the last time."""
         if not self._found or self.shared.stop:
             return
-        self.shared.begin_finish(FINISH_S)
-        try:
+        with self.shared.watched(FINISH_S):
             for name, (count, reason) in self._found.items():
                 self.client.execute_command(*note(WOULD_REFUSE, name, {"reason": reason}, count))
-        finally:
-            self.shared.end_finish()
         self._found.clear()

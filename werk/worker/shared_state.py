@@ -10,6 +10,8 @@ import json
 import mmap
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -133,6 +135,15 @@ class SharedState(ctypes.Structure):
 
     def end_finish(self) -> None:
         self.finishing, self.deadline = 0, 0.0
+
+    @contextmanager
+    def watched(self, seconds: float) -> Iterator[None]:
+        """Have the supervisor watch our commands to Redis, as those of RQ's own code."""
+        self.begin_finish(seconds)
+        try:
+            yield
+        finally:
+            self.end_finish()
 
     @property
     def reason(self) -> str:

@@ -218,6 +218,10 @@ class Slot:
         is_over = leave in (Leave.EMPTY, Leave.SUSPENDED, Leave.IDLE)
         return is_over or self.stop.is_draining or (limit is not None and self.jobs >= limit)
 
+    def to_fail(self) -> list[str] | None:
+        """Return the executions that the next horse will fail; None while this is not decided."""
+        return None if self.phase is Phase.RESOLVE else self.executions.to_fail()
+
     def reason_it_left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
         code = self.child.exit_code
@@ -272,7 +276,7 @@ class Slot:
                 "reason": "the worker is not running that job",
             }
             self.log.warning(Event("ignored", **facts))
-            self.child.signal_group(signal.SIGCONT)
+            self.child.send_signal(signal.SIGCONT)
 
     def kill(self, why: str, run: str = "") -> None:
         child = self.child

@@ -122,11 +122,14 @@ class Supervisor:
         # The first in the order gets what is to be done for others: one without a job, if any.
         slots = sorted(self.slots, key=lambda slot: slot.shared.progress().is_busy)
         found, heir = self.ticker.tick(slots), slots[0]
-        for run, crashes in found.to_fail:
-            heir.executions.take_over(run, crashes)
-        are_new = [heir.executions.complete(run) for run in found.unfinished]
-        if found.to_fail or any(are_new):
-            heir.ask_to_stop()  # the next horse gets these orders
+        by_name = {slot.worker.name: slot for slot in slots}
+        for run, crashes, name in found.to_fail:
+            slot = by_name.get(name, heir)
+            slot.executions.take_over(run, crashes)
+            slot.ask_to_stop()  # the next horse gets these orders
+        for run in found.unfinished:
+            if heir.executions.complete(run):
+                heir.ask_to_stop()
         for slot, run in found.lost:
             slot.kill("lost", run)
         return found.has_more

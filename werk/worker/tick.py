@@ -33,7 +33,8 @@ class Found(NamedTuple):
 
     has_more: bool = False  # tick again
     lost: tuple[tuple[Slot, str], ...] = ()  # executions that two ticks found to own no job
-    to_fail: tuple[tuple[str, int], ...] = ()  # executions that are ours now, and their crashes
+    # Executions that are ours now, their crashes, and the worker that had them: perhaps our slot.
+    to_fail: tuple[tuple[str, int, str], ...] = ()
     unfinished: tuple[str, ...] = ()  # recorded failures, whose dependents are to be enqueued
 
 
@@ -113,10 +114,10 @@ class Ticker:
             elif what == "unfinished":
                 unfinished.append(text(facts[0]))
             elif what != "more":
-                run, crashes = facts[0].decode("utf-8", "replace"), facts[1]
+                run, crashes, name = text(facts[0]), facts[1], text(facts[2])
                 own = {"worker": slots[0].worker.name, "became": what, "crashes": crashes}
                 self.log.warning(Event("rescued", **run_facts(run), **own))
-                to_fail += [(run, crashes)] if what == "fail" else []
+                to_fail += [(run, crashes, name)] if what == "fail" else []
         is_again = any(what in (b"more", b"unborn") for what, *_ in events)
         has_more = is_again and not self.is_unreachable
         runs = tuple(filter(None, (_twice(slot, lost.get(slot.worker.name, "")) for slot in slots)))
@@ -147,7 +148,7 @@ def _facts(slots: list[Slot]) -> str:
     for slot in slots:
         progress = slot.shared.progress()
         own = slot.worker.name, slot.executions.generation, progress.run, progress.last
-        facts.append((*own, slot.shared.dropped))
+        facts.append((*own, slot.shared.dropped, slot.to_fail()))
     return json.dumps(facts)
 
 

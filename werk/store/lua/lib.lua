@@ -120,7 +120,8 @@ end
 -- in a crash, `crash` has a `trace` to show, base64 of a compressed text, and `at`, the time on the
 -- clock of its host; without `at` that is its last heartbeat. A crash that `is_excused` does not
 -- count. If the job has had more crashes than it may, the execution goes to `heir`, which must fail
--- the job: it stays in wip, so if the heir dies too, it is rescued again.
+-- the job: it stays in wip, so if the heir dies too, it is rescued again. Its record then says how
+-- many crashes there were, because the reply that tells the heir may be lost.
 -- Returns what happened and the number of crashes: 'requeued', 'fail' (the heir must), 'gone' (the
 -- execution no longer owned the job), 'later' (cannot be decided now; nothing changed).
 local function give_back(run, worker, crash, heir, now)
@@ -156,11 +157,13 @@ local function give_back(run, worker, crash, heir, now)
   local crashes = crashes_of(crashed, enqueued_at)
   local is_counted = crash and not crash.is_excused
   if is_counted then crashes = math.min(crashes, max) + 1 end -- resending changes nothing
-  if is_counted and crashes > max and has_wip then
+  local told = whole(try('HGET', execution_key, 'werk_crashes'), MOST_COUNTED)
+  if told > 0 then crashes = told end
+  if (told > 0 or is_counted and crashes > max) and has_wip then
     try('SREM', runs_of(worker), run)
     call('SADD', own(runs_of(heir), 'set'), run)
     call('ZADD', wip, now + OWNED_S, run)
-    call('HSET', own(execution_key, 'hash'), 'worker_name', heir)
+    call('HSET', own(execution_key, 'hash'), 'worker_name', heir, 'werk_crashes', crashes)
     call('EXPIRE', execution_key, MONTH_S)
     call('HSET', job, 'werk_crashes', enqueued_at .. '|' .. crashes)
     return 'fail', crashes
@@ -230,13 +233,13 @@ local function fence(run, queue, seconds, worker)
   return 1
 end
 
--- Before RQ's clean-up of a queue, extend the time of each execution in wip that is overdue but
--- will be rescued, because its worker has a lease. RQ would take it for abandoned and fail the job.
--- So jobs also run again after an outage of all workers.
+-- Before RQ's clean-up of a queue, extend the time of each execution in wip that will be rescued
+-- when it is overdue, because its worker has a lease. RQ would take it for abandoned and fail the
+-- job. So jobs also run again after an outage of all workers. The clean-up may take a while.
 local function spare(queue)
   local wip, now = wip_key(queue), redis_time()
-  local over = fits(wip, 'zset') and call('ZRANGEBYSCORE', wip, '-inf', now) or {}
-  for _, run in ipairs(over) do
+  local all = fits(wip, 'zset') and call('ZRANGEBYSCORE', wip, '-inf', now + OWNED_S) or {}
+  for _, run in ipairs(all) do
     local id = split(run) or ''
     local worker = try('HGET', P .. ':execution:' .. run, 'worker_name')
     if type(worker) ~= 'string' then worker = try('HGET', job_key(id), 'worker_name') end

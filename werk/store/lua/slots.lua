@@ -1,8 +1,8 @@
 -- Functions for tick.lua, after limits.lua, about the worker's own slots (SLOTS, see tick.lua).
 -- They renew the leases of the slots and the executions of their horses.
 --
--- After `check` each job of a slot is where it was; or, if the slot's horse has ended its execution
--- and Redis has lost the outcome, at the front of its queue.
+-- After `check` each job of a slot is where it was; or, if nobody will end its execution (see
+-- is_left), at the front of its queue.
 
 local lease_s, leases, clock = tonumber(LEASE), P .. ':werk:leases', now
 local events = {string.format('%.6f', clock)}
@@ -11,9 +11,13 @@ local USUAL_S = lease_s / LEASE_S -- 1 s, between two ticks of a worker
 
 local slots = {} -- by number, and by name
 for number, facts in ipairs(cjson.decode(SLOTS)) do
-  local name, generation, run, last, dropped = unpack(facts)
+  local name, generation, run, last, dropped, orders = unpack(facts)
   local slot = {name = name, generation = generation, run = run, last = last, dropped = dropped,
     key = P .. ':worker:' .. name, runs = runs_of(name)}
+  if orders ~= cjson.null then
+    slot.orders = {}
+    for _, ordered in ipairs(orders) do slot.orders[ordered] = true end
+  end
   slots[number], slots[name] = slot, slot
 end
 
@@ -81,6 +85,7 @@ local function renew(slot)
   end
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', NOW)
+  if #slots > 1 then call('HSET', key, 'werk_slots', #slots) end -- see rescue
   call('ZADD', executions, 'XX', clock + LISTED_S, execution)
   call('EXPIRE', executions, MONTH_S)
   -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
@@ -95,12 +100,16 @@ local function renew(slot)
   end
 end
 
--- Return whether the horse of a slot has ended this execution. It is still open if Redis lost the
--- finish, in a crash or a failover.
-local function is_past(run, slot)
+-- Return whether nobody will end this open execution of a slot. The slot's horse has gone on to the
+-- next one; or it belonged to an earlier horse, and the slot has no order to fail it. So Redis has
+-- lost its end, in a crash or a failover, or the reply that made it the slot's was lost.
+local function is_left(run, slot)
   local _, execution = split(run)
-  return run ~= slot.run and slot.last ~= '' and execution < slot.last
-    and string.sub(execution, 1, #slot.generation) == slot.generation
+  if run == slot.run then return false end
+  if string.sub(execution, 1, #slot.generation) == slot.generation then
+    return slot.last ~= '' and execution < slot.last
+  end
+  return slot.orders and not slot.orders[run]
 end
 
 local function check(slot)
@@ -110,7 +119,7 @@ local function check(slot)
   end
   if split(slot.run) then renew(slot) end
   for _, run in ipairs(open_runs(slot.name)) do
-    if is_past(run, slot) then
+    if is_left(run, slot) then
       local what, crashes = give_back(run, slot.name, nil, slot.name, clock)
       event(what, run, crashes, slot.name)
     end

@@ -10,8 +10,9 @@
 -- KEYS  the queues that the worker serves
 -- ARGV  SLOTS, a JSON list of lists, one for each slot: its name as a worker, the generation of its
 --       horse, the execution that the horse runs ('' for none), the id of the horse's latest
---       execution ('' before the first), how many log lines were dropped. The first slot is the
---       heir of what other workers have left
+--       execution ('' before the first), how many log lines were dropped, and the executions that
+--       the next horse has to fail (null while the supervisor decides about those of a dead horse).
+--       The first slot is the heir of what other workers have left
 --       NOW_TEXT and NOW: the host's time, as RQ writes it and in Unix seconds   LEASE, in seconds
 --       WORKER_TTL, seconds until a worker's hash expires   MOVES_DUE '1' to move due jobs
 --       AHEAD_S, seconds that the host's clock is ahead of Redis's, '' if not yet known
@@ -22,7 +23,8 @@
 --       {'unborn'} the hash of a slot has expired, and nothing was done: write all and tick again
 --       {'lost', run, slot} the execution that this slot's horse runs no longer owns its job
 --       {'requeued' | 'fail' | 'gone' | 'later', run, crashes, worker} a rescue, or a slot's ended
---               execution (slots.lua): see give_back. After 'fail' the heir must fail the job
+--               execution (slots.lua): see give_back. After 'fail' the heir must fail the job; this
+--               is repeated until SLOTS has the order
 --       {'dropped', id, place, why} a due or ready entry that belongs to no job was removed
 --       {'unfinished', run} a failure was recorded; the job's dependents have to be enqueued
 --       {'more'} more jobs are due or ready, or more workers dead: tick again
@@ -51,15 +53,22 @@ local function is_ending(run)
   return clock < until_then and until_then < clock + LONGEST_FINISH_S
 end
 
+-- Return the crash that the death of a worker is for one of its executions. When one of several
+-- slots dies, the whole process has died, so no job is to blame. The worker's own record may have
+-- expired by now, and an execution's record says it only after a tick.
+local function crash_of(run, worker_key)
+  local is_shared = call('HEXISTS', worker_key, 'werk_slots') == 1
+    or whole(try('HGET', P .. ':execution:' .. run, 'werk_slots'), MOST_COUNTED) > 1
+  return is_shared and shared_death or death
+end
+
 local function rescue()
   local silent = call('ZRANGEBYSCORE', leases, '-inf', clock, 'LIMIT', 0, DEAD_AT_ONCE)
   if #silent == DEAD_AT_ONCE then event('more') end
   for _, dead in ipairs(silent) do
     local is_done, its_key = true, own(P .. ':worker:' .. dead, 'hash')
-    -- When one of several slots dies, the whole process has died, so no job is to blame.
-    local crash = call('HEXISTS', its_key, 'werk_slots') == 1 and shared_death or death
     for _, run in ipairs(open_runs(dead)) do
-      local what, crashes = 'later', 0
+      local what, crashes, crash = 'later', 0, crash_of(run, its_key)
       if not is_ending(run) then what, crashes = give_back(run, dead, crash, heir, clock) end
       if what == 'later' then is_done = false else event(what, run, crashes, dead) end
     end
