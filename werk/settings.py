@@ -13,9 +13,11 @@ from math import inf
 from typing import Any, NamedTuple
 
 from werk.errors import ConfigError
+from werk.printable import cut
 
 DASHBOARD_PORT = 9181
 MOST_SLOTS = 1000  # of a worker
+MOST_DIGITS = 15  # of a number
 LIBRARY_BUDGET_S = 2.0  # a web request waits for this
 KEY_PREFIX = os.environ.get("RQ_KEY_PREFIX") or "rq"  # read at import, as in rq/defaults.py
 _PREFIX = r"[A-Za-z0-9_.:{}-]+"  # rq/defaults.py
@@ -209,8 +211,10 @@ def _is_yes(name: str, env: Mapping[str, str]) -> bool:
 
 
 def _whole(name: str, env: Mapping[str, str], default: str) -> int:
-    if not (value := env.get(name, default)).isdecimal():
-        raise ConfigError(f"{name}={value!r}: use a whole number")
+    value = env.get(name, default)
+    if not (value.isdecimal() and len(value) <= MOST_DIGITS):
+        most = f"use a whole number of at most {MOST_DIGITS} digits"
+        raise ConfigError(f"{name}={cut(value, 40)!r}: {most}")
     return int(value)
 
 

@@ -90,6 +90,7 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
         ("@reboot sleep 1", "invalid time '@reboot'"),
         ("R * * * * sleep 1", "invalid time 'R * * * *'"),
         ("1,h(1-5) * * * * sleep 1", "invalid time"),
+        (f"{'9' * 5000} * * * * sleep 1", "invalid time '999"),
         ("0 0 30 2 * sleep 1", "'0 0 30 2 *' never occurs"),
         ("* * * * *", "invalid line '* * * * *'; write m h dom mon dow TASK [ARGS]"),
         ("* * * * * hello 'Ada", "No closing quotation; quote arguments as in a shell"),

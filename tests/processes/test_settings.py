@@ -50,6 +50,15 @@ def test_code_wins_over_the_environment(
     assert connection.lrange("rq:queue:default", 0, -1) == [done.stdout.strip().encode()]
 
 
+@pytest.mark.parametrize("name", ["WERK_HORSE_JOBS", "WERK_HORSE_MB", "WERK_CONCURRENCY"])
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_with_too_many_digits(name: str, digits: int) -> None:
+    done = run("werk", "status", env={name: "9" * digits})
+    assert (done.returncode, done.stdout) == (78, "")
+    told = f"werk: {name}='9999999999999999999999999999999999999...': "
+    assert done.stderr == f"{told}use a whole number of at most 15 digits\n"
+
+
 def test_the_budget_of_calls(shop: Path) -> None:
     done = python(
         "import time",

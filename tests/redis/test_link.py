@@ -59,11 +59,26 @@ def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -
 
 
 @pytest.mark.parametrize(
-    "url", ["http://h", "localhost:6379", "redis://h:port", "redis://h:65536", "redis://h/x"]
+    "url",
+    [
+        "http://h",
+        "localhost:6379",
+        "redis://h:port",
+        "redis://h:65536",
+        "redis://h/x",
+        f"redis://h/{'9' * 5000}",
+        f"unix:///s?db={'9' * 5000}",
+    ],
 )
 def test_what_is_no_url_is_said(url: str) -> None:
     with pytest.raises(ConfigError, match="RQ_REDIS_URL"):
         to(url)
+
+
+@pytest.mark.parametrize("port", ["x", "9" * 5000])
+def test_a_port_that_is_no_number(port: str) -> None:
+    with pytest.raises(ConfigError, match="REDIS_HOST, REDIS_PORT: cannot be used: ValueError"):
+        link(Settings.read({"REDIS_HOST": "h", "REDIS_PORT": port}))
 
 
 def test_no_password_is_shown() -> None:

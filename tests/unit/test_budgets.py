@@ -68,7 +68,10 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
-    "werk": (835, "asyncio, middleware, configure(), durations, log lines in one format"),
+    "werk": (
+        839,
+        "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
+    ),
     "worker": (
         4341,
         "patched and subclassed workers, forks, outages, watchdog, bounded "

@@ -122,10 +122,10 @@ def _check_time(line: Line) -> None:
         if re.search(r"(^|[ ,])[hr]", line.when.lower()):
             raise CroniterError  # croniter's extension: a random time, which differs between hosts
         comes = next(line.ticks(time.time()), None)
-    except CroniterError:
+    except ValueError:  # a CroniterError, or a number of thousands of digits
         named = "@hourly @daily @weekly @monthly @yearly"
         wanted = f"minute hour day month weekday, or {named}"
-        raise ArgumentError(f"invalid time {line.when!r}; use {wanted}") from None
+        raise ArgumentError(f"invalid time {line.when[:80]!r}; use {wanted}") from None
     if comes is None:
         raise ArgumentError(f"time {line.when!r} never occurs; change the day or the month")
 

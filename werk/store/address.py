@@ -14,6 +14,7 @@ PLAIN_URL = re.compile(
     r"(/[^?#]*)?(?:\?db=([0-9]+))?"
 )
 
+_DATABASE = "[0-9]{1,9}"
 _USE = "use redis://localhost:6379/0, rediss://... or unix:///path"
 
 
@@ -61,10 +62,10 @@ def parse_url(url: str) -> Address | None:
         words = tuple(word and unquote(word) for word in words)
     scheme, user, password, host, port, path, db = words
     if scheme != "unix":
-        path, db = None, db or (path or "").strip("/") or "0"
-        if not db.isdecimal():
-            why = "what follows the last / is the number of a database"
-            raise ConfigError(f"{no_url()}; {why}")
+        path, db = None, db or (path or "").strip("/")
+    if not re.fullmatch(_DATABASE, db or "0"):
+        where = "?db=" if scheme == "unix" else "the last /"
+        raise ConfigError(f"{no_url()}; what follows {where} is the number of a database")
     place = (host or "localhost", int(port or 0) or 6379, path, int(db or 0))
     return Address(*place, user or None, password or None, scheme == "rediss")
 

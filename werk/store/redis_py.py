@@ -31,6 +31,7 @@ def redis_client(settings: Settings) -> Redis:
     try:
         config = read_config_file(module) if module else found  # type: ignore[no-untyped-call]
         client: Redis = get_redis_from_config(config)  # type: ignore[no-untyped-call]
+        int(client.connection_pool.connection_kwargs.get("port", 0))  # redis-py needs it later
     except Exception as error:  # importing the module can raise anything
         why = f"{type(error).__name__}: {error}"
         named = f"RQ_CONFIG={module}" if module else ", ".join(sorted(found))
