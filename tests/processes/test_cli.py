@@ -316,6 +316,14 @@ def test_nowhere_to_print(redis_url: str, redirection: str, code: int) -> None:
     assert subprocess.run(line, shell=True, capture_output=True, check=False).returncode == 2
 
 
+@pytest.mark.usefixtures("redis_url")
+@pytest.mark.parametrize("option", ["--batch", "--args-json"])
+def test_stdin_that_is_closed(option: str) -> None:
+    line = f"{' '.join(command('werk-enqueue', option, '-', 'sleep'))} <&-"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    refused(done, 2, f"'{option}': ", "stdin is closed; name a file")
+
+
 def test_a_broken_registry(redis_url: str) -> None:
     refused(run("werk-enqueue", "sleep", "1", env={"WERK_REGISTRY": "nope:X"}), 78, "nope:X")
     refused(run("werk-enqueue", "sleep", "1", env={"RQ_KEY_PREFIX": "a b"}), 78, "RQ_KEY_PREFIX")

@@ -38,9 +38,9 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1642,
+        1652,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
-        "on call, cron health, wide characters",
+        "on call, cron health, wide characters, closed stdin",
     ),
     "client": (
         762,

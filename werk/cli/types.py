@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,13 +46,30 @@ def _text_of(source: str) -> str:
     """Return a text as it stands, the contents of @FILE, or stdin for -."""
     if source != "-" and not source.startswith("@"):
         return source
+    path = source.removeprefix("@")
+    if problem := _closed(path):
+        raise ArgumentError(f"{source}: {problem}")
     try:
-        with click.open_file(source.removeprefix("@"), "rb") as file:
+        with click.open_file(path, "rb") as file:
             return bytes(file.read()).decode()
     except OSError as error:
         raise ArgumentError(f"{source}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ArgumentError(f"{source} is not valid UTF-8") from None
+
+
+def _closed(path: str) -> str:
+    """Return what is wrong with - as a path: stdin may be closed, which click does not expect."""
+    return "stdin is closed; name a file" if path == "-" and sys.stdin is None else ""
+
+
+class _Lines(click.File):
+    """A file of lines, or stdin for -."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if problem := _closed(value):
+            self.fail(f"{value}: {problem}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def _past(text: str) -> float:
@@ -82,7 +100,7 @@ MOMENT = Parsed("time", partial(_read, "datetime", "TIME must be like 2026-12-24
 PAST = Parsed("time", _past)
 TEXT = Parsed("text|@file|-", _text_of)
 WORD = Parsed("text", _not_empty)
-LINES = click.File("rb")
+LINES = _Lines("rb")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
