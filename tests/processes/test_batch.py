@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from support import Process, command, is_asleep, run, wait_until
+from support import PYTHONPATH, Process, command, is_asleep, run, wait_until
 
 Spawn = Callable[..., Process]
 UNHEARD = "no worker listens on queue default; start one: werk worker default"
@@ -113,6 +113,15 @@ def test_waiting_for_all(connection: redis.Redis, spawn: Spawn) -> None:
     done = run("werk-enqueue", *words, input="[60]\n")
     assert done.returncode == 124
     assert "1 job has not ended within 0.2 s" in done.stderr
+
+
+def test_waiting_for_jobs_whose_task_keeps_no_result(connection: redis.Redis, spawn: Spawn) -> None:
+    env = {"WERK_REGISTRY": "recorded_tasks:TASKS", "PYTHONPATH": PYTHONPATH}
+    spawn("werk", "worker", "default", env=env)
+    wait_until(lambda: connection.exists("rq:werk:serves:default"))
+    words = ["--batch", "-", "--wait", "forgotten"]
+    done = run("werk-enqueue", *words, input="[0]\n[1]\n", env=env)
+    assert (done.returncode, done.stderr) == (0, "2 enqueued\n2 gone\n")
 
 
 def test_interrupted(redis_url: str, connection: redis.Redis) -> None:

@@ -41,7 +41,7 @@ POLLED = 1000  # jobs asked for in one round trip
 def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     """Enqueue a job for each line of a file, report the bad lines, and wait if --wait is set."""
     gc.enable()  # enqueue.py does without it while it sends one job
-    invocation.options.treated(entry.task)  # so that a mistake in the options is reported once
+    task = invocation.options.treated(entry.task)  # reports a mistake in the options once
     report, link = Report(invocation), output.connect()
     size = _size(file)
     try:
@@ -57,7 +57,7 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
         error.args = (f"{error}; {report.so_far()}",)
         raise
     report.sum_up()
-    code = _wait(report, link) if report.ids else None
+    code = _wait(report, link, task.result_ttl != 0) if report.ids else None
     return errors.EXIT_BAD_LINES if report.bad else code
 
 
@@ -142,7 +142,7 @@ class Report:
         output.print_note(text)
 
 
-def _wait(report: Report, link: Link) -> int | None:
+def _wait(report: Report, link: Link, keeps_results: bool) -> int | None:
     """Wait until all have ended, print how many ended in which state, return the exit code.
 
     Raises ResultTimeout.
@@ -172,7 +172,6 @@ def _wait(report: Report, link: Link) -> int | None:
         output.print_note(", ".join(f"{count:,} {state}" for state, count in sorted(ended.items())))
     if FAILED & ended.keys():
         return errors.EXIT_FAILED
-    keeps_results = report.invocation.options.result_ttl != 0
     return errors.EXIT_NO_JOB if ended["gone"] and keeps_results else None
 
 
