@@ -71,6 +71,15 @@ def command(*args: object) -> list[str]:
     return [str(Path(sys.executable).with_name(name)) if "/" not in name else name, *rest]
 
 
+def nowhere(is_full: bool) -> int:
+    """Return an output that takes nothing: a full disk, or a pipe without a reader."""
+    if is_full:
+        return os.open("/dev/full", os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
 class Process(subprocess.Popen[bytes]):
     """A long-running process of a test; both of its outputs are in a file."""
 

@@ -9,13 +9,21 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from support import PYTHONPATH, Process, command, is_asleep, run, wait_until
+from support import PYTHONPATH, Process, command, environment, is_asleep, nowhere, run, wait_until
 
 Spawn = Callable[..., Process]
 UNHEARD = "no worker listens on queue default; start one: werk worker default"
+
+
+def batch(*words: str, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run werk-enqueue with streams of the test's own."""
+    words = ("werk-enqueue", "--batch", "-", *words)
+    env = environment(*words)
+    return subprocess.run(command(*words), env=env, stderr=subprocess.PIPE, check=False, **streams)
 
 
 def queued(connection: redis.Redis) -> list[str]:
@@ -98,6 +106,42 @@ def test_redis_that_refuses_says_how_far_it_came(connection: redis.Redis) -> Non
     assert done.returncode == 78
     assert "rq:queues is a string" in done.stderr
     assert "lines up to 0 are done" in done.stderr
+    done = run("werk-enqueue", "--batch", "-", "sleep", input="\n" * 600 + "[1]\n")
+    assert "lines up to 500 are done; some of the next 250 may have been" in done.stderr
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_what_was_sent_is_said_if_the_ids_cannot_be_printed(
+    connection: redis.Redis, is_full: bool
+) -> None:
+    output = nowhere(is_full)
+    done = batch("sleep", input=b"[1]\n" * 600, stdout=output)
+    os.close(output)
+    assert done.returncode == 1
+    assert len(queued(connection)) == 250
+    told = b"the good lines up to 250 are enqueued; the outcome of some was not printed"
+    assert done.stderr.splitlines()[1] == told
+
+
+def test_a_check_that_cannot_be_printed_enqueues_nothing(connection: redis.Redis) -> None:
+    output = nowhere(is_full=True)
+    done = batch("--dry-run", "sleep", input=b"[1]\n", stdout=output)
+    os.close(output)
+    assert done.returncode == 1
+    assert b"lines up to 0 are checked; nothing was enqueued" in done.stderr
+    assert queued(connection) == []
+
+
+def test_a_file_that_cannot_be_read_to_its_end(connection: redis.Redis) -> None:
+    lines, far = pty.openpty()
+    os.write(far, b"[1]\n" * 251)
+    os.close(far)  # what reads the other end gets all of it, and then an error
+    done = batch("sleep", stdin=lines, stdout=subprocess.PIPE)
+    os.close(lines)
+    assert done.returncode == 1
+    told = b"werk-enqueue: cannot read <stdin>: Input/output error; lines up to 250 are done"
+    assert done.stderr.splitlines()[1].startswith(told)
+    assert len(queued(connection)) == 250
 
 
 def test_waiting_for_all(connection: redis.Redis, spawn: Spawn) -> None:

@@ -20,7 +20,7 @@ from subprocess import CompletedProcess
 import pytest
 import redis
 from faults import listening, say_nothing
-from support import Process, command, environment, run, wait_until
+from support import Process, command, environment, nowhere, run, wait_until
 
 from werk import __version__
 from werk.cli.output import shell_word
@@ -314,6 +314,24 @@ def test_nowhere_to_print(redis_url: str, redirection: str, code: int) -> None:
     assert "Traceback" not in done.stderr
     line = line.replace("sleep 0", "slep").replace(">/dev/full", "2>/dev/full")
     assert subprocess.run(line, shell=True, capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_an_id_that_cannot_be_printed(connection: redis.Redis, is_full: bool) -> None:
+    output, words = nowhere(is_full), ("werk-enqueue", "sleep", "0")
+    done = subprocess.run(
+        command(*words),
+        env=environment(*words),
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(output)
+    assert done.returncode == 1
+    [job_id] = connection.lrange("rq:queue:default", 0, -1)
+    told = f"job {job_id.decode()} is enqueued: werk result {job_id.decode()}"
+    assert told in done.stderr.splitlines()
 
 
 @pytest.mark.usefixtures("redis_url")

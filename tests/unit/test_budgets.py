@@ -38,9 +38,9 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1652,
+        1674,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
-        "on call, cron health, wide characters, closed stdin",
+        "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
         762,

@@ -46,13 +46,16 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     size = _size(file)
     try:
         with _progress(size, report.has_bar) as advance:
-            numbered = enumerate(file, 1)
-            while piece := list(islice(numbered, CHUNK)):
+            for piece in _pieces(file):
                 _enqueue(piece, entry, report, link)
+                report.last = piece[-1][0]
                 advance(file.tell() if size else report.last)
     except KeyboardInterrupt:
         output.print_note(f"interrupted: {report.so_far()}")
         return errors.EXIT_INTERRUPTED
+    except OSError:  # a full disk, a reader that has exited
+        output.print_note(report.so_far())
+        raise
     except WerkError as error:
         error.args = (f"{error}; {report.so_far()}",)
         raise
@@ -61,14 +64,24 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
     return errors.EXIT_BAD_LINES if report.bad else code
 
 
+def _pieces(file: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield the lines of a file with their numbers, in pieces. Raises WerkError."""
+    numbered = enumerate(file, 1)
+    try:
+        while piece := list(islice(numbered, CHUNK)):
+            yield piece
+    except OSError as error:
+        raise WerkError(f"cannot read {file.name}: {error.strerror or error}") from None
+
+
 def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link: Link) -> None:
     """Enqueue the jobs that lines ask for, and print the outcome of each line."""
     invocation, options, now = report.invocation, report.invocation.options, time.time()
     found = [(n, _request(text, entry, options, now)) for n, text in piece if text.strip()]
     requests = [request for _, request in found if isinstance(request, Request)]
     handles = iter(client.send(requests, link) if requests and not invocation.dry_run else ())
+    report.sent = piece[-1][0]
     for number, request in found:
-        report.last = number
         if isinstance(request, str):
             report.problem(number, request)
         elif invocation.dry_run:
@@ -97,7 +110,8 @@ class Report:
         self.invocation = invocation
         self.has_bar = sys.stderr.isatty() and not invocation.quiet
         self.prints_ids = not invocation.quiet and not (self.has_bar and sys.stdout.isatty())
-        self.good = self.bad = self.duplicates = self.last = 0
+        self.good = self.bad = self.duplicates = 0
+        self.sent = self.last = 0  # numbers of lines: sent to Redis; and their outcome was printed
         self.ids: list[str] = []  # to wait for
         self._warnings: set[str] = set()
 
@@ -125,6 +139,11 @@ class Report:
 
     def so_far(self) -> str:
         """Return how far the batch has come, for the message after an interruption."""
+        if self.invocation.dry_run:
+            return f"lines up to {self.last} are checked; nothing was enqueued"
+        if self.sent > self.last:
+            good = f"the good lines up to {self.sent} are enqueued"
+            return f"{good}; the outcome of some was not printed"
         return f"lines up to {self.last} are done; some of the next {CHUNK} may have been enqueued"
 
     def sum_up(self) -> None:

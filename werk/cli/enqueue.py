@@ -23,6 +23,7 @@ from werk.cli.output import Invocation
 from werk.cli.types import JSON_OBJECT, LINES, MOMENT, PERIOD, TEXT, duration
 from werk.client import enqueue as client
 from werk.client.options import DURATIONS, HINTS, Options
+from werk.client.result import Handle
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
 from werk.printable import printable
 from werk.tasks import catalog, catalog_page, signature
@@ -199,6 +200,15 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
     except KeyboardInterrupt:  # Redis may have received the job
         output.print_note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
         return EXIT_INTERRUPTED
+    try:
+        return _report(handle, invocation)
+    except OSError:  # a full disk, a reader that has exited
+        output.print_note(f"job {handle.id} is enqueued: werk result {handle.id}")
+        raise
+
+
+def _report(handle: Handle, invocation: Invocation) -> int | None:
+    """Print the id of a job that was enqueued or, with --wait, its outcome."""
     for warning in handle.warnings:
         if invocation.prints(warning):
             output.print_note(warning)
