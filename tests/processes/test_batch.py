@@ -168,6 +168,18 @@ def test_waiting_for_jobs_whose_task_keeps_no_result(connection: redis.Redis, sp
     assert (done.returncode, done.stderr) == (0, "2 enqueued\n2 gone\n")
 
 
+def test_an_interrupted_wait(connection: redis.Redis, spawn: Spawn, tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_text("[60]\n")
+    process = spawn("werk-enqueue", "--batch", file, "--wait", "sleep")
+    wait_until(lambda: any(client["cmd"] == "hget" for client in connection.client_list()))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    told = "interrupted; the jobs of the batch are enqueued and continue: werk result ID\n"
+    assert process.output().endswith(told)
+    assert len(process.output().splitlines()) == 4
+
+
 def test_interrupted(redis_url: str, connection: redis.Redis) -> None:
     process = subprocess.Popen(
         command("werk-enqueue", "--batch", "-", "sleep"),

@@ -19,7 +19,7 @@ from subprocess import CompletedProcess
 
 import pytest
 import redis
-from faults import listening, say_nothing
+from faults import listening, losing_replies, say_nothing
 from support import Process, command, environment, nowhere, run, wait_until
 
 from werk import __version__
@@ -275,18 +275,26 @@ def test_a_duplicate_waits_for_the_job_that_stands() -> None:
     assert "was already enqueued in this period; nothing was enqueued" in again.stderr
 
 
-def test_redis_is_away_or_silent_or_refuses(connection: redis.Redis) -> None:
+def test_redis_is_away_or_silent_or_refuses(redis_url: str, connection: redis.Redis) -> None:
     def attempt(url: str) -> tuple[CompletedProcess[str], float]:
         begun = time.monotonic()
         done = run("werk-enqueue", "sleep", "1", env={"RQ_REDIS_URL": url})
         return done, time.monotonic() - begun
 
-    with listening(say_nothing) as port, ThreadPoolExecutor() as pool:
+    with (
+        listening(say_nothing) as port,
+        losing_replies(redis_url, 10**9) as losing,
+        ThreadPoolExecutor() as pool,
+    ):
         ports = (free_port(), port)
-        for done, took_s in pool.map(attempt, (f"redis://:pw@127.0.0.1:{p}" for p in ports)):
+        urls = [*(f"redis://:pw@127.0.0.1:{port}" for port in ports), losing]
+        for url, (done, took_s) in zip(urls, pool.map(attempt, urls), strict=True):
             refused(done, 75, "not reached within 10 s")
             assert took_s < 60
             assert "pw" not in done.stderr
+            assert ("may be queued" in done.stderr) == (url == losing)
+    [job_id] = connection.lrange("rq:queue:default", 0, -1)
+    assert f"; job {job_id.decode()} may be queued: werk show {job_id.decode()}\n" in done.stderr
     connection.config_set("requirepass", "sesame")
     connection.execute_command("AUTH", "sesame")
     kwargs = connection.connection_pool.connection_kwargs
@@ -417,6 +425,35 @@ def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Red
     assert process.wait(60) == 130
     assert "interrupted; job " in process.output()  # and it goes on, or may
     assert len(process.output().splitlines()) == 1
+
+
+def test_a_wait_that_loses_redis(
+    spawn: Spawn, redis_url: str, connection: redis.Redis, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines"
+    file.write_text("[60]\n")
+    with losing_replies(redis_url, 0) as url:
+        env = {"RQ_REDIS_URL": url}
+        one = spawn("werk-enqueue", "--quiet", "--json", "--wait", "sleep", "60", env=env)
+        words = ("--quiet", "--wait", "--batch", file, "sleep")
+        many = spawn("werk-enqueue", *words, env=env)
+        wait_until(lambda: {"xread", "hget"} <= {own["cmd"] for own in connection.client_list()})
+    assert (one.wait(60), many.wait(60)) == (124, 124)
+    jobs = {job_id.decode() for job_id in connection.lrange("rq:queue:default", 0, -1)}
+    [own] = [job_id for job_id in jobs if job_id in one.output()]
+    for process, told in (
+        (one, f"job {own} is enqueued and continues: werk result {own}"),
+        (many, "the jobs of the batch are enqueued and continue: werk result ID"),
+    ):
+        [line] = process.output().splitlines()
+        assert "was not reached within 10 s" in line
+        assert line.endswith(f"; {told}")
+
+
+def test_a_wait_that_redis_refuses(connection: redis.Redis) -> None:
+    connection.set("rq:results:mine", "x")
+    done = run("werk-enqueue", "--quiet", "--job-id", "mine", "--wait", "sleep", "1")
+    refused(done, 78, "WRONGTYPE", "; job mine is enqueued and continues: werk result mine")
 
 
 def test_a_reader_that_leaves(redis_url: str) -> None:

@@ -38,7 +38,7 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1674,
+        1696,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),

@@ -36,6 +36,7 @@ FAILED = frozenset(("failed", "stopped", "canceled"))
 ENDED = FAILED | {"finished", "gone"}
 POLL_S = 0.1
 POLLED = 1000  # jobs asked for in one round trip
+ENQUEUED = "the jobs of the batch are enqueued and continue: werk result ID"
 
 
 def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
@@ -60,7 +61,12 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
         error.args = (f"{error}; {report.so_far()}",)
         raise
     report.sum_up()
-    code = _wait(report, link, task.result_ttl != 0) if report.ids else None
+    try:
+        with output.naming(ENQUEUED):
+            code = _wait(report, link, task.result_ttl != 0) if report.ids else None
+    except KeyboardInterrupt:
+        output.print_note(f"interrupted; {ENQUEUED}")
+        return errors.EXIT_INTERRUPTED
     return errors.EXIT_BAD_LINES if report.bad else code
 
 
@@ -164,7 +170,7 @@ class Report:
 def _wait(report: Report, link: Link, keeps_results: bool) -> int | None:
     """Wait until all have ended, print how many ended in which state, return the exit code.
 
-    Raises ResultTimeout.
+    Raises ResultTimeout, RedisUnavailable, ConfigError.
     """
     left, ended, timeout_s = (
         list(dict.fromkeys(report.ids)),

@@ -24,7 +24,7 @@ from werk.cli.types import JSON_OBJECT, LINES, MOMENT, PERIOD, TEXT, duration
 from werk.client import enqueue as client
 from werk.client.options import DURATIONS, HINTS, Options
 from werk.client.result import Handle
-from werk.errors import EXIT_INTERRUPTED, ArgumentError, WerkError
+from werk.errors import EXIT_INTERRUPTED, ArgumentError, RedisUnavailable, WerkError
 from werk.printable import printable
 from werk.tasks import catalog, catalog_page, signature
 from werk.tasks.catalog_page import Entry
@@ -43,7 +43,8 @@ Examples:
 Exit codes: 0 enqueued, or a duplicate; 1 the job failed, was cancelled or stopped, or its result
 was not kept (--wait); 2 wrong usage; 65 bad lines (--batch); 66 the job was deleted or has expired
 (--wait); 75 try again later: Redis is unreachable, or no worker serves the task; 78 wrong
-configuration; 124 not done within --timeout, the job continues; 130 interrupted."""
+configuration; 124 the job is enqueued, but was not done within --timeout, or Redis became
+unreachable (--wait); 130 interrupted."""
 
 
 def enqueue_main() -> NoReturn:
@@ -195,11 +196,16 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         from werk.client import once_call  # most enqueues do not need it
 
         connected.beside = once_call.noted(request)
+    unsure = f"job {request.id} may be queued: werk show {request.id}"
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # Redis may have received the job
-        output.print_note(f"interrupted; job {request.id} may be queued: werk show {request.id}")
+        output.print_note(f"interrupted; {unsure}")
         return EXIT_INTERRUPTED
+    except RedisUnavailable as error:
+        if connected.has_lost_reply:
+            error.args = (f"{error}; {unsure}",)
+        raise
     try:
         return _report(handle, invocation)
     except OSError:  # a full disk, a reader that has exited
@@ -217,7 +223,8 @@ def _report(handle: Handle, invocation: Invocation) -> int | None:
     facts = handle.as_json()
     if invocation.wait:
         wait = partial(handle.result, invocation.wait_s)
-        return output.print_outcome(wait, invocation.as_json, facts)
+        with output.naming(f"job {handle.id} is enqueued and continues: werk result {handle.id}"):
+            return output.print_outcome(wait, invocation.as_json, facts)
     if invocation.as_json:
         output.print_json(facts)
     elif not invocation.quiet:

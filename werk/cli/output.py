@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
@@ -236,6 +237,21 @@ def print_request(request: enqueue.PreparedJob, invocation: Invocation) -> None:
         print_json({"call": call, "queue": queue, "task": request.name, "due": due})
     elif not invocation.quiet:
         print_text(f"{call} would go to queue {queue}")
+
+
+@contextmanager
+def naming(enqueued: str) -> Iterator[None]:
+    """Add what was enqueued to an error of Redis during a wait. Raises ResultTimeout, ConfigError.
+
+    A script that retries after exit code 75 would enqueue the jobs a second time. Therefore a wait
+    ends as with --timeout if Redis becomes unreachable.
+    """
+    try:
+        yield
+    except errors.RedisUnavailable as error:
+        raise errors.ResultTimeout(f"{error}; {enqueued}") from None
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{error}; {enqueued}") from None
 
 
 def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any]) -> int | None:

@@ -117,6 +117,7 @@ class Link:
     not_after = float("inf")  # a deadline of the caller's, by time.monotonic()
     setting = ""  # that names the server, if a setting does
     beside: Sequence[Command] = ()  # sent with the next script; their replies are not used
+    has_lost_reply = False  # Redis may have executed a call that failed
 
     def __init__(self, connect: Connect, where: str, budget_s: float) -> None:
         self.where, self.budget_s = where, budget_s
@@ -191,6 +192,7 @@ class Link:
             connection.send(*commands)
             return [connection.receive() for _ in commands]
         except BaseException as error:
+            self.has_lost_reply |= connection.socket is not None
             self.close()  # otherwise the next call would read this call's replies
             if not isinstance(error, hiredis.ProtocolError):
                 raise
