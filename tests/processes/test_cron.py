@@ -426,17 +426,65 @@ def test_a_task_that_only_workers_know(
 
 
 def test_a_clock_that_is_set(
+    lines: Callable[[str], list[Line]],
+    connected: Link,
+    connection: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = lines("*/5 * * * * sleep 1\n")
+    cron_ = Cron(own, connected, 300, NOON - 3601)
+    for tick in range(-3600, 301, 300):
+        cron_.fire(NOON + tick)
+    assert len(ids(connection)) == 14
+    cron_.fire(NOON - 3600)  # back: what is long past is not enqueued again
+    cron_.fire(NOON - 3400)
+    cron_.fire(NOON + 301)
+    assert len(ids(connection)) == 14
+    cron_.fire(NOON + 10**9)  # far ahead: nothing but what is recent, and soon done
+    assert len(ids(connection)) == 15
+    cron_.fire(NOON + 601)  # right again: also the tick that was due in the meantime
+    cron_.fire(NOON + 900)
+    assert [job_of(connection, own[0], NOON + tick) for tick in (600, 900)] == ids(connection)[15:]
+    assert caplog.text.count("event=clock-set-back") == 2
+
+
+def test_a_clock_that_was_ahead_when_it_began(
     lines: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
 ) -> None:
     own = lines("*/5 * * * * sleep 1\n")
-    cron_ = Cron(own, connected, 300, NOON)
+    cron_ = Cron(own, connected, 300, NOON + 7200)
+    cron_.fire(NOON + 7201)
+    cron_.fire(NOON + 1)  # a new line: the tick at noon was before its time
+    assert ids(connection) == []
     cron_.fire(NOON + 300)
-    cron_.fire(NOON - 3600)  # back: what is long past is not enqueued
-    cron_.fire(NOON - 3000)
-    cron_.fire(NOON + 301)
-    assert len(ids(connection)) == 1
-    cron_.fire(NOON + 10**9)  # far ahead: nothing but what is recent, and soon done
-    assert len(ids(connection)) == 2
+    assert ids(connection) == [job_of(connection, own[0], NOON + 300)]
+    assert connection.zrange("rq:werk:cron", 0, -1, withscores=True)[0][1] == NOON + 300
+
+
+AHEAD = """
+import sys, time
+real = time.time
+time.time = lambda: real() + 7200
+from werk.cli.run import main
+sys.argv = ["werk", "cron", *sys.argv[1:]]
+main()
+"""
+
+
+def test_the_clock_of_the_host_does_not_matter(
+    lines: Callable[[str], list[Line]], tmp_path: Path, spawn: Spawn, connection: redis.Redis
+) -> None:
+    """Two hours ahead: ticks are those of Redis's clock, which hosts compare."""
+    [line] = lines("* * * * * sleep 1\n")
+    begun = time.time()
+    connection.zadd("rq:werk:cron", {line.stamp: begun - 180})
+    process = spawn("python", "-c", AHEAD, tmp_path / "crontab")
+    wait_until(lambda: len(ids(connection)) >= 3)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert "event=missed" not in process.output()
+    assert all(job_of(connection, line, begun // 60 * 60 - 60 * number) for number in range(3))
+    assert (connection.zscore("rq:werk:cron", line.stamp) or 0) <= time.time() + 60
 
 
 # --- three hosts for a week: time is injected, the rules are those of a real server

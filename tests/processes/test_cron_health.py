@@ -164,6 +164,22 @@ def test_it_beats_by_redis_s_clock_also_while_a_line_fails(
     assert "unknown task" in line.why
 
 
+def test_a_clock_that_was_ahead_leaves_no_alarm(
+    read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis, light: Link
+) -> None:
+    """Nothing was missed: the ticks that were skipped are yet to come."""
+    lines, now = read("*/5 * * * * sleep 1\n0 0 29 2 * hello Ada\n"), time.time()
+    begun, ahead = now - 1, now + 5 * 366 * 86400
+    own = Cron(lines, connected, 300, begun, CronRecord("/one", lines, connected, Clock(NOON)))
+    for moment in (now, ahead):
+        own.fire(moment)
+    assert [line.state for line in cron_health.read(light).lines] == ["late", "late"]
+    own.fire(now + 1)
+    [record] = crons(connection).values()
+    assert [line["done"] for line in record["lines"]] == [pytest.approx(now + 1, abs=0.01)] * 2
+    assert [line.state for line in cron_health.read(light).lines] == ["ok", "ok"]
+
+
 def test_a_restart_replaces_the_record(
     read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
 ) -> None:

@@ -54,9 +54,10 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        2988,
+        3030,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
-        "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart",
+        "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart, "
+        "clocks that are set back",
     ),
     "store": (
         1086,

@@ -187,6 +187,22 @@ def test_what_was_given_up_is_late_until_a_tick_is_enqueued() -> None:
     assert states(NOON + 600, record(beat=NOON + 600, own=own), fine) == ["ok"]
 
 
+def test_a_line_whose_ticks_seem_done_in_advance_is_late() -> None:
+    """Its `werk cron` is of an older version, which went by the clock of its host."""
+    own = record(own=lines([("*/5 * * * *", "UTC")], NOON + 7200))
+    [(level, what, _)] = problems(NOON, own)
+    assert (level, what) == (
+        "warning",
+        "cron line */5 * * * * task1() is late: its clock was ahead: no job for 2h unless it is "
+        "restarted",
+    )
+    fine = record("web2", own=lines([("*/5 * * * *", "UTC")], NOON))
+    assert states(NOON, own, fine) == ["ok"]
+    late = record("web2", own=lines([("*/5 * * * *", "UTC")], NOON - 3600))
+    assert states(NOON, own, late) == ["late"]
+    assert states(NOON, record(own=lines([("*/5 * * * *", "UTC")], NOON + SILENT_S))) == ["ok"]
+
+
 @pytest.mark.parametrize(
     ("statuses", "state"),
     [

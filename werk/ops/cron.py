@@ -1,7 +1,8 @@
 """Crontab lines -> enqueues: each tick once, however many processes run the same crontab.
 
 Wait for the next tick of any line, and enqueue it under a name that all processes share: its UTC
-time. crontab.py reads the lines, cron_record.py publishes that they are run.
+time. The time is Redis's, so a host whose clock is wrong enqueues nothing early or late. crontab.py
+reads the lines, cron_record.py publishes that they are run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import NoReturn
 
@@ -20,6 +22,7 @@ from werk.errors import ArgumentError, RedisUnavailable, WerkError
 from werk.log_format import Event, log_to_stderr
 from werk.ops.cron_record import STAMPS, CronRecord
 from werk.ops.crontab import Line, utc
+from werk.ops.queues import clock as redis_clock
 from werk.store.connection import Link
 from werk.store.limits import MONTH_S
 from werk.store.outage import Outage
@@ -28,6 +31,7 @@ from werk.store.startup import wait_for_answer
 SHORTEST_CATCH_UP_S = 60  # so that a busy machine or a short outage of Redis loses no tick
 LONGEST_CATCH_UP_S = 47 * 3600  # a slot is kept for 48 h, and clocks differ
 LONGEST_PAUSE_S = 20.0  # to send heartbeats, and to notice that the clock was set
+SET_BACK_S = 5.0  # a smaller step back changes nothing
 RETRY_S = 1.0
 AGAIN_S = 4  # longer than a cron needs to write that it was stopped
 
@@ -54,19 +58,23 @@ def run(
     link: Link,
     catch_up_s: float,
     *,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
     """Enqueue the lines at their times, without end. Continue after an outage of Redis.
 
-    `path` is the crontab's. Raises ArgumentError, and ConfigError if Redis refuses the first
-    command.
+    `path` is the crontab's; `clock` is Redis's by default. Raises ArgumentError, and ConfigError if
+    Redis refuses the first command.
     """
-    record = CronRecord(path, lines, link, clock)
-    cron = Cron(lines, link, catch_up_s, clock(), record)
+    if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
+        raise ArgumentError(f"--catch-up: got {catch_up_s:g} s; use 60s to 47h")
+    record = CronRecord(path, lines, link, clock or time.time)
+    clock, begun = clock or partial(redis_clock, link), time.monotonic()
     log_to_stderr()
     log.info(Event("begins", redis=link.where, lines=len(lines)))
     try:
+        now = wait_for_answer(clock, log, pause=pause)
+        cron = Cron(lines, link, catch_up_s, now - (time.monotonic() - begun), record)
         wait_for_answer(cron.read_stamps, log, pause=pause)
         _loop(cron, clock, pause)
     except (SystemExit, KeyboardInterrupt):
@@ -77,16 +85,17 @@ def run(
 def _loop(cron: Cron, clock: Callable[[], float], pause: Callable[[float], None]) -> NoReturn:
     outage = Outage(log, "not-enqueued", "goes-on")
     while True:
-        now = clock()
         try:
+            now = clock()
             cron.fire(now)
+            left = cron.next_tick(now) - clock()
         except WerkError as error:
             outage.note(error, retry=f"in {RETRY_S:g} s")
             cron.beat_anyway()
             pause(RETRY_S)
             continue
         outage.end()
-        pause(max(0.0, min(LONGEST_PAUSE_S, cron.next_tick(now) - clock())))
+        pause(max(0.0, min(LONGEST_PAUSE_S, left)))
 
 
 class Cron:
@@ -104,12 +113,12 @@ class Cron:
         started: float,
         record: CronRecord | None = None,
     ) -> None:
-        """Begin with the ticks after `started`. Raises ArgumentError for a wrong `catch_up_s`."""
-        if not SHORTEST_CATCH_UP_S <= catch_up_s <= LONGEST_CATCH_UP_S:
-            raise ArgumentError(f"--catch-up: got {catch_up_s:g} s; use 60s to 47h")
+        """Begin with the ticks after `started`."""
         self.lines, self.catch_up_s, self.record = lines, catch_up_s, record
         self._link = link
+        self._latest = started  # the time of the last call of fire()
         self._done = {line.number: started for line in lines}
+        self._skipped: dict[int, tuple[float, float]] = {}  # _done before and after it was too old
         self._due: dict[int, float] = {}  # the first tick after _done; looking for it takes 0.3 ms
         self._has_stamps = not lines
 
@@ -124,6 +133,9 @@ class Cron:
         """
         if not self._has_stamps:
             self.read_stamps()
+        if now < self._latest - SET_BACK_S:
+            self._go_back(now)
+        self._latest = now
         trouble: WerkError | None = None
         for line in self.lines:
             try:
@@ -160,6 +172,7 @@ class Cron:
                 log.warning(Event("missed", **line.facts(missed), reason=why))
                 if self.record:
                     self.record.fail(line, f"{utc(missed)} was missed")
+            self._skipped[line.number] = done, oldest
             self._move(line, oldest)
         if self._next(line) <= now:
             self._enqueue(line, now)
@@ -180,6 +193,21 @@ class Cron:
                 log.info(Event("enqueued", **line.facts(tick), job=handle.id))
                 for warning in handle.warnings:
                     log.warning(Event("warned", **line.facts(tick), reason=warning))
+
+    def _go_back(self, now: float) -> None:
+        """Follow a clock that was set back: no tick would be enqueued until it is that late again.
+
+        Ticks that were skipped although they are yet to come, or have just passed, are not too old.
+        A tick that was enqueued before is a duplicate: its slot is kept for 48 h.
+        """
+        why = f"Redis's clock was set back by {self._latest - now:.0f} s"
+        log.warning(Event("clock-set-back", reason=why))
+        for line in self.lines:
+            if self._done[line.number] > now:
+                before, after = self._skipped.pop(line.number, (now, now))
+                self._move(line, before if before <= now < after else now)
+                if self.record:
+                    self.record.clear(line)
 
     def _move(self, line: Line, done: float) -> None:
         self._done[line.number] = done

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from werk.errors import ArgumentError
 from werk.ops.cron_record import CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
-from werk.ops.numbers import ago
+from werk.ops.numbers import age, ago
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.notes import ONCE_CALLS
@@ -37,7 +37,7 @@ class Line(NamedTuple):
     zone: str
     call: str  # with secrets masked
     task: str
-    done: float  # up to when its ticks are enqueued, on the clock of its host
+    done: float  # up to when its ticks are enqueued, by Redis's clock
     error: str  # why its last tick was not enqueued
 
 
@@ -214,9 +214,13 @@ def _outcome(job: Sequence[str]) -> str:
 def _why_late(now: float, alive: Sequence[Line]) -> str:
     """Return why a line that these processes run is late; '' if it is on time.
 
-    A line is late if a tick has been due for SILENT_S, or if its last tick was given up.
+    A line is late if a tick has been due for SILENT_S, or if its last tick was given up. It counts
+    as late as well if its ticks seem to be enqueued up to a time far ahead: a `werk cron` of an
+    older version went by its host's clock, and enqueues nothing until then.
     """
-    line = max(alive, key=lambda own: own.done)
+    line = max(alive, key=lambda own: (own.done <= now + SILENT_S, own.done))
+    if line.done > now + SILENT_S:
+        return f"its clock was ahead: no job for {age(line.done - now)} unless it is restarted"
     has_failed = all(own.error for own in alive)
     if line.done >= now - SILENT_S and not has_failed:
         return ""

@@ -59,12 +59,16 @@ class CronRecord:
             self._errors[line.number] = why
             self._is_changed = True
 
+    def clear(self, line: Line) -> None:
+        """Drop what fail() has noted: a later tick was enqueued, or the clock was set back."""
+        self._errors.pop(line.number, None)
+        self._is_changed = True
+
     def add(self, line: Line, tick: str, job_id: str) -> None:
         """Note the job of a tick."""
-        self._errors.pop(line.number, None)
+        self.clear(line)
         last = self._jobs.setdefault(line.stamp, [])
         last[:] = [*last[1 - MOST_JOBS :], (tick, job_id)]
-        self._is_changed = True
 
     def beat(self, done: Mapping[int, float], *, only_if_due: bool = False) -> None:
         """Write the record if it has changed, or if the last beat is BEAT_S old.
