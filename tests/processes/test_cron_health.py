@@ -221,6 +221,48 @@ def test_the_last_three_jobs_of_a_line_are_kept_whoever_enqueues_them(
     assert (line.state, line.outcome) == ("ok", "expired")
 
 
+def test_the_same_line_in_another_zone_has_jobs_of_its_own(
+    read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis, light: Link
+) -> None:
+    lines = read("0 12 * * * hello Ada\nTZ=Asia/Kolkata\n0 12 * * * hello Ada\n")
+    begun = connection.time()[0] // 86400 * 86400 - 3 * 86400
+    record = CronRecord("/crontab", lines, connected, Clock(NOON))
+    own = Cron(lines, connected, 300, begun, record)
+    for hours in range(0, 48, 6):
+        own.fire(begun + hours * 3600 + 1800)
+    east = [job.decode() for job in connection.lrange("rq:queue:default", 0, -1)]
+    assert len(east) == 2  # at 06:30 UTC; at noon UTC fire() is half an hour late: see --catch-up
+    own.fire(begun + 60 * 3600)
+    [noon] = {job.decode() for job in connection.lrange("rq:queue:default", 0, -1)} - {*east}
+    for job_id in east:
+        connection.hset(f"rq:job:{job_id}", "status", "failed")
+    found = [(line.zone, line.last, line.job) for line in cron_health.read(light).lines]
+    assert found == [
+        ("UTC", begun + 60 * 3600, noon),
+        ("Asia/Kolkata", begun + 30.5 * 3600, east[-1]),
+    ]
+    assert [line.failed for line in cron_health.read(light).lines] == ["", east[-1]]
+
+
+def test_the_records_of_older_versions_are_read(
+    read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis, light: Link
+) -> None:
+    """Their names have no zone."""
+    [line], now = read("@hourly hello Ada\n"), connection.time()[0]
+    connection.zadd("rq:werk:cron", {"@hourly hello('Ada')": now - 7200})
+    connection.hset("rq:werk:cron-jobs", "@hourly hello('Ada')", '[["2026-11-24T12:00Z", "old"]]')
+    record = CronRecord("/crontab", [line], connected, Clock(NOON))
+    record.beat({line.number: now})
+    assert [(own.last, own.job) for own in cron_health.read(light).lines] == [(NOON, "old")]
+    Cron([line], connected, 7200, now, record).fire(now)
+    assert connection.llen("rq:queue:default") == 2
+    [own] = cron_health.read(light).lines
+    assert (own.last, own.job) == (
+        now // 3600 * 3600,
+        connection.lrange("rq:queue:default", -1, -1)[0].decode(),
+    )
+
+
 def test_a_start_drops_what_is_old(
     read: Callable[[str], list[Line]], connected: Link, connection: redis.Redis
 ) -> None:

@@ -217,16 +217,16 @@ class Cron:
         """Read how far the cron processes before this one came. Raises WerkError."""
         if not self.lines:
             return
-        names = [line.stamp for line in self.lines]
-        stamps = self._link.call("ZMSCORE", STAMPS, *names)
-        for line, stamp in zip(self.lines, stamps, strict=True):
-            if stamp is not None:
-                self._move(line, min(float(stamp), self._done[line.number]))
+        names = [name for line in self.lines for name in line.stamps]
+        stamps = iter(self._link.call("ZMSCORE", STAMPS, *names))
+        for line, stamp, old in zip(self.lines, stamps, stamps, strict=True):
+            if (found := old if stamp is None else stamp) is not None:
+                self._move(line, min(float(found), self._done[line.number]))
         self._has_stamps = True
 
     def _write_stamps(self, now: float) -> None:
         if not self.lines:
             return
-        words = [word for line in self.lines for word in (self._done[line.number], line.stamp)]
+        words = [word for line in self.lines for word in (self._done[line.number], line.stamps[0])]
         forget = ("ZREMRANGEBYSCORE", STAMPS, "-inf", now - MONTH_S)
         self._link.calls([("ZADD", STAMPS, *words), forget])

@@ -37,6 +37,15 @@ MOST_JOBS = 3  # of a line
 log = logging.getLogger("werk.cron")
 
 
+def stamp_names(when: str, zone: str, call: str) -> tuple[str, str]:
+    """Return the name of a line's records, and the one that they had in version 0.2.0.
+
+    The name is the same on every host, and after a restart. The old one is only read: lines that
+    differ in their zone alone shared it.
+    """
+    return f"TZ={zone} {when} {call}", f"{when} {call}"
+
+
 class CronRecord:
     """The record of this process, and the jobs that it has not written yet."""
 
@@ -67,7 +76,7 @@ class CronRecord:
     def add(self, line: Line, tick: str, job_id: str) -> None:
         """Note the job of a tick."""
         self.clear(line)
-        last = self._jobs.setdefault(line.stamp, [])
+        last = self._jobs.setdefault(line.stamps[0], [])
         last[:] = [*last[1 - MOST_JOBS :], (tick, job_id)]
 
     def beat(self, done: Mapping[int, float], *, only_if_due: bool = False) -> None:
