@@ -502,6 +502,100 @@ def test_a_job_of_a_frozen_worker_is_not_said_to_be_stopped(
         actions.stop(light, job.id, 0.3)
 
 
+class Polls:
+    """Stands for `time`. Worker `near` runs job `a`; each pause of a poll makes the next change."""
+
+    def __init__(self, connection: redis.Redis, *changes: dict[str, str]) -> None:
+        self.now, self.changes, self.connection = 0.0, [*changes], connection
+        connection.hset("rq:job:a", mapping={"status": "started", "worker_name": "near"})
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.changes and (change := self.changes.pop(0)):
+            self.connection.hset("rq:job:a", mapping=change)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("finished", "it is finished; see werk show a"),
+        ("failed", "it is failed; see werk show a"),
+        ("canceled", "it is canceled; see werk show a"),
+        ("queued", "it is queued again; cancel it with: werk cancel a"),
+        ("scheduled", "it is scheduled again; cancel it with: werk cancel a"),
+    ],
+)
+def test_a_job_that_ended_otherwise_was_not_stopped(
+    status: str,
+    said: str,
+    light: Link,
+    connection: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "time", Polls(connection, {"status": status}))
+    with pytest.raises(WerkError) as caught:
+        actions.stop(light, "a", 60)
+    assert str(caught.value) == f"worker near has not stopped job a: {said}"
+    assert type(caught.value) is WerkError
+
+
+def test_a_job_whose_record_is_deleted_was_not_stopped(
+    light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = Polls(connection)
+    polls.sleep = lambda _: connection.delete("rq:job:a")  # type: ignore[assignment]
+    monkeypatch.setattr(actions, "time", polls)
+    with pytest.raises(NoSuchJob) as caught:
+        actions.stop(light, "a", 60)
+    said = "it has ended, and its record was deleted or has expired"
+    assert str(caught.value) == f"worker near has not stopped job a: {said}"
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_job_that_another_worker_has_taken_is_stopped_there(
+    is_heard: bool, light: Link, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the time that is left; and the messages name this worker."""
+    taken = {"worker_name": "far"}
+    with connection.pubsub(ignore_subscribe_messages=True) as far:
+        far.subscribe(f"rq:pubsub:{'far' if is_heard else 'nobody'}")
+        wait_until(lambda: connection.pubsub_channels("rq:pubsub:*"))
+        polls = Polls(connection, taken, {}, {"status": "stopped"})
+        monkeypatch.setattr(actions, "time", polls)
+        assert actions.stop(light, "a", 60) == "far"
+        polls = Polls(connection, *[{}] * 50, taken)
+        monkeypatch.setattr(actions, "time", polls)
+        with pytest.raises(WerkError, match="worker far"):
+            actions.stop(light, "a", 10)
+        assert polls.now < 11
+        if is_heard:
+            message = wait_until(far.get_message)
+            assert json.loads(message["data"]) == {"command": "stop-job", "job_id": "a"}
+
+
+def test_a_job_that_returns_to_its_queue_was_not_stopped(
+    work: Start, tmp_path: Path, connection: redis.Redis
+) -> None:
+    """Its worker is frozen, so the request counts as heard; another worker rescues the job."""
+    frozen = work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    frozen.send_signal(signal.SIGSTOP)
+    connection.config_resetstat()
+    done: list[Any] = []
+    words = ("werk", "stop", job.id, "--yes", "--timeout", "60")
+    stopping = threading.Thread(target=lambda: done.append(run(*words)))
+    stopping.start()
+    wait_until(lambda: connection.info("commandstats").get("cmdstat_publish"))
+    work("low")
+    stopping.join(60)
+    assert (done[0].returncode, done[0].stdout) == (1, "")
+    assert f"it is queued again; cancel it with: werk cancel {job.id}\n" in done[0].stderr
+
+
 @pytest.mark.parametrize("kind", ["queued", "scheduled", "deferred"])
 def test_a_waiting_job_is_cancelled_as_rq_does(
     connection: redis.Redis, light: Link, kind: str

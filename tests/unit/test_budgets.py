@@ -54,10 +54,10 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        3030,
+        3060,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart, "
-        "clocks that are set back",
+        "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
         1086,

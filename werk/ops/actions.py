@@ -23,6 +23,7 @@ PAGE = 200  # jobs in one round trip
 POLL_S = 0.02
 # PUBLISH counts the listeners of one server; after a failover a worker may listen to a replica.
 UNHEARD_S = 2.0
+WAITING = ("queued", "scheduled", "deferred")  # RQ's words for the status of a job that will run
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 
 
@@ -65,27 +66,54 @@ def compact(link: Link, queue: str) -> int:
 def stop(link: Link, job_id: str, timeout_s: float) -> str:
     """Stop a running job; return the worker that ran it.
 
-    Raises NoSuchJob, ResultTimeout, WerkError if it is not running, or no worker is listening.
+    If another worker takes the job meanwhile, this worker is asked as well. Raises NoSuchJob,
+    ResultTimeout, WerkError if it is not running, has ended otherwise, or no worker is listening.
     """
-    key = keys.key("job", job_id)
-    status, worker = map(keys.text, link.call("HMGET", key, "status", "worker_name"))
+    status, worker = _state(link, job_id)
     if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if status != "started" or not worker:
         raise WerkError(f"job {job_id} is {status}, and runs on no worker; see werk show {job_id}")
-    command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
-    is_heard = bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
-    deadline = time.monotonic() + (timeout_s if is_heard else min(timeout_s, UNHEARD_S))
-    while link.call("HGET", key, "status") == b"started":
-        if time.monotonic() > deadline and is_heard:
-            late = f"worker {worker} has not stopped job {job_id} within {timeout_s:g} s"
+    end, asked, is_heard, limit = time.monotonic() + timeout_s, "", False, 0.0
+    while status == "started":
+        if worker not in ("", asked):
+            asked, is_heard = worker, _ask_to_stop(link, worker, job_id)
+            limit = end if is_heard else min(end, time.monotonic() + UNHEARD_S)
+        if time.monotonic() > limit and is_heard:
+            late = f"worker {asked} has not stopped job {job_id} within {timeout_s:g} s"
             raise ResultTimeout(f"{late}; see werk show {job_id}")
-        if time.monotonic() > deadline:
+        if time.monotonic() > limit:
             raise WerkError(
-                f"worker {worker}, which runs job {job_id}, is not listening; see werk status"
+                f"worker {asked}, which runs job {job_id}, is not listening; see werk status"
             )
         time.sleep(POLL_S)
-    return worker
+        status, worker = _state(link, job_id)
+    if status != "stopped":
+        raise _not_stopped(job_id, asked, status)
+    return asked
+
+
+def _state(link: Link, job_id: str) -> tuple[str, str]:
+    """Return the status of a job, '' if it has no record, and the worker that runs it."""
+    found = link.call("HMGET", keys.key("job", job_id), "status", "worker_name")
+    status, worker = map(keys.text, found)
+    return status, worker
+
+
+def _ask_to_stop(link: Link, worker: str, job_id: str) -> bool:
+    """Ask a worker to stop a job; return whether any process has heard it."""
+    command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
+    return bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
+
+
+def _not_stopped(job_id: str, worker: str, status: str) -> WerkError:
+    """Return the error for a job that no longer runs, although nobody has stopped it."""
+    what = f"worker {worker} has not stopped job {job_id}"
+    if not status:
+        return NoSuchJob(f"{what}: it has ended, and its record was deleted or has expired")
+    if status in WAITING:
+        return WerkError(f"{what}: it is {status} again; cancel it with: werk cancel {job_id}")
+    return WerkError(f"{what}: it is {status}; see werk show {job_id}")
 
 
 def live_names(link: Link) -> Iterator[str]:
