@@ -74,6 +74,7 @@ RUN = """
     docs/deployment.md      werk drain              test_its_redeploy_loses_no_worker
     docs/deployment.md      old=$(werk drain        test_its_redeploy_loses_no_worker
     docs/deployment.md      werk worker             test_its_redeploy_loses_no_worker
+    docs/deployment.md      test -z                 test_its_redeploy_loses_no_worker
     docs/deployment.md      redis-cli               test_redis_takes_its_settings
     docs/deployment.md      pip install             reason: test_install.py
     docs/deployment.md      RQ_DASHBOARD_PASSWORD   reason: bin/e2e-compose, where Docker is
@@ -214,6 +215,16 @@ def test_its_redeploy_loses_no_worker(spawn: Callable[..., Process], light: Link
     after = "until werk ping default; do sleep 0.1; done; kill $new; wait $new"
     done = run("/bin/bash", "-ec", f"{script}\n{after}", env={"PATH": HERE})
     assert (done.returncode, old.wait(60)) == (0, 0), done.stderr
+
+
+def test_its_redeploy_keeps_the_new_worker_if_none_ran(redis_url: str) -> None:
+    _, recipe = [text for text in docs.consoles(DEPLOYMENT) if "werk drain" in text]
+    ready = "until werk ping default; do sleep 0.1; done"
+    script = re.sub(r"^\$ ", "", recipe, flags=re.MULTILINE)
+    script = script.replace(" &\n", f" >&2 & new=$!\n{ready}\n")
+    after = "werk ping default && kill $new && wait $new"
+    done = run("/bin/bash", "-ec", f"{script}\n{after}", env={"PATH": HERE})
+    assert done.returncode == 0, done.stderr
 
 
 def test_its_status_looks_so(
