@@ -122,8 +122,11 @@ def test_a_group_of_five_hundred_failures_is_retried_in_three_clicks(
     expect(row.locator(".number")).to_have_text("3")
     row.get_by_text("Retry").click()
     expect(page.locator("#ask-text")).to_have_text("Retry 3 jobs?")
+    late = werk.enqueue("panic", NO_PICTURE, options=werk.Options(queue="more"))
+    assert spawn("werk", "worker", "--burst", "more").wait(60) == 0
     page.locator("#ask-yes").click()
     expect(page.locator("#told")).to_have_text("3 jobs retried")
+    assert late.status() == "failed"
     assert connection.zcard("rq:failed:default") == 18
     assert connection.llen("rq:queue:default") == 5
 

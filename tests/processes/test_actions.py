@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from rq import Queue, Retry
 from rq.group import Group
 from rq.job import Job
 from rq.rate_limit import RateLimit
-from support import PYTHONPATH, Process, run, wait_until
+from support import PYTHONPATH, Process, environment, run, wait_until
+from support import command as command_of
 from workers import ENV, PATIENT, Start, begun, ended, go, horse, places, runs
 
 import werk
@@ -385,6 +389,43 @@ def test_many_ask_first_and_say_how_many(
     )
     code, said = typed("y", "retry", "--task", "panic")
     assert (code, "2 retried" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("discard", "--state", "failed"), "1 discarded"),
+        (("retry", "--all"), "1 retried"),
+        (("cancel", "--queue", "later"), "1 cancelled"),
+    ],
+)
+def test_jobs_that_come_after_the_question_are_left_alone(
+    words: Sequence[str],
+    said: str,
+    fail: Callable[..., list[werk.Handle]],
+    connection: redis.Redis,
+) -> None:
+    def add() -> str:
+        werk.enqueue("hello", "Ada", options=werk.Options(queue="later"))
+        [job] = fail("panic", "why")
+        return job.id
+
+    add()
+    terminal, other = pty.openpty()
+    process = subprocess.Popen(
+        command_of("werk", *words), env=environment("werk", *words), stdin=other, stderr=other,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(other)
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += os.read(terminal, 1000)
+    new = add()
+    os.write(terminal, b"y\n")
+    assert process.communicate(timeout=60)[0] == f"{said}\n"
+    os.close(terminal)
+    assert record(connection, new)["status"] == "failed"
+    assert connection.llen("rq:queue:later") == (1 if words[0] == "cancel" else 2)
 
 
 def typed(answer: str, *arguments: str) -> tuple[int, str]:

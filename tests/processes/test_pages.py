@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 from zlib import compress
 
 import pytest
@@ -257,10 +258,13 @@ def test_the_lines_of_crontabs_are_shown(
 # --- what is done
 
 
-def fail(connection: redis.Redis, job_id: str, error: str = "ValueError: order 7") -> None:
+def fail(
+    connection: redis.Redis, job_id: str, error: str = "ValueError: order 7", at: int | None = None
+) -> None:
     put(connection, job_id, werk_task="panic", description="panic()", timeout=180)
     trace = b64encode(compress(f"Traceback ...\n{error}\n".encode()))
-    connection.xadd(f"rq:results:{job_id}", {"type": 2, "exc_string": trace})
+    result: dict[Any, Any] = {"type": 2, "exc_string": trace}
+    connection.xadd(f"rq:results:{job_id}", result, id=f"{at}000-0" if at else "*")
 
 
 def test_a_group_is_counted_and_retried(browse: Browse, connection: redis.Redis) -> None:
@@ -270,13 +274,46 @@ def test_a_group_is_counted_and_retried(browse: Browse, connection: redis.Redis)
     client = browse()
     group = {"state": "failed", "task": "panic", "error": "ValueError: order #"}
     answer = client.get("/jobs/count/retry", query_string=group, base_url=HERE)
-    assert answer.json == {"count": 3, "is_whole": True}
+    assert answer.json == {"count": 3, "is_whole": True, "counted_at": ANY}
     assert done(client, "retry", **group) == "3 jobs retried"
     assert connection.zcard("rq:failed:default") == 497
     assert {*connection.lrange("rq:queue:default", 0, -1)} == {b"job-0", b"job-1", b"job-2"}
     assert done(client, "retry", **group) == "0 jobs retried"
     assert done(client, "discard", state=["failed"], error="KeyError*") == "497 jobs discarded"
     assert not connection.exists("rq:failed:default")
+
+
+def test_only_jobs_that_were_there_when_they_were_counted_are_changed(
+    browse: Browse, connection: redis.Redis
+) -> None:
+    """A page asks for confirmation with the number, and an answer may take minutes."""
+    client, group = browse(), {"state": "failed", "task": "panic"}
+    for number in range(3):
+        fail(connection, f"job-{number}")
+    counted = client.get("/jobs/count/discard", query_string=group, base_url=HERE).json
+    fail(connection, "new", at=connection.time()[0] + 1)
+    moment = counted["counted_at"]
+    assert done(client, "discard", **group, counted_at=moment) == "3 jobs discarded"
+    assert connection.zrange("rq:failed:default", 0, -1) == [b"new"]
+
+
+def test_an_age_is_that_at_the_time_of_the_count(browse: Browse, connection: redis.Redis) -> None:
+    client, now = browse(), connection.time()[0]
+    fail(connection, "job", at=now - 5000)
+    group = {"state": "failed", "older": "1h"}
+    assert done(client, "retry", **group, counted_at=now - 4000) == "0 jobs retried"
+    assert done(client, "retry", **group, counted_at=now) == "1 job retried"
+
+
+@pytest.mark.parametrize("at", ["1", None, True, [1.5], -1, float("nan"), 1e300, -90000, 3600])
+def test_a_bad_time_of_a_count_is_refused(at: Any, browse: Browse, connection: redis.Redis) -> None:
+    fail(connection, "job")
+    if at in (-90000, 3600):  # from now
+        at += connection.time()[0]
+    answer = ask(browse(), "retry", state="failed", counted_at=at)
+    said = "counted_at must be the time of a count in the last 24 hours; count the jobs again"
+    assert (answer.status_code, answer.json["error"]) == (400, said)
+    assert connection.zcard("rq:failed:default") == 1
 
 
 def test_jobs_are_cancelled_by_filter(browse: Browse, connection: redis.Redis) -> None:

@@ -68,10 +68,14 @@ RAISED = {
         1095,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
-    "web": (999, "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call"),
     "werk": (
         839,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
+    ),
+    "web": (
+        1020,
+        "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call, "
+        "times of counts",
     ),
     "worker": (
         4341,

@@ -193,7 +193,7 @@ def _act(
 
 def _act_on(link: Link, action: str, query: Query, yes: bool, as_json: bool) -> int:
     """Ask for confirmation, apply an action, print and return the number of changed jobs."""
-    has_bar = sys.stderr.isatty()
+    has_bar, begun = sys.stderr.isatty(), clock(link)
     found = count(link, query) if has_bar or not yes else 0
     if found:
         output.confirm(f"{action} {_number(found, action)}", yes)
@@ -201,7 +201,7 @@ def _act_on(link: Link, action: str, query: Query, yes: bool, as_json: bool) -> 
     if found or yes:
         has_bar = has_bar and found > AT_ONCE
         with click.progressbar(length=found, file=sys.stderr if has_bar else io.StringIO()) as bar:
-            done = bulk.act_on(link, action, query, bar.update)
+            done = bulk.act_on(link, action, query, bar.update, begun=begun)
     word = {"cancel": "cancelled", "discard": "discarded", "retry": "retried"}[action]
     output.print_rows(as_json, {word: done}, f"{done} {word}")
     return done

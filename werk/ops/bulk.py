@@ -34,17 +34,23 @@ MOST_LEFT = 400  # a removal searches the list, and a worker drops the entries o
 
 
 def act_on(
-    link: Link, action: str, query: Query, progress: Callable[[int], object] = lambda _: None
+    link: Link,
+    action: str,
+    query: Query,
+    progress: Callable[[int], object] = lambda _: None,
+    *,
+    begun: float | None = None,
 ) -> int:
     """Apply an action of act.lua to all jobs that match; return how many jobs were changed.
 
     `progress` is called with the number of changed jobs of each piece. A job that was enqueued, or
-    has ended, after the call is left alone. Raises ArgumentError.
+    has ended, after `begun` is left alone: Redis's time before the jobs were counted, by default
+    that of the call. Raises ArgumentError.
     """
     if wrong := set(query.states) - {*STATES[action]}:
         possible = listed(STATES[action])
         raise ArgumentError(f"cannot {action} {listed(sorted(wrong))} jobs, only {possible} ones")
-    begun, pace, done = clock(link), Pace(link), 0
+    begun, pace, done = clock(link) if begun is None else begun, Pace(link), 0
     left = _Left(link, pace)
     try:
         parts = map(partial(batches, link, pace=pace), _parts(query))

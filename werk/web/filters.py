@@ -12,6 +12,7 @@ from werk.errors import ArgumentError
 from werk.ops import bulk
 from werk.ops.job_places import STATES
 from werk.ops.jobs import UNFINISHED, Query
+from werk.ops.queues import clock
 from werk.store.connection import Link
 
 NAMES = ("state", "queue", "task", "arg", "error", "since", "older")
@@ -24,15 +25,16 @@ def given(fields: Fields) -> dict[str, list[str]]:
     return {name: values for name, values in found.items() if values}
 
 
-def query(link: Link, fields: Fields) -> Query:
-    """Return the query for these filters. Raises ArgumentError."""
+def query(link: Link, fields: Fields, now: float | None = None) -> Query:
+    """Return the query for these filters. Ages end at `now`, Redis's time. Raises ArgumentError."""
     filters = given(fields)
     first = {name: values[0] for name, values in filters.items()}
     states = filters.get("state", UNFINISHED)
     if unknown := {*states} - {*STATES}:
         raise ArgumentError(f"unknown state {min(unknown)[:80]!r}; use {', '.join(STATES)}")
     ages = {name: _seconds(name, first[name]) for name in ("since", "older") if name in first}
-    now = float(link.call("TIME")[0]) if ages else 0.0
+    if now is None:
+        now = clock(link) if ages else 0.0
     return Query(
         states=states,
         queue=first.get("queue"),
@@ -44,11 +46,11 @@ def query(link: Link, fields: Fields) -> Query:
     )
 
 
-def possible(link: Link, action: str, fields: Fields) -> Query:
+def possible(link: Link, action: str, fields: Fields, now: float) -> Query:
     """Return the query for the jobs that an action can change. Raises ArgumentError."""
     if action not in bulk.STATES:
         raise ArgumentError(f"unknown action {action[:80]!r}; use {', '.join(bulk.STATES)}")
-    found = query(link, fields)
+    found = query(link, fields, now)
     if states := states_for(action, found):
         return found._replace(states=states)
     needed = " or ".join(bulk.STATES[action])

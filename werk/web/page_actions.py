@@ -13,6 +13,7 @@ from flask import Response, abort, jsonify, request
 
 from werk.errors import NoSuchJob, WerkError
 from werk.ops import actions, bulk
+from werk.ops.queues import clock
 from werk.printable import counted
 from werk.settings import Settings
 from werk.store.connection import link
@@ -22,6 +23,8 @@ from werk.web.pages import long_request
 STOP_S = 30.0  # how long to wait until a job has stopped
 DONE = {"retry": "retried", "discard": "discarded", "cancel": "cancelled"}
 NAMES = ("pause", "resume", "drain", "stop", *DONE)
+COUNTED_AT, LONGEST_ASKED_S = "counted_at", 24 * 3600  # how old the number in a question may be
+KNOWN = (*filters.NAMES, "worker", "job", COUNTED_AT)  # fields of the body
 
 
 class PageActions(threading.local):  # so that each thread has its own link
@@ -64,18 +67,22 @@ class PageActions(threading.local):  # so that each thread has its own link
         return _told(1, f"queue {name} {done}")
 
     def _of_jobs(self, action: str) -> Response:
-        """Apply an action to all jobs that match the filters in the body."""
+        """Apply an action to all jobs that match the filters in the body.
+
+        Jobs that came after `counted_at`, the time of the count that a page has shown, stay.
+        """
+        body, now = {**_body()}, clock(self.link)
+        begun = _moment(body.pop(COUNTED_AT, now), now)
         fields = {
-            name: values if isinstance(values, list) else [values]
-            for name, values in _body().items()
+            name: values if isinstance(values, list) else [values] for name, values in body.items()
         }
         if not all(isinstance(own, str) for values in fields.values() for own in values):
             abort(400, "a filter must be a text or a list of texts")
         if not filters.given(fields):
             abort(400, "no filter is given; name a state, a queue or a task")
         with long_request():
-            query = filters.possible(self.link, action, fields)
-            done = bulk.act_on(self.link, action, query)
+            query = filters.possible(self.link, action, fields, begun)
+            done = bulk.act_on(self.link, action, query, begun=begun)
         return _told(done, f"{counted(done, 'job')} {DONE[action]}")
 
 
@@ -89,8 +96,8 @@ def _body() -> Mapping[str, Any]:
     body = request.get_json(silent=True)
     if not isinstance(body, dict):
         abort(400, "the body must be a JSON object")
-    if unknown := {*body} - {*filters.NAMES, "worker", "job"}:
-        known = ", ".join((*filters.NAMES, "worker", "job"))
+    if unknown := {*body} - {*KNOWN}:
+        known = ", ".join(KNOWN)
         abort(400, f"unknown in the body: {min(unknown)[:80]!r}; known: {known}")
     return body
 
@@ -101,3 +108,11 @@ def _word(name: str) -> str:
     if not isinstance(value, str) or not value:
         abort(400, f"{name} must be a text")
     return value
+
+
+def _moment(value: Any, now: float) -> float:
+    """Return the time of a count, on Redis's clock."""
+    if type(value) not in (int, float) or not now - LONGEST_ASKED_S <= value <= now:
+        limits = "the time of a count in the last 24 hours; count the jobs again"
+        abort(400, f"{COUNTED_AT} must be {limits}")
+    return float(value)

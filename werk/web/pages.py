@@ -19,7 +19,7 @@ from werk.ops.checks import age, problems
 from werk.ops.histograms import TOOK, WAITED
 from werk.ops.job_places import STATES, Pace
 from werk.ops.job_record import LONGEST_IN_ROW
-from werk.ops.queues import queue_names
+from werk.ops.queues import clock, queue_names
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import Link, link
@@ -110,11 +110,15 @@ class Pages(threading.local):  # so that each thread has its own link
         return self._page("job_groups", groups=groups[:MOST_ROWS], given=filters.given(fields))
 
     def count(self, action: str) -> Response:
-        """Return how many jobs an action would change, or a lower bound if there are many."""
+        """Return how many jobs an action would change, or a lower bound if there are many.
+
+        And when: the page sends this time with the action, which leaves newer jobs alone.
+        """
         with long_request():
-            query = filters.possible(self.link, action, request.args.to_dict(flat=False))
+            now = clock(self.link)
+            query = filters.possible(self.link, action, request.args.to_dict(flat=False), now)
             count, is_whole = _count(self.link, query)
-            return jsonify(count=count, is_whole=is_whole)
+            return jsonify(count=count, is_whole=is_whole, counted_at=now)
 
     def tasks(self) -> str:
         """Show how often tasks ran and failed, how long they took, and which queues serve them."""

@@ -26,16 +26,17 @@
 
   function capital(text) { return text.charAt(0).toUpperCase() + text.slice(1); }
 
+  // Returns the question, the label of the answer, and when the jobs were counted.
   async function question(button) {
     if (!button.dataset.count) return [button.dataset.ask, button.textContent];
     const fields = new URLSearchParams();
     for (const [name, values] of Object.entries(JSON.parse(button.dataset.body))) {
       for (const value of [].concat(values)) fields.append(name, value);
     }
-    const { count, is_whole } = await ask(`${button.dataset.count}?${fields}`);
+    const { count, is_whole, counted_at } = await ask(`${button.dataset.count}?${fields}`);
     const jobs = `${is_whole ? "" : "at least "}${count} ${count === 1 ? "job" : "jobs"}`;
     const what = `${capital(button.dataset.post.split("/").pop())} ${jobs}`;
-    return [`${what}?`, count || !is_whole ? what : ""];
+    return [`${what}?`, count || !is_whole ? what : "", counted_at];
   }
 
   async function act(button) {
@@ -48,7 +49,7 @@
       dialog.dataset.answer = "";
       dialog.showModal();
       const closed = new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-      const [text, label] = await question(button);
+      const [text, label, counted_at] = await question(button);
       byId("ask-text").textContent = text;
       byId("ask-yes").textContent = label;
       byId("ask-yes").hidden = !label;
@@ -59,7 +60,7 @@
       const told = await ask(button.dataset.post, {
         method: "POST",
         headers: { Accept: "application/json", "Content-Type": "application/json" },
-        body: button.dataset.body,
+        body: JSON.stringify({ ...JSON.parse(button.dataset.body), counted_at }),
       });
       show("told", told.done);
       await refresh();
