@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import redis
 import roles
 from prometheus_client import parser
 
@@ -132,3 +133,16 @@ def _state(pid: int) -> tuple[str, str]:
     except (FileNotFoundError, ProcessLookupError):
         return "X", "0"
     return state, parent
+
+
+class Newcomers:
+    """The clients of Redis that come from now on: those of this process may be there already."""
+
+    def __init__(self, connection: redis.Redis) -> None:
+        self._connection = connection
+        self._before = {own["id"] for own in connection.client_list()}
+
+    def sent(self) -> set[str]:
+        """Return the last command of each."""
+        clients = self._connection.client_list()
+        return {own["cmd"] for own in clients if own["id"] not in self._before}

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import redis
-from support import PYTHONPATH, Process, command, environment, is_asleep, nowhere, run, wait_until
+from support import (
+    PYTHONPATH,
+    Newcomers,
+    Process,
+    command,
+    environment,
+    is_asleep,
+    nowhere,
+    run,
+    wait_until,
+)
 
 Spawn = Callable[..., Process]
 UNHEARD = "no worker listens on queue default; start one: werk worker default"
@@ -171,8 +181,9 @@ def test_waiting_for_jobs_whose_task_keeps_no_result(connection: redis.Redis, sp
 def test_an_interrupted_wait(connection: redis.Redis, spawn: Spawn, tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_text("[60]\n")
+    newcomers = Newcomers(connection)
     process = spawn("werk-enqueue", "--batch", file, "--wait", "sleep")
-    wait_until(lambda: any(client["cmd"] == "hget" for client in connection.client_list()))
+    wait_until(lambda: "hget" in newcomers.sent())
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     told = "interrupted; the jobs of the batch are enqueued and continue: werk result ID\n"

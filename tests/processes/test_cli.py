@@ -20,7 +20,7 @@ from subprocess import CompletedProcess
 import pytest
 import redis
 from faults import listening, losing_replies, say_nothing
-from support import Process, command, environment, nowhere, run, wait_until
+from support import Newcomers, Process, command, environment, nowhere, run, wait_until
 
 from werk import __version__
 from werk.cli.output import shell_word
@@ -419,8 +419,9 @@ def test_a_caller_loads_nothing_heavy(name: str) -> None:
 
 
 def test_an_interrupted_wait(spawn: Spawn, redis_url: str, connection: redis.Redis) -> None:
+    newcomers = Newcomers(connection)
     process = spawn("werk-enqueue", "--quiet", "--wait", "sleep", "1")
-    wait_until(lambda: any(client["cmd"] == "xread" for client in connection.client_list()))
+    wait_until(lambda: "xread" in newcomers.sent())
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert "interrupted; job " in process.output()  # and it goes on, or may
@@ -432,12 +433,13 @@ def test_a_wait_that_loses_redis(
 ) -> None:
     file = tmp_path / "lines"
     file.write_text("[60]\n")
+    newcomers = Newcomers(connection)
     with losing_replies(redis_url, 0) as url:
         env = {"RQ_REDIS_URL": url}
         one = spawn("werk-enqueue", "--quiet", "--json", "--wait", "sleep", "60", env=env)
         words = ("--quiet", "--wait", "--batch", file, "sleep")
         many = spawn("werk-enqueue", *words, env=env)
-        wait_until(lambda: {"xread", "hget"} <= {own["cmd"] for own in connection.client_list()})
+        wait_until(lambda: {"xread", "hget"} <= newcomers.sent())
     assert (one.wait(60), many.wait(60)) == (124, 124)
     jobs = {job_id.decode() for job_id in connection.lrange("rq:queue:default", 0, -1)}
     [own] = [job_id for job_id in jobs if job_id in one.output()]
