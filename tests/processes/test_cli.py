@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import pty
-import shlex
 import signal
 import subprocess
 import time
@@ -23,7 +22,6 @@ from faults import listening, losing_replies, say_nothing
 from support import Newcomers, Process, command, environment, nowhere, run, wait_until
 
 from werk import __version__
-from werk.cli.output import shell_word
 from werk.dev.server import free_port
 
 Spawn = Callable[..., Process]
@@ -611,17 +609,3 @@ def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) 
 def test_a_command_that_is_none_has_a_near_one(typed: str, hint: str) -> None:
     done = run("werk", typed)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"werk: {hint}\n")
-
-
-@pytest.mark.parametrize(
-    ("word", "shown"),
-    [
-        ("KeyError: 'a'", "\"KeyError: 'a'\""),
-        ("no 'a' for $HOME", "'no '\"'\"'a'\"'\"' for $HOME'"),
-        ("plain", "plain"),
-        ("two words", "'two words'"),
-    ],
-)
-def test_words_are_quoted_as_people_do(word: str, shown: str) -> None:
-    assert shell_word(word) == shown
-    assert shlex.split(shown) == [word]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
+import roles
 from dashboards import HERE, OURS, Browse
 from flask.testing import FlaskClient
 from jinja2.utils import htmlsafe_json_dumps
@@ -17,6 +19,11 @@ from rq import Queue
 from support import run
 
 import werk
+from werk.ops import checks
+from werk.ops.limits import DEFAULT_LIMITS, Limit
+from werk.ops.snapshot import Snapshot
+from werk.store import keys
+from werk.store.connection import Link, link
 from werk.web import addresses
 
 NAMES = [
@@ -25,6 +32,15 @@ NAMES = [
     "a&b;c", "\u202eabc", "ünï/çødé", "{{7*7}}", "<%= 1 %>", "-", "+", "a:b", "x" * 300, "\x00",
     "\t", "</script>", "",
 ]  # fmt: skip
+FOR_SHELLS = [  # names, and how a shell reads them
+    ("low; touch x", "'low; touch x'"),
+    ("low prio", "'low prio'"),
+    ("$(touch x)", "'$(touch x)'"),
+    ("it's", '"it\'s"'),
+    ("low\u00a0prio", r"$'low\u00a0prio'"),
+    ("low-2:x@host.example", "low-2:x@host.example"),
+    ("", "''"),
+]
 FORGED = "x\nforged  9999  1h\r\x1b[2J\u2028next\u202e"
 
 
@@ -210,3 +226,89 @@ def test_a_show_of_several_lines_is_indented(connection: redis.Redis) -> None:
     assert all(line.startswith(("id ", "call ", "status ", "payload ", " " * 13)) for line in lines)
     job = werk.enqueue("hello", "a\nb")
     assert "\n" not in job.job.description
+
+
+# --- commands to type
+
+
+@pytest.fixture
+def light(redis_url: str) -> Iterator[Link]:
+    own = link(roles.settings("reader"))
+    yield own
+    own.close()
+
+
+def fixes(light: Link) -> str:
+    found = checks.problems(Snapshot.read(light), DEFAULT_LIMITS._replace(failed=Limit(0)))
+    return "".join(f"{problem.fix}\n" for problem in found)
+
+
+@pytest.mark.parametrize(("name", "word"), FOR_SHELLS)
+def test_a_remedy_is_for_a_shell(
+    connection: redis.Redis, light: Link, name: str, word: str
+) -> None:
+    job_id, *_ = fail(connection, name)
+    connection.zadd(f"rq:ready:{name}", {"a": 1})
+    connection.rpush(f"rq:queue:{name}", job_id)
+    found = fixes(light)
+    assert f"start one: werk worker {word}\n" in found
+    assert f"werk failed --queue {word}\n" in found
+    assert f"werk worker {word}, or werk repair\n" in found
+    connection.sadd("rq:werk:paused", name)
+    assert f"werk resume {word}\n" in fixes(light)
+    connection.delete("rq:werk:paused")
+    facts = {"birth": keys.iso(time.time()), "queues": name, "state": "busy", "pid": "1"}
+    connection.hset("rq:worker:w", mapping={**facts, "last_heartbeat": keys.iso(time.time())})
+    connection.expire("rq:worker:w", 400)
+    connection.sadd("rq:workers", "rq:worker:w")
+    old = {"enqueued_at": "2026-01-01T00:00:00.000000Z", "status": "queued"}
+    connection.hset(f"rq:job:{job_id}", mapping=old)
+    if name:  # a record without queues has the queue of no name
+        assert f"start more workers: werk worker {word}; or see" in fixes(light)
+    stale = {"werk_lease": "15", "birth": "2026-01-01T00:00:00.000000Z"}
+    connection.hset("rq:worker:w", mapping={**stale, "queues": f"{name},other"})
+    assert f"start another: werk worker {word} other, or werk repair\n" in fixes(light)
+
+
+@pytest.mark.parametrize(("name", "word"), FOR_SHELLS)
+def test_a_caller_has_commands_for_a_shell(connection: redis.Redis, name: str, word: str) -> None:
+    if not name or not name.isprintable():
+        return  # no queue of a caller
+    low = werk.Options(queue=name)
+    [warning] = werk.enqueue("hello", "Ada", options=low).warnings
+    assert warning == f"no worker listens on queue {name}; start one: werk worker {word}"
+    with pytest.raises(werk.ResultTimeout) as info:
+        werk.enqueue("hello", "Eve", options=low).result(0.01)
+    assert str(info.value).endswith(f"; start one: werk worker {word}")
+    connection.sadd(f"rq:workers:{name}", "rq:worker:any")
+    connection.sadd("rq:werk:paused", name)
+    with pytest.raises(werk.ResultTimeout) as info:
+        werk.enqueue("hello", "Eve", options=low).result(0.01)
+    assert str(info.value).endswith(f"; resume it: werk resume {word}")
+
+
+def test_a_job_has_commands_for_a_shell(connection: redis.Redis) -> None:
+    job = {"status": "queued", "origin": "default"}
+    connection.hset("rq:job:my job", mapping=job)
+    connection.sadd("rq:workers:default", "rq:worker:any")
+    with pytest.raises(werk.ResultTimeout, match=r"it stays queued: werk result 'my job'$"):
+        werk.result("my job", 0.01)
+    done = run("werk", "stop", "my job", "--yes")
+    assert done.stderr.endswith("runs on no worker; see werk show 'my job'\n")
+    connection.hset("rq:job:my job", "status", "started")
+    done = run("werk", "cancel", "my job", "--yes")
+    assert done.stderr.endswith("is running; to stop it: werk stop 'my job'\n")
+    with pytest.raises(werk.ResultTimeout, match=r"it continues: werk result 'my job'$"):
+        werk.result("my job", 0.01)
+
+
+def test_a_name_like_an_option_is_a_name(connection: redis.Redis, light: Link) -> None:
+    connection.rpush("rq:queue:--help", *fail(connection, "--help"))
+    assert "start one: werk worker -- --help\n" in fixes(light)
+    assert "werk failed --queue --help" in fixes(light)
+    assert run("werk", "failed", "--queue", "--help").stdout.startswith("COUNT")
+    connection.sadd("rq:werk:paused", "--help")
+    assert "werk resume -- --help\n" in fixes(light)
+    assert run("werk", "resume", "--", "--help").stdout == "queue --help resumed\n"
+    assert run("werk", "worker", "--burst", "--", "--help").returncode == 0
+    assert connection.llen("rq:queue:--help") == 0

@@ -43,9 +43,9 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        762,
+        764,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
-        "calls of crontabs",
+        "calls of crontabs, commands for a shell",
     ),
     "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (

@@ -163,6 +163,14 @@ def test_stopped_is_a_warning_and_one_that_was_killed_is_not_stopped() -> None:
     assert states(NOON + 240, stopped, record("web2", NOON + 200)) == ["ok"]
 
 
+def test_a_remedy_is_for_a_shell() -> None:
+    [(_, _, fix)] = problems(NOON + 240, record(path="/etc/my cron; touch x"))
+    assert fix.startswith("start it: werk cron '/etc/my cron; touch x' on web1; ")
+    jobs = [(f"2026-11-24T{hour}:00Z", "my job", "failed") for hour in ("10", "11")]
+    health = judge(NOON, [record()], {"@hourly task1()": jobs})
+    assert [fix for _, _, fix in cron_problems.of_cron(health)] == ["werk show 'my job'"]
+
+
 def test_a_deploy_replaces_the_cron_that_it_stops() -> None:
     """In another container, and with other lines: the old ones are nobody's."""
     old = record("c1", NOON, "stopped", lines([("@hourly", "UTC"), ("@daily", "UTC")], NOON))

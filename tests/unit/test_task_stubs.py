@@ -277,3 +277,5 @@ def test_check_names_what_differs(tmp_path: Path) -> None:
 def test_check_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"{tmp_path}: Is a directory; run: werk tasks"):
         check(str(tmp_path), "")
+    with pytest.raises(ArgumentError, match=r"directory; run: werk tasks --stubs > 'my file'$"):
+        check("my file", "")

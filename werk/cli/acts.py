@@ -8,11 +8,11 @@ from werk import errors
 from werk.cli import output
 from werk.ops import actions
 from werk.ops.queues import queue_names
-from werk.printable import near
+from werk.printable import near, shell_words
 from werk.store.connection import Link
 
 NO_JOB = "no job {}: never enqueued here, or expired"
-RUNNING = "job {0} is running; to stop it: werk stop {0}"
+RUNNING = "job {} is running; to stop it: werk stop {}"
 # For each action: the outcomes that are successes, and the message for any other.
 MESSAGES: Mapping[str, tuple[Mapping[str, str], str]] = {
     "retry": ({"retried": "{} retried", "limited": "{} retried"}, "job {} is {}, not failed"),
@@ -48,5 +48,6 @@ def _refusal(link: Link, what: str, name: str, outcome: str) -> str:
         return NO_JOB.format(name)
     if (what, outcome) == ("drain", "unknown"):
         return f"worker {name} is unknown{near(name, actions.live_names(link))}"
-    is_running = what in ("cancel", "discard") and outcome == "started"
-    return (RUNNING if is_running else MESSAGES[what][1]).format(name, outcome)
+    if what in ("cancel", "discard") and outcome == "started":
+        return RUNNING.format(name, shell_words(name))
+    return MESSAGES[what][1].format(name, outcome)

@@ -25,7 +25,7 @@ from werk.client import enqueue as client
 from werk.client.options import DURATIONS, HINTS, Options
 from werk.client.result import Handle
 from werk.errors import EXIT_INTERRUPTED, ArgumentError, RedisUnavailable, WerkError
-from werk.printable import printable
+from werk.printable import printable, shell_words
 from werk.tasks import catalog, catalog_page, signature
 from werk.tasks.catalog_page import Entry
 
@@ -196,7 +196,7 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         from werk.client import once_call  # most enqueues do not need it
 
         connected.beside = once_call.noted(request)
-    unsure = f"job {request.id} may be queued: werk show {request.id}"
+    unsure = f"job {request.id} may be queued: werk show {shell_words(request.id)}"
     try:
         handle = client.send([request], connected)[0]
     except KeyboardInterrupt:  # Redis may have received the job
@@ -209,7 +209,8 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
     try:
         return _report(handle, invocation)
     except OSError:  # a full disk, a reader that has exited
-        output.print_note(f"job {handle.id} is enqueued: werk result {handle.id}")
+        look = f"werk result {shell_words(handle.id)}"
+        output.print_note(f"job {handle.id} is enqueued: {look}")
         raise
 
 
@@ -223,7 +224,8 @@ def _report(handle: Handle, invocation: Invocation) -> int | None:
     facts = handle.as_json()
     if invocation.wait:
         wait = partial(handle.result, invocation.wait_s)
-        with output.naming(f"job {handle.id} is enqueued and continues: werk result {handle.id}"):
+        look = f"werk result {shell_words(handle.id)}"
+        with output.naming(f"job {handle.id} is enqueued and continues: {look}"):
             return output.print_outcome(wait, invocation.as_json, facts)
     if invocation.as_json:
         output.print_json(facts)

@@ -16,6 +16,7 @@ from werk.ops import failures
 from werk.ops.failures import Group
 from werk.ops.jobs import Query, check_task, walk
 from werk.ops.queues import clock
+from werk.printable import shell_word
 from werk.store import keys
 from werk.store.connection import Link
 
@@ -100,7 +101,7 @@ def _print_groups(groups: Sequence[Group], now: float) -> None:
 
 
 def _as_json(group: Group, query: Query) -> dict[str, Any]:
-    command = " ".join(map(output.shell_word, _retry(group, query)))
+    command = " ".join(map(shell_word, _retry(group, query)))
     first, last = keys.iso(group.first), keys.iso(group.last)
     return {**group._asdict(), "first": first, "last": last, "retry": command}
 

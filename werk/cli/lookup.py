@@ -18,12 +18,12 @@ from werk.cli.output import (
     print_outcome,
     print_text,
     print_whole,
-    shell_word,
 )
 from werk.cli.tables import width, wrap
 from werk.cli.times import local_text
 from werk.cli.types import PERIOD, json_option
 from werk.errors import ArgumentError, ConfigError
+from werk.printable import shell_words
 from werk.settings import Settings
 from werk.store.connection import link
 
@@ -91,7 +91,7 @@ def show(job_id: str, as_json: bool) -> None:
 def tasks(file: str | None, check: bool, strict: bool, stubs: bool, as_json: bool) -> int | None:
     """List the tasks, their parameters, and where workers serve them."""
     if file is not None and not (stubs and check):
-        use = "" if stubs else f"; how to call a task: werk-enqueue {shell_word(file)} --help"
+        use = "" if stubs else f"; how to call a task: werk-enqueue {shell_words(file)} --help"
         raise ArgumentError(f"FILE is only for --stubs --check, got {file!r}{use}")
     if stubs:
         _stubs(file, check, as_json)

@@ -21,7 +21,7 @@ from werk.cli import tables, times
 from werk.cli.packages import how_to_install
 from werk.client.links import link_of
 from werk.errors import ArgumentError, JobFailed, ResultNotKept, WerkError
-from werk.printable import printable, printable_lines, short
+from werk.printable import printable, printable_lines, shell_word, shell_words, short
 from werk.settings import Settings
 from werk.store.connection import COMMAND_BUDGET_S, Link, link
 
@@ -179,23 +179,6 @@ def shown_id(job_id: str) -> str:
     return short(job_id) if sys.stdout.isatty() else job_id
 
 
-def shell_word(word: str) -> str:
-    """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
-    if word.isprintable():
-        import shlex  # an enqueue does not need it
-
-        is_easy = "'" in word and not set('"$`\\!') & set(word)
-        return f'"{word}"' if is_easy else shlex.quote(word)
-    escape = {"\\": "\\\\", "'": "\\'"}
-    shown = (escape.get(c, c if c.isprintable() else _shell_escape(c)) for c in word)
-    return f"$'{''.join(shown)}'"
-
-
-def _shell_escape(character: str) -> str:
-    number = ord(character)
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
-
-
 def confirm(what: str, yes: bool) -> None:
     """Ask on a terminal; elsewhere --yes is required. Raises WerkError."""
     if yes:
@@ -261,7 +244,8 @@ def print_outcome(wait: Callable[[], Any], as_json: bool, facts: dict[str, Any])
     try:
         value = wait()
     except KeyboardInterrupt:
-        print_note(f"interrupted; job {facts['id']} continues: werk result {facts['id']}")
+        look = f"werk result {shell_words(facts['id'])}"
+        print_note(f"interrupted; job {facts['id']} continues: {look}")
         return errors.EXIT_INTERRUPTED
     except (JobFailed, ResultNotKept) as error:
         traceback = getattr(error, "traceback", "")

@@ -72,9 +72,16 @@ port_option = click.option(
 )
 
 
-@werk.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def worker(arguments: tuple[str, ...]) -> int | None:
+class _Unparsed(click.Command):
+    """A command whose words another command parses, also a -- among them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["arguments"] = args
+        return []
+
+
+@werk.command(cls=_Unparsed)
+def worker(arguments: list[str]) -> int | None:
     """Run a worker, e.g. werk worker default. It takes the options of `rq worker`."""
     from werk.worker.log_handlers import JSON, open_log
     from werk.worker.log_printed import log_what_is_printed

@@ -21,7 +21,7 @@ from werk.client.prepare import prepare as prepare
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
-from werk.printable import printable
+from werk.printable import printable, shell_words
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
@@ -40,8 +40,8 @@ MOST_CACHED = 1000
 CACHED_S = 1.0  # how long a link reuses the answer to who serves a task
 FAILS = "; the job fails if none does within 10 minutes"  # if it is enqueued
 _WARNINGS = {  # what enqueue.lua reports about the workers of a task's queue -> warning
-    b"unheard": UNHEARD + " {queue}; start one: werk worker {queue}",
-    b"paused": "queue {queue}" + PAUSED + "{queue}",
+    b"unheard": UNHEARD + " {queue}; start one: werk worker {word}",
+    b"paused": "queue {queue}" + PAUSED + "{word}",
     b"unknown": "no worker on queue {queue} knows {task}" + FAILS + "; see werk tasks",
     b"differs": "the workers on queue {queue} have another version of {task}; see werk tasks",
 }
@@ -201,7 +201,7 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
     replies = link.run(request.script(), _places(first.task.queue), words)
     if is_due:
         *replies, found = replies
-        warning = found and _WARNINGS[found].format(queue=first.task.queue, task=first.name)
+        warning = found and _warning(found, first)
         if len(link.served_cache) > MOST_CACHED:  # a program may use any number of queues
             link.served_cache.clear()
         link.served_cache[place] = now + CACHED_S, warning
@@ -211,6 +211,12 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
     return [
         _handle(job, reply, texts, connection) for job, reply in zip(jobs, replies, strict=True)
     ]
+
+
+def _warning(found: bytes, job: PreparedJob) -> str:
+    """Return the warning for what enqueue.lua reports about the workers of a job's queue."""
+    queue = job.task.queue
+    return _WARNINGS[found].format(queue=queue, word=shell_words(queue), task=job.name)
 
 
 def _places(queue: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from werk.errors import (
     ResultTimeout,
     WerkError,
 )
+from werk.printable import shell_words
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.connection import Link
@@ -218,22 +219,23 @@ class Waiting:
         """
         if timeout <= 0:
             return ResultTimeout(f"job {self.job_id} is {self.state}")
+        again = f"werk result {shell_words(self.job_id)}"
         if self.state != "queued":
             text = f"job {self.job_id} is still {self.state} after {timeout:g} s; it continues"
-            return ResultTimeout(f"{text}: werk result {self.job_id}")
+            return ResultTimeout(f"{text}: {again}")
         text = f"job {self.job_id} has not started after {timeout:g} s"
-        stays = f"it stays queued: werk result {self.job_id}"
-        return ResultTimeout(f"{text}; {self._why_it_waits() or stays}")
+        return ResultTimeout(f"{text}; {self._why_it_waits() or f'it stays queued: {again}'}")
 
     def _why_it_waits(self) -> str:
         """Return why no worker takes the job, and what to do; '' if the reason is unknown."""
         link = link_of(self.connection)
         try:
             queue = keys.text(link.call("HGET", keys.key("job", self.job_id), "origin") or b"")
+            word = shell_words(queue)
             if not link.call("EXISTS", keys.key("workers", queue)):
-                return f"no worker listens on queue {queue}; start one: werk worker {queue}"
+                return f"no worker listens on queue {queue}; start one: werk worker {word}"
             if link.call("SISMEMBER", keys.key("werk", "paused"), queue):
-                return f"queue {queue} is paused; resume it: werk resume {queue}"
+                return f"queue {queue} is paused; resume it: werk resume {word}"
         except WerkError:  # the time is over anyway, or this Redis user may not ask
             pass
         return ""

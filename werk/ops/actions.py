@@ -15,6 +15,7 @@ from itertools import islice
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
+from werk.printable import shell_words
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.scripts import Script, named, rest, script
@@ -73,7 +74,7 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     if not status:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
     if status != "started" or not worker:
-        raise WerkError(f"job {job_id} is {status}, and runs on no worker; see werk show {job_id}")
+        raise WerkError(f"job {job_id} is {status}, and runs on no worker; {_look(job_id)}")
     end, asked, is_heard, limit = time.monotonic() + timeout_s, "", False, 0.0
     while status == "started":
         if worker not in ("", asked):
@@ -81,7 +82,7 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
             limit = end if is_heard else min(end, time.monotonic() + UNHEARD_S)
         if time.monotonic() > limit and is_heard:
             late = f"worker {asked} has not stopped job {job_id} within {timeout_s:g} s"
-            raise ResultTimeout(f"{late}; see werk show {job_id}")
+            raise ResultTimeout(f"{late}; {_look(job_id)}")
         if time.monotonic() > limit:
             raise WerkError(
                 f"worker {asked}, which runs job {job_id}, is not listening; see werk status"
@@ -91,6 +92,10 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
     if status != "stopped":
         raise _not_stopped(job_id, asked, status)
     return asked
+
+
+def _look(job_id: str) -> str:
+    return f"see werk show {shell_words(job_id)}"
 
 
 def _state(link: Link, job_id: str) -> tuple[str, str]:
@@ -112,8 +117,10 @@ def _not_stopped(job_id: str, worker: str, status: str) -> WerkError:
     if not status:
         return NoSuchJob(f"{what}: it has ended, and its record was deleted or has expired")
     if status in WAITING:
-        return WerkError(f"{what}: it is {status} again; cancel it with: werk cancel {job_id}")
-    return WerkError(f"{what}: it is {status}; see werk show {job_id}")
+        return WerkError(
+            f"{what}: it is {status} again; cancel it with: werk cancel {shell_words(job_id)}"
+        )
+    return WerkError(f"{what}: it is {status}; {_look(job_id)}")
 
 
 def live_names(link: Link) -> Iterator[str]:

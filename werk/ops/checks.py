@@ -13,7 +13,7 @@ from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
 from werk.ops.snapshot import GaveUp, Queue, Snapshot
 from werk.ops.workers import Worker, older
-from werk.printable import counted, listed, printable
+from werk.printable import counted, listed, printable, shell_word, shell_words
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
@@ -184,7 +184,7 @@ def _of_health(worker: Worker) -> Iterator[Problem]:
         with_slots = f" with {len(worker.slots)} slots" if len(worker.slots) > 1 else ""
         what = f"{name}{with_slots} is stale: silent for {age(worker.beat_s)}"
         fix = f"check {process}: frozen, cut off or dead"
-        start = f"start another: werk worker {' '.join(worker.queues)}"
+        start = f"start another: werk worker {shell_words(*worker.queues)}"
         if worker.has_exited:
             what += f"; {process} has exited"
             record = "werk repair removes the record" + " after that" * worker.owes
@@ -213,7 +213,8 @@ def _of_slots(worker: Worker, process: str) -> Iterator[Problem]:
     )
     if hung:
         what = f"{_named(hung)} hung: heartbeats are sent, but no jobs are taken"
-        fix = f"werk drain {hung[0]} ends it; restart {process} when its other jobs have ended"
+        fix = f"werk drain {shell_words(hung[0])} ends it"
+        fix += f"; restart {process} when its other jobs have ended"
         yield Problem(WARNING, what, fix)
     if stale:
         what = f"{_named(stale)} stale, but {process} is not"
@@ -248,11 +249,12 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
         what = f"{name} is paused, but plain RQ worker {plain[0]} still takes its jobs"
         yield Problem(WARNING, what, "stop this worker, or suspend all workers: rq suspend")
     if (level := limits.failed.level(queue.failed)) != OK:
-        yield Problem(level, f"{name}: {queue.failed} failed", f"werk failed --queue {queue.name}")
+        fix = f"werk failed --queue {shell_word(queue.name)}"
+        yield Problem(level, f"{name}: {queue.failed} failed", fix)
     if queue.ready and (not queue.workers or (queue.ready_s or 0) > READY_S):
         are = "is" if queue.ready == 1 else "are"
         what = f"{name}: {counted(queue.ready, 'dependent')} {are} ready and not enqueued"
-        yield Problem(WARNING, what, f"werk worker {queue.name}, or werk repair")
+        yield Problem(WARNING, what, f"werk worker {shell_words(queue.name)}, or werk repair")
     if queue.left or queue.in_hand > len(plain):
         what = f"{name}: {counted(queue.left + queue.in_hand, 'job')} left by dead workers"
         yield Problem(WARNING, what, "werk repair")
@@ -273,19 +275,20 @@ def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Proble
     what = f"queue {queue.name}: {queue.waiting} waiting"
     if queue.paused:
         if queue.waiting:
-            yield Problem(WARNING, f"{what}, paused", f"werk resume {queue.name}")
+            yield Problem(WARNING, f"{what}, paused", f"werk resume {shell_words(queue.name)}")
         return
     if server.suspended:
         if queue.waiting:
             yield Problem(WARNING, f"{what}, all workers suspended", "rq resume")
     elif (queue.waiting or queue.scheduled) and not queue.workers:
         what = what if queue.waiting else f"queue {queue.name}: {queue.scheduled} scheduled"
-        fix = f"start one: werk worker {queue.name}"
+        fix = f"start one: werk worker {shell_words(queue.name)}"
         yield Problem(CRITICAL, f"{what} and no worker", fix)
     elif (level := (most := limits.age_s.of(queue.name)).level(queue.oldest_s or 0)) != OK:
         limit_s = most.critical if level == CRITICAL else most.warning
         oldest = f"queue {queue.name}: the oldest has waited {age(queue.oldest_s)}"
-        fix = f"start more workers: werk worker {queue.name}; or see what they run: werk status"
+        fix = f"start more workers: werk worker {shell_words(queue.name)}"
+        fix += "; or see what they run: werk status"
         yield Problem(level, f"{oldest} (limit {age(limit_s)})", fix)
     if (level := limits.waiting.level(queue.waiting)) != OK:
         yield Problem(level, what, "start more workers")

@@ -8,7 +8,7 @@ from werk.ops.cron_health import FAILING_STATE, LATE, SILENT, CronHealth, LineHe
 from werk.ops.cron_record import STOPPED
 from werk.ops.limits import CRITICAL, WARNING
 from werk.ops.numbers import age, period
-from werk.printable import counted, cut
+from werk.printable import counted, cut, shell_words
 
 MOST_NAMED = 5  # lines or calls that are named for each kind of problem
 LONGEST_CALL = 80
@@ -42,7 +42,8 @@ def _of_place(lines: Sequence[LineHealth]) -> Text:
     """Return the problem of lines whose last heartbeat came from the same crontab and host."""
     first = lines[0]
     which = f"{counted(len(lines), 'line')} of {first.path} (host {first.host})"
-    fix = f"start it: werk cron {first.path} on {first.host}; if it will not return: werk repair"
+    fix = f"start it: werk cron {shell_words(first.path)} on {first.host}"
+    fix += "; if it will not return: werk repair"
     since = age(first.silent_s)
     if first.state == STOPPED:
         are = "is" if len(lines) == 1 else "are"
@@ -57,7 +58,8 @@ def _of_late(line: LineHealth) -> Text:
 
 
 def _of_failing(line: LineHealth) -> Text:
-    return WARNING, f"cron line {_named(line)}: its last jobs failed", f"werk show {line.failed}"
+    fix = f"werk show {shell_words(line.failed)}"
+    return WARNING, f"cron line {_named(line)}: its last jobs failed", fix
 
 
 def _of_call(call: OnceCall) -> Text:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from werk import registry
 from werk.errors import ArgumentError, WerkError
 from werk.ops.typed_function import IN_BODIES, typed_function
+from werk.printable import shell_word
 from werk.store.connection import Link
 from werk.tasks import catalog
 from werk.tasks.catalog_page import Entry, read_pages
@@ -107,7 +108,7 @@ def check(path: str, wanted: str) -> None:
 
     Raises ArgumentError if it cannot be read.
     """
-    remedy = f"run: {COMMAND} > {path}"
+    remedy = f"run: {COMMAND} > {shell_word(path)}"
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
