@@ -67,6 +67,13 @@ def record(connection: redis.Redis, job_id: str) -> dict[str, str]:
     return {name.decode(): value.decode("latin1") for name, value in found.items()}
 
 
+def error_of(job: werk.Handle) -> str:
+    """Return the last line of the traceback of a failed job."""
+    with pytest.raises(werk.JobFailed) as info:
+        job.result(60)
+    return str(info.value).partition(" failed: ")[2]
+
+
 def due(connection: redis.Redis) -> Job:
     """Return a job that is due in a minute; over a connection that may do to it what RQ does."""
     handle = werk.enqueue("sleep", 1, options=werk.Options(delay=60))
@@ -121,10 +128,27 @@ def test_exact_counts_the_digits_of_an_error(
     (group,) = json.loads(run("werk", "failed", *chosen, "--exact", "--json").stdout)
     assert (group["jobs"], "--exact" in group["retry"]) == (1, True)
     prefix = run("werk", "failed", "--error", "RuntimeError: order 1*", "--exact", "--json").stdout
-    assert json.loads(prefix)[0]["jobs"] == 2
+    found = {group["error"]: group["jobs"] for group in json.loads(prefix)}
+    assert found == {"RuntimeError: order 1": 1, "RuntimeError: order 100": 1}
     connection.sadd("rq:werk:paused", "default")
     assert run("werk", "retry", *chosen, "--exact", "--yes").stdout == "1 retried\n"
     assert (wanted.status(), {job.status() for job in others}) == ("queued", {"failed"})
+
+
+@pytest.mark.parametrize("more", [[], ["--exact"]])
+def test_an_error_that_ends_in_an_asterisk_is_retried_alone(
+    fail: Callable[..., list[werk.Handle]], connection: redis.Redis, more: list[str]
+) -> None:
+    wanted, *others = fail("panic", "no /in/*", "no /in/a", "no /in/", "no /in/\\*")
+    chosen = ("--error", "RuntimeError: no /in/*", *more)
+    found = json.loads(run("werk", "failed", *chosen, "--json").stdout)
+    assert len(found) == 4
+    connection.sadd("rq:werk:paused", "default")
+    for job in (wanted, *others):
+        error = error_of(job)
+        [command] = [group["retry"] for group in found if group["error"] == error]
+        done = run("/bin/sh", "-c", f"PATH={PYTHON.parent}:$PATH; {command} --yes")
+        assert (done.stdout, job.status()) == ("1 retried\n", "queued"), command
 
 
 @pytest.mark.parametrize("command", ["failed", "retry"])

@@ -398,6 +398,18 @@ def test_long_requests_leave_room_for_others(browse: Browse, connection: redis.R
     assert ask(client, "retry", state="failed").status_code == 200
 
 
+def test_the_links_of_an_error_that_ends_in_an_asterisk_are_for_it_alone(
+    browse: Browse, connection: redis.Redis
+) -> None:
+    hour = int(connection.time()[0]) // 3600
+    connection.hset(f"rq:werk:failures:{hour}", "panic|E: no /in/*", f"1 {hour * 3600} x")
+    for path in ("/", "/failures"):
+        text = html.unescape(browse().get(path, base_url=HERE).text)
+        assert r"""data-body='{"error": "E: no /in/\\*", "state": "failed",""" in text
+        assert 'error=E:+no+/in/%5C*"' in text
+        assert '<span class="werk-error">E: no /in/*</span>' in text
+
+
 # --- many
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from werk.store.error_group import group_of
+from werk.store.error_group import filter_of, group_of, is_like
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,14 @@ def test_other_numbers_beside_a_code_vary() -> None:
 @pytest.mark.parametrize("error", ["order 99", "HTTP 503 of order 7", "0x1f 404 Not Found"])
 def test_the_group_of_a_group_is_the_same(error: str) -> None:
     assert group_of(group_of(error)) == group_of(error)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("error", ["no *", "no \\*", "no \\\\*", "*", "\\*", "no", "no \\", ""])
+def test_the_filter_of_an_error_matches_it_alone(error: str, exact: bool) -> None:
+    others = {error + "*", error + "\\*", error + "x", error[:-1], f"{error[:-1]}\\{error[-1:]}"}
+    assert is_like(error, filter_of(error), exact)
+    assert [own for own in others - {error} if is_like(own, filter_of(error), exact)] == []
 
 
 def test_a_hostile_error_takes_no_time() -> None:

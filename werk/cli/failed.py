@@ -19,6 +19,7 @@ from werk.ops.queues import clock
 from werk.printable import shell_word
 from werk.store import keys
 from werk.store.connection import Link
+from werk.store.error_group import filter_of
 
 _TIMES = (Column("FIRST"), Column("LAST"))
 GROUPS = (Column("COUNT"), *_TIMES, Column("TASK", 12), Column("ERROR", 20))
@@ -108,7 +109,7 @@ def _as_json(group: Group, query: Query) -> dict[str, Any]:
 
 def _retry(group: Group, query: Query) -> list[str]:
     """Return the words of the command that retries the jobs of a group, with the given query."""
-    words = ["werk", "retry", "--task", group.task, "--error", group.error]
+    words = ["werk", "retry", "--task", group.task, "--error", filter_of(group.error)]
     words += ["--exact"] * query.exact
     words += ["--queue", query.queue] if query.queue else []
     return words + (["--since", times.local(math.floor(query.since))] if query.since else [])

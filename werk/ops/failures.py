@@ -32,7 +32,7 @@ def groups(link: Link, query: Query) -> list[Group]:
     found: dict[tuple[str, str, bool], Group] = {}
     for job in chain.from_iterable(jobs.walk(link, query._replace(states=STATES))):
         error = job.error or ""
-        key = job.task, group_of(error), job.stopped
+        key = job.task, error if query.exact else group_of(error), job.stopped
         group = found.get(key) or Group(job.task, error, 0, job.at, job.at, job.stopped)
         found[key] = group._replace(
             error=error if job.at > group.last else group.error,

@@ -36,11 +36,17 @@ def group_of(error: str) -> str:
 
 
 def is_like(error: str, wanted: str, exact: bool) -> bool:
-    """Return whether an error equals the wanted one, or begins with it if that ends with *.
+    r"""Return whether an error equals the wanted one, or begins with it if that ends with *.
 
-    With `exact`, all digits count.
+    A wanted error that ends with \* ends with an asterisk. With `exact`, all digits count.
     """
-    start = wanted.removesuffix("*")
+    is_whole = not wanted.endswith("*") or wanted.endswith(r"\*")
+    text = f"{wanted[:-2]}*" if wanted.endswith(r"\*") else wanted.removesuffix("*")
     if not exact:
-        error, start = group_of(error), group_of(start)
-    return error.startswith(start) if wanted.endswith("*") else error == start
+        error, text = group_of(error), group_of(text)
+    return error == text if is_whole else error.startswith(text)
+
+
+def filter_of(error: str) -> str:
+    """Return what to look for with is_like() to find this error and no other."""
+    return rf"{error[:-1]}\*" if error.endswith("*") else error

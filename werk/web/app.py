@@ -32,6 +32,7 @@ from werk.log_format import Event, log_to_stderr
 from werk.ops.checks import age
 from werk.settings import Settings
 from werk.store.connection import link
+from werk.store.error_group import filter_of
 from werk.web import addresses
 from werk.web.api import Api
 from werk.web.guard import Guard
@@ -101,7 +102,7 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     """Return the WSGI app. It connects to Redis when a request needs it. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
     app.jinja_options = {"autoescape": True}  # in scripts too
-    app.jinja_env.filters |= {"age": age, "seconds": shown_seconds}
+    app.jinja_env.filters |= {"age": age, "seconds": shown_seconds, "filter_of": filter_of}
     app.context_processor(_versions)
     app.url_map.redirect_defaults = False  # /0/view/queues is not another name of /
     app.register_blueprint(_pages(settings, read_only))  # first: / is its page
