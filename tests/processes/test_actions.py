@@ -30,6 +30,7 @@ from workers import ENV, PATIENT, Start, begun, ended, go, horse, places, runs
 import werk
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.ops import actions, bulk, failures, jobs, lost_jobs
+from werk.ops.job_places import Pace
 from werk.ops.jobs import Query
 from werk.store.connection import Link, link
 
@@ -781,6 +782,47 @@ def test_room_is_made_when_memory_is_full(connection: redis.Redis, light: Link) 
     finally:
         connection.config_set("maxmemory", 0)
     assert connection.keys() == [b"rq:queues"]
+
+
+@pytest.mark.parametrize("place", ["queue", "failed"])
+def test_a_place_is_emptied_of_what_is_there_while_more_comes(
+    connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """One job comes before each piece; Redis has time for others after each."""
+
+    def put(job_id: str) -> None:
+        if place == "queue":
+            connection.rpush("rq:queue:default", job_id)
+        else:
+            connection.zadd("rq:failed:default", {job_id: time.time()})
+
+    for number in range(450):
+        put(f"old-{number}")
+    came, act, rest = list[str](), actions.act, list[int]()
+
+    def slow_act(*words: Any) -> Any:
+        assert len(came) < 10
+        came.append(f"new-{len(came)}")
+        put(came[-1])
+        return act(*words)
+
+    monkeypatch.setattr(actions, "act", slow_act)
+    monkeypatch.setattr(Pace, "rest", lambda _: rest.append(len(came)))
+    assert actions.empty(admin, place, "default") == 450
+    key = f"rq:{place}:default"
+    left = connection.lrange(key, 0, -1) if place == "queue" else connection.zrange(key, 0, -1)
+    assert [own.decode() for own in left] == came == ["new-0", "new-1", "new-2"]
+    assert rest == [1, 2, 3]
+
+
+def test_a_compaction_pauses(
+    connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection.rpush("rq:queue:default", *map(str, range(450)))
+    rest = list[int]()
+    monkeypatch.setattr(Pace, "rest", lambda _: rest.append(connection.llen("rq:queue:default")))
+    assert actions.compact(admin, "default") == 450
+    assert rest == [400, 200, 0]
 
 
 # --- pause and drain

@@ -35,6 +35,7 @@ VALUES = {
     "order": "asc", "page": 1, "job_id": "x", "task": "hello", "action": "retry",
     "filename": "werk.css",
 }  # fmt: skip
+LONG = ("/requeue/default", "/queue/default/failed/empty", "/queue/default/compact")
 AS_A_PERSON = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
@@ -393,9 +394,14 @@ def test_long_requests_leave_room_for_others(browse: Browse, connection: redis.R
     with pages.long_request(), pages.long_request(), pages.long_request(), pages.long_request():
         assert ask(client, "retry", state="failed").status_code == 503
         assert client.get("/jobs/groups", base_url=HERE).status_code == 503
+        for path in LONG:
+            assert client.post(path, base_url=HERE, headers=OURS).status_code == 503, path
         for path in ("/", "/healthz", "/jobs"):
             assert client.get(path, base_url=HERE).status_code == 200
     assert ask(client, "retry", state="failed").status_code == 200
+    connection.sadd("rq:queues", "rq:queue:default")
+    for path in LONG:
+        assert client.post(path, base_url=HERE, headers=OURS).status_code == 200, path
 
 
 def test_the_links_of_an_error_that_ends_in_an_asterisk_are_for_it_alone(

@@ -442,8 +442,8 @@ def test_an_act(fleet: Fleet) -> None:
         fleet.poison(dice, "vsfd")
         what, job_id = dice.choice(OF_JOBS), dice.choice([*JOBS])
         others = [
-            ("empty", f"{dice.choice(PLACES)}:high"), ("compact", "0 199 high"), ("pause", "high"),
-            ("resume", "high"), ("drain", "w0"), ("reap", "rq:worker:gone"),
+            ("empty", f"200 {dice.choice(PLACES)}:high"), ("compact", "0 199 high"),
+            ("pause", "high"), ("resume", "high"), ("drain", "w0"), ("reap", "rq:worker:gone"),
             ("is_dead", "rq:worker:w0"),
         ]  # fmt: skip
         act = (what, job_id) if dice.random() < 0.7 else dice.choice(others)

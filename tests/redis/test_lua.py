@@ -1286,7 +1286,7 @@ def test_an_emptied_place_keeps_the_jobs_that_have_moved_on(lua: Lua, place: str
     lua.enqueue("a", place)
     lua.enqueue("b", "scheduled:high")
     lua.given(f"{put} b", f"{put} gone")
-    assert lua.act("empty", place) == ["3"]
+    assert lua.act("empty", f"200 {place}") == ["3"]
     assert lua.changes() == {place: "gone", "job:a": "gone"}
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import islice
+from functools import cache, partial
+from itertools import islice, takewhile
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.ops.job_places import Pace
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
 from werk.printable import shell_words
@@ -47,21 +48,30 @@ def act(
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
-    """Delete all jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in the key.
+    """Delete the jobs in a place of a queue: 'queue', 'failed', ..., RQ's word in the key.
 
-    Return how many entries the place had.
+    Return how many entries were deleted: at most as many as the place has now, so that this ends
+    while jobs keep coming.
     """
-    total = 0
-    while found := sum(int(count) for _, count in act(link, "empty", [f"{kind}:{queue}"])):
-        total += found
-    return total
+    size = ask(link, "LLEN" if kind == "queue" else "ZCARD", keys.key(kind, queue)) or 0
+    pieces = (f"{min(PAGE, size - start)} {kind}:{queue}" for start in range(0, size, PAGE))
+    return sum(takewhile(bool, _in_pieces(link, "empty", pieces)))  # 0: nothing is left
 
 
 def compact(link: Link, queue: str) -> int:
     """Take the ids of jobs that were deleted or have expired out of a queue; return how many."""
     starts = range(0, ask(link, "LLEN", keys.key("queue", queue)) or 0, PAGE)
-    pages = ([f"{start} {start + PAGE - 1} {queue}"] for start in reversed(starts))
-    return sum(int(count) for page in pages for _, count in act(link, "compact", page))
+    pieces = (f"{start} {start + PAGE - 1} {queue}" for start in reversed(starts))
+    return sum(_in_pieces(link, "compact", pieces))
+
+
+def _in_pieces(link: Link, action: str, pieces: Iterable[str]) -> Iterator[int]:
+    """Do an action piece by piece, with pauses; yield the number that act.lua replies to each."""
+    pace = Pace(link)
+    for piece in pieces:
+        outcomes: dict[str, str] = pace.spend(partial(dict, act(link, action, [piece])))
+        yield int(outcomes[piece])
+        pace.rest()
 
 
 def stop(link: Link, job_id: str, timeout_s: float) -> str:

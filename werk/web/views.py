@@ -21,6 +21,7 @@ from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import addresses
+from werk.web.pages import long_request
 
 MOST_ROWS = 200  # on a page: the maximum of its input field
 LAST_PAGE = 10**9
@@ -105,7 +106,8 @@ class Views(threading.local):  # so that each thread has its own link
     def requeue_all(self, queue_name: str) -> Response:
         if request.method != "POST":  # rq-dashboard allows this one change by a GET
             abort(405, "use POST: this changes jobs")
-        done = bulk.act_on(self.link, "retry", Query(("failed",), queue_name))
+        with long_request():
+            done = bulk.act_on(self.link, "retry", Query(("failed",), queue_name))
         return jsonify(status="OK", count=done)
 
     def delete_job_view(self, job_id: str) -> Response:
@@ -114,11 +116,13 @@ class Views(threading.local):  # so that each thread has its own link
     def empty_queue(self, queue_name: str, registry_name: str) -> Response:
         if registry_name == "started":
             abort(409, "running jobs cannot be deleted; stop them first")
-        count = actions.empty(self.link, job_view.PLACES[registry_name], queue_name)
+        with long_request():
+            count = actions.empty(self.link, job_view.PLACES[registry_name], queue_name)
         return jsonify(status="OK", count=count)
 
     def compact_queue(self, queue_name: str) -> Response:
-        actions.compact(self.link, queue_name)
+        with long_request():
+            actions.compact(self.link, queue_name)
         return jsonify(status="OK")
 
     def _page(self, name: str, **facts: Any) -> str:

@@ -23,8 +23,8 @@
 --       restore  the same; and a lost job is back at the front of its queue, a ready one where RQ
 --                would have put it
 -- of a place
---       empty    'failed:<queue>', 'queue:<queue>', ...: how many entries were deleted from its
---                start, with their jobs
+--       empty    '<most> failed:<queue>', '<most> queue:<queue>', ...: how many entries, at most
+--                that many, were deleted from its start, with their jobs
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
 -- of a queue
@@ -185,11 +185,11 @@ local function restore(job)
   return job.status
 end
 
-local CHUNK = 200
 -- If the job of an entry has moved on to another place, only the entry is deleted.
-local function empty(place)
+local function empty(piece)
+  local most, place = string.match(piece, '^(%d+) (.*)$')
   local key, kind = P .. ':' .. place, string.match(place, '^[^:]*')
-  local ids = try(kind == 'queue' and 'LRANGE' or 'ZRANGE', key, 0, CHUNK - 1)
+  local ids = try(kind == 'queue' and 'LRANGE' or 'ZRANGE', key, 0, most - 1)
   if ids.err then return 0 end
   for _, id in ipairs(ids) do
     if kind == 'queue' then call('LREM', key, 1, id) else call('ZREM', key, id) end
