@@ -37,7 +37,8 @@ class Event:
 def shown(value: object) -> str:
     """Return a value for key=value: on one line, and in quotes if it has a space, = or quotes."""
     text = printable(str(value))
-    if text and " " not in text and '"' not in text and "=" not in text:
+    is_word = " " not in text and text.isprintable()  # which is false for any other space
+    if text and is_word and '"' not in text and "=" not in text:
         return text
     return '"' + text.replace('"', '\\"') + '"'
 

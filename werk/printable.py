@@ -10,20 +10,23 @@ from collections.abc import Iterable, Sequence
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 SHORT, LONGEST_ID = 8, 20  # characters of a UUID, and of any other id, that people see
+# Unicode categories: control, format (also of direction), half a character, ends of lines.
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # format characters of ordinary words and emoji; they take no column
 
 
 def printable(text: str, mark: str = "") -> str:
-    """Return text on one line: an escape, or `mark`, for each character that is not printable."""
+    """Return text on one line: an escape, or `mark`, for each character that is not shown."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else mark or _escaped(c) for c in text)
+    return "".join(c if _is_shown(c) else mark or _escaped(c) for c in text)
 
 
 def printable_lines(text: str) -> str:
     """Return a text of several lines, such as a traceback: its newlines and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" or c.isprintable() else _escaped(c) for c in text)
+    return "".join(c if c in "\n\t" or _is_shown(c) else _escaped(c) for c in text)
 
 
 def shell_word(word: str) -> str:
@@ -73,6 +76,15 @@ def short(job_id: str) -> str:
     if re.fullmatch(_UUID, job_id):
         return job_id[:SHORT]
     return cut(job_id, LONGEST_ID)
+
+
+def _is_shown(character: str) -> bool:
+    """Return whether a character is printed as it is: any but those that steer or are not seen."""
+    if character.isprintable() or character in JOINERS:
+        return True
+    from unicodedata import category  # most texts do not need it
+
+    return category(character) not in _ESCAPED
 
 
 def _escaped(character: str) -> str:

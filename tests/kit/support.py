@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+from unicodedata import bidirectional, category
 
 import redis
 import roles
@@ -19,6 +20,10 @@ KIT = Path(__file__).parent
 TESTS = KIT.parent
 ROOT = TESTS.parent
 PYTHONPATH = f"{TESTS}{os.pathsep}{KIT}"
+
+# Unicode's classes of characters that steer a terminal, end a line, or turn the text around.
+STEER = {"Cc", "Cs", "Zl", "Zp"}
+TURN = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 T = TypeVar("T")
 
@@ -36,6 +41,11 @@ def wait_until(
             return value
         assert time.monotonic() < deadline, problem or f"not within {timeout} s"
         time.sleep(pause_s)  # between two looks, until the deadline
+
+
+def is_safe(text: str) -> bool:
+    """Return whether a text stays on one line, and changes nothing but that line."""
+    return not any(category(own) in STEER or bidirectional(own) in TURN for own in text)
 
 
 def run(

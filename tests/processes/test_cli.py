@@ -609,3 +609,10 @@ def test_python_sees_the_folder_it_is_called_in(redis_url: str, tmp_path: Path) 
 def test_a_command_that_is_none_has_a_near_one(typed: str, hint: str) -> None:
     done = run("werk", typed)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"werk: {hint}\n")
+
+
+def test_a_result_of_ordinary_text_is_printed_as_it_is(redis_url: str) -> None:
+    text = "10\u202f000\u00a0€\u3000👩\u200d💻"
+    [job_id] = run("werk-enqueue", "hello", f"{text}\u202e").stdout.split()
+    assert run("werk", "worker", "--burst", "default").returncode == 0
+    assert run("werk", "result", job_id).stdout == f"Hello {text}\\u202e\n"

@@ -11,7 +11,7 @@ import pytest
 import redis
 from rq import Callback, Queue
 from rq.command import send_stop_job_command
-from support import wait_until
+from support import is_safe, wait_until
 from workers import Start, begun, ended, finished
 
 import werk
@@ -143,5 +143,5 @@ def test_the_counts_may_hold_anything(connection: redis.Redis) -> None:
     connection.hset(names[3], "huge", "1 " + "x" * 2_000_000)
     found = counts(connection, 6)
     assert found[0] == Group("pay", "KeyError", 2, 400.0, "c")
-    assert all(own.error.isprintable() and own.job.isprintable() for own in found)
+    assert all(is_safe(own.error + own.job) for own in found)
     assert len(found) == 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from support import run, samples
+from support import is_safe, run, samples
 from test_catalog import CODE, TABLE, install, only_job
 from test_catalog import light as light
 
@@ -154,14 +154,14 @@ def check_use(entry: catalog_page.Entry) -> None:
     """Do with a task all that is done with one."""
     row = task_list.Row(entry, False, None, {"default": ["x"]})
     assert json.loads(json.dumps(row.as_json(), allow_nan=False))
-    assert all(line.isprintable() for line in row.lines())
+    assert all(map(is_safe, row.lines()))
     for words in ([], ["2026-11-24", "2"], ["x", "1", "[1]", "--token", "x", "--paper", "a4"]):
         try:
             args, kwargs = entry.shape.parse(words, task=entry.name, secret=entry.task.secret)
             said = client.prepare(entry, args, kwargs).call
         except werk.ArgumentError as error:
             said = str(error)
-        assert said.isprintable()
+        assert is_safe(said)
 
 
 # --- the table of the caller

@@ -16,7 +16,7 @@ from any_values import FIELDS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
-from support import KIT, Process, wait_until
+from support import KIT, Process, is_safe, wait_until
 from workers import ENV, Start, ended, finished, horse, reason, runs
 
 import werk
@@ -68,7 +68,7 @@ def check_lines(output: str, begin: re.Pattern[str] = LINE) -> None:
     """Each line begins as one of a log does, or is indented; and nothing steers a terminal."""
     for line in output.split("\n")[:-1]:
         assert begin.match(line), line
-        assert line.isprintable(), line
+        assert is_safe(line), line
     assert output.endswith("\n")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 import click
 
-from werk.printable import cut, printable
+from werk.printable import JOINERS, cut, printable
 from werk.settings import Settings
 
 INDENT, GAP = " " * 4, " " * 2
@@ -65,7 +65,7 @@ class Table:
 
     def _line(self, line: Sequence[str], justify: Sequence[Callable[[str, int], str]]) -> str:
         sized = zip(justify, line, self.widths, strict=True)
-        text = GAP.join(place(cut(cell, most), most) for place, cell, most in sized).rstrip()
+        text = GAP.join(place(*_fitted(cell, most)) for place, cell, most in sized).rstrip()
         text = cut(text, width()) if sys.stdout.isatty() else text
         # Where cut() has put "..." in the place of a character, it has left the mark before it.
         return text.replace(f"{WIDE}.", " .").replace(WIDE, "")
@@ -117,6 +117,12 @@ def level(name: str) -> str:
     if not (sys.stdout.isatty() and Settings.wants_color()):
         return name
     return click.style(name, fg=COLORS.get(name), bold=True)
+
+
+def _fitted(cell: str, most: int) -> tuple[str, int]:
+    """Return a cell of at most `most` columns, and how many characters fill these columns."""
+    shown = cut(cell, most)
+    return shown, most + sum(map(shown.count, JOINERS))
 
 
 def _cell(value: object) -> str:
