@@ -75,6 +75,11 @@ def read(text: str) -> timedelta:
     return -total if sign else total
 
 
+def is_date(text: str) -> bool:
+    """Return whether a text such as 20261231 is rather a date than a number of seconds."""
+    return bool(re.fullmatch(r"(19|20)[0-9]{6}", text))
+
+
 def shown(value: object) -> str:
     """Return a value for a message. Only the repr() of Python's own types is safe and short."""
     if type(value) is str:

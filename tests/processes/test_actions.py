@@ -35,6 +35,7 @@ from werk.ops.jobs import Query
 from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
+BASIC_DATES = ["20260101", "19991231"]  # as seconds they would be an age of months
 
 
 @pytest.fixture
@@ -227,11 +228,19 @@ def test_the_function_of_a_plain_rq_job_is_a_task(
     assert (done.returncode, done.stderr) == (0, "no failed jobs\n")
 
 
-@pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs"])
+@pytest.mark.parametrize("since", ["soon", "-5m", "inf", "0001-01-01", "10 parsecs", *BASIC_DATES])
 def test_since_is_a_time(redis_url: str, since: str) -> None:
     done = run("werk", "failed", f"--since={since}")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"TIME must be like 10m, 2h, 3d or 2026-12-24T18:00, got '{since}'" in done.stderr
+
+
+def test_older_is_a_time(redis_url: str) -> None:
+    done = run("werk", "jobs", "--older", "20261231")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "TIME must be like 10m, 2h, 3d or 2026-12-24T18:00, got '20261231'" in done.stderr
+    for older in ("20261231s", "2026123", "21000101", "2026-12-31"):
+        assert run("werk", "jobs", "--older", older).returncode == 0
 
 
 def test_since_long_ago_is_all(fail: Callable[..., list[werk.Handle]], redis_url: str) -> None:

@@ -361,6 +361,7 @@ def test_a_job_is_stopped_and_a_worker_drained(
         ("retry", {"state": "queued"}, 422),
         ("retry", {"state": "nonsense"}, 422),
         ("cancel", {"queue": "default", "since": "soon"}, 422),
+        ("cancel", {"queue": "default", "older": "20261231"}, 422),
         ("cancel", {"queue": "nothing"}, 422),
         ("cancel", {"queue": 7}, 400),
         ("cancel", {"queue": ["a", None]}, 400),
@@ -414,6 +415,26 @@ def test_the_links_of_an_error_that_ends_in_an_asterisk_are_for_it_alone(
         assert r"""data-body='{"error": "E: no /in/\\*", "state": "failed",""" in text
         assert 'error=E:+no+/in/%5C*"' in text
         assert '<span class="werk-error">E: no /in/*</span>' in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (0.0009, "< 1 ms"),
+        (0.001, "1 ms"),
+        (0.12345, "123 ms"),
+        (0.9994, "999 ms"),
+        (0.9995, "1 s"),
+        (0.9996, "1 s"),
+        (1.0, "1 s"),
+        (9.996, "10 s"),
+        (99.96, "100 s"),
+        (100.4, "100s"),
+    ],
+)
+def test_a_duration_has_at_most_three_digits(seconds: float | None, shown: str) -> None:
+    assert pages.shown_seconds(seconds) == shown
 
 
 # --- many

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from werk.duration import Range, seconds
+from werk.duration import Range, is_date, seconds
 from werk.errors import ArgumentError
 
 
@@ -74,11 +74,12 @@ class _Lines(click.File):
 
 def _past(text: str) -> float:
     """Return the Unix time of an ISO 8601 time, or of a period ago: 90s, 10m, 2h, 3d."""
-    with suppress(ValueError):
-        if (ago_s := seconds(text)) >= 0:
-            return max(0.0, time.time() - ago_s)  # no job is older
-    with suppress(ArgumentError, ValueError, OverflowError):
-        return max(0.0, float(MOMENT.parse(text).timestamp()))
+    if not is_date(text):
+        with suppress(ValueError):
+            if (ago_s := seconds(text)) >= 0:
+                return max(0.0, time.time() - ago_s)  # no job is older
+        with suppress(ArgumentError, ValueError, OverflowError):
+            return max(0.0, float(MOMENT.parse(text).timestamp()))
     raise ArgumentError(f"TIME must be like 10m, 2h, 3d or 2026-12-24T18:00, got {text!r}")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from werk import duration
 from werk.errors import ArgumentError
@@ -63,10 +64,10 @@ def states_for(action: str, query: Query) -> list[str]:
 
 
 def _seconds(name: str, text: str) -> float:
-    try:
-        return duration.seconds(text)
-    except ValueError:
-        raise ArgumentError(f"{name}: got {text[:80]!r}; use a duration such as 5m or 1h") from None
+    with suppress(ValueError):
+        if not duration.is_date(text):
+            return duration.seconds(text)
+    raise ArgumentError(f"{name}: got {text[:80]!r}; use a duration such as 5m or 1h")
 
 
 def _argument(text: str) -> tuple[str, str]:

@@ -172,8 +172,8 @@ def shown_seconds(seconds: float | None) -> str:
         return "> 1 h"
     if seconds >= 100:
         return age(seconds)
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
+    if 1000 * seconds >= 999.5:  # which is 1 s when it is rounded
+        return f"{max(1.0, seconds):.3g} s"
     return f"{1000 * seconds:.3g} ms" if seconds >= 0.001 else "< 1 ms"
 
 
