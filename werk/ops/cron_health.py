@@ -10,15 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from werk.errors import ArgumentError
-from werk.ops.cron_record import (
-    CRONS,
-    LONGEST,
-    MOST_JOBS,
-    MOST_LINES,
-    RUNNING,
-    STOPPED,
-    stamp_names,
-)
+from werk.ops.cron_record import CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
 from werk.ops.numbers import age, ago
 from werk.store import keys
 from werk.store.connection import Link
@@ -189,7 +181,7 @@ def _is_replaced(now: float, own: Record, records: Sequence[Record]) -> bool:
 
 def _line_health(now: float, seen: Sequence[tuple[Record, Line]], jobs: Jobs) -> LineHealth:
     heard, line = max(seen, key=lambda pair: pair[0].beat)
-    name, old = stamp_names(line.when, line.zone, line.call)
+    name, old = keys.cron_names(line.when, line.zone, line.call)
     last = sorted(map(tuple, jobs.get(name) or jobs.get(old, ())), reverse=True)
     ended = [job for job in last if _outcome(job) in ENDED][:FAILING]
     is_failing = [*map(_outcome, ended)] == ["failed"] * FAILING

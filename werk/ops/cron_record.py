@@ -37,15 +37,6 @@ MOST_JOBS = 3  # of a line
 log = logging.getLogger("werk.cron")
 
 
-def stamp_names(when: str, zone: str, call: str) -> tuple[str, str]:
-    """Return the name of a line's records, and the one that they had in version 0.2.0.
-
-    The name is the same on every host, and after a restart. The old one is only read: lines that
-    differ in their zone alone shared it.
-    """
-    return f"TZ={zone} {when} {call}", f"{when} {call}"
-
-
 class CronRecord:
     """The record of this process, and the jobs that it has not written yet."""
 

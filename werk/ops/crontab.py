@@ -20,7 +20,7 @@ from dateutil.tz import gettz
 
 from werk.client import enqueue as client
 from werk.errors import ArgumentError, UnknownTask
-from werk.ops.cron_record import stamp_names
+from werk.store import keys
 from werk.store.connection import Link
 
 TICKS_SHOWN = 5
@@ -40,8 +40,8 @@ class Line(NamedTuple):
 
     @property
     def stamps(self) -> tuple[str, str]:
-        """Return the names of its records in Redis: see stamp_names."""
-        return stamp_names(self.when, zone_name(self.zone), self.call)
+        """Return the names of its records in Redis: see cron_names."""
+        return keys.cron_names(self.when, zone_name(self.zone), self.call)
 
     def ticks(self, after: float, until: float = inf) -> Iterator[datetime]:
         """Yield its times after a Unix time, up to another, in its zone.

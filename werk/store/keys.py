@@ -41,6 +41,15 @@ def hand(worker: str, queue_key: str) -> str:
 _second = ("", 0, "")
 
 
+def cron_names(when: str, zone: str, call: str) -> tuple[str, str]:
+    """Return the name of the records of a line of cron, and the one that they had in version 0.2.0.
+
+    The name is the same on every host, and after a restart. The old one is only read: lines that
+    differ in their zone alone shared it.
+    """
+    return f"TZ={zone} {when} {call}", f"{when} {call}"
+
+
 def iso(moment: float) -> str:
     """Return a Unix time as RQ writes it (rq.utils.utcformat)."""
     second = int(moment)
