@@ -60,7 +60,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1088,
+        1090,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),
