@@ -274,6 +274,23 @@ def large(mib: int) -> bytes:
     return bytes(mib << 20)
 
 
+class Endless:
+    """Pickled, it never ends, or ends the process."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.how == "exits":
+            sys.exit(3)
+        time.sleep(3600)  # its own length
+
+
+def endless(how: str) -> Endless:
+    """Return what cannot be pickled."""
+    return Endless(how)
+
+
 def hang_in_the_kernel(folder: str) -> None:
     """Wait for a child that waits before it runs its program. Only SIGKILL ends that."""
     note(folder, "begins")
@@ -309,4 +326,5 @@ TASKS = {
     "retried": Task(_PATH + "fail", retry=2, retry_delay=1),
     "retried_meta": Task(_PATH + "keep_and_fail", retry=1, retry_delay=1),
     "missing": Task("worker_tasks.not_there"),
+    "fragile": Task("fragile_tasks.fragile"),
 }

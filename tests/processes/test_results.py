@@ -294,3 +294,16 @@ def test_a_wait_that_is_longer_than_the_time_budget_does_not_use_it_up(redis_url
     job = werk.enqueue("sleep", 0)  # and there is no worker
     with pytest.raises(werk.ResultTimeout):
         werk.result(job.id, timeout=1.5, connection=link(Settings.read(), budget_s=1.0))
+
+
+@pytest.mark.parametrize("how", ["waits", "exits"])
+def test_the_code_of_a_result_has_a_time_limit(
+    work: Start, connection: redis.Redis, how: str
+) -> None:
+    """With WERK_ALLOW_UNREGISTERED the result is pickled as in RQ, by its own methods."""
+    work(env={"WERK_ALLOW_UNREGISTERED": "yes"})
+    job = Queue(connection=connection).enqueue("worker_tasks.endless", how, job_timeout=1)
+    wait_until(lambda: job.get_status() in ("finished", "failed"))
+    with pytest.raises(werk.ResultNotKept, match="JobTimeout" if how == "waits" else "SystemExit"):
+        werk.result(job.id, timeout=60)
+    assert len(job.results()) == 1

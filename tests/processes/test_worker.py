@@ -552,6 +552,33 @@ def test_a_job_is_stopped_whose_process_no_other_signal_reaches(
     finished(werk.enqueue("note", str(tmp_path)))
 
 
+def test_a_worker_that_is_asked_to_leave_fails_a_job_as_it_has_to(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """The horse that does it is not idle, not even while it imports."""
+    worker = work(env={"WERK_PRELOAD": "slow_module"})
+    job = werk.enqueue("swallow", str(tmp_path))
+    wait_until(lambda: runs(tmp_path))
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert "took no notice" in reason(ended(job, "failed"))
+    assert "reason=cold" not in worker.output()
+
+
+def test_an_import_that_fails_does_not_spoil_later_jobs(work: Start, tmp_path: Path) -> None:
+    """What a failed import has changed elsewhere ends with its horse."""
+    work(env={"FRAGILE": str(tmp_path)})
+    assert "it is down" in reason(ended(werk.enqueue("fragile"), "failed"))
+    (tmp_path / "up").touch()
+
+    def runs_again() -> bool:
+        job = werk.enqueue("fragile")
+        wait_until(lambda: job.status() in ("finished", "failed"))
+        return job.status() == "finished"
+
+    wait_until(runs_again)
+
+
 def test_a_job_cancelled_while_it_runs_is_kept_alive_and_recorded(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from werk.worker.cleaner import Cleaner
 from werk.worker.final_failures import FinalFailures
 
 if TYPE_CHECKING:
-    from werk.worker.horse import Performer
+    from werk.worker.performer import Performer
 
 
 class Chores:

@@ -104,6 +104,10 @@ class Executions:
         if what == "fail":
             self.order(run, killed_text(crashes, how))
 
+    def has_orders(self) -> bool:
+        """Return whether the horse has orders that it has not carried out yet."""
+        return self.ordered >= max(1, self.shared.orders_begun)
+
     def to_fail(self) -> list[str]:
         """Return the executions with an order that no horse has carried out yet."""
         return [order.run for order in self.orders[max(0, self.shared.orders_begun - 1) :]]

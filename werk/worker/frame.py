@@ -35,7 +35,7 @@ from werk.worker.results import stored as as_stored
 from werk.worker.rq_classes import set_call
 
 if TYPE_CHECKING:
-    from werk.worker.horse import Performer
+    from werk.worker.performer import Performer
 
 # The fields that RQ saves with a success: if a task has changed one, RQ's own code records it.
 _saved = attrgetter(

@@ -17,36 +17,23 @@ import signal
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
-from rq.job import Job
-from rq.timeouts import JobTimeoutException
-
-from werk.errors import Unreadable
 from werk.settings import Settings
-from werk.store import payload
 from werk.store.connection import hang_up
 from werk.store.keys import text
 from werk.worker import rq_classes
-from werk.worker.around import version_mismatch
 from werk.worker.causes import REFUSED
 from werk.worker.chores import Chores
-from werk.worker.claim import Claim, Refused, Unknown
+from werk.worker.claim import Claim
 from werk.worker.counters import Counters
-from werk.worker.frame import Frame
 from werk.worker.idle import Idle
-from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
-from werk.worker.outcome import Outcome, Recorder, misplaced, success
+from werk.worker.outcome import Outcome, misplaced
+from werk.worker.performer import Performer
 from werk.worker.process import resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
-from werk.worker.refusals import Refusals
-from werk.worker.results import limited, stored
-from werk.worker.rq_patches import Patches
 from werk.worker.rq_side import RQSide
-from werk.worker.runner import JobId, Runner
-from werk.worker.scripts import script
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
 from werk.worker.step import Steps
 
@@ -70,68 +57,6 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
         shared.reason = str(why)
         horse.log.event("unusable", {"worker": worker.name, "reason": why}, logging.ERROR)
         return Leave.UNUSABLE
-
-
-class Performer:
-    """Runs a claimed job, and returns its outcome or has RQ's code record it."""
-
-    def __init__(
-        self, worker: RQSide, shared: SharedState, settings: Settings, counters: Counters
-    ) -> None:
-        self.shared, self.counters, self.log = shared, counters, JobLog()
-        free = Refusals(worker, shared, self.log) if settings.allow_unregistered else None
-        self.runner, self.job_id = Runner(shared, self.log, free), JobId()
-        fence = script("fence", worker.server_version())
-        self.recorder = Recorder(worker, shared, self.log, counters, fence)
-        self.patches, self.default_ttl = Patches(worker), worker.default_result_ttl
-        self.runner.imported = self.patches.look
-        is_ours = worker.serializer is rq_classes.PlainSerializer
-        self.dumps = payload.dumps if is_ours else limited(worker.serializer.dumps)
-        self.last_success: tuple[Claim, Job, Any] | None = None  # which step.lua has to record
-
-    def perform(self, claim: Claim, number: int) -> Outcome | None:
-        """Run the horse's job number `number`. Return its outcome, or None if it is recorded."""
-        job_id = claim.job.decode("utf-8", "replace")
-        self.shared.show(number - 1, job_id, claim.execution)
-        runner, recorder, log = self.runner, self.recorder, self.log
-        job = recorder.job(job_id)
-        try:
-            limit_s, keep_s = claim.limits(self.default_ttl)
-            task, path, args, kwargs = runner.read(claim, limit_s)
-        except (Refused, Unreadable, Unknown, JobTimeoutException) as why:
-            runner.disarm()
-            return self.refuse(claim, job, why)
-        self.job_id.set(claim.job)
-        log.claim, log.task = claim, task
-        if log.logs_jobs:
-            log.event("started", claim.facts(task))
-        function = path
-        if type(path) is str:
-            function = runner.functions.get(path) or runner.load(path, job)
-        if runner.middleware:
-            function = runner.within(function, claim, task, path, job)
-        if self.patches.found():
-            return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
-        result, error, took = runner.run(function, args, kwargs, job)
-        if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
-            return self.refuse(claim, job, mismatch)
-        if log.logs_jobs:
-            log.ended(claim.facts(task), error, took)
-        if error:
-            self.counters.add(task, False, took, claim, runner.started)
-            return recorder.fail(claim, job, error)
-        is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
-        value = stored(self.dumps, result) if is_plain else None
-        self.counters.add(task, True, took, claim, runner.started, isinstance(value, bytes))
-        if not isinstance(value, bytes):
-            return recorder.succeed(claim, job, result, value)
-        self.last_success = claim, job, result
-        return success(claim, keep_s, value, runner.ended + self.shared.offset)
-
-    def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
-        self.log.claim, self.log.task = claim, ""
-        late = why.__context__  # the reader may have caught it
-        return self.recorder.refuse(claim, job, late if type(late) is JobTimeoutException else why)
 
 
 class Horse:
@@ -255,9 +180,10 @@ class Horse:
         return None
 
     def look_around(self) -> None:
-        """Check twice a second whether chores are due, and how much memory we use."""
+        """Check twice a second whether chores are due, and whether another horse does better."""
         self.chores.look()
-        if self.jobs and 0 < self.settings.horse_mb < resident_mb():
+        is_large = 0 < self.settings.horse_mb < resident_mb()
+        if self.jobs and (is_large or self.performer.runner.is_spoiled()):
             self.last_job = self.jobs
 
     def look_for_descriptors(self, count: int) -> None:

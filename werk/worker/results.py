@@ -45,7 +45,7 @@ def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
     return ""
 
 
-def reason_of(error: Exception, result: object) -> str:
+def reason_of(error: BaseException, result: object) -> str:
     """Return the reason for an error that the serializer raised for a result."""
     if isinstance(error, ArgumentError):
         return str(error)[: payload.LONGEST_REASON]

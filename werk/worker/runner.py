@@ -8,7 +8,6 @@ as long as a small job, and a function may use SIGALRM itself.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import logging
 import os
@@ -38,35 +37,14 @@ from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
 from werk.worker.refusals import Refusals
-from werk.worker.shared_state import LONGEST_RUN, SharedState
+from werk.worker.shared_state import SharedState
 
+IMPORT_AGAIN_S = 10.0  # how old a horse is at least that leaves because an import has failed
 FLUSH_S = 2  # that the middleware of one module has, before a horse exits
 
 _enter, _leave = _current_job.set, _current_job.reset
 
 Tasks = dict[Any, tuple[str, str]]  # name as Redis returns it, or path -> name and path
-
-
-class JobId:
-    """RQ_JOB_ID in the environment, as in RQ: for a job, and for the processes that it starts.
-
-    Its line in the environment is our own memory, by putenv(3). os.environ would call setenv(),
-    which keeps and searches every value: six times as long, a quarter of a horse's time for a job.
-    """
-
-    # The environment refers to this memory.
-    _LINE = ctypes.create_string_buffer(b"RQ_JOB_ID=", LONGEST_RUN)
-
-    def __init__(self) -> None:
-        self._putenv = ctypes.CDLL(None).putenv
-        self._environ: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
-        self._last = b""
-
-    def set(self, job_id: bytes) -> None:
-        self._LINE.value = b"RQ_JOB_ID=" + job_id
-        if self._environ.get(b"RQ_JOB_ID") is not self._last:  # a job has written there
-            self._putenv(self._LINE)
-        self._environ[b"RQ_JOB_ID"] = self._last = job_id
 
 
 class Runner:
@@ -81,6 +59,7 @@ class Runner:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.middleware: tuple[Middleware, ...] = ()
         self.imported: Callable[[], object] = lambda: None  # called after each import
+        self.has_failed_import, self.began = False, time.monotonic()
         self.is_running = False  # whether code runs that may be interrupted
         self.is_due = False  # the time was over while nothing could be interrupted
         self.limit_s, self.started, self.ended = 0, 0.0, 0.0
@@ -200,7 +179,15 @@ class Runner:
         function, error, _ = self.run(self._look_up, (path,), {}, job)
         self.shared.deadline = deadline
         self.imported()
+        self.has_failed_import = self.has_failed_import or bool(error)
         return _raising(error) if error else function
+
+    def is_spoiled(self) -> bool:
+        """Return whether an import has failed: it may have left things half begun elsewhere.
+
+        Not soon after the start, so that horses are not replaced all the time if it always fails.
+        """
+        return self.has_failed_import and time.monotonic() > self.began + IMPORT_AGAIN_S
 
     def run(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], job: Job | None

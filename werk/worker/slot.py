@@ -155,8 +155,10 @@ class Slot:
         if stop.is_cold:
             self.kill("cold")
         progress, clock, grace_s = self.shared.progress(), time.monotonic(), self.worker.grace_s
-        # With a job, or other code that has a time limit: WERK_ON_GIVE_UP, a middleware's flush.
-        is_busy = progress.is_busy or bool(progress.deadline and not self.shared.finishing)
+        # With a job, an order, or other code that has a time limit: WERK_ON_GIVE_UP, a middleware's
+        # flush. A clean-up may be cut short.
+        has_limit = bool(progress.deadline and not self.shared.finishing)
+        is_busy = progress.is_busy or self.executions.has_orders() or has_limit
         if progress.deadline and clock > progress.deadline + grace_s:
             self.kill("finish" if self.shared.finishing else "timeout", progress.run)
         elif progress.deadline and clock >= progress.deadline != child.told:
