@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 MAX_BYTES = 64 * 1024 * 1024  # of one value, decompressed
 MAX_DEPTH = 100  # far below Python's and C's recursion limits
 MAX_READ_DEPTH = MAX_DEPTH + 2  # arguments stand in a tuple, and that in the call
+LONGEST_FORM = 8 * 1024 * 1024  # characters, of a digest's text
 MAX_PARTS = 1_000_000  # a few shared references can stand for more parts than memory holds
 
 # How many parts a value counts for if reading its pickle takes more memory than a number's. A time
@@ -20,7 +22,8 @@ PLAIN = "plain data (numbers, text, bytes, dates, lists, dicts)"
 
 SCALARS = frozenset((type(None), bool, int, float, str, bytes, date, timedelta, Decimal))
 _LIGHT = frozenset((type(None), bool, int, float, str, bytes))
-_SEQUENCES = frozenset((list, tuple, set, frozenset))
+_SETS = frozenset((set, frozenset))
+_SEQUENCES = frozenset((list, tuple)) | _SETS
 _IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
 _OF_THE_WHOLE = ("contains", "has more", "is nested")  # true of a part, true of the whole
@@ -112,17 +115,51 @@ def digest(value: object) -> str:
     """Return a short name of plain data, the same in every process."""
     from hashlib import blake2b  # loads OpenSSL, and most enqueues do without
 
-    return blake2b(_one_form(value).encode(), digest_size=16).hexdigest()
+    # Digests are compared with those that other versions have written to Redis. So a value whose
+    # form is short keeps the digest that it has always had. The form of a deeper value would double
+    # with each level, so its digest is made of those of its parts, and begins with `parts-`.
+    try:
+        form = _one_form(value, [LONGEST_FORM])
+    except _TooLong:
+        return f"parts-{_digest_of_parts(value, blake2b).hex()}"
+    return blake2b(form.encode(), digest_size=16).hexdigest()
 
 
-def _one_form(value: object) -> str:
-    """Return plain data as text, however a set or a dict happens to be ordered."""
-    if type(value) is int:
-        return hex(value)  # of any length
+class _TooLong(Exception):
+    """Raised for data whose form has too many characters."""
+
+
+def _one_form(value: object, left: list[int]) -> str:
+    """Return plain data as text, however a set or a dict happens to be ordered.
+
+    Raises _TooLong if it takes more characters than are left, counted at each level.
+    """
     if type(value) is dict:
-        return f"dict{sorted(map(_one_form, value.items()))}"
-    if type(value) in _SEQUENCES:
-        parts = [_one_form(part) for part in value]  # type: ignore[attr-defined]
-        is_set = type(value) in (set, frozenset)
-        return f"{type(value).__name__}{sorted(parts) if is_set else parts}"
-    return repr(value)
+        form = f"dict{sorted(_one_form(pair, left) for pair in value.items())}"
+    elif type(value) in _SEQUENCES:
+        parts = [_one_form(part, left) for part in value]  # type: ignore[attr-defined]
+        form = f"{type(value).__name__}{sorted(parts) if type(value) in _SETS else parts}"
+    else:
+        form = _scalar_form(value)
+    left[0] -= len(form)
+    if left[0] < 0:
+        raise _TooLong
+    return form
+
+
+def _digest_of_parts(value: object, blake2b: Callable[..., Any]) -> bytes:
+    """Return a digest of plain data that takes time in proportion to its size."""
+    if type(value) is dict:
+        parts = sorted(_digest_of_parts(pair, blake2b) for pair in value.items())
+    elif type(value) in _SEQUENCES:
+        parts = [_digest_of_parts(part, blake2b) for part in value]  # type: ignore[attr-defined]
+        parts = sorted(parts) if type(value) in _SETS else parts
+    else:
+        parts = [_scalar_form(value).encode()]
+    content = b"".join((type(value).__name__.encode(), b":", *parts))
+    found: bytes = blake2b(content, digest_size=16).digest()
+    return found
+
+
+def _scalar_form(value: object) -> str:
+    return hex(value) if type(value) is int else repr(value)  # hex: an int of any length
