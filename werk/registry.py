@@ -66,6 +66,16 @@ def suggesting(new: Callable[..., T], where: Callable[..., str]) -> Callable[...
     return suggest
 
 
+def plain_text(value: Any) -> Any:
+    """Return a text as a plain str, also each text in a tuple or a list; other values as they are.
+
+    In an f-string, a member of a (str, Enum) would become its name.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    return type(value)(map(plain_text, value)) if type(value) in (tuple, list) else value
+
+
 class Task(NamedTuple):
     """A task and the defaults of its jobs; an enqueue can override most.
 
@@ -187,14 +197,14 @@ def tasks() -> Mapping[str, Task]:
     places = Settings.read().registry
     note_use("registry", places)
     table = {
-        name: _checked(name, entry, "werk.registry:TASKS")
+        plain_text(name): _checked(name, entry, "werk.registry:TASKS")
         for name, entry in TASKS.items()
         if not places or not _is_shipped(name, entry)
     }
     for place in places:
         for name, entry in _load(place).items():
             task = _checked(name, entry, place)
-            if table.setdefault(name, task) != task:
+            if table.setdefault(plain_text(name), task) != task:
                 raise ConfigError(
                     f"{origin('registry')}: {place} defines {name!r} a second time; rename one"
                 )
@@ -268,7 +278,7 @@ def _checked(name: object, entry: object, place: str) -> Task:
         kind = type(entry).__name__
         raise ConfigError(f"{place}: {name}: use a dotted path or Task(...), not {kind}")
     try:
-        task = task.in_seconds()
+        task = Task._make(map(plain_text, task)).in_seconds()
     except ArgumentError as error:
         raise ConfigError(f"{place}: {name}: {error}") from None
     if problem := task.problem() or task.contradiction():

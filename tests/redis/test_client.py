@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,34 @@ def test_a_call_has_one_form(values: list[object], names: list[str], count: int)
     by_name = {name: call[name] for name in names if name in [*call][count:]}
     bound = shape.bind([*call.values()][:count], by_name)
     assert shape.named(*bound) == shape.named(*shape.bind((), call))
+
+
+class Word(str, Enum):  # noqa: UP042  # f"{Word.LOW}" is "Word.LOW" from Python 3.11 on
+    TASK, PATH, SECRET, ERROR = "worded", "werk.jobs.hello", "name", "requests.ConnectionError"
+    LOW, HIGH, ID, PING, DELAY = "low", "high", "mine", "http://localhost/", "5m"
+
+
+def test_a_text_enum_stands_for_its_text(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = registry.Task(
+        Word.PATH, queue=Word.LOW, secret=(Word.SECRET,), retry_on=(Word.ERROR,), timeout=Word.DELAY
+    )
+    monkeypatch.setitem(registry.TASKS, Word.TASK, own)
+    task = registry.tasks()["worded"]
+    texts = [*registry.tasks(), task.path, task.queue, *task.secret, *task.retry_on]
+    assert {type(text) for text in texts} == {str} and task.timeout == 300
+
+    there, options = werk.enqueue(Word.TASK, "hunter2"), werk.Options(queue=Word.HIGH)
+    options = options._replace(job_id=Word.ID, ping=Word.PING, failure_ttl=Word.DELAY)
+    moved = werk.enqueue(Word.TASK, "hunter2", options=options)
+    assert connection.lrange("rq:queue:low", 0, -1) == [there.id.encode()]
+    assert connection.lrange("rq:queue:high", 0, -1) == [b"mine"]
+    assert {type(text) for text in (moved.id, moved.task, moved.queue)} == {str}
+    assert moved.job.description == "worded(***)" and moved.job.failure_ttl == 300
+    assert werk.status(Word.ID) == "queued"
+    with pytest.raises(NoSuchJob, match="no job low"):
+        werk.status(Word.LOW)
 
 
 def test_meta_outlasts_a_retry(connection: redis.Redis, spawn: Spawn, tmp_path: Path) -> None:

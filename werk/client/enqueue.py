@@ -22,6 +22,7 @@ from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
 from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
 from werk.printable import printable, shell_words
+from werk.registry import plain_text
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
@@ -157,7 +158,7 @@ def checked(options: object) -> Options:
     if options is None:
         return NO_OPTIONS
     if isinstance(options, Options):
-        return options
+        return Options._make(map(plain_text, options))
     names = [name for name in Options._fields if isinstance(options, dict) and name in options]
     use = f"werk.Options({', '.join(f'{name}=...' for name in names) or '...'})"
     raise ArgumentError(f"options: got {name_of(type(options))}; use {use}")
@@ -172,7 +173,8 @@ def find(name: str | Callable[..., object], connection: Connection | None = None
     def link() -> Link:
         return link_of(connection)
 
-    return catalog.find(name if isinstance(name, str) else catalog.name_of(name, link), link)
+    own = plain_text(name) if isinstance(name, str) else catalog.name_of(name, link)
+    return catalog.find(own, link)
 
 
 def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> list[Handle]:

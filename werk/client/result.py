@@ -18,6 +18,7 @@ from werk.errors import (
     WerkError,
 )
 from werk.printable import shell_words
+from werk.registry import plain_text
 from werk.settings import Settings
 from werk.store import keys
 from werk.store.connection import Link
@@ -137,7 +138,7 @@ def named(job: object, connection: Connection | None) -> tuple[str, Connection |
     if isinstance(job, Handle):
         return job.id, connection or job.connection
     if isinstance(job, str):
-        return job, connection
+        return plain_text(job), connection
     raise ArgumentError(f"job_id: got {name_of(type(job))}; use the id of a job, or its handle")
 
 
