@@ -147,6 +147,13 @@ class Lua:
         words = ("rq", how, 6000, 100, created_at, "high", *limits, *jobs[0], *jobs[1], *rare)
         return self.run(request.script().text, *words, keys=keys)
 
+    def send_plain(self, ttl: int = 0, result_ttl: int = 500, failure_ttl: int = 600) -> Any:
+        """Enqueue job a without a hold or a pointer, at the same time as before."""
+        keys = ("rq:queues", "rq:queue:high", "rq:scheduled:high")
+        limits = (180, result_ttl, failure_ttl, "sleep", 2, "", 0, 0, "", "")
+        words = ("rq", "back", 0, ttl, "before", "high", *limits, "a", "data:a", "a()", "", "", "")
+        return self.run(request.script().text, *words, keys=keys)
+
     def act(self, what: str, *names: str) -> Any:
         return self.run(act_script().text, what, f"at:{self.now}", "", *names)
 
@@ -1200,6 +1207,26 @@ def test_an_id_is_its_calls(
     lua.enqueue("a", **{"created_at": "long ago", "description": "x()", **of_a})
     assert lua.send("back", *ours) == [reply, 1]
     assert "job:a" not in lua.changes()
+
+
+@pytest.mark.parametrize("option", ["ttl", "result_ttl", "failure_ttl"])
+@pytest.mark.parametrize("seconds", [1, 59])
+def test_a_request_whose_job_has_ended_and_expired_is_sent_again(
+    lua: Lua, option: str, seconds: int
+) -> None:
+    expires = {option: seconds if option == "ttl" else seconds - 1}
+    assert lua.send_plain(**expires) == [1]
+    lua.given("LPOP queue:high", "DEL job:a")
+    assert lua.send_plain(**expires) == [1]
+    assert lua.changes() == {}
+
+
+@pytest.mark.parametrize("seconds", [60, -1])
+def test_a_job_that_is_kept_for_longer_than_a_request_is_sent_again_leaves_no_key(
+    lua: Lua, seconds: int
+) -> None:
+    lua.send_plain(max(0, seconds), seconds, seconds)
+    assert {*lua.changes()} == {"queues", "queue:high", "job:a"}
 
 
 # --- act.lua

@@ -21,7 +21,7 @@
 -- jobs alone. Functions are made only where they are needed: three take as long as a call to Redis.
 
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
-local ttl, result_ttl = tonumber(TTL), tonumber(RESULT_TTL)
+local ttl, result_ttl, failure_ttl = tonumber(TTL), tonumber(RESULT_TTL), tonumber(FAILURE_TTL)
 local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
 local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
@@ -30,6 +30,7 @@ local POINTER_MS = 1000 * MONTH_S
 local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resent
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
+  or failure_ttl >= 0 and failure_ttl < SENT_MEMORY_S
 local call, try = redis.call, redis.pcall
 local clock = call('TIME')
 
