@@ -31,6 +31,7 @@ from werk.errors import ArgumentError
 from werk.store.plain import plain_problem
 from werk.tasks.arguments import Signature
 from werk.tasks.signature import read
+from werk.tasks.types import Invalid, Type
 
 Define = Callable[[str], Signature]
 
@@ -913,3 +914,23 @@ def test_any_plain_value_is_taken_or_refused(
     shapes: dict[str, Signature], name: str, value: object
 ) -> None:
     assert all(is_of(name, found) for found in taken(lambda: shapes[name].bind((value,), {})))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("pdf", "pdf"), ("PDF", "pdf"), ("ODT", "doc"), ("DOC", "DOC"), ("RAW", b"raw"), ("ONE", 1)],
+)
+def test_in_json_a_choice_is_a_value_or_a_name(text: str, value: object) -> None:
+    """A text that is both a value and the name of another member is the value."""
+    members = {"PDF": "pdf", "DOC": "x", "ODT": "doc", "OLD": "DOC", "RAW": b"raw", "ONE": 1}
+    choice = Type("choice", choices=tuple(members.items()))
+    assert choice.check(text, is_json=True) == value
+    assert Type("list", Type("optional", choice)).check([text], is_json=True) == [value]
+
+
+def test_in_json_the_values_of_a_choice_keep_their_types() -> None:
+    choice = Type("choice", choices=(("true", True), ("1", 1), ("raw", b"raw")))
+    assert [choice.check(value, is_json=True) for value in (True, 1, "1")] == [True, 1, 1]
+    for wrong in ("rare", 2, 1.0, None):
+        with pytest.raises(Invalid, match="is not one of true, 1, raw"):
+            choice.check(wrong, is_json=True)

@@ -66,6 +66,9 @@ class Type(NamedTuple):
             return None if value is None else self._inner.check(value, is_json)
         if self.name == "list" and type(value) is list:
             return [self._inner.check(item, is_json) for item in value]
+        for _, choice in self.choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
         cls = _KINDS[self.name].cls
         if is_json and type(value) is str and cls not in _IN_JSON:
             return self.parse(value)
@@ -73,9 +76,6 @@ class Type(NamedTuple):
             return value
         if cls is float and type(value) is int and abs(value) <= sys.float_info.max:
             return float(value)
-        for _, choice in self.choices:
-            if type(choice) is type(value) and choice == value:
-                return choice
         if is_json:
             raise Invalid(shown(value), self._problem)
         if type(value) in _CONTAINERS and not self.choices:
