@@ -38,6 +38,8 @@ def to(url: str, budget_s: float = 60) -> Link:
         ("redis://h?db=3", Address("h", db=3)),
         ("redis://:p%40ss@h", Address("h", password="p@ss")),
         ("redis://ann:p@h", Address("h", username="ann", password="p")),
+        ("redis://ann:@h", Address("h", username="ann")),
+        ("redis://:@h", Address("h")),
         ("unix:///run/r.sock?db=1", Address(path="/run/r.sock", db=1)),
         ("unix://:p@/run/r%20.sock", Address(path="/run/r .sock", password="p")),
         ("redis://h?username=ann&password=p", None),
@@ -68,6 +70,9 @@ def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -
         "redis://h/x",
         f"redis://h/{'9' * 5000}",
         f"unix:///s?db={'9' * 5000}",
+        "unix://",
+        "unix://:p@?db=1",
+        "unix://ann@?socket_timeout=3",
     ],
 )
 def test_what_is_no_url_is_said(url: str) -> None:
@@ -117,6 +122,17 @@ def test_commands_and_scripts(redis_url: str, connection: redis.Redis) -> None:
     connection.script_flush()
     assert near.run(script, ["b"], ["2"]) == [b"b", b"2"]
     near.close()
+
+
+@pytest.mark.parametrize("user", ["ann:", "ann"])
+def test_a_user_without_a_password_is_used(
+    redis_url: str, connection: redis.Redis, user: str
+) -> None:
+    connection.acl_setuser("ann", enabled=True, nopass=True, categories=["+@all"], keys="*")
+    near = to(redis_url.replace("://", f"://{user}@"))
+    assert near.call("ACL", "WHOAMI") == b"ann"
+    near.close()
+    connection.acl_deluser("ann")
 
 
 def test_the_database_of_the_url_is_used(redis_url: str, connection: redis.Redis) -> None:

@@ -19,7 +19,8 @@ from werk.dev.binary import Binary, find_binary, version_of
 from werk.dev.process import spawn
 from werk.errors import ConfigError, RedisUnavailable
 from werk.settings import Settings
-from werk.store.address import no_url, parse_url, shown
+from werk.store import redis_py
+from werk.store.address import parse_url, shown
 
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7)
 START_S = 60.0  # loading a large file can take long; a server that dies is noticed at once
@@ -252,9 +253,5 @@ def _quoted(text: str) -> str:
 def client_of(url: str, timeout_s: float = 2.0) -> redis.Redis:
     """Return a redis-py client that does not retry. Raises ConfigError for an invalid URL."""
     parse_url(url)  # redis-py would use database 0 for an invalid number
-    try:
-        return redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
-        )
-    except ValueError:  # which may quote a part of a password
-        raise ConfigError(no_url()) from None
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return redis_py.client_of(url, **timeouts, retry=None)

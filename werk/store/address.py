@@ -39,9 +39,9 @@ class Address(NamedTuple):
     def greeting(self) -> list[tuple[str | int, ...]]:
         """Return the commands that begin a connection."""
         commands: list[tuple[str | int, ...]] = []
-        if self.password is not None:
+        if self.username or self.password:  # a user may have no password (nopass), as in redis-py
             user = (self.username,) if self.username else ()
-            commands.append(("AUTH", *user, self.password))
+            commands.append(("AUTH", *user, self.password or ""))
         if self.db:
             commands.append(("SELECT", self.db))
         return commands
@@ -50,7 +50,7 @@ class Address(NamedTuple):
 def parse_url(url: str) -> Address | None:
     """Return the address in a URL as redis-py understands it; None if only redis-py does.
 
-    Raises ConfigError if its database is not a number.
+    Raises ConfigError if its database is not a number, or if it names a unix socket without a path.
     """
     plain = PLAIN_URL.fullmatch(url)
     if plain is None or int(plain[5] or 0) > 65535:
@@ -61,6 +61,8 @@ def parse_url(url: str) -> Address | None:
 
         words = tuple(word and unquote(word) for word in words)
     scheme, user, password, host, port, path, db = words
+    if scheme == "unix" and not path:
+        raise ConfigError(no_url())
     if scheme != "unix":
         path, db = None, db or (path or "").strip("/")
     if not re.fullmatch(_DATABASE, db or "0"):

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 def redis_client(settings: Settings) -> Redis:
     """Return a redis-py client for the same Redis, as RQ's commands make it. Raises ConfigError."""
-    from redis import Redis
     from rq.cli.helpers import get_redis_from_config, read_config_file
 
     if settings.redis_url:
-        try:
-            return Redis.from_url(settings.redis_url)
-        except ValueError:  # its text may quote a part of a password
-            raise ConfigError(no_url()) from None
+        return client_of(settings.redis_url)
     module, found = settings.rq_config, settings.rq_redis
     try:
         config = read_config_file(module) if module else found  # type: ignore[no-untyped-call]
@@ -36,6 +32,19 @@ def redis_client(settings: Settings) -> Redis:
         why = f"{type(error).__name__}: {error}"
         named = f"RQ_CONFIG={module}" if module else ", ".join(sorted(found))
         raise ConfigError(f"{named}: cannot be used: {why}") from error
+    return client
+
+
+def client_of(url: str, **options: Any) -> Redis:
+    """Return a redis-py client for the Redis at a URL. Raises ConfigError for an invalid URL."""
+    from redis import Redis
+
+    try:
+        client: Redis = Redis.from_url(url, **options)
+    except ValueError:  # its text may quote a part of a password
+        raise ConfigError(no_url()) from None
+    if url.startswith("unix:") and not client.connection_pool.connection_kwargs.get("path"):
+        raise ConfigError(no_url())
     return client
 
 
