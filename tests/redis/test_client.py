@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from enum import Enum
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -544,6 +545,20 @@ def test_a_typed_function_is_not_a_task(connection: redis.Redis) -> None:
         werk.enqueue(scope["total"])
 
 
+def test_the_handle_of_a_duplicate_has_the_id_of_the_job_and_the_queue_of_the_call(
+    connection: redis.Redis,
+) -> None:
+    options = werk.Options(job_id="own", queue="low", require_worker=None)  # type: ignore[arg-type]
+    werk.enqueue("sleep", 0, options=options)
+    again = werk.enqueue("sleep", 0, options=options._replace(queue="high"))
+    assert (again.id, again.duplicate, again.queue, again.job.origin) == (
+        "own",
+        True,
+        "high",
+        "low",
+    )
+
+
 def test_a_job_is_named_by_its_id_or_its_handle(connection: redis.Redis) -> None:
     handle = werk.enqueue("sleep", 0, options=werk.Options(job_id="own"))
     assert repr(handle) == "Handle(id='own', task='sleep', queue='default')"
@@ -559,6 +574,9 @@ def test_a_job_is_named_by_its_id_or_its_handle(connection: redis.Redis) -> None
         ({"job_id": 5}, r"job_id: got 5; use a text \(str\)"),
         ({"at": "tomorrow"}, r"at: got 'tomorrow'; use a datetime, such as datetime\(2026"),
         ({"ping": 5}, r"ping: got 5; use a text"),
+        ({"require_worker": "yes"}, "require_worker: got 'yes'; use True or False"),
+        ({"front": "no"}, "front: got 'no'; use True or False"),
+        ({"unless_active": 5}, "unless_active: got 5; use True or False"),
         ({"queue": werk.Options()}, "queue a value of type Options is not a queue name"),
     ],
 )
@@ -612,6 +630,9 @@ def test_a_result_is_waited_for_as_long_as_any_duration_says(connection: redis.R
     for wait in (handle.result, partial(werk.result, handle.id)):
         with pytest.raises(ArgumentError, match="timeout: got 'abc'; use seconds, or a text"):
             wait("abc")
+        for endless in (10**400, nan):
+            with pytest.raises(ArgumentError, match=r"timeout: got .+; use seconds"):
+                wait(endless)
 
 
 def test_many(connection: redis.Redis) -> None:

@@ -246,7 +246,7 @@ def _request(job: PreparedJob, served: str) -> EnqueueRequest:
         options.hold_ms(),
         len(job.rare),
         served,
-        int(options.require_worker),
+        int(options.require_worker or False),
     )
 
 

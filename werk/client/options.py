@@ -34,9 +34,13 @@ DURATIONS = {  # the options that take one
 }
 
 
-_CLASSES: Mapping[str, type] = {"job_id": str, "at": datetime, "ping": str}
+_CLASSES: Mapping[str, type] = {
+    **{"job_id": str, "at": datetime, "ping": str},
+    **dict.fromkeys(("front", "unless_active", "require_worker"), bool),
+}
 _USE = {
     str: "a text (str)",
+    bool: "True or False",
     datetime: "a datetime, such as datetime(2026, 12, 24, 18) in local time",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from math import inf
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from werk.client.links import link_of
@@ -54,7 +54,10 @@ SLICE_S = 1.0  # of waiting; between slices we check whether the job still exist
 
 
 class Handle(NamedTuple, Generic[Result]):
-    """A job that was enqueued; for a duplicate, the existing job."""
+    """A job that was enqueued, or if it is a duplicate, the existing job.
+
+    Of an existing job only the id is known: `queue` is where a new job would have been enqueued.
+    """
 
     id: str
     task: str
@@ -245,11 +248,13 @@ class Waiting:
 def limit_of(timeout: Duration | None) -> float:
     """Return the seconds to wait; a negative number is allowed. Raises ArgumentError."""
     try:
-        return inf if timeout is None else seconds(timeout)
-    except ValueError:
-        raise ArgumentError(
-            f"timeout: got {shown(timeout)}; use seconds, or a text such as 5m or 1h30m"
-        ) from None
+        limit_s = inf if timeout is None else float(seconds(timeout))
+        if not isnan(limit_s):
+            return limit_s
+    except (ValueError, OverflowError):  # a whole number can be larger than any float
+        pass
+    use = "use seconds, or a text such as 5m or 1h30m"
+    raise ArgumentError(f"timeout: got {shown(timeout)}; {use}")
 
 
 def _outcome(job_id: str, state: str, entry: dict[bytes, bytes], link: Link) -> Any:
