@@ -39,6 +39,7 @@ import werk
 from werk import jobs, registry
 from werk.client import enqueue as client
 from werk.client import result as results
+from werk.client.prepare import prepare
 from werk.errors import (
     ArgumentError,
     ConfigError,
@@ -360,6 +361,33 @@ def test_a_call_has_one_form(values: list[object], names: list[str], count: int)
     by_name = {name: call[name] for name in names if name in [*call][count:]}
     bound = shape.bind([*call.values()][:count], by_name)
     assert shape.named(*bound) == shape.named(*shape.bind((), call))
+
+
+REST = Signature()  # *args, **kwargs
+NAMELESS = Signature(  # def f(a=0, /, **kwargs)
+    (Parameter("a", "positional", positional_only=True), Parameter("kwargs", "var_keyword"))
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls"),
+    [
+        (REST, [((1, 2), {}), ((1,), {"args": 2}), ((), {"args": 1, "args=": 2})]),
+        (REST, [((2,), {}), ((), {"args": 2}), ((), {"args=": 2}), ((), {"kwargs": 2})]),
+        (NAMELESS, [((2,), {}), ((), {"a": 2}), ((), {"kwargs": 2})]),
+    ],
+)
+def test_a_name_of_other_arguments_is_not_that_of_a_parameter(
+    shape: Signature, calls: list[tuple[Any, Any]]
+) -> None:
+    def digest(args: tuple[int, ...], kwargs: dict[str, int]) -> str:
+        entry = catalog.own_entry("anything")._replace(shape=shape)
+        job = prepare(entry, args, kwargs, werk.Options(job_id="own"))
+        return dict(zip(job.rare[::2], job.rare[1::2], strict=True))["werk_call"]
+
+    assert len({digest(*call) for call in calls}) == len(calls)
+    if shape is REST:  # as before: Redis holds the digests of other versions
+        assert digest((1, 2), {"b": 3, "kwargs": 4}) == "741eb26c199b80f26d7d3a39cda53910"
 
 
 class Word(str, Enum):  # noqa: UP042  # f"{Word.LOW}" is "Word.LOW" from Python 3.11 on

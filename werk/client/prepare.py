@@ -13,6 +13,7 @@ from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
 from werk.store.payload import dumps, write_call
+from werk.tasks.arguments import Signature
 from werk.tasks.catalog_page import Entry
 
 
@@ -60,7 +61,7 @@ def prepare(
     if options != NO_OPTIONS:
         due = options.due(now)
         ttl = options.seconds_to_live(due, now)
-        in_one_form = shape.named(bound, named)
+        in_one_form = _in_one_form(shape, bound, named)
         hold, pointer = options.guards(name, in_one_form, task.queue)
         rare = options.fields(name, in_one_form)
         meta = dumps(options.meta) if options.meta else ""
@@ -71,6 +72,22 @@ def prepare(
     sent = (job_id, data, shown, hold, pointer, meta)
     seen = (fingerprint, call, created_at)
     return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
+
+
+def _in_one_form(
+    shape: Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> list[tuple[str, object]]:
+    """Return a bound call as names and values (Signature.named), and other calls differently.
+
+    In f(*args, **kwargs), `args` may also be the name of a further argument. Then it gets a `=`.
+    """
+    taken = {
+        own.name
+        for at, own in enumerate(shape.parameters)
+        if own.kind == "var_positional" or (own.positional_only and at >= len(args))
+    }
+    further = {name: f"{name}=" for name in kwargs if name.rstrip("=") in taken}
+    return shape.named(args, {further.get(name, name): value for name, value in kwargs.items()})
 
 
 def _hinted(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
