@@ -43,13 +43,13 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        764,
+        784,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell",
     ),
     "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1602,
+        1603,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
@@ -60,7 +60,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1090,
+        1120,
         "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
         "counts of failures",
     ),
@@ -69,7 +69,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        863,
+        867,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
