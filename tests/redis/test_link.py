@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
+from rq.cli.helpers import get_redis_from_config
 from support import Process, wait_until
 
 from werk.dev.server import Server, free_port
@@ -362,21 +363,58 @@ def test_a_silent_address_leaves_time_for_the_next(
         near.close()
 
 
-def test_sentinel(
-    server: Server,
-    redis_url: str,
-    spawn: Callable[..., Process],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def sentinel(
+    server: Server, redis_url: str, spawn: Callable[..., Process], tmp_path: Path
+) -> tuple[str, int]:
+    """The address of a Sentinel that knows the server as mymaster."""
     port, master_port = free_port(), redis_url.split(":")[2].split("/")[0]
     conf = tmp_path / "sentinel.conf"
     conf.write_text(f"port {port}\nsentinel monitor mymaster 127.0.0.1 {master_port} 1\n")
     spawn(server.binary.path, conf, "--sentinel")
+    return "127.0.0.1", port
+
+
+def through(*sentinels: tuple[str, int], budget_s: float = 60) -> Link:
+    config = {"INSTANCES": sentinels, "MASTER_NAME": "mymaster"}
+    client = get_redis_from_config({"SENTINEL": config})
+    near = link_over(client, budget_s)
+    near.client = client
+    return near
+
+
+def test_sentinel(
+    sentinel: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "conf_with_sentinel.py").write_text(
-        f"SENTINEL = {{'INSTANCES': [('127.0.0.1', {port})], 'MASTER_NAME': 'mymaster'}}\n"
+        f"SENTINEL = {{'INSTANCES': [{sentinel!r}], 'MASTER_NAME': 'mymaster'}}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     near = link(Settings.read({"RQ_CONFIG": "conf_with_sentinel"}), 60)
     assert near.call("ECHO", "x") == b"x"
     near.close()
+
+
+def test_a_sentinel_that_does_not_answer_takes_no_more_than_the_budget() -> None:
+    with listening(say_nothing) as port:
+        near, begun = through(("127.0.0.1", port), budget_s=0.5), time.monotonic()
+        with pytest.raises(RedisUnavailable, match=r"not reached within 0\.5 s \(No master found"):
+            near.call("PING")
+        assert time.monotonic() - begun < 15  # redis-py alone takes a minute
+
+
+def test_a_sentinel_that_does_not_answer_leaves_time_for_the_next(
+    sentinel: tuple[str, int],
+) -> None:
+    asked: list[socket.socket] = []
+
+    def say_nothing_and_count(client: socket.socket) -> None:
+        asked.append(client)
+        say_nothing(client)
+
+    with listening(say_nothing_and_count) as port:
+        near = through(("127.0.0.1", port), sentinel, budget_s=12)
+        for _ in range(2):
+            assert near.call("ECHO", "x") == b"x"
+            near.close()
+        assert len(asked) == 1  # the one that answered is asked first from then on

@@ -6,6 +6,7 @@ Importing redis-py costs more than the rest of an enqueue, so it is imported onl
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -15,6 +16,7 @@ from werk.store.address import Address, no_url
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.sentinel import Sentinel
 
 
 def redis_client(settings: Settings) -> Redis:
@@ -53,19 +55,64 @@ def opened(pool: Any, seconds: float) -> Any:
 
     Raises what redis-py raises.
     """
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    options = _options(pool)
+    manager = getattr(pool, "sentinel_manager", None)
+    if manager is None:
+        return _connected(pool.connection_class(**options), seconds)
+    asked = _impatient(manager, seconds / 2)  # the other half is for the master
+    proxy = options["connection_pool"] = copy(options["connection_pool"])
+    proxy.sentinel_manager = asked
+    known = dict(zip(asked.sentinels, manager.sentinels, strict=True))
+    try:
+        connection = _connected(pool.connection_class(**options), seconds / 2)
+        if asked.sentinels[0] is not next(iter(known)):  # ask first the one that has answered
+            manager.sentinels = [known[client] for client in asked.sentinels]
+        return connection
+    finally:
+        for client in known:
+            client.close()
 
-    # RESP2, or Redis may push messages between the replies; and nothing that handles those
-    # messages, because it would keep the pool alive.
-    options = {**pool.connection_kwargs, "protocol": 2}
-    for name in [name for name in options if name.startswith("maint_notifications_")]:
-        options[name] = None
-    connection = pool.connection_class(**options)
-    connection.retry = Retry(NoBackoff(), 0)
+
+def _connected(connection: Any, seconds: float) -> Any:
+    connection.retry = _no_retry()
     connection.socket_timeout = connection.socket_connect_timeout = seconds
     connection.connect()
     return connection
+
+
+def _options(pool: Any) -> dict[str, Any]:
+    """Return a pool's options for a connection that we use.
+
+    It speaks RESP2, or Redis may push messages between the replies; and it has nothing that handles
+    those messages, because that would keep the pool alive.
+    """
+    options = {**pool.connection_kwargs, "protocol": 2}
+    return {
+        name: None if name.startswith("maint_notifications_") else value
+        for name, value in options.items()
+    }
+
+
+def _impatient(manager: Sentinel, seconds: float) -> Sentinel:
+    """Return a copy of redis-py's Sentinel client that asks all Sentinels within these seconds."""
+    from redis import ConnectionPool, Redis
+
+    share = seconds / (len(manager.sentinels) or 1)
+    limits = {"socket_timeout": share, "socket_connect_timeout": share, "retry": _no_retry()}
+    pools = [client.connection_pool for client in manager.sentinels]
+    asked = copy(manager)
+    asked.sentinels = [
+        Redis.from_pool(ConnectionPool(pool.connection_class, **{**_options(pool), **limits}))
+        for pool in pools
+    ]
+    return asked
+
+
+def _no_retry() -> Any:
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return Retry(NoBackoff(), 0)
 
 
 def connector(client: Redis) -> tuple[Callable[[float], tuple[Any, object]], str]:
