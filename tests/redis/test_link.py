@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -15,8 +16,11 @@ import pytest
 import redis
 from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
 from rq.cli.helpers import get_redis_from_config
+from rq.job import Job, JobStatus
+from rq.results import Result
 from support import Process, wait_until
 
+import werk
 from werk.dev.server import Server, free_port
 from werk.errors import ConfigError, RedisUnavailable, WerkError
 from werk.settings import Settings
@@ -302,6 +306,61 @@ def test_an_interrupted_call_leaves_no_reply_behind(redis_url: str) -> None:
     with pytest.raises(UnicodeEncodeError):
         near.calls([("ECHO", "second"), ("ECHO", "\udc80")])
     assert near.call("ECHO", "third") == b"third"
+    near.close()
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Set what a signal handler does a moment later: alarm(function)."""
+
+    def start(function: Callable[[], None]) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: function())
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+    yield start
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+Alarm = Callable[[Callable[[], None]], None]
+
+
+def test_a_signal_handler_enqueues_while_its_thread_waits_for_a_result(
+    connection: redis.Redis, alarm: Alarm
+) -> None:
+    job, jobs = werk.enqueue("sleep", 0), list[werk.Handle]()
+
+    def handle() -> None:
+        jobs.extend(werk.enqueue("sleep", seconds) for seconds in (1, 2))
+        own = Job.fetch(job.id, connection=connection)
+        Result.create(own, Result.Type.SUCCESSFUL, ttl=60, return_value=7)
+        own.set_status(JobStatus.FINISHED)
+
+    alarm(handle)
+    assert job.result(timeout=60) == 7
+    found = [Job.fetch(inner.id, connection=connection).args for inner in jobs]
+    assert found == [(1,), (2,)]
+
+
+def test_a_call_inside_a_call_leaves_the_outer_connection_alone(
+    redis_url: str, connection: redis.Redis, alarm: Alarm
+) -> None:
+    near, inner = to(redis_url), list[object]()
+    near.call("ECHO", "x")
+
+    def handle() -> None:
+        inner.append(near.call("ECHO", "inner"))
+        with pytest.raises(UnicodeEncodeError):
+            near.call("ECHO", "\udc80")
+        with pytest.raises(ConfigError, match="unknown command"):
+            near.call("NO-SUCH-COMMAND")
+        connection.rpush("list", "outer")
+
+    alarm(handle)
+    assert near.call("BLPOP", "list", 60) == [b"list", b"outer"]
+    assert inner == [b"inner"]
+    assert near.opened == 1
+    assert wait_until(lambda: len(connection.client_list()) <= 3)
     near.close()
 
 

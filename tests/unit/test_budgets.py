@@ -60,9 +60,9 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1120,
-        "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
-        "counts of failures",
+        1131,
+        "bounded readers of payloads, outages, silent Sentinels, one connection class, calls inside "
+        "calls, cron health, counts of failures",
     ),
     "tasks": (
         1095,

@@ -22,7 +22,7 @@ from werk import aio
 from werk.cli.enqueue import enqueue as command
 from werk.cli.run import werk as commands
 from werk.client import links
-from werk.testing import RecordedJobs, recorded
+from werk.testing import RecordedJob, RecordedJobs, recorded, stand_in
 
 
 @pytest.fixture(autouse=True)
@@ -352,6 +352,25 @@ def test_an_error_leaves_the_context() -> None:
     with pytest.raises(ZeroDivisionError), recorded():
         raise ZeroDivisionError
     assert links.link_of(None).where == "localhost:6379/0"
+
+
+def test_an_enqueue_in_a_signal_handler_during_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> RecordedJob:
+        monkeypatch.setattr(stand_in, "RecordedJob", RecordedJob)
+        werk.enqueue("note", "inner")
+        return RecordedJob(*args)
+
+    def record() -> None:
+        with recorded() as jobs:
+            werk.enqueue("note", "outer")
+        found.extend(job.args[0] for job in jobs)
+
+    found: list[str] = []
+    monkeypatch.setattr(stand_in, "RecordedJob", interrupted)
+    thread = threading.Thread(target=record, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == ["inner", "outer"]
 
 
 def test_threads_and_tasks_have_contexts_of_their_own() -> None:

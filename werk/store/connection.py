@@ -123,7 +123,8 @@ class Link:
         self.where, self.budget_s = where, budget_s
         self.served_cache: dict[Any, Any] = {}  # who serves a task: see client/enqueue.py
         self.client: object = None  # a client that we made, which has to live as long as the link
-        self._connection = Connection(connect, budget_s)
+        self._connect, self._connection = connect, Connection(connect, budget_s)
+        self._is_busy = False  # with a call
         self._loaded: set[Script] = set()
 
     @property
@@ -154,9 +155,7 @@ class Link:
         Sends all of them again after a fault that may pass, until the budget is used up. Raises
         RedisUnavailable then, and at once when Redis is full; ConfigError for what will not pass.
         """
-        deadline = time.monotonic() + self.budget_s
-        if deadline > self.not_after:
-            deadline = self.not_after
+        deadline = min(time.monotonic() + self.budget_s, self.not_after)
         pause_s = 0.0  # first only 10 to 20 ms: an idle connection may just have been closed
         while True:
             try:
@@ -177,27 +176,35 @@ class Link:
                 time.sleep(pause_s)
 
     def close(self) -> None:
-        """Close the socket; the next call opens another."""
-        self._connection.close()
+        """Close the socket; the next call opens another. Inside another call, do nothing."""
+        if not self._is_busy:
+            self._connection.close()
 
     def __del__(self) -> None:
         self.close()  # a thread's links end with it
 
     def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
-        connection = self._connection
-        if connection.pid != os.getpid():
+        connection, is_inner = self._connection, self._is_busy
+        if is_inner:  # a signal handler or a finalizer has interrupted a call of this thread
+            connection = Connection(self._connect, self.budget_s)
+        elif connection.pid != os.getpid():
             connection.close()  # the socket is the parent's
+        self._is_busy = True
         connection.deadline = deadline
         try:
             connection.send(*commands)
             return [connection.receive() for _ in commands]
         except BaseException as error:
             self.has_lost_reply |= connection.socket is not None
-            self.close()  # otherwise the next call would read this call's replies
+            connection.close()  # otherwise the next call would read this call's replies
             if not isinstance(error, hiredis.ProtocolError):
                 raise
             see = f"; see {self.setting}" if self.setting else ""
             raise ConfigError(f"what answers at {self.where} is not Redis{see}") from None
+        finally:
+            self._is_busy = is_inner
+            if is_inner:
+                connection.close()
 
     def _unreachable(self, error: Exception) -> str:
         if why := shortage():

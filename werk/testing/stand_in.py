@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from math import inf
-from threading import Lock
+from threading import RLock
 from typing import Any, NoReturn
 
 from werk.client import request
@@ -29,7 +29,7 @@ class StandIn(Link):
 
     def __init__(self, jobs: list[RecordedJob]) -> None:
         super().__init__(_refuse, "werk.testing.recorded()", inf)  # it never waits
-        self._lock = Lock()  # werk.aio enqueues from several threads
+        self._lock = RLock()  # werk.aio enqueues from several threads, a signal handler in between
         self._jobs = jobs
         self._by_id: dict[str, RecordedJob] = {}
         self._holds: dict[str, tuple[str, float]] = {}  # key -> job and when it expires
