@@ -104,6 +104,51 @@ def test_werk_jobs_records_in_async_tests(project: Path) -> None:
     assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
 
 
+def test_werk_jobs_records_in_every_kind_of_test_case(project: Path) -> None:
+    """IsolatedAsyncioTestCase runs tests in a context that is older than werk_jobs."""
+    body = (
+        "    def setUp(self): werk.enqueue('double', 1)\n"
+        "    def test_sync(self):\n"
+        "        werk.enqueue('double', 2)\n"
+        "        assert [job.args for job in self.jobs] == [(1,), (2,)]\n"
+    )
+    done = pytest_run(
+        project,
+        "import pytest, threading, unittest, werk\n"
+        "from werk.testing import recorded\n"
+        "@pytest.fixture(autouse=True)\n"
+        "def jobs(request, werk_jobs):\n"
+        "    if request.instance: request.instance.jobs = werk_jobs\n"
+        "    return werk_jobs\n"
+        f"class TestPlain(unittest.TestCase):\n{body}"
+        f"class TestAsync(unittest.IsolatedAsyncioTestCase):\n{body}"
+        "    async def test_async(self):\n"
+        "        await werk.aio.enqueue('double', 3)\n"
+        "        with recorded() as inner: werk.enqueue('double', 4)\n"
+        "        assert [job.args for job in self.jobs] == [(1,), (3,)]\n"
+        "        assert [job.args for job in inner] == [(4,)]\n"
+        "def test_a_thread(jobs):\n"
+        "    thread = threading.Thread(target=werk.enqueue, args=('double', 5))\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    assert [job.args for job in jobs] == [(5,)]\n",
+        RQ_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 4), done.stdout
+
+
+def test_werk_jobs_ends_with_the_test(project: Path) -> None:
+    done = pytest_run(
+        project,
+        "import pytest, werk\n"
+        "def test_one(werk_jobs): werk.enqueue('double', 4)\n"
+        "def test_another():\n"
+        "    with pytest.raises(werk.RedisUnavailable): werk.enqueue('double', 4)\n",
+        RQ_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+
+
 @pytest.mark.usefixtures("_nothing_left")
 def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.Redis) -> None:
     """One server and one worker for the session, and nothing in the developer's own Redis."""

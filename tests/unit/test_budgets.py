@@ -61,8 +61,8 @@ RAISED = {
     ),
     "store": (
         1131,
-        "bounded readers of payloads, outages, silent Sentinels, one connection class, calls inside "
-        "calls, cron health, counts of failures",
+        "bounded readers of payloads, outages, silent Sentinels, one connection class, "
+        "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
         1095,

@@ -29,15 +29,16 @@ STOP_S = 10.0  # a job that runs longer is killed when the session ends
 def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
     """Record the jobs that the test enqueues, without Redis: the value of werk.testing.recorded().
 
+    Unlike recorded(), it records in all threads, and in the contexts of unittest's test cases.
     A test that uses werk_worker as well enqueues real jobs. So an autouse fixture may use this one.
     """
-    from werk.testing import RecordedJobs, entered
+    from werk.testing import RecordedJobs, entered_everywhere
 
     jobs = RecordedJobs()
     if "werk_worker" in request.fixturenames:
         yield jobs
     else:
-        with entered(jobs):
+        with entered_everywhere(jobs):
             yield jobs
 
 

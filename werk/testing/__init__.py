@@ -74,6 +74,7 @@ class RecordedJobs(list[RecordedJob]):
 
 
 _recording: ContextVar[RecordedJobs | None] = ContextVar("werk_recording", default=None)
+_elsewhere: RecordedJobs | None = None  # what records where no context does
 
 
 @contextmanager
@@ -87,8 +88,25 @@ def entered(jobs: RecordedJobs) -> Iterator[RecordedJobs]:
         _recording.set(before)  # not reset(): an async fixture may end in another context
 
 
+@contextmanager
+def entered_everywhere(jobs: RecordedJobs) -> Iterator[RecordedJobs]:
+    """Add what is enqueued in this context to these jobs, and in all that have none of their own.
+
+    IsolatedAsyncioTestCase runs its tests in a context that is older than their fixtures.
+    """
+    global _elsewhere
+    before, _elsewhere = _elsewhere, jobs
+    try:
+        with entered(jobs):
+            yield jobs
+    finally:
+        _elsewhere = before
+
+
 def _stand_in(connection: links.Connection | None) -> Link | None:
     jobs = _recording.get()
+    if jobs is None:
+        jobs = _elsewhere
     if jobs is None:
         return None
     if connection is not None and not isinstance(connection, Link):
