@@ -104,6 +104,30 @@ def test_werk_jobs_records_in_async_tests(project: Path) -> None:
     assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
 
 
+def test_an_async_test_that_runs_again_records_into_a_new_list(project: Path) -> None:
+    """As pytest-rerunfailures does it: the same item, set up and called once more."""
+    (project / "conftest.py").write_text(
+        "from _pytest.runner import runtestprotocol\n"
+        "def pytest_runtest_protocol(item, nextitem):\n"
+        "    runtestprotocol(item, nextitem=nextitem, log=False)\n"
+        "    item._initrequest()\n"
+    )
+    done = pytest_run(
+        project,
+        "import pytest, werk\n"
+        "@pytest.fixture\n"
+        "def anyio_backend(): return 'asyncio'\n"
+        "@pytest.mark.anyio\n"
+        "async def test_one(werk_jobs):\n"
+        "    werk.enqueue('double', 4)\n"
+        "    assert [job.args for job in werk_jobs] == [(4,)]\n",
+        "-p",
+        "anyio",
+        RQ_REDIS_URL="redis://127.0.0.1:1/0",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 1), done.stdout
+
+
 def test_werk_jobs_records_in_every_kind_of_test_case(project: Path) -> None:
     """IsolatedAsyncioTestCase runs tests in a context that is older than werk_jobs."""
     body = (

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -42,14 +42,24 @@ def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
             yield jobs
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Let an async test record as well: anyio may run it in a task older than its fixtures."""
-    if not isinstance(item, pytest.Function) or "werk_jobs" not in item.fixturenames:
-        return
-    if "werk_worker" not in item.fixturenames and iscoroutinefunction(item.obj):
-        jobs: Any = item.funcargs["werk_jobs"]
-        item.obj = _recording(jobs, item.obj)
+    if not isinstance(item, pytest.Function) or not _records(item):
+        return (yield)
+    jobs: Any = item.funcargs["werk_jobs"]
+    test = item.obj
+    item.obj = _recording(jobs, test)
+    try:
+        return (yield)
+    finally:
+        item.obj = test  # the item may run again, with another list
+
+
+def _records(item: pytest.Function) -> bool:
+    names = item.fixturenames
+    is_recorded = "werk_jobs" in names and "werk_worker" not in names
+    return is_recorded and iscoroutinefunction(item.obj)
 
 
 def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
