@@ -38,6 +38,7 @@ _VARIABLES = {"url": "RQ_REDIS_URL", "registry": "WERK_REGISTRY"}
 _OTHERS = ("werk", "click", "threading", "concurrent")  # modules that are not the application's
 
 _given: dict[str, Any] = {}  # by configure()
+_forced: dict[str, str] = {}  # by force_url(): it wins over configure()
 _used: dict[str, tuple[Any, str]] = {}  # of each setting that was used: the value, and where
 
 
@@ -73,12 +74,22 @@ def configure(
 
 def origin(name: str) -> str:
     """Return what a setting comes from, for messages: configure() or else its variable."""
-    if name in _given:
+    if name in _given and name not in _forced:
         return f"werk.configure({name}=...)"
     if name != "url":
         return _VARIABLES[name]
     places = ("RQ_REDIS_URL", "RQ_CONFIG", "REDIS_URL", *sorted(_RQ_REDIS))  # in read()'s order
     return next((place for place in places if os.environ.get(place)), "RQ_REDIS_URL")
+
+
+def force_url(url: str | None) -> None:
+    """Use this server, whatever configure() names before or later; None: end that.
+
+    For the pytest fixture werk_worker. The same url has to be in RQ_REDIS_URL.
+    """
+    _forced.clear()
+    if url:
+        _forced["url"] = url
 
 
 def _is_url(url: str) -> bool:
@@ -99,7 +110,7 @@ def _is_url(url: str) -> bool:
 
 def note_use(name: str, value: object) -> None:
     """Note that a setting is used: from now on configure() cannot change it."""
-    if name not in _used:
+    if name not in _used and name not in _forced:
         frame: Any = sys._getframe(1)
         while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _OTHERS:
             frame = frame.f_back
@@ -135,7 +146,7 @@ class Settings(NamedTuple):
     @staticmethod
     def url() -> str | None:
         """Return the url of configure() or RQ_REDIS_URL, without reading the whole environment."""
-        return _given.get("url") or os.environ.get("RQ_REDIS_URL")
+        return _forced.get("url") or _given.get("url") or os.environ.get("RQ_REDIS_URL")
 
     @staticmethod
     def budget() -> float:
@@ -164,7 +175,7 @@ class Settings(NamedTuple):
 
         configure() counts if `environ` is the environment of this process.
         """
-        given = _given if environ is os.environ else {}
+        given = {**_given, **_forced} if environ is os.environ else {}
         env = {name: value for name, value in environ.items() if value}
         prefix = env.get("RQ_KEY_PREFIX", "rq")
         if not re.fullmatch(_PREFIX, prefix):

@@ -197,6 +197,33 @@ def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.
 
 
 @pytest.mark.usefixtures("_nothing_left")
+@pytest.mark.parametrize("is_early", [True, False])
+def test_werk_worker_wins_over_a_url_in_code(
+    project: Path, redis_url: str, connection: redis.Redis, is_early: bool
+) -> None:
+    """Nothing is written to the Redis of the application, and it may name that late."""
+    (project / "own_app.py").write_text(f"import werk\nwerk.configure(url={redis_url!r})\n")
+    with (project / "own_tasks.py").open("a") as file:
+        file.write("import own_app, werk\ndef outer(): return werk.enqueue('double', 1).id\n")
+    with (project / "own_table.py").open("a") as file:
+        file.write("TASKS['outer'] = 'own_tasks.outer'\n")
+    done = pytest_run(
+        project,
+        f"import pytest, werk\n{'import own_app' * is_early}\n"
+        "def test_one(werk_worker):\n"
+        "    assert werk.enqueue('double', 4).result(timeout=60) == 8\n"
+        "    import own_app\n"
+        "    assert werk.enqueue('where').result(timeout=60) == werk_worker\n"
+        "    inner = werk.enqueue('outer').result(timeout=60)\n"
+        "    assert werk.result(inner, timeout=60) == 2\n"
+        "    with pytest.raises(werk.ConfigError, match='not the URL'):\n"
+        "        werk.configure(url='http://')\n",
+    )
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 1), done.stdout
+    assert connection.keys("*") == []
+
+
+@pytest.mark.usefixtures("_nothing_left")
 def test_a_session_that_does_not_end_well_leaves_nothing(project: Path) -> None:
     done = pytest_run(project, "import os\ndef test(werk_worker):\n    os._exit(3)\n")
     assert done.returncode == 3

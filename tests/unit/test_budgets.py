@@ -47,7 +47,10 @@ RAISED = {
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell",
     ),
-    "dev": (607, "pytest fixtures, restarts in werk up, servers of any version"),
+    "dev": (
+        626,
+        "pytest fixtures and what they replace, restarts in werk up, servers of any version",
+    ),
     "lua": (
         1603,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
@@ -69,7 +72,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        867,
+        868,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 STOP_S = 10.0  # a job that runs longer is killed when the session ends
+_WERK = """\
+import os
+from werk.cli.run import main
+from werk.settings import force_url
+
+force_url(os.environ["RQ_REDIS_URL"])  # the tasks may import an application that names another
+main()
+"""
 
 
 @pytest.fixture
@@ -77,11 +85,13 @@ def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Calla
 def werk_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a server and a worker until the session ends; return the URL of the server.
 
-    Both are new, and RQ_REDIS_URL names the server in the meantime. The worker takes jobs from the
+    Both are new, and werk uses the server in the meantime, also if the application names another
+    with werk.configure(url=...). RQ_REDIS_URL names the server. The worker takes jobs from the
     queues of all tasks and from `default`. Its log is worker.log in the temporary folder `werk0`.
     """
     from werk.dev.server import Server, free_port
     from werk.errors import WerkError
+    from werk.settings import force_url
 
     folder = tmp_path_factory.mktemp("werk")
     try:
@@ -92,8 +102,10 @@ def werk_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         with pytest.MonkeyPatch.context() as patch, _worker(server.url, folder / "worker.log"):
             patch.setenv("RQ_REDIS_URL", server.url)
+            force_url(server.url)
             yield server.url
     finally:
+        force_url(None)
         server.stop()
 
 
@@ -107,7 +119,7 @@ def _worker(url: str, log: Path) -> Iterator[None]:
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     with log.open("wb") as output:
         process = spawn(
-            [sys.executable, "-P", "-m", "werk", "worker", *sorted(queues)],
+            [sys.executable, "-P", "-c", _WERK, "worker", *sorted(queues)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
