@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from enum import Enum
@@ -32,6 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
+from rq.results import Result
 from rq.webhook import Webhook
 from support import KIT, Process, run, wait_until
 
@@ -51,7 +52,9 @@ from werk.errors import (
     ResultTimeout,
     UnknownTask,
 )
+from werk.settings import Settings
 from werk.store import keys, payload
+from werk.store.connection import Command, link
 from werk.tasks import catalog
 from werk.tasks.arguments import Parameter, Signature
 
@@ -1056,6 +1059,58 @@ def test_a_job_that_keeps_no_result(connection: redis.Redis) -> None:
     assert handle.result(60) is None
     with pytest.raises(NoSuchJob):
         werk.result(handle.id)
+
+
+@pytest.mark.parametrize("delay", [None, 30])
+def test_a_job_that_expires_before_it_runs_has_no_result(
+    connection: redis.Redis, delay: int | None
+) -> None:
+    """Although it would have kept none: it did not run."""
+    handle = werk.enqueue("hello", "Ada", options=werk.Options(result_ttl=0, ttl=60, delay=delay))
+    connection.pexpire(keys.key("job", handle.id), 700)
+    with pytest.raises(NoSuchJob, match=f"^no job {handle.id}: it expired before it started$"):
+        handle.result(60)
+
+
+def test_a_job_that_runs_before_it_expires_keeps_no_result(connection: redis.Redis) -> None:
+    handle = werk.enqueue("hello", "Ada", options=werk.Options(result_ttl=0, ttl=60))
+    timer = threading.Timer(0.2, lambda: connection.delete(keys.key("job", handle.id)))
+    timer.start()  # it stands for a worker
+    assert handle.result(60) is None
+    timer.join()
+    handle = werk.enqueue("hello", "Ada", options=werk.Options(result_ttl=0, ttl=60))
+    connection.hset(keys.key("job", handle.id), "status", "started")
+    connection.pexpire(keys.key("job", handle.id), 200)
+    assert handle.result(60) is None
+
+
+@pytest.mark.parametrize("has_looked", [True, False])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_job_that_ends_between_two_commands_of_a_look(
+    connection: redis.Redis, has_looked: bool, earlier: bool
+) -> None:
+    """The first command finds no result of this run, the second one that it has finished."""
+    handle = werk.enqueue("hello", "Ada")
+    if earlier:
+        own = Job.fetch(handle.id, connection=connection)
+        Result.create_failure(own, 60, "earlier")
+    near = link(Settings.read())
+    waiting = results.Waiting(handle.id, near)
+    if has_looked:
+        assert waiting.look() is None
+    each = near.calls
+
+    def slowly(commands: Sequence[Command]) -> list[Any]:
+        found = []
+        for command in commands:
+            if command[0] == "HMGET":
+                work(connection)
+            found += each([command])
+        return found
+
+    near.calls = slowly  # type: ignore[method-assign]
+    assert waiting.look(0.05) == ("Hello Ada",)
+    near.close()
 
 
 def test_what_an_earlier_run_left_is_not_the_result(connection: redis.Redis) -> None:

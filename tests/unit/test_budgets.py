@@ -43,9 +43,9 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        784,
+        776,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
-        "calls of crontabs, commands for a shell",
+        "calls of crontabs, commands for a shell, expired jobs",
     ),
     "dev": (
         626,

@@ -51,6 +51,8 @@ Status = Literal[
 ]  # rq.job.JobStatus
 
 SLICE_S = 1.0  # of waiting; between slices we check whether the job still exists
+LAST_LOOK_S = 0.02  # before a waiting job expires; one that then starts may seem to have expired
+HAS_RESULT = {"finished": b"1", "failed": b"2"}  # states, and the type of the result's entry
 
 
 class Handle(NamedTuple, Generic[Result]):
@@ -181,6 +183,7 @@ class Waiting:
         self.job_id, self.connection, self.keeps_result = job_id, connection, keeps_result
         self.waits, self.seen, self.state = is_ours, False, ""
         self.entry: Any = (b"0-0", [])  # the newest; an entry of an earlier run is not news
+        self.expires = inf  # when the job expires if it does not start, by time.monotonic()
 
     def look(self, seconds: float = 0.0) -> tuple[Any] | None:
         """Wait for the job's end for at most `seconds`. Return the result if it has ended.
@@ -192,29 +195,41 @@ class Waiting:
         latest = ("XREVRANGE", results, "+", "-", "COUNT", 1)
         look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
         seconds = min(seconds, link.budget_s / 2)  # Redis does not count as unreachable so soon
+        now = time.monotonic()
+        ttl = ("PTTL", look[1])  # asked first, so that the job expires no earlier than calculated
         if self.waits and seconds > 0:
+            seconds = min(seconds, max(LAST_LOOK_S, self.expires - now - LAST_LOOK_S))
             block = ("XREAD", "BLOCK", max(1, int(seconds * 1000)), "STREAMS", results)
-            streams, (state, result_ttl) = link.calls([(*block, self.entry[0]), look])
+            left_ms, streams, (state, result_ttl) = link.calls([ttl, (*block, self.entry[0]), look])
             entries = streams[0][1] if streams else []
         else:
-            entries, (state, result_ttl) = link.calls([latest, look])
+            left_ms, entries, (state, result_ttl) = link.calls([ttl, latest, look])
         self.entry = entries[-1] if entries else self.entry
         if state is None:
-            if self.keeps_result:
-                raise NoSuchJob(_no_such(job_id, self.seen))
-            return (None,)  # the job has ended, and its result was not to be kept
+            return self._vanished()
         self.waits = self.seen = True
         self.keeps_result = self.keeps_result and result_ttl != b"0"
         self.state = keys.text(state)
-        if self.state in ("finished", "failed", "stopped", "canceled"):
-            if self._is_attempt():  # the job has ended since this entry was read
+        is_to_start = self.state in ("queued", "scheduled", "deferred") and not entries
+        self.expires = now + left_ms / 1000 if is_to_start and left_ms > 0 else inf
+        if self.state in (*HAS_RESULT, "stopped", "canceled"):
+            if self.state in HAS_RESULT and not (entries and self._is_of_end()):
+                # The job has ended since its entries were read.
                 self.entry = (link.call(*latest) or [self.entry])[-1]
             return (_outcome(job_id, self.state, keys.pairs(self.entry[1]), link),)
         return None
 
-    def _is_attempt(self) -> bool:
-        """Return whether the entry is of an attempt after which the job was to run again."""
-        return keys.pairs(self.entry[1]).get(b"type") == keys.RETRIED
+    def _vanished(self) -> tuple[Any]:
+        """Return the result of a job that no longer exists and kept none. Raises NoSuchJob."""
+        if time.monotonic() >= self.expires:
+            raise NoSuchJob(f"no job {self.job_id}: it expired before it started")
+        if self.keeps_result:
+            raise NoSuchJob(_no_such(self.job_id, self.seen))
+        return (None,)
+
+    def _is_of_end(self) -> bool:
+        """Return whether the entry may be that of the job's end, and not of an earlier attempt."""
+        return keys.pairs(self.entry[1]).get(b"type") == HAS_RESULT.get(self.state)
 
     def timed_out(self, timeout: float) -> ResultTimeout:
         """Return the error for a job that has not ended after `timeout` seconds.

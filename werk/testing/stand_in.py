@@ -95,6 +95,8 @@ class StandIn(Link):
                 return self._hash(key).get(field)
             case ("HMGET", key, *fields):
                 return [*map(self._hash(key).get, fields)]
+            case ("PTTL", _):
+                return -1
             case ("XREVRANGE", key, *_):
                 return self._results(key)
             case ("XREAD", _, _, "STREAMS", key, _):
