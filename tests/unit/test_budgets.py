@@ -43,7 +43,7 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        776,
+        796,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell, expired jobs",
     ),
@@ -63,7 +63,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1131,
+        1161,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
@@ -72,7 +72,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        868,
+        872,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
