@@ -432,6 +432,7 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
     put(connection, "deps", dependency_ids='{"a": 1}', dependency_id="gone", meta=b"[1]")
     put(connection, "meta", meta=b'{"werk": [1]}', number_of_retries="x", status="scheduled")
     put(connection, "sur", dependency_ids='["\\ud800"]', meta=b'{"werk": {"next_try": "\\ud800"}}')
+    put_half_characters(connection)
     put(connection, "digits", timeout="9" * 5000, retries_left="9" * 5000, status="finished")
     connection.xadd(
         "rq:results:digits", {"type": 1, "return_value": b64encode(pickle.dumps(10**5000))}
@@ -461,10 +462,45 @@ def test_no_record_breaks_a_page(browse: Browse, connection: redis.Redis) -> Non
         assert not connection.zcard(f"rq:{name}:default")
 
 
+def put_half_characters(connection: redis.Redis) -> None:
+    """Write records whose texts cannot be encoded: of a plain RQ job, of cron and of notes."""
+    data = pickle.dumps(("x\ud800", None, (), {}))
+    put(connection, "half", data=data, status="queued")
+    put(connection, "half2", data=b"\x80\x04X\x03\x00\x00\x00\xed\xa0\x80\x8c\x01x\x93.")
+    connection.hset("rq:worker:w3", mapping={"state": "busy", "birth": now()})
+    connection.sadd("rq:worker:w3:executions", "half:e1")
+    connection.sadd("rq:workers", "rq:worker:w3")
+    texts = dict.fromkeys(("when", "zone", "call", "task", "error"), "\ud800")
+    line = {"number": 1, "done": 0, **texts}
+    cron = {"state": "running", "beat": time.time(), "since": 1, "lines": [line]}
+    old = {"state": "stopped", "beat": 1, "since": 1, "lines": [{**line, "call": "\ud801"}]}
+    for field, record in (("host:/crontab", cron), ("host:/old", old)):
+        connection.hset("rq:werk:crons", field, json.dumps(record))
+    call = {"count": 9, "last": 1, "period_s": 60, "host": "\ud800"}
+    connection.hset("rq:werk:once-calls", "default hello()", json.dumps(call))
+    note = {"count": 1, "last": 1, "reason": "\ud800"}
+    connection.hset("rq:werk:would-refuse", "a.b", json.dumps(note))
+
+
+def test_an_answer_may_hold_any_text(browse: Browse) -> None:
+    client = browse()
+    client.application.view_functions["healthz"] = lambda: "a \ud800 b"
+    assert client.get("/healthz", base_url=HERE).text == "a \\ud800 b"
+
+
 def crawl(client: FlaskClient, connection: redis.Redis, times: int = 1) -> dict[str, float]:
     """Ask for every page there is. Returns how long each took at best, in seconds."""
-    paths = ["/", "/failures?hours=168", "/jobs", "/jobs?state=failed", "/tasks", "/0/view"]
-    paths += ["/0/view/queues", "/0/view/workers", "/0/view/jobs", "/favicon.ico"]
+    paths = [
+        "/",
+        "/failures?hours=168",
+        "/jobs",
+        "/jobs?state=failed",
+        "/tasks",
+        "/cron",
+        "/0/view",
+    ]
+    paths += ["/0/view/queues", "/0/view/workers", "/0/view/jobs", "/favicon.ico", "/metrics"]
+    paths += ["/jobs/groups", "/jobs/groups?state=failed"]
     paths += ["/0/data/queues.json", "/0/data/workers.json", "/healthz", "/readyz"]
     for name in ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled"):
         for place in ("8/asc/1", "8/dsc/2", "8/asc/1000", "200/asc/1", "200/dsc/25"):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from werk.errors import ArgumentError
 from werk.ops.cron_record import CRONS, LONGEST, MOST_JOBS, MOST_LINES, RUNNING, STOPPED
 from werk.ops.numbers import age, ago
+from werk.printable import printable
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.notes import ONCE_CALLS
@@ -261,6 +262,7 @@ def _line(facts: Mapping[str, Any]) -> Line:
     for name in ("when", "zone", "call", "task", "error"):
         if type(values[name]) is not str:
             raise TypeError(name)
+        values[name] = printable(values[name])  # as `werk cron` writes it; JSON may hold anything
     if type(values["number"]) is not int:
         raise TypeError("number")
     if max(len(values["when"]), len(values["zone"])) > LONGEST_TEXT:
@@ -276,7 +278,8 @@ def _call(field: str, text: str, now: float) -> OnceCall:
     if type(host) is not str or period_s <= 0:
         raise ValueError(field)
     last_s = ago(last, now)
-    return OnceCall(queue, call, period_s, last, last_s, host, last_s > OVERDUE * period_s)
+    is_overdue = last_s > OVERDUE * period_s
+    return OnceCall(queue, call, period_s, last, last_s, printable(host), is_overdue)
 
 
 def _time(value: object) -> float:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from werk.errors import ConfigError, TooLarge, Unreadable
+from werk.printable import printable
 from werk.store import keys, payload
 from werk.store.connection import Link
 from werk.store.limits import ERROR_LENGTH
@@ -85,7 +86,7 @@ class Record:
         except TooLarge as error:
             return f"({error}, too long to show)"
         except Unreadable as error:
-            return f"(unreadable: {error})"
+            return f"(unreadable: {printable(str(error))})"
 
     def plain(self, name: str, read: Callable[[bytes, int], Any]) -> Any:
         """Return the plain data in a field, which `read` reads, or why it cannot be shown."""
@@ -212,7 +213,7 @@ def _masked(called: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
     try:
         tasks = registry.tasks().values()
     except ConfigError:  # nobody knows which arguments are secret
-        return f"{path}(...)"
+        return printable(f"{path}(...)")
     secret = {name for task in tasks if task.path == path for name in task.secret}
     shape = signature.read(path) if secret else Signature()  # its source is found by its path
-    return f"{path}({shape.call(args, kwargs, secret)})"
+    return printable(f"{path}({shape.call(args, kwargs, secret)})")

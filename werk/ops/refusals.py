@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from werk.ops.numbers import MOST, ago
+from werk.printable import printable
 from werk.store.notes import WOULD_REFUSE
 from werk.tasks.catalog_page import Pages
 
@@ -36,7 +37,8 @@ def read(now: float, notes: Mapping[str, str]) -> tuple[list[WouldRefuse], list[
             is_sound = type(count) is int and type(last) in (int, float) and type(reason) is str
             if not (is_sound and 0 <= count <= MOST and 0 <= last <= MOST):
                 raise ValueError(text[:80])
-            found.append(WouldRefuse(task, count, float(last), ago(last, now), reason))
+            shown = printable(reason)
+            found.append(WouldRefuse(task, count, float(last), ago(last, now), shown))
         except (ValueError, TypeError, KeyError, RecursionError):
             damaged.append(f"{WOULD_REFUSE} {task}")
     return sorted(found, key=lambda own: (-own.jobs, own.task)), damaged

@@ -73,6 +73,15 @@ CODES: dict[type[WerkError], int] = {  # HTTP status by error; any other WerkErr
 log = logging.getLogger(__name__)
 
 
+class Answer(Response):
+    """A response that any text can be sent in: half a character is escaped."""
+
+    def set_data(self, value: bytes | str) -> None:
+        if isinstance(value, str):
+            value = value.encode("utf-8", "backslashreplace")
+        super().set_data(value)
+
+
 def serve(
     settings: Settings, *, bind: str, port: int, hosts: Collection[str], read_only: bool
 ) -> int:
@@ -101,6 +110,7 @@ def serve(
 def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool = False) -> Flask:
     """Return the WSGI app. It connects to Redis when a request needs it. Raises ConfigError."""
     app = Flask(__name__, static_folder=f"{web.blueprint.root_path}/static")
+    app.response_class = Answer
     app.jinja_options = {"autoescape": True}  # in scripts too
     app.jinja_env.filters |= {"age": age, "seconds": shown_seconds, "filter_of": filter_of}
     app.context_processor(_versions)
