@@ -240,6 +240,16 @@ def test_tasks_have_their_figures(browse: Browse, connection: redis.Redis) -> No
     assert float(mean) / {"ms": 1000, "s": 1}[unit] >= 0.199
 
 
+def test_a_task_that_only_crashes_has_failures(browse: Browse, connection: redis.Redis) -> None:
+    werk.enqueue("panic")
+    burst()  # which publishes the tasks
+    connection.delete("rq:werk:tallies")
+    connection.hset("rq:werk:tallies", mapping={"panic|failed": 7, "failed_webhooks": 1})
+    text = " ".join(browse().get("/tasks", base_url=HERE).text.split())
+    row = text.partition(">panic</a>")[2].partition("</tr>")[0]
+    assert '<td class="number">7</td> <td class="number">7</td>' in row
+
+
 def test_the_lines_of_crontabs_are_shown(
     browse: Browse, connection: redis.Redis, spawn: Callable[..., Process], tmp_path: Path
 ) -> None:

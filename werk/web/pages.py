@@ -234,7 +234,8 @@ def _figures(counters: Mapping[str, str]) -> dict[str, Figures]:
     """Return the figures by task."""
     took, waited = (histograms.counts_of(kind, counters) for kind in (TOOK, WAITED))
     found = {}
-    for task in {task for _, task in took}:
+    ended = {task for task, mark, _ in (own.rpartition("|") for own in counters) if mark}
+    for task in ended.union(task for _, task in took):  # a crash takes no time
         runs, waits = (
             histograms.added(counts for (_, own), counts in of.items() if own == task)
             for of in (took, waited)
