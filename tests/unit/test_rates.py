@@ -53,6 +53,14 @@ def test_only_the_last_minutes_count() -> None:
     assert rates.note(160, counters(0, {}))["default"] == Rate(0.0, None)  # it was flushed
 
 
+def test_a_reading_that_comes_late_changes_nothing() -> None:
+    rates = Rates()
+    for moment, done in ((1000, 0), (1012, 0), (1030, 30)):
+        rates.note(moment, counters(done, {}))
+    assert rates.note(1029, counters(29, {}))["default"].per_minute == 60.0
+    assert rates.note(1040, counters(40, {}))["default"].per_minute == 60.0
+
+
 def test_a_queue_that_is_new_has_a_rate() -> None:
     rates = Rates()
     rates.note(1000, {})

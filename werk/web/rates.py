@@ -39,7 +39,8 @@ class Rates:
         counts = _by_queue(counters)
         with self._lock:
             readings = self._readings
-            if readings and not 0 <= now - readings[-1][0] <= KEPT_S:
+            # A reading may be a little older than the last one: requests overtake each other.
+            if readings and not -APART_S < now - readings[-1][0] <= KEPT_S:
                 readings.clear()  # another server, or no page was open for a while
             while readings and readings[0][0] < now - KEPT_S:
                 readings.popleft()
