@@ -253,6 +253,20 @@ def test_the_age_of_a_job_is_its_age(
     assert 0 <= oldest_s() < 60
 
 
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_a_job_that_runs_has_run_for_its_time(
+    start: Start, connection: redis.Redis, tmp_path: Path, ahead_s: float
+) -> None:
+    start(ahead_s, env=PATIENT)
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    wait_until(lambda: clocks(connection))
+    for reader_s in (0, ahead_s, -ahead_s):
+        shown = call(tmp_path, reader_s, "werk", "show", job.id, "--json")
+        assert 0 <= json.loads(shown)["duration"] < 60
+    go(tmp_path)
+
+
 def waits_since(connection: redis.Redis, job_id: str) -> float:
     enqueued_at, since = connection.hmget(f"rq:job:{job_id}", "enqueued_at", "werk_enqueued")
     written, _, moment = since.partition(b"|")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any
@@ -13,7 +12,7 @@ from werk.errors import NoSuchJob
 from werk.ops import job_record
 from werk.ops.job_record import FIELDS, LONGEST, LONGEST_IN_ROW, RETRY, Job, Result, last_line
 from werk.ops.numbers import number
-from werk.ops.queues import ask
+from werk.ops.queues import clock
 from werk.printable import listed
 from werk.store import keys, payload
 from werk.store.connection import Link
@@ -135,8 +134,14 @@ def _read(link: Link, job_id: str) -> dict[str, Any]:
     (job,) = job_record.read(link, [job_id], LONGEST, results=MOST_RESULTS)
     if not job.record:
         raise NoSuchJob(f"no job {job_id}: never enqueued here, or expired")
-    due = ask(link, "ZSCORE", keys.key("scheduled", job.text("origin") or ""), job_id)
-    facts = _facts(job, None if due is None else float(due))
+    scheduled, worker = (
+        keys.key(kind, job.text(field) or "")
+        for kind, field in (("scheduled", "origin"), ("worker", "worker_name"))
+    )
+    asked = [("ZSCORE", scheduled, job_id), ("HGET", worker, "werk_clock")]
+    due, clock_s = link.calls(asked, skips_type=True)
+    now = clock(link) + number(keys.text(clock_s))  # by the clock of its worker, if that is known
+    facts = _facts(job, None if due is None else float(due), now)
     if facts["status"] == "deferred":  # by RQ: it depends on other jobs
         facts["deferred"] = awaited(link, [facts["depends_on"] or []])[0]
     return facts
@@ -153,7 +158,7 @@ def _row(job: Job) -> dict[str, Any]:
     }
 
 
-def _facts(job: Job, due: float | None) -> dict[str, Any]:
+def _facts(job: Job, due: float | None, now: float) -> dict[str, Any]:
     text = {name: job.text(name) for name in FIELDS if name not in ("data", "meta")}
     meta = job.plain("meta", payload.loads)
     called = job.called()
@@ -176,7 +181,7 @@ def _facts(job: Job, due: float | None) -> dict[str, Any]:
         "queue": text["origin"],
         **{name: text[name] for name in _TIMES},
         "due": when if waits and not is_retry else None,
-        "duration": _duration(text),
+        "duration": _duration(text, now),
         "worker": text["worker_name"],
         "attempt": _whole(text[keys.ATTEMPT]) or None,  # a deferral is not an attempt
         # Once the job has ended, `exception` has the error of the last attempt.
@@ -239,10 +244,10 @@ def attempt_line(attempt: Mapping[str, Any]) -> str:
     )
 
 
-def _duration(text: Mapping[str, str | None]) -> float | None:
+def _duration(text: Mapping[str, str | None], now: float) -> float | None:
     """Return how many seconds a job ran, until now if it is running; None if a time is unknown."""
     started = keys.moment(text["started_at"], nan)
-    ended = time.time() if text["status"] == "started" else keys.moment(text["ended_at"], nan)
+    ended = max(started, now) if text["status"] == "started" else keys.moment(text["ended_at"], nan)
     return round(ended - started, 3) if ended >= started else None
 
 
