@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import stat
@@ -218,6 +219,46 @@ def test_data_of_an_older_version_is_taken_over(start: Callable[..., Server]) ->
     marker.write_text(f"{first.binary.name} 1.0\n")
     start()
     assert marker.read_text() == own
+
+
+def test_data_of_an_unknown_server_can_be_taken_over(start: Callable[..., Server]) -> None:
+    first = start()
+    first.stop()
+    marker = first.state_dir / "server"
+    own = marker.read_text()
+    marker.write_text("")  # its disk was full
+    with pytest.raises(ConfigError, match=r"is empty.* echo .* WERK_STATE_DIR") as error:
+        start()
+    (fix,) = re.findall("run (echo .*), or set", str(error.value))
+    subprocess.run(fix, shell=True, check=True)
+    start()
+    assert marker.read_text() == own
+
+
+def test_an_empty_marker_without_data_is_written_anew(start: Callable[..., Server]) -> None:
+    first = start()
+    first.stop()
+    for file in first.data.rglob("*"):
+        if file.is_file():
+            file.unlink()
+    for folder in first.data.iterdir():
+        folder.rmdir()
+    (first.state_dir / "server").write_text("")
+    start()
+    assert (first.state_dir / "server").read_text() == f"{first.binary}\n"
+
+
+def test_a_marker_is_written_only_if_it_changes(start: Callable[..., Server]) -> None:
+    first = start()
+    first.stop()
+    marker = first.state_dir / "server"
+    marker.with_suffix(".new").symlink_to("/dev/full")
+    start().stop()
+    older = f"{first.binary.name} 1.0\n"
+    marker.write_text(older)
+    with pytest.raises(ConfigError, match=r"WERK_STATE_DIR: No space left on device: .*server"):
+        start()
+    assert marker.read_text() == older
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import redis
 from werk.dev.binary import Binary, find_binary, version_of
 from werk.dev.process import spawn
 from werk.errors import ConfigError, RedisUnavailable
+from werk.printable import shell_word
 from werk.settings import Settings
 from werk.store import redis_py
 from werk.store.address import parse_url, shown
@@ -98,13 +99,11 @@ class Server:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """Make the folders, and hold their lock."""
-        try:
+        with _writing(self.state_dir):
             for folder in (self.state_dir, self.data):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _refuse_shared(folder)
             file = (self.state_dir / "lock").open("w")
-        except OSError as error:
-            raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {error.filename}") from error
         with file:  # the server keeps its own copy
             for _ in range(50):  # a server killed during a rewrite leaves a child for a moment
                 with suppress(BlockingIOError):
@@ -121,8 +120,8 @@ class Server:
     def _mark(self) -> None:
         """Refuse data of another program or a newer version: the server might see no data in it."""
         marker = self.state_dir / "server"
-        if marker.exists():
-            theirs = marker.read_text().strip()
+        theirs = marker.read_text("utf-8", "replace").strip() if marker.exists() else ""
+        if theirs:
             name, _, version = theirs.partition(" ")
             if name != self.binary.name or version_of(version) > self.binary.version:
                 raise ConfigError(
@@ -131,14 +130,22 @@ class Server:
                     " another folder"
                 )
         elif any(self.data.iterdir()):
-            raise ConfigError(
-                f"{self.data} has files not written by werk: set WERK_STATE_DIR to another folder"
-            )
-        marker.write_text(f"{self.binary}\n")
+            fix = "set WERK_STATE_DIR to another folder"
+            if not marker.exists():
+                raise ConfigError(f"{self.data} has files not written by werk: {fix}")
+            # werk 0.2.0 could leave it empty. The server here may be another than then.
+            mark = f"echo {shell_word(str(self.binary))} > {shell_word(str(marker))}"
+            what = f"{marker} is empty, so it is unknown which server wrote {self.data}"
+            raise ConfigError(f"{what}: if it was {self.binary} or older, run {mark}, or {fix}")
+        if theirs != str(self.binary):
+            with _writing(marker):
+                _replace(marker, f"{self.binary}\n")
 
     def _launch(self, config: str, lock: int) -> subprocess.Popen[bytes]:
         """Start the program. Its configuration goes to stdin, to keep a password out of `ps`."""
-        with self.log.open("wb") as output:
+        with _writing(self.log):
+            output = self.log.open("wb")
+        with output:
             process = spawn(
                 [self.binary.path, "-"],
                 stdin=subprocess.PIPE,
@@ -163,6 +170,26 @@ class Server:
                 raise RedisUnavailable(late)
             time.sleep(0.005)
         raise RedisUnavailable(f"the server did not start: {self.last_words()}")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Report an error of the disk as one of the folder's setting."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path  # a write does not name its file
+        raise ConfigError(f"WERK_STATE_DIR: {error.strerror}: {where}") from error
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file as a whole: a full disk or a crash leaves the old one."""
+    new = file.with_suffix(".new")
+    with new.open("w") as output:
+        output.write(text)
+        output.flush()
+        os.fsync(output.fileno())
+    new.replace(file)
 
 
 def _refuse_shared(folder: Path) -> None:
