@@ -31,6 +31,8 @@ import werk
 from werk import registry
 from werk.dev.server import free_port
 from werk.errors import ConfigError
+from werk.settings import Settings
+from werk.web import app as dashboard
 from werk.web import views
 
 HOST = socket.gethostname()
@@ -155,6 +157,30 @@ def test_the_password_is_asked_for(browse: Browse) -> None:
     assert code("/healthz", None) == code("/readyz", None) == 200
     post = client.post("/requeue/default", base_url=HERE, headers={"Origin": "http://evil.example"})
     assert post.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/1/view/queues", "/0/view/jobs/default/x/8/asc/1", "/nowhere"])
+def test_no_address_is_read_before_the_guard(browse: Browse, path: str) -> None:
+    client = browse("ops", "pw")
+    assert client.get(path, base_url=HERE).status_code == 401
+    assert client.get(path, base_url="http://evil.example").status_code == 403
+    assert client.get(path, base_url=HERE, auth=("ops", "pw")).status_code == 404
+
+
+def test_versions_are_shown_to_those_who_may_ask(browse: Browse) -> None:
+    client, wanted = browse("ops", "pw"), {"Accept": "text/html"}
+    url, auth = f"redis://127.0.0.1:{free_port()}/0", ("ops", "pw")
+    down = dashboard.make_app(Settings.read()._replace(redis_url=url)).test_client()
+    for own, path, base, code in (
+        (client, "/", "http://evil.example", 403),
+        (down, "/readyz", HERE, 503),
+    ):
+        answer = own.get(path, base_url=base, headers=wanted, auth=auth)
+        assert (answer.status_code, werk.__version__ in answer.text) == (code, False)
+        assert f"<h1>{code}</h1>" in answer.text
+    for path in ("/", "/nowhere"):
+        answer = client.get(path, base_url=HERE, headers=wanted, auth=auth)
+        assert f"werk {werk.__version__}" in answer.text
 
 
 def test_the_password_does_not_open_a_foreign_page(browse: Browse) -> None:

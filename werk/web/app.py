@@ -13,7 +13,7 @@ import signal
 from collections.abc import Collection
 from contextlib import suppress
 
-from flask import Blueprint, Flask, Response, jsonify, render_template, request
+from flask import Blueprint, Flask, Response, g, jsonify, render_template, request
 from rq.version import VERSION as RQ_VERSION
 from rq_dashboard import web
 from werkzeug.exceptions import HTTPException
@@ -130,8 +130,8 @@ def make_app(settings: Settings, *, hosts: Collection[str] = (), read_only: bool
     app.add_url_rule("/api/tasks/<any_name:task>", "enqueue", api.enqueue, methods=["POST"])
     for path in ("/api/tasks", "/api/tasks/"):
         app.add_url_rule(path, "no_task", api.no_task, methods=["GET", "POST"])
-    app.url_value_preprocessor(check_address)
     app.before_request(Guard(settings, hosts, read_only).check)
+    app.before_request(check_address)
     app.after_request(_finish)
     app.register_error_handler(Exception, _shown)
     return app
@@ -154,7 +154,9 @@ def _pages(settings: Settings, read_only: bool) -> Blueprint:
 
 
 def _versions() -> dict[str, str]:
-    """Return what each template may show."""
+    """Return what each template may show: nothing to somebody who may not ask for pages."""
+    if not g.get("may_ask"):
+        return {"versions": ""}
     found = f"werk {__version__}, RQ {RQ_VERSION}"
     return {"versions": f"{found}, rq-dashboard {web.rq_dashboard_version}"}
 

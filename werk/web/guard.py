@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
 
-from flask import Response, abort, jsonify, request
+from flask import Response, abort, g, jsonify, request
 
 from werk.errors import ConfigError
 from werk.log_format import Event
@@ -56,6 +56,7 @@ class Guard:
             return None
         if self.user and (refusal := self._ask_password()):
             return refusal
+        g.may_ask = True
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         own_pages = (f"http://{request.host}", f"https://{request.host}")

@@ -150,8 +150,9 @@ def _list_url(**place: Any) -> str:
     return addresses.url_for("rq_dashboard.jobs_overview", instance_number=0, **place)
 
 
-def check_address(_: str | None, values: dict[str, Any] | None) -> None:
+def check_address() -> None:
     """Check and convert the values in an address; remove the number of the Redis server."""
+    values = request.view_args
     if not values:
         return
     if "queue_name" in values:
