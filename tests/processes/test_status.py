@@ -617,7 +617,7 @@ def test_limits_of_a_check(light: Link, connection: redis.Redis) -> None:
     assert done.stdout == (
         "WERK CRITICAL - 0 live workers, at least 2 are required (start more: werk worker); "
         "queue default: 2 failed (werk failed --queue default)"
-        " | waiting=0 oldest=0s;;300 workers=0;;2 failed=2;1;5\n"
+        " | waiting=0 oldest=0s;;300 workers=0;;2: failed=2;1;5\n"
     )
     assert run("werk", "status", "--check", "--max-failed", "1").returncode == 2
     assert run("werk", "status", "--check", "--max-failed", "2").returncode == 0
@@ -875,7 +875,7 @@ def test_checks_and_metrics_count_workers_and_slots(fleet: Fleet, light: Link) -
     done = run("werk", "status", "--check", "--min-workers", "3")
     assert done.returncode == 2
     assert "2 live workers, at least 3 are required" in done.stdout
-    assert " workers=2;;3" in done.stdout
+    assert " workers=2;;3: " in done.stdout
 
 
 def test_a_worker_with_slots_is_seen_as_one(work: Start, light: Link, tmp_path: Path) -> None:

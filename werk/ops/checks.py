@@ -60,10 +60,11 @@ def check(snapshot: Snapshot, limits: Limits) -> tuple[int, str]:
     level = found[0].level if found else OK
     code, line = verdict(level, "; ".join(parts) or "no queue yet")
     oldest = max((q.oldest_s or 0 for q in queues), default=0)
+    least = f";;{limits.min_workers}:" if limits.min_workers else ""  # fewer are critical
     perfdata = (
         f"waiting={sum(q.waiting for q in queues)};{limits.waiting}",
         f"oldest={oldest:.0f}s;{limits.age_s}",
-        f"workers={sum(own.is_live for own in snapshot.workers)};;{limits.min_workers or ''}",
+        f"workers={sum(own.is_live for own in snapshot.workers)}{least}",
         f"failed={sum(q.failed for q in queues)};{limits.failed}",
     )
     return code, " ".join([line, "|", *(fact.rstrip(";") for fact in perfdata)])
