@@ -707,6 +707,20 @@ def test_a_worker_is_busy_while_it_has_a_job(light: Link, connection: redis.Redi
         connection.delete(f"{key}:executions")
 
 
+def test_a_queue_that_a_worker_names_twice_is_counted_once(
+    light: Link, connection: redis.Redis
+) -> None:
+    born, key = keys.clock()[2], "rq:worker:w"
+    facts = {"birth": born, "last_heartbeat": born, "werk_lease": 15, "werk_horse": "g"}
+    connection.hset(key, mapping={**facts, "queues": "default,low,default"})
+    connection.zadd("rq:werk:leases", {"w": time.time() + 15})
+    connection.rpush("rq:werk:hand:w:default", "a")
+    snapshot = Snapshot.read(light)
+    assert snapshot.workers[0].queues == ["default", "low"]
+    found = {name: (own.workers, own.waiting) for name, own in snapshot.queues.items()}
+    assert found == {"default": (1, 1), "low": (1, 0)}
+
+
 @pytest.mark.parametrize(
     ("ttl", "beat_s_ago", "state"),
     [

@@ -78,7 +78,7 @@ def read_slot(now: float, oldest: Mapping[str, float], row: Mapping[str, Any]) -
         beat_s=ago(beat, now),
         done=whole(facts.get("successful_job_count")),
         failed=whole(facts.get("failed_job_count")),
-        queues=served.split(","),
+        queues=[*dict.fromkeys(served.split(","))],
         kind=WERK if "werk_lease" in facts else PLAIN_RQ,
         free=facts.get("werk_free") == "1",
         clock_s=clock_s,

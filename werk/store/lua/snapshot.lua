@@ -119,22 +119,24 @@ local function call_of(id)
   return string.sub(task or '', 1, LONGEST_CALL), string.sub(call or '', 1, LONGEST_CALL)
 end
 
+-- Return the queues in a worker's list, each once.
+local function names_in(list)
+  local found, seen = {}, {}
+  for name in string.gmatch(list, '[^,]+') do
+    if #found == MOST_QUEUES then break end
+    if not seen[name] then found[#found + 1] = name end
+    seen[name], queues[name] = true, true
+  end
+  return found
+end
+
 local function read_worker(name)
   local key = P .. ':worker:' .. name
   local facts = hash_of(key, LONGEST_RECORD)
   if not facts.birth then return nil end -- it has expired
   local list = facts.queues or ''
-  local served = lists[list] or {}
-  if not lists[list] then
-    local names = string.gmatch(list, '[^,]+')
-    for at = 1, MOST_QUEUES do
-      served[at] = names()
-      if not served[at] then break end
-      queues[served[at]] = true
-    end
-    lists[list] = served
-  end
-  count_hands(name, served)
+  lists[list] = lists[list] or names_in(list)
+  count_hands(name, lists[list])
   local run = ask({}, 'SMEMBERS', key .. ':executions')[1] or ''
   local since = ask('', 'HGET', P .. ':execution:' .. run, 'created_at')
   local task, call = call_of(string.match(run, '^(.*):'))
