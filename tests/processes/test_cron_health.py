@@ -30,13 +30,14 @@ from werk.ops.cron_record import BEAT_S, CronRecord
 from werk.ops.crontab import Line
 from werk.ops.snapshot import Snapshot
 from werk.store.connection import Link, link
-from werk.store.notes import MOST_NOTES
+from werk.store.notes import MOST_NOTES, ONCE_CALLS, note
 from werk.tasks import catalog
 
 Spawn = Callable[..., Process]
 HOST = socket.gethostname()
 NOON = datetime(2026, 11, 24, 12, tzinfo=timezone.utc).timestamp()
 KEYS = ("rq:werk:crons", "rq:werk:cron-jobs", "rq:werk:once-calls")
+REPORT = "default report('2026-11-29')"  # a call
 
 
 class Clock:
@@ -70,12 +71,13 @@ def crons(connection: redis.Redis) -> dict[str, Any]:
     return {field.decode(): json.loads(text) for field, text in found}
 
 
-def age(connection: redis.Redis, seconds: float, key: str = "rq:werk:crons") -> None:
+def age(connection: redis.Redis, seconds: float, key: str = "rq:werk:crons", *times: str) -> None:
     """Make all records of a key older."""
-    name = "beat" if key.endswith("crons") else "last"
+    names = times or (("beat",) if key.endswith("crons") else ("last", "first"))
     for field, text in connection.hgetall(key).items():
         record = json.loads(text)
-        connection.hset(key, field, json.dumps({**record, name: record[name] - seconds}))
+        older = record | {name: record[name] - seconds for name in names}
+        connection.hset(key, field, json.dumps(older, separators=(",", ":")))  # as note.lua does
 
 
 def reported(light: Link) -> list[tuple[str, str]]:
@@ -516,8 +518,10 @@ def calls(connection: redis.Redis) -> dict[str, Any]:
 
 
 def test_a_call_of_a_crontab_is_missed(connection: redis.Redis, light: Link) -> None:
-    for _ in range(2):  # a duplicate is a call as well
-        assert run("werk-enqueue", "--quiet", "--once-per", "1h", "hello", "Ada").returncode == 0
+    words = ("werk-enqueue", "--quiet", "--once-per", "1h", "hello", "Ada")
+    for _ in range(3):  # a duplicate is a call as well
+        assert run(*words).returncode == 0
+        age(connection, 3600, "rq:werk:once-calls", "first")
     run("werk-enqueue", "--once-per", "1h", "--require-worker", "--queue", "low", "sleep", "1")
     found = calls(connection)
     assert sorted(found) == ["default hello('Ada')", "low sleep(1.0)"]
@@ -533,6 +537,23 @@ def test_a_call_of_a_crontab_is_missed(connection: redis.Redis, light: Link) -> 
     assert ("warning", "no host has called hello('Ada') --once-per 1h for 4h") in reported(light)
     assert run("werk", "repair").stdout == "call default hello('Ada') overdue\n"
     assert "no host has called" not in str(reported(light))
+
+
+@pytest.mark.parametrize(("calls_made", "over_s"), [(2, 4000), (9, 60)])
+def test_a_call_that_no_crontab_repeats_is_not_missed(
+    connection: redis.Redis, light: Link, calls_made: int, over_s: float
+) -> None:
+    """As $(date) makes them: each day another, by one host or by many."""
+    for _ in range(calls_made):
+        made = note(ONCE_CALLS, REPORT, {"period_s": 3600, "host": "web1"})
+        connection.execute_command(*made)
+    age(connection, over_s, "rq:werk:once-calls", "first")
+    age(connection, 4 * 3600, "rq:werk:once-calls")
+    assert reported(light) == []
+    (record,) = calls(connection).values()
+    assert record["count"] == calls_made
+    assert run("werk", "repair").stdout == f"call {REPORT} old\n"
+    assert calls(connection) == {}
 
 
 def test_other_calls_are_not_noted(connection: redis.Redis) -> None:

@@ -502,7 +502,7 @@ def put_half_characters(connection: redis.Redis) -> None:
     old = {"state": "stopped", "beat": 1, "since": 1, "lines": [{**line, "call": "\ud801"}]}
     for field, record in (("host:/crontab", cron), ("host:/old", old)):
         connection.hset("rq:werk:crons", field, json.dumps(record))
-    call = {"count": 9, "last": 1, "period_s": 60, "host": "\ud800"}
+    call = {"count": 9, "first": 1, "last": 99, "period_s": 60, "host": "\ud800"}
     connection.hset("rq:werk:once-calls", "default hello()", json.dumps(call))
     note = {"count": 1, "last": 1, "reason": "\ud800"}
     connection.hset("rq:werk:would-refuse", "a.b", json.dumps(note))

@@ -21,6 +21,7 @@ from werk.store.scripts import script
 SILENT_S = 180.0  # how long a restart may take, and how late a tick may be
 FAILING = 2  # this many jobs in a row
 OVERDUE = 3.1  # periods without a call; a little more than 3, because calls may be early or late
+REGULAR = 3  # this many calls over more than a period; fewer may have an argument that changes
 MOST_IN_ALL = 6000  # jobs whose status is read
 LONGEST_TEXT = 100  # characters of a time and of a zone
 OK, SILENT, LATE, FAILING_STATE = "ok", "silent", "late", "failing"
@@ -92,7 +93,11 @@ class OnceCall(NamedTuple):
     last: float
     last_s: float  # since the last call
     host: str
-    is_overdue: bool
+    is_overdue: bool  # old, although a crontab used to make it
+
+    @property
+    def is_old(self) -> bool:
+        return self.last_s > OVERDUE * self.period_s
 
 
 class CronHealth(NamedTuple):
@@ -275,11 +280,12 @@ def _call(field: str, text: str, now: float) -> OnceCall:
     facts = json.loads(text)
     queue, _, call = field.partition(" ")
     last, period_s, host = _time(facts["last"]), _time(facts["period_s"]), facts["host"]
-    if type(host) is not str or period_s <= 0:
+    count, first = facts["count"], _time(facts.get("first", last))
+    if type(host) is not str or type(count) is not int or period_s <= 0:
         raise ValueError(field)
-    last_s = ago(last, now)
-    is_overdue = last_s > OVERDUE * period_s
-    return OnceCall(queue, call, period_s, last, last_s, printable(host), is_overdue)
+    found = OnceCall(queue, call, period_s, last, ago(last, now), printable(host), False)
+    is_regular = count >= REGULAR and last - first > period_s
+    return found._replace(is_overdue=is_regular and found.is_old)
 
 
 def _time(value: object) -> float:

@@ -21,7 +21,11 @@ def forget(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
         for own in health.processes
         if own.state != RUNNING and own.beat_s > SILENT_S
     }
-    calls = {f"{own.queue} {own.call}": "overdue" for own in health.calls if own.is_overdue}
+    calls = {
+        f"{own.queue} {own.call}": "overdue" if own.is_overdue else "old"
+        for own in health.calls
+        if own.is_old
+    }
     drops = [("HDEL", key, *own) for key, own in ((CRONS, crons), (ONCE_CALLS, calls)) if own]
     if drops and not dry_run:
         link.calls(drops)

@@ -3,7 +3,8 @@
 -- which must not fail because of a note: so no command raises an error.
 --
 -- ARGV  KEY, the hash   FIELD, what has happened   COUNT, how often
---       RECORD, a JSON object with more facts: `last`, Redis's time, and `count` come before them
+--       RECORD, a JSON object with more facts: `last`, Redis's time, `count` and `first`, the time
+--       when it was noted first, come before them
 
 local try, time = redis.pcall, redis.call('TIME')
 local START = '^{"last":([%d.]+),"count":(%d+)'
@@ -23,8 +24,10 @@ local function note()
   local known = try('HGET', KEY, FIELD)
   if size == MOST_NOTES and not known then try('HDEL', KEY, oldest()) end
   local _, count = string.match(known or '', START)
-  local facts = string.format('{"last":%.3f,"count":%d,', time[1] + time[2] / 1000000,
-    math.min(COUNT + (tonumber(count) or 0), 1e15))
+  local now = time[1] + time[2] / 1000000
+  local _, _, first = string.match(known or '', START .. ',"first":([%d.]+)')
+  local facts = string.format('{"last":%.3f,"count":%d,"first":%.3f,', now,
+    math.min(COUNT + (tonumber(count) or 0), 1e15), tonumber(first) or now)
   try('HSET', KEY, FIELD, facts .. string.sub(RECORD, 2))
 end
 
