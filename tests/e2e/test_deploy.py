@@ -74,6 +74,14 @@ def test_a_unit_is_hardened(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_unit_that_is_always_restarted_never_stays_down() -> None:
+    services = [name for name in UNITS if name.endswith(".service")]
+    restarted = [name for name in services if "Restart" in unit(name)["Service"]]
+    assert restarted == ["werk-worker@.service"]
+    for name in restarted:  # systemd's default gives up after five starts in ten seconds
+        assert unit(name)["Unit"]["StartLimitIntervalSec"] == "0"
+
+
 def test_a_worker_imports_nothing_from_where_jobs_may_write() -> None:
     service = unit("werk-worker@.service")["Service"]
     assert (service["ProtectSystem"], service["WorkingDirectory"]) == ("strict", "/opt/werk")
