@@ -51,13 +51,14 @@ RAISED = {
         626,
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",
     ),
+    "dev": (627, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1603,
+        1604,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        3065,
+        3076,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart, "
         "clocks that are set back, jobs that end while they are stopped",
@@ -76,7 +77,7 @@ RAISED = {
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
-        1020,
+        1028,
         "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call, "
         "times of counts",
     ),
