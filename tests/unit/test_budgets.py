@@ -48,12 +48,11 @@ RAISED = {
         "calls of crontabs, commands for a shell, expired jobs",
     ),
     "dev": (
-        626,
+        643,
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",
     ),
-    "dev": (627, "pytest fixtures, restarts in werk up, servers of any version"),
     "lua": (
-        1604,
+        1605,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
