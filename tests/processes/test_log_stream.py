@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pty
+import select
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import redis
 from rq.logutils import ColorizingStreamHandler
-from support import KIT, Process, command, run, wait_until
+from support import KIT, Process, command, is_asleep, run, wait_until
 from workers import ENV, Start, finished, go
 
 import werk
@@ -241,6 +246,133 @@ def test_a_stopped_terminal_holds_nobody_up(shared: SharedState) -> None:
         assert main_end.read(100) == b"a line\r\n"
         while not shared.dropped:  # nobody reads the other end
             stream.write("x" * 1000 + "\n")
+
+
+# --- one line of several processes
+
+SLOTS, RECORDS = 3, 100
+_fork = multiprocessing.get_context("fork")
+
+
+def record(slot: int, number: int, size: int = 9000) -> str:
+    return json.dumps({"slot": slot, "number": number, "text": "x" * size})
+
+
+def in_json(line: logging.LogRecord) -> str:
+    return json.dumps({"message": line.getMessage()})
+
+
+def slots(stream: LogStream, act: Callable[[LogStream, int], None]) -> list[SharedState]:
+    """Have processes act, each with a stream to the same place. Return what they share with us."""
+    states = []
+    for slot in range(SLOTS):
+        states.append(stream.shared)
+        _fork.Process(target=act, args=(stream, slot), daemon=True).start()
+        stream.shared = SharedState()
+    return states
+
+
+def log_all(stream: LogStream, slot: int) -> None:
+    for number in range(RECORDS):
+        stream.write(f"{record(slot, number)}\n")
+
+
+def until_closed(reader: int, size: int) -> str:
+    """Read small pieces until all writers have closed their end: the pipe is always full."""
+    data = bytearray()
+    with suppress(OSError):  # as a terminal reports it
+        while piece := os.read(reader, size):
+            data += piece
+    return data.decode()
+
+
+def output(kind: str, path: Path, stack: ExitStack) -> tuple[TextIO, int]:
+    """Return a place to write to, and a descriptor to read from it."""
+    if kind == "file":
+        file = stack.enter_context(path.open("w"))
+        return file, os.open(path, os.O_RDONLY)
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    elif kind == "terminal":
+        reader, writer = pty.openpty()
+    else:
+        ends = socket.socketpair()
+        reader, writer = (end.detach() for end in ends)
+    return stack.enter_context(open(writer, "w")), reader
+
+
+@pytest.mark.parametrize("has_nowait", [True, False])
+@pytest.mark.parametrize("kind", ["file", "pipe", "socket", "terminal"])
+def test_large_records_of_several_processes_stay_whole(
+    kind: str, has_nowait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_stream, "WAIT_S", 60)
+    if not has_nowait:
+        monkeypatch.delattr(os, "RWF_NOWAIT")
+    with ExitStack() as stack:
+        file, reader = output(kind, tmp_path / "log", stack)
+        stream = LogStream(file, SharedState(), in_json)
+        states = slots(stream, log_all)
+        if kind == "file":
+            for process in _fork.active_children():
+                process.join()
+        file.close()
+    try:
+        text = until_closed(reader, 1000)
+    finally:
+        os.close(reader)
+    written = sorted(record(slot, number) for slot in range(SLOTS) for number in range(RECORDS))
+    assert sorted(text.splitlines()) == written
+    assert [state.dropped for state in states] == [0] * SLOTS
+
+
+def test_each_line_is_whole_or_counted(
+    unread: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_stream, "WAIT_S", 0)  # many lines are cut off
+    path, reader = unread
+    with path.open("w") as file:
+        stream = LogStream(file, SharedState(), in_json)
+        stream.write(f"{record(0, RECORDS, 100_000)}\n")
+        states = [stream.shared]
+        stream.shared = SharedState()
+        states += slots(stream, log_all)
+    os.set_blocking(reader, True)
+    _, *lines = until_closed(reader, 1000).splitlines()
+    whole = [line for line in lines if is_whole(line)]
+    dropped = sum(state.dropped for state in states)
+    assert len(set(whole)) == len(whole) >= SLOTS * RECORDS + 1 - dropped
+    assert len(lines) - len(whole) <= 2 * dropped  # gaps, and what is left of lines
+
+
+def is_whole(line: str) -> bool:
+    """Return whether this is a record. If not, it is a gap, or the beginning of one record."""
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        assert line.count("{") <= 1
+        return False
+    return "slot" in facts and line == record(facts["slot"], facts["number"])
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_line_that_another_process_has_cut_off_is_ended(
+    stream: LogStream, unread: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    monkeypatch.setattr(log_stream, "WAIT_S", 60 if is_killed else 0)
+    other = _fork.Process(target=stream.write, args=("x" * 100_000 + "\n",), daemon=True)
+    other.start()
+    if is_killed:
+        wait_until(lambda: is_readable(unread[1]) and is_asleep(other.pid or 0))
+        other.kill()
+    other.join()
+    assert set(read_all(unread[1])) == {"x"}
+    stream.write("a line\n")
+    assert read_all(unread[1]) == "\na line\n"
+
+
+def is_readable(reader: int) -> bool:
+    return bool(select.select([reader], [], [], 0)[0])
 
 
 def test_only_the_handlers_of_stdout_and_stderr_are_changed(

@@ -8,15 +8,17 @@ within the task's own time limit.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
+import mmap
 import os
 import select
 import stat
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 from werk.log_format import Event
@@ -26,6 +28,7 @@ from werk.worker.log_printed import PrintedLines
 from werk.worker.shared_state import SharedState
 
 WAIT_S = 0.2  # how long a line waits for its reader
+FIRST_TRY_S, LAST_TRY_S = 0.00002, 0.002  # between two tries to get the lock
 MOST_HELD = 1 << 20  # bytes; a stream buffers 16 KiB
 
 
@@ -40,7 +43,6 @@ class LogStream:
         self._encoding = stream.encoding or "utf-8"
         self._is_terminal = stream.isatty()
         self._dropped = 0  # lines in a row
-        self._is_cut = False  # a part of the first dropped line was written
 
     def fileno(self) -> int:
         return self._out.number
@@ -58,21 +60,20 @@ class LogStream:
             gap = Event("log-lines-dropped", count=self._dropped)
             record = logging.LogRecord("rq.worker", logging.WARNING, "", 0, gap, (), None)
             line = f"{self.line(record)}\n".encode(self._encoding, "backslashreplace") + line
-            line = b"\n" * self._is_cut + line
-        left = self._out.write(line, 0.0 if self._dropped else WAIT_S)
-        if left:
-            self._is_cut = left < len(line) or self._is_cut
+        if self._out.write(line, 0.0 if self._dropped else WAIT_S):
+            self._dropped = 0
+        else:
             self._dropped += 1
             self.shared.dropped += 1
-        elif self._dropped:
-            self._dropped, self._is_cut = 0, False
         return len(text)
 
 
 class _Descriptor:
     """A descriptor that is written to without blocking, and without O_NONBLOCK.
 
-    That flag would apply to every process that has the same file open: tasks, shells.
+    That flag would apply to every process that has the same file open: tasks, shells. A pipe, a
+    socket or a terminal may take only a part of a record: so it is locked for each record, against
+    all processes of workers that write to it. The kernel unlocks it when a process is killed.
     """
 
     def __init__(self, number: int) -> None:
@@ -81,39 +82,67 @@ class _Descriptor:
         can_refuse = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         self._has_nowait = can_refuse and hasattr(os, "RWF_NOWAIT")
         self._terminal = _terminal(number)
+        self._is_locked = can_refuse or bool(self._terminal)
+        self._most = select.PIPE_BUF if can_refuse else None  # bytes, for a write that may block
         self._poll = select.poll()
         self._poll.register(number, select.POLLOUT)
+        # Whether the last line was cut off. Shared with the processes that are forked later.
+        self._cut = mmap.mmap(-1, 1)
 
-    def write(self, data: bytes, wait_s: float) -> int:
-        """Write for at most `wait_s` seconds. Return how many bytes are left."""
-        until = 0.0
+    def write(self, record: bytes, wait_s: float) -> bool:
+        """Write a record for at most `wait_s` seconds. Return whether all of it was written."""
+        until = time.monotonic() + wait_s
+        try:
+            with self._opened() as number:
+                if self._is_locked:
+                    _lock(number, until)
+                return self._write(number, b"\n" * self._cut[0] + record, until)
+        except OSError:
+            return False  # others are writing, the reader has closed its end, or the disk is full
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Yield the descriptor for a record, and unlock it afterwards.
+
+        A terminal gets one of its own that does not block, because poll() reports a terminal that
+        has no room for a whole line. It is closed at once: a task may close any descriptor.
+        """
+        try:
+            number = os.open(self._terminal, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:  # no terminal; it belongs to another user, or no descriptor is left
+            number = self.number
+        try:
+            yield number
+        finally:
+            if self._is_locked:
+                _unlock(number)
+            if number != self.number:
+                os.close(number)
+
+    def _write(self, number: int, data: bytes, until: float) -> bool:
         while data:
             try:
-                data = data[self._put(data[: select.PIPE_BUF]) :]
-                continue
+                size = self._put(number, data)
+                self._cut[0] = size < len(data)
+                data = data[size:]
             except BlockingIOError:
-                clock = time.monotonic()
-            except OSError:
-                break  # the reader has closed its end, or the disk is full
-            until = until or clock + wait_s
-            if clock >= until or not self._poll.poll((until - clock) * 1000):
-                break
-        return len(data)
+                left_s = until - time.monotonic()
+                if left_s <= 0 or not self._poll.poll(left_s * 1000):
+                    break
+        return not data
 
-    def _put(self, piece: bytes) -> int:
-        """Write a part of a piece; return its size. Raises BlockingIOError, OSError."""
+    def _put(self, number: int, data: bytes) -> int:
+        """Write what there is room for; return its size. Raises BlockingIOError, OSError."""
         if self._has_nowait:  # Linux 5.16
             try:
-                return os.pwritev(self.number, (piece,), -1, os.RWF_NOWAIT)
+                return os.pwritev(number, (data,), -1, os.RWF_NOWAIT)
             except (BlockingIOError, BrokenPipeError):
                 raise
             except OSError:
                 self._has_nowait = False
         if not self._poll.poll(0):
             raise BlockingIOError
-        if not self._terminal:
-            return os.write(self.number, piece)  # blocks if another process has just filled it
-        return _write_to_terminal(self._terminal, self.number, piece)
+        return os.write(number, data[: self._most])  # blocks if a task has just filled it
 
 
 def _terminal(number: int) -> str:
@@ -124,19 +153,25 @@ def _terminal(number: int) -> str:
         return ""
 
 
-def _write_to_terminal(path: str, number: int, piece: bytes) -> int:
-    """Write what a terminal has room for: poll() reports one that has no room for a whole line.
+def _lock(number: int, until: float) -> None:
+    """Wait for the others that write there. Raises BlockingIOError if they take too long."""
+    pause_s = FIRST_TRY_S
+    while True:
+        try:
+            fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+        except OSError:
+            return  # this system cannot lock it
+        time.sleep(pause_s)
+        pause_s = min(LAST_TRY_S, pause_s * 2)
 
-    The descriptor that does not block is closed at once, because a task may close any descriptor.
-    """
-    try:
-        own = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:  # it belongs to another user, or no descriptor is left
-        return os.write(number, piece)
-    try:
-        return os.write(own, piece)
-    finally:
-        os.close(own)
+
+def _unlock(number: int) -> None:
+    with suppress(OSError):
+        fcntl.lockf(number, fcntl.LOCK_UN)
 
 
 def bound_logs(shared: SharedState) -> None:
