@@ -29,6 +29,11 @@ def printable_lines(text: str) -> str:
     return "".join(c if c in "\n\t" or _is_shown(c) else _escaped(c) for c in text)
 
 
+def storable(text: str) -> str:
+    """Return a text that Redis can store: an escape for each half of a character in it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shell_word(word: str) -> str:
     """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
     if word.isprintable():

@@ -15,6 +15,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.results import Result
 
+from werk.printable import storable
 from werk.store import keys
 from werk.store.limits import MOST_RESULTS, YEAR_S
 
@@ -66,7 +67,7 @@ def number_results(pipeline: Pipeline, attempt: int) -> None:
 
 def end_of(trace: str) -> str:
     """Return the end of a traceback, which names the exception."""
-    text = trace.strip().encode("utf-8", "replace")
+    text = storable(trace.strip()).encode()
     if len(text) <= LONGEST_TRACE:
         return text.decode()
     return "..." + text[3 - LONGEST_TRACE :].decode("utf-8", "ignore")

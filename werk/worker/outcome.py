@@ -23,7 +23,7 @@ from rq.queue import Queue
 
 from werk.errors import WerkError
 from werk.log_format import Event
-from werk.printable import printable
+from werk.printable import printable, storable
 from werk.registry import FAILURE_TTL_S, LONGEST_S
 from werk.store import failures, keys
 from werk.store.keys import text
@@ -89,7 +89,7 @@ def failure(
     """Return a failure, or a stop, that is recorded without RQ's code, which may not even be able
     to read the record. `task` is its name, if the claim is not known."""
     reason = "".join(traceback.format_exception_only(error)).strip()
-    value = base64.b64encode(zlib.compress(reason.encode("utf-8", "replace")))
+    value = base64.b64encode(zlib.compress(storable(reason).encode()))
     if isinstance(claim, Claim):
         queue, task = claim.origin, text(claim.task)
     else:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rq.job import Retry
 
 from werk.errors import ArgumentError
+from werk.printable import storable
 from werk.store import payload, plain
 from werk.store.limits import ERROR_LENGTH
 
@@ -48,7 +49,8 @@ def why_not_kept(dumps: Callable[[object], bytes], result: object) -> str:
 def reason_of(error: BaseException, result: object) -> str:
     """Return the reason for an error that the serializer raised for a result."""
     if isinstance(error, ArgumentError):
-        return str(error)[: payload.LONGEST_REASON]
+        return storable(str(error)[: payload.LONGEST_REASON])
     shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
     what = f"the value is of type {plain.name_of(type(result))}, which cannot be stored"
-    return f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"[: payload.LONGEST_REASON]
+    why = f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"
+    return storable(why[: payload.LONGEST_REASON])

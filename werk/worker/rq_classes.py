@@ -27,6 +27,7 @@ from rq.utils import utcformat
 from rq.worker import Worker as RQWorker
 
 from werk.errors import TooLarge, Unreadable
+from werk.printable import storable
 from werk.registry import LONGEST_S
 from werk.settings import Settings
 from werk.store import failures, keys, payload, scripts
@@ -74,6 +75,12 @@ class _BoundedJob(Job):
     @property
     def func(self) -> Any:
         return self.werk_call or super().func
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        record = super().to_dict(*args, **kwargs)
+        if type(description := record.get("description")) is str:  # a task may have written there
+            record["description"] = storable(description)
+        return record
 
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
         """Set the status. RQ also writes "scheduled" before the transaction that does, when the job

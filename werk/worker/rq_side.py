@@ -23,6 +23,7 @@ from rq.job import Job, Retry
 from rq.queue import Queue
 
 from werk.log_format import Event
+from werk.printable import storable
 from werk.store import keys, payload
 from werk.store.limits import MONTH_S
 from werk.worker.attempts import Retried, number_results
@@ -241,6 +242,8 @@ class RQSide(RQLoop):
         super().increment_failed_job_count(pipeline)
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
+        if "exc_string" in kwargs:
+            kwargs["exc_string"] = storable(kwargs["exc_string"])
         self._retried, is_stopped = None, self._stopped_job_id == job.id
         if self.ask_fence and job.should_retry and not is_stopped:
             self._retried = Retried(job.get_retry_interval(), kwargs.get("exc_string", ""))

@@ -1,0 +1,68 @@
+"""Tasks and handlers whose errors and descriptors make trouble: see test_odd_errors.py."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rq import get_current_job
+from worker_tasks import note
+
+from werk import Task
+
+HALF = "bad \udcff"  # as os.listdir returns a name that is not UTF-8
+
+
+class Mute(Exception):
+    """An error that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def raise_half() -> None:
+    raise ValueError(HALF)
+
+
+def describe_and_fail() -> None:
+    get_current_job().description = HALF
+    raise ValueError("as asked")
+
+
+def break_in_callback(job: Any, connection: Any, *rest: Any) -> None:
+    raise_half()
+
+
+def return_half() -> object:
+    """Return an object that cannot be stored, and whose type has half a character in its name."""
+    made = type("Made", (), {})
+    made.__module__ = made.__qualname__ = HALF
+    return made()
+
+
+def raise_mute() -> None:
+    raise Mute
+
+
+def gave_up(job: Any, reason: str, traceback: str) -> None:
+    note(os.environ["FOLDER"], "gave-up")
+    raise Mute
+
+
+def around(subject: Any, call_next: Any) -> Any:
+    return call_next()
+
+
+def flush(seconds: float) -> None:
+    raise Mute
+
+
+_PATH = "odd_tasks."
+TASKS = {
+    name: Task(_PATH + name)
+    for name in "raise_half describe_and_fail return_half raise_mute".split()
+} | {
+    "note": Task("worker_tasks.note"),
+    "break_in_callback": Task(_PATH + "break_in_callback"),
+    "raise_half_twice": Task(_PATH + "raise_half", retry=1, retry_delay=0),
+}

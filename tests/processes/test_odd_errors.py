@@ -1,0 +1,87 @@
+"""Errors whose text Redis cannot store, or which have none."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+from faults import listening
+from rq import Callback, Queue
+from rq.job import Job
+from rq.results import Result
+from rq.webhook import Webhook
+from support import wait_until
+from workers import Start, ended, finished, reason
+
+import werk
+from werk.ops import failure_counts
+from werk.store.connection import link_over
+
+TABLE = {"WERK_REGISTRY": "odd_tasks:TASKS"}
+HALF = "ValueError: bad \\udcff"
+
+
+@pytest.fixture
+def start(work: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
+    monkeypatch.setenv("WERK_REGISTRY", TABLE["WERK_REGISTRY"])
+    return lambda *words, **env: work(*words, env={**TABLE, **env})
+
+
+# --- half a character
+
+
+def test_half_a_character_costs_no_traceback_and_no_webhook(
+    start: Start, connection: redis.Redis
+) -> None:
+    asked: list[bytes] = []
+    with listening(lambda caller: asked.append(caller.recv(65536))) as port:
+        hook = Webhook(f"http://127.0.0.1:{port}/", "failed", method="POST")
+        made = Queue(connection=connection).enqueue("odd_tasks.raise_half", webhooks=[hook])
+        start()
+        wait_until(lambda: asked)
+    assert shows_half(made)
+    with closing(link_over(connection)) as link:
+        assert [group.error for group in failure_counts.read(link, 1)] == [HALF]
+
+
+def shows_half(job: Job) -> bool:
+    """Return whether the reason of a failure has the frames and the error."""
+    shown = reason(job)
+    return "in raise_half\n" in shown and shown.strip().endswith(HALF)
+
+
+def test_half_a_character_in_an_attempt_is_kept(start: Start) -> None:
+    start()
+    job = ended(werk.enqueue("raise_half_twice"), "failed")
+    last, first = job.results()
+    assert (first.type, last.type) == (Result.Type.RETRIED, Result.Type.FAILED)
+    assert all((result.exc_string or "").strip().endswith(HALF) for result in (first, last))
+
+
+@pytest.mark.parametrize("kind", ["on_success", "on_failure"])
+def test_half_a_character_in_a_callback_is_kept(
+    start: Start, connection: redis.Redis, tmp_path: Path, kind: str
+) -> None:
+    path = "worker_tasks.note" if kind == "on_success" else "odd_tasks.raise_mute"
+    words = {"args": (str(tmp_path),)} if kind == "on_success" else {}
+    callback = {kind: Callback("odd_tasks.break_in_callback")}
+    job = Queue(connection=connection).enqueue(path, **words, **callback)  # type: ignore[arg-type]
+    start()
+    wait_until(lambda: job.get_status() == "failed")
+    assert shows_half(job)
+
+
+def test_half_a_character_in_a_description_costs_no_traceback(start: Start) -> None:
+    start()
+    job = ended(werk.enqueue("describe_and_fail"), "failed")
+    assert reason(job).strip().endswith("ValueError: as asked")
+
+
+def test_half_a_character_in_the_name_of_a_type_is_no_failure(start: Start) -> None:
+    start()
+    job = werk.enqueue("return_half")
+    with pytest.raises(werk.ResultNotKept, match=r"bad \\udcff"):
+        job.result(timeout=60)
+    finished(job)
