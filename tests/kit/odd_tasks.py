@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 from rq import get_current_job
@@ -40,6 +42,23 @@ def return_half() -> object:
     return made()
 
 
+def close_descriptors(folder: str, first: int, end: int, error: str) -> str:
+    """Close descriptors that belong to the horse, and return, or raise with this text."""
+    note(folder)
+    os.closerange(first, end)
+    if error:
+        raise ValueError(error)
+    return "ran"
+
+
+def standard_descriptors() -> list[str]:
+    """Return what stdin, stdout and stderr lead to, and what a process finds that it starts."""
+    folder = "/proc/self/fd"
+    ours = [os.readlink(f"{folder}/{number}") for number in range(3)]
+    words = [sys.executable, "-c", "import os; [os.fstat(number) for number in range(3)]"]
+    return [*ours, str(subprocess.run(words, check=False).returncode)]
+
+
 def raise_mute() -> None:
     raise Mute
 
@@ -60,7 +79,10 @@ def flush(seconds: float) -> None:
 _PATH = "odd_tasks."
 TASKS = {
     name: Task(_PATH + name)
-    for name in "raise_half describe_and_fail return_half raise_mute".split()
+    for name in (
+        "raise_half describe_and_fail return_half raise_mute close_descriptors "
+        "standard_descriptors".split()
+    )
 } | {
     "note": Task("worker_tasks.note"),
     "break_in_callback": Task(_PATH + "break_in_callback"),

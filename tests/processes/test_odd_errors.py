@@ -1,4 +1,4 @@
-"""Errors whose text Redis cannot store, or which have none."""
+"""Tasks with errors whose text cannot be stored or shown, and tasks that close descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.webhook import Webhook
 from support import wait_until
-from workers import Start, ended, finished, reason
+from workers import Start, crash_count, ended, finished, reason, runs
 
 import werk
 from werk.ops import failure_counts
@@ -85,3 +85,28 @@ def test_half_a_character_in_the_name_of_a_type_is_no_failure(start: Start) -> N
     with pytest.raises(werk.ResultNotKept, match=r"bad \\udcff"):
         job.result(timeout=60)
     finished(job)
+
+
+# --- closed descriptors
+
+
+@pytest.mark.parametrize("error", ["", "as asked"])
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (2, 3), (3, 256), (0, 256)])
+def test_closed_descriptors_cost_no_job_and_no_attempt(
+    start: Start, connection: redis.Redis, tmp_path: Path, numbers: tuple[int, int], error: str
+) -> None:
+    job = werk.enqueue("close_descriptors", str(tmp_path), *numbers, error)
+    after = werk.enqueue("standard_descriptors")
+    worker = start()
+    ended(job, "failed" if error else "finished")
+    *found, code = after.result(timeout=60)
+    assert code == "0"
+    for number, place in enumerate(found):
+        assert not place.startswith("socket:")
+        assert (place == "/dev/null") >= (numbers[0] == number)
+    if error:
+        assert reason(job.job).strip().endswith("ValueError: as asked")
+    assert len(runs(tmp_path)) == 1
+    assert crash_count(connection, job) == 0
+    worker.terminate()
+    assert worker.wait(60) == 0

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ class Connection:
         if self.socket is not None:
             if self.pid == os.getpid():
                 hang_up(self.socket)
-            self.socket.close()
+            with suppress(OSError):  # a task has closed its descriptor
+                self.socket.close()
         self.socket = self._owner = None
 
     def _is_refused(self) -> bool:

@@ -31,7 +31,7 @@ from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, misplaced
 from werk.worker.performer import Performer
-from werk.worker.process import resident_mb, take_descriptors
+from werk.worker.process import plug_standard, resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
@@ -187,12 +187,11 @@ class Horse:
             self.last_job = self.jobs
 
     def look_for_descriptors(self, count: int) -> None:
-        """Leave if the job has left fewer than `count`: another job could open nothing.
-
-        The job itself may have failed for lack of descriptors.
-        """
+        """Leave if the job has left fewer than `count`: it, or the next job, could open nothing."""
         try:
-            os.close(os.dup(self.idle.wake_r))  # enough after most jobs: a call less
+            os.close(lowest := os.dup(self.idle.wake_r))  # enough after most jobs: a call less
+            if lowest <= 2:
+                plug_standard()
             if count > 1:
                 take_descriptors(count, self.idle.wake_r)
         except OSError:

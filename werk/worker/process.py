@@ -249,6 +249,17 @@ def take_descriptors(count: int, model: int) -> None:
         os.close(first)
 
 
+def plug_standard() -> None:
+    """Open /dev/null in the place of a stdin, stdout or stderr that user code has closed.
+
+    Otherwise the next socket would get its number, and log lines would be sent to Redis.
+    """
+    with suppress(OSError):  # no descriptor is left, so none of the three is closed
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+
+
 def resident_mb() -> float:
     """Return the memory of this process in MiB; 0 if the system does not report it."""
     try:

@@ -22,6 +22,7 @@ from werk.store import replies
 from werk.store.connection import Connection, hang_up
 from werk.store.redis_py import opened
 from werk.store.shortage import shortage
+from werk.worker.process import plug_standard
 from werk.worker.shared_state import SharedState
 
 CONNECT_S = 5  # one attempt; there is always another
@@ -68,6 +69,7 @@ class Channel(Connection):
 
 
 def _open(pool: ConnectionPool, seconds: float) -> tuple[Any, object]:
+    plug_standard()
     try:
         connection = opened(pool, seconds)
     except AWAY:
@@ -133,6 +135,7 @@ def _tried(do: Callable[[], T]) -> T:
 
     redis-py has no class for NOREPLICAS, MISCONF and BUSY, which pass as well.
     """
+    plug_standard()  # this may open a connection
     try:
         return do()
     except AWAY:
