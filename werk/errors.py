@@ -17,6 +17,19 @@ EXIT_TIMEOUT = 124  # as timeout(1)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of users' code, whose own str() may raise."""
+    try:
+        return str(error)
+    except BaseException:
+        return "<its text cannot be shown>"
+
+
+def described(error: BaseException) -> str:
+    """Return the class and the text of an error."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
 class WerkError(Exception):
     """Base of all errors raised by werk. Each argument is one line of its message."""
 

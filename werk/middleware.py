@@ -22,7 +22,7 @@ from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-from werk.errors import ConfigError, WerkError
+from werk.errors import ConfigError, WerkError, described
 
 
 class BrokenMiddleware(WerkError):
@@ -47,8 +47,7 @@ def _load(setting: str, path: str) -> Callable[..., Any]:
         import_module(path.rpartition(".")[0] or path)
         function = resolve_name(path)
     except Exception as error:  # importing the module can raise anything
-        why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{setting}: cannot import {path}: {why}") from error
+        raise ConfigError(f"{setting}: cannot import {path}: {described(error)}") from error
     if not callable(function):
         raise ConfigError(f"{setting}: {path} is not a function; write def f(subject, call_next)")
     if inspect.iscoroutinefunction(function):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from werk.duration import LONGEST_S as LONGEST_S
 from werk.duration import Duration, Range, in_seconds, seconds, shown
-from werk.errors import ArgumentError, ConfigError
+from werk.errors import ArgumentError, ConfigError, described
 from werk.settings import Settings, note_use, origin
 
 DEFAULT_TIMEOUT_S = 180  # RQ's default too (rq.defaults.DEFAULT_TIMEOUT)
@@ -248,7 +248,7 @@ def _load(place: str) -> Mapping[str, str | Task]:
     try:
         table = getattr(importlib.import_module(module_name), attribute or "TASKS")
     except Exception as error:  # importing the module can raise anything
-        why = _missing(place, error) or f"{type(error).__name__}: {error}"
+        why = _missing(place, error) or described(error)
         raise ConfigError(f"{origin('registry')}: cannot load {place}: {why}") from error
     if not isinstance(table, Mapping):
         what = "is not a dict of name -> path or Task(...)"

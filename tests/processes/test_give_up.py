@@ -253,12 +253,14 @@ def test_a_job_that_was_deleted_meanwhile_has_only_its_id(
     handled: Handled, connection: redis.Redis, tmp_path: Path
 ) -> None:
     connection.rpush(WAITING, "odd", f"0 {time.time()} raised x gone", b"\xff \xff \xff \xff \xff")
+    connection.rpush(WAITING, f"{'9' * 5000} {time.time()} raised x gone")
     worker = handled.start()
     assert handled.wait(1)[0][:2] == ("gone", "raised")
     wait_until(lambda: not connection.exists(WAITING))
     job = werk.enqueue("fail", str(tmp_path))
     wait_until(lambda: job.id in {call.job for call in handled.calls()})
     assert 'event=give-up-failed reason="unreadable entry: odd' in worker.output()
+    assert "event=died" not in worker.output()
 
 
 def test_a_busy_worker_calls_the_handler_between_its_jobs(

@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.webhook import Webhook
 from support import wait_until
-from workers import Start, crash_count, ended, finished, reason, runs
+from workers import ENV, Start, crash_count, ended, finished, horse, reason, runs
 
 import werk
 from werk.ops import failure_counts
@@ -85,6 +85,49 @@ def test_half_a_character_in_the_name_of_a_type_is_no_failure(start: Start) -> N
     with pytest.raises(werk.ResultNotKept, match=r"bad \\udcff"):
         job.result(timeout=60)
     finished(job)
+
+
+# --- an error without a text
+
+NO_TEXT = "Mute: <its text cannot be shown>"
+
+
+def test_a_handler_whose_error_has_no_text_costs_no_horse(start: Start, tmp_path: Path) -> None:
+    worker = start(WERK_ON_GIVE_UP="odd_tasks.gave_up", FOLDER=str(tmp_path))
+    first = horse(worker)
+    for _ in range(2):
+        ended(werk.enqueue("raise_half"), "failed")
+    wait_until(lambda: len(runs(tmp_path, "gave-up")) == 2)
+    ended(werk.enqueue("raise_mute"), "failed")
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert horse(worker) == first
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert f'reason="{NO_TEXT}"' in worker.output()
+
+
+def test_a_flush_whose_error_has_no_text_costs_no_horse(start: Start, tmp_path: Path) -> None:
+    worker = start("default", "--burst", WERK_MIDDLEWARE="odd_tasks.around")
+    assert worker.wait(60) == 0
+    assert f'event=flush-failed middleware=odd_tasks.flush reason="{NO_TEXT}"' in worker.output()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("WERK_PRELOAD", "mute_module"),
+        ("WERK_MIDDLEWARE", "mute_module.around"),
+        ("WERK_ON_GIVE_UP", "mute_module.gave_up"),
+        ("WERK_REGISTRY", "mute_module:TASKS"),
+    ],
+)
+def test_a_module_whose_error_has_no_text_is_one_clear_line(
+    spawn: Start, connection: redis.Redis, setting: str, value: str
+) -> None:
+    worker = spawn("werk", "worker", "default", env={**ENV, **TABLE, setting: value})
+    assert worker.wait(60) == 78
+    assert NO_TEXT in worker.output()
+    assert "event=died" not in worker.output()
 
 
 # --- closed descriptors

@@ -12,7 +12,7 @@ import zlib
 from binascii import a2b_base64
 from typing import Any
 
-from werk.errors import ArgumentError, TooLarge, Unreadable
+from werk.errors import ArgumentError, TooLarge, Unreadable, text_of
 from werk.store.keys import text
 from werk.store.plain import (
     MAX_BYTES,
@@ -100,7 +100,7 @@ def loads(data: bytes, most_parts: int = MAX_PARTS) -> Any:
     except Unreadable:
         raise
     except Exception as error:  # a hostile pickle can make a constructor raise anything
-        why = f"{type(error).__name__}: {str(error)[:100]}"
+        why = f"{type(error).__name__}: {text_of(error)[:100]}"
         raise Unreadable(f"not plain data: {why}") from None
     if problem := plain_problem(value, most_parts, MAX_READ_DEPTH):
         raise Unreadable(f"not plain data: it {problem}")

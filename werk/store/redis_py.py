@@ -10,7 +10,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from werk.errors import ConfigError
+from werk.errors import ConfigError, described
 from werk.settings import Settings
 from werk.store.address import Address, no_url
 
@@ -31,9 +31,8 @@ def redis_client(settings: Settings) -> Redis:
         client: Redis = get_redis_from_config(config)  # type: ignore[no-untyped-call]
         int(client.connection_pool.connection_kwargs.get("port", 0))  # redis-py needs it later
     except Exception as error:  # importing the module can raise anything
-        why = f"{type(error).__name__}: {error}"
         named = f"RQ_CONFIG={module}" if module else ", ".join(sorted(found))
-        raise ConfigError(f"{named}: cannot be used: {why}") from error
+        raise ConfigError(f"{named}: cannot be used: {described(error)}") from error
     return client
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 
+from werk.errors import described
 from werk.log_format import Event
 from werk.worker.process import forked
 from werk.worker.redis_side import no_retry
@@ -50,6 +51,6 @@ class Cleaner:
         try:
             self.worker.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
+            why = described(error)
             self.log.error(Event("clean-up-failed", reason=why))
         return 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import redis.exceptions
 from rq.job import Job
 
-from werk.errors import Unreadable
+from werk.errors import Unreadable, described
 from werk.log_format import Event
 from werk.printable import printable
 from werk.store import keys, payload
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 HANDLER_S = 10  # time limit of a call of the handler
 TURN_S = 1.0  # how long a horse calls the handler before it looks for a job
 MOST_KILLED = 3  # horses that may die of one failure's handler
+MOST_DIGITS = 8  # of that number: something else may have written there
 
 
 class FinalFailures:
@@ -63,7 +64,7 @@ class FinalFailures:
         if not error and not callable(handler):
             error = TypeError("not a function; write def gave_up(job, cause, traceback)")
         if error:
-            why = printable(f"{type(error).__name__}: {error}")
+            why = printable(described(error))
             self.log.log.error("WERK_ON_GIVE_UP: cannot import %s: %s", self.path, why)
             return False
         self.runner.imported()
@@ -104,6 +105,7 @@ class FinalFailures:
 
     def _handle(self, failure: bytes) -> None:
         killed, _, cause, execution, job_id = (*map(text, failure.split(b" ", 4)), *[""] * 4)[:5]
+        killed = killed[:MOST_DIGITS]
         if not job_id:  # something else has written there
             why = f"unreadable entry: {text(failure[:100])}"
             self.log.event("give-up-failed", {"reason": why}, logging.ERROR)
@@ -120,7 +122,7 @@ class FinalFailures:
         runner.arm(HANDLER_S)
         _, error, _ = runner.run(self.handler, (job, cause, trace), {}, None)
         if error:
-            why = f"{type(error).__name__}: {error}"
+            why = described(error)
             self.log.log.error(Event("give-up-failed", job=job.id, reason=why), exc_info=error)
         else:
             self.log.event("gave-up", {"job": job.id, "reason": cause})

@@ -25,6 +25,7 @@ import redis.exceptions
 from rq.executions import Execution
 from rq.job import Job
 
+from werk.errors import described
 from werk.worker.around import CALLS, version_mismatch
 from werk.worker.causes import cause_of
 from werk.worker.claim import Call, Claim, Late, Unknown
@@ -172,7 +173,7 @@ class Frame:
             ended = failure(claim, why_not, performer.shared.now())
             return recorder.final(ended, cause_of(why_not))
         if trouble:
-            facts = {**claim.facts(self.task), "reason": f"{type(trouble).__name__}: {trouble}"}
+            facts = {**claim.facts(self.task), "reason": described(trouble)}
             performer.log.event("patch-failed", facts, logging.WARNING)
         return outcome
 

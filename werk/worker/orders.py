@@ -13,6 +13,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import JobTimeoutException
 
+from werk.errors import described
 from werk.log_format import Event
 from werk.store import keys
 from werk.store.keys import text
@@ -77,7 +78,7 @@ def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
         except Unusable:
             raise
         except Exception as error:  # the job has expired, or cannot be read
-            why = f"{type(error).__name__}: {error}"
+            why = described(error)
             recorder.log.log.error(Event("incomplete", job=job_id, reason=why))
         worker.connection.zrem(COMMITTED, f"{order.run} {worker.name}")
 

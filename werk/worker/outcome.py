@@ -21,7 +21,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 
-from werk.errors import WerkError
+from werk.errors import WerkError, described
 from werk.log_format import Event
 from werk.printable import printable, storable
 from werk.registry import FAILURE_TTL_S, LONGEST_S
@@ -171,7 +171,7 @@ class Recorder:
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
             job.ended_at = datetime.now(timezone.utc)
-            shown = f"{type(why).__name__}: {why}"
+            shown = described(why)
             self.worker.handle_job_failure(job, queue, exc_string=shown, execution=execution)
 
         return self.record(claim, job, record, why, cause_of(why))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from werk.errors import described
 from werk.printable import printable
 from werk.store.keys import text
 from werk.store.limits import ERROR_LENGTH
@@ -36,7 +37,7 @@ class Refusals:
         """
         called = path if type(path) is str else getattr(path, "__qualname__", "")
         task = printable((text(claim.task) or str(called) or "-")[:LONGEST_NAME])
-        reason = f"{type(why).__name__}: {why}"
+        reason = described(why)
         self.log.event("would-refuse", {**claim.facts(task), "reason": reason}, logging.WARNING)
         name = printable(getattr(why, "path", "")[:LONGEST_NAME]) or task
         count, _ = self._found.get(name, (0, ""))

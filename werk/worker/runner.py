@@ -22,7 +22,7 @@ from rq.job import Job, _current_job
 from rq.timeouts import JobTimeoutException
 
 from werk import middleware, registry
-from werk.errors import Unreadable
+from werk.errors import Unreadable, described, text_of
 from werk.middleware import Middleware
 from werk.printable import printable
 from werk.settings import Settings
@@ -74,7 +74,7 @@ class Runner:
             _, error, _ = self.run(importlib.import_module, (name,), {}, None)
             bound_logs(self.shared)  # the module may have set up logging
             if error:
-                why = printable(f"{type(error).__name__}: {error}")
+                why = printable(described(error))
                 self.log.log.error("WERK_PRELOAD: cannot import %s: %s", name, why)
                 return False
             self.imported()
@@ -85,7 +85,7 @@ class Runner:
         found, error, _ = self.run(middleware.load, ("WERK_MIDDLEWARE", paths), {}, None)
         bound_logs(self.shared)  # its module may have set up logging
         if error:
-            self.log.log.error("%s", printable(str(error)))
+            self.log.log.error("%s", printable(text_of(error)))
             return False
         self.middleware = found
         self.imported()
@@ -99,7 +99,7 @@ class Runner:
             self.arm(FLUSH_S + 1)
             _, error, _ = self.run(flush, (FLUSH_S,), {}, None)
             if error:
-                why = printable(f"{type(error).__name__}: {error}")
+                why = printable(described(error))
                 place = f"{flush.__module__}.flush"
                 facts: dict[str, object] = {"middleware": place, "reason": why}
                 self.log.event("flush-failed", facts, logging.WARNING)
