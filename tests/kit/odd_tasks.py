@@ -84,6 +84,7 @@ TASKS = {
         "standard_descriptors".split()
     )
 } | {
+    "exit_at_once": Task("slot_tasks.exit_at_once", max_crashes=2),
     "note": Task("worker_tasks.note"),
     "break_in_callback": Task(_PATH + "break_in_callback"),
     "raise_half_twice": Task(_PATH + "raise_half", retry=1, retry_delay=0),

@@ -18,6 +18,7 @@ from workers import ENV, Start, crash_count, ended, finished, horse, reason, run
 import werk
 from werk.ops import failure_counts
 from werk.store.connection import link_over
+from werk.worker.shared_state import Leave, SharedState
 
 TABLE = {"WERK_REGISTRY": "odd_tasks:TASKS"}
 HALF = "ValueError: bad \\udcff"
@@ -153,3 +154,22 @@ def test_closed_descriptors_cost_no_job_and_no_attempt(
     assert crash_count(connection, job) == 0
     worker.terminate()
     assert worker.wait(60) == 0
+
+
+# --- exit codes
+
+
+def test_a_task_that_exits_as_an_unusable_horse_does_is_a_crash(
+    start: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    start()
+    job = ended(werk.enqueue("exit_at_once", str(tmp_path), int(Leave.UNUSABLE)), "failed")
+    assert "killed its worker 3 times" in reason(job)
+    assert len(runs(tmp_path)) == 3
+
+
+def test_a_horse_has_no_reason_of_an_earlier_one() -> None:
+    shared = SharedState()
+    shared.reason = "no descriptors are left"
+    shared.begin_horse()
+    assert shared.reason == ""

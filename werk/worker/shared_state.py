@@ -120,6 +120,7 @@ class SharedState(ctypes.Structure):
     def begin_horse(self) -> None:
         """Forget the previous horse."""
         self.stop = self.reconnect = self.request = self.orders_begun = 0
+        self.reason = ""
         self.end_finish()
         self.show(0, "", "")
 

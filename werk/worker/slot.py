@@ -227,7 +227,9 @@ class Slot:
     def reason_it_left(self) -> Leave | None:
         """Return why the horse left of its own accord; None if it died."""
         code = self.child.exit_code
-        is_told = code == Leave.UNUSABLE or not self.shared.progress().is_busy
+        if code == Leave.UNUSABLE:  # a task may have exited with this code, without a reason
+            return Leave.UNUSABLE if self.shared.reason else None
+        is_told = not self.shared.progress().is_busy
         return Leave(code) if code in list(Leave) and is_told else None
 
     def ask(self, script: Script, *words: Any) -> Any:
