@@ -63,16 +63,16 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1091,
-        "bounded readers of payloads, outages and Sentinel, one connection class, cron health, "
-        "counts of failures",
+        1162,
+        "bounded readers of payloads, outages, silent Sentinels, one connection class, "
+        "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
         1095,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        871,
+        880,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
@@ -81,7 +81,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4398,
+        4423,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

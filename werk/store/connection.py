@@ -213,8 +213,7 @@ class Link:
             return f"Redis at {self.where} was not asked: this process cannot open a socket ({why})"
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         where = f"Redis at {self.where} was not reached within {self.budget_s:g} s ({reason})"
-        is_right = f", and is {self.setting} right" if self.setting else ""
-        return f"{where}; is it running{is_right}?"
+        return f"{where}; is it running{f', and is {self.setting} right' if self.setting else ''}?"
 
 
 def link(settings: Settings, budget_s: float | None = None) -> Link:
