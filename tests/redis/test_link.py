@@ -346,7 +346,8 @@ def test_a_call_inside_a_call_leaves_the_outer_connection_alone(
     redis_url: str, connection: redis.Redis, alarm: Alarm
 ) -> None:
     near, inner = to(redis_url), list[object]()
-    near.call("ECHO", "x")
+    before = {own["id"] for own in connection.client_list()}
+    number = str(near.call("CLIENT", "ID"))
 
     def handle() -> None:
         inner.append(near.call("ECHO", "inner"))
@@ -360,7 +361,7 @@ def test_a_call_inside_a_call_leaves_the_outer_connection_alone(
     assert near.call("BLPOP", "list", 60) == [b"list", b"outer"]
     assert inner == [b"inner"]
     assert near.opened == 1
-    assert wait_until(lambda: len(connection.client_list()) <= 3)
+    wait_until(lambda: {own["id"] for own in connection.client_list()} - before == {number})
     near.close()
 
 
@@ -457,7 +458,7 @@ def test_sentinel(
 def test_a_sentinel_that_does_not_answer_takes_no_more_than_the_budget() -> None:
     with listening(say_nothing) as port:
         near, begun = through(("127.0.0.1", port), budget_s=0.5), time.monotonic()
-        with pytest.raises(RedisUnavailable, match=r"not reached within 0\.5 s \(No master found"):
+        with pytest.raises(RedisUnavailable, match=r"not reached within 0\.5 s"):
             near.call("PING")
         assert time.monotonic() - begun < 15  # redis-py alone takes a minute
 

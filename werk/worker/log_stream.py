@@ -107,10 +107,10 @@ class _Descriptor:
         A terminal gets one of its own that does not block, because poll() reports a terminal that
         has no room for a whole line. It is closed at once: a task may close any descriptor.
         """
-        try:
-            number = os.open(self._terminal, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:  # no terminal; it belongs to another user, or no descriptor is left
-            number = self.number
+        number = self.number
+        if self._terminal:
+            with suppress(OSError):  # it belongs to another user, or no descriptor is left
+                number = os.open(self._terminal, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             yield number
         finally:
