@@ -164,6 +164,26 @@ def test_a_signal_ends_the_wait(
     assert len(worker.output().splitlines()) == 1
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_worker_leaves_though_a_signal_arrives_in_a_destructor(waits: bool) -> None:
+    code = f"""if True:
+        import os, signal, time
+        from werk.worker.startup import stoppable
+
+        class Last:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0)  # the handler runs here
+
+        with stoppable():
+            Last()
+            time.sleep(60 * {waits})  # until it is raised again
+        print("it goes on")
+    """
+    done = run("python", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 class Moody:
     """Passes requests on to Redis; after `count` of them it hangs up, or says that it loads."""
 

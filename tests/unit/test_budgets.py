@@ -72,16 +72,16 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        880,
+        891,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
-        1028,
+        1031,
         "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call, "
         "times of counts",
     ),
     "worker": (
-        4423,
+        4431,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from typing import NoReturn
 from werk.client import enqueue as client
 from werk.client.options import Options
 from werk.errors import ArgumentError, RedisUnavailable, WerkError
+from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
 from werk.ops.cron_record import STAMPS, CronRecord
 from werk.ops.crontab import Line, utc
@@ -39,17 +39,8 @@ log = logging.getLogger("werk.cron")
 
 
 def end_at_sigterm() -> None:
-    """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not.
-
-    Python drops an exception that is raised while a destructor runs: so it is raised again.
-    """
-
-    def end(*_: object) -> NoReturn:
-        signal.alarm(AGAIN_S)
-        sys.exit(0)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.signal(signal.SIGTERM, end)
+    """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not."""
+    signal.signal(signal.SIGTERM, insisting(SystemExit(0), AGAIN_S))
 
 
 def run(

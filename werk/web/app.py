@@ -28,6 +28,7 @@ from werk.errors import (
     ResultTimeout,
     WerkError,
 )
+from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
 from werk.ops.checks import age
 from werk.settings import Settings
@@ -42,6 +43,7 @@ from werk.web.pages import Pages, shown_seconds
 from werk.web.rates import Rates
 from werk.web.views import Views, check_address
 
+AGAIN_S = 4  # between two tries to end the dashboard
 LOOPBACK_BIND = re.compile(r"localhost|::1|127(\.\d+){3}")
 
 HEADERS = {
@@ -98,12 +100,13 @@ def serve(
         why = getattr(error, "strerror", None) or error
         what = f"dashboard: cannot listen on port {port} of {bind}: {why}"
         raise ConfigError(f"{what}; choose others with --port and --bind") from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, insisting(KeyboardInterrupt(), AGAIN_S))
     log_to_stderr()
     address = f"http://{f'[{bind}]' if ':' in bind else bind}:{port}"
     with suppress(KeyboardInterrupt):  # waitress ends by itself only while it waits
         log.info(Event("serving", address=address, redis=link(settings).where))
         server.run()
+    signal.alarm(0)
     return 0
 
 

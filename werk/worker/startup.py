@@ -13,6 +13,7 @@ from redis import Redis
 
 from werk import registry
 from werk.errors import EXIT_OK, ConfigError
+from werk.insistence import insisting
 from werk.printable import near
 from werk.store import keys
 from werk.store.connection import Link
@@ -20,6 +21,7 @@ from werk.store.replies import cluster_error, is_cluster
 from werk.store.scripts import Script
 from werk.store.startup import wait_for_answer
 
+AGAIN_S = 1  # between two tries to leave
 ATTEMPT_S = 1.0  # signals are handled between attempts
 DESCRIPTORS = 64  # of a process, besides those for queues or slots
 
@@ -92,14 +94,19 @@ _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and 
 def stoppable() -> Iterator[None]:
     """Have SIGTERM and SIGINT end the process with 0: nothing has begun that needs a clean end."""
 
-    def leave(*_: object) -> None:
-        raise SystemExit(EXIT_OK)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
-    before = {number: signal.signal(number, leave) for number in numbers}
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    leaving = SystemExit(EXIT_OK)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, insisting(leaving, AGAIN_S))
     try:
         yield
     finally:
+        is_leaving = bool(signal.alarm(0))
         for number, handler in before.items():
             signal.signal(number, handler)
+        if is_leaving:
+            raise leaving
