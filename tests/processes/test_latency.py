@@ -89,6 +89,18 @@ def test_a_delayed_job_waits_from_the_moment_it_is_due(work: Start, light: Link)
     assert counted(light, WAIT, 1, "default", "hello")["sum"] < took - 2  # not from its enqueue on
 
 
+@pytest.mark.parametrize("free", ["no", "yes"])
+def test_a_wait_ends_when_the_task_begins(
+    work: Start, light: Link, tmp_path: Path, free: str
+) -> None:
+    """And not when its result is pickled, which has a time limit of its own if any code may run."""
+    work(env={"WERK_ALLOW_UNREGISTERED": free})
+    began = time.monotonic()
+    werk.enqueue("doze", str(tmp_path), 3).result(60)
+    took = time.monotonic() - began
+    assert counted(light, WAIT, 1, "default", "doze")["sum"] < took - 2
+
+
 def test_the_wait_of_a_job_of_plain_rq_is_not_known(
     work: Start, light: Link, connection: redis.Redis, tmp_path: Path
 ) -> None:

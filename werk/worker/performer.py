@@ -90,17 +90,18 @@ class Performer:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
             return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
+        began = runner.started
         result, error, took = runner.run(function, args, kwargs, job)
         if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
             return self.refuse(claim, job, mismatch)
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error:
-            self.counters.add(task, False, took, claim, runner.started)
+            self.counters.add(task, False, took, claim, began)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = self.store(result, job, limit_s) if is_plain else None
-        self.counters.add(task, True, took, claim, runner.started, isinstance(value, bytes))
+        self.counters.add(task, True, took, claim, began, isinstance(value, bytes))
         if not isinstance(value, bytes):
             return recorder.succeed(claim, job, result, value)
         self.last_success = claim, job, result
