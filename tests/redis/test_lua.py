@@ -1020,6 +1020,14 @@ def test_after_too_many_crashes_an_execution_is_its_heirs(lua: Lua) -> None:
         worker:two              last_heartbeat=at:6000""")
 
 
+def test_an_execution_that_no_order_can_name_returns_to_its_queue(lua: Lua) -> None:
+    """Its job is refused when it is claimed: RQ allows no such id."""
+    lua.enqueue("a$b")
+    lua.step("h1")
+    lua.given("ZADD werk:leases 1 one")
+    assert lua.tick("two") == [["requeued", "a$b:h1", 1, "one"]]
+
+
 @pytest.mark.parametrize("left", ["HSET worker:one werk_slots 2", "DEL worker:one"])
 def test_no_job_is_to_blame_for_the_death_of_several_slots(lua: Lua, left: str) -> None:
     """The record of a worker expires after 8 minutes, in which there may have been no other."""

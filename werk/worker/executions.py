@@ -118,7 +118,8 @@ class Executions:
 
     def take_over(self, run: str, crashes: int) -> None:
         """Have the next horse fail an execution of another worker, rescued once too often."""
-        self.orders.append(Order(run, killed_text(crashes, WORKER_DIED)))
+        if run not in self.to_fail():
+            self.orders.append(Order(run, killed_text(crashes, WORKER_DIED)))
 
     def complete(self, run: str) -> bool:
         """Have the next horse enqueue the dependents of a job whose failure is recorded.

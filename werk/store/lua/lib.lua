@@ -159,7 +159,8 @@ local function give_back(run, worker, crash, heir, now)
   if is_counted then crashes = math.min(crashes, max) + 1 end -- resending changes nothing
   local told = whole(try('HGET', execution_key, 'werk_crashes'), MOST_COUNTED)
   if told > 0 then crashes = told end
-  if (told > 0 or is_counted and crashes > max) and has_wip then
+  local has_name = not string.find(run, '[^%w_:-]') -- RQ's ids: an order can name it
+  if (told > 0 or is_counted and crashes > max) and has_wip and has_name then
     try('SREM', runs_of(worker), run)
     call('SADD', own(runs_of(heir), 'set'), run)
     call('ZADD', wip, now + OWNED_S, run)
