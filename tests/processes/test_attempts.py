@@ -147,8 +147,8 @@ def test_a_wait_takes_no_attempt_for_the_outcome(monkeypatch: pytest.MonkeyPatch
     attempt = (b"1-0", [b"type", b"4", b"exc_string", b"x"])
     outcome = (b"2-0", [b"type", b"1", b"return_value", b"MQ=="])  # 1, as JSON in base64
     link = Replies(
-        [-1, [[b"rq:results:a", [attempt]]], [b"scheduled", b"500"]],
-        [-1, [[b"rq:results:a", [attempt]]], [b"finished", b"500"]],
+        [[[b"rq:results:a", [attempt]]], [b"scheduled", b"500"]],
+        [[[b"rq:results:a", [attempt]]], [b"finished", b"500"]],
         [outcome],
     )
     monkeypatch.setattr("werk.client.result.link_of", lambda _: link)

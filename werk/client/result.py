@@ -196,14 +196,17 @@ class Waiting:
         look = ("HMGET", keys.key("job", job_id), "status", "result_ttl")
         seconds = min(seconds, link.budget_s / 2)  # Redis does not count as unreachable so soon
         now = time.monotonic()
-        ttl = ("PTTL", look[1])  # asked first, so that the job expires no earlier than calculated
+        # Asked first, so that the job expires no earlier than calculated; and only where a job that
+        # has run leaves no record either: most waits do without.
+        ttl = [] if self.keeps_result else [("PTTL", look[1])]
         if self.waits and seconds > 0:
             seconds = min(seconds, max(LAST_LOOK_S, self.expires - now - LAST_LOOK_S))
             block = ("XREAD", "BLOCK", max(1, int(seconds * 1000)), "STREAMS", results)
-            left_ms, streams, (state, result_ttl) = link.calls([ttl, (*block, self.entry[0]), look])
+            asked = [*ttl, (*block, self.entry[0]), look]
+            *left_ms, streams, (state, result_ttl) = link.calls(asked)
             entries = streams[0][1] if streams else []
         else:
-            left_ms, entries, (state, result_ttl) = link.calls([ttl, latest, look])
+            *left_ms, entries, (state, result_ttl) = link.calls([*ttl, latest, look])
         self.entry = entries[-1] if entries else self.entry
         if state is None:
             return self._vanished()
@@ -211,7 +214,8 @@ class Waiting:
         self.keeps_result = self.keeps_result and result_ttl != b"0"
         self.state = keys.text(state)
         is_to_start = self.state in ("queued", "scheduled", "deferred") and not entries
-        self.expires = now + left_ms / 1000 if is_to_start and left_ms > 0 else inf
+        is_short = is_to_start and left_ms and left_ms[0] > 0
+        self.expires = now + left_ms[0] / 1000 if is_short else inf
         if self.state in (*HAS_RESULT, "stopped", "canceled"):
             if self.state in HAS_RESULT and not (entries and self._is_of_end()):
                 # The job has ended since its entries were read.
