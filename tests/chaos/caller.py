@@ -34,6 +34,7 @@ LULL_S, LULL_EVERY_S, LULL_PAUSE_S = 5.0, 10.0, 0.2
 REFUSED_S = 0.2  # between a call that was refused, or not answered, and the next
 DEPENDENTS = 2
 DELAY_S = (1.0, 3.0)
+FRAGILE_S = (0.3, 1.0)  # long enough to be hit now and then
 UNREACHED = (werk.RedisUnavailable, redis.exceptions.RedisError, OSError)
 
 
@@ -102,6 +103,10 @@ class Caller:
     def delayed(self, token: str) -> None:
         delay = round(self.chance.uniform(*DELAY_S), 3)
         self._enqueue(token, delay=delay, options=werk.Options(delay=delay))
+
+    def fragile(self, token: str) -> None:
+        self.seconds = self.chance.uniform(*FRAGILE_S)
+        self._enqueue(token)
 
     def pinging(self, token: str) -> None:
         self._enqueue(token, options=werk.Options(ping=f"{self.pings}/{token}"))
@@ -217,6 +222,7 @@ WAYS: dict[str, Callable[[Caller, str], None]] = {
     "failing": Caller.plain,
     "retried": Caller.retried,
     "delayed": Caller.delayed,
+    "fragile": Caller.fragile,
     "parent": Caller.parent,
     "called": Caller.called,
     "blamed": Caller.blamed,

@@ -22,7 +22,8 @@ UNSTOPPED = "stopped by an operator, and its worker left while Redis was silent"
 LIFELINE_S = 0.1  # within which a horse is dead after its supervisor; it may begin one more job
 FINISH_S = 1.0  # within which a job that has ended is recorded, if Redis can be reached
 
-CRASHES = ("kill -9 horse", "kill -9 supervisor", "kill -9 both", "TERM twice")
+KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
+CRASHES = (*KILLS, "TERM twice")
 POLITE = ("TERM supervisor", "TERM supervisor and horse", "drain")
 LONG_ABSENCES = ("freeze supervisor, long", "freeze both, long", "cut off from Redis, long")
 DISTURBANCES = (  # these keep a horse from recording an outcome; they explain nothing by themselves
@@ -33,6 +34,16 @@ DISTURBANCES = (  # these keep a horse from recording an outcome; they explain n
     "maxmemory",
     *FAILOVERS,
 )
+
+
+def is_crash(fault: Fault) -> bool:
+    """Return whether what this fault interrupts counts as a crash of its job, beyond doubt.
+
+    One whose horse was told to leave has not crashed; nor have jobs that lost their worker together
+    with others.
+    """
+    is_of_worker = fault.kind in KILLS or fault.kind in LONG_ABSENCES
+    return fault.kind == "kill -9 horse" or (is_of_worker and len(fault.horses) == 1)
 
 
 class Causes:

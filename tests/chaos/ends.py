@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import inf
 
-from chaos.causes import CRASHES, FINISH_S
+from chaos.causes import CRASHES, FINISH_S, KILLS, LONG_ABSENCES
 from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
@@ -14,6 +15,7 @@ from werk.store.limits import MOST_RESULTS
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
 STOPPED = "Job stopped by user"
+DEATHS = ("Work-horse terminated unexpectedly", "Its worker or host died")
 RECORD_S = 60.0  # from the end of a run until it is recorded, at the latest: for TTLs
 
 
@@ -89,6 +91,8 @@ class Ends:
     def _allowed_ends(self, call: Call) -> set[str]:
         """Return the ends of this kind, and those that operators allow."""
         allowed = {KINDS[call.kind].ends}
+        if call.kind == "fragile" and self._may_have_crashed(call):
+            allowed.add("failed")
         for act in self.acts[call.token]:
             if act.what == "cancel":
                 if act.reply in ("cancelled", "canceled"):
@@ -99,6 +103,22 @@ class Ends:
                 allowed.add("stopped")
         return allowed
 
+    def _may_have_crashed(self, call: Call) -> bool:
+        """Return whether a worker died, or was absent, with a run of this job.
+
+        Other workers take over what it had claimed, though it may not have begun to run it.
+        """
+        runs = self.history.runs_of(call.token)
+        begin = min((run.start for run in runs), default=call.begin)
+        last = max((run.last for run in runs), default=inf)
+        return any(
+            fault.kind in (*KILLS, *LONG_ABSENCES)
+            and fault.begin <= last + 60 * FINISH_S
+            and (fault.end or inf) >= begin - FINISH_S
+            and (not runs or any(fault.hits(run.horse, run.supervisor) for run in runs))
+            for fault in self.history.faults
+        )
+
     def _judge_truth(self, call: Call, job: Job, runs: list[Execution]) -> None:
         """An end needs a run that came to it."""
         if job.status == "finished" and not any(run.end and not run.raised for run in runs):
@@ -107,7 +127,8 @@ class Ends:
             acked = [act.end for act in self.acts[call.token] if act.reply == "cancelled"]
             if any(run.start > at for run in runs for at in acked):
                 self._add("wrong end", call, "ran after it was cancelled")
-        if job.status == "failed" and not any(run.raised for run in runs):
+        is_crash = call.kind == "fragile"  # or its end is not allowed
+        if job.status == "failed" and not any(run.raised for run in runs) and not is_crash:
             self._add("wrong end", call, f"failed, and no run raised: {_reason(job)}")
 
     def _judge_results(self, call: Call, job: Job) -> None:
@@ -139,6 +160,8 @@ class Ends:
             return STOPPED in trace
         if call.kind == "leaking":  # its horse may have had no descriptor left to read the source
             return bool(trace)
+        if call.kind == "fragile":
+            return "Traceback" not in trace and any(words in trace for words in DEATHS)
         return "Traceback" in trace and f"{call.token} has to fail" in trace
 
     def _judge_ttls(self, call: Call, job: Job, runs: list[Execution]) -> None:

@@ -20,10 +20,11 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "plain": Kind("work", share=0.58),
+    "plain": Kind("work", share=0.56),
     "failing": Kind("fail", "failed", share=0.08),
     "retried": Kind("falter", is_prompt=False, share=0.08),
     "delayed": Kind("work", is_prompt=False, share=0.08),
+    "fragile": Kind("once", is_prompt=False, share=0.02),  # a crash is the end of it
     "parent": Kind("work", share=0.04),
     "dependent": Kind("work"),
     "called": Kind("work", share=0.03),  # back, by on_success

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 KILLS = ("kill -9 horse", "kill -9 supervisor", "kill -9 both")
+LIMIT = "is_counted and crashes > max"
 FREEZES = ("freeze both, short", "freeze both, long", "freeze supervisor, long")
 FENCE = "local is_ours = removed == 1"
 LISTED = "try('ZADD', place, ENDED_UNTIL, id)"
@@ -102,6 +103,13 @@ MUTANTS = {
     ),
     # The excuses: a crash, a failure that is retried.
     "again": Mutant((("store/lua/step.lua", KEPT, KEPT + AGAIN),), ("ran again",), KILLS, 30.0),
+    # The excuse: a crash, of a job that may not crash.
+    "undying": Mutant(
+        (("store/lua/lib.lua", LIMIT, LIMIT.replace("> max", "> max + 1")),),
+        ("ran again",),
+        KILLS,
+        60.0,
+    ),
     # The excuse: an operator retried it.
     "revived": Mutant((("store/lua/tick.lua", LAST_LINE, REVIVED),), ("ran again",), seconds=30.0),
     # The excuse: an operator cancelled it.

@@ -15,12 +15,14 @@ BEAT_S = 0.02
 FLOOD = 1 << 20  # bytes
 LEFT_S = 30.0  # how long a process that a task leaves behind lives
 CRASHES = 1000  # a job may be hit by several faults of a run; the job does not kill its workers
+NO_CRASHES = ("once",)
 
 
 def _task(name: str, timeout: int = 180) -> Task:
     ttls = {"result_ttl": RESULT_TTL_S, "failure_ttl": FAILURE_TTL_S}
     path, delay = f"chaos.tasks.{name}", RETRY_DELAY_S
-    return Task(path, timeout=timeout, retry_delay=delay, max_crashes=CRASHES, **ttls)
+    crashes = 0 if name in NO_CRASHES else CRASHES
+    return Task(path, timeout=timeout, retry_delay=delay, max_crashes=crashes, **ttls)
 
 
 def work(token: str, seconds: float) -> str:
@@ -30,6 +32,11 @@ def work(token: str, seconds: float) -> str:
     trace.beat(seconds)
     trace.write("end")
     return token
+
+
+def once(token: str, seconds: float) -> str:
+    """Run as work() does. A crash of its worker fails this job."""
+    return work(token, seconds)
 
 
 def fail(token: str, seconds: float) -> None:
@@ -138,7 +145,7 @@ class _Trace:
         os.close(self.file)
 
 
-_ALL: tuple[Callable[..., object], ...] = (work, fail, falter, fork, leak, flood, leave)
+_ALL: tuple[Callable[..., object], ...] = (work, once, fail, falter, fork, leak, flood, leave)
 TASKS = {each.__name__: _task(each.__name__) for each in (*_ALL, on_success, on_failure)}
 
 if os.environ.get("CHAOS_SENTRY"):  # as Sentry's page has it: where the worker imports its table

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chaos.causes import Causes
+from chaos.causes import Causes, is_crash
 from chaos.ends import Ends
 from chaos.faults import KINDS
 from chaos.history import History
 from chaos.kinds import KINDS as JOBS
 from chaos.leaks import leaks
-from chaos.records import Execution, Fault
+from chaos.records import Execution, Fault, kind_of
 from chaos.times import Times
 
 FEWEST_JOBS = 1000
@@ -53,6 +53,8 @@ class Verdict:
     def __post_init__(self) -> None:
         history = self.history
         self.causes = Causes(history.faults, history.executions, history.acts)
+        uncounted = [fault for fault in history.faults if not is_crash(fault)]
+        self._of_fragile = Causes(uncounted, history.executions, history.acts)
         self._explained: list[tuple[Execution, Fault]] = []
         for runs in history.runs.values():
             self._judge_executions(runs)
@@ -112,7 +114,8 @@ class Verdict:
         return [f"never enqueued: {name}" for name in wanted if name not in seen]
 
     def _judge_executions(self, runs: Sequence[Execution]) -> None:
-        for again, cause in self.causes.of_reruns(runs):
+        causes = self._of_fragile if kind_of(runs[0].token) == "fragile" else self.causes
+        for again, cause in causes.of_reruns(runs):
             if cause is None:
                 self.found["ran again"].append(self._story(runs, again))
                 continue

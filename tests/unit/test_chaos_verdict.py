@@ -287,6 +287,48 @@ def failing(token="c0-1-failing"):
     return call(token), job(token, "failed"), ended(token, raised=True)
 
 
+DIED = "Work-horse terminated unexpectedly; waitpid returned 9 (signal 9)"
+
+
+def fragile(status, *runs, faults=(), trace=DIED):
+    """What is found about a job that no crash may interrupt."""
+    token = "c0-1-fragile"
+    own = job(token, status, results=[Result("2", trace, trace)] if status == "failed" else None)
+    runs = [run(*times, token=token, by=by) for times, by in runs]
+    return found([call(token)], [own], runs, faults=faults)
+
+
+def test_a_job_that_may_not_crash_fails_once_its_worker_has_died():
+    killed, neighbour = fault("kill -9 horse", 100.5), ((100,), OTHERS)
+    interrupted = ((100,), (HORSE, SUPERVISOR))
+    assert fragile("finished", ((100, 101), OTHERS)) == set()
+    assert fragile("failed", interrupted, faults=[killed]) == set()
+    assert fragile("failed", faults=[fault("kill -9 both", 100.5)]) == set()  # it had not begun
+    assert fragile("failed", interrupted) == {"wrong end"}
+    assert fragile("failed", neighbour, faults=[killed]) == {"wrong end"}
+    assert fragile("failed", interrupted, faults=[fault("freeze horse, long", 100)]) == {
+        "wrong end"
+    }
+    assert fragile("failed", interrupted, faults=[killed], trace="Traceback") == {"results"}
+
+
+@pytest.mark.parametrize(("kind", "is_one"), [
+    ("kill -9 horse", True), ("kill -9 both", True), ("freeze both, long", True),
+    ("TERM twice", False), ("TERM supervisor", True),
+])  # fmt: skip
+def test_a_job_that_may_not_crash_runs_again_only_if_it_did_not(kind, is_one):
+    runs = [((100,), (HORSE, SUPERVISOR)), ((120, 121), OTHERS)]
+    own = fault(kind, 100.5, 125)
+    assert fragile("finished", *runs, faults=[own]) == ({"ran again"} if is_one else set())
+
+
+def test_jobs_that_lose_their_worker_together_have_not_crashed():
+    killed = fault("kill -9 both", 100.5)
+    killed.horses = frozenset([HORSE, HORSE + 1])
+    runs = [((100,), (HORSE, SUPERVISOR)), ((120, 121), OTHERS)]
+    assert fragile("finished", *runs, faults=[killed]) == set()
+
+
 def test_a_job_that_ran_once_and_is_in_its_place_is_well():
     assert found([call()], [job()], [ended()]) == set()
     own, its_job, its_run = failing()
