@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from faults import holding
 from rq import Queue
 from rq.job import Dependency, Job, JobStatus
-from rq.registry import ReadyJobRegistry
+from rq.registry import FailedJobRegistry, ReadyJobRegistry
 from support import wait_until
 from workers import Start, finished, horse, places, runs
 
@@ -119,6 +120,43 @@ def test_dependents_of_a_failure_run_that_rq_could_not_record(
     work()
     wait_until(lambda: places(connection, "parent") == ["failed"])
     wait_until(lambda: child.get_status() == JobStatus.FINISHED)
+
+
+def test_dependents_of_a_crash_run_that_rq_could_not_record(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    """The horse that fails the job is the one that has to enqueue its dependents."""
+    queue = Queue(connection=connection)
+    parent = queue.enqueue("worker_tasks.poison", str(tmp_path), job_id="parent")
+    whenever = Dependency([parent], allow_failure=True)
+    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever)
+    connection.set("rq:results:parent", "something else's")
+    work()
+    wait_until(lambda: places(connection, "parent") == ["failed"])
+    wait_until(lambda: child.get_status() == JobStatus.FINISHED)
+    wait_until(lambda: not connection.exists("rq:werk:committed"))
+
+
+def test_dependents_run_though_the_horse_that_enqueues_them_for_another_dies(
+    work: Start, connection: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    queue = Queue(connection=connection)
+    parent = queue.create_job("worker_tasks.fail", (str(tmp_path),), job_id="parent")
+    parent.save()
+    whenever = Dependency([parent], allow_failure=True)
+    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever)
+    parent.set_status(JobStatus.FAILED)
+    FailedJobRegistry(connection=connection).add(parent, ttl=1000)
+    connection.zadd("rq:werk:committed", {"parent:execution gone-worker": 0})
+    with holding(redis_url, b"HGETALL\r\n$13\r\nrq:job:parent") as holder:
+        holder.is_on = True
+        worker = work(env={"RQ_REDIS_URL": holder.url})
+        assert holder.held.wait(60)
+        os.kill(horse(worker), signal.SIGKILL)
+        holder.let_go.set()
+        wait_until(lambda: child.get_status() == JobStatus.FINISHED)
+        wait_until(lambda: not connection.exists("rq:werk:committed"))
+        assert "incomplete" in worker.output()
 
 
 def test_a_dependent_of_a_queue_that_nobody_serves_waits_there(

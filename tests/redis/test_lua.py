@@ -236,6 +236,35 @@ def test_a_job_that_is_put_off_is_due_later(lua: Lua) -> None:
         job:a+                  werk_attempt=0 werk_deferred=worker_one:_why_not""")
 
 
+def test_a_job_that_was_cancelled_while_it_ran_is_not_put_off(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZREM wip:high a:h1", "ZADD canceled:high 1 a", "HSET job:a status canceled")
+    assert lua.step("h2", lua.finish("scheduled", "9 why not"))[0] == "late"
+    assert lua.changes() == table(NO_EXECUTION.replace("wip:high                gone", ""))
+
+
+def test_a_job_that_was_put_off_is_put_off_once(lua: Lua) -> None:
+    lua.begin()
+    lua.given("HSET job:a werk_attempt 1")
+    request = lua.finish("scheduled", "9 why not")
+    assert lua.step("h2", request, claims=0)[0] == "done"
+    lua.given()
+    assert lua.step("h2", request, claims=0, resent=1)[0] == "again"
+    assert lua.changes() == {}
+    lua.given("HSET job:a werk_unknown_since 8")  # another's
+    assert lua.step("h2", request, claims=0, resent=1)[0] == "late"
+
+
+def test_a_job_that_is_put_off_waits_for_a_slot_of_its_rate_limit_like_others(lua: Lua) -> None:
+    lua.begin(**LIMITED)
+    lua.given("ZADD rl:k:allowed 1 a", "HSET rl:k concurrency 1")
+    lua.step("h2", lua.finish("scheduled", "9 why not"), claims=0)
+    lua.given("ZADD scheduled:high 1 a")
+    assert lua.tick("one") == []
+    assert lua.changes()["job:a"].startswith("enqueued_at=at:6000 status=queued")
+    assert lua.step("h3")[1][-2] == "a"
+
+
 def test_a_success_with_dependents_is_left_to_rq(lua: Lua) -> None:
     lua.begin()
     lua.enqueue("b")
@@ -284,6 +313,27 @@ def test_a_claim_drops_what_is_somewhere_else_or_gone(lua: Lua, status: str) -> 
     changes = lua.changes()
     assert changes["queue:high"] == "=c"
     assert "job:a" not in changes
+
+
+@pytest.mark.parametrize("status", ["gone", "finished"])
+def test_a_claim_drops_few_jobs_at_once(lua: Lua, status: str) -> None:
+    names = [f"j{number}" for number in range(150)]
+    for name in names if status != "gone" else ():
+        lua.redis.hset(f"rq:job:{name}", "status", status)
+    lua.given(f"RPUSH queue:high {' '.join(names)}")
+    assert lua.step("h1")[1] == "more"
+    assert lua.redis.llen("rq:queue:high") == 50
+    assert lua.step("h2")[1] == "empty"
+
+
+@pytest.mark.parametrize("key", ["job:a:dependents", "job::a:dependencies"])
+def test_what_depends_on_a_running_job_does_not_expire(lua: Lua, key: str) -> None:
+    lua.enqueue("a", ttl=100)
+    lua.given(f"SADD {key} b", f"EXPIRE {key} 100", "EXPIRE job:a 100")
+    lua.step("h1")
+    changes = lua.changes()
+    assert changes[key] == "lives=gone"
+    assert "lives=gone" in changes["job:a"]
 
 
 def test_a_horse_claims_only_what_it_may(lua: Lua) -> None:
@@ -1247,6 +1297,7 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
     old = {"exc_info": "x", "started_at": "x", "ended_at": "x", "timeout": ""}
     lua.enqueue("a", "failed:high", ttl=ttl, **old)
     lua.given("SADD job:a:dependents b", "SADD job::a:dependencies c", "EXPIRE job:a 500")
+    lua.given("EXPIRE job:a:dependents 500", "EXPIRE job::a:dependencies 500")
     assert lua.act("retry", "a", "a", "b") == ["retried", "queued", "gone"]
     assert lua.changes() == table(f"""
         failed:high             gone
@@ -1255,8 +1306,8 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
         job:a                   status=queued enqueued_at=at:5000 timeout=180 exc_info=gone
         job:a+                  started_at= ended_at= lives={ttl or "gone"}
         job:a+                  werk_enqueued=at:5000|now
-        {"job:a:dependents      lives=100" if ttl else ""}
-        {"job::a:dependencies   lives=100" if ttl else ""}""")
+        job:a:dependents        lives={ttl or "gone"}
+        job::a:dependencies     lives={ttl or "gone"}""")
 
 
 def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:
@@ -1415,6 +1466,17 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
         queues                  =rq:queue:high
         job:a                   enqueued_at=at:7000 werk_enqueued=at:7000|now worker_name= lives=100
         job:a+                  {"status=queued" if status != "queued" else ""}""")
+
+
+@pytest.mark.parametrize("change", ["DEL executions:a", "SET executions:a x"])
+def test_a_running_job_whose_list_of_executions_is_lost_is_not_restored(
+    lua: Lua, change: str
+) -> None:
+    lua.begin()
+    lua.given(f"ZADD wip:high {time.time() + 60} a:h1", change)
+    lua.tick("one", "a:h1", "h1")
+    assert lua.act("restore", "a") == ["fine"]
+    assert "queue:high" not in lua.changes()
 
 
 def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:

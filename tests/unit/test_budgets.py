@@ -52,7 +52,7 @@ RAISED = {
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",
     ),
     "lua": (
-        1606,
+        1608,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
@@ -81,7 +81,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4433,
+        4436,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -126,7 +126,7 @@ class Executions:
 
         Return whether this is a new order.
         """
-        if any(order.run == run for order in self.orders):
+        if run in self.to_fail():
             return False
         self.log.warning(Event("unfinished", **run_facts(run)))
         self.orders.append(Order(run, "", is_recorded=True))

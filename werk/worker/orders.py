@@ -70,11 +70,14 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
 def _enqueue_dependents(order: Order, recorder: Recorder) -> None:
     """Enqueue the dependents of a job whose horse died after it had recorded a failure."""
     worker, job_id = recorder.worker, order.run.rpartition(":")[0]
+    if order.is_raw:  # a horse died of this, so this one goes on; a tick orders it again
+        why = "the process that enqueued its dependents died"
+        recorder.log.log.error(Event("incomplete", job=job_id, reason=why))
+        return
     with recorder.shared.watched(FINISH_S):
         try:
             job = rq_classes.load(recorder.job(job_id))
-            if not order.is_raw:
-                worker.queue(job.origin).enqueue_dependents(job)
+            worker.queue(job.origin).enqueue_dependents(job)
         except Unusable:
             raise
         except Exception as error:  # the job has expired, or cannot be read

@@ -79,10 +79,9 @@ end
 
 local function expire(job)
   local ttl = whole(job.ttl, LONGEST_S)
-  if ttl == 0 then call('PERSIST', job.key); return end
   local dependencies = job_key(':' .. job.id) .. ':dependencies'
   for _, key in ipairs({job.key, job.key .. ':dependents', dependencies}) do
-    call('EXPIRE', key, ttl)
+    if ttl == 0 then call('PERSIST', key) else call('EXPIRE', key, ttl) end
   end
 end
 

@@ -54,6 +54,7 @@ local function slots_of(job)
 end
 
 local function wait_for_slot(job)
+  call('ZREM', job.limit .. ':allowed', job.id) -- it may have a slot, from before it was deferred
   call('HSET', job.key, 'status', 'rate_limited')
   try('SADD', P .. ':rl-keys', job.rate_limit_key)
   call('HSET', job.limit, 'concurrency', string.format('%d', slots_of(job)))

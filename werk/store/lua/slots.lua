@@ -86,7 +86,7 @@ local function renew(slot)
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
   call('HSET', key, 'last_heartbeat', NOW)
   if #slots > 1 then call('HSET', key, 'werk_slots', #slots) end -- see rescue
-  call('ZADD', executions, 'XX', clock + LISTED_S, execution)
+  call('ZADD', executions, clock + LISTED_S, execution)
   call('EXPIRE', executions, MONTH_S)
   -- RQ's own finish watches the hashes of the job and of the other parents of its dependents, and
   -- starts over when one of them is written. So the job's hash is written as rarely as RQ writes

@@ -4,8 +4,7 @@
 -- is dropped, where it already was; or back at the front of its queue. The ended job is where its
 -- outcome belongs, or untouched. If no job has ended, what the horse's waits have taken (hands.lua)
 -- is back in its queue first. No value of a field and no type of a key raises an error. A key of
--- one job, execution or worker that has another type is removed and written again; one that many
--- share, such as a set of a queue, stays.
+-- one job, execution or worker that has another type is written anew; one that many share stays.
 --
 -- KEYS  the queues, in the order in which they are served
 -- ARGV  WORKER   GENERATION of the horse   EXECUTION, the id of the execution that a claim begins
@@ -41,15 +40,13 @@
 --               another type. Their jobs wait
 --
 -- This script runs for each job. It does without lib.lua and is made to be short: a call to Redis
--- costs 2 us, and so do three returned tables, three closures, or two numbers turned into text.
--- The rules of lib.lua for writes hold here too. What an execution leaves behind has an expiry time
--- once a tick has seen it.
+-- costs 2 us, and so do three returned tables, three closures, or two numbers turned into text. The
+-- rules of lib.lua for writes hold. What an execution leaves has an expiry once a tick has seen it.
 
 local call, try = redis.call, redis.pcall
 local is_resent = RESENT == '1'
 
-local MOST_ATTEMPTS = 1000000000
-local DROPS_AT_ONCE = 100
+local MOST_ATTEMPTS, DROPS_AT_ONCE = 1000000000, 100
 
 local worker_key = P .. ':worker:' .. WORKER
 local runs, suspended, pauses = worker_key .. ':executions', P .. ':suspended', P .. ':werk:paused'
@@ -74,6 +71,8 @@ else
   local execution_key, dependents = P .. ':execution:' .. run, job .. ':dependents'
   local dependencies = P .. ':job::' .. id .. ':dependencies' -- the second colon is RQ's
   local status, is_success = ENDED_STATUS, ENDED_STATUS == 'finished'
+  local since, why
+  if status == 'scheduled' then since, why = string.match(value, '^(%S*) ?(.*)$') end
   local cause = not is_success and string.match(status, '^failed (.*)$')
   if cause then status = 'failed' end
   local set = status == 'stopped' and 'failed' or status -- as in RQ
@@ -93,10 +92,13 @@ else
     for i = 1, #flat, 2 do entry[flat[i]] = flat[i + 1] end
     -- The worker that rescued this execution may have failed it, under the same id.
     local is_this = entry.execution_id == ENDED_EXECUTION and entry.type == result_type
-    if is_this then outcome = 'again' end
-    is_canceled = outcome == 'late' and try('HGET', job, 'status') == 'canceled'
+    local found = try('HMGET', job, 'status', 'werk_unknown_since')
+    local is_same = status == 'scheduled' and found[1] == status and found[2] == since
+    if is_this or is_resent and is_same then outcome = 'again' end
+    -- As in RQ, the end of a job that was cancelled is recorded; a deferral is no end.
+    is_ours = outcome == 'late' and status ~= 'scheduled' and found[1] == 'canceled'
       and call('EXISTS', execution_key) == 1
-    is_ours = is_canceled
+    is_canceled = is_ours
   end
   -- The set is written first, because its key may have another type. Then the job returns to where
   -- it was or, if wip has another type as well, to its queue. A job that was cancelled meanwhile is
@@ -121,7 +123,6 @@ else
     if not is_ours then -- discarded
     elseif status == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
-      local since, why = string.match(value, '^(%S*) ?(.*)$')
       call('HSET', job, 'status', 'scheduled', 'worker_name', '', 'werk_unknown_since', since,
         'werk_deferred', 'worker ' .. WORKER .. ': ' .. why)
       try('HINCRBY', job, 'werk_attempt', -1) -- the task was not tried
@@ -151,8 +152,7 @@ else
       if is_special then call('EXPIRE', dependents, keep); call('EXPIRE', dependencies, keep) end
       -- The tick has the dependents enqueued: see find_unfinished.
       if is_special and not is_success and call('EXISTS', dependents) == 1 then
-        try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER)
-      end
+        try('ZADD', P .. ':werk:committed', OWNED_UNTIL - OWNED_S, run .. ' ' .. WORKER) end
       if not is_success then
         call('HDEL', job, 'werk_unknown_since') -- a retry has the full time again
         try('HINCRBY', worker_key, 'failed_job_count', 1)
@@ -168,14 +168,11 @@ else
           call('RPUSH', gave_up, failure)
         end
       end
-    else -- the job was deleted, or has expired
-      call('ZREM', place, id)
-      call('PERSIST', job)
-    end
+    else call('ZREM', place, id); call('PERSIST', job) end -- deleted, or expired
   end
 end
 
-local got, got_id, got_queue, dropped, paused, number = nil, nil, nil, false, false, 0
+local got, got_id, got_queue, dropped, paused, number, taken = nil, nil, nil, false, false, 0, 0
 if is_resent then -- find the claim that this request made when it was sent before
   for _, run in ipairs(try('SMEMBERS', runs)) do
     local id, made_by = string.match(run, '^(.*):([^:]*)$')
@@ -250,7 +247,10 @@ while not got do
         call('HSET', job, 'status', 'started', 'started_at', NOW_TEXT, 'worker_name', WORKER,
           'last_heartbeat', NOW_TEXT, 'werk_attempt', attempt)
         if is_nowhere then call('HSET', job, 'origin', origin) end
-        call('PERSIST', job)
+        if call('PERSIST', job) == 1 then
+          call('PERSIST', job .. ':dependents')
+          call('PERSIST', P .. ':job::' .. id .. ':dependencies')
+        end
         if type(try('ZADD', P .. ':executions:' .. id, LISTED_UNTIL, EXECUTION)) == 'table' then
           call('UNLINK', P .. ':executions:' .. id)
           call('ZADD', P .. ':executions:' .. id, LISTED_UNTIL, EXECUTION)
@@ -262,8 +262,9 @@ while not got do
     if why_not then
       dropped = dropped or {}
       dropped[#dropped + 1] = id; dropped[#dropped + 1] = why_not
-      if #dropped >= 2 * DROPS_AT_ONCE then got = 'more' end
     end
+    taken = taken + 1
+    if not got and taken >= DROPS_AT_ONCE then got = 'more' end
     id = not got and not is_blocked and try('LPOP', list)
   end
 end
