@@ -24,6 +24,7 @@ DOCUMENTED: dict[str, int | None] = {
     r"werk:leases|werk:hands|werk:ticked|werk:tallies": None,
     r"werk:ready": 10 * 60,
     r"werk:sent:[\w-]+": 60,
+    r"werk:act:\w+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,
     r"werk:last:\w+": 30 * DAY_S,  # of --unless-active
     r"werk:failures:\d+": FAILURES_KEPT_S,

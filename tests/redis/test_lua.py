@@ -154,8 +154,11 @@ class Lua:
         words = ("rq", "back", 0, ttl, "before", "high", *limits, "a", "data:a", "a()", "", "", "")
         return self.run(request.script().text, *words, keys=keys)
 
-    def act(self, what: str, *names: str) -> Any:
-        return self.run(act_script().text, what, f"at:{self.now}", "", *names)
+    def act(self, what: str, *names: str, request: str = "") -> Any:
+        outcomes = self.run(act_script().text, what, request, f"at:{self.now}", "", *names)
+        if not request:
+            self.redis.delete("rq:werk:act:")
+        return outcomes
 
 
 def decoded(reply: Any) -> Any:
@@ -1308,6 +1311,23 @@ def test_a_retry_puts_a_failed_job_back_to_its_queue(lua: Lua, ttl: str) -> None
         job:a+                  werk_enqueued=at:5000|now
         job:a:dependents        lives={ttl or "gone"}
         job::a:dependencies     lives={ttl or "gone"}""")
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome"),
+    [("retry", "retried"), ("discard", "deleted"), ("cancel", "failed"), ("pause", "yes")],
+)
+def test_an_action_whose_reply_was_lost_has_the_same_outcome(
+    lua: Lua, what: str, outcome: str
+) -> None:
+    lua.given("SADD queues rq:queue:high")
+    lua.enqueue("a", "failed:high")
+    name = "high" if what == "pause" else "a"
+    assert lua.act(what, name, request="r") == [outcome]
+    lua.enqueue("a", "failed:high")  # it has failed again meanwhile
+    assert lua.act(what, name, request="r") == [outcome]
+    assert lua.changes() == {}
+    assert 0 < lua.redis.ttl("rq:werk:act:r") <= 60
 
 
 def test_a_retry_waits_for_a_slot_of_its_rate_limit(lua: Lua) -> None:

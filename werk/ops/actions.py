@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from itertools import islice, takewhile
+from uuid import uuid4
 
 from werk.errors import NoSuchJob, ResultTimeout, WerkError
 from werk.ops.job_places import Pace
@@ -32,7 +33,7 @@ POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 @cache
 def act_script() -> Script:
     """Return act.lua with names for its arguments."""
-    names = ("ACTION", "NOW_TEXT", "WINDOW")
+    names = ("ACTION", "REQUEST", "NOW_TEXT", "WINDOW")
     prelude = (named(names), rest("NAMES", len(names) + 1))
     return script("act", prelude="\n".join(prelude))
 
@@ -43,7 +44,8 @@ def act(
     """Do what act.lua calls `action` to each name, a page at a time; yield name and outcome."""
     left = iter(names)
     while page := list(islice(left, PAGE)):
-        outcomes = link.run(act_script(), (), [action, keys.clock()[2], window, *page])
+        words = (action, uuid4().hex, keys.clock()[2], window, *page)
+        outcomes = link.run(act_script(), (), words)
         yield from zip(page, map(keys.text, outcomes), strict=True)
 
 

@@ -1,11 +1,11 @@
--- Apply an operator's action to jobs, queues or workers (actions.py). Repeating an action changes
--- nothing more.
+-- Apply an operator's action to jobs, queues or workers (actions.py). A request that is sent again,
+-- because its reply was lost, changes nothing and has the same outcomes.
 --
 -- A job is in one place before and after. The first write to its place is a removal, so the script
 -- also runs when memory is full. A job stays as it is if its place, or the place where it is to go,
 -- has another type; no error is raised.
 --
--- No KEYS. ARGV  ACTION   NOW_TEXT, the time as RQ writes it
+-- No KEYS. ARGV  ACTION   REQUEST, its id   NOW_TEXT, the time as RQ writes it
 --       WINDOW '' or '<first> <last>', indexes in the list of a queue between which all these jobs
 --       were seen. Their entries are replaced by GONE_ENTRY, which workers drop
 --       NAMES, what to act on
@@ -43,6 +43,9 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
   failed = 'failed', stopped = 'failed', canceled = 'canceled'}
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
+
+local READ_ONLY = {probe = true, is_dead = true}
+local ANSWERED_S = 60 -- longer than a caller tries
 
 local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
 local function find_spots(list)
@@ -285,6 +288,10 @@ local function act(name)
   return job and of_jobs[ACTION](job) or 'gone'
 end
 
+local answer_key = P .. ':werk:act:' .. REQUEST
+local answered = not READ_ONLY[ACTION] and try('GET', answer_key)
+if type(answered) == 'string' then return cjson.decode(answered) end
 local outcomes = {}
 for at, name in ipairs(NAMES) do outcomes[at] = tostring(act(name)) end
+if not READ_ONLY[ACTION] then try('SET', answer_key, cjson.encode(outcomes), 'EX', ANSWERED_S) end
 return outcomes
