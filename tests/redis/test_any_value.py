@@ -227,8 +227,12 @@ class Fleet:
             self.check_place(job_id, was_in)
 
     def state(self) -> dict[str, Any]:
-        """Return all that there is, without the beats."""
-        found = self.look().values
+        """Return all that there is, without the beats, and what actions have answered."""
+        found = {
+            name: value
+            for name, value in self.look().values.items()
+            if not name.startswith("werk:act:")
+        }
         for name, value in found.items():
             if name.startswith(("wip:", "executions:")):
                 found[name] = sorted(value)  # until when an execution is to be left alone

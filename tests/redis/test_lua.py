@@ -1488,6 +1488,17 @@ def test_a_lost_job_is_restored_to_the_front(lua: Lua, status: str) -> None:
         job:a+                  {"status=queued" if status != "queued" else ""}""")
 
 
+def test_a_tick_writes_the_record_of_a_running_execution_again(lua: Lua) -> None:
+    lua.begin()
+    lua.tick("one", "a:h1", "h1")
+    lua.given("SET execution:a:h1 x")
+    lua.tick("one", "a:h1", "h1")
+    assert lua.redis.hgetall("rq:execution:a:h1") == {
+        b"id": b"h1", b"job_id": b"a", b"worker_name": b"one", b"created_at": b"6000",
+        b"last_heartbeat": b"6000",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("change", ["DEL executions:a", "SET executions:a x"])
 def test_a_running_job_whose_list_of_executions_is_lost_is_not_restored(
     lua: Lua, change: str

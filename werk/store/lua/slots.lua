@@ -84,6 +84,9 @@ local function renew(slot)
     return
   end
   if in_wip then call('ZADD', wip_key(in_wip), 'XX', 'GT', clock + OWNED_S, run) end
+  if call('HEXISTS', key, 'created_at') == 0 then -- it was lost, and RQ cannot read a part of it
+    call('HSET', key, 'id', execution, 'job_id', id, 'worker_name', slot.name, 'created_at', NOW)
+  end
   call('HSET', key, 'last_heartbeat', NOW)
   if #slots > 1 then call('HSET', key, 'werk_slots', #slots) end -- see rescue
   call('ZADD', executions, clock + LISTED_S, execution)
