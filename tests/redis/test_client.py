@@ -190,6 +190,19 @@ def test_what_expires_is_counted_from_when_it_was_to_run(connection: redis.Redis
         assert connection.ttl(keys.key("job", handle.id)) == pytest.approx(wanted_s, abs=20)
 
 
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_what_expires_after_a_time_is_counted_on_redis_clock(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    options, true_time = werk.Options(expires=600, at=in_an_hour()), time.time
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: true_time() + ahead_s)
+        handles = werk.enqueue_many("plain", [("Ada",), ("Bob",)], options=options)
+    for handle in handles:
+        assert handle.job.ttl == pytest.approx(4200, abs=20)
+        assert connection.ttl(keys.key("job", handle.id)) == pytest.approx(4200, abs=20)
+
+
 @pytest.mark.parametrize("worker", ["rq.worker.Worker", "werk.worker.Worker"])
 def test_success_alone_is_pinged(redis_url: str, spawn: Spawn, worker: str) -> None:
     spawn("rq", "worker", "--worker-class", worker, "default")

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -72,6 +72,15 @@ def test_options_are_those_of_the_job(jobs: RecordedJobs) -> None:
     for job, own in zip(jobs, given, strict=True):
         assert {name: getattr(job.options, name) for name in own} == own
     assert jobs[2].due == noon.timestamp()
+
+
+@pytest.mark.parametrize(("due_in_s", "wanted_s"), [(3600, 4200), (-3600, 600), (None, 600)])
+def test_what_expires_has_a_time_to_live(
+    jobs: RecordedJobs, due_in_s: float | None, wanted_s: float
+) -> None:
+    at = due_in_s and datetime.now(timezone.utc) + timedelta(seconds=due_in_s)
+    werk.enqueue("note", options=werk.Options(expires=599.5, at=at or None))
+    assert jobs[0].options.ttl == pytest.approx(wanted_s, abs=20)
 
 
 def test_the_options_of_the_task_are_among_them(jobs: RecordedJobs) -> None:

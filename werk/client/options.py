@@ -180,11 +180,13 @@ class Options(NamedTuple):
             return round(now + seconds(self.delay), 3)
         return self.at.timestamp() if self.at else None
 
-    def seconds_to_live(self, due: float | None, now: float) -> int:
-        """Return the seconds from now after which a job that waits is discarded; 0: never."""
+    def ttl_s(self) -> Duration:
+        """Return when a job that waits is discarded (EnqueueRequest.ttl)."""
         if self.expires is None:
             return int(seconds(self.ttl or 0))
-        return max(1, ceil(max(0.0, (due or now) - now) + seconds(self.expires)))
+        if self.at:  # only Redis knows how long that is from now
+            return -seconds(self.expires)
+        return ceil(seconds(self.delay or 0) + seconds(self.expires))
 
     def hold_ms(self) -> int:
         """Return for how many milliseconds a hold lasts."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from werk.client.options import NO_OPTIONS, Options, misplaced
+from werk.duration import Duration
 from werk.errors import ArgumentError
 from werk.registry import Task
 from werk.store import keys
@@ -33,7 +34,7 @@ class PreparedJob(NamedTuple):
     created_at: str
     options: Options
     due: float | None  # Unix time by this host's clock, if the job is scheduled
-    ttl: int
+    ttl: Duration  # EnqueueRequest.ttl
     warning: str  # of the task (catalog_page.Entry)
     rare: tuple[str | bytes, ...] = ()  # fields that few jobs have (Options.fields)
 
@@ -55,12 +56,13 @@ def prepare(
     except ArgumentError as error:
         raise _hinted(error, misplaced(kwargs, shape)) from None
     now = now or time.time()
-    due, ttl, hold, pointer = None, 0, "", ""
+    due, hold, pointer = None, "", ""
+    ttl: Duration = 0
     meta: str | bytes = ""
     rare: tuple[str | bytes, ...] = ()
     if options != NO_OPTIONS:
         due = options.due(now)
-        ttl = options.seconds_to_live(due, now)
+        ttl = options.ttl_s()
         in_one_form = _in_one_form(shape, bound, named)
         hold, pointer = options.guards(name, in_one_form, task.queue)
         rare = options.fields(name, in_one_form)

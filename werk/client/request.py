@@ -18,7 +18,7 @@ class EnqueueRequest(NamedTuple):
     prefix: str  # RQ's key prefix
     place: str  # back, front, at, in, at front, in front
     due: Duration  # at: Unix time; in: seconds from now on Redis's clock; else unused
-    ttl: int  # seconds until a job that waits expires; 0: never
+    ttl: Duration  # seconds until a job that waits expires; 0: never; -n: n seconds after `due`
     created_at: str  # distinguishes this request from another with the same job ids
     queue: str
     timeout: Duration  # in seconds, like the two below

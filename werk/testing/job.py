@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime, timezone
 from importlib import import_module
+from math import ceil
 from pkgutil import resolve_name
 from typing import Any
 
@@ -41,7 +42,7 @@ class RecordedJob:
         self.task = shared.task
         self.path, self.args, self.kwargs = payload.read_call(own["data"])
         self.queue = shared.queue
-        self.options = _options(shared, own)  # those in force, the task's included
+        self.options = _options(shared, own, now)  # those in force, the task's included
         is_scheduled = self.options.delay or self.options.at
         due = seconds(shared.due) + now * bool(self.options.delay)
         self.due = due if is_scheduled else None  # Unix time
@@ -125,11 +126,19 @@ def _awaited(value: object) -> object:
         return thread.submit(copy_context().run, asyncio.run, value).result()
 
 
-def _options(shared: EnqueueRequest, own: Mapping[str, Any]) -> Options:
+def _ttl(shared: EnqueueRequest, now: float) -> int | None:
+    """Return the seconds after which a job expires, as enqueue.lua reads them; None: never."""
+    ttl = seconds(shared.ttl)
+    if ttl < 0:
+        ttl = max(0, seconds(shared.due) - now) - ttl
+    return ceil(ttl) or None
+
+
+def _options(shared: EnqueueRequest, own: Mapping[str, Any], now: float) -> Options:
     """Return the options of a job, read from the request for it."""
     same = {name: getattr(shared, name) for name in Options._fields if hasattr(shared, name)}
     same["retry"] = len(json.loads(shared.retry_delays or "[]"))
-    same |= {"job_id": own["id"], "front": "front" in shared.place, "ttl": shared.ttl or None}
+    same |= {"job_id": own["id"], "front": "front" in shared.place, "ttl": _ttl(shared, now)}
     if shared.place.startswith("in"):
         same["delay"] = shared.due
     if shared.place.startswith("at"):

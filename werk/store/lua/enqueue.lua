@@ -20,8 +20,13 @@
 -- This script runs for nearly every job, so what only few jobs need is read and written for those
 -- jobs alone. Functions are made only where they are needed: three take as long as a call to Redis.
 
+local call, try = redis.call, redis.pcall
+local clock = call('TIME')
 local queues, queue, scheduled = KEYS[1], KEYS[2], KEYS[3]
 local ttl, result_ttl, failure_ttl = tonumber(TTL), tonumber(RESULT_TTL), tonumber(FAILURE_TTL)
+if ttl < 0 then -- as many seconds after the job is due
+  ttl = math.ceil(math.max(0, DUE - clock[1] - clock[2] / 1000000) - ttl)
+end
 local retry_delays = RETRY_DELAYS ~= '' and cjson.decode(RETRY_DELAYS)
 local jobs_end = #ARGV - RARE
 local is_scheduled = PLACE ~= 'back' and PLACE ~= 'front'
@@ -31,8 +36,6 @@ local SENT_MEMORY_S = 60 -- far longer than the time in which a request is resen
 local is_short_lived = ttl > 0 and ttl < SENT_MEMORY_S
   or result_ttl >= 0 and result_ttl < SENT_MEMORY_S
   or failure_ttl >= 0 and failure_ttl < SENT_MEMORY_S
-local call, try = redis.call, redis.pcall
-local clock = call('TIME')
 
 -- Return the error to reply with if a key has another type, else nothing.
 local function clash(key, wanted)
@@ -209,7 +212,7 @@ for _, at in ipairs(new) do
     if is_front then call('HSET', job, 'enqueue_at_front', 1) end
     if retry_delays then call('HSET', job, 'retries_left', #retry_delays) end
     if jobs_end < #ARGV then call('HSET', job, unpack(ARGV, jobs_end + 1)) end
-    if ttl > 0 then call('HSET', job, 'ttl', TTL); call('EXPIRE', job, TTL) end
+    if ttl > 0 then call('HSET', job, 'ttl', ttl); call('EXPIRE', job, ttl) end
     if meta ~= '' then call('HSET', job, 'meta', meta) end
     first, first_meta = job, meta
   end
