@@ -120,7 +120,8 @@ class Task(NamedTuple):
             count = getattr(self, name)
             if type(count) is not int or not 0 <= count <= MOST_RETRIES:
                 return f"{name}: got {shown(count)}; use 0 to {MOST_RETRIES}"
-        if isinstance(self.secret, str) or not all(isinstance(name, str) for name in self.secret):
+        names = self.secret
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             return 'secret must be a tuple of parameter names, such as ("token",)'
         return self._retry_problem()
 

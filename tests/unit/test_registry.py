@@ -127,6 +127,10 @@ def test_a_broken_table_is_said(
         ("a", Task("x.y", max_crashes=1.5), "max_crashes: got 1.5; use 0 to"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry=-1), "0 to"),
         ("a", Task("x.y", secret="token"), "tuple"),  # type: ignore[arg-type]
+        *(
+            ("a", Task("x.y", secret=secret), "secret must be a tuple of")  # type: ignore[arg-type]
+            for secret in (None, 5, {"token"}, {"token": 1}, (n for n in ["token"]), ("token", 5))
+        ),
         ("a", Task("x.y", retry_delays=60), "must be a tuple, such as"),  # type: ignore[arg-type]
         ("a", Task("x.y", retry_delays=(60, -1)), "retry_delays: got -1; use 0 to"),
         ("a", Task("x.y", retry_delays=(60, "x")), "retry_delays: got 'x'; use"),
