@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -1070,6 +1071,8 @@ def test_a_job_that_keeps_no_result(connection: redis.Redis) -> None:
     assert handle.result(60) is None
     timer.join()
     assert handle.result(60) is None
+    assert werk.result(handle, 60) is None
+    assert asyncio.run(werk.aio.result(handle, 60)) is None
     with pytest.raises(NoSuchJob):
         werk.result(handle.id)
 

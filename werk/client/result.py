@@ -87,9 +87,7 @@ class Handle(NamedTuple, Generic[Result]):
         Raises JobFailed, JobCancelled, ResultNotKept, ResultTimeout, NoSuchJob, Unreadable,
         ArgumentError, RedisUnavailable, ConfigError.
         """
-        keeps_result = self.result_ttl != 0
-        is_ours = keeps_result and not self.duplicate
-        value: Result = _wait(self.id, self.connection, timeout, keeps_result, is_ours)
+        value: Result = result(self, timeout)
         return value
 
     def as_json(self) -> dict[str, Any]:
@@ -120,7 +118,14 @@ def result(
     The job is named by its id or its handle. Raises JobFailed, JobCancelled, ResultNotKept,
     ResultTimeout, NoSuchJob, Unreadable, ArgumentError, RedisUnavailable, ConfigError.
     """
-    return _wait(*named(job_id, connection), timeout)
+    waiting, limit_s = Waiting(*named(job_id, connection)), limit_of(timeout)
+    deadline = time.monotonic() + limit_s
+    while True:
+        left = min(SLICE_S, deadline - time.monotonic())
+        if ended := waiting.look(left):
+            return ended[0]
+        if time.monotonic() >= deadline:
+            raise waiting.timed_out(limit_s)
 
 
 def status(job_id: str | Handle[Any], *, connection: Connection | None = None) -> Status:
@@ -128,41 +133,25 @@ def status(job_id: str | Handle[Any], *, connection: Connection | None = None) -
 
     Raises NoSuchJob, ArgumentError, RedisUnavailable, ConfigError.
     """
-    job_id, connection = named(job_id, connection)
+    job_id, connection, *_ = named(job_id, connection)
     found = link_of(connection).call("HGET", keys.key("job", job_id), "status")
     if found is None:
         raise NoSuchJob(_no_such(job_id))
     return keys.text(found)  # type: ignore[return-value]
 
 
-def named(job: object, connection: Connection | None) -> tuple[str, Connection | None]:
-    """Return the id of a job that is named by its id or its handle, and where to look for it.
+def named(job: object, connection: Connection | None) -> tuple[str, Connection | None, bool, bool]:
+    """Return what Waiting takes of a job that is named by its id or its handle.
 
     Raises ArgumentError.
     """
     if isinstance(job, Handle):
-        return job.id, connection or job.connection
+        keeps_result = job.result_ttl != 0
+        is_ours = keeps_result and not job.duplicate
+        return job.id, connection or job.connection, keeps_result, is_ours
     if isinstance(job, str):
-        return plain_text(job), connection
+        return plain_text(job), connection, True, False
     raise ArgumentError(f"job_id: got {name_of(type(job))}; use the id of a job, or its handle")
-
-
-def _wait(
-    job_id: str,
-    connection: Connection | None,
-    timeout: Duration | None,
-    keeps_result: bool = True,
-    is_ours: bool = False,
-) -> Any:
-    limit_s = limit_of(timeout)
-    deadline = time.monotonic() + limit_s
-    waiting = Waiting(job_id, connection, keeps_result, is_ours)
-    while True:
-        left = min(SLICE_S, deadline - time.monotonic())
-        if ended := waiting.look(left):
-            return ended[0]
-        if time.monotonic() >= deadline:
-            raise waiting.timed_out(limit_s)
 
 
 class Waiting:
