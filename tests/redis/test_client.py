@@ -539,6 +539,22 @@ def test_memory_full_leaves_everything_as_it_was(connection: redis.Redis) -> Non
         (lambda: werk.enqueue_many("sleep", [(1,), (2,), 3]), ["calls[2]: got int", "dict"]),
         (lambda: werk.enqueue_many("sleep", [{1, 2}]), ["calls[0]: got set"]),
         (lambda: werk.enqueue_many("sleep", [(0,)] * 300 + [{"x": 1}]), ["calls[300]: sleep: "]),
+        (lambda: werk.enqueue_many("sleep", [bytearray(b"1")]), ["calls[0]: got bytearray"]),
+        (lambda: werk.enqueue_many("sleep", [{5: 1}]), ["calls[0]: sleep: "]),
+        *(
+            (partial(werk.enqueue_call, "hello", args), [f"args: got {kind}; use a tuple", "dict"])
+            for args, kind in (
+                ({"name": "Ada"}, "dict"),
+                ({"Ada"}, "set"),
+                ("Ada", "str"),
+                (b"A", "bytes"),
+                ((name for name in ["Ada"]), "generator"),
+                (None, "NoneType"),
+            )
+        ),
+        (lambda: werk.enqueue_call("hello", (), [("name", "Ada")]), ["kwargs: got list; use a di"]),
+        (lambda: werk.enqueue_call("hello", ["Ada"], []), ["kwargs: got list"]),
+        (lambda: werk.enqueue_call("hello", ["Ada"], {5: 1}), ["hello: "]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(slot="")), ["slot"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=0)), ["expires"]),
         (lambda: werk.enqueue("sleep", 1, options=werk.Options(expires=9, ttl=9)), ["combined"]),

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from werk.client import request
 from werk.client.links import link_of
@@ -94,7 +94,13 @@ def enqueue_call(
     For tasks with a parameter called `options` or `connection`. Raises the same errors as
     enqueue().
     """
-    handle = submit(name, args, kwargs or {}, options, connection)
+    if not _is_in_order(args):
+        use = "use a tuple of arguments, (value,), and kwargs for a dict of named ones"
+        raise ArgumentError(f"args: got {name_of(type(args))}; {use}")
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, Mapping):
+        raise ArgumentError(f"kwargs: got {name_of(type(kwargs))}; use a dict of named arguments")
+    handle = submit(name, args, kwargs, options, connection)
     warn([handle])
     return handle
 
@@ -147,10 +153,15 @@ def _in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
         return call, {}
     if isinstance(call, Mapping):
         return (), call
-    if isinstance(call, Sequence) and not isinstance(call, (str, bytes)):
+    if _is_in_order(call):
         return call, {}
     use = "use a tuple of arguments, (value,), or a dict of named ones"
     raise ArgumentError(f"got {name_of(type(call))}; {use}")
+
+
+def _is_in_order(call: object) -> TypeGuard[Sequence[object]]:
+    """Return whether the arguments of a call are in a sequence: not a text, dict or iterator."""
+    return isinstance(call, Sequence) and not isinstance(call, (str, bytes, bytearray, memoryview))
 
 
 def checked(options: object) -> Options:
