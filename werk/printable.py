@@ -34,6 +34,11 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_storable(text: str) -> bool:
+    """Return whether Redis can store a text as it is: whether it is valid as UTF-8."""
+    return text == storable(text)
+
+
 def shell_word(word: str) -> str:
     """Return a word as a shell reads it; one that is not printable as bash and zsh do."""
     if word.isprintable():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +26,7 @@ from werk.ops.limits import DEFAULT_LIMITS, Limit
 from werk.ops.snapshot import Snapshot
 from werk.store import keys
 from werk.store.connection import Link, link
+from werk.testing import recorded
 from werk.web import addresses
 
 NAMES = [
@@ -42,6 +45,9 @@ FOR_SHELLS = [  # names, and how a shell reads them
     ("", "''"),
 ]
 FORGED = "x\nforged  9999  1h\r\x1b[2J\u2028next\u202e"
+
+
+NOT_UTF8 = "caf\udce9"  # how the bytes caf\xe9 come from a shell
 
 
 @pytest.fixture
@@ -312,3 +318,87 @@ def test_a_name_like_an_option_is_a_name(connection: redis.Redis, light: Link) -
     assert run("werk", "resume", "--", "--help").stdout == "queue --help resumed\n"
     assert run("werk", "worker", "--burst", "--", "--help").returncode == 0
     assert connection.llen("rq:queue:--help") == 0
+
+
+# --- text that is not UTF-8: nothing in Redis has such a name
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("werk-enqueue", NOT_UTF8), 2, r"unknown task 'caf\udce9'"),
+        (("werk", "result", NOT_UTF8), 66, r"no job caf\udce9"),
+        (("werk", "show", NOT_UTF8), 66, r"no job caf\udce9"),
+        (("werk", "pause", NOT_UTF8), 2, r"unknown queue 'caf\udce9'"),
+        (("werk", "cancel", "--yes", NOT_UTF8), 66, r"no job caf\udce9"),
+        (("werk", "retry", NOT_UTF8), 66, r"no job caf\udce9"),
+        (("werk", "stop", "--yes", NOT_UTF8), 66, r"no job caf\udce9"),
+        (("werk", "drain", "--yes", NOT_UTF8), 1, r"worker caf\udce9 is unknown"),
+        (("werk", "jobs", "--task", NOT_UTF8), 2, r"unknown task 'caf\udce9'"),
+        (("werk", "jobs", "--error", NOT_UTF8), 0, "no matching jobs"),
+        (("werk", "worker", "--burst", NOT_UTF8), 2, r"'caf\udce9' is not valid UTF-8"),
+    ],
+)
+def test_a_command_knows_no_name_that_is_not_utf8(
+    connection: redis.Redis, words: tuple[str, ...], code: int, said: str
+) -> None:
+    werk.enqueue("hello", "Ada")
+    fail(connection, "default")
+    done = run(*words)
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
+    assert len((done.stdout + done.stderr).splitlines()) == 1
+
+
+def test_a_line_of_a_crontab_that_is_not_utf8_is_reported(
+    connection: redis.Redis, tmp_path: Path
+) -> None:
+    crontab = tmp_path / "crontab"
+    crontab.write_bytes(b"* * * * * caf\xe9\n* * * * * hello caf\xe9\n* * * * * hello Ada\n")
+    done = run("werk", "cron", "--check", crontab)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, 2), done
+    assert "crontab:1: unknown task" in lines[0] and "crontab:2: hello: name: " in lines[1]
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "\ud800"])
+def test_a_caller_knows_no_name_that_is_not_utf8(connection: redis.Redis, text: str) -> None:
+    def refusals() -> list[str]:
+        found = []
+        for call, error in (
+            (lambda: werk.enqueue(text), werk.UnknownTask),
+            (lambda: werk.status(text), werk.NoSuchJob),
+            (lambda: werk.result(text, 0), werk.NoSuchJob),
+            (lambda: asyncio.run(werk.aio.result(text, 0)), werk.NoSuchJob),
+        ):
+            with pytest.raises(error) as refusal:
+                call()
+            found.append(str(refusal.value).partition(";")[0])
+        return found
+
+    by_redis = refusals()
+    with recorded():
+        assert refusals() == by_redis
+    assert connection.keys() == []
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "code"),
+    [
+        ("pause", {"queue": "\ud800"}, 404),
+        ("drain", {"worker": "\ud800"}, 409),
+        ("stop", {"job": "\ud800"}, 404),
+        ("cancel", {"task": "\ud800"}, 200),
+        ("cancel", {"queue": "\ud800"}, 422),
+        ("cancel", {"state": "\ud800"}, 422),
+        ("retry", {"error": "\ud800", "state": "failed"}, 200),
+        ("cancel", {"arg": ["name=\ud800"], "task": "hello"}, 200),
+    ],
+)
+def test_an_action_knows_no_name_with_half_a_character(
+    client: FlaskClient, connection: redis.Redis, action: str, body: dict[str, Any], code: int
+) -> None:
+    werk.enqueue("hello", "Ada")
+    fail(connection, "default")
+    answer = client.post(f"/actions/{action}", base_url=HERE, headers=OURS, json=body)
+    assert answer.status_code == code, answer.text
+    assert connection.llen("rq:queue:default") == 1

@@ -391,6 +391,13 @@ def test_a_request_that_is_no_request(
     assert connection.llen("rq:queue:default") == 1
 
 
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"queue": "\xff"}', b'{"queue":', b""])
+def test_a_body_that_cannot_be_read_is_refused(browse: Browse, redis_url: str, body: bytes) -> None:
+    how: dict[str, Any] = {"base_url": HERE, "headers": OURS, "content_type": "application/json"}
+    answer = browse().post("/actions/pause", data=body, **how)
+    assert (answer.status_code, bool(answer.json["error"])) == (400, True), answer.text
+
+
 def test_a_body_of_another_type_is_refused(browse: Browse, redis_url: str) -> None:
     for name in NAMES:
         for kind in ("text/plain", "application/x-www-form-urlencoded"):

@@ -12,6 +12,7 @@ from dashboards import HERE
 from flask.testing import FlaskClient
 from support import Process
 
+from werk.errors import ConfigError
 from werk.web import guard
 from werk.web.guard import Attempts
 
@@ -45,6 +46,14 @@ def ask(browse: Browse) -> Callable[..., tuple[int, str]]:
         return answer.status_code, answer.headers.get("Retry-After", "")
 
     return ask
+
+
+@pytest.mark.parametrize("credentials", [("ops", "caf\udce9"), ("caf\udce9", "s3cret")])
+def test_a_password_that_is_not_utf8_is_refused_at_the_start(
+    browse: Browse, credentials: tuple[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match="RQ_DASHBOARD_PASSWORD have to be valid UTF-8"):
+        browse(*credentials)
 
 
 def test_each_401_is_a_line_with_the_peer_and_nothing_that_was_given(

@@ -15,7 +15,7 @@ from werk.cli.output import connect, run_command
 from werk.cli.types import PERIOD
 from werk.cli.worker_options import rq_command
 from werk.errors import ArgumentError
-from werk.printable import near
+from werk.printable import is_storable, near
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.connection import link
 
@@ -92,6 +92,9 @@ def worker(arguments: list[str]) -> int | None:
     rq_worker = rq_command()
     with rq_worker.make_context("werk worker", words) as context:
         given = context.params
+        for word in (*given["queues"], given["name"] or ""):
+            if not is_storable(word):
+                raise ArgumentError(f"{word!r} is not valid UTF-8")
         open_log(given["log_format"], given["date_format"])
         if given["log_format"] == JSON:
             log_what_is_printed()

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from werk.errors import ConfigError
+from werk.printable import is_storable
 from werk.settings import origin
 
 # scheme, user, password, host, port, path, database. urllib takes a twentieth of an enqueue.
@@ -50,8 +51,11 @@ class Address(NamedTuple):
 def parse_url(url: str) -> Address | None:
     """Return the address in a URL as redis-py understands it; None if only redis-py does.
 
-    Raises ConfigError if its database is not a number, or if it names a unix socket without a path.
+    Raises ConfigError if its database is not a number, if it names a unix socket without a path, or
+    another server in text that is not UTF-8.
     """
+    if not (is_storable(url) or url.startswith("unix:")):
+        raise ConfigError(f"{no_url()}; it is not valid UTF-8")
     plain = PLAIN_URL.fullmatch(url)
     if plain is None or int(plain[5] or 0) > 65535:
         return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from werk.errors import ConfigError, RedisUnavailable
+from werk.printable import storable
 from werk.settings import Settings, note_use, origin
 from werk.store.address import Address, parse_url
 from werk.store.replies import NoScript, TryAgain, code_of, error_of
@@ -66,8 +67,8 @@ class Connection:
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            one = len(commands) == 1 and hiredis.pack_command(commands[0])
-            self.socket.sendall(one or b"".join(map(hiredis.pack_command, commands)))
+            one = len(commands) == 1 and _packed(commands[0])
+            self.socket.sendall(one or b"".join(map(_packed, commands)))
         except ConnectionError:
             if not self._is_refused():
                 raise  # otherwise receive() returns what Redis replied before it hung up
@@ -101,6 +102,18 @@ class Connection:
         except OSError:
             return False
         return bool(self._reader.has_data())
+
+
+def _packed(command: Command) -> Any:
+    """Return a command as Redis reads it, with an escape for each half of a character.
+
+    Such text comes from a shell or from JSON. Nothing in Redis has such a name.
+    """
+    try:
+        return hiredis.pack_command(command)
+    except UnicodeEncodeError:
+        words: Command = tuple(storable(own) if isinstance(own, str) else own for own in command)
+        return hiredis.pack_command(words)
 
 
 def hang_up(sock: Any) -> None:

@@ -6,11 +6,10 @@ check the request -> find the task -> read the body -> convert the arguments -> 
 from __future__ import annotations
 
 import difflib
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from flask import Response, abort, jsonify, request
+from flask import Response, abort, jsonify
 
 from werk.client import enqueue as client
 from werk.client.options import DURATIONS, HINTS, Options, misplaced
@@ -18,10 +17,8 @@ from werk.errors import ArgumentError
 from werk.printable import listed
 from werk.store.connection import Link
 from werk.tasks.catalog_page import Entry
-from werk.tasks.types import Invalid, Type, read_json, shown_word
-from werk.web.http_server import LONGEST_BODY, TOO_LONG
-
-_ONE_BODY = threading.Lock()  # while it is read, a body takes many times its size in memory
+from werk.tasks.types import Invalid, Type, shown_word
+from werk.web.body import ONE_BODY, json_object, received
 
 
 class Call(NamedTuple):
@@ -34,13 +31,8 @@ class Call(NamedTuple):
 
 def answer(link: Link, task: str) -> tuple[Response, int]:
     """Enqueue the job that the request asks for. Raises HTTPException, WerkError."""
-    # A page of another site can send this type only after a preflight, which allows nothing.
-    if request.mimetype != "application/json":
-        abort(415, f"Content-Type must be application/json, got {request.mimetype[:100]!r}")
-    if (request.content_length or 0) > LONGEST_BODY:
-        abort(413, TOO_LONG)
-    entry, body = client.find(task, link), request.get_data()
-    with _ONE_BODY:
+    body, entry = received(), client.find(task, link)
+    with ONE_BODY:
         job = _prepared(entry, body)
     [handle] = client.send([job], link)
     return jsonify(handle.as_json()), 200 if handle.duplicate else 201
@@ -62,15 +54,8 @@ def _prepared(entry: Entry, body: bytes) -> client.PreparedJob:
 
 def _read(body: bytes, is_secret: bool) -> Call:
     """Return the call in a body; aborts with 400 if there is none."""
-    try:
-        facts: Any = read_json(body.decode())
-    except UnicodeDecodeError:
-        abort(400, "the body is not valid UTF-8")
-    except Invalid as error:
-        shown, problem = error.args
-        abort(400, f"{'the body' if is_secret else shown} {problem}")
-    if type(facts) is not dict:
-        abort(400, "the body must be a JSON object with args, kwargs and options, each optional")
+    members = " with args, kwargs and options, each optional"
+    facts = json_object(body, members, is_secret)
     _check_names(facts, Call._fields, "the body")
     call = Call(**facts)
     for name, value in facts.items():

@@ -16,6 +16,7 @@ from flask import Response, abort, g, jsonify, request
 
 from werk.errors import ConfigError
 from werk.log_format import Event
+from werk.printable import is_storable
 from werk.settings import Settings
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]"))
@@ -43,6 +44,9 @@ class Guard:
             raise ConfigError(
                 "dashboard: set both RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD, or neither"
             )
+        if not is_storable(f"{self.user}:{self.password}"):
+            names = "RQ_DASHBOARD_USERNAME and RQ_DASHBOARD_PASSWORD"
+            raise ConfigError(f"dashboard: {names} have to be valid UTF-8; set others")
 
     def check(self) -> Refusal | None:
         """Refuse a request, or return None.

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Response, abort, jsonify, request
+from flask import Response, abort, jsonify
 
 from werk.errors import NoSuchJob, WerkError
 from werk.ops import actions, bulk
@@ -18,6 +18,7 @@ from werk.printable import counted
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.web import filters
+from werk.web.body import ONE_BODY, json_object, received
 from werk.web.pages import long_request
 
 STOP_S = 30.0  # how long to wait until a job has stopped
@@ -91,11 +92,9 @@ def _told(count: int, text: str) -> Response:
 
 
 def _body() -> Mapping[str, Any]:
-    if request.mimetype != "application/json":
-        abort(415, f"Content-Type must be application/json, got {request.mimetype[:100]!r}")
-    body = request.get_json(silent=True)
-    if not isinstance(body, dict):
-        abort(400, "the body must be a JSON object")
+    text = received()
+    with ONE_BODY:
+        body = json_object(text)
     if unknown := {*body} - {*KNOWN}:
         known = ", ".join(KNOWN)
         abort(400, f"unknown in the body: {min(unknown)[:80]!r}; known: {known}")
