@@ -6,6 +6,9 @@ and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 EXIT_OK = 0
 EXIT_FAILED = 1  # the job failed, was cancelled or stopped
 EXIT_USAGE = 2  # wrong usage; nothing was enqueued
@@ -34,6 +37,7 @@ class WerkError(Exception):
     """Base of all errors raised by werk. Each argument is one line of its message."""
 
     exit_code = EXIT_FAILED
+    handles: Sequence[Any] = ()  # what enqueue_many had enqueued before
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))
@@ -73,7 +77,7 @@ class RedisUnavailable(WerkError):
 
 
 class NoWorker(WerkError):
-    """Raised with require_worker when no live worker serves the task; nothing was enqueued."""
+    """Raised with require_worker when no live worker serves the task; the job was not enqueued."""
 
     exit_code = EXIT_TRY_LATER
 

@@ -8,17 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import redis
 import roles
 from added import ADDED, SHIPPED, shipped_only
+from click.testing import CliRunner
 from rq.worker import SimpleWorker
 from support import PYTHONPATH, Process, run, wait_until
 
 import werk
+from werk.cli.enqueue import enqueue as enqueue_command
 from werk.client import enqueue as client
 from werk.client import links
 from werk.store.connection import Link, link
@@ -485,6 +489,41 @@ def test_only_with_a_worker(connection: redis.Redis) -> None:
     assert not client.send([request])[0].duplicate
     serving(connection)
     assert not client.send([request])[0].duplicate  # sent again after a lost reply: it is there
+
+
+@pytest.mark.usefixtures("asks")
+@pytest.mark.parametrize("ends", ["the worker exits", "redis is away"])
+def test_an_error_in_a_later_piece_says_what_was_enqueued(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str
+) -> None:
+    """Calls are sent 250 at a time; what happens between two pieces is made to happen here."""
+    send, pieces = client.send, count(1)
+
+    def failing_at_second(*given: Any) -> list[werk.Handle]:
+        if next(pieces) % 2 == 0:
+            serving(connection)
+            if ends == "redis is away":
+                raise werk.RedisUnavailable("no answer")
+        return send(*given)
+
+    monkeypatch.setattr(client, "send", failing_at_second)
+    serving(connection, f"sleep {catalog.own_entry('sleep').fingerprint}")
+    calls, options = [(n,) for n in range(300)], werk.Options(require_worker=True)
+    with pytest.raises((werk.NoWorker, werk.RedisUnavailable)) as error:
+        werk.enqueue_many("sleep", calls, options=options)
+    may = {"the worker exits": "the others were not", "redis is away": "some of the others may be"}
+    assert str(error.value).endswith(f"; the first 250 of 300 calls were enqueued, {may[ends]}")
+    assert "nothing was" not in str(error.value)
+    ids = [own.decode() for own in connection.lrange("rq:queue:default", 0, -1)]
+    assert [own.id for own in error.value.handles] == ids and len(ids) == 250
+
+    file = tmp_path / "calls"
+    file.write_text("".join(f"[{n}]\n" for n in range(300)))
+    serving(connection, f"sleep {catalog.own_entry('sleep').fingerprint}")
+    done = CliRunner().invoke(enqueue_command, ["--batch", str(file), "--require-worker", "sleep"])
+    may = {"the worker exits": "the next are not enq", "redis is away": "some of the next 250 may"}
+    assert f"lines up to 250 are done; {may[ends]}" in str(done.exception)
+    assert "nothing was" not in str(done.exception)
 
 
 def test_a_worker_that_exits_withdraws_its_tasks(

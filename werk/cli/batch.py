@@ -58,7 +58,7 @@ def run(entry: Entry, file: BinaryIO, invocation: Invocation) -> int | None:
         output.print_note(report.so_far())
         raise
     except WerkError as error:
-        error.args = (f"{error}; {report.so_far()}",)
+        client.say_so_far(error, report.so_far(error))
         raise
     report.sum_up()
     try:
@@ -143,14 +143,17 @@ class Report:
         elif self.prints_ids:
             output.print_line(handle.id)
 
-    def so_far(self) -> str:
-        """Return how far the batch has come, for the message after an interruption."""
+    def so_far(self, error: WerkError | None = None) -> str:
+        """Return how far the batch has come, for the message after an error or interruption."""
         if self.invocation.dry_run:
             return f"lines up to {self.last} are checked; nothing was enqueued"
         if self.sent > self.last:
             good = f"the good lines up to {self.sent} are enqueued"
             return f"{good}; the outcome of some was not printed"
-        return f"lines up to {self.last} are done; some of the next {CHUNK} may have been enqueued"
+        rest = f"some of the next {CHUNK} may have been enqueued"
+        if isinstance(error, errors.NoWorker):
+            rest = "the next are not enqueued"
+        return f"lines up to {self.last} are done; {rest}"
 
     def sum_up(self) -> None:
         """Print the counts, unless --quiet is set."""

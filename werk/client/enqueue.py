@@ -20,7 +20,7 @@ from werk.client.prepare import PreparedJob as PreparedJob
 from werk.client.prepare import prepare as prepare
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
-from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkWarning
+from werk.errors import ArgumentError, JobIdConflict, NoWorker, WerkError, WerkWarning
 from werk.printable import printable, shell_words
 from werk.registry import plain_text
 from werk.settings import Settings
@@ -40,6 +40,7 @@ PAUSED = " is paused; resume it: werk resume "
 MOST_CACHED = 1000
 CACHED_S = 1.0  # how long a link reuses the answer to who serves a task
 FAILS = "; the job fails if none does within 10 minutes"  # if it is enqueued
+NOTHING = "; nothing was enqueued"  # how the error of a request ends
 _WARNINGS = {  # what enqueue.lua reports about the workers of a task's queue -> warning
     b"unheard": UNHEARD + " {queue}; start one: werk worker {word}",
     b"paused": "queue {queue}" + PAUSED + "{word}",
@@ -115,7 +116,7 @@ def enqueue_many(
     """Enqueue a task once for each call: a sequence of arguments, or a dict of named ones.
 
     All calls are checked before the first is sent. They are sent 250 at a time. Raises the same
-    errors as enqueue().
+    errors as enqueue(); `.handles` of the error are those of the calls that were enqueued before.
     """
     handles = submit_many(name, calls, options, connection)
     warn(handles)
@@ -143,8 +144,25 @@ def submit_many(
             raise ArgumentError(f"calls[{index}]: {error}") from None
     handles: list[Handle] = []
     for start in range(0, len(jobs), CHUNK):
-        handles += send(jobs[start : start + CHUNK], connection)
+        try:
+            handles += send(jobs[start : start + CHUNK], connection)
+        except WerkError as error:
+            if start:
+                error.handles = tuple(handles)
+                so_far = f"the first {start} of {len(jobs)} calls were enqueued"
+                rest = (
+                    "the others were not"
+                    if isinstance(error, NoWorker)
+                    else "some of the others may be"
+                )
+                say_so_far(error, f"{so_far}, {rest}")
+            raise
     return handles
+
+
+def say_so_far(error: WerkError, so_far: str) -> None:
+    """Add to an error of a request what was enqueued before it."""
+    error.args = (f"{str(error).removesuffix(NOTHING)}; {so_far}",)
 
 
 def _in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
@@ -219,7 +237,7 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
             link.served_cache.clear()
         link.served_cache[place] = now + CACHED_S, warning
     if not replies:
-        raise NoWorker(f"{warning.replace(FAILS, '')}; nothing was enqueued")
+        raise NoWorker(warning.replace(FAILS, "") + NOTHING)
     texts = tuple(filter(None, (first.warning, warning)))
     return [
         _handle(job, reply, texts, connection) for job, reply in zip(jobs, replies, strict=True)
