@@ -492,7 +492,7 @@ def test_only_with_a_worker(connection: redis.Redis) -> None:
 
 
 @pytest.mark.usefixtures("asks")
-@pytest.mark.parametrize("ends", ["the worker exits", "redis is away"])
+@pytest.mark.parametrize("ends", ["the worker exits", "unreachable"])
 def test_an_error_in_a_later_piece_says_what_was_enqueued(
     connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str
 ) -> None:
@@ -502,7 +502,7 @@ def test_an_error_in_a_later_piece_says_what_was_enqueued(
     def failing_at_second(*given: Any) -> list[werk.Handle]:
         if next(pieces) % 2 == 0:
             serving(connection)
-            if ends == "redis is away":
+            if ends == "unreachable":
                 raise werk.RedisUnavailable("no answer")
         return send(*given)
 
@@ -511,7 +511,7 @@ def test_an_error_in_a_later_piece_says_what_was_enqueued(
     calls, options = [(n,) for n in range(300)], werk.Options(require_worker=True)
     with pytest.raises((werk.NoWorker, werk.RedisUnavailable)) as error:
         werk.enqueue_many("sleep", calls, options=options)
-    may = {"the worker exits": "the others were not", "redis is away": "some of the others may be"}
+    may = {"the worker exits": "the others were not", "unreachable": "some of the others may be"}
     assert str(error.value).endswith(f"; the first 250 of 300 calls were enqueued, {may[ends]}")
     assert "nothing was" not in str(error.value)
     ids = [own.decode() for own in connection.lrange("rq:queue:default", 0, -1)]
@@ -521,7 +521,7 @@ def test_an_error_in_a_later_piece_says_what_was_enqueued(
     file.write_text("".join(f"[{n}]\n" for n in range(300)))
     serving(connection, f"sleep {catalog.own_entry('sleep').fingerprint}")
     done = CliRunner().invoke(enqueue_command, ["--batch", str(file), "--require-worker", "sleep"])
-    may = {"the worker exits": "the next are not enq", "redis is away": "some of the next 250 may"}
+    may = {"the worker exits": "the next are not enq", "unreachable": "some of the next 250 may"}
     assert f"lines up to 250 are done; {may[ends]}" in str(done.exception)
     assert "nothing was" not in str(done.exception)
 

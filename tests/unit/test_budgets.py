@@ -38,12 +38,12 @@ PACKAGES = {
 # the feature.
 RAISED = {
     "cli": (
-        1698,
+        1704,
         "stubs, strict checks, log formats, limits by queue, missing packages, filters of jobs, "
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        798,
+        818,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell, expired jobs",
     ),
@@ -63,7 +63,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1162,
+        1174,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
@@ -72,11 +72,11 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        891,
+        897,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
-        1031,
+        1045,
         "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call, "
         "times of counts",
     ),

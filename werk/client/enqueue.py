@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from werk.client import request
 from werk.client.links import link_of
 from werk.client.options import NO_OPTIONS, Options
 from werk.client.prepare import PreparedJob as PreparedJob
+from werk.client.prepare import in_two, is_in_order
 from werk.client.prepare import prepare as prepare
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
@@ -95,7 +96,7 @@ def enqueue_call(
     For tasks with a parameter called `options` or `connection`. Raises the same errors as
     enqueue().
     """
-    if not _is_in_order(args):
+    if not is_in_order(args):
         use = "use a tuple of arguments, (value,), and kwargs for a dict of named ones"
         raise ArgumentError(f"args: got {name_of(type(args))}; {use}")
     kwargs = {} if kwargs is None else kwargs
@@ -139,7 +140,7 @@ def submit_many(
     jobs = []
     for index, call in enumerate(calls):
         try:
-            jobs.append(prepare(entry, *_in_two(call), options, now))
+            jobs.append(prepare(entry, *in_two(call), options, now))
         except ArgumentError as error:
             raise ArgumentError(f"calls[{index}]: {error}") from None
     handles: list[Handle] = []
@@ -163,23 +164,6 @@ def submit_many(
 def say_so_far(error: WerkError, so_far: str) -> None:
     """Add to an error of a request what was enqueued before it."""
     error.args = (f"{str(error).removesuffix(NOTHING)}; {so_far}",)
-
-
-def _in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
-    """Return the arguments in order, and the named ones, of a call. Raises ArgumentError."""
-    if type(call) is tuple or type(call) is list:
-        return call, {}
-    if isinstance(call, Mapping):
-        return (), call
-    if _is_in_order(call):
-        return call, {}
-    use = "use a tuple of arguments, (value,), or a dict of named ones"
-    raise ArgumentError(f"got {name_of(type(call))}; {use}")
-
-
-def _is_in_order(call: object) -> TypeGuard[Sequence[object]]:
-    """Return whether the arguments of a call are in a sequence: not a text, dict or iterator."""
-    return isinstance(call, Sequence) and not isinstance(call, (str, bytes, bytearray, memoryview))
 
 
 def checked(options: object) -> Options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from werk.client.options import NO_OPTIONS, Options, misplaced
 from werk.duration import Duration
@@ -14,6 +14,7 @@ from werk.registry import Task
 from werk.store import keys
 from werk.store.limits import DESCRIPTION_LENGTH
 from werk.store.payload import dumps, write_call
+from werk.store.plain import name_of
 from werk.tasks.arguments import Signature
 from werk.tasks.catalog_page import Entry
 
@@ -74,6 +75,23 @@ def prepare(
     sent = (job_id, data, shown, hold, pointer, meta)
     seen = (fingerprint, call, created_at)
     return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
+
+
+def in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
+    """Return the arguments in order, and the named ones, of a call. Raises ArgumentError."""
+    if type(call) is tuple or type(call) is list:
+        return call, {}
+    if isinstance(call, Mapping):
+        return (), call
+    if is_in_order(call):
+        return call, {}
+    use = "use a tuple of arguments, (value,), or a dict of named ones"
+    raise ArgumentError(f"got {name_of(type(call))}; {use}")
+
+
+def is_in_order(call: object) -> TypeGuard[Sequence[object]]:
+    """Return whether the arguments of a call are in a sequence: not a text, dict or iterator."""
+    return isinstance(call, Sequence) and not isinstance(call, (str, bytes, bytearray, memoryview))
 
 
 def _in_one_form(

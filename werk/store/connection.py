@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from werk.errors import ConfigError, RedisUnavailable
-from werk.printable import storable
 from werk.settings import Settings, note_use, origin
 from werk.store.address import Address, parse_url
+from werk.store.packing import packed
 from werk.store.replies import NoScript, TryAgain, code_of, error_of
 from werk.store.scripts import Script
 from werk.store.shortage import shortage
@@ -67,8 +67,7 @@ class Connection:
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            one = len(commands) == 1 and _packed(commands[0])
-            self.socket.sendall(one or b"".join(map(_packed, commands)))
+            self.socket.sendall(b"".join(map(packed, commands)))  # which copies no single one
         except ConnectionError:
             if not self._is_refused():
                 raise  # otherwise receive() returns what Redis replied before it hung up
@@ -102,18 +101,6 @@ class Connection:
         except OSError:
             return False
         return bool(self._reader.has_data())
-
-
-def _packed(command: Command) -> Any:
-    """Return a command as Redis reads it, with an escape for each half of a character.
-
-    Such text comes from a shell or from JSON. Nothing in Redis has such a name.
-    """
-    try:
-        return hiredis.pack_command(command)
-    except UnicodeEncodeError:
-        words: Command = tuple(storable(own) if isinstance(own, str) else own for own in command)
-        return hiredis.pack_command(words)
 
 
 def hang_up(sock: Any) -> None:

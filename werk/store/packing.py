@@ -1,0 +1,21 @@
+"""A command as Redis reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hiredis
+
+from werk.printable import storable
+
+
+def packed(command: tuple[Any, ...]) -> Any:
+    """Return a command as bytes, with an escape for each half of a character.
+
+    Such text comes from a shell or from JSON. Nothing in Redis has such a name.
+    """
+    try:
+        return hiredis.pack_command(command)
+    except UnicodeEncodeError:
+        words = tuple(storable(word) if isinstance(word, str) else word for word in command)
+        return hiredis.pack_command(words)  # type: ignore[arg-type]
