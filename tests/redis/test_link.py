@@ -305,8 +305,8 @@ def test_a_lost_reply_is_asked_for_again(redis_url: str) -> None:
 def test_an_interrupted_call_leaves_no_reply_behind(redis_url: str) -> None:
     near = to(redis_url)
     near.call("ECHO", "first")
-    with pytest.raises(UnicodeEncodeError):
-        near.calls([("ECHO", "second"), ("ECHO", "\udc80")])
+    with pytest.raises(TypeError):
+        near.calls([("ECHO", "second"), ("ECHO", object())])
     assert near.call("ECHO", "third") == b"third"
     near.close()
 
@@ -353,8 +353,8 @@ def test_a_call_inside_a_call_leaves_the_outer_connection_alone(
 
     def handle() -> None:
         inner.append(near.call("ECHO", "inner"))
-        with pytest.raises(UnicodeEncodeError):
-            near.call("ECHO", "\udc80")
+        with pytest.raises(TypeError):
+            near.call("ECHO", object())
         with pytest.raises(ConfigError, match="unknown command"):
             near.call("NO-SUCH-COMMAND")
         connection.rpush("list", "outer")
