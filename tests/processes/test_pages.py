@@ -316,7 +316,7 @@ def test_an_age_is_that_at_the_time_of_the_count(browse: Browse, connection: red
     assert done(client, "retry", **group, counted_at=now) == "1 job retried"
 
 
-@pytest.mark.parametrize("at", ["1", None, True, [1.5], -1, float("nan"), 1e300, -90000, 3600])
+@pytest.mark.parametrize("at", ["1", None, True, [1.5], -1, 1e300, -90000, 3600])
 def test_a_bad_time_of_a_count_is_refused(at: Any, browse: Browse, connection: redis.Redis) -> None:
     fail(connection, "job")
     if at in (-90000, 3600):  # from now
@@ -391,7 +391,9 @@ def test_a_request_that_is_no_request(
     assert connection.llen("rq:queue:default") == 1
 
 
-@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"queue": "\xff"}', b'{"queue":', b""])
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"queue": "\xff"}', b'{"queue":', b"", b'{"counted_at": NaN}']
+)
 def test_a_body_that_cannot_be_read_is_refused(browse: Browse, redis_url: str, body: bytes) -> None:
     how: dict[str, Any] = {"base_url": HERE, "headers": OURS, "content_type": "application/json"}
     answer = browse().post("/actions/pause", data=body, **how)
