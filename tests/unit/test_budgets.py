@@ -52,7 +52,7 @@ RAISED = {
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",
     ),
     "lua": (
-        1617,
+        1620,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),
