@@ -12,7 +12,7 @@ import redis
 from browsing import CHROMIUM, Browser
 from browsing import browser as browser
 from browsing import chromium as chromium
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support import Process, wait_until
 
 import werk
@@ -149,6 +149,53 @@ def test_a_group_of_failures_is_opened_and_discarded(
     expect(page.locator("#told")).to_have_text("3 jobs discarded")
     expect(page.locator("#jobs tbody")).to_have_text("No matching jobs.", use_inner_text=True)
     assert connection.zcard("rq:failed:default") == 18
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_late_count_changes_nothing_in_the_next_question(
+    fleet: None, browser: Browser, connection: redis.Redis, has_failed: bool
+) -> None:
+    page, held = opened(browser, f"/jobs?state=failed&error=RuntimeError: {NO_PICTURE}"), []
+    page.route("**/jobs/count/discard**", lambda route: held.append(route))
+    page.get_by_text("Discard all that match").click()
+    expect(page.locator("#ask-text")).to_have_text("Counting...")
+    page.locator("#ask-no").click()
+    page.get_by_text("Retry all that match").click()
+    expect(page.locator("#ask-text")).to_have_text("Retry 3 jobs?")
+    late(page, held[0], has_failed)
+    expect(page.locator("#ask-text")).to_have_text("Retry 3 jobs?")
+    expect(page.locator("#ask-yes")).to_have_text("Retry 3 jobs")
+    page.locator("#ask-yes").click()
+    expect(page.locator("#told")).to_have_text("3 jobs retried")
+    assert connection.zcard("rq:failed:default") == 18
+    assert connection.llen("rq:queue:default") == 5
+    browser.complaints.clear()  # the browser's own
+
+
+def test_a_question_that_was_cancelled_while_it_was_counted_is_never_acted_on(
+    fleet: None, browser: Browser, connection: redis.Redis
+) -> None:
+    page, held = opened(browser, f"/jobs?state=failed&error=RuntimeError: {NO_PICTURE}"), []
+    page.route("**/jobs/count/discard**", lambda route: held.append(route))
+    page.get_by_text("Discard all that match").click()
+    page.locator("#ask-no").click()
+    page.get_by_text("Retry all that match").click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#told")).to_have_text("3 jobs retried")
+    sent: list[str] = []
+    page.on("request", lambda own: sent.append(own.url) if own.method == "POST" else None)
+    late(page, held[0], False)
+    expect(page.get_by_text("Discard all that match")).to_be_enabled()
+    assert sent == [] and connection.zcard("rq:failed:default") == 18
+
+
+def late(page: Page, route: Route, has_failed: bool) -> None:
+    """Let a request go on that was held, and wait until the page has had its reply."""
+    if has_failed:
+        route.abort()
+    else:
+        route.fulfill(json={"count": 3, "is_whole": True, "counted_at": 1.0})
+    page.evaluate("fetch('/healthz').then(reply => reply.text())")
 
 
 def test_waiting_jobs_are_filtered_and_cancelled(

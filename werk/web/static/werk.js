@@ -27,16 +27,50 @@
   function capital(text) { return text.charAt(0).toUpperCase() + text.slice(1); }
 
   // Returns the question, the label of the answer, and when the jobs were counted.
-  async function question(button) {
+  async function question(button, signal) {
     if (!button.dataset.count) return [button.dataset.ask, button.textContent];
     const fields = new URLSearchParams();
     for (const [name, values] of Object.entries(JSON.parse(button.dataset.body))) {
       for (const value of [].concat(values)) fields.append(name, value);
     }
-    const { count, is_whole, counted_at } = await ask(`${button.dataset.count}?${fields}`);
+    const { count, is_whole, counted_at } = await ask(`${button.dataset.count}?${fields}`, { signal });
     const jobs = `${is_whole ? "" : "at least "}${count} ${count === 1 ? "job" : "jobs"}`;
     const what = `${capital(button.dataset.post.split("/").pop())} ${jobs}`;
     return [`${what}?`, count || !is_whole ? what : "", counted_at];
+  }
+
+  // Opens the dialog. Returns a promise of its answer, and a signal that it has been closed: all
+  // questions share one dialog, so nothing may touch it for a question that has been closed.
+  function opened() {
+    const closing = new AbortController();
+    byId("ask-text").textContent = "Counting...";
+    byId("ask-yes").hidden = true;
+    dialog.returnValue = "";
+    dialog.showModal();
+    const answer = new Promise((done) => dialog.addEventListener("close", () => {
+      closing.abort();
+      done(dialog.returnValue);
+    }, { once: true }));
+    return [answer, closing.signal];
+  }
+
+  // Asks whether to act. Returns the data to send, nothing if the answer is no.
+  async function confirmed(button) {
+    const [answer, signal] = opened();
+    try {
+      const [text, label, counted_at] = await question(button, signal);
+      if (signal.aborted) return undefined;
+      byId("ask-text").textContent = text;
+      byId("ask-yes").textContent = label;
+      byId("ask-yes").hidden = !label;
+      if (label) byId("ask-yes").focus();
+      const body = { ...JSON.parse(button.dataset.body), counted_at };
+      return (await answer) === "yes" ? body : undefined;
+    } catch (error) {
+      if (signal.aborted) return undefined;
+      dialog.close();
+      throw error;
+    }
   }
 
   async function act(button) {
@@ -44,28 +78,17 @@
     show("trouble", "");
     button.disabled = true;
     try {
-      byId("ask-text").textContent = "Counting...";
-      byId("ask-yes").hidden = true;
-      dialog.dataset.answer = "";
-      dialog.showModal();
-      const closed = new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-      const [text, label, counted_at] = await question(button);
-      byId("ask-text").textContent = text;
-      byId("ask-yes").textContent = label;
-      byId("ask-yes").hidden = !label;
-      if (label) byId("ask-yes").focus();
-      await closed;
-      if (dialog.dataset.answer !== "yes") return;
+      const body = await confirmed(button);
+      if (!body) return;
       show("told", "Working...");
       const told = await ask(button.dataset.post, {
         method: "POST",
         headers: { Accept: "application/json", "Content-Type": "application/json" },
-        body: JSON.stringify({ ...JSON.parse(button.dataset.body), counted_at }),
+        body: JSON.stringify(body),
       });
       show("told", told.done);
       await refresh();
     } catch (error) {
-      dialog.close();
       show("told", "");
       show("trouble", error.message);
     } finally {
@@ -73,7 +96,7 @@
     }
   }
 
-  byId("ask-yes").addEventListener("click", () => { dialog.dataset.answer = "yes"; dialog.close(); });
+  byId("ask-yes").addEventListener("click", () => dialog.close("yes"));
   byId("ask-no").addEventListener("click", () => dialog.close());
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-post]");
