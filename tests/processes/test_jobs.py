@@ -400,15 +400,25 @@ def test_an_id_may_be_shortened(light: Link, connection: redis.Redis) -> None:
 
 
 def test_an_ambiguous_id_names_the_jobs(light: Link, redis_url: str) -> None:
-    for name in ("report-2025", "report-2026", "report-2026-b"):
+    ids = [f"20262026-{n}000-4000-8000-000000000000" for n in range(2)]
+    for name in (*ids, "20262026-report"):
         werk.enqueue("sleep", 0, options=werk.Options(job_id=name))
-    assert job_ids.resolve(light, "report-2026") == "report-2026"  # a whole id
-    done = run("werk", "show", "report-202")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "werk: several jobs have an id that begins with report-202:"
-        " report-2025, report-2026, report-2026-b\n",
-    )
+    assert job_ids.resolve(light, ids[0]) == ids[0]  # a whole id
+    done = run("werk", "show", "20262026-")
+    message = f"several jobs have an id that begins with 20262026-: {ids[0]}, {ids[1]}"
+    assert (done.returncode, done.stderr) == (2, f"werk: {message}\n")
+
+
+@pytest.mark.parametrize("chosen", ["order-12345", "20260101-report"])
+@pytest.mark.parametrize("command", ["show", "cancel", "stop", "retry", "result"])
+def test_an_id_that_a_caller_chose_must_be_whole(
+    redis_url: str, connection: redis.Redis, chosen: str, command: str
+) -> None:
+    werk.enqueue("sleep", 0, options=werk.Options(job_id=chosen))
+    yes = ["--yes"] if command in ("cancel", "stop", "retry") else []
+    done = run("werk", command, chosen[:10], *yes)
+    assert (done.returncode, f"no job {chosen[:10]}: " in done.stderr) == (66, True)
+    assert places(connection, chosen) == ["queue"]
 
 
 def test_only_the_newest_of_many_waiting_jobs_have_short_ids(
@@ -416,11 +426,11 @@ def test_only_the_newest_of_many_waiting_jobs_have_short_ids(
 ) -> None:
     monkeypatch.setattr(job_places, "AT_ONCE", 10)
     fill(connection, 30, 1000, "somewhere-")
-    connection.hset("rq:job:somewhat-1", "status", "queued")
-    connection.lpush(QUEUE, "somewhat-1")
-    connection.rpush(QUEUE, "somewhat-2")
-    connection.hset("rq:job:somewhat-2", "status", "queued")
-    assert job_ids.resolve(light, "somewhat") == "somewhat-2"
+    first, last = (f"50eaa4a7-{n}000-4000-8000-000000000000" for n in range(2))
+    for name, push in ((first, connection.lpush), (last, connection.rpush)):
+        push(QUEUE, name)
+        connection.hset(f"rq:job:{name}", "status", "queued")
+    assert job_ids.resolve(light, "50eaa4a7") == last
 
 
 # --- the commands

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -40,10 +39,8 @@ def result(job_id: str, timeout: float | None, as_json: bool) -> int | None:
     from werk.ops.job_ids import resolve
 
     connected = connect()
-    # A caller's Redis user may not search for jobs, so search only for the beginning of a UUID.
-    if re.fullmatch(r"[0-9a-f]{8}[0-9a-f-]*", job_id):
-        with suppress(ConfigError):
-            job_id = resolve(connected, job_id)
+    with suppress(ConfigError):  # a caller's Redis user may not search for jobs
+        job_id = resolve(connected, job_id)
     wait = partial(result.result, job_id, timeout, connection=connected)
     return print_outcome(wait, as_json, {"id": job_id})
 

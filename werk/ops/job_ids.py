@@ -1,7 +1,11 @@
-"""Short ids: the beginning of an id names a job if no other known id begins like it."""
+"""Short ids: the beginning of a UUID names a job if no other known UUID begins like it.
+
+An id that a caller chose must be whole: where `order-1234` has expired, `order-12345` is not meant.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
@@ -13,20 +17,20 @@ from werk.printable import listed
 from werk.store import keys
 from werk.store.connection import Link
 
-SHORTEST = 8  # characters
-WHOLE = 36  # of a UUID
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+BEGINNING = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")  # of a UUID, which has 36 characters
 ALL = ("wip", "scheduled", "deferred")  # places in which all jobs are searched
 NEWEST = ("queue", "failed", "finished", "canceled")  # only the newest 1,000 are searched
 
 
 def resolve(link: Link, text: str) -> str:
-    """Return the id of the job that has this id, or of the only one whose id begins with it.
+    """Return the id of the job that has this id, or of the only one whose UUID begins with it.
 
     Searches all jobs that run, are scheduled or deferred, and the newest ones of NEWEST. Returns
     the text if no job is found. Raises ArgumentError if there are several, RedisUnavailable,
     ConfigError.
     """
-    if not SHORTEST <= len(text) < WHOLE or link.call("EXISTS", keys.key("job", text)):
+    if not BEGINNING.fullmatch(text) or link.call("EXISTS", keys.key("job", text)):
         return text
     found = sorted({*_beginning_with(link, text)})
     if len(found) > 1:
@@ -42,4 +46,4 @@ def _beginning_with(link: Link, start: str) -> Iterator[str]:
         found += [read(place, is_short=True) for place in NEWEST]
         found += [read("queue", key=hand) for hand in hands(link, queue)]
         for page in chain.from_iterable(found):
-            yield from (entry.id for entry in page.entries)
+            yield from (entry.id for entry in page.entries if UUID.fullmatch(entry.id))
