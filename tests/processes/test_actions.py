@@ -909,6 +909,25 @@ def test_a_worker_that_is_none_is_not_drained(redis_url: str) -> None:
     assert (done.returncode, "--wait" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_frozen_worker_has_not_drained(
+    work: Start, light: Link, connection: redis.Redis, tmp_path: Path, is_busy: bool
+) -> None:
+    worker, (name,) = work(), names_of(connection, 1)
+    if is_busy:
+        werk.enqueue("block", str(tmp_path))
+        begun(tmp_path)
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert run("werk", "drain", name, "--yes").returncode == 0
+    done = run("werk", "drain", name, "--yes", "--wait")
+    message = f"werk: {name} is stale and may still run; see werk status\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    os.kill(worker.pid, signal.SIGCONT)
+    go(tmp_path)
+    assert run("werk", "drain", name, "--yes", "--wait").returncode == 0
+    assert worker.wait(60) == 0
+
+
 def names_of(connection: redis.Redis, count: int) -> list[str]:
     """Return RQ's names of the slots that are there, once there are so many."""
     wait_until(lambda: connection.scard("rq:workers") == count)

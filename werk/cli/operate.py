@@ -69,9 +69,13 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
     return acts.act(output.connect(), "resume", queue, as_json)
 
 
+WAIT = "Wait until the workers have exited. One that had exited before is fine; for one that is stale"
+WAIT += " and may still run, exit with 1."
+
+
 @click.command()
 @click.argument("worker", nargs=-1)
-@click.option("--wait", is_flag=True, help="Wait until the workers have exited.")
+@click.option("--wait", is_flag=True, help=WAIT)
 @click.option("--timeout", type=PERIOD, help="Wait at most PERIOD, then exit with 124.")
 @yes_option
 @json_option

@@ -137,16 +137,31 @@ def _not_stopped(job_id: str, worker: str, status: str) -> WerkError:
 
 def live_names(link: Link) -> Iterator[str]:
     """Yield the names of all live workers, and of their slots."""
+    return (name for name, is_live in _records(link) if is_live)
+
+
+def _records(link: Link) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each worker and slot with a record, and whether it is live.
+
+    A dead worker keeps its record; it is left out if this host shows that its process has exited.
+    """
     for worker in Snapshot.read(link).workers:
-        if worker.is_live:
-            yield worker.name
-            yield from (slot.name for slot in worker.slots if slot.is_live)
+        if worker.is_live or not worker.has_exited:
+            yield worker.name, worker.is_live
+            yield from ((slot.name, slot.is_live) for slot in worker.slots)
 
 
 def wait_for_exit(link: Link, names: Iterable[str], timeout_s: float | None) -> None:
-    """Wait until these workers and slots have exited. Raises ResultTimeout."""
+    """Wait until these workers and slots have exited.
+
+    Raises ResultTimeout, WerkError if those that are left are stale: nobody knows if they run.
+    """
     left, deadline = set(names), time.monotonic() + (timeout_s or 0)
-    while left := left & {*live_names(link)}:
+    while found := {name: is_live for name, is_live in _records(link) if name in left}:
+        left, listing = {*found}, ", ".join(sorted(found))
+        if not any(found.values()):
+            are = "is" if len(found) == 1 else "are"
+            raise WerkError(f"{listing} {are} stale and may still run; see werk status")
         if timeout_s is not None and time.monotonic() > deadline:
-            raise ResultTimeout(f"still running after {timeout_s:g} s: {', '.join(sorted(left))}")
+            raise ResultTimeout(f"still running after {timeout_s:g} s: {listing}")
         time.sleep(POLL_WORKERS_S)
