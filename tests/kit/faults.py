@@ -47,8 +47,8 @@ def listening(handle: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 @contextmanager
-def losing_replies(url: str, count: int) -> Iterator[str]:
-    """A proxy that passes requests on, and hangs up instead of the first `count` replies."""
+def losing_replies(url: str, count: int, word: bytes = b"") -> Iterator[str]:
+    """A proxy that hangs up instead of the first `count` replies to requests with this word."""
     left = [count]
 
     def handle(client: socket.socket) -> None:
@@ -56,7 +56,7 @@ def losing_replies(url: str, count: int) -> Iterator[str]:
             while request := client.recv(65536):
                 server.sendall(request)
                 reply = server.recv(65536)
-                if left[0] > 0:
+                if left[0] > 0 and word in request:
                     left[0] -= 1
                     return
                 client.sendall(reply)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import redis
 import roles
+from faults import losing_replies
 from rq import Queue, Retry
 from rq.group import Group
 from rq.job import Job
@@ -28,10 +29,12 @@ from support import command as command_of
 from workers import ENV, PATIENT, Start, begun, ended, go, horse, places, runs
 
 import werk
+from werk.dev.server import free_port
 from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.ops import actions, bulk, failures, jobs, lost_jobs
 from werk.ops.job_places import Pace
 from werk.ops.jobs import Query
+from werk.settings import Settings
 from werk.store.connection import Link, link
 
 PYTHON = Path(sys.executable)
@@ -998,6 +1001,55 @@ def test_a_redeploy_under_load(
         ended(job, "finished")
     assert sorted(line[0] for line in runs(tmp_path)) == sorted(job.id for job in jobs)
     assert new.poll() is None
+
+
+# --- an unreachable Redis
+
+
+@pytest.mark.parametrize(
+    ("action", "names", "look"),
+    [
+        ("pause", ["default"], "werk status"),
+        ("drain", ["w1"], "werk status"),
+        ("cancel", ["j1"], "werk show j1"),
+        ("retry", ["j1", "j2"], "werk jobs"),
+    ],
+)
+def test_an_action_whose_reply_is_lost_may_be_done(
+    redis_url: str, connection: redis.Redis, action: str, names: list[str], look: str
+) -> None:
+    connection.sadd("rq:queues", "rq:queue:default")
+    with losing_replies(redis_url, 10**9) as url:
+        lost = link(Settings.read()._replace(redis_url=url), 0.5)
+        with pytest.raises(RedisUnavailable, match=f"; this may be done all the same: {look}$"):
+            dict(actions.act(lost, action, names))
+    assert connection.smembers("rq:werk:paused") == ({b"default"} if action == "pause" else set())
+    nowhere = link(Settings.read()._replace(redis_url=f"redis://127.0.0.1:{free_port()}"), 0.5)
+    nowhere.has_lost_reply = True  # in a call before
+    with pytest.raises(RedisUnavailable, match=r"not reached [^;]*; is it running[^;]*$"):
+        dict(actions.act(nowhere, action, names))
+
+
+@pytest.mark.parametrize("word", [b"PUBLISH", b"HMGET"])
+def test_a_job_may_stop_although_the_reply_is_lost(
+    work: Start,
+    redis_url: str,
+    connection: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: bytes,
+) -> None:
+    work()
+    job = werk.enqueue("block", str(tmp_path))
+    begun(tmp_path)
+    with losing_replies(redis_url, 10**9, word) as url:
+        lost = link(Settings.read()._replace(redis_url=url), 0.5)
+        first = [actions._state(link(Settings.read()._replace(redis_url=redis_url)), job.id)]
+        state = actions._state
+        monkeypatch.setattr(actions, "_state", lambda *own: first.pop() if first else state(*own))
+        with pytest.raises(RedisUnavailable, match=f"may be done all the same: werk show {job.id}"):
+            actions.stop(lost, job.id, 60)
+    ended(job, "stopped")
 
 
 # --- repair

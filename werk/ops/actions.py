@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import islice, takewhile
 from uuid import uuid4
 
-from werk.errors import NoSuchJob, ResultTimeout, WerkError
+from werk.errors import NoSuchJob, RedisUnavailable, ResultTimeout, WerkError
 from werk.ops.job_places import Pace
 from werk.ops.queues import ask
 from werk.ops.snapshot import Snapshot
@@ -26,6 +27,7 @@ PAGE = 200  # jobs in one round trip
 POLL_S = 0.02
 # PUBLISH counts the listeners of one server; after a failover a worker may listen to a replica.
 UNHEARD_S = 2.0
+OF_JOBS = ("retry", "cancel", "delete", "discard")  # actions whose names are the ids of jobs
 WAITING = ("queued", "scheduled", "deferred")  # RQ's words for the status of a job that will run
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
 
@@ -45,8 +47,30 @@ def act(
     left = iter(names)
     while page := list(islice(left, PAGE)):
         words = (action, uuid4().hex, keys.clock()[2], window, *page)
-        outcomes = link.run(act_script(), (), words)
+        with _unsure(link, _where(action, page)):
+            outcomes = link.run(act_script(), (), words)
         yield from zip(page, map(keys.text, outcomes), strict=True)
+
+
+def _where(action: str, names: Sequence[str]) -> str:
+    """Return the command that shows what an action has done; '' if it changes nothing."""
+    if action in ("probe", "is_dead"):
+        return ""
+    if action not in OF_JOBS:
+        return "werk status"
+    return _show(names[0]) if len(names) == 1 else "werk jobs"
+
+
+@contextmanager
+def _unsure(link: Link, look: str, *, is_asked: bool = False) -> Iterator[None]:
+    """Say so in an error if what was asked may be done, or will be. Raises RedisUnavailable."""
+    link.has_lost_reply = False
+    try:
+        yield
+    except RedisUnavailable as error:
+        if look and (is_asked or link.has_lost_reply):
+            error.args = (f"{error}; this may be done all the same: {look}",)
+        raise
 
 
 def empty(link: Link, kind: str, queue: str) -> int:
@@ -100,14 +124,19 @@ def stop(link: Link, job_id: str, timeout_s: float) -> str:
                 f"worker {asked}, which runs job {job_id}, is not listening; see werk status"
             )
         time.sleep(POLL_S)
-        status, worker = _state(link, job_id)
+        with _unsure(link, _show(job_id), is_asked=is_heard):
+            status, worker = _state(link, job_id)
     if status != "stopped":
         raise _not_stopped(job_id, asked, status)
     return asked
 
 
 def _look(job_id: str) -> str:
-    return f"see werk show {shell_words(job_id)}"
+    return f"see {_show(job_id)}"
+
+
+def _show(job_id: str) -> str:
+    return f"werk show {shell_words(job_id)}"
 
 
 def _state(link: Link, job_id: str) -> tuple[str, str]:
@@ -120,7 +149,8 @@ def _state(link: Link, job_id: str) -> tuple[str, str]:
 def _ask_to_stop(link: Link, worker: str, job_id: str) -> bool:
     """Ask a worker to stop a job; return whether any process has heard it."""
     command = json.dumps({"command": "stop-job", "job_id": job_id})  # as rq/command.py
-    return bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
+    with _unsure(link, _show(job_id)):
+        return bool(link.call("PUBLISH", keys.key("pubsub", worker), command))
 
 
 def _not_stopped(job_id: str, worker: str, status: str) -> WerkError:
