@@ -6,6 +6,7 @@ import html
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -422,6 +423,25 @@ def test_long_requests_leave_room_for_others(browse: Browse, connection: redis.R
     connection.sadd("rq:queues", "rq:queue:default")
     for path in LONG:
         assert client.post(path, base_url=HERE, headers=OURS).status_code == 200, path
+
+
+def test_stops_of_frozen_workers_leave_room_for_others(
+    browse: Browse, connection: redis.Redis
+) -> None:
+    connection.hset("rq:job:j1", mapping={"status": "started", "worker_name": "w1"})
+    client, heard = browse(), connection.pubsub()
+    heard.subscribe("rq:pubsub:w1")
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(ask, client.application.test_client(), "stop", job="j1") for _ in "1234"]
+        wait_until(lambda: connection.pubsub_numsub("rq:pubsub:w1")[0][1])
+        for _ in asked:
+            wait_until(lambda: (heard.get_message(timeout=1) or {}).get("type") == "message")
+        assert ask(client, "stop", job="j1").status_code == 503
+        assert ask(client, "retry", state="failed").status_code == 200
+        connection.hset("rq:job:j1", "status", "stopped")
+        assert [own.result().status_code for own in asked] == [200] * 4
+    assert ask(client, "stop", job="j1").status_code == 409
+    heard.close()
 
 
 def test_the_links_of_an_error_that_ends_in_an_asterisk_are_for_it_alone(

@@ -22,6 +22,7 @@ from werk.web.body import ONE_BODY, json_object, received
 from werk.web.pages import long_request
 
 STOP_S = 30.0  # how long to wait until a job has stopped
+_STOPS = threading.BoundedSemaphore(4)  # requests that may wait so long: retries need their places
 DONE = {"retry": "retried", "discard": "discarded", "cancel": "cancelled"}
 NAMES = ("pause", "resume", "drain", "stop", *DONE)
 COUNTED_AT, LONGEST_ASKED_S = "counted_at", 24 * 3600  # how old the number in a question may be
@@ -48,7 +49,8 @@ class PageActions(threading.local):  # so that each thread has its own link
         return _told(1, f"worker {name} finishes its jobs and exits")
 
     def stop(self) -> Response:
-        worker = actions.stop(self.link, _word("job"), STOP_S)
+        with long_request(_STOPS):
+            worker = actions.stop(self.link, _word("job"), STOP_S)
         return _told(1, f"1 job stopped on worker {worker}")
 
     def retry(self) -> Response:

@@ -178,14 +178,14 @@ def shown_seconds(seconds: float | None) -> str:
 
 
 @contextmanager
-def long_request() -> Iterator[None]:
-    """Limit how many threads read or change many jobs at the same time."""
-    if not _LONG.acquire(blocking=False):
+def long_request(places: threading.BoundedSemaphore = _LONG) -> Iterator[None]:
+    """Limit how many threads read or change many jobs, or wait for one, at the same time."""
+    if not places.acquire(blocking=False):
         raise RedisUnavailable("too many requests are already reading or changing jobs; try again")
     try:
         yield
     finally:
-        _LONG.release()
+        places.release()
 
 
 def _found(link: Link, query: jobs.Query) -> tuple[list[jobs.Row], bool]:
