@@ -1111,6 +1111,31 @@ def test_what_is_in_no_place_is_put_back(
     assert lost_jobs.repair(admin, dry_run=False) == []
 
 
+def test_what_dead_workers_left_of_deleted_jobs_is_removed(
+    connection: redis.Redis, admin: Link
+) -> None:
+    queue, taken = Queue(connection=connection), "rq:queue:default:intermediate"
+    kept, gone = (queue.enqueue("os.getcwd", job_id=name) for name in ("kept", "gone"))
+    for job in (kept, gone):
+        connection.lmove(queue.key, taken)
+    connection.rpush(taken, "expired")
+    assert dict(actions.act(admin, "delete", ["gone"])) == {"gone": "deleted"}
+    assert connection.lrange(taken, 0, -1) == [b"kept", b"expired"]
+    later = time.time() + 60
+    connection.zadd("rq:wip:default", {"expired:e": 1, "running:e": later, "odd": 1})
+    connection.hset("rq:execution:expired:e", "worker_name", "dead")
+    assert "4 jobs left by dead workers" in run("werk", "status").stdout
+    for words, verb in ((["--dry-run"], "would remove"), ([], "removed")):
+        done = run("werk", "repair", *words)
+        assert "rq:queue:default left with 3 deleted jobs\n" in done.stdout
+        assert f"\n{verb} what 3 deleted jobs left in queues\n" in done.stderr
+    assert "left by dead workers" not in run("werk", "status").stdout
+    assert places(connection, "kept") == ["queue"]
+    assert connection.zrange("rq:wip:default", 0, -1) == [b"running:e"]
+    assert not connection.exists(taken, "rq:execution:expired:e")
+    assert "deleted" not in run("werk", "repair").stdout
+
+
 def test_what_rqs_clean_up_is_at_is_left_to_it(
     lost: dict[str, Job], connection: redis.Redis, admin: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,12 +107,15 @@ def repair(dry_run: bool, as_json: bool) -> None:
 
     For example, a plain RQ worker that is killed loses its job. The records of workers that have
     exited are removed. Crons that have been silent or stopped for three minutes, and crontabs'
-    calls that are three periods old, are forgotten.
+    calls that are three periods old, are forgotten. Deleted jobs that dead workers had taken are
+    removed.
     """
     link = output.connect()
     found = lost_jobs.repair(link, dry_run=dry_run)
     crons = cron_repair.forget(link, dry_run=dry_run)
-    rows = [{"id": name, "was": state} for name, state in [*found, *crons]]
+    entries = lost_jobs.tidy(link, dry_run=dry_run)
+    left = [(queue, f"left with {counted(count, 'deleted job')}") for queue, count in entries]
+    rows = [{"id": name, "was": state} for name, state in [*found, *crons, *left]]
     output.print_rows(as_json, rows, *(f"{row['id']} {row['was']}" for row in rows))
     jobs = sum(state != "gone" for _, state in found)
     verb = "would repair" if dry_run else "repaired"
@@ -122,3 +125,6 @@ def repair(dry_run: bool, as_json: bool) -> None:
         if crons:
             forgot = "would forget" if dry_run else "forgot"
             output.print_note(f"{forgot} {counted(len(crons), 'record')} of cron")
+        if entries:
+            removed, jobs = "would remove" if dry_run else "removed", sum(dict(entries).values())
+            output.print_note(f"{removed} what {counted(jobs, 'deleted job')} left in queues")

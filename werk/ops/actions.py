@@ -54,7 +54,7 @@ def act(
 
 def _where(action: str, names: Sequence[str]) -> str:
     """Return the command that shows what an action has done; '' if it changes nothing."""
-    if action in ("probe", "is_dead"):
+    if action in ("probe", "is_dead", "untidy"):
         return ""
     if action not in OF_JOBS:
         return "werk status"

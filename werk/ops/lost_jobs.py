@@ -32,6 +32,15 @@ def repair(link: Link, *, dry_run: bool) -> list[tuple[str, str]]:
     return found + [(key, "gone") for key in _reap(link, dry_run)]
 
 
+def tidy(link: Link, *, dry_run: bool) -> list[tuple[str, int]]:
+    """Remove entries of deleted and expired jobs that dead workers have left.
+
+    Return the key of each queue that had some, with their number.
+    """
+    found = act(link, "untidy" if dry_run else "tidy", queue_names(link))
+    return [(keys.key("queue", queue), int(count)) for queue, count in found if count != "0"]
+
+
 def _suspects(link: Link) -> Iterator[str]:
     """Yield the jobs that may be in no place.
 

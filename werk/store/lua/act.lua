@@ -28,6 +28,9 @@
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
 -- of a queue
+--       tidy     how many entries of jobs without a record were removed: those that plain RQ workers
+--                had taken and not begun, and overdue executions
+--       untidy   how many there are; nothing is removed
 --       pause, resume  'yes', 'already', 'unknown': werk workers stop or resume taking its jobs
 -- of a worker, by its name or by that of one of its slots
 --       drain    'asked', 'already', 'not listening', 'unknown': it finishes its jobs and exits; a
@@ -147,6 +150,7 @@ local function delete(job)
   if job.status == 'started' or alive > 0 then return 'started' end
   if ACTION == 'discard' and own ~= 'failed' and own ~= 'finished' then return job.status end
   for _, place in pairs(own and {own} or PLACES) do take(job, place) end
+  try('LREM', job.queue .. ':intermediate', 0, job.id)
   forget_all(job, over)
   call('UNLINK', job.key, job.key .. ':dependents', job_key(':' .. job.id) .. ':dependencies',
     P .. ':results:' .. job.id, P .. ':executions:' .. job.id)
@@ -212,6 +216,8 @@ local function compact(page)
   end
   return found > 0 and call('LREM', list, 0, GONE_ENTRY) or 0
 end
+
+local function tidy(queue) return drop_deleted(queue, ACTION == 'untidy') end
 
 local function pause(queue)
   local is_known = try('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) == 1
@@ -279,7 +285,7 @@ end
 
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, pause = pause, resume = pause, drain = drain,
+local of_others = {empty = empty, compact = compact, tidy = tidy, untidy = tidy, pause = pause, resume = pause, drain = drain,
   reap = reap, is_dead = reap}
 
 local function act(name)

@@ -252,6 +252,28 @@ local function spare(queue)
   end
 end
 
+-- Return how many entries of jobs without a record a queue has: jobs that plain RQ workers had taken
+-- and not begun, and overdue executions. Remove them unless `is_dry`. RQ's own clean-up of a queue
+-- removes overdue executions too, and may be running.
+local function drop_deleted(queue, is_dry)
+  local taken, wip, found = P .. ':queue:' .. queue .. ':intermediate', wip_key(queue), 0
+  for _, id in ipairs(try('LRANGE', taken, 0, -1)) do
+    if call('EXISTS', job_key(id)) == 0 then
+      found = found + (is_dry and 1 or call('LREM', taken, 1, id))
+    end
+  end
+  if call('EXISTS', P .. ':clean_registries:' .. queue) == 1 then return found end
+  for _, run in ipairs(try('ZRANGEBYSCORE', wip, '-inf', redis_time())) do
+    local id, execution = split(run)
+    if not id or call('EXISTS', job_key(id)) == 0 then
+      found = found + (is_dry and 1 or call('ZREM', wip, run))
+      local worker = try('HGET', P .. ':execution:' .. run, 'worker_name')
+      if id and not is_dry then forget(id, execution, type(worker) == 'string' and worker or '') end
+    end
+  end
+  return found
+end
+
 -- Withdraw the tasks that a worker which exits has published for a queue, so that callers are
 -- warned at once. Not if another of our workers listens there: it may serve the same tasks.
 local function withdraw(worker, queue, served)
