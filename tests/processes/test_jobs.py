@@ -22,6 +22,7 @@ from werk.errors import ArgumentError
 from werk.ops import bulk, job_ids, job_places, jobs
 from werk.ops.job_places import Pace, pages
 from werk.ops.jobs import Query
+from werk.ops.queues import clock
 from werk.store import keys, payload
 from werk.store.connection import Link, link
 from werk.store.limits import GONE_ENTRY
@@ -380,6 +381,25 @@ def test_failed_and_finished_jobs_are_discarded(
     message = f"werk: job {kept} is scheduled, neither failed nor finished\n"
     assert (refused.returncode, refused.stderr) == (1, message)
     assert places(connection, kept) == ["scheduled"]
+
+
+def test_jobs_that_are_enqueued_after_the_count_stay(
+    light: Link, connection: redis.Redis
+) -> None:
+    plain = Queue(connection=connection)
+
+    def enqueue() -> list[str]:
+        parent = plain.enqueue("os.getcwd")
+        delayed = werk.enqueue("sleep", 0, options=werk.Options(delay=1000)).id
+        child = plain.enqueue("os.getcwd", depends_on=parent).id
+        return [parent.id, delayed, child, werk.enqueue("sleep", 0).id]
+
+    old, begun, new = enqueue(), clock(light), enqueue()
+    query = Query(("queued", "scheduled", "deferred"))
+    assert bulk.act_on(light, "cancel", query, begun=begun) == 4
+    where = ["queue", "scheduled", "deferred", "queue"]
+    assert [places(connection, job) for job in old] == [["canceled"]] * 4
+    assert [places(connection, job) for job in new] == [[place] for place in where]
 
 
 # --- short ids

@@ -121,14 +121,17 @@ def _parts(query: Query) -> Iterator[Query]:
 
 
 def _is_new(job: Row | Entry, begun: float) -> bool:
-    """Return whether a job was enqueued, or has ended, after a moment.
+    """Return whether a job was enqueued, or has ended, after a moment, as far as can be told.
 
     A job that became due meanwhile, or has returned to its queue, was created earlier, so it is not
-    new.
+    new. Of a job that is not queued by werk, only the time of its creation by its caller's clock is
+    known.
     """
-    is_newer = job.by_redis and job.at > begun
-    is_created = job.created > begun - SKEW_S
-    return is_newer and (is_created if job.state == "queued" else job.state != "deferred")
+    if job.state not in STATES["cancel"]:
+        return job.by_redis and job.at > begun
+    if job.state == "queued" and job.by_redis:
+        return job.at > begun and job.created > begun - SKEW_S
+    return job.created > begun
 
 
 def _missed(outcomes: dict[str, str]) -> Sequence[str]:

@@ -59,7 +59,7 @@ class Entry(NamedTuple):
     at: float  # Unix time since when it has been in this state; 0 if that is unknown
     due: float | None  # Unix time when a scheduled job is due, or a deferred one is tried again
     by_redis: bool = False  # `at` is by Redis's clock
-    created: float = 0.0  # Unix time by the caller's clock, of a queued job; 0 if that is unknown
+    created: float = 0.0  # Unix time by the caller's clock, of a waiting job; 0 if that is unknown
 
 
 class Page(NamedTuple):
@@ -161,17 +161,18 @@ def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
     """Return the job in a row of job_page.lua's reply."""
     task, *values, _, score = map(keys.text, row)
     state, due, task = PLACES.get(place, (place,))[0], None, task or NO_TASK
+    created = keys.moment(values[1], 0.0) if place != "wip" else 0.0
     if place == "queue":
-        enqueued_at, created_at, stamp = values
+        enqueued_at, _, stamp = values
         written, _, since = stamp.rpartition("|")  # as enqueued() in lib.lua
         if since and written == enqueued_at:
-            created = keys.moment(created_at, 0.0)
             return Entry(job_id, state, queue, task, number(since), None, True, created)
     if place == "scheduled":
         ended_at, _, started_at, unknown_since = values
         due = number(score)
         # As in job_view: a failed execution has an end after its start; a deferred one has none.
         if unknown_since and started_at > ended_at:
-            return Entry(job_id, "deferred", queue, task, number(unknown_since), due, True)
+            since = number(unknown_since)
+            return Entry(job_id, "deferred", queue, task, since, due, True, created)
     at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)
-    return Entry(job_id, state, queue, task, at, due)
+    return Entry(job_id, state, queue, task, at, due, created=created)
