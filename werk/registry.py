@@ -114,6 +114,8 @@ class Task(NamedTuple):
             return f"path {_quoted(self.path)} is not of the form package.module.function"
         if not isinstance(self.queue, str) or not self.queue or not self.queue.isprintable():
             return f"queue {_quoted(self.queue)} is not a queue name; use printable text"
+        if "," in self.queue:
+            return f"queue {_quoted(self.queue)} is not a queue name; use one without a comma"
         if self.timeout == 0:
             return "timeout: got 0; use -1 for no limit"
         for name in ("retry", "max_crashes"):

@@ -243,3 +243,11 @@ def test_an_address_that_is_none_is_one_line(redis_url: str, option: tuple[str, 
     ended = run("werk", "worker", *option, env={"RQ_REDIS_URL": ""})
     assert ended.returncode == 78
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["werk", "worker"], ["rq", "worker"]])
+def test_a_queue_with_a_comma_is_refused(redis_url: str, command: list[str]) -> None:
+    done = run(*command, "--burst", "low,high", env={"RQ_WORKER_CLASS": "werk.worker.Worker"})
+    use = "to serve several queues: werk worker low high"
+    assert done.returncode == 78
+    assert f"queue 'low,high' is not a queue name, it has a comma; {use}\n" in done.stderr

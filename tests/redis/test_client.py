@@ -639,6 +639,7 @@ def test_a_job_is_named_by_its_id_or_its_handle(connection: redis.Redis) -> None
         ({"front": "no"}, "front: got 'no'; use True or False"),
         ({"unless_active": 5}, "unless_active: got 5; use True or False"),
         ({"queue": werk.Options()}, "queue a value of type Options is not a queue name"),
+        ({"queue": "a,b"}, "queue 'a,b' is not a queue name; use one without a comma"),
     ],
 )
 def test_an_option_of_a_wrong_type(wrong: dict[str, Any], said: str) -> None:

@@ -37,7 +37,12 @@ from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
 from werk.worker.shared_state import Plan, SharedState
-from werk.worker.startup import refuse_more_than_descriptors, stoppable, unused_queues
+from werk.worker.startup import (
+    refuse_commas,
+    refuse_more_than_descriptors,
+    stoppable,
+    unused_queues,
+)
 from werk.worker.supervisor import Supervisor
 
 
@@ -144,7 +149,11 @@ class Worker(RQSide):
     # --- around the loop
 
     def _count_slots(self, replaced: str) -> None:
-        """Exit if there cannot be as many slots, or queues, as we have been asked to serve."""
+        """Exit if we cannot serve these queues, or as many of them or slots as we were asked to."""
+        try:
+            refuse_commas(self.queue_names())
+        except ConfigError as error:
+            _exit(str(error))
         slots = self.concurrency = self.concurrency or Settings.read().concurrency
         if replaced:
             what = f"{type(self).__name__} replaces {replaced}, so RQ's loop runs"

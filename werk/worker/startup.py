@@ -14,7 +14,7 @@ from redis import Redis
 from werk import registry
 from werk.errors import EXIT_OK, ConfigError
 from werk.insistence import insisting
-from werk.printable import near
+from werk.printable import near, shell_words
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.replies import cluster_error, is_cluster
@@ -49,6 +49,14 @@ def refuse_cluster(link: Link) -> None:
         return
     if is_cluster(info):
         raise cluster_error(link.where)
+
+
+def refuse_commas(queues: Sequence[str]) -> None:
+    """Raise ConfigError for a name of several: RQ writes the queues of a worker with commas."""
+    for name in queues:
+        if "," in name:
+            use = f"to serve several queues: werk worker {shell_words(*name.split(','))}"
+            raise ConfigError(f"queue {name!r} is not a queue name, it has a comma; {use}")
 
 
 def refuse_more_than_descriptors(*, queues: int, slots: int) -> None:
