@@ -841,6 +841,32 @@ def test_a_compaction_pauses(
     assert rest == [400, 200, 0]
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "key"),
+    [
+        ("cancel", "queued", "rq:canceled:default"),
+        ("cancel", "queued", "rq:queue:default"),
+        ("retry", "failed", "rq:failed:default"),
+    ],
+)
+def test_a_job_in_a_key_of_another_type_is_not_refused_for_its_status(
+    connection: redis.Redis, command: str, status: str, key: str
+) -> None:
+    job = werk.enqueue("hello", "Ada")
+    connection.hset(f"rq:job:{job.id}", "status", status)
+    connection.delete(key)
+    connection.set(key, "x")
+    done = run("werk", command, job.id, "--yes")
+    why = "but a worker is taking it, or a key has another type; see werk status"
+    assert (done.returncode, done.stderr) == (1, f"werk: job {job.id} is {status}, {why}\n")
+
+
+def test_a_time_of_zero_selects_jobs(connection: redis.Redis) -> None:
+    job = werk.enqueue("hello", "Ada")
+    done = run("werk", "cancel", "--since", "1970-01-01", "--yes")
+    assert (done.returncode, done.stdout, job.status()) == (0, "1 cancelled\n", "canceled")
+
+
 # --- pause and drain
 
 
@@ -1116,7 +1142,7 @@ def test_what_dead_workers_left_of_deleted_jobs_is_removed(
 ) -> None:
     queue, taken = Queue(connection=connection), "rq:queue:default:intermediate"
     kept, gone = (queue.enqueue("os.getcwd", job_id=name) for name in ("kept", "gone"))
-    for job in (kept, gone):
+    for _ in (kept, gone):
         connection.lmove(queue.key, taken)
     connection.rpush(taken, "expired")
     assert dict(actions.act(admin, "delete", ["gone"])) == {"gone": "deleted"}
@@ -1191,6 +1217,13 @@ def test_ping_asks_every_queue_and_names_the_silent(
     found = json.loads(run("werk", "ping", "default", "--json").stdout)
     assert [(own["queue"], own["trouble"]) for own in found] == [("default", "")]
     assert not connection.llen("rq:queue:nobody")
+
+
+def test_ping_by_a_user_without_permission(connection: redis.Redis) -> None:
+    connection.sadd("rq:queues", "rq:queue:default")
+    done = run("werk", "ping", env=roles.environment("reader"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    connection.acl_log_reset()
 
 
 def test_ping_makes_no_queue(connection: redis.Redis) -> None:

@@ -383,9 +383,7 @@ def test_failed_and_finished_jobs_are_discarded(
     assert places(connection, kept) == ["scheduled"]
 
 
-def test_jobs_that_are_enqueued_after_the_count_stay(
-    light: Link, connection: redis.Redis
-) -> None:
+def test_jobs_that_are_enqueued_after_the_count_stay(light: Link, connection: redis.Redis) -> None:
     plain = Queue(connection=connection)
 
     def enqueue() -> list[str]:

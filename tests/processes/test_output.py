@@ -21,6 +21,7 @@ from support import PYTHONPATH, Process, command, run, wait_until
 from workers import ENV, PATIENT, Start, begun
 
 import werk
+from werk.cli import output
 from werk.cli.run import werk as group
 from werk.dev.server import Server
 from werk.ops.snapshot import Snapshot
@@ -272,3 +273,15 @@ def test_watch_is_for_people(redis_url: str, option: str) -> None:
         2 + (option != "--json"),
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), [1.5, {"a": float("inf"), 2.5: 1}], {(1, 2): b"x"}]
+)
+def test_json_is_valid_with_any_value(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    output.print_json({"result": value})
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)["result"]
+    assert found in ("nan", [1.5, {"a": "inf", "2.5": 1}], {"(1, 2)": "b'x'"})

@@ -15,6 +15,7 @@ from zlib import compress
 
 import pytest
 import redis
+import roles
 from dashboards import HERE, OURS, Browse, put
 from flask.testing import FlaskClient
 from support import Process, run, wait_until
@@ -26,8 +27,8 @@ import werk
 from werk import registry
 from werk.ops import checks
 from werk.ops.snapshot import Snapshot
-from werk.store.connection import link_over
-from werk.web import pages
+from werk.store.connection import link, link_over
+from werk.web import filters, pages
 from werk.web.guard import FOR_PROGRAMS, PUBLIC
 from werk.web.page_actions import NAMES
 
@@ -373,6 +374,7 @@ def test_a_job_is_stopped_and_a_worker_drained(
         ("retry", {"state": "nonsense"}, 422),
         ("cancel", {"queue": "default", "since": "soon"}, 422),
         ("cancel", {"queue": "default", "older": "20261231"}, 422),
+        ("cancel", {"queue": "default", "older": "-1h"}, 422),
         ("cancel", {"queue": "nothing"}, 422),
         ("cancel", {"queue": 7}, 400),
         ("cancel", {"queue": ["a", None]}, 400),
@@ -432,7 +434,9 @@ def test_stops_of_frozen_workers_leave_room_for_others(
     client, heard = browse(), connection.pubsub()
     heard.subscribe("rq:pubsub:w1")
     with ThreadPoolExecutor() as pool:
-        asked = [pool.submit(ask, client.application.test_client(), "stop", job="j1") for _ in "1234"]
+        asked = [
+            pool.submit(ask, client.application.test_client(), "stop", job="j1") for _ in "1234"
+        ]
         wait_until(lambda: connection.pubsub_numsub("rq:pubsub:w1")[0][1])
         for _ in asked:
             wait_until(lambda: (heard.get_message(timeout=1) or {}).get("type") == "message")
@@ -442,6 +446,12 @@ def test_stops_of_frozen_workers_leave_room_for_others(
         assert [own.result().status_code for own in asked] == [200] * 4
     assert ask(client, "stop", job="j1").status_code == 409
     heard.close()
+
+
+def test_an_argument_may_be_written_as_on_the_command_line(redis_url: str) -> None:
+    assert filters.query(link(roles.settings("reader")), {"arg": ["dry-run=1"]}).args == [
+        ("dry_run", "1")
+    ]
 
 
 def test_the_links_of_an_error_that_ends_in_an_asterisk_are_for_it_alone(

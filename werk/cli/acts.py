@@ -50,4 +50,6 @@ def _refusal(link: Link, what: str, name: str, outcome: str) -> str:
         return f"worker {name} is unknown{near(name, actions.live_names(link))}"
     if what in ("cancel", "discard") and outcome == "started":
         return RUNNING.format(name, shell_words(name))
+    if why := actions.stuck(what, outcome):
+        return f"job {name} is {why}"
     return MESSAGES[what][1].format(name, outcome)

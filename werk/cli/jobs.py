@@ -171,7 +171,8 @@ def _act(
     **chosen: Any,
 ) -> int | None:
     """Apply an action to the named jobs, or to all jobs that match."""
-    if (bool(job_ids), is_all, any(chosen.values())).count(True) != 1:
+    is_timed = (chosen["since"], chosen["older"]) != (None, None)  # a time may be 0
+    if (bool(job_ids), is_all, is_timed or any(chosen.values())).count(True) != 1:
         raise ArgumentError(SELECT.format(", with --all" * (action == "retry"), action))
     if job_ids and dry_run:
         raise ArgumentError("--dry-run is for jobs that are selected with options")

@@ -69,7 +69,9 @@ def resume(queue: Sequence[str], as_json: bool) -> int | None:
     return acts.act(output.connect(), "resume", queue, as_json)
 
 
-WAIT = "Wait until the workers have exited. One that had exited before is fine; for one that is stale"
+WAIT = (
+    "Wait until the workers have exited. One that had exited before is fine; for one that is stale"
+)
 WAIT += " and may still run, exit with 1."
 
 

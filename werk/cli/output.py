@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 import click
@@ -121,9 +122,9 @@ def print_json(value: object) -> None:
     """Print a value as JSON, on one line. Raises WerkError."""
     try:
         try:
-            text = json.dumps(value, default=repr)
-        except TypeError:  # a key that JSON does not have: a tuple, bytes, a date
-            text = json.dumps(_with_json_keys(value), default=repr)
+            text = json.dumps(value, default=repr, allow_nan=False)
+        except (TypeError, ValueError):  # a key, or a float, that JSON does not have
+            text = json.dumps(_in_json(value), default=repr, allow_nan=False)
     except ValueError as error:  # an int of thousands of digits
         raise WerkError(f"cannot be printed as JSON: {error}") from None
     click.echo(text)
@@ -167,11 +168,14 @@ def _parts(word: str, most: int) -> Iterator[str]:
     yield shell_word(word)
 
 
-def _with_json_keys(value: object) -> object:
+def _in_json(value: object) -> object:
+    """Return a value with only keys and floats that JSON has; any other as repr() shows it."""
     if isinstance(value, dict):
-        keys = [k if isinstance(k, str | int | float | None) else repr(k) for k in value]
-        return dict(zip(keys, map(_with_json_keys, value.values()), strict=True))
-    return [*map(_with_json_keys, value)] if isinstance(value, (list, tuple)) else value
+        keys = [k if isinstance(k, str | int | None) else repr(k) for k in value]
+        return dict(zip(keys, map(_in_json, value.values()), strict=True))
+    if isinstance(value, float) and not isfinite(value):
+        return repr(value)
+    return [*map(_in_json, value)] if isinstance(value, (list, tuple)) else value
 
 
 def shown_id(job_id: str) -> str:

@@ -27,6 +27,11 @@ PAGE = 200  # jobs in one round trip
 POLL_S = 0.02
 # PUBLISH counts the listeners of one server; after a failover a worker may listen to a replica.
 UNHEARD_S = 2.0
+# The statuses of the jobs that an action changes, unless it cannot take them from their place.
+APPLIES_TO = {
+    "retry": ("failed", "stopped"),
+    "cancel": (*"created queued scheduled deferred rate_limited ready_to_enqueue".split(),),
+}
 OF_JOBS = ("retry", "cancel", "delete", "discard")  # actions whose names are the ids of jobs
 WAITING = ("queued", "scheduled", "deferred")  # RQ's words for the status of a job that will run
 POLL_WORKERS_S = 0.1  # a snapshot is more work for Redis
@@ -50,6 +55,13 @@ def act(
         with _unsure(link, _where(action, page)):
             outcomes = link.run(act_script(), (), words)
         yield from zip(page, map(keys.text, outcomes), strict=True)
+
+
+def stuck(action: str, outcome: str) -> str:
+    """Return why an action was not done to a job whose status it applies to; '' for any other."""
+    if outcome not in APPLIES_TO.get(action, ()):
+        return ""
+    return f"{outcome}, but a worker is taking it, or a key has another type; see werk status"
 
 
 def _where(action: str, names: Sequence[str]) -> str:

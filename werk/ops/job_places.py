@@ -172,7 +172,7 @@ def _entry(place: str, queue: str, job_id: str, row: Sequence[bytes]) -> Entry:
         due = number(score)
         # As in job_view: a failed execution has an end after its start; a deferred one has none.
         if unknown_since and started_at > ended_at:
-            since = number(unknown_since)
-            return Entry(job_id, "deferred", queue, task, since, due, True, created)
+            at = number(unknown_since)
+            return Entry(job_id, "deferred", queue, task, at, due, True, created)
     at = next((found for text in values[:2] if (found := keys.moment(text, 0.0))), 0.0)
     return Entry(job_id, state, queue, task, at, due, created=created)

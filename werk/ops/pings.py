@@ -28,7 +28,7 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
     """Send a ping through these queues, or through all if there are no names.
 
     Yield (queue, outcome, seconds). The outcome is '' if a worker has run the ping, 'paused', a
-    text that begins with BUSY, or what is wrong.
+    text that begins with BUSY, or what is wrong. Raises ConfigError if it may not be sent.
     """
     snapshot = Snapshot.read(link)
     sent: dict[str, str] = {}  # queue -> job id
@@ -42,6 +42,8 @@ def send(link: Link, names: Sequence[str], timeout_s: float) -> Iterator[tuple[s
             try:
                 sent[name] = _enqueue(link, name, timeout_s)
             except (ArgumentError, ConfigError) as error:  # for this queue: its name, or its type
+                if isinstance(error, ConfigError) and not snapshot.damaged:
+                    raise  # no permission
                 yield name, str(error), 0.0
     begun = time.monotonic()
     while sent:

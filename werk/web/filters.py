@@ -65,8 +65,8 @@ def states_for(action: str, query: Query) -> list[str]:
 
 def _seconds(name: str, text: str) -> float:
     with suppress(ValueError):
-        if not duration.is_date(text):
-            return duration.seconds(text)
+        if not duration.is_date(text) and (seconds := duration.seconds(text)) >= 0:
+            return seconds
     raise ArgumentError(f"{name}: got {text[:80]!r}; use a duration such as 5m or 1h")
 
 
@@ -74,4 +74,4 @@ def _argument(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not name or not sign:
         raise ArgumentError(f"argument: got {text[:80]!r}; use NAME=VALUE")
-    return name, value
+    return name.replace("-", "_"), value

@@ -142,7 +142,7 @@ class Views(threading.local):  # so that each thread has its own link
         if outcome == "gone":
             raise NoSuchJob(f"no job {job_id}: deleted or expired")
         if outcome not in ("retried", "limited", "deleted"):
-            abort(409, f"job {job_id} is {otherwise}")
+            abort(409, f"job {job_id} is {actions.stuck('retry', outcome) or otherwise}")
         return jsonify(status="OK")
 
 

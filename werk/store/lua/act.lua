@@ -28,7 +28,7 @@
 --       compact  '<first> <last> <queue>', a range of its list: how many ids of deleted or expired
 --                jobs were removed from it
 -- of a queue
---       tidy     how many entries of jobs without a record were removed: those that plain RQ workers
+--       tidy     how many entries of jobs without a record were removed: jobs that plain RQ workers
 --                had taken and not begun, and overdue executions
 --       untidy   how many there are; nothing is removed
 --       pause, resume  'yes', 'already', 'unknown': werk workers stop or resume taking its jobs
@@ -285,8 +285,8 @@ end
 
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, tidy = tidy, untidy = tidy, pause = pause, resume = pause, drain = drain,
-  reap = reap, is_dead = reap}
+local of_others = {empty = empty, compact = compact, tidy = tidy, untidy = tidy, pause = pause,
+  resume = pause, drain = drain, reap = reap, is_dead = reap}
 
 local function act(name)
   if of_others[ACTION] then return of_others[ACTION](name) end

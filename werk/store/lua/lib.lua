@@ -252,9 +252,9 @@ local function spare(queue)
   end
 end
 
--- Return how many entries of jobs without a record a queue has: jobs that plain RQ workers had taken
--- and not begun, and overdue executions. Remove them unless `is_dry`. RQ's own clean-up of a queue
--- removes overdue executions too, and may be running.
+-- Return how many entries of jobs without a record a queue has: jobs that plain RQ workers had
+-- taken and not begun, and overdue executions. Remove them unless `is_dry`. RQ's own clean-up of a
+-- queue removes overdue executions too, and may be running.
 local function drop_deleted(queue, is_dry)
   local taken, wip, found = P .. ':queue:' .. queue .. ':intermediate', wip_key(queue), 0
   for _, id in ipairs(try('LRANGE', taken, 0, -1)) do
