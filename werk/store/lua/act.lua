@@ -47,8 +47,7 @@ local PLACES = {created = 'queue', queued = 'queue', scheduled = 'scheduled', de
 local WAITS = {created = true, queued = true, scheduled = true, deferred = true,
   rate_limited = true, ready_to_enqueue = true}
 
-local READ_ONLY = {probe = true, is_dead = true}
-local ANSWERED_S = 60 -- longer than a caller tries
+local READ_ONLY, ANSWERED_S = {probe = true, is_dead = true, untidy = true}, 60
 
 local spots, spotted -- by id: the indexes of NAMES in WINDOW of this list
 local function find_spots(list)
@@ -217,8 +216,6 @@ local function compact(page)
   return found > 0 and call('LREM', list, 0, GONE_ENTRY) or 0
 end
 
-local function tidy(queue) return drop_deleted(queue, ACTION == 'untidy') end
-
 local function pause(queue)
   local is_known = try('SISMEMBER', P .. ':queues', P .. ':queue:' .. queue) == 1
     or call('EXISTS', P .. ':workers:' .. queue) == 1
@@ -285,11 +282,11 @@ end
 
 local of_jobs = {retry = retry, cancel = cancel, delete = delete, discard = delete, probe = restore,
   restore = restore}
-local of_others = {empty = empty, compact = compact, tidy = tidy, untidy = tidy, pause = pause,
-  resume = pause, drain = drain, reap = reap, is_dead = reap}
+local of_others = {empty = empty, compact = compact, tidy = drop_deleted, untidy = drop_deleted,
+  pause = pause, resume = pause, drain = drain, reap = reap, is_dead = reap}
 
 local function act(name)
-  if of_others[ACTION] then return of_others[ACTION](name) end
+  if of_others[ACTION] then return of_others[ACTION](name, READ_ONLY[ACTION]) end
   local job = load(name)
   return job and of_jobs[ACTION](job) or 'gone'
 end
