@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -249,6 +250,27 @@ def fork_in_callback(job: Any, connection: Any, *rest: Any) -> None:
     fork(job.kwargs["folder"], "returns")
 
 
+def wait_in_turns() -> None:
+    """Wait until a signal ends the process, whenever it comes."""
+    while True:
+        signal.sigtimedwait([], 0.05)
+
+
+def end_children(count: int, handler: str = "") -> list[int | None]:
+    """Start processes and end each at once, as a pool does. Return how they ended."""
+    if handler:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+    found: list[int | None] = []
+    while len(found) < count and None not in found:
+        child = multiprocessing.get_context("fork").Process(target=wait_in_turns)
+        child.start()
+        child.terminate()
+        child.join(5)
+        found.append(child.exitcode)
+        child.kill()
+    return found
+
+
 def hold_descriptors(how: str) -> None:
     """Open files until there is no descriptor left, keep them, and end in the given way."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
@@ -314,8 +336,8 @@ TASKS = {
     for name in (
         "note block fail odd again later leave forever keep keep_and_fail saw saw_and_waits "
         "mistaken perish broken unread surroundings doze leave_an_alarm fork fork_in_callback "
-        "hold_descriptors needs_two large heavy heavy_pieces heavy_later saw_result local prints "
-        "mutters waits block_and hang_in_the_kernel".split()
+        "end_children hold_descriptors needs_two large heavy heavy_pieces heavy_later saw_result "
+        "local prints mutters waits block_and hang_in_the_kernel".split()
     )
 } | {
     "fare": Task(_PATH + "fare", retry=2, retry_delay=0, max_crashes=2),

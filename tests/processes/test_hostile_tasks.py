@@ -81,6 +81,26 @@ def test_a_callback_that_forks_ends_its_job_once(
     assert len(runs(tmp_path, "ran")) == 2 * len(called)  # the task, and the callback
 
 
+@pytest.mark.parametrize(("handler", "code"), [("", -signal.SIGTERM), ("own", 7)])
+def test_a_task_can_end_its_processes_from_their_first_moment_on(
+    work: Start, handler: str, code: int
+) -> None:
+    """As multiprocessing.Pool does. A handler of the task's own is inherited, as everywhere."""
+    work()
+    assert set(werk.enqueue("end_children", 100, handler).result(60)) == {code}
+
+
+def test_a_horse_outlives_sigterm_while_a_process_of_its_task_does_not(
+    work: Start, tmp_path: Path
+) -> None:
+    worker = work(env=PATIENT)
+    horse = horse_of(worker)
+    werk.enqueue("end_children", 1).result(60)
+    os.kill(horse, signal.SIGTERM)
+    next_job(tmp_path)
+    assert horse_of(worker) == horse
+
+
 # --- tasks and machines without descriptors, memory or processes
 
 

@@ -31,7 +31,7 @@ from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, misplaced
 from werk.worker.performer import Performer
-from werk.worker.process import plug_standard, resident_mb, take_descriptors
+from werk.worker.process import outlive_sigterm, plug_standard, resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
@@ -82,8 +82,7 @@ class Horse:
         """Make the child its own process: signals, connections, random numbers, log, imports."""
         random.seed()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # The default would end the job under systemd; the job's children would inherit SIG_IGN.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        outlive_sigterm()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
         retry = retry_forever(self.worker.connection, self.shared)

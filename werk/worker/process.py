@@ -224,6 +224,32 @@ def end_copies(pid: int, error: BaseException | None = None) -> None:
         os._exit(code & 0xFF)
 
 
+def outlive_sigterm() -> None:
+    """Have this process survive SIGTERM, which systemd sends to all, but none that it forks.
+
+    Those would inherit SIG_IGN or our handler, and multiprocessing could not end the processes of
+    a pool. Python forgets signals that arrive before a hook runs in the child: block it until then.
+    """
+    forking = threading.local()
+
+    def survive(*_: object) -> None:
+        pass
+
+    def block() -> None:
+        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+
+    def become_child() -> None:
+        if signal.getsignal(signal.SIGTERM) is survive:  # not a handler of the task's own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+
+    signal.signal(signal.SIGTERM, survive)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=become_child)
+
+
 def _die_at_the_end_of(life: int) -> None:
     os.read(life, 1)
     os.killpg(0, signal.SIGKILL)
