@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -25,5 +27,10 @@ def flush(timeout_s: float) -> None:
         time.sleep(1)  # the time that it takes to send: a horse waits for it
         with open(os.environ["AROUND"], "a") as file:
             print("flushed", file=file)
+    if os.environ["FLUSH"] == "crashes":
+        os.kill(os.getpid(), signal.SIGKILL)
     while os.environ["FLUSH"] == "hangs":
         time.sleep(0.1)  # until the time limit
+    while os.environ["FLUSH"] == "ignores its time limit":
+        with suppress(Exception):
+            time.sleep(10)  # until the horse is killed

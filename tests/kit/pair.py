@@ -254,7 +254,7 @@ class Pair:
             reply = self.steps.step(rest, claims)
         outcome, claimed = reply[:2]
         if shared.stop:  # claimed on the way, or nothing
-            self.die(Leave.STOPPED << 8)
+            self.leave()
         elif type(claimed) is list:
             self.horse.jobs += 1
             self.claim = Claim(*claimed, self.steps.execution, self.steps.asked_at)
@@ -274,6 +274,10 @@ class Pair:
         if Mortal.is_dead:  # the recorder catches everything, to tell of it
             raise Died
         return finish
+
+    def leave(self) -> None:
+        self.horse.shared.leave = Leave.STOPPED
+        self.die(Leave.STOPPED << 8)
 
     def die(self, status: int = signal.SIGKILL) -> None:
         self.line.close()

@@ -278,6 +278,10 @@ def test_recorded_jobs_go_through_both(
 # --- what they hold back
 
 
+def event_count(around: Path, event: str) -> int:
+    return around.read_text().count(event) if around.exists() else 0
+
+
 @pytest.mark.parametrize("how", ["returns", "fails", "hangs"])
 def test_middleware_is_flushed_once_before_each_horse_ends(
     work: Start, around: Path, tmp_path: Path, how: str
@@ -292,6 +296,19 @@ def test_middleware_is_flushed_once_before_each_horse_ends(
     assert "event=kill" not in worker.output()
     lost = {"returns": 0, "fails": 2, "hangs": 2}[how]
     assert worker.output().count("event=flush-failed middleware=flushing.flush reason=") == lost
+
+
+@pytest.mark.parametrize("option", [("--burst",), ("--max-idle-time", "1")], ids=["burst", "idle"])
+@pytest.mark.parametrize("how", ["crashes", "ignores its time limit"])
+def test_a_worker_ends_when_it_should_although_the_flush_kills_its_horse(
+    work: Start, around: Path, tmp_path: Path, how: str, option: tuple[str, ...]
+) -> None:
+    job = werk.enqueue("note", str(tmp_path))
+    env = {"WERK_MIDDLEWARE": "flushing.execute", "FLUSH": how}
+    worker = work("default", *option, env=env)
+    wait_until(lambda: worker.poll() is not None or event_count(around, "flush") > 1)
+    assert worker.poll() == 0
+    assert finished(job)
 
 
 def test_a_worker_that_drains_waits_for_the_flush_of_a_long_job(

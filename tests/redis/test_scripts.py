@@ -43,7 +43,6 @@ from werk.ops import actions
 from werk.store.connection import link_over
 from werk.worker.claim import Claim
 from werk.worker.outcome import Outcome, failure
-from werk.worker.shared_state import Leave
 from werk.worker.supervisor import LEASES
 
 HANDS = "rq:werk:hands"
@@ -488,7 +487,7 @@ class Life(RuleBasedStateMachine):
         if pair.slot.child.killed:  # its horse was at what is no longer its own, twice
             self.kill_now(pair)
         elif pair.horse.shared.stop and not (pair.claim or pair.is_asking):
-            pair.die(Leave.STOPPED << 8)
+            pair.leave()
 
     # what people do, by our means or by RQ's own
 

@@ -49,14 +49,14 @@ def run_horse(worker: RQSide, shared: SharedState, plan: Plan, wake_r: int) -> i
     horse.become_child()
     try:
         horse.carry_out_orders()
-        leave = Leave.ORDERS_DONE if plan.only_orders else horse.loop()
+        # Before what may kill the horse: user code, for example.
+        shared.leave = Leave.ORDERS_DONE if plan.only_orders else horse.loop()
         horse.steps.write_counts()
         horse.performer.runner.flush()
-        return leave
     except Unusable as why:
-        shared.reason = str(why)
+        shared.reason, shared.leave = str(why), Leave.UNUSABLE
         horse.log.event("unusable", {"worker": worker.name, "reason": why}, logging.ERROR)
-        return Leave.UNUSABLE
+    return shared.leave
 
 
 class Horse:

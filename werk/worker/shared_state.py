@@ -1,4 +1,4 @@
-"""What supervisor and horse share: a plan at the start, shared memory, and an exit code.
+"""What supervisor and horse share: a plan at the start, and memory.
 
 The shared memory works while Redis is unreachable, and outlives a killed horse.
 """
@@ -25,7 +25,7 @@ LONGEST_FOUND = 64 * 1024
 
 
 class Leave(IntEnum):
-    """Why a horse left of its own accord: its exit code. Any other exit code is a crash."""
+    """Why a horse leaves of its own accord, also if it dies on the way. It is its exit code too."""
 
     EMPTY = 100  # --burst
     SUSPENDED = 101  # --burst
@@ -83,6 +83,7 @@ class SharedState(ctypes.Structure):
         ("reconnect", ctypes.c_ubyte),  # set by the supervisor, cleared by the horse; see Watchdog
         # The horse writes the rest; the supervisor resets it while no horse runs.
         ("finishing", ctypes.c_ubyte),  # RQ's own code records an outcome, or cleans up
+        ("leave", ctypes.c_ubyte),  # why the horse leaves (Leave), or 0
         ("request", ctypes.c_uint64),  # the number of the request that waits for a reply, or 0
         ("cleaned_at", ctypes.c_double),  # RQ's clean-up last began; monotonic clock, 0: not yet
         ("orders_begun", ctypes.c_uint64),
@@ -95,6 +96,7 @@ class SharedState(ctypes.Structure):
     stop: int
     reconnect: int
     finishing: int
+    leave: int
     request: int
     offset: float
     cleaned_at: float
@@ -119,7 +121,7 @@ class SharedState(ctypes.Structure):
 
     def begin_horse(self) -> None:
         """Forget the previous horse."""
-        self.stop = self.reconnect = self.request = self.orders_begun = 0
+        self.stop = self.reconnect = self.leave = self.request = self.orders_begun = 0
         self.reason = ""
         self.end_finish()
         self.show(0, "", "")

@@ -225,12 +225,8 @@ class Slot:
         return None if self.phase is Phase.RESOLVE else self.executions.to_fail()
 
     def reason_it_left(self) -> Leave | None:
-        """Return why the horse left of its own accord; None if it died."""
-        code = self.child.exit_code
-        if code == Leave.UNUSABLE:  # a task may have exited with this code, without a reason
-            return Leave.UNUSABLE if self.shared.reason else None
-        is_told = not self.shared.progress().is_busy
-        return Leave(code) if code in list(Leave) and is_told else None
+        """Return why the horse left of its own accord; None if it died before."""
+        return Leave(self.shared.leave) if self.shared.leave else None
 
     def ask(self, script: Script, *words: Any) -> Any:
         """Run a script. Raises Unanswered."""
