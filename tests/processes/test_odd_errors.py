@@ -146,14 +146,25 @@ def test_closed_descriptors_cost_no_job_and_no_attempt(
     *found, code = after.result(timeout=60)
     assert code == "0"
     for number, place in enumerate(found):
-        assert not place.startswith("socket:")
-        assert (place == "/dev/null") >= (numbers[0] == number)
+        assert place == ("/dev/null" if number == 0 else str(worker.log))
     if error:
         assert reason(job.job).strip().endswith("ValueError: as asked")
     assert len(runs(tmp_path)) == 1
     assert crash_count(connection, job) == 0
     worker.terminate()
     assert worker.wait(60) == 0
+
+
+@pytest.mark.parametrize("error", ["", "as asked"])
+def test_a_job_that_closes_its_output_does_not_silence_those_after_it(
+    start: Start, tmp_path: Path, error: str
+) -> None:
+    werk.enqueue("close_descriptors", str(tmp_path), 1, 3, error)
+    after = [werk.enqueue("note", str(tmp_path)) for _ in range(2)]
+    worker = start()
+    for job in after:
+        finished(job)
+        wait_until(lambda job=job: f"event=done job={job.id} " in worker.output())
 
 
 # --- exit codes

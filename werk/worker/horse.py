@@ -31,7 +31,13 @@ from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, misplaced
 from werk.worker.performer import Performer
-from werk.worker.process import outlive_sigterm, plug_standard, resident_mb, take_descriptors
+from werk.worker.process import (
+    outlive_sigterm,
+    plug_standard,
+    plugged,
+    resident_mb,
+    take_descriptors,
+)
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState
@@ -85,6 +91,7 @@ class Horse:
         outlive_sigterm()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(HORSE_SIGNAL, self.on_signal)
+        plugged.clear()
         retry = retry_forever(self.worker.connection, self.shared)
         self.worker.become_horse(self.log.open(), retry)
         os.environ["RQ_WORKER_ID"] = self.worker.name
@@ -191,6 +198,8 @@ class Horse:
             os.close(lowest := os.dup(self.idle.wake_r))  # enough after most jobs: a call less
             if lowest <= 2:
                 plug_standard()
+            if plugged:  # also by a connection: this horse has no output
+                self.last_job = self.jobs
             if count > 1:
                 take_descriptors(count, self.idle.wake_r)
         except OSError:

@@ -27,6 +27,7 @@ from werk.worker.log_stream import flush_all
 SIGNALS_HANG_UP = sys.platform == "linux"  # the kernel sends a signal when a pipe is closed
 F_SETSIG = 10  # fcntl(2), Linux; not in the fcntl module
 FREEZE_S, FREEZE_POLL_S = 0.5, 0.001  # how long a child may take to stop: the ticks have to go on
+plugged: set[int] = set()  # the standard descriptors that plug_standard() has opened
 PEAK_PER_MIB = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss: kB, or bytes
 
 
@@ -283,6 +284,7 @@ def plug_standard() -> None:
     with suppress(OSError):  # no descriptor is left, so none of the three is closed
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
+            plugged.add(number)
         os.close(number)
 
 
