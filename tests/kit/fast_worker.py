@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import redis
 import roles
 
 import werk.worker
+from werk.worker.process import Child, WakePipe
+from werk.worker.slot import Slot
+from werk.worker.tick import Found, Ticker
 
 
 class Worker(werk.worker.Worker):
@@ -55,6 +60,39 @@ class Forkless(Worker):
 
         os.fork = refuse
         return super().work(*args, **kwargs)
+
+
+class Lingering(Worker):
+    """Its killed horse ends ten ticks later, as one that waits for a disk."""
+
+    def work(self, *args: object, **kwargs: object) -> bool:
+        kill, doze, tick = Child.signal_group, WakePipe.doze, Ticker.tick
+        held: list[Child] = []
+        turns: Counter[str] = Counter()  # of the supervisor's loop, until the horse ends
+
+        def kill_later(child: Child, number: signal.Signals) -> None:
+            if child.killed and not held:
+                held.append(child)
+            else:
+                kill(child, number)
+
+        def count_turn(pipe: WakePipe, seconds: float) -> None:
+            turns["all"] += len(held)
+            doze(pipe, seconds)
+
+        def count_tick(ticker: Ticker, slots: list[Slot]) -> Found:
+            turns["ticks"] += len(held)
+            if turns["ticks"] == 10:
+                self.log.warning("%d turns", turns["all"])
+                kill(held[0], signal.SIGKILL)
+            return tick(ticker, slots)
+
+        with (
+            patch.object(Child, "signal_group", kill_later),
+            patch.object(WakePipe, "doze", count_turn),
+            patch.object(Ticker, "tick", count_tick),
+        ):
+            return super().work(*args, **kwargs)
 
 
 class OldLoop(Worker):

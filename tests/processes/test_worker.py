@@ -486,6 +486,17 @@ def test_a_frozen_supervisor_loses_its_job_and_the_late_finish_is_dropped(
 # --- time limits and commands
 
 
+def test_a_supervisor_sleeps_while_its_killed_horse_has_not_ended(
+    work: Start, tmp_path: Path
+) -> None:
+    job = werk.enqueue("swallow", str(tmp_path))
+    worker = work(env={"RQ_WORKER_CLASS": "fast_worker.Lingering"})
+    ended(job, "failed")
+    found = re.search(r"(\d+) turns", worker.output())
+    assert found
+    assert int(found[1]) <= 3 * 10  # ten ticks
+
+
 def test_a_swallowed_timeout_is_one_all_the_same(work: Start, tmp_path: Path) -> None:
     job = werk.enqueue("swallow", str(tmp_path))
     after = werk.enqueue("note", str(tmp_path), "after")

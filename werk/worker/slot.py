@@ -74,6 +74,8 @@ class Slot:
         """Return when advance() has something to do, if nothing happens before."""
         if self.phase is not Phase.WATCH:
             return math.inf if self.supervisor.ticker.is_unreachable else self.not_before
+        if self.child.killed:  # its end wakes the loop, and may take long: a disk, a core dump
+            return math.inf
         deadline = self.shared.deadline
         grace_s = self.worker.grace_s if deadline == self.child.told else 0.0
         return deadline + grace_s if deadline else math.inf
