@@ -17,7 +17,7 @@ from faults import freezing, losing_a_reply
 from rq import Callback, Queue
 from rq.webhook import Webhook
 from support import wait_until
-from workers import PATIENT, Start, ended, finished, own_key, places, reason, runs
+from workers import ENV, PATIENT, Start, ended, finished, own_key, places, reason, runs
 from workers import horse as horse_of
 
 import werk
@@ -99,6 +99,49 @@ def test_a_horse_outlives_sigterm_while_a_process_of_its_task_does_not(
     os.kill(horse, signal.SIGTERM)
     next_job(tmp_path)
     assert horse_of(worker) == horse
+
+
+# --- a task that changes the current folder
+
+MOVING = """
+import importlib, os
+from werk import Task
+
+def move(folder):
+    os.chdir(folder)
+    importlib.invalidate_caches()
+
+TASKS = {"move": Task("moving.move"), "other": Task("only_here.other")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (("werk", "worker", "default"), "."),
+        (("rq", "worker", "default"), "."),
+        (("rq", "worker", "default", "--path", "own"), "own"),
+    ],
+    ids=["werk", "rq", "path"],
+)
+def test_a_task_that_changes_the_folder_leaves_others_their_modules(
+    spawn: Start,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    folder: str,
+) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    (place / "moving.py").write_text(MOVING)
+    (place / "only_here.py").write_text("import os\ndef other(): return os.getcwd()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setenv("WERK_REGISTRY", "moving:TASKS")
+    spawn(*words, env={**ENV, "WERK_REGISTRY": "moving:TASKS"})
+    werk.enqueue("move", "/")
+    assert werk.enqueue("other").result(60) == "/"
 
 
 # --- tasks and machines without descriptors, memory or processes

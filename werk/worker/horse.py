@@ -27,6 +27,7 @@ from werk.worker.chores import Chores
 from werk.worker.claim import Claim
 from werk.worker.counters import Counters
 from werk.worker.idle import Idle
+from werk.worker.imported import fix_search_path
 from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, misplaced
@@ -97,6 +98,7 @@ class Horse:
         os.environ["RQ_WORKER_ID"] = self.worker.name
         bound_logs(self.shared)
         print_by_line()
+        fix_search_path()
         is_prepared = self.performer.runner.prepare(self.settings)
         self.is_prepared = is_prepared and self.chores.failures.prepare()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter as Kind
 from types import TracebackType
 from typing import Any
@@ -28,6 +30,17 @@ if sys.version_info >= (3, 14):  # a name that only type checkers import is not 
     from annotationlib import Format
 
     _HOW["annotation_format"] = Format.FORWARDREF
+
+
+def fix_search_path() -> None:
+    """Make sys.path absolute: a task may change the current folder, and then others are imported.
+
+    An entry that is no file is left as it is: it may be the name of an editable install.
+    """
+    with suppress(FileNotFoundError):  # the current folder was deleted: there is nothing to import
+        for at, entry in enumerate(sys.path):
+            if not os.path.isabs(entry) and os.path.exists(entry or os.curdir):
+                sys.path[at] = os.path.abspath(entry)
 
 
 def import_function(path: str) -> Callable[..., Any]:
