@@ -47,6 +47,27 @@ class Twice(Worker):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Stopped(Worker):
+    """Gets SIGTERM while it starts, in the method that STOPPED_IN names."""
+
+    def register_birth(self) -> None:
+        super().register_birth()
+        self._stop_in("register_birth")
+
+    def use_strategy(self, *args: Any) -> None:
+        self._stop_in("use_strategy")
+        super().use_strategy(*args)
+
+    def install_signal_handlers(self) -> None:
+        self._stop_in("install_signal_handlers")
+        super().install_signal_handlers()
+        self._stop_in("the loop")
+
+    def _stop_in(self, where: str) -> None:
+        if os.environ["STOPPED_IN"] == where:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Forkless(Worker):
     """Gets no process, the first two times that it wants one."""
 

@@ -164,6 +164,22 @@ def test_a_signal_ends_the_wait(
     assert len(worker.output().splitlines()) == 1
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    "where", ["register_birth", "use_strategy", "install_signal_handlers", "the loop"]
+)
+def test_a_signal_at_any_moment_of_the_start_leaves_no_record(
+    work: Start, connection: redis.Redis, where: str, slots: int
+) -> None:
+    env = {"RQ_WORKER_CLASS": "fast_worker.Stopped", "STOPPED_IN": where}
+    worker = work("default", env={**env, "WERK_CONCURRENCY": str(slots)})
+    assert worker.wait(60) == 0
+    assert not connection.smembers("rq:workers")
+    assert not connection.smembers("rq:workers:default")
+    assert not connection.zcard("rq:werk:leases")
+    assert "Traceback" not in worker.output()
+
+
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_worker_leaves_though_a_signal_arrives_in_a_destructor(waits: bool) -> None:
     code = f"""if True:

@@ -11,12 +11,14 @@ import logging
 import os
 import socket
 import sys
+from contextlib import suppress
 from copy import copy
 from inspect import signature
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from uuid import uuid4
 
+import redis.exceptions
 import rq
 import rq.scheduler
 from redis.backoff import NoBackoff
@@ -32,7 +34,7 @@ from werk.tasks.catalog import own_entry, version
 from werk.worker import rq_classes
 from werk.worker.log_handlers import set_up_logs, take_over
 from werk.worker.log_stream import bound_logs, flush_all
-from werk.worker.redis_side import retry_forever
+from werk.worker.redis_side import AWAY, no_retry, retry_forever
 from werk.worker.rq_patches import replaced_loop
 from werk.worker.rq_side import RQSide
 from werk.worker.scripts import script
@@ -119,24 +121,8 @@ class Worker(RQSide):
             has_secrets = any(task.secret for task in registry.tasks().values())
             self.log_job_description = self.log_job_description and not has_secrets
             return super().work(*args, **kwargs)
-        shared = SharedState()
         before = self.harden_connection(retry_forever(self.connection))  # until Redis knows us
-        with stoppable():
-            bound_logs(shared)
-            self._log_begin()
-            for queue, hint in unused_queues(self.connection, self.queue_names()):
-                why = f"no job was ever enqueued there, and no other worker serves it{hint}"
-                self.log.warning(Event("unused-queue", queue=queue, reason=why))
-            self._enlist(log_options)
-        self.connection.set_retry(RetryPolicy(NoBackoff(), 1))  # a command can wait for a tick
-        self.use_strategy(options.dequeue_strategy)
-        if options.with_scheduler:  # the tick does its work; RQ only checks that there is one
-            self.scheduler = rq.scheduler.RQScheduler(
-                self.queues, connection=self.connection, serializer=self.serializer
-            )
-        plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
-        moves_due = options.with_scheduler or not options.burst
-        supervisor = Supervisor([self, *self.others], plan, moves_due, shared)
+        supervisor = self._begin(options, log_options)
         try:
             supervisor.run()
         finally:
@@ -147,6 +133,36 @@ class Worker(RQSide):
         return supervisor.jobs > 0
 
     # --- around the loop
+
+    def _begin(self, options: SimpleNamespace, log_options: tuple[Any, ...]) -> Supervisor:
+        """Write the records of all slots, and return their supervisor, which takes signals.
+
+        A signal to stop that comes earlier ends the process with 0, and leaves no record.
+        """
+        shared = SharedState()
+        try:
+            with stoppable():
+                bound_logs(shared)
+                self._log_begin()
+                for queue, hint in unused_queues(self.connection, self.queue_names()):
+                    why = f"no job was ever enqueued there, and no other worker serves it{hint}"
+                    self.log.warning(Event("unused-queue", queue=queue, reason=why))
+                self._enlist(log_options)
+                # A command can wait for a tick.
+                self.connection.set_retry(RetryPolicy(NoBackoff(), 1))
+                self.use_strategy(options.dequeue_strategy)
+                if options.with_scheduler:  # RQ checks that there is one; the tick does its work
+                    self.scheduler = rq.scheduler.RQScheduler(
+                        self.queues, connection=self.connection, serializer=self.serializer
+                    )
+                plan = Plan("", (), options.burst, options.max_jobs, options.max_idle_time)
+                moves_due = options.with_scheduler or not options.burst
+                supervisor = Supervisor([self, *self.others], plan, moves_due, shared)
+                supervisor.listen()
+        except SystemExit:
+            self._delist()
+            raise
+        return supervisor
 
     def _count_slots(self, replaced: str) -> None:
         """Exit if we cannot serve these queues, or as many of them or slots as we were asked to."""
@@ -185,6 +201,14 @@ class Worker(RQSide):
             other.redis_server_version = self.redis_server_version
             other.register_birth()
             other.set_state("started")
+
+    def _delist(self) -> None:
+        """Remove the records of all slots, unless Redis is unreachable: then they expire."""
+        self.connection.set_retry(no_retry())
+        self.connection.connection_pool.disconnect(inuse_connections=False)  # a reply may be due
+        with suppress(*AWAY, redis.exceptions.ResponseError):
+            for worker in (self, *self.others):
+                worker.register_death()
 
     def _log_begin(self) -> None:
         if not self.log.isEnabledFor(logging.INFO):

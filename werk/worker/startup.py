@@ -100,7 +100,7 @@ _HELLO = Script("return redis.call('EXISTS', KEYS[1])")  # we need scripts, and 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Have SIGTERM and SIGINT end the process with 0: nothing has begun that needs a clean end."""
+    """Have SIGTERM and SIGINT end the process with 0, until the block installs other handlers."""
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -108,13 +108,15 @@ def stoppable() -> Iterator[None]:
     leaving = SystemExit(EXIT_OK)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
+    ours = insisting(leaving, AGAIN_S)
     for number in numbers:
-        signal.signal(number, insisting(leaving, AGAIN_S))
+        signal.signal(number, ours)
     try:
         yield
     finally:
         is_leaving = bool(signal.alarm(0))
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is ours:
+                signal.signal(number, handler)
         if is_leaving:
             raise leaving

@@ -68,9 +68,12 @@ class Supervisor:
         finally:
             self.tear_down()
 
-    def begin(self) -> None:
+    def listen(self) -> None:
+        """Take signals: from now on run() has to follow, and handles them."""
         self.wake.install()
         self.worker.install_signal_handlers()
+
+    def begin(self) -> None:
         trim_memory()
         while self.tick():
             pass
