@@ -85,7 +85,8 @@ RAISED = {
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "
-        "would-be refusals, replies that come after a lease",
+        "would-be refusals, replies that come after a lease, what tasks do to "
+        "signals, outputs and the folder, signals while a worker starts",
     ),
 }
 
