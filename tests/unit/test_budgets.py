@@ -81,7 +81,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4450,
+        4502,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "
