@@ -6,7 +6,7 @@ and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 EXIT_OK = 0
@@ -20,6 +20,9 @@ EXIT_TIMEOUT = 124  # as timeout(1)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells
 
 
+_name: Callable[[type], str] = vars(type)["__name__"].__get__  # a metaclass may have its own
+
+
 def text_of(error: BaseException) -> str:
     """Return the text of an error of users' code, whose own str() may raise."""
     try:
@@ -28,9 +31,14 @@ def text_of(error: BaseException) -> str:
         return "<its text cannot be shown>"
 
 
+def class_of(value: object) -> str:
+    """Return the name of the class of a value of users' code."""
+    return _name(type(value))
+
+
 def described(error: BaseException) -> str:
     """Return the class and the text of an error."""
-    return f"{type(error).__name__}: {text_of(error)}"
+    return f"{class_of(error)}: {text_of(error)}"
 
 
 class WerkError(Exception):

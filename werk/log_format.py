@@ -7,8 +7,11 @@ record is one line of text, and what follows (a traceback) is indented.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
+from werk.errors import described
 from werk.printable import printable
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -93,7 +96,7 @@ class SafeFormatter(logging.Formatter):
         """Return a copy of a record in which everything is escaped."""
         trace = record.exc_text
         if record.exc_info and not trace:
-            trace = self.inner.formatException(record.exc_info)
+            trace = traceback_of(record.exc_info, self.inner.formatException)
         other = logging.LogRecord.__new__(type(record))  # copy() fails for an `extra` of some names
         for name, value in vars(record).items():
             other.__dict__[name] = printable(value) if type(value) is str else value
@@ -102,6 +105,14 @@ class SafeFormatter(logging.Formatter):
         other.exc_text = trace and INDENT + indented(trace)
         other.stack_info = record.stack_info and INDENT + indented(record.stack_info)
         return other
+
+
+def traceback_of(facts: Any, format_exception: Callable[[Any], Any]) -> Any:
+    """Return the traceback of an error of users' code, or what can be shown of it."""
+    try:
+        return format_exception(facts)
+    except Exception:
+        return described(facts[1])
 
 
 def message(record: logging.LogRecord, text: str) -> str:

@@ -22,6 +22,57 @@ class Mute(Exception):
         raise RuntimeError("no text")
 
 
+class Empty(Exception):
+    """An error that is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Untrue(Exception):
+    """An error that is neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+class _Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise RuntimeError("no name")
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=_Nameless):
+    """An error of a class that does not tell its name."""
+
+
+class Classless(Exception):
+    """An error that does not tell its class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("no class")
+
+
+ERRORS = {"empty": Empty, "untrue": Untrue, "nameless": Nameless, "classless": Classless}
+
+
+def raise_odd(name: str) -> None:
+    """Raise an error of one of these classes."""
+    raise ERRORS[name]("as asked")
+
+
+def raise_asked(*_: object) -> None:
+    """Raise the error that the environment names: as any handler."""
+    raise_odd(os.environ["ODD"])
+
+
+def return_odd(name: str) -> object:
+    """Return such an error, which cannot be stored."""
+    return ERRORS[name]("as asked")
+
+
 def raise_half() -> None:
     raise ValueError(HALF)
 
@@ -80,8 +131,8 @@ _PATH = "odd_tasks."
 TASKS = {
     name: Task(_PATH + name)
     for name in (
-        "raise_half describe_and_fail return_half raise_mute close_descriptors "
-        "standard_descriptors".split()
+        "raise_odd return_odd raise_half describe_and_fail return_half raise_mute "
+        "close_descriptors standard_descriptors".split()
     )
 } | {
     "exit_at_once": Task("slot_tasks.exit_at_once", max_crashes=2),

@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.webhook import Webhook
 from support import wait_until
-from workers import ENV, Start, crash_count, ended, finished, horse, reason, runs
+from workers import ENV, PATIENT, Start, crash_count, ended, finished, horse, reason, runs
 
 import werk
 from werk.ops import failure_counts
@@ -129,6 +129,57 @@ def test_a_module_whose_error_has_no_text_is_one_clear_line(
     assert worker.wait(60) == 78
     assert NO_TEXT in worker.output()
     assert "event=died" not in worker.output()
+
+
+# --- an error that denies its class or its truth
+
+FRAMED = {"RQ_WORKER_CLASS": "patched_classes.Around"}
+ODD = ["empty", "untrue", "nameless", "classless"]
+
+
+@pytest.mark.parametrize(
+    "env", [PATIENT, FRAMED, PATIENT | {"WERK_MIDDLEWARE": "odd_tasks.around"}]
+)
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_error_fails_its_job_and_costs_no_horse(
+    start: Start, tmp_path: Path, name: str, env: dict[str, str]
+) -> None:
+    worker = start("default", **env)
+    first = horse(worker)
+    job = ended(werk.enqueue("raise_odd", name), "failed")
+    assert ("odd_tasks.Empty: as asked" if name == "empty" else "Error") in reason(job)
+    if name != "classless":  # RQ asks each result for its class, too
+        with pytest.raises(werk.ResultNotKept, match=f"odd_tasks.{name.capitalize()}"):
+            werk.enqueue("return_odd", name).result(timeout=60)
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert horse(worker) == first
+    assert f"event=failed job={job.id}" in worker.output()
+    assert f"error={name.capitalize()}" in worker.output()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_error_of_a_handler_ends_its_job(start: Start, tmp_path: Path, name: str) -> None:
+    handlers = {"ODD": name, "WERK_ON_GIVE_UP": "odd_tasks.raise_asked"}
+    words = ("default", "--exception-handler", "odd_tasks.raise_asked")
+    worker = start(*words, **PATIENT, **handlers)
+    first = horse(worker)
+    job = ended(werk.enqueue("raise_half"), "failed")
+    assert reason(job).endswith("as asked")
+    assert name.capitalize() in reason(job)
+    wait_until(lambda: f"event=give-up-failed job={job.id}" in worker.output())
+    finished(werk.enqueue("note", str(tmp_path)))
+    assert horse(worker) == first
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_error_of_a_module_is_one_clear_line(
+    spawn: Start, connection: redis.Redis, name: str
+) -> None:
+    odd = {"ODD": name, "WERK_PRELOAD": "odd_module"}
+    worker = spawn("werk", "worker", "default", env={**ENV, **TABLE, **odd})
+    assert worker.wait(60) == 78
+    why = f"WERK_PRELOAD: cannot import odd_module: {name.capitalize()}: as asked"
+    assert why in worker.output()
 
 
 # --- closed descriptors

@@ -28,6 +28,10 @@ _IS_LARGE = frozenset((dict, set, frozenset, date, timedelta, Decimal))
 _TO_CONVERT = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date)
 _OF_THE_WHOLE = ("contains", "has more", "is nested")  # true of a part, true of the whole
 
+# The names of a type. Its metaclass may have properties of these names.
+_qualname: Callable[[type], str] = vars(type)["__qualname__"].__get__
+_module: Callable[[type], str] = vars(type)["__module__"].__get__
+
 
 def plain_problem(value: object, most_parts: int = MAX_PARTS, depth: int = MAX_DEPTH) -> str | None:
     """Return why a value cannot be sent and what to send instead, or None when it is plain data."""
@@ -107,8 +111,8 @@ def _a(kind: type) -> str:
 
 def name_of(kind: type) -> str:
     """Return the name of a type for messages."""
-    module = kind.__module__
-    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+    name, module = _qualname(kind), _module(kind)
+    return name if module == "builtins" else f"{module}.{name}"
 
 
 def digest(value: object) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+
 from rq.timeouts import JobTimeoutException
 
-from werk.errors import Unreadable
+from werk.errors import Unreadable, described
 from werk.store import keys
 from werk.worker.claim import Refused, Unknown
 
@@ -17,11 +19,20 @@ WAITING = keys.key("werk", "gave-up")  # the list of failures that wait for the 
 
 def cause_of(error: BaseException) -> str:
     """Return the cause of a failure with this error."""
-    if isinstance(error, Unknown):
+    kind = type(error)  # isinstance() also asks the error itself
+    if issubclass(kind, Unknown):
         return UNKNOWN_TASK
-    if isinstance(error, Refused | Unreadable):
+    if issubclass(kind, Refused | Unreadable):
         return REFUSED
-    return TIMEOUT if isinstance(error, JobTimeoutException) else RAISED
+    return TIMEOUT if issubclass(kind, JobTimeoutException) else RAISED
+
+
+def shown(error: BaseException) -> str:
+    """Return an error as at the end of a traceback, if Python can show it."""
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except Exception:
+        return described(error)
 
 
 def entry(cause: str, run: str, now: float) -> str:

@@ -61,9 +61,9 @@ class FinalFailures:
             return True
         handler, error, _ = self.runner.run(import_function, (self.path,), {}, None)
         bound_logs(self.shared)  # its module may have set up logging
-        if not error and not callable(handler):
+        if error is None and not callable(handler):
             error = TypeError("not a function; write def gave_up(job, cause, traceback)")
-        if error:
+        if error is not None:
             why = printable(described(error))
             self.log.log.error("WERK_ON_GIVE_UP: cannot import %s: %s", self.path, why)
             return False
@@ -74,7 +74,7 @@ class FinalFailures:
     @property
     def places(self) -> list[str]:
         """The list that an idle horse watches besides its queues."""
-        return [WAITING] if self.handler else []
+        return [] if self.handler is None else [WAITING]
 
     def may_be_due(self) -> bool:
         """Return whether a busy horse may call the handler again."""
@@ -89,8 +89,10 @@ class FinalFailures:
 
     def handle(self) -> bool:
         """Call the handler for what waits, for about TURN_S. Return whether anything waited."""
+        if self.handler is None:
+            return False
         began, found = time.monotonic(), False
-        while self.handler and not self.shared.stop and time.monotonic() < began + TURN_S:
+        while not self.shared.stop and time.monotonic() < began + TURN_S:
             with self.shared.watched(FINISH_S):
                 failure = self.client.eval(*self.take_words)
             if not failure:
@@ -121,9 +123,9 @@ class FinalFailures:
         runner = self.runner
         runner.arm(HANDLER_S)
         _, error, _ = runner.run(self.handler, (job, cause, trace), {}, None)
-        if error:
-            why = described(error)
-            self.log.log.error(Event("give-up-failed", job=job.id, reason=why), exc_info=error)
+        if error is not None:
+            facts = Event("give-up-failed", job=job.id, reason=described(error))
+            self.log.log.error(facts, exc_info=(type(error), error, error.__traceback__))
         else:
             self.log.event("gave-up", {"job": job.id, "reason": cause})
 

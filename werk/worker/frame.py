@@ -165,14 +165,15 @@ class Frame:
         if self.mismatch:
             return recorder.refuse(claim, job, self.mismatch)
         if self.has_begun and not self.is_over:  # nothing has been recorded
-            trouble = trouble or RuntimeError("perform_job returned, but the job did not run")
+            if trouble is None:
+                trouble = RuntimeError("perform_job returned, but the job did not run")
             self.fail(trouble)
             return recorder.fail(claim, job, trouble)
         outcome = self.plain_success()
-        if not outcome and (why_not := self.why_open(trouble)):
+        if not outcome and (why_not := self.why_open(trouble)) is not None:
             ended = failure(claim, why_not, performer.shared.now())
             return recorder.final(ended, cause_of(why_not))
-        if trouble:
+        if trouble is not None:
             facts = {**claim.facts(self.task), "reason": described(trouble)}
             performer.log.event("patch-failed", facts, logging.WARNING)
         return outcome
@@ -188,13 +189,15 @@ class Frame:
 
     def why_open(self, trouble: BaseException | None) -> BaseException | None:
         """Return why an execution is not recorded, None if it is."""
-        if isinstance(trouble, Late):
+        if type(trouble) is Late:
             return trouble
         try:
             is_recorded = self.performer.recorder.is_recorded(self.claim)
         except redis.exceptions.ResponseError as error:
-            return trouble or error
-        return None if is_recorded else trouble or RuntimeError("RQ did not record the outcome")
+            return error if trouble is None else trouble
+        if is_recorded:
+            return None
+        return RuntimeError("RQ did not record the outcome") if trouble is None else trouble
 
 
 CALLS.add(Frame.call.__code__)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
+from werk.errors import class_of
 from werk.log_format import Event
 from werk.store.keys import text
 from werk.worker.claim import Claim
@@ -29,8 +30,9 @@ class JobLog:
 
     def ended(self, facts: dict[str, object], error: BaseException | None, took: float) -> None:
         """Log that a task has ended, after `took` seconds."""
-        how: dict[str, object] = {"error": type(error).__name__} if error else {}
-        self.event("failed" if error else "done", {**facts, **how, "elapsed": round(took, 3)})
+        how: dict[str, object] = {} if error is None else {"error": class_of(error)}
+        event = "done" if error is None else "failed"
+        self.event(event, {**facts, **how, "elapsed": round(took, 3)})
 
     def dropped(self, dropped: list[bytes]) -> None:
         for job_id, why in zip(dropped[::2], dropped[1::2], strict=True):

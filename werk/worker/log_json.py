@@ -8,7 +8,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from werk.log_format import OWN, Event, moment
+from werk.log_format import OWN, Event, moment, traceback_of
 
 PLAIN = (str, int, type(None))  # is JSON as it is
 RESERVED = {*vars(logging.makeLogRecord({})), "message", "asctime"}
@@ -25,6 +25,9 @@ class JsonLines(JsonFormatter):
     def __init__(self) -> None:
         super().__init__(json_serializer=_dumps)
         self.running = dict[str, object]
+
+    def formatException(self, ei: Any) -> Any:
+        return traceback_of(ei, super().formatException)
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]

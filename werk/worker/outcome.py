@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 import time
-import traceback
 import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -30,7 +29,7 @@ from werk.store.keys import text
 from werk.store.limits import DEFER_S, ERROR_LENGTH, UNKNOWN_S
 from werk.store.scripts import Script, script
 from werk.worker import rq_classes, webhooks
-from werk.worker.causes import STOPPED, cause_of
+from werk.worker.causes import STOPPED, cause_of, shown
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.counters import Counters
 from werk.worker.log import JobLog
@@ -88,7 +87,7 @@ def failure(
 ) -> Outcome:
     """Return a failure, or a stop, that is recorded without RQ's code, which may not even be able
     to read the record. `task` is its name, if the claim is not known."""
-    reason = "".join(traceback.format_exception_only(error)).strip()
+    reason = shown(error)
     value = base64.b64encode(zlib.compress(storable(reason).encode()))
     if isinstance(claim, Claim):
         queue, task = claim.origin, text(claim.task)
@@ -171,8 +170,8 @@ class Recorder:
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
             job.ended_at = datetime.now(timezone.utc)
-            shown = described(why)
-            self.worker.handle_job_failure(job, queue, exc_string=shown, execution=execution)
+            reason = described(why)
+            self.worker.handle_job_failure(job, queue, exc_string=reason, execution=execution)
 
         return self.record(claim, job, record, why, cause_of(why))
 
@@ -190,12 +189,12 @@ class Recorder:
         """
         trouble = self._try_to_record(claim, job, record, cause)
         for _ in range(MOST_UNDONE):
-            if not isinstance(trouble, Undone):
+            if type(trouble) is not Undone:
                 break
             trouble = self._try_to_record(claim, self.job(claim.id), record, cause)
-        if not trouble:
+        if trouble is None:
             return None
-        error = why or trouble
+        error = trouble if why is None else why
         ended = failure(claim, error, self.shared.now(), keep_s=self.failure_ttl(claim.id))
         return self.final(ended, cause or cause_of(error))
 

@@ -85,18 +85,21 @@ class Performer:
             log.event("started", claim.facts(task))
         function = path
         if type(path) is str:
-            function = runner.functions.get(path) or runner.load(path, job)
+            known = runner.functions
+            function = known[path] if path in known else runner.load(path, job)
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
         if self.patches.found():
             return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
         began = runner.started
         result, error, took = runner.run(function, args, kwargs, job)
-        if error and (mismatch := version_mismatch(claim, task, error, (path, args, kwargs))):
-            return self.refuse(claim, job, mismatch)
+        if error is not None and (
+            bad := version_mismatch(claim, task, error, (path, args, kwargs))
+        ):
+            return self.refuse(claim, job, bad)
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
-        if error:
+        if error is not None:
             self.counters.add(task, False, took, claim, began)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
@@ -116,7 +119,7 @@ class Performer:
             return stored(self.dumps, result)
         self.runner.arm(limit_s)
         value, error, _ = self.runner.run(stored, (self.dumps, result), {}, job)
-        return reason_of(error, result) if error else value
+        return value if error is None else reason_of(error, result)
 
     def refuse(self, claim: Claim, job: Job, why: Exception) -> Outcome | None:
         self.log.claim, self.log.task = claim, ""

@@ -217,7 +217,7 @@ def end_copies(pid: int, error: BaseException | None = None) -> None:
     try:
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error:
+        elif error is not None:
             code = 1
             sys.excepthook(type(error), error, error.__traceback__)
         flush_all()

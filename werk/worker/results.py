@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from binascii import b2a_base64
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from werk.errors import ArgumentError
 from werk.printable import storable
 from werk.store import payload, plain
 from werk.store.limits import ERROR_LENGTH
+from werk.worker.causes import shown
 
 
 def stored(dumps: Callable[[object], bytes], result: object) -> bytes | str | None:
@@ -50,7 +50,6 @@ def reason_of(error: BaseException, result: object) -> str:
     """Return the reason for an error that the serializer raised for a result."""
     if isinstance(error, ArgumentError):
         return storable(str(error)[: payload.LONGEST_REASON])
-    shown = traceback.format_exception_only(error)[-1].strip()  # str(error) may raise
     what = f"the value is of type {plain.name_of(type(result))}, which cannot be stored"
-    why = f"{what} ({shown[:ERROR_LENGTH]}); use {plain.PLAIN}"
+    why = f"{what} ({shown(error)[:ERROR_LENGTH]}); use {plain.PLAIN}"
     return storable(why[: payload.LONGEST_REASON])

@@ -132,7 +132,7 @@ class RQSide(RQLoop):
         self, job: Job, queue: Queue, execution: Execution, exc_info: Any
     ) -> None:
         error = exc_info[1]
-        if self.frame and isinstance(error, (Late, Unusable)):
+        if self.frame and issubclass(type(error), (Late, Unusable)):
             raise error  # it comes from RQ's own code, which takes it for the task's
         if not self.frame or self.frame.fail(error):
             self.cause = cause_of(error)

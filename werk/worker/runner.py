@@ -73,7 +73,7 @@ class Runner:
         for name in modules:
             _, error, _ = self.run(importlib.import_module, (name,), {}, None)
             bound_logs(self.shared)  # the module may have set up logging
-            if error:
+            if error is not None:
                 why = printable(described(error))
                 self.log.log.error("WERK_PRELOAD: cannot import %s: %s", name, why)
                 return False
@@ -84,7 +84,7 @@ class Runner:
         """Import the middleware. Return False, and log why, if one cannot be imported."""
         found, error, _ = self.run(middleware.load, ("WERK_MIDDLEWARE", paths), {}, None)
         bound_logs(self.shared)  # its module may have set up logging
-        if error:
+        if error is not None:
             self.log.log.error("%s", printable(text_of(error)))
             return False
         self.middleware = found
@@ -98,7 +98,7 @@ class Runner:
         for flush in middleware.flushes(self.middleware):
             self.arm(FLUSH_S + 1)
             _, error, _ = self.run(flush, (FLUSH_S,), {}, None)
-            if error:
+            if error is not None:
                 why = printable(described(error))
                 place = f"{flush.__module__}.flush"
                 facts: dict[str, object] = {"middleware": place, "reason": why}
@@ -179,8 +179,8 @@ class Runner:
         function, error, _ = self.run(self._look_up, (path,), {}, job)
         self.shared.deadline = deadline
         self.imported()
-        self.has_failed_import = self.has_failed_import or bool(error)
-        return _raising(error) if error else function
+        self.has_failed_import = self.has_failed_import or error is not None
+        return function if error is None else _raising(error)
 
     def is_spoiled(self) -> bool:
         """Return whether an import has failed: it may have left things half begun elsewhere.
