@@ -183,6 +183,12 @@ def keep_and_fail(folder: str) -> None:
     raise ValueError("as asked")
 
 
+def read_own(folder: str) -> None:
+    """Wait until the test lets go, and read the own job."""
+    block(folder)
+    print(get_current_job().origin)
+
+
 def mistaken() -> None:
     """Call another function in a wrong way."""
     note()  # type: ignore[call-arg]
@@ -347,6 +353,7 @@ TASKS = {
     "use_alarms": Task(_PATH + "use_alarms", timeout=1),
     "retried": Task(_PATH + "fail", retry=2, retry_delay=1),
     "retried_meta": Task(_PATH + "keep_and_fail", retry=1, retry_delay=1),
+    "read_own": Task(_PATH + "read_own", timeout=2, retry=1, retry_delay=3600),
     "missing": Task("worker_tasks.not_there"),
     "fragile": Task("fragile_tasks.fragile"),
 }

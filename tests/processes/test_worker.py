@@ -508,6 +508,19 @@ def test_a_swallowed_timeout_is_one_all_the_same(work: Start, tmp_path: Path) ->
     assert (record.ended_at - record.started_at).total_seconds() < 60  # it would sleep on
 
 
+def test_a_time_limit_that_ends_the_reading_of_the_own_job_costs_no_retry(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    work(env=PATIENT)
+    job = werk.enqueue("read_own", str(tmp_path))
+    begun(tmp_path)
+    connection.execute_command("CLIENT", "PAUSE", 4000, "ALL")  # for longer than the limit of 2 s
+    go(tmp_path)
+    record = ended(job, "scheduled")
+    assert "JobTimeoutException" in reason(record)
+    assert record.retries_left == 0
+
+
 def test_alarms_are_a_tasks_own_and_its_limit_is_kept(work: Start, tmp_path: Path) -> None:
     job = werk.enqueue("use_alarms", str(tmp_path), options=werk.Options(timeout=4))
     work("default", "--burst", env=PATIENT).wait(60)

@@ -83,9 +83,8 @@ class Performer:
         log.claim, log.task = claim, task
         if log.logs_jobs:
             log.event("started", claim.facts(task))
-        function = path
+        function, known = path, runner.functions
         if type(path) is str:
-            known = runner.functions
             function = known[path] if path in known else runner.load(path, job)
         if runner.middleware:
             function = runner.within(function, claim, task, path, job)
@@ -93,14 +92,13 @@ class Performer:
             return Frame(self, claim, task, keep_s).perform(path, (function, args, kwargs), job)
         began = runner.started
         result, error, took = runner.run(function, args, kwargs, job)
-        if error is not None and (
-            bad := version_mismatch(claim, task, error, (path, args, kwargs))
-        ):
-            return self.refuse(claim, job, bad)
+        if error is not None:
+            if mismatch := version_mismatch(claim, task, error, (path, args, kwargs)):
+                return self.refuse(claim, job, mismatch)
+            self.counters.add(task, False, took, claim, began)
         if log.logs_jobs:
             log.ended(claim.facts(task), error, took)
         if error is not None:
-            self.counters.add(task, False, took, claim, began)
             return recorder.fail(claim, job, error)
         is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
         value = self.store(result, job, limit_s) if is_plain else None

@@ -192,11 +192,11 @@ def lazy(job_class: type[Job], worker: RQWorker) -> type[Job]:
         if name == "meta" and serializer is PlainSerializer:
             with suppress(Unreadable):  # RQ has a placeholder for it
                 return self.get_meta()
-        touched = dict(self.__dict__)
+        read = job_class(self.__dict__["_id"], connection, serializer)
+        read.refresh()  # type: ignore[no-untyped-call]
+        # Not before: a time limit may interrupt that, and the job then has to be read again.
+        self.__dict__ = {**read.__dict__, **self.__dict__}
         self.__class__ = job_class
-        job_class.__init__(self, touched["_id"], connection, serializer)
-        self.refresh()  # type: ignore[no-untyped-call]
-        self.__dict__.update(touched)
         return getattr(self, name)
 
     known = {"__getattr__": __getattr__, "connection": connection, "serializer": serializer}
