@@ -277,6 +277,13 @@ def end_children(count: int, handler: str = "") -> list[int | None]:
     return found
 
 
+def fork_in_handler(job: Any, *rest: Any) -> bool:
+    """An exception handler that returns, and raises in the process that it forks."""
+    if os.fork() == 0:
+        raise ValueError("in the child")
+    return True
+
+
 def hold_descriptors(how: str) -> None:
     """Open files until there is no descriptor left, keep them, and end in the given way."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))

@@ -58,6 +58,34 @@ def test_a_fork_that_raises_leaves_its_traceback(work: Start, tmp_path: Path) ->
     assert "ValueError: in the child" in worker.output()
 
 
+def test_an_exception_handler_that_forks_and_raises_leaves_one_horse(
+    work: Start, tmp_path: Path
+) -> None:
+    worker = work("default", "--exception-handler", "worker_tasks.fork_in_handler", env=PATIENT)
+    horse = horse_of(worker)
+    for job in [werk.enqueue("fail", str(tmp_path)) for _ in range(20)]:
+        assert reason(ended(job, "failed")).endswith("ValueError: as asked\n")
+    next_job(tmp_path)
+    assert {int(run[1]) for run in runs(tmp_path)} == {horse_of(worker)} == {horse}
+    assert len(runs(tmp_path)) == 21
+    assert "ValueError: in the child" in worker.output()
+
+
+def test_a_callback_whose_import_forks_and_raises_ends_its_job_once(
+    work: Start, connection: redis.Redis, tmp_path: Path
+) -> None:
+    table = {"WERK_REGISTRY": "worker_tasks:TASKS,forking_tasks:TASKS"}
+    worker = work(env=PATIENT | table)
+    horse = horse_of(worker)
+    job = Queue(connection=connection).enqueue(
+        "worker_tasks.note", str(tmp_path), on_success=Callback("forking_module.callback")
+    )
+    wait_until(lambda: job.get_status() == "finished")
+    next_job(tmp_path)
+    assert len(job.results()) == 1
+    assert {int(run[1]) for run in runs(tmp_path)} == {horse_of(worker)} == {horse}
+
+
 def test_a_callback_that_forks_ends_its_job_once(
     work: Start, connection: redis.Redis, tmp_path: Path
 ) -> None:

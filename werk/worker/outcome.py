@@ -33,6 +33,7 @@ from werk.worker.causes import STOPPED, cause_of, shown
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.counters import Counters
 from werk.worker.log import JobLog
+from werk.worker.process import alone
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState
@@ -226,7 +227,8 @@ class Recorder:
             ):
                 self.begin_finish(job)
                 self.worker.cause = cause or self.worker.cause
-                record(job, queue, execution)
+                with alone():  # in here, because a copy must not write to the shared state
+                    record(job, queue, execution)
                 if self.is_recorded(claim):
                     return None
                 if self.worker.has_committed:

@@ -17,8 +17,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 from werk.log_format import Event
@@ -249,6 +249,19 @@ def outlive_sigterm() -> None:
 
     signal.signal(signal.SIGTERM, survive)
     os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=become_child)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """End the copies of this process that user code forks in the context."""
+    pid, error = os.getpid(), None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        end_copies(pid, error)
 
 
 def _die_at_the_end_of(life: int) -> None:

@@ -33,7 +33,7 @@ from werk.settings import Settings
 from werk.store import failures, keys, payload, scripts
 from werk.worker import retries, webhooks
 from werk.worker.claim import permit
-from werk.worker.process import end_copies
+from werk.worker.process import alone, end_copies
 
 if TYPE_CHECKING:
     from werk.worker.rq_side import RQSide
@@ -135,17 +135,20 @@ class _RegisteredJob(_BoundedJob):
     @property
     def success_callback(self) -> Any:
         permit(self._success_callback_name)
-        return super().success_callback
+        with alone():  # it is imported
+            return super().success_callback
 
     @property
     def failure_callback(self) -> Any:
         permit(self._failure_callback_name)
-        return super().failure_callback
+        with alone():  # it is imported
+            return super().failure_callback
 
     @property
     def stopped_callback(self) -> Any:
         permit(self._stopped_callback_name)
-        return super().stopped_callback
+        with alone():  # it is imported
+            return super().stopped_callback
 
 
 def bounded(job_class: type[Job], *, registered_only: bool) -> type[Job]:

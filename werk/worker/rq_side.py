@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from werk.store.limits import MONTH_S
 from werk.worker.attempts import Retried, number_results
 from werk.worker.causes import RAISED, WAITING, cause_of, entry
 from werk.worker.claim import Claim, Late
-from werk.worker.process import end_copies
+from werk.worker.process import alone
 from werk.worker.redis_side import Unusable
 from werk.worker.results import why_not_kept
 from werk.worker.retries import limit_retries
@@ -82,7 +81,8 @@ class RQSide(RQLoop):
     ) -> None:
         self.not_kept = not_kept
         try:
-            self._finalize_success(job, queue, execution, result)
+            with alone():
+                self._finalize_success(job, queue, execution, result)
         except Late:
             raise
         except BaseException:  # a success callback that fails: the job fails, as in RQ
@@ -214,9 +214,8 @@ class RQSide(RQLoop):
         return not (self.ask_fence and run) or self.ask_fence(run, job)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        pid = os.getpid()
-        super().handle_exception(job, *exc_info)  # calls --exception-handler
-        end_copies(pid)
+        with alone():
+            super().handle_exception(job, *exc_info)  # calls --exception-handler
 
     def handle_job_success(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
         """Store RQ's text for a result that cannot be stored. The callback has had the result."""
