@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 from rq import get_current_job
@@ -125,6 +126,28 @@ def around(subject: Any, call_next: Any) -> Any:
 
 def flush(seconds: float) -> None:
     raise Mute
+
+
+class Renamed:
+    """A class whose method `before` has another name by now."""
+
+    def now(self) -> None: ...
+
+
+class Read:
+    """An object whose payload runs code when it is read."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return be_read, (self.how,)
+
+
+def be_read(how: str) -> None:
+    if how == "exits":
+        sys.exit(3)
+    time.sleep(3600)  # until the time limit
 
 
 _PATH = "odd_tasks."

@@ -12,9 +12,10 @@ import pytest
 import redis
 import roles
 from any_values import VALUES
-from rq import Callback, Queue
+from rq import Callback, Queue, Retry
 from rq.job import Job
 from support import Process, run, samples, wait_until
+from workers import PATIENT, horse, reason
 
 import werk
 from werk.ops import checks, metrics
@@ -96,6 +97,29 @@ def test_the_same_jobs_are_refused_without_it(work: Start, connection: redis.Red
     assert counts(connection) == {}
 
 
+def test_a_call_that_cannot_be_read_fails_with_its_own_error(
+    work: Start, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from odd_tasks import Read, Renamed
+
+    def before(self: Renamed) -> None: ...
+
+    monkeypatch.setattr(Renamed, "before", before, raising=False)  # as of the caller's version
+    worker = work(env=FREE | PATIENT)
+    first = horse(worker)
+    queue = Queue(connection=connection)
+    renamed = queue.enqueue(Renamed().before)  # type: ignore[attr-defined]
+    exits = queue.enqueue("math.sqrt", Read("exits"))
+    hangs = queue.enqueue("math.sqrt", Read("hangs"), job_timeout=1, retry=Retry(max=1))
+    wait_for(renamed, exits, hangs)
+    assert reason(renamed).endswith("'Renamed' object has no attribute 'before'\n")
+    assert reason(exits).endswith("SystemExit: 3\n")
+    assert "JobTimeoutException" in reason(hangs)
+    assert len(hangs.results()) == 2
+    assert horse(worker) == first
+    assert counts(connection) == {}
+
+
 def test_each_worker_adds_to_the_count(work: Start, connection: redis.Redis) -> None:
     queue = Queue(connection=connection)
     for number in (1, 2):
@@ -110,13 +134,13 @@ def test_what_is_registered_by_now_is_no_problem(
 ) -> None:
     work(env=FREE)
     now = time.time()
-    for name, reason, age_s in (
+    for name, why, age_s in (
         ("hello", "Refused: ...", 0),
         ("werk.jobs.hello", "Refused: ...", 0),
         ("werk.jobs.sleep", "Unreadable: ...", 0),
         ("shop.old", "Refused: ...", 8 * 86400),
     ):
-        text = json.dumps({"last": now - age_s, "count": 2, "reason": reason})
+        text = json.dumps({"last": now - age_s, "count": 2, "reason": why})
         connection.hset("rq:werk:would-refuse", name, text)
     wait_until(lambda: problem(light).endswith("_UNREGISTERED: werk.jobs.sleep (2)"))
 

@@ -37,6 +37,7 @@ from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
 from werk.worker.process import end_copies
 from werk.worker.refusals import Refusals
+from werk.worker.rq_classes import set_call
 from werk.worker.shared_state import SharedState
 
 IMPORT_AGAIN_S = 10.0  # how old a horse is at least that leaves because an import has failed
@@ -115,10 +116,13 @@ class Runner:
         """
         self.arm(limit_s)
         if self.refusals:
-            path, args, kwargs = _any_call(claim.data or b"", self.refusals.serializer)
+            try:
+                path, args, kwargs = _any_call(claim.data or b"", self.refusals.serializer)
+            except BaseException as error:  # the job fails with it, as in RQ
+                self.is_running = False
+                return "-", _unread(error), (), {}
             name = self.tasks.get(path, ("-", ""))[0] if type(path) is str else "-"
-            if path is not _unreadable:
-                self._note_refusal(self.refusals, claim, path)
+            self._note_refusal(self.refusals, claim, path)
             self.is_running = False
             return name, path, args, kwargs
         call = self._registered(claim)
@@ -257,16 +261,29 @@ class Runner:
 
 
 def _any_call(data: bytes, reader: Any) -> Call:
-    """Return any call, for WERK_ALLOW_UNREGISTERED. An unreadable payload fails as in RQ."""
+    """Return any call, for WERK_ALLOW_UNREGISTERED.
+
+    Raises DeserializationError, as RQ, and what the code of the payload raises.
+    """
     try:
         name, instance, args, kwargs = reader.loads(payload.decompress(data))
-    except Exception:
-        return _unreadable, (), {}
-    return (getattr(instance, name) if instance else name), args, kwargs
+    except JobTimeoutException:
+        raise
+    except Exception as error:
+        raise DeserializationError() from error
+    return (name if instance is None else getattr(instance, name)), args, kwargs
 
 
-def _unreadable() -> None:
-    raise DeserializationError()
+def _unread(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises the error of a payload, and keeps RQ from reading it again."""
+    fail = _raising(error)
+
+    def fail_unread() -> None:
+        if job := _current_job.get():
+            set_call(job, "-", (), {})
+        fail()
+
+    return fail_unread
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:
