@@ -401,6 +401,28 @@ def test_only_the_handlers_of_stdout_and_stderr_are_changed(
     assert (tmp_path / "err").read_text() == "ä\N{SNOWMAN}\\udc80\n"
 
 
+class Tee:
+    """What stands for stdout in some applications: it has little of a stream."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.write, self.fileno = out.write, out.fileno
+
+
+def test_a_handler_may_write_to_what_has_little_of_a_stream(
+    shared: SharedState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("shop.tee")
+    with open(tmp_path / "out", "w") as out:
+        monkeypatch.setattr(sys, "stdout", Tee(out))
+        handler = logging.StreamHandler(sys.stdout)
+        log.addHandler(handler)
+        log_stream.bound_logs(shared)
+        log.warning("ä")
+        log.removeHandler(handler)
+        log_stream.flush_all()
+    assert (tmp_path / "out").read_text() == "ä\n"
+
+
 @pytest.mark.parametrize("is_full", [False, True])
 def test_emptying_a_buffer_does_not_block(
     unread: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, is_full: bool

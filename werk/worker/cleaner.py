@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 
 from werk.errors import described
 from werk.log_format import Event
@@ -34,7 +35,8 @@ class Cleaner:
         with self.shared.watched(CLEAN_S):
             try:
                 self.pid = forked(self._clean_up)
-                os.waitpid(self.pid, 0)
+                with suppress(ChildProcessError):  # a task has had SIGCHLD ignored: it has ended
+                    os.waitpid(self.pid, 0)
             except OSError as error:  # no process is available: try again next time
                 self.log.error(Event("clean-up-failed", reason=error))
             self.pid = 0

@@ -40,8 +40,8 @@ class LogStream:
     ) -> None:
         self.shared, self.line = shared, line
         self._out = _Descriptor(stream.fileno())
-        self._encoding = stream.encoding or "utf-8"
-        self._is_terminal = stream.isatty()
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"  # it may only write()
+        self._is_terminal = os.isatty(self._out.number)
         self._dropped = 0  # lines in a row
 
     def fileno(self) -> int:
@@ -215,8 +215,8 @@ def _flush(stream: Any) -> None:
             stream.flush()
         elif held := _take(stream, number):
             _Descriptor(number).write(held, WAIT_S)
-    except (OSError, ValueError):
-        pass  # no descriptor is left, or the stream has been closed
+    except (AttributeError, OSError, ValueError):
+        pass  # it has no flush(), no descriptor is left, or it has been closed
 
 
 def _take(stream: TextIO, number: int) -> bytes:
