@@ -8,6 +8,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from werk.errors import class_of
 from werk.log_format import OWN, Event, moment, traceback_of
 
 PLAIN = (str, int, type(None))  # is JSON as it is
@@ -60,12 +61,19 @@ def _dumps(data: dict[str, Any], **options: Any) -> str:
     try:
         return json.dumps(data, allow_nan=False, **options)
     except Exception:
-        plain = {name: v if isinstance(v, PLAIN) else _repr(v) for name, v in data.items()}
-        return json.dumps(plain, ensure_ascii=True)
+        return json.dumps({name: _plain(value) for name, value in data.items()}, ensure_ascii=True)
+
+
+def _plain(value: object) -> object:
+    try:
+        json.dumps(value, allow_nan=False)  # fails for an int of thousands of digits, too
+    except Exception:
+        return _repr(value)
+    return value if isinstance(value, PLAIN) else _repr(value)
 
 
 def _repr(value: object) -> str:
     try:
         return repr(value)
     except Exception as error:
-        return f"<{type(value).__name__}: {type(error).__name__}>"
+        return f"<{class_of(value)}: {class_of(error)}>"
