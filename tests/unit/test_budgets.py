@@ -63,7 +63,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1174,
+        1176,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
@@ -72,7 +72,7 @@ RAISED = {
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
     ),
     "werk": (
-        899,
+        910,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
@@ -81,7 +81,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4502,
+        4549,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "
