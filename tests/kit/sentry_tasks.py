@@ -28,6 +28,9 @@ def pay(user: str, pin: str, card: dict[str, Any], limit: int = 7) -> None:
     sentry_sdk.set_extra("card", card)
     sentry_sdk.set_tag("pin", pin)
     held = [Card(card["number"])]
+    timestamp = {pin: {"job_id": pin}}  # keys, and names that Sentry and werk have for ids
+    sentry_sdk.set_context("carts", {pin: timestamp})
+    sentry_sdk.set_tag(str(card["number"]), "a card")
     with sentry_sdk.start_span(op="pay", name=f"limit={limit} {pin}"):
         raise ValueError(f"{user}: {pin!r} of {held} is wrong")
 

@@ -68,8 +68,8 @@ RAISED = {
         "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
-        1095,
-        "strict checks, decorated tasks, result types, damaged catalog pages, secrets",
+        1104,
+        "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked keys",
     ),
     "werk": (
         910,

@@ -18,7 +18,7 @@ SECRETS: list[Any] = [
 
 
 def mask(*hidden: Any) -> Mask:
-    found = Mask("***", ["id"])
+    found = Mask("***")
     found.values = [*hidden]
     return found
 
@@ -49,10 +49,23 @@ def test_numbers_and_short_values_are_masked_as_a_whole() -> None:
     ]  # fmt: skip
 
 
-def test_what_is_below_a_key_that_is_left_alone_is_not_masked() -> None:
-    data = {"id": "4711", "own": {"id": 4711, "pin": 4711}, "4711": None}
-    assert mask(4711).apply(data) == {
-        "id": "4711", "own": {"id": 4711, "pin": "***"}, "4711": None
+def test_keys_are_masked() -> None:
+    data = {"4711": {"hunter2": 1}, "a hunter2 b": 2, 4711: 3, ("other",): 4}
+    assert mask(4711, "hunter2").apply([data]) == [
+        {"***": 3, "a *** b": 2, ("other",): 4}
+    ]  # fmt: skip
+
+
+def test_ids_and_keys_of_the_own_places_are_not_masked() -> None:
+    found = Mask("***", ["", "lines", "tags.id"], ["id"])
+    found.values = [4711, "id", "vars"]
+    data = {
+        "id": "4711", "pin": 4711, "lines": [{"id": 4711, "vars": {"id": 4711, "vars": 1}}],
+        "tags": {"id": 4711, "vars": "id"}, "other": {"id": 4711},
+    }  # fmt: skip
+    assert found.apply(data) == {
+        "id": "4711", "pin": "***", "lines": [{"id": 4711, "vars": {"***": 1}}],
+        "tags": {"id": 4711, "***": "***"}, "other": {"***": "***"},
     }  # fmt: skip
 
 

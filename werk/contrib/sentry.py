@@ -16,15 +16,14 @@ from typing import Any
 
 import sentry_sdk.integrations.logging
 
+from werk.contrib.sentry_format import IDS, OWN
 from werk.tasks import secrets
 
 flush = sentry_sdk.flush  # with a time limit in seconds; a horse calls it before it exits
 
 _TRACE = "_sentry_trace_headers"  # in a job's meta: the key of Sentry's integration for RQ
 _read = partial(sentry_sdk.utils.event_from_exception, mechanism={"type": "werk", "handled": False})
-# Not masked, because a number may be a part of these by accident:
-_IDS = "event_id trace_id span_id parent_span_id job_id attempt timestamp start_timestamp lineno"
-_mask = secrets.Mask("[Filtered]", _IDS.split())  # for the secrets of the last job
+_mask = secrets.Mask("[Filtered]", OWN, IDS)  # for the secrets of the last job
 
 sentry_sdk.integrations.logging.ignore_logger("rq.worker")  # it logs each failure as an ERROR
 

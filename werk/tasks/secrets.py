@@ -18,9 +18,14 @@ SHORT = 4  # a value with fewer is masked as a word only, not as a part of anoth
 class Mask:
     """Replaces the values in `values`, wherever they appear in data such as JSON."""
 
-    def __init__(self, shown: str, unmasked: Collection[str] = ()) -> None:
-        """Make a mask that shows `shown` instead, except below a key in `unmasked`."""
-        self.shown, self.unmasked = shown, frozenset(unmasked)
+    def __init__(self, shown: str, own: Collection[str] = (), ids: Collection[str] = ()) -> None:
+        """Make a mask that shows `shown` instead.
+
+        `own` are the places whose keys come from the format of the data: paths of dicts, such as
+        "spans" and "contexts.trace", and of single keys. A list adds nothing to a path. There keys
+        are kept, and so are the values of the keys in `ids`.
+        """
+        self.shown, self.own, self.ids = shown, frozenset(own), frozenset(ids)
         self.values = []
 
     @property
@@ -36,15 +41,26 @@ class Mask:
 
     def apply(self, data: Any) -> Any:
         """Return a copy of lists, dicts, texts and numbers, with the values replaced."""
-        return _applied(data, self._find, self) if self._find else data
+        return _applied(data, self._find, self, "") if self._find else data
 
 
-def _applied(data: Any, find: re.Pattern[str], mask: Mask) -> Any:
+def _applied(data: Any, find: re.Pattern[str], mask: Mask, path: str) -> Any:
     if isinstance(data, dict):
-        own = mask.unmasked
-        return {k: v if k in own else _applied(v, find, mask) for k, v in data.items()}
+        found = {}
+        for key, value in data.items():
+            below = f"{path}.{key}" if path else str(key)
+            is_own = path in mask.own or below in mask.own
+            is_id = is_own and key in mask.ids
+            shown = key if is_own else _masked(key, find, mask)
+            found[shown] = value if is_id else _applied(value, find, mask, below)
+        return found
     if isinstance(data, list | tuple):
-        return [_applied(each, find, mask) for each in data]
+        return [_applied(each, find, mask, path) for each in data]
+    return _masked(data, find, mask)
+
+
+def _masked(data: Any, find: re.Pattern[str], mask: Mask) -> Any:
+    """Mask a text or a number; return anything else as it is."""
     if isinstance(data, str):
         return find.sub(lambda _: mask.shown, data)
     is_number = type(data) in (int, float)
