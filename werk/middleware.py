@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pkgutil import resolve_name
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 from werk.errors import ConfigError, WerkError, described
@@ -61,6 +62,12 @@ def flushes(chain: Sequence[Middleware]) -> list[Callable[[float], object]]:
     modules = dict.fromkeys(path.rpartition(".")[0] for path, _ in chain)
     found = (getattr(sys.modules.get(name), "flush", None) for name in modules)
     return [flush for flush in found if callable(flush)]
+
+
+def raiser(error: BaseException) -> str:
+    """Return the path of the middleware that raised an error; "" if call_next() raised it."""
+    calls = [f for f, _ in walk_tb(error.__traceback__) if f.f_code is through.__code__]
+    return calls[-1].f_locals.get("path", "") if calls else ""
 
 
 def through(chain: Sequence[Middleware], subject: object, innermost: Callable[[], Any]) -> Any:

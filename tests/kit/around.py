@@ -97,3 +97,14 @@ def hides(request: Any, call_next: Next) -> Any:
 def spoils(request: Any, call_next: Next) -> Any:
     request.meta["file"] = object()
     return call_next()
+
+
+def refuses(request: Any, call_next: Next) -> Any:
+    if "1" in request.call:
+        raise ConnectionRefusedError(111, "Connection refused")  # as a socket does
+    return call_next()
+
+
+def loses(request: Any, call_next: Next) -> Any:
+    call_next()
+    raise ConnectionRefusedError(111, "Connection refused")

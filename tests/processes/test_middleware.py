@@ -17,7 +17,7 @@ from support import KIT, PYTHONPATH, Process, run, wait_until
 from workers import PATIENT, Start, begun, ended, finished, go, places, reason
 
 import werk
-from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable
+from werk.errors import EXIT_CONFIG, ArgumentError, ConfigError, RedisUnavailable, WerkError
 from werk.middleware import BrokenMiddleware
 from werk.ops.cron import Cron
 from werk.ops.crontab import read
@@ -255,6 +255,79 @@ def test_the_command_line_batches_cron_and_http_use_it_too(
     assert len(ids) == 5
     for each in ids:
         assert Job.fetch(text(each), connection=connection).meta == {"own": "note default"}
+
+
+REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "count"),
+    [
+        (["breaks"], "LookupError: no tenant; raised by the middleware around.breaks", 0),
+        (["signs", "refuses"], f"{REFUSED}; raised by the middleware around.refuses", 0),
+        (["loses", "signs"], f"{REFUSED}; raised by the middleware around.loses", 1),
+        (["repeats"], "around.repeats called call_next() a second time; call it once", 1),
+    ],
+)
+def test_a_command_names_the_middleware_that_raised_and_the_job_that_it_has_enqueued(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, names: list[str], text: str, count: int
+) -> None:
+    through(sending, *names)
+    for batch in ([], ["--batch", "-"]):
+        words = [*batch, "note", *([] if batch else ["1"])]
+        done = run("werk-enqueue", *words, input='["1"]\n')
+        ids = [job_id.decode() for job_id in connection.lrange("rq:queue:default", 0, -1)]
+        state = f"job {ids[0]} is enqueued" if count else "nothing was enqueued"
+        if names == ["repeats"]:
+            assert len(ids) == 1
+        else:
+            assert len(ids) == count
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith(f"werk-enqueue: {text}; {state}")
+        connection.flushdb()
+
+
+def test_a_batch_that_middleware_ends_reports_how_far_it_came(
+    connection: redis.Redis, sending: pytest.MonkeyPatch
+) -> None:
+    through(sending, "refuses")
+    done = run("werk-enqueue", "--batch", "-", "note", input='["a"]\n' * 250 + '["1"]\n["2"]\n')
+    assert (done.returncode, connection.llen("rq:queue:default")) == (1, 250)
+    assert done.stderr.splitlines()[-1] == (
+        f"werk-enqueue: {REFUSED}; raised by the middleware around.refuses; none of the 2 jobs "
+        "that are sent together was enqueued; lines up to 250 are done; some of the next 250 may "
+        "have been enqueued"
+    )
+
+
+def test_cron_enqueues_the_other_lines_if_middleware_raises(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its error is the trouble of one line, however it is raised."""
+    through(sending, "refuses")
+    crontab = tmp_path / "crontab"
+    crontab.write_text("TZ=UTC\n* * * * * note 1\n* * * * * note b\n")
+    light = link(Settings.read())
+    cron = Cron(read(str(crontab), light), light, 300, 1)
+    with pytest.raises(WerkError, match=r"middleware around\.refuses; nothing was"):
+        cron.fire(61)
+    sending.setattr("werk.client.enqueue.send", lambda *_: 1 / 0)
+    with pytest.raises(WerkError, match=r"^ZeroDivisionError: division by zero$"):
+        cron.fire(121)
+    light.close()
+    assert connection.llen("rq:queue:default") == 1
+
+
+def test_a_traceback_names_the_middleware(
+    connection: redis.Redis, sending: pytest.MonkeyPatch
+) -> None:
+    through(sending, "loses")
+    with pytest.raises(ConnectionRefusedError) as caught:
+        werk.enqueue("note", "1")
+    [job_id] = connection.lrange("rq:queue:default", 0, -1)
+    said = f"raised by the middleware around.loses; job {job_id.decode()} is enqueued"
+    assert caught.value.__notes__ == [said]
 
 
 # --- werk.testing

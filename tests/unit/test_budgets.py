@@ -45,7 +45,7 @@ RAISED = {
     "client": (
         818,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
-        "calls of crontabs, commands for a shell, expired jobs",
+        "calls of crontabs, commands for a shell, expired jobs, errors of middleware",
     ),
     "dev": (
         643,

@@ -85,7 +85,7 @@ def _enqueue(piece: list[tuple[int, bytes]], entry: Entry, report: Report, link:
     invocation, options, now = report.invocation, report.invocation.options, time.time()
     found = [(n, _request(text, entry, options, now)) for n, text in piece if text.strip()]
     requests = [request for _, request in found if isinstance(request, Request)]
-    handles = iter(client.send(requests, link) if requests and not invocation.dry_run else ())
+    handles = iter(client.deliver(requests, link) if requests and not invocation.dry_run else ())
     report.sent = piece[-1][0]
     for number, request in found:
         if isinstance(request, str):

@@ -198,7 +198,7 @@ def _enqueue(request: client.PreparedJob, invocation: Invocation) -> int | None:
         connected.beside = once_call.noted(request)
     unsure = f"job {request.id} may be queued: werk show {shell_words(request.id)}"
     try:
-        handle = client.send([request], connected)[0]
+        handle = client.deliver([request], connected)[0]
     except KeyboardInterrupt:  # Redis may have received the job
         output.print_note(f"interrupted; {unsure}")
         return EXIT_INTERRUPTED

@@ -8,7 +8,7 @@ from werk import middleware
 from werk.client.options import meta_problem
 from werk.client.prepare import PreparedJob
 from werk.client.result import Handle
-from werk.errors import ArgumentError, WerkError
+from werk.errors import ArgumentError, WerkError, described
 from werk.store.payload import dumps
 
 Send = Callable[[Sequence[PreparedJob]], list[Handle]]
@@ -52,10 +52,38 @@ def send(jobs: Sequence[PreparedJob], paths: Sequence[str], send: Send) -> list[
 
     for job in jobs:
         request = Enqueue(job)
-        middleware.through(chain, request, call_next)
-    for error in failure:
-        raise error
+        try:
+            middleware.through(chain, request, call_next)
+        except Exception as error:
+            _annotate(error, jobs, sent, failure)
+            raise
+    for first in failure:
+        raise first
     return sent or send(ready)
+
+
+def _annotate(
+    error: Exception, jobs: Sequence[PreparedJob], sent: list[Handle], failure: list[WerkError]
+) -> None:
+    """Add to an error which middleware raised it, and what became of the jobs."""
+    if sent:
+        state = f"job {sent[0].id} is enqueued"
+    elif failure:
+        state = str(failure[0])
+    elif len(jobs) > 1:
+        state = f"none of the {len(jobs)} jobs that are sent together was enqueued"
+    else:
+        state = "nothing was enqueued"
+    if not isinstance(error, WerkError):
+        if path := middleware.raiser(error):
+            error.add_note(f"raised by the middleware {path}; {state}")
+    elif sent:
+        error.args = (f"{error}; {state}",)
+
+
+def in_one_line(error: Exception) -> WerkError:
+    """Return what a command prints for an error of a middleware."""
+    return WerkError("; ".join([described(error), *getattr(error, "__notes__", ())]))
 
 
 def _with_meta(job: PreparedJob, meta: object) -> PreparedJob:

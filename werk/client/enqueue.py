@@ -202,6 +202,18 @@ def send(jobs: Sequence[PreparedJob], connection: Connection | None = None) -> l
     return around.send(jobs, paths, partial(_send, connection=connection))
 
 
+def deliver(jobs: Sequence[PreparedJob], link: Link) -> list[Handle]:
+    """Do what send() does; an error of a middleware becomes a WerkError of one line."""
+    try:
+        return send(jobs, link)
+    except WerkError:
+        raise
+    except Exception as error:
+        from werk.client import around
+
+        raise around.in_one_line(error) from error
+
+
 def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Handle]:
     """Enqueue prepared jobs in one script."""
     first, link, now = jobs[0], link_of(connection), time.monotonic()

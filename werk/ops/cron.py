@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from werk.client import enqueue as client
 from werk.client.options import Options
-from werk.errors import ArgumentError, RedisUnavailable, WerkError
+from werk.errors import ArgumentError, RedisUnavailable, WerkError, described
 from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
 from werk.ops.cron_record import STAMPS, CronRecord
@@ -133,10 +133,10 @@ class Cron:
                 self._fire(line, now)
             except RedisUnavailable:
                 raise
-            except WerkError as error:  # concerns this line alone: a key of the wrong type
-                trouble = error
+            except Exception as error:  # concerns this line alone, such as a key of the wrong type
+                trouble = error if isinstance(error, WerkError) else WerkError(described(error))
                 if self.record:
-                    self.record.fail(line, str(error))
+                    self.record.fail(line, str(trouble))
         self._write_stamps(now)
         if self.record:
             self.record.beat(self._done)
@@ -175,7 +175,7 @@ class Cron:
             entry = client.find(line.task, self._link)  # each time: workers may have changed
             options = Options(slot=utc(tick))
             request = client.prepare(entry, line.args, line.kwargs, options)
-            [handle] = client.send([request], self._link)
+            [handle] = client.deliver([request], self._link)
             self._move(line, tick.timestamp())
             if self.record:
                 self.record.add(line, utc(tick), handle.id)

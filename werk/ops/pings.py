@@ -65,7 +65,7 @@ def _enqueue(link: Link, queue: str, timeout_s: float) -> str:
         queue=queue, front=True, timeout=10, ttl=int(timeout_s) + 1, result_ttl=60, failure_ttl=60
     )
     request = enqueue.prepare(enqueue.find(TASK, link), (), {}, options)
-    return enqueue.send([request], link)[0].id
+    return enqueue.deliver([request], link)[0].id
 
 
 def _verdict(link: Link, queue: str, job: Job) -> str:
