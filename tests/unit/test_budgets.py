@@ -68,8 +68,9 @@ RAISED = {
         "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
-        1104,
-        "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked keys",
+        1108,
+        "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked keys, "
+        "forks",
     ),
     "werk": (
         910,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import decimal
 import importlib
 import importlib.util
@@ -10,6 +11,7 @@ import os
 import py_compile
 import random
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +21,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -29,6 +32,7 @@ from hypothesis import strategies as st
 
 from werk.errors import ArgumentError
 from werk.store.plain import plain_problem
+from werk.tasks import source
 from werk.tasks.arguments import Signature
 from werk.tasks.signature import read
 from werk.tasks.types import Invalid, Type
@@ -418,6 +422,58 @@ def test_reading_from_many_threads_leaves_warnings_on(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
+
+
+def test_a_fork_while_another_thread_reads_can_read_and_warn(tmp_path: Path) -> None:
+    """The child has neither the lock of that thread nor the filters that it has set."""
+    (tmp_path / "forked.py").write_text("def task(): ...\n")
+    code = """
+import ast, os, signal, sys, threading, warnings
+from werk.tasks import source
+
+parse, parsing, forks = ast.parse, threading.Event(), threading.Event()
+
+def slow(data):
+    parsing.set()
+    forks.wait()
+    return parse(data)
+
+filters = [*warnings.filters]
+ast.parse = slow
+thread = threading.Thread(target=source.parse, args=("forked", sys.argv[1]))
+thread.start()
+parsing.wait()
+os.register_at_fork(before=forks.set)  # runs before those that were registered earlier
+if not (child := os.fork()):
+    signal.alarm(20)
+    source.parse("forked", sys.argv[1])
+    os._exit(warnings.filters != filters)
+thread.join()
+source.parse("forked", sys.argv[1])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    file = str(tmp_path / "forked.py")
+    assert subprocess.run([sys.executable, "-c", code, file], timeout=120).returncode == 0
+
+
+def test_a_signal_handler_can_read_during_a_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "handled.py").write_text("def task(): ...\n")
+    file = str(tmp_path / "handled.py")
+    parse, inner = ast.parse, []
+
+    def interrupted(data: bytes) -> ast.Module:
+        assert source._parsing.acquire(blocking=False), "the handler would wait without end"
+        source._parsing.release()
+        if not inner:
+            inner.append(data)
+            source.parse("handled", file)
+        return parse(data)
+
+    monkeypatch.setattr(source, "ast", SimpleNamespace(parse=interrupted))
+    source.parse("handled", file)
+    assert inner
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 import threading
 import warnings
@@ -14,7 +15,12 @@ _SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
 )
-_parsing = threading.Lock()  # catch_warnings in two threads at once can leave warnings off
+# catch_warnings in two threads at once can leave warnings off. A signal handler may read as well.
+_parsing = threading.RLock()
+# A fork waits for a thread that reads: the child would have its lock and its filters permanently.
+os.register_at_fork(
+    before=_parsing.acquire, after_in_parent=_parsing.release, after_in_child=_parsing.release
+)
 
 
 class Unread(Exception):
