@@ -61,6 +61,10 @@ async def wait(value: int) -> int:
     return werk.enqueue("note", value) and value
 
 
+async def cancels() -> None:
+    raise asyncio.CancelledError
+
+
 def parent(count: int) -> str:
     return werk.enqueue("note" if count == 0 else "parent", count - 1).id
 
@@ -82,7 +86,7 @@ def who_am_i(is_saved: bool = False) -> list[Any]:
 
 TASKS = {
     own.__name__: f"recorded_tasks.{own.__name__}"
-    for own in (note, typed, loose, change, fail, leave, unplain, wait, parent, again)
+    for own in (note, typed, loose, change, fail, leave, unplain, wait, cancels, parent, again)
 } | {
     "login": Task("recorded_tasks.login", secret=("password",)),
     "flaky": Task("recorded_tasks.fail", retry=2, queue="low"),

@@ -69,8 +69,8 @@ RAISED = {
     ),
     "tasks": (
         1108,
-        "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked keys, "
-        "forks",
+        "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked "
+        "keys, forks",
     ),
     "werk": (
         910,

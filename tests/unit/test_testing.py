@@ -144,6 +144,18 @@ def test_a_job_that_is_not_kept_can_be_enqueued_again(jobs: RecordedJobs) -> Non
     assert not werk.enqueue("forgotten", 1, options=once).duplicate
 
 
+def test_a_failure_that_is_not_kept_can_be_enqueued_again(jobs: RecordedJobs) -> None:
+    once = werk.Options(job_id="own", failure_ttl=0, retry=1)
+    first = werk.enqueue("fail", "why", options=once)
+    jobs.run()
+    with pytest.raises(werk.NoSuchJob):
+        first.result()
+    with pytest.raises(werk.NoSuchJob):
+        first.status()
+    assert jobs[0].attempts == 2
+    assert not werk.enqueue("fail", "why", options=once).duplicate
+
+
 def test_unless_active(jobs: RecordedJobs) -> None:
     alone = werk.Options(unless_active=True)
     first = werk.enqueue("note", 1, options=alone)
@@ -228,6 +240,19 @@ def test_exit_fails_a_job(jobs: RecordedJobs) -> None:
     jobs.run()
     with pytest.raises(werk.JobFailed, match="SystemExit: 3"):
         job.result()
+
+
+@pytest.mark.parametrize("is_in_loop", [False, True])
+def test_a_task_that_ends_as_cancelled_fails(jobs: RecordedJobs, is_in_loop: bool) -> None:
+    job, other = werk.enqueue("cancels"), werk.enqueue("note", 1)
+
+    async def test() -> None:
+        jobs.run()
+
+    asyncio.run(test()) if is_in_loop else jobs.run()
+    with pytest.raises(werk.JobFailed, match="CancelledError"):
+        job.result()
+    assert other.result() == 1
 
 
 def test_a_task_whose_code_is_missing_fails(jobs: RecordedJobs) -> None:

@@ -63,8 +63,8 @@ class RecordedJob:
         self.attempts += 1
         try:
             self._finish(copy_context().run(self._call))
-        except (Exception, SystemExit) as error:  # not what ends a test: Ctrl-C, pytest.fail()
-            self._fail(error)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            self._fail(error)  # unlike what ends a test: Ctrl-C, pytest.fail()
 
     def _call(self) -> Any:
         function = resolve_name(self.path)

@@ -84,10 +84,12 @@ class StandIn(Link):
         return 1
 
     def _find(self, job_id: str) -> RecordedJob | None:
-        """Return a job; None if it does not exist, or has finished and was not to be kept."""
+        """Return a job; None if it does not exist, or has ended and was not to be kept."""
         job = self._by_id.get(job_id)
-        is_deleted = job and job.status == "finished" and job.options.result_ttl == 0
-        return None if is_deleted else job
+        if not job:
+            return None
+        ttls = {"finished": job.options.result_ttl, "failed": job.options.failure_ttl}
+        return None if ttls.get(job.status) == 0 else job
 
     def _reply(self, command: Command) -> Any:
         match command:
