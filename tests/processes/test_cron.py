@@ -76,6 +76,14 @@ def test_lines_say_when_and_what(file: Callable[[str], Path], connected: Link) -
     assert [str(line.zone) for line in found[1:]] == ["Europe/Berlin", "Asia/Tokyo"]
 
 
+@pytest.mark.parametrize("gap", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r"])
+def test_only_a_newline_ends_a_line(gap: str, tmp_path: Path, connected: Link) -> None:
+    path = tmp_path / "crontab"
+    path.write_bytes(f"# off:{gap}* * * * * sleep 1\r\n* * * * * hello 'a{gap}b'".encode())
+    [line] = crontab.read(str(path), connected)
+    assert (line.number, line.task) == (2, "hello")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -75,8 +75,8 @@ def read(path: str, link: Link) -> list[Line]:
     Raises ArgumentError with each bad line, ConfigError, RedisUnavailable.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            texts = file.read().splitlines()
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            texts = file.readlines()  # as cron(8); splitlines() would end lines within a comment
     except OSError as error:
         raise ArgumentError(f"{path}: {error.strerror}") from None
     zone: tzinfo = gettz() or timezone.utc
