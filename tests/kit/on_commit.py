@@ -37,6 +37,10 @@ with transaction.atomic():
     seen["before the commit"] = queued() == [own]
 seen["committed"] = (second, queued()) == ("second", [own, "second"])
 
+once = werk.Options(once_per="1h")
+first, again = (enqueue_on_commit("ask", "SELECT 2", options=once) for _ in range(2))
+seen["a duplicate"] = again == first
+
 wrong = [("asks", {}), ("ask", {"question": 1}), ("ask", {}), ("ask", {"options": {"delay": 1}})]
 for name, arguments in wrong:
     try:
@@ -45,7 +49,7 @@ for name, arguments in wrong:
             seen[f"{name} {arguments}"] = "not checked at once"
     except werk.WerkError as error:
         seen[f"{name} {arguments}"] = type(error).__name__
-seen["nothing else"] = len(queued()) == 2
+seen["nothing else"] = len(queued()) == 3
 
 with transaction.atomic(), recorded() as jobs:  # as in a TestCase of Django
     werk.enqueue("ask", "SELECT 1")

@@ -107,6 +107,7 @@ def test_a_job_is_enqueued_when_the_transaction_commits(redis_url: str, tmp_path
         "rolled back": True,
         "before the commit": True,
         "committed": True,
+        "a duplicate": True,
         "asks {}": "UnknownTask",
         "ask {'question': 1}": "ArgumentError",
         "ask {}": "ArgumentError",

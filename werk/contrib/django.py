@@ -12,6 +12,7 @@ from django.db import connections, transaction
 
 from werk.client.enqueue import checked, find, prepare, send, warn
 from werk.client.options import Options
+from werk.client.result import Handle
 
 
 def execute(job: object, call_next: Callable[[], Any]) -> Any:
@@ -40,14 +41,22 @@ def enqueue_on_commit(
 ) -> str:
     """Enqueue a task when the transaction of the default database commits; at once without one.
 
-    The arguments are checked and kept now. Return the job's id; after a rollback no job has this
-    id. Raises UnknownTask and ArgumentError now, and RedisUnavailable or ConfigError if the task
-    has to be looked up in the catalog. What `werk.enqueue` raises when it sends comes from the end
-    of the `atomic` block, and the commit stands.
+    The arguments are checked and kept now. Return the id that the job gets when the transaction
+    commits. No job has this id after a rollback, nor if the enqueue is a duplicate then; pass
+    `job_id` to know the id in advance. Without a transaction, return the id that the handle of
+    `werk.enqueue` has. Raises UnknownTask and ArgumentError now, and RedisUnavailable or
+    ConfigError if the task has to be looked up in the catalog. What `werk.enqueue` raises when it
+    sends comes from the end of the `atomic` block, and the commit stands.
     """
     job = prepare(find(name), args, kwargs, checked(options))
-    transaction.on_commit(lambda: warn(send([job])))
-    return job.id
+    sent: list[Handle] = []
+
+    def commit() -> None:
+        sent.extend(send([job]))
+        warn(sent)
+
+    transaction.on_commit(commit)
+    return sent[0].id if sent else job.id
 
 
 def _close_old(used: Set[str], failed: bool = False) -> None:
