@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hiredis
 import pytest
 import redis
 from faults import listening, losing_replies, say_nothing, speak_http, speaking_tls
@@ -26,6 +27,7 @@ from werk.errors import ConfigError, RedisUnavailable, WerkError
 from werk.settings import Settings
 from werk.store.address import Address, parse_url, shown
 from werk.store.connection import Link, link, link_over
+from werk.store.replies import TryAgain, error_of
 from werk.store.scripts import Script
 
 
@@ -233,6 +235,25 @@ def test_rq_config_and_redis_host(
     near.close()
     with pytest.raises(ConfigError, match="RQ_CONFIG=no_such_module"):
         link(Settings.read({"RQ_CONFIG": "no_such_module"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "part"),
+    [
+        ("WRONGTYPE rq:queue:AUTHORS is a string", ConfigError, "answered: WRONGTYPE"),
+        ("ERR Error: @user_script: 1: WRONGTYPE queue BUSY", ConfigError, "answered: ERR"),
+        ("ERR Error: @user_script: 1: -BUSY a script runs", TryAgain, "BUSY"),
+        ("ERR AUTH <password> called without any password", ConfigError, "the credentials"),
+        ("ERR Client sent AUTH, but no password is set", ConfigError, "the credentials"),
+        ("NOPERM this user has no permissions", ConfigError, "the credentials"),
+    ],
+)
+def test_a_name_in_an_error_of_redis_is_no_code(
+    text: str, error: type[WerkError], part: str
+) -> None:
+    found = error_of(hiredis.ReplyError(text), "here")
+    assert type(found) is error
+    assert part in str(found)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from werk.errors import ConfigError, RedisUnavailable, WerkError
 # The first word of an error reply.
 _TRY_AGAIN = {"LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "BUSY", "NOREPLICAS"}
 _FULL = {"OOM", "MISCONF"}
+_REFUSED = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"}
+_NO_PASSWORD = ("ERR AUTH ", "ERR Client sent AUTH")  # how the reply begins if none is set
 _TOO_MANY = "max number of clients"
 _CLUSTER = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"}
 _CLUSTER_TEXTS = ("same slot", "cluster node", "cluster is down")  # inside a script
@@ -35,7 +37,7 @@ def error_of(reply: hiredis.ReplyError, where: str) -> WerkError:
         return TryAgain(text)
     if code in _FULL:
         return RedisUnavailable(f"Redis at {where} takes no more data: {text}")
-    if code in ("WRONGPASS", "NOAUTH", "NOPERM", "DENIED") or "AUTH" in text:
+    if code in _REFUSED or text.startswith(_NO_PASSWORD):
         return ConfigError(f"Redis at {where} refused the credentials or the command: {text}")
     return ConfigError(f"Redis at {where} answered: {text}")
 
@@ -47,10 +49,10 @@ def passes(text: str) -> bool:
 
 def code_of(text: str) -> str:
     """Return the code of an error reply, such as WRONGTYPE."""
-    words: list[str] = re.findall(r"[A-Z]+", text)
-    code, *others = words or ["ERR"]
-    if code == "ERR":  # Redis 6.2 puts the code inside its report of a script's failure
-        return next((word for word in others if word in _TRY_AGAIN | _FULL | _CLUSTER), code)
+    words: list[str] = re.findall(r"\b[A-Z]{2,}\b", text)
+    code, inner, *_ = [*words, "ERR", ""]
+    if code == "ERR" and inner in _TRY_AGAIN | _FULL | _CLUSTER:
+        return inner  # Redis 6.2 puts the code inside its report of a script's failure
     return code
 
 
