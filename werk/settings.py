@@ -9,9 +9,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from math import inf
 from typing import Any, NamedTuple
 
+from werk.duration import LONGEST_S
 from werk.errors import ConfigError
 from werk.printable import cut
 
@@ -61,8 +61,9 @@ def configure(
     is_list = isinstance(places, list | tuple) and all(isinstance(place, str) for place in places)
     if places is not None and not is_list:
         raise ConfigError('werk.configure(registry=...): use a text such as "shop.table:TASKS"')
-    if budget_s is not None and (type(budget_s) not in (int, float) or not 0 < budget_s < inf):
-        raise ConfigError(f"werk.configure(budget_s={budget_s!r}): use a number of seconds above 0")
+    if budget_s is not None and not (type(budget_s) in (int, float) and 0 < budget_s <= LONGEST_S):
+        use = f"use a number of seconds above 0, at most {LONGEST_S:,}"
+        raise ConfigError(f"werk.configure(budget_s={cut(repr(budget_s), 40)}): {use}")
     given = {"url": url, "registry": places and tuple(places), "budget_s": budget_s}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():

@@ -95,7 +95,7 @@ def test_what_comes_too_late_names_the_first_use(
         *("url='redis//localhost'", "url='http://localhost:6379'", "url='redis://h:port/0'"),
         *("url='redis://user:hidden@h:99999'", "url='redis://h/zero'", "url='unix://'"),
         *("url=''", "url=1", "registry={'a': 'b.c'}", "registry=[1]"),
-        *("budget_s=0", "budget_s='2'"),
+        *("budget_s=0", "budget_s='2'", "budget_s=1e10", "budget_s=10**400", "budget_s=True"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(given: str) -> None:
