@@ -700,6 +700,21 @@ def test_it_ends_at_once_even_while_it_waits_for_redis(
             assert process.wait(8) == 0  # its own wait for Redis takes 10 s
 
 
+def test_it_waits_for_redis_to_look_tasks_up(
+    file: Callable[[str], Path], spawn: Spawn, server: Server, connection: redis.Redis
+) -> None:
+    page = json.dumps(json.loads(catalog._page(Task("shop.report"))))
+    connection.hset("rq:werk:catalog", "report", page)
+    server.kill()
+    process = spawn("werk", "cron", file("* * * * * report 7\n"))
+    wait_until(lambda: "event=redis-unreachable" in process.output())  # after 10 s
+    server.start()
+    wait_until(lambda: "event=begins" in process.output())
+    assert "event=redis-back" in process.output()
+    process.terminate()
+    assert process.wait(60) == 0
+
+
 def test_it_ends_though_a_signal_arrives_in_a_destructor() -> None:
     code = """if True:
         import os, signal, time

@@ -178,7 +178,6 @@ def cron(file: str | None, check: bool, as_list: bool, catch_up: float, as_json:
     if not check:
         cron.end_at_sigterm()  # before tasks are looked up in Redis
     connected = connect()
-    lines = crontab.read(file, connected)
     if not check:
-        cron.run(file, lines, connected, catch_up)
-    texts.print_checked(lines, as_json)
+        cron.run(file, cron.read_lines(file, connected), connected, catch_up)
+    texts.print_checked(crontab.read(file, connected), as_json)

@@ -15,11 +15,13 @@ from functools import partial
 from math import inf
 from typing import NoReturn
 
+from werk import registry
 from werk.client import enqueue as client
 from werk.client.options import Options
 from werk.errors import ArgumentError, RedisUnavailable, WerkError, described
 from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
+from werk.ops import crontab
 from werk.ops.cron_record import STAMPS, CronRecord
 from werk.ops.crontab import Line, utc
 from werk.ops.queues import clock as redis_clock
@@ -41,6 +43,16 @@ log = logging.getLogger("werk.cron")
 def end_at_sigterm() -> None:
     """End this process with 0 at SIGTERM. Any moment will do: a tick is enqueued, or is not."""
     signal.signal(signal.SIGTERM, insisting(SystemExit(0), AGAIN_S))
+
+
+def read_lines(path: str, link: Link) -> list[Line]:
+    """Return the lines of a crontab. Wait for Redis if a task has to be looked up there.
+
+    Raises ArgumentError and ConfigError as crontab.read().
+    """
+    registry.tasks()  # the module of a table may set up logging, and then log_to_stderr does not
+    log_to_stderr()
+    return wait_for_answer(partial(crontab.read, path, link), log)
 
 
 def run(
