@@ -43,7 +43,7 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        818,
+        848,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell, expired jobs, errors of middleware",
     ),
@@ -57,13 +57,13 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        3119,
+        3125,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart, "
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1176,
+        1178,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
@@ -73,7 +73,7 @@ RAISED = {
         "keys, forks",
     ),
     "werk": (
-        910,
+        915,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
