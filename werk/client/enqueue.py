@@ -17,7 +17,7 @@ from werk.client import request
 from werk.client.links import link_of
 from werk.client.options import NO_OPTIONS, Options
 from werk.client.prepare import PreparedJob as PreparedJob
-from werk.client.prepare import in_two, is_in_order
+from werk.client.prepare import checked_call, in_two
 from werk.client.prepare import prepare as prepare
 from werk.client.request import JOB_FIELDS, EnqueueRequest
 from werk.client.result import Handle
@@ -96,13 +96,7 @@ def enqueue_call(
     For tasks with a parameter called `options` or `connection`. Raises the same errors as
     enqueue().
     """
-    if not is_in_order(args):
-        use = "use a tuple of arguments, (value,), and kwargs for a dict of named ones"
-        raise ArgumentError(f"args: got {name_of(type(args))}; {use}")
-    kwargs = {} if kwargs is None else kwargs
-    if not isinstance(kwargs, Mapping):
-        raise ArgumentError(f"kwargs: got {name_of(type(kwargs))}; use a dict of named arguments")
-    handle = submit(name, args, kwargs, options, connection)
+    handle = submit(name, *checked_call(args, kwargs), options, connection)
     warn([handle])
     return handle
 
@@ -150,13 +144,9 @@ def submit_many(
         except WerkError as error:
             if start:
                 error.handles = tuple(handles)
-                so_far = f"the first {start} of {len(jobs)} calls were enqueued"
-                rest = (
-                    "the others were not"
-                    if isinstance(error, NoWorker)
-                    else "some of the others may be"
-                )
-                say_so_far(error, f"{so_far}, {rest}")
+                is_none = isinstance(error, NoWorker)
+                rest = "the others were not" if is_none else "some of the others may be"
+                say_so_far(error, f"the first {start} of {len(jobs)} calls were enqueued, {rest}")
             raise
     return handles
 

@@ -77,6 +77,17 @@ def prepare(
     return PreparedJob(*sent, name, task, *seen, options, due, ttl, warning, rare)
 
 
+def checked_call(args: object, kwargs: object) -> tuple[Sequence[object], Mapping[str, object]]:
+    """Return the arguments in order, and the named ones. Raises ArgumentError."""
+    if not is_in_order(args):
+        use = "use a tuple of arguments, (value,), and kwargs for a dict of named ones"
+        raise ArgumentError(f"args: got {name_of(type(args))}; {use}")
+    named = {} if kwargs is None else kwargs
+    if not isinstance(named, Mapping):
+        raise ArgumentError(f"kwargs: got {name_of(type(kwargs))}; use a dict of named arguments")
+    return args, named
+
+
 def in_two(call: object) -> tuple[Sequence[object], Mapping[str, object]]:
     """Return the arguments in order, and the named ones, of a call. Raises ArgumentError."""
     if type(call) is tuple or type(call) is list:

@@ -29,8 +29,8 @@ from werk.errors import described
 from werk.worker.around import CALLS, version_mismatch
 from werk.worker.causes import cause_of
 from werk.worker.claim import Call, Claim, Late, Unknown
+from werk.worker.forks import end_copies
 from werk.worker.outcome import Outcome, failure, success
-from werk.worker.process import end_copies
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.results import stored as as_stored
 from werk.worker.rq_classes import set_call

@@ -26,19 +26,14 @@ from werk.worker.causes import REFUSED
 from werk.worker.chores import Chores
 from werk.worker.claim import Claim
 from werk.worker.counters import Counters
+from werk.worker.forks import outlive_sigterm
 from werk.worker.idle import Idle
 from werk.worker.imported import fix_search_path
 from werk.worker.log_stream import bound_logs, print_by_line
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, misplaced
 from werk.worker.performer import Performer
-from werk.worker.process import (
-    outlive_sigterm,
-    plug_standard,
-    plugged,
-    resident_mb,
-    take_descriptors,
-)
+from werk.worker.process import plug_standard, plugged, resident_mb, take_descriptors
 from werk.worker.redis_side import Unusable, hang_up_all, retry_forever
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import HORSE_SIGNAL, Leave, Plan, SharedState

@@ -32,8 +32,8 @@ from werk.worker import rq_classes, webhooks
 from werk.worker.causes import STOPPED, cause_of, shown
 from werk.worker.claim import Claim, Refused, Unknown
 from werk.worker.counters import Counters
+from werk.worker.forks import alone
 from werk.worker.log import JobLog
-from werk.worker.process import alone
 from werk.worker.redis_side import FINISH_S, Unusable
 from werk.worker.rq_side import RQSide
 from werk.worker.shared_state import SharedState

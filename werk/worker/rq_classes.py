@@ -33,7 +33,7 @@ from werk.settings import Settings
 from werk.store import failures, keys, payload, scripts
 from werk.worker import retries, webhooks
 from werk.worker.claim import permit
-from werk.worker.process import alone, end_copies
+from werk.worker.forks import alone, end_copies
 
 if TYPE_CHECKING:
     from werk.worker.rq_side import RQSide

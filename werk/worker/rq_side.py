@@ -28,7 +28,7 @@ from werk.store.limits import MONTH_S
 from werk.worker.attempts import Retried, number_results
 from werk.worker.causes import RAISED, WAITING, cause_of, entry
 from werk.worker.claim import Claim, Late
-from werk.worker.process import alone
+from werk.worker.forks import alone
 from werk.worker.redis_side import Unusable
 from werk.worker.results import why_not_kept
 from werk.worker.retries import limit_retries

@@ -32,10 +32,10 @@ from werk.store.plain import SCALARS
 from werk.tasks import catalog, signature
 from werk.worker import around
 from werk.worker.claim import Call, Claim, Refused, Unknown, permit, unregistered
+from werk.worker.forks import end_copies
 from werk.worker.imported import import_function, other_signature, user_frames
 from werk.worker.log import JobLog
 from werk.worker.log_stream import bound_logs
-from werk.worker.process import end_copies
 from werk.worker.refusals import Refusals
 from werk.worker.rq_classes import set_call
 from werk.worker.shared_state import SharedState
