@@ -80,8 +80,8 @@ def test_a_url_is_read_as_redis_py_reads_it(url: str, address: Address | None) -
         "unix://",
         "unix://:p@?db=1",
         "unix://ann@?socket_timeout=3",
-        "redis://:caf\udce9@h/0",
-        "redis://caf\udce9:1/0",
+        "redis://:caff\udce9@h/0",
+        "redis://caff\udce9:1/0",
     ],
 )
 def test_what_is_no_url_is_said(url: str) -> None:

@@ -48,7 +48,7 @@ def ask(browse: Browse) -> Callable[..., tuple[int, str]]:
     return ask
 
 
-@pytest.mark.parametrize("credentials", [("ops", "caf\udce9"), ("caf\udce9", "s3cret")])
+@pytest.mark.parametrize("credentials", [("ops", "caff\udce9"), ("caff\udce9", "s3cret")])
 def test_a_password_that_is_not_utf8_is_refused_at_the_start(
     browse: Browse, credentials: tuple[str, str]
 ) -> None:
