@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,21 @@ def test_each_edited_line_of_a_clone_is_served_beside_other_tables(
     monkeypatch.setenv("WERK_REGISTRY", f"werk.registry:TASKS,{shop}")
     registry.tasks.cache_clear()
     assert registry.tasks().keys() == {*edited, "hello", "report"}
+
+
+def test_a_line_that_a_user_adds_to_the_table_is_served(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/tasks.md: edit werk/registry.py, and have a table of your own too."""
+    source = Path(registry.__file__).read_text()
+    line = '    "panic": "werk.jobs.panic",\n'
+    added = types.ModuleType("werk.registry")
+    monkeypatch.setitem(sys.modules, "werk.registry", added)  # a record looks for its module
+    exec(source.replace(line, f'{line}    "x": "werk.jobs.x",\n'), vars(added))
+    assert not added.is_as_shipped()
+    monkeypatch.setenv("WERK_REGISTRY", f"{shop}:MORE")
+    added.tasks.cache_clear()
+    assert added.tasks().keys() == {"x", "sleep"}
 
 
 @pytest.mark.parametrize(
