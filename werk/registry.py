@@ -2,7 +2,7 @@
 
 To add a task, write the function and add one line to TASKS. Nothing here imports a task.
 Tables of your own, without editing this file: WERK_REGISTRY=shop.table:TASKS,shop.more:TASKS
-(then the three lines below that werk brings are left out: see _is_shipped).
+(then the three lines below that werk brings are left out: see is_shipped).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """Return a hint that names the nearest of the known names, or ''."""
     import difflib  # only on the way to an error
 
@@ -203,7 +203,7 @@ def tasks() -> Mapping[str, Task]:
     table = {
         plain_text(name): _checked(name, entry, "werk.registry:TASKS")
         for name, entry in TASKS.items()
-        if not places or not _is_shipped(name, entry)
+        if not places or not is_shipped(name, entry)
     }
     for place in places:
         for name, entry in _load(place).items():
@@ -216,20 +216,24 @@ def tasks() -> Mapping[str, Task]:
 
 
 def unknown(
-    name: str, others: Iterable[str] = (), without: Iterable[str] = (), has_workers: bool = True
+    name: str,
+    others: Iterable[str] = (),
+    without: Iterable[str] = (),
+    has_workers: bool = True,
+    note: str = "",
 ) -> str:
     """Return the message for an unknown task.
 
     `others` are the names in the catalog, `without` the names in the table here that do not count.
-    `has_workers` is false where no worker can publish tasks.
+    `has_workers` is false where no worker can publish tasks. `note` says why the name is unknown.
     """
     others = {*others}
     known = sorted({*tasks()} - {*without} | others)
     if near := nearest(name, known):
         return f"unknown task {name!r}; {near}"
     text = f"unknown task {name!r}; known: {', '.join(known)}"
-    if others or Settings.read().registry:
-        return text
+    if note or others or Settings.read().registry:
+        return "; ".join(filter(None, (text, note)))
     start = "no worker has published tasks: start one, or " * has_workers
     return f"{text}; {start}set WERK_REGISTRY to your table"
 
@@ -237,10 +241,10 @@ def unknown(
 def is_as_shipped() -> bool:
     """Return whether the table has only the tasks that werk brings, and nobody asked for them."""
     paths = {name: task.path for name, task in tasks().items()}
-    return all(map(_is_shipped, paths, paths.values())) and not Settings.read().registry
+    return all(map(is_shipped, paths, paths.values())) and not Settings.read().registry
 
 
-def _is_shipped(name: object, entry: object) -> bool:
+def is_shipped(name: object, entry: object) -> bool:
     """Return whether a line of TASKS is one that werk brings. An edited line is the user's own."""
     return name in SHIPPED and entry == f"werk.jobs.{name}"
 

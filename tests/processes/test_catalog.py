@@ -226,6 +226,38 @@ def test_the_table_that_werk_brings_counts_where_redis_does_not_answer() -> None
 
 
 @shipped_only
+def test_workers_without_a_table_are_named_as_the_cause(
+    serve: Callable[..., Process], connection: redis.Redis, tmp_path: Path
+) -> None:
+    """The first mistake of a newcomer: the worker was started without WERK_REGISTRY."""
+    worker = serve({}, "default")
+    why = "; the workers serve only werk's demo tasks; start them with WERK_REGISTRY\n"
+    for name in ("total", "invoice"):
+        done = run("werk-enqueue", name, "[1]")
+        known = f"werk-enqueue: unknown task '{name}'; known: hello, panic, sleep"
+        assert (done.returncode, done.stderr) == (2, known + why)
+    table = 'TASKS = {"invoice": "shop_code.report", "refund": "shop_code.report"}'
+    app = install(tmp_path / "app", table=table) | {"WERK_REGISTRY": "shop_tables"}
+    unserved = "no worker on queue default knows invoice"
+    refused = run("werk-enqueue", "--require-worker", "invoice", "2026-01-01", env=app)
+    assert unserved + why.replace("\n", "; nothing was enqueued\n") in refused.stderr
+    done = run("werk-enqueue", "invoice", "2026-01-01", env=app)
+    fails = "; the job fails if none does within 10 minutes"
+    assert (done.returncode, done.stderr) == (0, unserved + fails + why)
+    run("werk-enqueue", "--quiet", "refund", "2026-01-01", env=app)
+
+    def status() -> str:
+        return run("werk", "status", env={"COLUMNS": "500"}).stdout
+
+    text = wait_until(lambda: "jobs of invoice, refund are deferred" in (s := status()) and s)
+    assert ": the workers serve only werk's demo tasks; start them with WERK_REGISTRY, or " in text
+    cancel = "or run werk cancel --state deferred --task invoice"
+    assert f"{cancel} && werk cancel --state deferred --task refund; the first job" in text
+    worker.terminate()
+    assert worker.wait(60) == 0
+
+
+@shipped_only
 def test_typed_functions_are_the_same_from_code_and_from_the_catalog(
     serve: Callable[..., Process], shop: dict[str, str]
 ) -> None:

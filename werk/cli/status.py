@@ -16,9 +16,8 @@ from werk.cli.tables import Column, Table, wrap
 from werk.cli.types import Parsed, json_option
 from werk.errors import ArgumentError, WerkError
 from werk.ops import checks, status_view
-from werk.ops.checks import size
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, AgeLimits, Limit, Limits
-from werk.ops.numbers import age
+from werk.ops.numbers import age, size
 from werk.ops.snapshot import Queue, Snapshot
 from werk.ops.workers import STATES, Worker
 from werk.printable import counted

@@ -45,7 +45,7 @@ NOTHING = "; nothing was enqueued"  # how the error of a request ends
 _WARNINGS = {  # what enqueue.lua reports about the workers of a task's queue -> warning
     b"unheard": UNHEARD + " {queue}; start one: werk worker {word}",
     b"paused": "queue {queue}" + PAUSED + "{word}",
-    b"unknown": "no worker on queue {queue} knows {task}" + FAILS + "; see werk tasks",
+    b"unknown": "no worker on queue {queue} knows {task}" + FAILS + "; {why}",
     b"differs": "the workers on queue {queue} have another version of {task}; see werk tasks",
 }
 
@@ -218,7 +218,7 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
     replies = link.run(request.script(), _places(first.task.queue), words)
     if is_due:
         *replies, found = replies
-        warning = found and _warning(found, first)
+        warning = found and _warning(found, first, link)
         if len(link.served_cache) > MOST_CACHED:  # a program may use any number of queues
             link.served_cache.clear()
         link.served_cache[place] = now + CACHED_S, warning
@@ -230,10 +230,12 @@ def _send(jobs: Sequence[PreparedJob], connection: Connection | None) -> list[Ha
     ]
 
 
-def _warning(found: bytes, job: PreparedJob) -> str:
+def _warning(found: bytes, job: PreparedJob, link: Link) -> str:
     """Return the warning for what enqueue.lua reports about the workers of a job's queue."""
-    queue = job.task.queue
-    return _WARNINGS[found].format(queue=queue, word=shell_words(queue), task=job.name)
+    queue, why = job.task.queue, "see werk tasks"
+    if found == b"unknown" and catalog.serve_only_demo(link, queue):
+        why = catalog.ONLY_DEMO
+    return _WARNINGS[found].format(queue=queue, word=shell_words(queue), task=job.name, why=why)
 
 
 def _places(queue: str) -> tuple[str, ...]:

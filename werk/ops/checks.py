@@ -9,14 +9,16 @@ from werk.errors import RedisUnavailable
 from werk.ops import cron_problems
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
 from werk.ops.numbers import age as age
+from werk.ops.numbers import size
 from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
-from werk.ops.snapshot import GaveUp, Queue, Snapshot
-from werk.ops.workers import Worker, older
+from werk.ops.snapshot import Deferred, GaveUp, Queue, Snapshot
+from werk.ops.workers import Worker, older, serve_only_demo
 from werk.printable import counted, listed, printable, shell_word, shell_words
 from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
+from werk.tasks.catalog import ONLY_DEMO
 
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
@@ -95,11 +97,6 @@ def verdict(level: str, text: str) -> tuple[int, str]:
     """Return exit code and line of a check with this level."""
     line = printable(text, "?").replace("|", "?")  # perfdata follows a |
     return CHECK_EXITS[level], f"WERK {level.upper()} - {line}"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in one unit."""
-    return f"{count / 2**30:.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _of_server(server: Server) -> Iterator[Problem]:
@@ -260,16 +257,23 @@ def _of_queue(queue: Queue, snapshot: Snapshot, limits: Limits) -> Iterator[Prob
         what = f"{name}: {counted(queue.left + queue.in_hand, 'job')} left by dead workers"
         yield Problem(WARNING, what, "werk repair")
     if queue.deferred:
-        left_s = max(0.0, queue.deferred.since + UNKNOWN_S - snapshot.time)
-        what = f"{name}: jobs of {queue.deferred.tasks} are deferred: {queue.deferred.why}"
-        cancel = "werk cancel --state deferred --task TASK"
-        fix = "restart the workers whose table is older or, if the task was removed, add it again"
-        fix += f" or run {cancel}; the first job fails in {age(left_s)}"
-        yield Problem(WARNING, what, fix)
+        what = f"{name}: jobs of {listed(queue.deferred.tasks)} are deferred: {queue.deferred.why}"
+        yield Problem(WARNING, what, _fix_of_deferred(queue.name, queue.deferred, snapshot))
     if queue.differing:
         what = f"{name}: its workers have different versions of {queue.differing}"
         fix = f"finish the deploy: restart the older {older(queue.name, snapshot.workers)}"
         yield Problem(WARNING, what, fix)
+
+
+def _fix_of_deferred(queue: str, deferred: Deferred, snapshot: Snapshot) -> str:
+    left_s = max(0.0, deferred.since + UNKNOWN_S - snapshot.time)
+    cancel = " && ".join(
+        f"werk cancel --state deferred --task {shell_word(task)}" for task in deferred.tasks[:5]
+    )
+    fix = "restart the workers whose table is older or, if the task was removed, add it again"
+    if serve_only_demo(queue, snapshot.workers):
+        fix = f"{ONLY_DEMO},"
+    return f"{fix} or run {cancel}; the first job fails in {age(left_s)}"
 
 
 def _of_waiting(queue: Queue, server: Server, limits: Limits) -> Iterator[Problem]:

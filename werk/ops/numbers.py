@@ -43,3 +43,8 @@ def period(seconds: float) -> str:
         if seconds % unit_s == 0:
             return f"{seconds // unit_s:.0f}{unit}"
     return f"{seconds:g}s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in one unit."""
+    return f"{count / 2**30:.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**20:.0f} MiB"

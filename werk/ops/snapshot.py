@@ -32,7 +32,7 @@ _PRELUDE = "local SERVED_S, MOST_SERVED, DEFER_S = {}, {}, {}".format(*_CONSTANT
 class Deferred(NamedTuple):
     """Jobs that a worker has deferred, because it does not know their task or its arguments."""
 
-    tasks: str
+    tasks: Sequence[str]
     why: str  # of the one that was deferred first
     since: float
 
@@ -149,4 +149,4 @@ def _deferred(rows: Sequence[Sequence[str]]) -> Deferred | None:
     if not rows:
         return None
     since, why = min((number(since), why) for _, why, since in rows)
-    return Deferred(listed(sorted({task for task, _, _ in rows})), why, since)
+    return Deferred(sorted({task for task, _, _ in rows}), why, since)

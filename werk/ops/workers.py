@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from werk.ops.slots import WERK, Slot
 from werk.printable import listed
+from werk.tasks import catalog
 
 # The state of a worker is the first of these that one of its slots has. The last ones come last
 # because a worker that can still run jobs is neither draining nor stale.
@@ -137,3 +138,9 @@ def older(queue: str, workers: Sequence[Worker]) -> str:
     )
     names = [other.name for other in own if other.table != own[-1].table]
     return f"worker{'s' * (len(names) != 1)} {listed(names)}".rstrip()
+
+
+def serve_only_demo(queue: str, workers: Sequence[Worker]) -> bool:
+    """Return whether werk workers serve a queue, all with the table that werk brings."""
+    tables = {own.table for own in workers if own.is_live and queue in own.queues}
+    return tables == {catalog.demo_version()}

@@ -28,6 +28,7 @@ LOOK_S = 0.5  # at most, because the enqueue that follows has a time budget of i
 LOOK_AGAIN_S = 1.0
 
 CHECK = "see werk tasks --check"
+ONLY_DEMO = "the workers serve only werk's demo tasks; start them with WERK_REGISTRY"
 
 
 def find(name: str, link: Callable[[], Link]) -> Entry:
@@ -42,7 +43,7 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
     if own and theirs:
         if name in theirs:
             return _preferred(own, theirs[name])
-        raise UnknownTask(registry.unknown(name, theirs, without=registry.tasks()))
+        raise UnknownTask(_unknown(name, theirs))
     if own and not own.shape.is_missing:
         return own
     pages = read_pages(link(), name)
@@ -53,8 +54,22 @@ def find(name: str, link: Callable[[], Link]) -> Entry:
         repair = "restart a worker that serves it"
         raise UnknownTask(f"unknown task {name!r}: its entry in the catalog is damaged; {repair}")
     theirs = of_workers(link)
-    known, without = theirs or read_pages(link()).entries, registry.tasks() if theirs else ()
-    raise UnknownTask(registry.unknown(name, known, without, link().has_workers))
+    if theirs:
+        raise UnknownTask(_unknown(name, theirs))
+    known = read_pages(link()).entries
+    raise UnknownTask(registry.unknown(name, known, has_workers=link().has_workers))
+
+
+def _unknown(name: str, theirs: Mapping[str, Entry]) -> str:
+    note = ONLY_DEMO if _are_demo(theirs) else ""
+    return registry.unknown(name, theirs, without=registry.tasks(), note=note)
+
+
+def _are_demo(found: Mapping[str, Entry]) -> bool:
+    """Return whether there are tasks, and all of them are those that werk brings."""
+    return bool(found) and all(
+        registry.is_shipped(name, entry.task.path) for name, entry in found.items()
+    )
 
 
 def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
@@ -68,16 +83,33 @@ def of_workers(link: Callable[[], Link]) -> Mapping[str, Entry]:
     until, cached = asked.served_cache.get(of_workers, (0.0, found))
     if now < until:
         return cached  # type: ignore[no-any-return]
-    before, asked.not_after = asked.not_after, min(asked.not_after, now + LOOK_S)
-    try:
-        if asked.has_workers and registry.is_as_shipped():
-            found = live(asked)
-    except WerkError:  # the request that follows reports it
-        return {}
-    finally:
-        asked.not_after = before
+    if asked.has_workers and registry.is_as_shipped():
+        try:
+            found = _live_soon(asked)
+        except WerkError:  # the request that follows reports it
+            return {}
     asked.served_cache[of_workers] = now + LOOK_AGAIN_S, found
     return found
+
+
+def serve_only_demo(link: Link, queue: str) -> bool:
+    """Return whether live workers serve tasks, and only those that werk brings.
+
+    False if Redis does not answer soon.
+    """
+    try:
+        return _are_demo(_live_soon(link, queue))
+    except WerkError:
+        return False
+
+
+def _live_soon(link: Link, queue: str = "default") -> dict[str, Entry]:
+    """Return what live() returns, within LOOK_S. Raises RedisUnavailable, ConfigError."""
+    before, link.not_after = link.not_after, min(link.not_after, time.monotonic() + LOOK_S)
+    try:
+        return live(link, queue)
+    finally:
+        link.not_after = before
 
 
 def name_of(function: object, link: Callable[[], Link]) -> str:
@@ -207,7 +239,16 @@ def serves() -> list[str]:
 
 def version() -> str:
     """Return a short checksum of the whole table: workers that serve the same have the same."""
-    return f"{zlib.crc32(' '.join(sorted(serves())).encode()):08x}"
+    return _version(serves())
+
+
+def demo_version() -> str:
+    """Return the version of a table that has only the tasks that werk brings."""
+    return _version([f"{name} {fingerprint(f'werk.jobs.{name}')}" for name in registry.SHIPPED])
+
+
+def _version(members: list[str]) -> str:
+    return f"{zlib.crc32(' '.join(sorted(members)).encode()):08x}"
 
 
 def pages() -> list[str]:

@@ -85,8 +85,8 @@ def pages(reply: Sequence[bytes]) -> Pages:
     return Pages(entries, sorted(damaged))
 
 
-def live(link: Link) -> dict[str, Entry]:
-    """Return the tasks that live workers serve on the queues of the tasks in the catalog.
+def live(link: Link, queue: str = "default") -> dict[str, Entry]:
+    """Return the tasks that live workers serve on a queue and those of the tasks in the catalog.
 
     Raises RedisUnavailable, ConfigError.
     """
@@ -94,7 +94,7 @@ def live(link: Link) -> dict[str, Entry]:
     entries = pages(reply).entries
     if not entries:
         return {}
-    queues = {"default", *(entry.task.queue for entry in entries.values())}
+    queues = {"default", queue, *(entry.task.queue for entry in entries.values())}
     since = int(clock) - SERVED_S
     served = [keys.key("werk", "serves", queue) for queue in queues]
     asked = [("ZRANGEBYSCORE", key, since, "+inf", "LIMIT", 0, MOST_SERVED) for key in served]
