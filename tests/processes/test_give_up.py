@@ -361,7 +361,8 @@ def test_the_failures_that_wait_are_counted_and_reported(connection: redis.Redis
     found = json.loads(run("werk", "status", "--json").stdout)
     assert (found["gave_up"]["waiting"], found["gave_up"]["dropped"]) == (2, 7)
     assert found["gave_up"]["oldest_s"] == pytest.approx(90, abs=30)
-    status = run("werk", "status").stdout
+    status = run("werk", "status", env={"COLUMNS": "300"}).stdout
+    assert "drop the failures: redis-cli DEL rq:werk:gave-up\n" in status
     assert "\nfinal failures for WERK_ON_GIVE_UP: 2 waiting, 7 dropped\n" in status
     assert "\nwarning: 2 final failures wait for WERK_ON_GIVE_UP, the first for " in status
     text = samples(metrics.exposition(link(roles.settings("reader"))))

@@ -78,6 +78,7 @@ def test_every_command_works_and_those_that_show_the_catalog_count(
         assert "  good " in shown.stdout and said in " ".join(shown.stdout.split())
     looked = run("werk", "status")
     assert (looked.returncode, said in looked.stdout) == (0, True)
+    assert "or run redis-cli HDEL rq:werk:catalog bytes " in " ".join(looked.stdout.split())
     assert any(
         said in own["what"]
         for own in json.loads(run("werk", "status", "--json").stdout)["problems"]

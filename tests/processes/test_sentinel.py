@@ -218,8 +218,8 @@ def test_status_warns_of_a_replica_that_nobody_waits_for(group: Group) -> None:
     [problem] = [
         own for own in checks.problems(Snapshot.read(light)) if own.what.startswith(warning)
     ]
-    assert "min-replicas-to-write 1" in problem.fix
-    assert "min-replicas-max-lag 2" in problem.fix
+    assert "run redis-cli CONFIG SET min-replicas-to-write 1 && redis-cli CONFIG" in problem.fix
+    assert "redis-cli CONFIG SET min-replicas-max-lag 2, and" in problem.fix
     assert run("werk", "status", "--check").returncode == 1
     group.master.client.config_set("min-replicas-to-write", 1)
     assert checks.problems(Snapshot.read(light)) == []

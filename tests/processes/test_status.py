@@ -470,14 +470,17 @@ def test_a_long_job_and_an_idle_hour_are_no_hang(
 def test_redis_that_may_evict(light: Link, set_config: Callable[[str, object], None]) -> None:
     set_config("maxmemory-policy", "allkeys-lru")
     assert says(light, CRITICAL, "allkeys-lru")
-    assert "maxmemory-policy noeviction" in run("werk", "status", "--check").stdout
+    command = "run redis-cli CONFIG SET maxmemory-policy noeviction, and"
+    assert command in run("werk", "status", "--check").stdout
 
 
 def test_redis_that_keeps_nothing(light: Link, set_config: Callable[[str, object], None]) -> None:
     set_config("appendonly", "no")
     set_config("save", "")
     assert says(light, WARNING, "nothing on disk")
-    assert run("werk", "status", "--check").returncode == 1
+    done = run("werk", "status", "--check")
+    assert done.returncode == 1
+    assert "(run redis-cli CONFIG SET appendonly yes, and set it in redis.conf)" in done.stdout
     set_config("save", "3600 1")
     assert problems(light) == []
     set_config("appendonly", "yes")

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from werk.errors import RedisUnavailable
 from werk.ops import cron_problems
 from werk.ops.limits import CRITICAL, DEFAULT_LIMITS, OK, WARNING, Limits
-from werk.ops.numbers import age as age
-from werk.ops.numbers import size
+from werk.ops.numbers import age, size
 from werk.ops.server import Server
 from werk.ops.slots import PLAIN_RQ
 from werk.ops.snapshot import Deferred, GaveUp, Queue, Snapshot
@@ -19,6 +18,7 @@ from werk.store import keys
 from werk.store.connection import Link
 from werk.store.limits import UNKNOWN_S
 from werk.tasks.catalog import ONLY_DEMO
+from werk.tasks.catalog_page import CATALOG
 
 CHECK_EXITS = {OK: 0, WARNING: 1, CRITICAL: 2}
 
@@ -101,15 +101,15 @@ def verdict(level: str, text: str) -> tuple[int, str]:
 
 def _of_server(server: Server) -> Iterator[Problem]:
     if server.policy not in ("noeviction", "?"):
-        fix = "run CONFIG SET maxmemory-policy noeviction, and set it in redis.conf"
+        fix = "run redis-cli CONFIG SET maxmemory-policy noeviction, and set it in redis.conf"
         yield Problem(CRITICAL, f"Redis may evict jobs ({server.policy})", fix)
     if not server.aof and server.rdb is False:
-        fix = "run CONFIG SET appendonly yes, and set it in redis.conf"
+        fix = "run redis-cli CONFIG SET appendonly yes, and set it in redis.conf"
         yield Problem(WARNING, "Redis keeps nothing on disk", fix)
     if server.replicas and server.min_replicas == 0:
         what = "Redis has a replica and no min-replicas-to-write: a failover can lose more than 1 s"
-        fix = "run CONFIG SET min-replicas-to-write 1 and CONFIG SET min-replicas-max-lag 2, "
-        fix += "and set both in redis.conf"
+        fix = "run redis-cli CONFIG SET min-replicas-to-write 1 && "
+        fix += "redis-cli CONFIG SET min-replicas-max-lag 2, and set both in redis.conf"
         yield Problem(WARNING, what, fix)
     if server.memory_limit and server.memory > MEMORY_PART * server.memory_limit:
         part = f"{server.memory / server.memory_limit:.0%} of {size(server.memory_limit)}"
@@ -121,10 +121,11 @@ def _of_keys(snapshot: Snapshot) -> Iterator[Problem]:
     if snapshot.damaged:
         count = counted(len(snapshot.damaged), "key")
         what = f"{count} that werk cannot read: {listed(snapshot.damaged)}"
-        fix = "check them with TYPE; rename or delete what is not RQ's or werk's"
+        fix = "check them with redis-cli TYPE KEY; rename or delete what is not RQ's or werk's"
         yield Problem(WARNING, what, fix)
     if snapshot.pages.damaged:
-        fix = f"restart a worker that serves it, or run HDEL {keys.key('werk', 'catalog')} TASK"
+        names = " ".join(map(shell_word, snapshot.pages.damaged[:5]))
+        fix = f"restart a worker that serves it, or run redis-cli HDEL {CATALOG} {names}"
         yield Problem(WARNING, snapshot.pages.problem(), fix)
 
 
@@ -149,7 +150,7 @@ def _of_final_failures(gave_up: GaveUp) -> Iterator[Problem]:
         wait = "waits" if gave_up.waiting == 1 else "wait"
         what = f"{counted(gave_up.waiting, 'final failure')} {wait} for WERK_ON_GIVE_UP"
         what += f", the first for {age(gave_up.oldest_s)}"
-        drop = f"DEL {keys.key('werk', 'gave-up')}"
+        drop = f"redis-cli DEL {shell_word(keys.key('werk', 'gave-up'))}"
         fix = f"start a worker with WERK_ON_GIVE_UP, or drop the failures: {drop}"
         yield Problem(WARNING, what, fix)
 

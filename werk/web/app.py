@@ -30,7 +30,7 @@ from werk.errors import (
 )
 from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
-from werk.ops.checks import age
+from werk.ops.numbers import age
 from werk.settings import Settings
 from werk.store.connection import link
 from werk.store.error_group import filter_of

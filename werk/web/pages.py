@@ -15,10 +15,11 @@ from flask import Response, jsonify, render_template, request
 
 from werk.errors import ArgumentError, RedisUnavailable
 from werk.ops import bulk, cron_health, failure_counts, histograms, job_record, jobs, task_list
-from werk.ops.checks import age, problems
+from werk.ops.checks import problems
 from werk.ops.histograms import TOOK, WAITED
 from werk.ops.job_places import STATES, Pace
 from werk.ops.job_record import LONGEST_IN_ROW
+from werk.ops.numbers import age
 from werk.ops.queues import clock, queue_names
 from werk.ops.snapshot import Snapshot
 from werk.settings import Settings
