@@ -150,7 +150,9 @@ def test_a_caller_without_a_table(
     )
     wrong = without_table("report", "someday")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "werk-enqueue: report: day: 'someday' is not a date: 2026-01-31\n"
+    assert (
+        wrong.stderr == "werk-enqueue: report: day: 'someday' is not a date, such as 2026-01-31\n"
+    )
     near = without_table("reprot", "2026-11-24")
     assert near.returncode == 2
     assert "did you mean 'report'?" in near.stderr

@@ -192,7 +192,7 @@ def test_types_are_the_tasks(tasks: None, client: FlaskClient, connection: redis
     for kwargs, said in (
         ({"size": "xl"}, "typed: size: 'xl' is not one of s, 1"),
         ({"size": True}, "typed: size: True is not one of s, 1"),
-        ({"day": 5}, "typed: day: 5 is not a date: 2026-01-31"),
+        ({"day": 5}, "typed: day: 5 is not a date, such as 2026-01-31"),
         ({"count": 1}, "typed: takes no count; "),
         ({"timeout": 1, "retry": 1}, '; put timeout, retry into "options"'),
         ({"share": False}, "typed: share: False is not a number (float)"),

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -623,10 +623,10 @@ def test_a_text_becomes_a_value(define: Define, annotation: str, text: str, valu
         ("bytes", "\ud800", "x: '\\ud800' is not bytes, or text in UTF-8"),
         ("Decimal", "NaN", "x: 'NaN' is not a decimal number (Decimal)"),
         ("Decimal", "1e9999999999999999999", "is not a decimal number (Decimal)"),
-        ("date", "31.1.2026", "x: '31.1.2026' is not a date: 2026-01-31"),
-        ("date", "2026-02-30", "x: '2026-02-30' is not a date: 2026-01-31"),
-        ("dt.datetime", "noon", "x: 'noon' is not a datetime: 2026-01-31T18:00Z"),
-        ("timedelta", "1x", "x: '1x' is not a duration (timedelta): 90, 90s, 1h30m"),
+        ("date", "31.1.2026", "x: '31.1.2026' is not a date, such as 2026-01-31"),
+        ("date", "2026-02-30", "x: '2026-02-30' is not a date, such as 2026-01-31"),
+        ("dt.datetime", "noon", "x: 'noon' is not a datetime, such as 2026-01-31T18:00Z"),
+        ("timedelta", "1x", "x: '1x' is not a duration (timedelta), such as 90, 90s, 1h30m"),
         ("timedelta", "5m1h", "x: '5m1h' is not a duration"),
         ("timedelta", "", "x: '' is not a duration"),
         ("timedelta", "-", "x: '-' is not a duration"),
@@ -656,8 +656,8 @@ def test_a_text_becomes_a_value(define: Define, annotation: str, text: str, valu
         ("list[int]", '["1"]', "x: '1' is not a whole number (int)"),
         ("list[int]", "[true]", "x: True is not a whole number (int)"),
         ("list[bool]", '["true"]', "x: 'true' is not true or false (bool)"),
-        ("list[date]", '["x"]', "x: 'x' is not a date: 2026-01-31"),
-        ("list[date]", "[1]", "x: 1 is not a date: 2026-01-31"),
+        ("list[date]", '["x"]', "x: 'x' is not a date, such as 2026-01-31"),
+        ("list[date]", "[1]", "x: 1 is not a date, such as 2026-01-31"),
         ("list[Decimal]", "[1.5]", "x: 1.5 is not a decimal number (Decimal)"),
     ],
 )
@@ -745,6 +745,10 @@ class Shade(StrEnum):
     RED = "red"
 
 
+class Tint(Enum):
+    RED = "red"
+
+
 class MyFloat(float):
     pass
 
@@ -765,13 +769,28 @@ class MyFloat(float):
         ("str", 1, "sleep: x: 1 is not text (str)"),
         ("int", "y" * 99, f"sleep: x: '{'y' * 80}'... is not a whole number (int)"),
         ("float", MyFloat(1), "sleep: x: the value is a test_signature.MyFloat, a kind of float; "),
-        ("Color", Shade.RED, "sleep: x: the value is a test_signature.Shade, a kind of str; use"),
-        ("Color", "RED", "sleep: x: 'RED' is not one of RED, TWO"),
+        (
+            "Color",
+            Shade.RED,
+            "sleep: x: the value is a test_signature.Shade, a kind of str; use its .value",
+        ),
+        ("Color", Tint.RED, "sleep: x: the value is a test_signature.Tint; use its .value"),
+        ("Color", "RED", "sleep: x: 'RED' is a name; pass a value: 'red', 2"),
+        ("Color", "blue", "sleep: x: 'blue' is not one of 'red', 2"),
+        ("date", "2026-01-01", "sleep: x: '2026-01-01' is text; pass a datetime.date"),
+        ("date", 5, "sleep: x: 5 is not a date"),
+        ("date", [5], "sleep: x: got list; use a date"),
         (
             "date",
             datetime(2026, 1, 1),
-            "sleep: x: datetime.datetime(2026, 1, 1, 0, 0) is not a date",
+            "sleep: x: datetime.datetime(2026, 1, 1, 0, 0) is not a date; pass its .date()",
         ),
+        ("dt.datetime", "noon", "sleep: x: 'noon' is text; pass a datetime.datetime"),
+        ("timedelta", "5m", "sleep: x: '5m' is text; pass a datetime.timedelta"),
+        ("Decimal", "1.5", "sleep: x: '1.5' is text; pass a decimal.Decimal"),
+        ("UUID", UUID_TEXT, f"sleep: x: '{UUID_TEXT}' is text; pass a uuid.UUID"),
+        ("bytes", "x", "sleep: x: 'x' is text; pass bytes"),
+        ("bytes", 5, "sleep: x: 5 is not bytes"),
         ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
         ("Any", object(), "sleep: x: the value is an object; use plain data"),
@@ -783,14 +802,16 @@ class MyFloat(float):
         ),
         ("list[int]", (1,), "sleep: x: got tuple; use a list"),
         ("list[int]", [1, "2"], "sleep: x: '2' is not a whole number (int)"),
-        ("list[date]", ["2026-01-01"], "sleep: x: '2026-01-01' is not a date: 2026-01-31"),
+        ("list[date]", ["2026-01-01"], "sleep: x: '2026-01-01' is text; pass a datetime.date"),
         ("int | None", "", "sleep: x: '' is not a whole number (int)"),
     ],
 )
 def test_a_value_is_refused(define: Define, annotation: str, value: object, message: str) -> None:
     shape = parameter(define, annotation)
-    assert refused(lambda: shape.bind((value,), {}, task="sleep")).startswith(message)
-    assert refused(lambda: shape.bind((), {"x": value}, task="sleep")).startswith(message)
+    for args, kwargs in (((value,), {}), ((), {"x": value})):
+        said = refused(lambda a=args, k=kwargs: shape.bind(a, k, task="sleep"))
+        assert said.startswith(message)
+        assert ", such as" not in said and "UTF-8" not in said  # a text would be refused
 
 
 def test_an_int_for_a_float_becomes_one(define: Define) -> None:

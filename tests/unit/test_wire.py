@@ -104,7 +104,7 @@ def doubled() -> list[object]:
     ("value", "words"),
     [
         (object(), ["object", "plain data"]),
-        (Size.S, ["Size", "int(...)"]),
+        (Size.S, ["Size", "its .value"]),
         (Money(1), ["Money", "Decimal(...)"]),
         (Colour.RED, ["Colour"]),
         (PurePosixPath("/"), ["PurePosixPath"]),

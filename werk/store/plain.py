@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -88,10 +89,14 @@ def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
         number = getattr(value, "int", None)  # a pickle can leave it out
         whole = type(number) is int and 0 <= number < 1 << 128
         return None if whole else "is a broken UUID; use another"
+    is_member = isinstance(value, Enum)
     for plain in (*_TO_CONVERT, Decimal):
         if isinstance(value, plain):
             base = plain.__name__
-            return f"is {_a(kind)}, a kind of {base}; use {base}(...) or its .value"
+            use = "its .value" if is_member else f"{base}(...)"
+            return f"is {_a(kind)}, a kind of {base}; use {use}"
+    if is_member:
+        return f"is {_a(kind)}; use its .value"
     if kind is bytearray or kind is memoryview:
         return f"is a {kind.__name__}; use bytes(...)"
     return f"is {_a(kind)}; use {_as_plain(kind) or PLAIN}"

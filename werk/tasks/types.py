@@ -79,9 +79,8 @@ class Type(NamedTuple):
         if is_json:
             raise Invalid(shown(value), self._problem)
         if type(value) in _CONTAINERS and not self.choices:
-            use = _KINDS[self.name].wanted.removesuffix(_IN_TEXT)
-            raise Invalid("", f"got {type(value).__name__}; use {use}")
-        raise Invalid(shown(value), self._problem.removesuffix(_IN_TEXT))
+            raise Invalid("", f"got {type(value).__name__}; use {_KINDS[self.name].wanted}")
+        raise Invalid(shown(value), self._problem_in_python(value))
 
     @property
     def _inner(self) -> Type:
@@ -89,12 +88,21 @@ class Type(NamedTuple):
 
     @property
     def _problem(self) -> str:
-        choices = ", ".join(printable(text) for text, _ in self.choices)
-        return f"is not {_KINDS[self.name].wanted}{choices}"
+        kind, choices = _KINDS[self.name], ", ".join(printable(text) for text, _ in self.choices)
+        return f"is not {kind.wanted}{choices}{kind.in_text}"
+
+    def _problem_in_python(self, value: object) -> str:
+        """Return what is wrong with a value that is passed as it is, and what to pass."""
+        kind, choices = _KINDS[self.name], ", ".join(shown(own) for _, own in self.choices)
+        if type(value) is str and value in dict(self.choices):
+            return f"is a name; pass a value: {choices}"
+        if type(value) is str and kind.in_python:
+            return f"is text; pass {kind.in_python}"
+        use = "; pass its .date()" if kind.cls is date and type(value) is datetime else ""
+        return f"is not {kind.wanted}{choices}{use}"
 
 
 JSON = Type("json")
-_IN_TEXT = ", in JSON"  # only where the value is written as text
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -196,6 +204,8 @@ class _Kind(NamedTuple):
     cls: type | None  # what Python values have to be, exactly; object: anything plain
     read: Callable[[str], object]
     wanted: str
+    in_text: str = ""  # follows it where the value is written as text
+    in_python: str = ""  # what to pass from Python in place of a text
 
 
 _KINDS = {
@@ -203,14 +213,26 @@ _KINDS = {
     "int": _Kind(int, _int, "a whole number (int)"),
     "float": _Kind(float, _float, "a number (float)"),
     "bool": _Kind(bool, lambda text: _BOOLS[text.lower()], "true or false (bool)"),
-    "bytes": _Kind(bytes, os.fsencode, "bytes, or text in UTF-8"),
-    "decimal": _Kind(Decimal, _decimal, "a decimal number (Decimal)"),
-    "date": _Kind(date, date.fromisoformat, "a date: 2026-01-31"),
-    "datetime": _Kind(datetime, datetime.fromisoformat, "a datetime: 2026-01-31T18:00Z"),
-    "duration": _Kind(timedelta, duration.read, "a duration (timedelta): 90, 90s, 1h30m"),
-    "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID"),
-    "dict": _Kind(dict, read_json, f"a dict{_IN_TEXT}"),
-    "list": _Kind(list, read_json, f"a list{_IN_TEXT}"),
+    "bytes": _Kind(bytes, os.fsencode, "bytes", ", or text in UTF-8", "bytes"),
+    "decimal": _Kind(Decimal, _decimal, "a decimal number (Decimal)", "", "a decimal.Decimal"),
+    "date": _Kind(date, date.fromisoformat, "a date", ", such as 2026-01-31", "a datetime.date"),
+    "datetime": _Kind(
+        datetime,
+        datetime.fromisoformat,
+        "a datetime",
+        ", such as 2026-01-31T18:00Z",
+        "a datetime.datetime",
+    ),
+    "duration": _Kind(
+        timedelta,
+        duration.read,
+        "a duration (timedelta)",
+        ", such as 90, 90s, 1h30m",
+        "a datetime.timedelta",
+    ),
+    "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID", "", "a uuid.UUID"),
+    "dict": _Kind(dict, read_json, "a dict", ", in JSON"),
+    "list": _Kind(list, read_json, "a list", ", in JSON"),
     "choice": _Kind(None, _text, "one of "),
     "none": _Kind(type(None), lambda text: _NONES[text], "null (None)"),  # only of results
     "json": _Kind(object, read_json, "JSON"),
