@@ -244,8 +244,8 @@ def shop(define: Callable[..., str]) -> Callable[[str], list[tuple[str, str]]]:
         ("Annotated[Order, 1]", f"Order {FIELDS}"),
         ("Kind", f"Kind {MEMBER}"),
         ("Auto", f"Auto {MEMBER}"),
-        ("Path", "Path is not plain data; pass it as text"),
-        ("pathlib.Path", "pathlib.Path is not plain data; pass it as text"),
+        ("Path", "Path is not plain data; annotate it as str"),
+        ("pathlib.Path", "pathlib.Path is not plain data; annotate it as str"),
         (
             "Callable[[int], str]",
             "Callable is not plain data; pass a name, and look the function up in the task",

@@ -794,6 +794,7 @@ class MyFloat(float):
         ("L[1]", True, "sleep: x: True is not one of 1"),
         ("timedelta", 90, "sleep: x: 90 is not a duration (timedelta)"),
         ("Any", object(), "sleep: x: the value is an object; use plain data"),
+        ("Any", Path(), "sleep: x: the value is a pathlib.PosixPath; use str(path)"),
         ("Any", {"a": {1: Path()}}, "sleep: x: the value contains "),
         (
             "dt.datetime",

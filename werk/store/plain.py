@@ -103,9 +103,11 @@ def _leaf_problem(value: object, parts_left: list[int]) -> str | None:
 
 
 def _as_plain(kind: type) -> str | None:
-    """Return how an object of a class with fields becomes a dict."""
+    """Return how an object of a class becomes plain data, if that is known."""
     if hasattr(kind, "model_dump"):  # of pydantic
         return 'its .model_dump(mode="json")'
+    if hasattr(kind, "__fspath__"):
+        return "str(path)"
     return "dataclasses.asdict(...)" if hasattr(kind, "__dataclass_fields__") else None
 
 

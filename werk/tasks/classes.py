@@ -21,7 +21,7 @@ _CLASS = "pass its fields, or a dict, and build it in the task"
 _FUNCTION = "pass a name, and look the function up in the task"
 _INSTEAD = {
     "enum.Enum": "pass the value of a member",
-    "pathlib.Path": "pass it as text",
+    "pathlib.Path": "annotate it as str",
     "typing.Callable": _FUNCTION,
     "collections.abc.Callable": _FUNCTION,
 }
