@@ -49,6 +49,8 @@ def _load(setting: str, path: str) -> Callable[..., Any]:
         function = resolve_name(path)
     except Exception as error:  # importing the module can raise anything
         raise ConfigError(f"{setting}: cannot import {path}: {described(error)}") from error
+    if inspect.ismodule(function):
+        raise ConfigError(f"{setting}: {path} is a module; name a function in it")
     if not callable(function):
         raise ConfigError(f"{setting}: {path} is not a function; write def f(subject, call_next)")
     if inspect.iscoroutinefunction(function):

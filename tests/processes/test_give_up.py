@@ -249,6 +249,13 @@ def test_a_worker_that_cannot_import_the_handler_does_not_start(
     assert places(connection, job.id) == ["queue"]
 
 
+@pytest.mark.parametrize("path", ["xml.dom", "json"])
+def test_a_module_is_no_handler(handled: Handled, path: str) -> None:
+    worker = handled.start(WERK_ON_GIVE_UP=path)
+    assert worker.wait(60) == 78
+    assert f"WERK_ON_GIVE_UP: {path} is a module; name a function in it" in worker.output()
+
+
 def test_a_job_that_was_deleted_meanwhile_has_only_its_id(
     handled: Handled, connection: redis.Redis, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_middleware_knows_which_errors_are_final_and_is_flushed_before_a_horse_e
         ("no_such_module.f", "cannot import no_such_module.f: ModuleNotFoundError"),
         ("around.no_such_function", "cannot import around.no_such_function: AttributeError"),
         ("around.NOT_A_FUNCTION", "around.NOT_A_FUNCTION is not a function; write def f("),
+        ("xml.dom", "xml.dom is a module; name a function in it"),
         ("around.is_async", "around.is_async is an async function; write def"),
     ],
 )

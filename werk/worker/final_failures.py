@@ -9,9 +9,12 @@ than MOST_GAVE_UP, a tick drops the oldest.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import redis.exceptions
@@ -40,6 +43,29 @@ MOST_KILLED = 3  # horses that may die of one failure's handler
 MOST_DIGITS = 8  # of that number: something else may have written there
 
 
+class _IsModule(Exception):
+    """Raised if the setting names a module."""
+
+
+def _import_handler(path: str) -> Any:
+    try:
+        found: Any = import_function(path)
+    except ValueError:  # RQ looks for an attribute, and imports no module below a package
+        if not _is_module(path):
+            raise
+        found = importlib.import_module(path)
+    if inspect.ismodule(found):
+        raise _IsModule(f"{path} is a module; name a function in it")
+    return found
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 class FinalFailures:
     """Takes final failures one by one. Lives in the horse; without a handler it does nothing."""
 
@@ -59,13 +85,14 @@ class FinalFailures:
         """Import the handler. Return False, and log why, if it cannot be imported."""
         if not self.path:
             return True
-        handler, error, _ = self.runner.run(import_function, (self.path,), {}, None)
+        handler, error, _ = self.runner.run(_import_handler, (self.path,), {}, None)
         bound_logs(self.shared)  # its module may have set up logging
         if error is None and not callable(handler):
             error = TypeError("not a function; write def gave_up(job, cause, traceback)")
         if error is not None:
-            why = printable(described(error))
-            self.log.log.error("WERK_ON_GIVE_UP: cannot import %s: %s", self.path, why)
+            why = f"cannot import {self.path}: {described(error)}"
+            why = str(error) if type(error) is _IsModule else why
+            self.log.log.error("WERK_ON_GIVE_UP: %s", printable(why))
             return False
         self.runner.imported()
         self.handler = handler
