@@ -652,7 +652,7 @@ def test_a_text_becomes_a_value(define: Define, annotation: str, text: str, valu
         ("Any", '"\udcff"', "is not valid UTF-8"),
         ("dict", "[]", "x: the list is not a dict, in JSON"),
         ("list[int]", "{}", "x: the dict is not a list, in JSON"),
-        ("list[int]", "1", "x: 1 is not a list, in JSON"),
+        ("list[int]", "1", "x: 1 is not a list, in JSON, such as '[10, 20.5]'"),
         ("list[int]", '["1"]', "x: '1' is not a whole number (int)"),
         ("list[int]", "[true]", "x: True is not a whole number (int)"),
         ("list[bool]", '["true"]', "x: 'true' is not true or false (bool)"),
@@ -827,7 +827,7 @@ def test_an_int_for_a_float_becomes_one(define: Define) -> None:
     ("parameters", "args", "kwargs", "message"),
     [
         ("a: int", (), {}, "sleep: missing argument a; it takes A"),
-        ("a: int", (1, 2), {}, "sleep: takes 1 argument (a), 2 given"),
+        ("a: int", (1, 2), {}, "sleep: takes 1 argument (a), 2 given; it takes A"),
         ("a: int", (1,), {"a": 2}, "sleep: a is given twice"),
         ("seconds: int", (), {"secnds": 2}, "sleep: takes no secnds; did you mean seconds?"),
         ("a: int", (1,), {"zzz": 2}, "sleep: takes no zzz; it takes A"),

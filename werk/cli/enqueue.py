@@ -34,7 +34,7 @@ gc.enable()
 HELP_BUDGET_S = 0.5  # to read the names in the catalog
 
 ENQUEUE_EPILOG = """\b
-Examples:
+Examples, with the tasks that werk brings:
   werk-enqueue sleep 1                  print the id of the job
   werk-enqueue --wait hello Ada         wait for the job, print its result
   werk-enqueue --delay 60 hello Ada     run the job in a minute

@@ -248,7 +248,7 @@ class Signature:
             takes = most if least == most else f"{least} to {most}"
             names = ", ".join(own.name for own in self._places)
             what = f"argument{'' if takes == 1 else 's'}{f' ({names})' if names else ''}"
-            return f"takes {takes} {what}, {count} given"
+            return f"takes {takes} {what}, {count} given; {self._takes()}"
         filled = {own.name for own in self._places[:count]}
         for name in kwargs:
             if name in filled and name in self._named:

@@ -232,7 +232,7 @@ _KINDS = {
     ),
     "uuid": _Kind(UUID, lambda text: UUID(_match(_UUID, text)[0]), "a UUID", "", "a uuid.UUID"),
     "dict": _Kind(dict, read_json, "a dict", ", in JSON"),
-    "list": _Kind(list, read_json, "a list", ", in JSON"),
+    "list": _Kind(list, read_json, "a list", ", in JSON, such as '[10, 20.5]'"),
     "choice": _Kind(None, _text, "one of "),
     "none": _Kind(type(None), lambda text: _NONES[text], "null (None)"),  # only of results
     "json": _Kind(object, read_json, "JSON"),
