@@ -57,32 +57,32 @@ RAISED = {
         "pages of jobs, cron health, counts of failures",
     ),
     "ops": (
-        3125,
+        3137,
         "stubs, deferred jobs, damaged records, limits by queue, histograms, attempts, "
         "slots, filters of jobs, short ids, cron health, counts of failures, whom to restart, "
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1178,
+        1185,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
-        1108,
+        1149,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked "
         "keys, forks",
     ),
     "werk": (
-        915,
+        921,
         "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
     ),
     "web": (
-        1047,
+        1048,
         "enqueueing over HTTP, half-open requests, Host and Origin rules, pages on call, "
         "times of counts",
     ),
     "worker": (
-        4552,
+        4572,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "
