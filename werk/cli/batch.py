@@ -151,7 +151,7 @@ class Report:
             good = f"the good lines up to {self.sent} are enqueued"
             return f"{good}; the outcome of some was not printed"
         rest = f"some of the next {CHUNK} may have been enqueued"
-        if isinstance(error, errors.NoWorker):
+        if str(error).endswith(client.NOTHING):
             rest = "the next are not enqueued"
         return f"lines up to {self.last} are done; {rest}"
 

@@ -144,7 +144,7 @@ def submit_many(
         except WerkError as error:
             if start:
                 error.handles = tuple(handles)
-                is_none = isinstance(error, NoWorker)
+                is_none = str(error).endswith(NOTHING)
                 rest = "the others were not" if is_none else "some of the others may be"
                 say_so_far(error, f"the first {start} of {len(jobs)} calls were enqueued, {rest}")
             raise

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 from uuid import uuid4
 
-import redis.exceptions
 import rq
 import rq.scheduler
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.retry import Retry as RetryPolicy
 from rq.worker.base import BaseWorker
 
@@ -206,7 +206,7 @@ class Worker(RQSide):
         """Remove the records of all slots, unless Redis is unreachable: then they expire."""
         self.connection.set_retry(no_retry())
         self.connection.connection_pool.disconnect(inuse_connections=False)  # a reply may be due
-        with suppress(*AWAY, redis.exceptions.ResponseError):
+        with suppress(*AWAY, ResponseError):
             for worker in (self, *self.others):
                 worker.register_death()
 

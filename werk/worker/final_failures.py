@@ -158,13 +158,12 @@ class FinalFailures:
 
     def _job(self, job_id: str) -> Job:
         """Return the job as it is now. It has only its id if its record cannot be read."""
-        job = self.recorder.job(job_id)
         try:
-            return rq_classes.load(job)
+            return rq_classes.load(self.recorder.job(job_id))
         except Unusable:
             raise
         except Exception:
-            return job
+            return rq_classes.blank(self.recorder.worker, job_id)
 
     def _traceback(self, job_id: str, execution: str) -> str:
         """Return the text that is kept with this execution of a job, '' if there is none."""

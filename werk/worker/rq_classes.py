@@ -264,6 +264,13 @@ def unread(job_class: type[Job], job_id: str) -> Job:
     return job
 
 
+def blank(worker: RQWorker, job_id: str) -> Job:
+    """Return a job that has only its id, which need not be one that RQ accepts."""
+    job = worker.job_class(connection=worker.connection, serializer=worker.serializer)
+    job._id = job_id
+    return job
+
+
 def load(job: Job) -> Job:
     """Return the job after it was read from Redis. Raises what RQ raises for an unreadable job.
 
