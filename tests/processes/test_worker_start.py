@@ -200,6 +200,21 @@ def test_a_worker_leaves_though_a_signal_arrives_in_a_destructor(waits: bool) ->
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_an_alarm_of_the_process_goes_on_while_a_worker_starts() -> None:
+    code = """if True:
+        import signal
+        from werk.worker.startup import stoppable
+
+        signal.signal(signal.SIGALRM, lambda *_: print("rings"))
+        signal.alarm(3600)
+        with stoppable():
+            signal.raise_signal(signal.SIGALRM)
+        print("it goes on", signal.alarm(0) > 3000)
+    """
+    done = run("python", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "rings\nit goes on True\n")
+
+
 class Moody:
     """Passes requests on to Redis; after `count` of them it hangs up, or says that it loads."""
 

@@ -109,12 +109,14 @@ def stoppable() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
     ours = insisting(leaving, AGAIN_S)
-    for number in numbers:
-        signal.signal(number, ours)
+    signal.signal(signal.SIGTERM, ours)
+    signal.signal(signal.SIGINT, ours)
     try:
         yield
     finally:
-        is_leaving = bool(signal.alarm(0))
+        is_leaving = signal.getsignal(signal.SIGALRM) is ours  # until then it is not our alarm
+        if is_leaving:
+            signal.alarm(0)
         for number, handler in before.items():
             if signal.getsignal(number) is ours:
                 signal.signal(number, handler)
