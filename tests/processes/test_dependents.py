@@ -108,26 +108,13 @@ def test_dependents_of_a_failure_run_though_its_horse_dies_after_the_commit(
     assert not connection.exists("rq:deferred:default", "rq:ready:default", "rq:wip:default")
 
 
+@pytest.mark.parametrize("task", ["fail", "poison"])  # a crash: the next horse fails the job
 def test_dependents_of_a_failure_run_that_rq_could_not_record(
-    work: Start, connection: redis.Redis, tmp_path: Path
+    work: Start, connection: redis.Redis, tmp_path: Path, task: str
 ) -> None:
     """A key is of another type, so step.lua records the failure."""
     queue = Queue(connection=connection)
-    parent = queue.enqueue("worker_tasks.fail", str(tmp_path), job_id="parent")
-    whenever = Dependency([parent], allow_failure=True)
-    child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever)
-    connection.set("rq:results:parent", "something else's")
-    work()
-    wait_until(lambda: places(connection, "parent") == ["failed"])
-    wait_until(lambda: child.get_status() == JobStatus.FINISHED)
-
-
-def test_dependents_of_a_crash_run_that_rq_could_not_record(
-    work: Start, connection: redis.Redis, tmp_path: Path
-) -> None:
-    """The horse that fails the job is the one that has to enqueue its dependents."""
-    queue = Queue(connection=connection)
-    parent = queue.enqueue("worker_tasks.poison", str(tmp_path), job_id="parent")
+    parent = queue.enqueue(f"worker_tasks.{task}", str(tmp_path), job_id="parent")
     whenever = Dependency([parent], allow_failure=True)
     child = queue.enqueue("worker_tasks.note", str(tmp_path), depends_on=whenever)
     connection.set("rq:results:parent", "something else's")
