@@ -86,37 +86,45 @@ class Line(Channel):
     """The horse's own connection, for the test to break."""
 
     fault = ""
-    words: Sequence[Command] = ()  # a request that is on its way, but not there yet
+    late: tuple[Sequence[Command], bytes] | None = (
+        None  # a request that is on its way, but not there yet
+    )
 
-    def send(self, *commands: Command) -> None:
+    def send(self, *commands: Command, last: bytes = b"") -> None:
         fault, self.fault = self.fault, ""
         if fault == "request lost":
             raise ConnectionError(fault)
         if fault == "frozen before":
             raise Died
         if fault == "on its way":
-            self.words = commands
+            self.late = commands, last
             raise Died
-        super().send(*commands)
+        super().send(*commands, last=last)
         if fault in ("reply lost", "frozen"):
             self.receive()
             raise ConnectionError(fault) if fault == "reply lost" else Died
 
     def arrive(self) -> Any:
-        words, self.words = self.words, ()
-        self.send(*words)
+        assert self.late
+        (commands, last), self.late = self.late, None
+        self.send(*commands, last=last)
         return self.receive()
 
 
 class Frozen(Steps):
     """A horse's requests: it can be frozen in the middle of one, and goes on with it later."""
 
-    pending: tuple[tuple[Any, ...], Outcome | None] | None = None
-    last_request: tuple[Any, ...] = ()
+    pending: tuple[bytes, Outcome | None] | None = None  # its words, and the outcome among them
+    last: tuple[bytes, Outcome | None]
+    wants_job = False
 
-    def ask(self, request: tuple[Any, ...], outcome: Outcome | None) -> Any:
-        self.pending, self.last_request = (request, outcome), request
-        reply = super().ask(request, outcome)
+    def step(self, outcome: Outcome | None, wants_job: bool) -> Any:
+        self.wants_job = wants_job
+        return super().step(outcome, wants_job)
+
+    def ask(self, words: bytes, outcome: Outcome | None, is_resent: bool = False) -> Any:
+        self.pending = self.last = words, outcome
+        reply = super().ask(words, outcome, is_resent)
         self.pending = None
         return reply
 
@@ -239,12 +247,10 @@ class Pair:
 
     def ask_again(self) -> tuple[bytes, Any]:
         """Thawed in the middle of a request, which may have been answered."""
-        request, finish = cast(Any, self.steps.pending)
+        words, finish = cast(Any, self.steps.pending)
         self.line.close()
-        at = self.steps.resent_at
-        request = (*request[:at], "1", *request[at + 1 :])
-        wants_job = request[at - 1] == "1"
-        return self.go_on(self.steps.ask(request, finish), finish, wants_job)
+        reply = self.steps.ask(words, finish, is_resent=True)
+        return self.go_on(reply, finish, self.steps.wants_job)
 
     def go_on(self, reply: Any, finish: Outcome | None, claims: bool) -> tuple[bytes, Any]:
         shared, self.claim = self.horse.shared, None

@@ -242,9 +242,8 @@ class Fleet:
 
     def resend(self) -> Any:
         steps = self.pair.steps
-        request = list(cast(Any, steps.last_request))
-        request[steps.resent_at] = "1"
-        steps.channel.send(tuple(request))
+        words, outcome = steps.last
+        steps.channel.send(last=steps.beginnings[True][outcome is not None] + words)
         return steps.channel.receive()
 
     def step(

@@ -346,7 +346,7 @@ class Life(RuleBasedStateMachine):
         try:
             return pair.step(finish, claims)
         except Died:
-            if line.words:  # the horse is killed, and the request arrives after that
+            if line.late:  # the horse is killed, and the request arrives after that
                 pair.steps.channel = Line(pair.worker.connection)
                 self.on_the_way.append(line)
                 self.kill_now(pair)

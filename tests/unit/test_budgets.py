@@ -63,7 +63,7 @@ RAISED = {
         "clocks that are set back, jobs that end while they are stopped",
     ),
     "store": (
-        1185,
+        1195,
         "bounded readers of payloads, outages, silent Sentinels, one connection class, "
         "calls inside calls, cron health, counts of failures",
     ),
@@ -82,7 +82,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4577,
+        4611,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -288,3 +288,12 @@ def test_a_short_call_is_what_rq_reads_and_hardly_longer(args: list[object]) -> 
     written = payload.write_call("shop.reports.build", tuple(args), {})
     assert zlib.decompress(written) == whole
     assert len(written) <= max(len(whole) + 11, len(zlib.compress(whole)))
+
+
+def test_what_only_begins_like_a_stored_call_is_returned_as_it_is() -> None:
+    call = payload.write_call("shop.reports.build", (1,), {})
+    assert payload.decompress(call) == zlib.decompress(call)
+    for broken in (b"", b"\x78", call[:3], call[:4], call[:-1]):
+        assert payload.decompress(broken) == broken
+    with pytest.raises(Unreadable):
+        payload.decompress(call, most=10)

@@ -60,14 +60,14 @@ class Connection:
         self.pid = os.getpid()
         self._reader = hiredis.Reader()
 
-    def send(self, *commands: Command) -> None:
-        """Send commands. Raises OSError."""
+    def send(self, *commands: Command, last: bytes = b"") -> None:
+        """Send commands, and a last one that is packed. Raises OSError."""
         if self.socket is None:
             self.open()
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            self.socket.sendall(b"".join(map(packed, commands)))  # which copies no single one
+            self.socket.sendall(b"".join(map(packed, commands)) + last)  # a single one is no copy
         except ConnectionError:
             if not self._is_refused():
                 raise  # otherwise receive() returns what Redis replied before it hung up

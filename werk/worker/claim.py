@@ -55,7 +55,7 @@ class Claim:
     job: bytes  # its id
     queue: bytes  # that it waited in
     execution: str  # its id
-    claimed_at: str  # Unix seconds
+    claimed_at: bytes  # Unix seconds
 
     @property
     def id(self) -> str:
@@ -90,8 +90,7 @@ class Claim:
         if len(job_id) not in LENGTHS or job_id.translate(None, LETTERS):
             raise Refused("invalid job id: use at most 860 letters, digits, - and _")
         try:
-            limit = _seconds(self.timeout, 0) or DEFAULT_TIMEOUT_S
-            return limit, _seconds(self.result_ttl, default_result_ttl)
+            return _limits(self.timeout, self.result_ttl, default_result_ttl)
         except ValueError:
             raise Refused("the job's timeout or result_ttl is not a whole number") from None
 
@@ -106,9 +105,11 @@ class Claim:
 
 
 @lru_cache(maxsize=64)
-def _seconds(text: bytes, default: int) -> int:
-    """Return the seconds in a field of a job, at most LONGEST_S. Raises ValueError."""
-    return min(int(text) if text else default, LONGEST_S)
+def _limits(timeout: bytes, result_ttl: bytes, default_result_ttl: int) -> tuple[int, int]:
+    """Return the seconds in these fields of a job, at most LONGEST_S. Raises ValueError."""
+    limit = int(timeout) if timeout else 0
+    keep = int(result_ttl) if result_ttl else default_result_ttl
+    return min(limit, LONGEST_S) or DEFAULT_TIMEOUT_S, min(keep, LONGEST_S)
 
 
 _FIELDS = tuple(field.name for field in fields(Claim))

@@ -110,7 +110,7 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
         job=job_id.encode(),
         queue=b"",
         execution=execution,
-        claimed_at=_claimed_at(connection, run),
+        claimed_at=_claimed_at(connection, run).encode(),
     )
 
 

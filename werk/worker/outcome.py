@@ -56,9 +56,9 @@ class Outcome(NamedTuple):
     execution: str  # its id
     status: str  # finished, failed, stopped, scheduled: deferred; or 'failed <cause>': see final()
     keep_s: int  # how long the job is kept
-    until: int | str  # when that ends; if deferred, when the job is due; on Redis's clock
-    value: bytes | str  # base64 of the result or the traceback; if deferred, since when, and why
-    claimed_at: str  # Unix seconds
+    until: bytes  # when that ends; if deferred, when the job is due; on Redis's clock
+    value: bytes  # base64 of the result or the traceback; if deferred, since when, and why
+    claimed_at: bytes  # Unix seconds
     failure: str  # what a failure is counted under (store/failures.py); '' for other outcomes
 
     @property
@@ -73,7 +73,7 @@ _new: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcome)
 def success(claim: Claim, keep_s: int, value: bytes, now: float) -> Outcome:
     """Return a success that step.lua can record; `now` on Redis's clock."""
     return _new((
-        claim.job, claim.origin, claim.execution, "finished", keep_s, int(now) + keep_s, value,
+        claim.job, claim.origin, claim.execution, "finished", keep_s, b"%d" % (now + keep_s), value,
         claim.claimed_at, "",
     ))  # fmt: skip
 
@@ -96,13 +96,14 @@ def failure(
         queue = claim.queue
     counted = failures.field(task or "?", reason) if status == "failed" else ""
     ended = (claim.job, queue, claim.execution, status)
-    return Outcome(*ended, keep_s, int(now) + keep_s, value, claim.claimed_at, counted)
+    return Outcome(*ended, keep_s, b"%d" % (now + keep_s), value, claim.claimed_at, counted)
 
 
 def deferral(claim: Claim, due: float, since: float, why: Exception) -> Outcome:
     """Return the outcome that defers a job until `due`; it has been deferred since `since`."""
     ended = (claim.job, claim.origin, claim.execution, "scheduled")
-    return Outcome(*ended, 0, repr(due), f"{since!r} {printable(str(why))[:ERROR_LENGTH]}", "", "")
+    reason = f"{since!r} {printable(str(why))[:ERROR_LENGTH]}".encode()
+    return Outcome(*ended, 0, repr(due).encode(), reason, b"", "")
 
 
 def misplaced(outcome: Outcome, now: float, task: str) -> Outcome:

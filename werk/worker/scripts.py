@@ -11,7 +11,7 @@ from werk.worker.outcome import Outcome
 
 # The arguments of step.lua before the fields of the outcome: see Steps.step.
 STEP_WORDS = tuple(
-    "WORKER GENERATION EXECUTION NOW_TEXT NOW OWNED_UNTIL LISTED_UNTIL WANTS_JOB RESENT"
+    "WORKER GENERATION RESENT EXECUTION NOW_TEXT NOW OWNED_UNTIL LISTED_UNTIL WANTS_JOB"
     " COUNTS".split()
 )
 TICK_WORDS = tuple(  # see Ticker.tick

@@ -7,11 +7,12 @@
 -- one job, execution or worker that has another type is written anew; one that many share stays.
 --
 -- KEYS  the queues, in the order in which they are served
--- ARGV  WORKER   GENERATION of the horse   EXECUTION, the id of the execution that a claim begins
+-- ARGV  WORKER   GENERATION of the horse   RESENT '1' if this request may have been sent before
+--       EXECUTION, the id of the execution that a claim begins
 --       NOW_TEXT, the time as RQ writes it   NOW, Unix seconds
 --       OWNED_UNTIL and LISTED_UNTIL: until when RQ leaves the execution alone, and lists it; whole
 --       seconds on Redis's clock, as the tick has measured it
---       WANTS_JOB '1' to claim   RESENT '1' if this request may have been sent before
+--       WANTS_JOB '1' to claim
 --       COUNTS '' or, to write the worker's state, what the horse has counted since it was last
 --       written: 'done <jobs> worked <seconds> field amount field amount ...' (for werk:tallies)
 --       Only if an execution has just ended, its outcome (Outcome in outcome.py):
