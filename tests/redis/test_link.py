@@ -89,6 +89,11 @@ def test_what_is_no_url_is_said(url: str) -> None:
         to(url)
 
 
+def test_an_option_of_a_url_that_redis_py_does_not_know() -> None:
+    with pytest.raises(ConfigError, match=r"redis-py has no option 'tiemout'$"):
+        to("redis://:secret@h:1/0?socket_timeout=3&tiemout=secret")
+
+
 @pytest.mark.parametrize("port", ["x", "9" * 5000])
 def test_a_port_that_is_no_number(port: str) -> None:
     with pytest.raises(ConfigError, match="REDIS_HOST, REDIS_PORT: cannot be used: ValueError"):

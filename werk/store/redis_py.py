@@ -42,8 +42,15 @@ def client_of(url: str, **options: Any) -> Redis:
 
     try:
         client: Redis = Redis.from_url(url, **options)
+        pool = client.connection_pool
+        pool.connection_class(**_options(pool))  # opens nothing
     except ValueError:  # its text may quote a part of a password
         raise ConfigError(no_url()) from None
+    except TypeError as error:
+        _, _, option = str(error).partition("unexpected keyword argument ")
+        if not option:
+            raise
+        raise ConfigError(f"{no_url()}; redis-py has no option {option}") from None
     if url.startswith("unix:") and not client.connection_pool.connection_kwargs.get("path"):
         raise ConfigError(no_url())
     return client
