@@ -28,9 +28,13 @@ from werk import Options
 from werk.client import enqueue as client
 from werk.errors import ConfigError, JobIdConflict
 from werk.ops import actions
+from werk.registry import LONGEST_S
 from werk.store.connection import link_over
 from werk.worker.claim import Claim, Refused
+from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, deferral, failure, misplaced, success
+from werk.worker.redis_side import Channel, Unusable
+from werk.worker.shared_state import Order, Plan
 
 EXAMPLES = 2000
 OF_WORKER = (
@@ -432,6 +436,63 @@ def test_a_claim_whose_reply_came_after_a_lease(fleet: Fleet, connection: redis.
     connection.delete("rq:wip:high")
     connection.set("rq:wip:high", "x")
     assert not recorder.is_taken(fleet.claim, long_ago)
+
+
+@pytest.mark.parametrize("kind", ["none", "string"])
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_an_order_about_a_job_that_is_gone(
+    fleet: Fleet, connection: redis.Redis, kind: str, is_raw: bool
+) -> None:
+    """It is deleted after it was stopped, for example: no horse may die of that, or all would."""
+    connection.delete("rq:job:a")
+    if kind == "string":
+        connection.set("rq:job:a", "x")
+    horse, order = fleet.pair.horse, Order(fleet.claim.run, "stopped", True, is_raw=is_raw)
+    horse.plan = Plan(horse.plan.generation, (order,))
+    horse.carry_out_orders()
+    assert not connection.exists("rq:execution:" + fleet.claim.run)
+    assert not connection.sismember("rq:worker:w0:executions", fleet.claim.run)
+    fleet.check_next()
+
+
+def test_a_failure_that_is_kept_for_ever(fleet: Fleet, connection: redis.Redis) -> None:
+    connection.hset("rq:job:a", "failure_ttl", -1)
+    order = Order(fleet.claim.run, "it killed its worker", is_raw=True)
+    fleet.pair.steps.step(carry_out(order, fleet.pair.horse.performer.recorder), False)
+    assert connection.hget("rq:job:a", "status") == b"failed"
+    assert connection.ttl("rq:job:a") > LONGEST_S - 100
+    assert connection.zscore("rq:failed:high", "a") > time.time() + LONGEST_S - 100
+
+
+def test_a_script_that_redis_refuses_to_load(
+    fleet: Fleet, connection: redis.Redis, redis_url: str, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: connection.acl_deluser("less"))
+    connection.acl_setuser(
+        "less", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"]
+    )
+    connection.script_flush()
+    steps = fleet.pair.steps
+    own, steps.channel = (
+        steps.channel,
+        Channel(redis.Redis.from_url(redis_url, username="less", password="")),
+    )
+    request.addfinalizer(lambda: setattr(steps, "channel", own))
+    with pytest.raises(Unusable, match="NOPERM"):
+        steps.step(None, wants_job=True)
+    steps.channel.close()
+
+
+def test_counts_that_could_not_be_written_are_kept(fleet: Fleet, redis_url: str) -> None:
+    """The horse is told to stop while Redis is unreachable."""
+    steps, counters = fleet.pair.steps, fleet.pair.horse.performer.counters
+    counters.add_failure("tough")
+    steps.flushed_at, fleet.pair.horse.shared.stop = 0.0, 1
+    fleet.pair.line.fault = "request lost"
+    steps.step(None, wants_job=False)
+    assert "tough|failed 1" in counters.text()
+    steps.write_counts()
+    assert fleet.redis.hget("rq:werk:tallies", "tough|failed") == b"1"
 
 
 JOBS = {"v": "queue:high", "s": "scheduled:high", "f": "failed:high", "d": "wip:high"}

@@ -88,7 +88,7 @@ class Lua:
         self, execution: str, finish: Words = (), claims: int = 1, resent: int = 0, counts: str = ""
     ) -> Any:
         times = (f"at:{self.now}", self.now, self.now + 90, self.now + 150)
-        head = ("one", "h", execution, *times, claims, resent, counts)
+        head = ("one", "h", resent, execution, *times, claims, counts)
         return self.of_worker("step", *head, *finish)
 
     def finish(self, outcome: str = "finished", value: str = "v", counted: str = "") -> Words:
@@ -407,7 +407,7 @@ def test_a_step_returns_the_hands_of_all_its_queues(lua: Lua) -> None:
         lua.enqueue(job_id, origin=queue)
     lua.given(f"LMOVE queue:high rq:{HAND} LEFT LEFT",
               "LMOVE queue:high rq:werk:hand:one:low LEFT LEFT")  # fmt: skip
-    words = ("one", "h", "h1", "at:5000", 5000, 5090, 5150, 1, 0, "")
+    words = ("one", "h", 0, "h1", "at:5000", 5000, 5090, 5150, 1, "")
     keys = ("rq:queue:low", "rq:queue:high")
     _, claimed, *_ = lua.run(script("step", lua.version).text, *words, keys=keys)
     assert claimed[-2:] == ["b", "low"]

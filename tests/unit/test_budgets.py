@@ -82,7 +82,7 @@ RAISED = {
         "times of counts",
     ),
     "worker": (
-        4611,
+        4618,
         "patched and subclassed workers, forks, outages, watchdog, bounded "
         "webhooks, logs that cannot block and in JSON, final failures, "
         "attempts, histograms, middleware, slots, hands, counts of failures, "

@@ -290,9 +290,13 @@ def test_a_short_call_is_what_rq_reads_and_hardly_longer(args: list[object]) -> 
     assert len(written) <= max(len(whole) + 11, len(zlib.compress(whole)))
 
 
-def test_what_only_begins_like_a_stored_call_is_returned_as_it_is() -> None:
+def test_a_short_call_that_is_damaged_or_cut_off_is_returned_as_it_is() -> None:
     call = payload.write_call("shop.reports.build", (1,), {})
     assert payload.decompress(call) == zlib.decompress(call)
+    for at in (3, 4, 5, 6, 40, len(call) - 1):  # a length, its complement, the call, a checksum
+        damaged = bytearray(call)
+        damaged[at] ^= 1
+        assert payload.decompress(bytes(damaged)) == damaged
     for broken in (b"", b"\x78", call[:3], call[:4], call[:-1]):
         assert payload.decompress(broken) == broken
     with pytest.raises(Unreadable):

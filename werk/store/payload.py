@@ -29,7 +29,6 @@ from werk.store.plain import (
 FEW = 128
 MANY = MAX_PARTS // 4  # bytes; a shorter call cannot have more than MAX_PARTS parts
 STORED = b"\x78\x01\x01"  # zlib's header, and that of a last block which is stored
-_AROUND = 11  # bytes around the content: these three, its length twice, a checksum
 
 UNSERIALIZABLE = "Unserializable return value"  # rq/defaults.py
 LONGEST_REASON = 500  # characters
@@ -184,9 +183,6 @@ def read_call(
 
 def decompress(data: bytes, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of a field that RQ may have compressed. Raises TooLarge."""
-    size = len(data) - _AROUND
-    if size > 0 and data[:3] == STORED and data[3] == size <= most:
-        return data[7:-4]  # as write_call() has stored it: a fiftieth of the horse's time
     try:
         if len(data) * _ZLIB_MOST <= most:
             return zlib.decompress(data)

@@ -94,10 +94,10 @@ def _claim_of(run: str, recorder: Recorder) -> Claim:
     try:
         known = connection.hmget(keys.key("job", job_id), "origin", keys.ATTEMPT, "werk_task")
     except redis.exceptions.ResponseError:
-        pass  # not a hash: the execution will be found late
+        pass  # not a hash: the execution will be found late, as that of a deleted job
     origin, attempt, task = known
     return Claim(
-        origin=origin,
+        origin=origin or b"",
         status=b"",
         attempt=attempt,
         data=b"",

@@ -208,6 +208,8 @@ class Recorder:
             seconds = int(found or "")
         except (redis.exceptions.ResponseError, ValueError):
             return FAILURE_TTL_S
+        if seconds < 0:
+            return LONGEST_S  # for RQ it never expires
         return min(seconds, LONGEST_S) if seconds > 0 else FAILURE_TTL_S
 
     def final(self, outcome: Outcome, cause: str) -> Outcome:

@@ -6,6 +6,8 @@ import logging
 import time
 from typing import Any
 
+import hiredis
+
 from werk.store import keys, replies
 from werk.store.limits import LISTED_S, OWNED_S
 from werk.store.outage import Outage
@@ -130,7 +132,7 @@ class Steps:
                 is_resent = True
                 if shared.stop and not outcome:
                     shared.request = 0
-                    return [b"none", b"unasked", None, None]
+                    return [b"none", b"", None, None]  # as if nothing had changed in Redis
                 if pause_s:
                     self.outage.note(error, worker=self.name)
                 time.sleep(pause_s)
@@ -143,7 +145,11 @@ class Steps:
         if not text.startswith("NOSCRIPT"):
             raise Unusable(f"Redis refused the horse's request: {text}")
         self.channel.send(("SCRIPT", "LOAD", self.script.text))
-        self.channel.receive()
+        reply = self.channel.receive()
+        if isinstance(reply, hiredis.ReplyError):
+            if replies.passes(str(reply)):
+                raise ConnectionError(str(reply))
+            raise Unusable(f"Redis refused the horse's script: {reply}")
 
 
 def _ended(
