@@ -90,8 +90,8 @@ def test_what_is_no_url_is_said(url: str) -> None:
 
 
 def test_an_option_of_a_url_that_redis_py_does_not_know() -> None:
-    with pytest.raises(ConfigError, match=r"redis-py has no option 'tiemout'$"):
-        to("redis://:secret@h:1/0?socket_timeout=3&tiemout=secret")
+    with pytest.raises(ConfigError, match=r"redis-py has no option 'socket_time'$"):
+        to("redis://:secret@h:1/0?socket_timeout=3&socket_time=secret")
 
 
 @pytest.mark.parametrize("port", ["x", "9" * 5000])
