@@ -95,6 +95,21 @@ def test_a_job_that_leaves_a_transaction_open_does_not_affect_the_next(asking: W
     assert ask("SELECT pg_backend_pid()") not in ("", backend)
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_job_that_leaves_an_atomic_block_does_not_affect_the_next(
+    asking: Work, postgres: Postgres, is_closed: bool
+) -> None:
+    ask = asking(**MIDDLEWARE, MAX_AGE="600")
+    backend = ask("SELECT pg_backend_pid()")
+    ended(werk.enqueue("leave_atomic", "SELECT 1", is_closed), "failed")
+    assert int(ask("SELECT pg_backend_pid()")) != int(backend)
+    backend = ask("SELECT pg_backend_pid()")
+    assert ask("SELECT pg_backend_pid()") == backend
+    postgres.restart()
+    ask("SELECT 1")
+    assert ask("SELECT 2") == "2"
+
+
 # --- enqueue_on_commit
 
 

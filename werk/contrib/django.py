@@ -29,6 +29,7 @@ def execute(job: object, call_next: Callable[[], Any]) -> Any:
         failed = False
         return result
     finally:
+        _drop_left(used)
         _close_old(used, failed)
 
 
@@ -57,6 +58,15 @@ def enqueue_on_commit(
 
     transaction.on_commit(commit)
     return sent[0].id if sent else job.id
+
+
+def _drop_left(used: Set[str]) -> None:
+    """Drop each connection whose `atomic` block the job did not end: Django would not reopen it."""
+    for connection in connections.all(initialized_only=True):
+        is_left = connection.in_atomic_block or connection.closed_in_transaction
+        if is_left and connection.alias not in used:
+            del connections[connection.alias]
+            connection.close()
 
 
 def _close_old(used: Set[str], failed: bool = False) -> None:
