@@ -37,6 +37,15 @@ def flaky() -> None:
     raise LookupError("not there")
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+
+def mute() -> None:
+    raise Unspeakable
+
+
 def second() -> dict[str, object]:
     if get_current_job().attempt == 1:
         raise LookupError("not yet")
@@ -58,6 +67,7 @@ TASKS = {
     name: werk.Task(f"{HERE}.{name}", retry=2 if name in ("flaky", "second") else 0)
     for name in ("good", "stops", "leaves", "flaky", "second", "follows", "forgets")
 }
+TASKS["mute"] = werk.Task(f"{HERE}.mute", retry=1, retry_on=(f"{HERE}.Unspeakable",))
 
 
 @pytest.fixture
@@ -142,6 +152,18 @@ def test_a_failure_is_recorded(
     [event] = span.events
     assert event.name == "exception"
     assert f"in {task}" in event.attributes["exception.stacktrace"]
+
+
+def test_an_error_without_a_text_is_recorded_and_retried(
+    jobs: RecordedJobs, spans: InMemorySpanExporter
+) -> None:
+    werk.enqueue("mute")
+    assert [job.attempts for job in jobs.run()] == [2, 2]
+    attempts = of(spans, SpanKind.CONSUMER)
+    assert len(attempts) == 2
+    for span in attempts:
+        assert span.attributes["error.type"] == f"{HERE}.Unspeakable"
+        assert span.status.description == "Unspeakable: <its text cannot be shown>"
 
 
 def test_an_enqueue_that_fails_is_recorded(jobs: RecordedJobs, spans: InMemorySpanExporter) -> None:

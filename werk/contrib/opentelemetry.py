@@ -9,7 +9,7 @@ Names and attributes follow the semantic conventions for messaging (1.41, status
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from opentelemetry.context import Context, attach
 from opentelemetry.propagate import extract, inject
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, StatusCode
 
-from werk import __version__
+from werk import __version__, errors
 
 if TYPE_CHECKING:
     from rq.job import Job
@@ -74,19 +74,19 @@ def _span(
     operation: str, kind: SpanKind, queue: str, job_id: str, task: str, links: Sequence[Link] = ()
 ) -> Iterator[Span]:
     """Enter a span about a job: its queue, id and task. Record what is raised in it."""
-    attributes = {
-        **dict.fromkeys(_OPERATION, operation),
+    attributes = dict.fromkeys(_OPERATION, operation) | {
         "messaging.system": "werk",
         "messaging.destination.name": queue,
         "messaging.message.id": job_id,
         "werk.task": task,
     }
     span = _tracer.start_span(f"{operation} {queue}", None, kind, attributes, links)
-    with trace.use_span(span, end_on_exit=True, record_exception=False):
+    with trace.use_span(span, True, record_exception=False, set_status_on_exception=False):
         try:
             yield span
-        except BaseException as error:
-            span.record_exception(error)  # OpenTelemetry leaves out SystemExit, which fails a job
-            span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+        except BaseException as error:  # OpenTelemetry leaves out SystemExit, which fails a job
+            span.set_status(StatusCode.ERROR, errors.described(error))
             span.set_attribute("error.type", f"{type(error).__module__}.{type(error).__qualname__}")
+            with suppress(BaseException):  # what its text raises must not replace the error
+                span.record_exception(error)
             raise
