@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from support import run
 
 import werk
-from werk import aio
+from werk import aio, registry
 from werk.cli.enqueue import enqueue as command
 from werk.cli.run import werk as commands
 from werk.client import links
@@ -259,6 +259,29 @@ def test_a_task_whose_code_is_missing_fails(jobs: RecordedJobs) -> None:
     job = werk.enqueue("elsewhere", 1)
     jobs.run()
     with pytest.raises(werk.JobFailed, match="No module named 'somewhere'"):
+        job.result()
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("unfinished.tasks.send", "ModuleNotFoundError: No module named 'missing_dependency'"),
+        ("unfinished.send", "AttributeError: module 'unfinished' has no attribute 'send'"),
+        ("recorded_tasks.Mail.send", "ModuleNotFoundError: No module named 'recorded_tasks.Mail'"),
+    ],
+)
+def test_a_task_that_cannot_be_imported_fails_with_the_cause(
+    jobs: RecordedJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, why: str
+) -> None:
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "__init__.py").touch()
+    (tmp_path / "unfinished" / "tasks.py").write_text("import missing_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(recorded_tasks.TASKS, "elsewhere", path)
+    registry.tasks.cache_clear()
+    job = werk.enqueue("elsewhere")
+    jobs.run()
+    with pytest.raises(werk.JobFailed, match=why):
         job.result()
 
 

@@ -67,7 +67,7 @@ class RecordedJob:
             self._fail(error)  # unlike what ends a test: Ctrl-C, pytest.fail()
 
     def _call(self) -> Any:
-        function = resolve_name(self.path)
+        function = _imported(self.path)
         path, args, kwargs = payload.read_call(self._data)
         chain = middleware.load("WERK_MIDDLEWARE", Settings.read().middleware)
         job: Any = None
@@ -112,6 +112,21 @@ class _NoRedis:
 
     def __getattr__(self, name: str) -> Any:
         raise WerkError(f"a job of werk.testing has no Redis to send {name.upper()} to")
+
+
+def _imported(path: str) -> Any:
+    """Return a function by its path; but raise what its module raised, as a worker does.
+
+    resolve_name() takes an import that fails in the module for a module that is not there.
+    """
+    try:
+        return resolve_name(path)
+    except AttributeError as error:
+        missing = error
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        import_module(".".join(parts[:end]))
+    raise missing
 
 
 def _awaited(value: object) -> object:
