@@ -150,6 +150,18 @@ def test_no_secret_is_in_any_envelope_and_nothing_of_a_job_in_the_next(
     assert "pin" not in second["tags"]
 
 
+def test_a_meta_that_has_no_trace_of_sentry_fails_no_job(work: Start, tmp_path: Path) -> None:
+    trace = f"{'1' * 32}-{'2' * 16}-1"
+    found = ["x", 5, {"sentry-trace": 5}, {"sentry-trace": trace, "baggage": 5, "other": None}]
+    options = [werk.Options(meta={"_sentry_trace_headers": value}) for value in found]
+    jobs = [werk.enqueue("note", str(tmp_path), options=own) for own in options]
+    env = patches(tmp_path, "alone", "table") | AROUND
+    assert work("default", "--burst", env=env).wait(60) == 0
+    assert [job.status() for job in jobs] == ["finished"] * len(jobs)
+    last = sent(tmp_path, "transactions")[-1]
+    assert last["contexts"]["trace"]["trace_id"] == "1" * 32
+
+
 @pytest.mark.parametrize("kind", ["sentry", "alone"])
 def test_an_error_that_is_not_retried_is_an_event_and_one_before_it_is_not(
     work: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str

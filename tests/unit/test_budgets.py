@@ -47,6 +47,7 @@ RAISED = {
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell, expired jobs, errors of middleware",
     ),
+    "contrib": (182, "connections and headers that a job or its caller left broken"),
     "dev": (
         643,
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",

@@ -16,12 +16,11 @@ from typing import Any
 
 import sentry_sdk.integrations.logging
 
-from werk.contrib.sentry_format import IDS, OWN
+from werk.contrib.sentry_format import IDS, OWN, TRACE, headers
 from werk.tasks import secrets
 
 flush = sentry_sdk.flush  # with a time limit in seconds; a horse calls it before it exits
 
-_TRACE = "_sentry_trace_headers"  # in a job's meta: the key of Sentry's integration for RQ
 _read = partial(sentry_sdk.utils.event_from_exception, mechanism={"type": "werk", "handled": False})
 _mask = secrets.Mask("[Filtered]", OWN, IDS)  # for the secrets of the last job
 
@@ -31,7 +30,7 @@ sentry_sdk.integrations.logging.ignore_logger("rq.worker")  # it logs each failu
 def enqueue(request: Any, call_next: Callable[[], Any]) -> Any:
     """Keep the trace of the caller with the job."""
     if sentry_sdk.get_client().is_active():
-        request.meta[_TRACE] = dict(sentry_sdk.get_current_scope().iter_trace_propagation_headers())
+        request.meta[TRACE] = dict(sentry_sdk.get_current_scope().iter_trace_propagation_headers())
     return call_next()
 
 
@@ -48,7 +47,7 @@ def execute(job: Any, call_next: Callable[[], Any]) -> Any:
     with sentry_sdk.isolation_scope() as scope:
         scope.clear_breadcrumbs()
         _describe(scope, job)
-        span = sentry_sdk.continue_trace(job.meta.get(_TRACE), "queue.task.rq", job.task, "task")
+        span = sentry_sdk.continue_trace(headers(job.meta), "queue.task.rq", job.task, "task")
         with nullcontext() if rq else sentry_sdk.start_transaction(span):
             try:
                 return call_next()
