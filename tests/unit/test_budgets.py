@@ -69,9 +69,9 @@ RAISED = {
         "calls inside calls, cron health, counts of failures",
     ),
     "tasks": (
-        1149,
+        1156,
         "strict checks, decorated tasks, result types, damaged catalog pages, secrets, masked "
-        "keys, forks",
+        "keys, forks, formats of datetimes",
     ),
     "werk": (
         921,

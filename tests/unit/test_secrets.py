@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from sentry_sdk.utils import format_timestamp
 
 from werk.tasks.secrets import Mask, values
 
@@ -40,6 +41,23 @@ def test_a_value_is_masked_in_any_spelling(secret: Any) -> None:
                 assert "***" in found, spelled
                 assert not {*"0123456789xy"} & {*found.replace("datetime", "")}, found
     assert own.apply("another text") == "another text"
+
+
+@pytest.mark.parametrize("zone", [None, timezone.utc, timezone(timedelta(hours=5, minutes=30))])
+@pytest.mark.parametrize("microsecond", [0, 120])
+def test_a_datetime_is_masked_as_sentry_and_json_write_it(
+    zone: timezone | None, microsecond: int
+) -> None:
+    secret = datetime(2026, 11, 29, 8, 0, 0, microsecond, zone)
+    for shown in (format_timestamp(secret), secret.isoformat(), str(secret)):
+        assert mask([secret]).apply({"at": f"on {shown}."}) == {"at": "on ***."}
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_datetime_that_has_no_utc_is_masked(hours: int) -> None:
+    edge = datetime.max if hours < 0 else datetime.min
+    secret = edge.replace(tzinfo=timezone(timedelta(hours=hours)))
+    assert mask(secret, edge).apply([secret.isoformat(), str(edge)]) == ["***", "***"]
 
 
 def test_numbers_and_short_values_are_masked_as_a_whole() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
 from werk import registry
@@ -13,6 +15,7 @@ from werk.tasks import signature
 
 LONG = 64  # characters; a longer value may have been cut off at its end
 SHORT = 4  # a value with fewer is masked as a word only, not as a part of another one
+_SENTRYS = "%Y-%m-%dT%H:%M:%S.%fZ"  # how Sentry writes a datetime
 
 
 class Mask:
@@ -87,6 +90,10 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (text(value), repr(value)[2:-1])
     elif value is not None and type(value) is not bool:
         yield from (str(value), repr(value))
+        if isinstance(value, datetime):
+            yield value.isoformat()
+            with suppress(OverflowError, ValueError):  # near the year 1 or 9999, UTC may not exist
+                yield value.astimezone(timezone.utc).strftime(_SENTRYS)
 
 
 def _pattern(shown: str) -> str:
