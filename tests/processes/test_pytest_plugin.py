@@ -178,7 +178,7 @@ def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.
     """One server and one worker for the session, and nothing in the developer's own Redis."""
     done = pytest_run(
         project,
-        "import os, werk\n"
+        "import os, pytest, werk\n"
         "def test_one(werk_worker):\n"
         "    assert werk.enqueue('double', 4).result(timeout=60) == 8\n"
         "    assert werk.enqueue('where').result(timeout=60) == werk_worker\n"
@@ -188,10 +188,26 @@ def test_werk_worker_runs_jobs(project: Path, redis_url: str, connection: redis.
         "    assert werk_jobs == []\n"
         "def test_without(werk_jobs):\n"
         "    werk.enqueue('double', 4)\n"
-        "    assert len(werk_jobs) == 1\n",
+        "    assert len(werk_jobs) == 1\n"
+        "def test_late(werk_jobs, request):\n"
+        "    werk.enqueue('double', 4)\n"
+        "    request.getfixturevalue('werk_worker')\n"
+        "    assert werk.enqueue('double', 5).result(timeout=60) == 10\n"
+        "    assert [job.args for job in werk_jobs] == [(4,)]\n"
+        "@pytest.fixture\n"
+        "def anyio_backend(): return 'asyncio'\n"
+        "@pytest.mark.anyio\n"
+        "async def test_late_and_async(late, werk_jobs):\n"
+        "    job = await werk.aio.enqueue('double', 6)\n"
+        "    assert await werk.aio.result(job.id, timeout=60) == 12\n"
+        "    assert werk_jobs == []\n"
+        "@pytest.fixture\n"
+        "def late(request): return request.getfixturevalue('werk_worker')\n",
+        "-p",
+        "anyio",
         RQ_REDIS_URL=redis_url,
     )
-    assert (done.returncode, done.stdout.count("PASSED")) == (0, 3), done.stdout
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 5), done.stdout
     assert connection.keys("*") == []
     assert "event=begins" in (project / "tmp" / "werk0" / "worker.log").read_text()
 

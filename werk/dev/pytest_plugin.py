@@ -38,16 +38,16 @@ def werk_jobs(request: pytest.FixtureRequest) -> Iterator[RecordedJobs]:
     """Record the jobs that the test enqueues, without Redis: the value of werk.testing.recorded().
 
     Unlike recorded(), it records in all threads, and in the contexts of unittest's test cases.
-    A test that uses werk_worker as well enqueues real jobs. So an autouse fixture may use this one.
+    A test that uses werk_worker as well enqueues real jobs, from the moment when it asks for it. So
+    an autouse fixture may use this one.
     """
     from werk.testing import RecordedJobs, entered_everywhere
 
     jobs = RecordedJobs()
-    if "werk_worker" in request.fixturenames:
+    # A test may ask for werk_worker with request.getfixturevalue(), after this fixture.
+    jobs.is_off = lambda: "werk_worker" in request.fixturenames
+    with entered_everywhere(jobs):
         yield jobs
-    else:
-        with entered_everywhere(jobs):
-            yield jobs
 
 
 @pytest.hookimpl(wrapper=True)
@@ -65,9 +65,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 def _records(item: pytest.Function) -> bool:
-    names = item.fixturenames
-    is_recorded = "werk_jobs" in names and "werk_worker" not in names
-    return is_recorded and iscoroutinefunction(item.obj)
+    return "werk_jobs" in item.fixturenames and iscoroutinefunction(item.obj)
 
 
 def _recording(jobs: RecordedJobs, test: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:

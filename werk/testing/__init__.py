@@ -8,7 +8,7 @@ with werk.testing.recorded() as jobs:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
@@ -39,6 +39,7 @@ class RecordedJobs(list[RecordedJob]):
     def __init__(self) -> None:
         super().__init__()
         self.link = StandIn(self)
+        self.is_off: Callable[[], bool] = bool  # if true, an enqueue is sent to Redis
 
     def of(self, task: str) -> list[RecordedJob]:
         """Return the jobs of a task. Raises UnknownTask for a name that no table has."""
@@ -107,7 +108,7 @@ def _stand_in(connection: links.Connection | None) -> Link | None:
     jobs = _recording.get()
     if jobs is None:
         jobs = _elsewhere
-    if jobs is None:
+    if jobs is None or jobs.is_off():
         return None
     if connection is not None and not isinstance(connection, Link):
         link_over(connection)  # raises ConfigError for a client that cannot be used
