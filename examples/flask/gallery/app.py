@@ -29,7 +29,10 @@ def unavailable(error: werk.RedisUnavailable) -> tuple[dict[str, Any], int, dict
 
 @app.post("/pictures/<picture>/thumbnail")
 def thumbnail(picture: str) -> Answer:
-    width = request.get_json().get("width", 320)  # werk checks it by the task's annotation
+    body = request.get_json()
+    if not isinstance(body, dict):
+        return {"error": "the body must be a JSON object"}, 422
+    width = body.get("width", 320)  # werk checks it by the task's annotation
     job = werk.enqueue("thumbnail", picture, width, options=werk.Options(unless_active=True))
     return {"job": job.id, "duplicate": job.duplicate}, 202
 

@@ -27,6 +27,15 @@ def test_a_bad_width_enqueues_nothing(client: FlaskClient, jobs: RecordedJobs) -
     assert len(jobs) == 0
 
 
+@pytest.mark.parametrize("body", [[1], "wide", 64])
+def test_a_body_that_is_no_object_enqueues_nothing(
+    client: FlaskClient, jobs: RecordedJobs, body: object
+) -> None:
+    answer = client.post(PICTURE, json=body)
+    assert (answer.status_code, answer.json["error"]) == (422, "the body must be a JSON object")
+    assert len(jobs) == 0
+
+
 def test_a_file_of_another_kind_fails(client: FlaskClient, jobs: RecordedJobs) -> None:
     job = client.post("/pictures/cat.txt/thumbnail", json={}).json["job"]
     jobs.run()
