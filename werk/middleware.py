@@ -72,23 +72,37 @@ def raiser(error: BaseException) -> str:
     return calls[-1].f_locals.get("path", "") if calls else ""
 
 
-def through(chain: Sequence[Middleware], subject: object, innermost: Callable[[], Any]) -> Any:
+def through(
+    chain: Sequence[Middleware],
+    subject: object,
+    innermost: Callable[[], Any],
+    may_hide: Callable[[], bool] = lambda: True,
+) -> Any:
     """Call a function through middleware, outermost first. Return what the outermost returned.
 
-    Raises BrokenMiddleware, and what the functions raise.
+    If a middleware hides an error of call_next(), it is raised all the same if it is
+    BrokenMiddleware, or unless `may_hide()`. Raises BrokenMiddleware, and what the functions raise.
     """
     if not chain:
         return innermost()
     (path, function), rest, calls = chain[0], chain[1:], 0
+    kept: BaseException | None = None
 
     def call_next() -> Any:
-        nonlocal calls
+        nonlocal calls, kept
         calls += 1
-        if calls > 1:
-            raise BrokenMiddleware(f"{path} called call_next() a second time; call it once")
-        return through(rest, subject, innermost)
+        try:
+            if calls > 1:
+                raise BrokenMiddleware(f"{path} called call_next() a second time; call it once")
+            return through(rest, subject, innermost, may_hide)
+        except BaseException as error:
+            if isinstance(error, BrokenMiddleware) or not may_hide():
+                kept = error
+            raise
 
     result = function(subject, call_next)
     if not calls:
         raise BrokenMiddleware(f"{path} did not call call_next(); call it once, or raise an error")
+    if kept is not None:
+        raise kept
     return result

@@ -47,6 +47,11 @@ def repeats(subject: Any, call_next: Next) -> Any:
     return call_next()
 
 
+def repeats_quietly(subject: Any, call_next: Next) -> Any:
+    call_next()
+    return hides(subject, call_next)
+
+
 def breaks(subject: Any, call_next: Next) -> Any:
     raise LookupError("no tenant")
 
@@ -90,8 +95,12 @@ def signs_some(request: Any, call_next: Next) -> Any:
 def hides(request: Any, call_next: Next) -> Any:
     try:
         return call_next()
-    except Exception:
+    except BaseException:
         return None
+
+
+def exits(request: Any, call_next: Next) -> Any:
+    raise SystemExit(3)
 
 
 def spoils(request: Any, call_next: Next) -> Any:

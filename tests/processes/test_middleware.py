@@ -75,18 +75,20 @@ def test_middleware_gets_and_replaces_the_result_also_of_an_async_task(
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    ("names", "problem"),
     [
-        ("forgets", "BrokenMiddleware: around.forgets did not call call_next(); call it once"),
-        ("repeats", "BrokenMiddleware: around.repeats called call_next() a second time"),
-        ("breaks", "LookupError: no tenant"),
+        (["forgets"], "BrokenMiddleware: around.forgets did not call call_next(); call it once"),
+        (["repeats"], "BrokenMiddleware: around.repeats called call_next() a second time"),
+        (["repeats_quietly"], "BrokenMiddleware: around.repeats_quietly called call_next() a"),
+        (["hides", "forgets"], "BrokenMiddleware: around.forgets did not call call_next();"),
+        (["breaks"], "LookupError: no tenant"),
     ],
 )
 def test_middleware_that_breaks_the_chain_fails_the_job_and_names_itself(
-    work: Start, tmp_path: Path, around: Path, name: str, problem: str
+    work: Start, tmp_path: Path, around: Path, names: list[str], problem: str
 ) -> None:
     job = werk.enqueue("note", str(tmp_path))
-    assert work("default", "--burst", env=named(name)).wait(60) == 0
+    assert work("default", "--burst", env=named(*names)).wait(60) == 0
     assert problem in reason(ended(job, "failed"))
 
 
@@ -213,6 +215,7 @@ def test_middleware_sees_a_duplicate_and_cannot_hide_an_error(
     [
         ("forgets", BrokenMiddleware, "around.forgets did not call call_next()"),
         ("repeats", BrokenMiddleware, "around.repeats called call_next() a second time"),
+        ("repeats_quietly", BrokenMiddleware, "around.repeats_quietly called call_next() a"),
         ("breaks", LookupError, "no tenant"),
         ("spoils", ArgumentError, "meta: the value"),
         ("is_async", ConfigError, "around.is_async is an async function"),
@@ -230,8 +233,41 @@ def test_what_middleware_of_enqueues_does_wrong_is_said(
     through(sending, name)
     with pytest.raises(error, match=re.escape(text)):
         werk.enqueue_many("note", [("a",)] * count)
-    if name != "repeats":  # there the first call had been sent
+    if not name.startswith("repeats"):  # there the first call had been sent
         assert connection.llen("rq:queue:default") == 0
+
+
+@pytest.mark.parametrize("words", [["1"], ["a", "1", "b"]], ids=["one", "many"])
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("refuses", ConnectionRefusedError),
+        ("spoils", ArgumentError),
+        ("forgets", BrokenMiddleware),
+        ("exits", SystemExit),
+    ],
+)
+def test_middleware_cannot_hide_what_kept_a_job_from_being_sent(
+    connection: redis.Redis,
+    sending: pytest.MonkeyPatch,
+    name: str,
+    error: type[Exception],
+    words: list[str],
+) -> None:
+    through(sending, "records", "hides", name)
+    with pytest.raises(error):
+        werk.enqueue_many("note", [(word,) for word in words])
+    assert connection.llen("rq:queue:default") == 0
+
+
+def test_a_batch_ends_with_the_error_that_middleware_hides(
+    connection: redis.Redis, sending: pytest.MonkeyPatch
+) -> None:
+    through(sending, "hides", "refuses")
+    done = run("werk-enqueue", "--batch", "-", "note", input='["a"]\n["1"]\n["b"]\n')
+    assert (done.returncode, done.stdout, connection.llen("rq:queue:default")) == (1, "", 0)
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"werk-enqueue: {REFUSED}; raised by the middleware around.refuses; ")
 
 
 def test_the_command_line_batches_cron_and_http_use_it_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from werk import middleware
 from werk.client.options import meta_problem
@@ -37,7 +38,7 @@ def send(jobs: Sequence[PreparedJob], paths: Sequence[str], send: Send) -> list[
     chain = middleware.load("WERK_ENQUEUE_MIDDLEWARE", tuple(paths))
     ready: list[PreparedJob] = []
     sent: list[Handle] = []
-    failure: list[WerkError] = []  # raised even if a middleware hides it: there is no handle
+    failure: list[WerkError] = []
 
     def call_next() -> Handle | None:
         ready.append(_with_meta(job, request.meta))
@@ -50,15 +51,17 @@ def send(jobs: Sequence[PreparedJob], paths: Sequence[str], send: Send) -> list[
             raise
         return sent[0]
 
-    for job in jobs:
+    def has_passed(index: int) -> bool:
+        # If not, there will be no handle: middleware cannot hide the error.
+        return bool(sent) if len(jobs) == 1 else len(ready) > index
+
+    for index, job in enumerate(jobs):
         request = Enqueue(job)
         try:
-            middleware.through(chain, request, call_next)
+            middleware.through(chain, request, call_next, partial(has_passed, index))
         except Exception as error:
             _annotate(error, jobs, sent, failure)
             raise
-    for first in failure:
-        raise first
     return sent or send(ready)
 
 
