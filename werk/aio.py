@@ -164,8 +164,21 @@ async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int 
             link.not_after = float("inf")
 
     loop = asyncio.get_running_loop()
-    async with _turns.setdefault(loop, asyncio.Semaphore(IN_FLIGHT)):
-        return await loop.run_in_executor(_threads, copy_context().run, in_time)
+    turns = _turns.setdefault(loop, _Turns(IN_FLIGHT))
+    turns.users += 1
+    try:
+        async with turns:
+            return await loop.run_in_executor(_threads, copy_context().run, in_time)
+    finally:
+        turns.users -= 1
+        if not turns.users:
+            _turns.pop(loop, None)
+
+
+class _Turns(asyncio.Semaphore):
+    """The turns of one event loop. They refer to the loop, so they last only while in use."""
+
+    users = 0  # calls that have a turn or wait for one
 
 
 def _warn(handles: Sequence[Handle]) -> None:
@@ -181,7 +194,7 @@ def _begin() -> None:
 
 
 _threads: ThreadPoolExecutor
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]
 _waits = 0  # results that are being awaited
 _begin()
 os.register_at_fork(after_in_child=_begin)

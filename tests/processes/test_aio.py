@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -186,6 +188,18 @@ def test_a_cancelled_call_that_waits_is_not_sent(
 
     asyncio.run(main())
     assert connection.llen("rq:queue:default") == 1 + aio.THREADS
+
+
+@pytest.mark.parametrize("count", [1, 2 * aio.IN_FLIGHT])
+def test_an_event_loop_that_has_ended_is_not_kept(connection: redis.Redis, count: int) -> None:
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        await gathered(count)
+        return weakref.ref(asyncio.get_running_loop())
+
+    ended = asyncio.run(main())
+    gc.collect()
+    assert ended() is None
+    assert not aio._turns
 
 
 def test_warnings_name_the_line_that_awaits(connection: redis.Redis) -> None:
