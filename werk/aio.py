@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from werk.client.options import Options
     from werk.client.result import Handle, Status, Waiting
     from werk.duration import Duration
+    from werk.store.connection import Link
 
 __all__ = ["enqueue", "enqueue_many", "result", "status"]
 
@@ -104,21 +105,57 @@ async def result(
 
         return Waiting(*named(job_id, connection)), limit_of(timeout)
 
-    waiting, limit_s = await _in_thread(begun, connection)
+    def unasked(error: RedisUnavailable) -> None:
+        if not waiting.seen and time.monotonic() >= begin + limit_s:
+            raise error  # nothing is known of the job
+
+    def timed_out() -> Exception:
+        return waiting.timed_out(limit_s)
+
+    waiting, limit_s = await _in_thread(begun, connection, too_late=lambda _: begun())
     _waits += 1
     try:
-        while not (ended := await _in_thread(waiting.look, connection)):
-            elapsed = time.monotonic() - begin
-            if elapsed >= limit_s:
-                if limit_s <= 0:
-                    raise waiting.timed_out(limit_s)
-                raise await _in_thread(lambda: waiting.timed_out(limit_s), connection)
-            pause_s = max(SHORTEST_S, min(LONGEST_S, elapsed * LATENESS), _waits / MOST_LOOKS)
-            pause_s *= random.uniform(0.8, 1.0)  # waits that began together must not poll together
-            await asyncio.sleep(min(pause_s, limit_s - elapsed))
+        await _first_pause(begin + limit_s)
+        while not (ended := await _in_thread(waiting.look, connection, too_late=unasked)):
+            if not await _has_paused(begin, limit_s):
+                raise await _in_thread(timed_out, connection, too_late=lambda _: timed_out())
     finally:
         _waits -= 1
     return ended[0]
+
+
+async def _first_pause(deadline: float) -> None:
+    """Sleep until a wait may look for the first time: once before its deadline, at the latest."""
+    left_s = max(0.0, deadline - time.monotonic())
+    turn_s = _turn() if left_s else 0.0
+    await asyncio.sleep(turn_s if turn_s <= left_s else random.uniform(0, left_s))
+
+
+async def _has_paused(begin: float, limit_s: float) -> bool:
+    """Sleep until a wait may look again. Return False if its time is over.
+
+    The last look comes at the deadline, or soon after it if many waits end together.
+    """
+    elapsed = time.monotonic() - begin
+    if elapsed >= limit_s:
+        return False
+    pause_s = max(SHORTEST_S, min(LONGEST_S, elapsed * LATENESS))
+    pause_s *= random.uniform(0.8, 1.0)  # processes that began together must not poll together
+    await asyncio.sleep(min(pause_s, limit_s - elapsed))
+    left_s, turn_s = begin + limit_s - time.monotonic(), _turn()
+    is_too_late = turn_s > left_s + min(LONGEST_S, limit_s * LATENESS)
+    await asyncio.sleep(left_s if is_too_late else turn_s)
+    return not is_too_late
+
+
+def _turn() -> float:
+    """Return in how many seconds a wait may look: at most 500 do in a second."""
+    global _next_look
+    now = time.monotonic()
+    # Waits that were cancelled leave turns that nobody needs.
+    look = max(now, min(_next_look, now + _waits / MOST_LOOKS))
+    _next_look = look + 1 / MOST_LOOKS
+    return look - now
 
 
 async def status(job_id: str | Handle[Any], *, connection: Redis | None = None) -> Status:
@@ -138,11 +175,20 @@ def _own(job: object) -> Redis | None:
     return getattr(job, "connection", None)
 
 
-async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int = 1) -> T:
+def _refuse(error: RedisUnavailable) -> Any:
+    raise error
+
+
+async def _in_thread(
+    call: Callable[[], T],
+    connection: Redis | None,
+    jobs: int = 1,
+    too_late: Callable[[RedisUnavailable], T] = _refuse,
+) -> T:
     """Return what `call` returns in one of our threads, in the context of the awaiting task.
 
-    `call` has one time budget for each request with jobs, from now on. It is not called if the
-    first budget is used up before a thread is free.
+    `call` has one time budget for each request with jobs, from now on. If the first budget is used
+    up before a thread is free, `too_late` is called instead; its requests would fail.
     """
     called = time.monotonic()
 
@@ -151,15 +197,10 @@ async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int 
         from werk.client.links import link_of
 
         link, waited = link_of(connection), time.monotonic() - called
-        if waited >= link.budget_s:
-            raise RedisUnavailable(
-                f"Redis at {link.where} was not asked: the call waited {waited:.1f} s for one of"
-                f" {THREADS} threads, and its time budget is {link.budget_s:g} s; is Redis slow,"
-                " or are there too many calls at the same time?"
-            )
-        link.not_after = called + link.budget_s * max(1, ceil(jobs / CHUNK))
+        is_late = waited >= link.budget_s
+        link.not_after = called + link.budget_s * (1 if is_late else max(1, ceil(jobs / CHUNK)))
         try:
-            return call()
+            return too_late(_no_thread(link, waited)) if is_late else call()
         finally:
             link.not_after = float("inf")
 
@@ -173,6 +214,14 @@ async def _in_thread(call: Callable[[], T], connection: Redis | None, jobs: int 
         turns.users -= 1
         if not turns.users:
             _turns.pop(loop, None)
+
+
+def _no_thread(link: Link, waited: float) -> RedisUnavailable:
+    return RedisUnavailable(
+        f"Redis at {link.where} was not asked: the call waited {waited:.1f} s for one of"
+        f" {THREADS} threads, and its time budget is {link.budget_s:g} s; is Redis slow,"
+        " or are there too many calls at the same time?"
+    )
 
 
 class _Turns(asyncio.Semaphore):
@@ -189,12 +238,14 @@ def _warn(handles: Sequence[Handle]) -> None:
 
 def _begin() -> None:
     """Make the executor. Its threads start when they are needed; a fork does not inherit them."""
-    global _threads, _turns, _waits
-    _threads, _turns, _waits = ThreadPoolExecutor(THREADS, "werk.aio"), WeakKeyDictionary(), 0
+    global _threads, _turns, _waits, _next_look
+    _threads, _turns = ThreadPoolExecutor(THREADS, "werk.aio"), WeakKeyDictionary()
+    _waits, _next_look = 0, 0.0
 
 
 _threads: ThreadPoolExecutor
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]
 _waits = 0  # results that are being awaited
+_next_look = 0.0  # when the next of them may look, by time.monotonic()
 _begin()
 os.register_at_fork(after_in_child=_begin)

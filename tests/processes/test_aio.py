@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import selectors
 import signal
 import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
-from support import Process, run
+from support import Process, run, wait_until
 
 import werk
 import werk.aio
 from werk import aio, errors, settings
 from werk.client import enqueue as client
+from werk.client.result import Waiting
 from werk.dev.server import Server
 from werk.settings import LIBRARY_BUDGET_S
 
@@ -277,6 +282,93 @@ def test_a_hundred_waits_block_nothing() -> None:
     asyncio.run(main())
     threads = [own for own in threading.enumerate() if own.name.startswith("werk.aio")]
     assert len(threads) <= aio.THREADS
+
+
+class Hours(selectors.DefaultSelector):
+    """For an event loop whose time passes as fast as nothing happens."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
+    clock = Hours()
+    with closing(asyncio.SelectorEventLoop(clock)) as loop:
+        monkeypatch.setattr(loop, "time", lambda: clock.now)
+        monkeypatch.setattr(aio, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        yield loop
+
+
+@pytest.mark.parametrize(("count", "timeout_s"), [(1, 30), (100, 30), (5000, 30), (5000, 5)])
+def test_waits_that_begin_together_do_not_look_together(
+    hours: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, count: int, timeout_s: int
+) -> None:
+    looks: list[tuple[float, str]] = []
+    monkeypatch.setattr(Waiting, "look", lambda self: looks.append((hours.time(), self.job_id)))
+
+    async def at_once(call: Callable[[], Any], *_: object, **__: object) -> Any:
+        return call()
+
+    async def main() -> list[Any]:
+        waits = (werk.aio.result(str(number), timeout_s) for number in range(count))
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+    monkeypatch.setattr(aio, "_in_thread", at_once)
+    found = hours.run_until_complete(main())
+    assert {type(error) for error in found} == {werk.ResultTimeout}
+    assert len({job_id for _, job_id in looks}) == count
+    most = max(aio.MOST_LOOKS + 1, count / timeout_s * 1.25)  # each looks once at least
+    assert max(Counter(int(at) for at, _ in looks).values()) <= most
+    last = {job_id: at for at, job_id in looks}.values()
+    assert min(last) >= timeout_s - max(0.01, count / aio.MOST_LOOKS + aio.LONGEST_S)
+    assert timeout_s - 0.01 <= hours.time() <= timeout_s + aio.LONGEST_S
+
+
+@pytest.mark.parametrize("timeout_s", [0, 5])
+def test_a_wait_that_never_got_a_thread_fails_when_its_time_is_over(
+    hours: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, timeout_s: int
+) -> None:
+    async def never(*_: object, too_late: Callable[[Exception], Any]) -> Any:
+        return too_late(werk.RedisUnavailable("not asked"))
+
+    monkeypatch.setattr(aio, "_in_thread", never)
+    with pytest.raises(werk.RedisUnavailable, match="not asked"):
+        hours.run_until_complete(werk.aio.result("1", timeout_s))
+    assert hours.time() == pytest.approx(timeout_s)
+
+
+@pytest.mark.parametrize("is_later", [False, True], ids=["first", "later"])
+def test_a_look_that_waited_for_a_thread_does_not_fail(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch, is_later: bool
+) -> None:
+    look, looks, free = Waiting.look, list[str](), threading.Event()
+
+    def noted(waiting: Waiting) -> Any:
+        looks.append(waiting.job_id)
+        return look(waiting)
+
+    async def main() -> None:
+        job = await werk.aio.enqueue("sleep", 1)
+        wait = asyncio.create_task(werk.aio.result(job, timeout=60))
+        short = asyncio.create_task(werk.aio.result(job, timeout=LIBRARY_BUDGET_S / 2))
+        if is_later:
+            await asyncio.to_thread(wait_until, lambda: len(looks) > 3)
+        for _ in range(aio.THREADS):
+            aio._threads.submit(free.wait)
+        await asyncio.sleep(LIBRARY_BUDGET_S * 1.2)
+        free.set()
+        with pytest.raises(werk.ResultTimeout):
+            await short
+        connection.hset(f"rq:job:{job.id}", "status", "canceled")
+        with pytest.raises(werk.JobCancelled):
+            await wait
+
+    monkeypatch.setattr(Waiting, "look", noted)
+    asyncio.run(main())
 
 
 # --- the process
