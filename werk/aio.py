@@ -11,9 +11,10 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from math import ceil
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,8 +74,11 @@ async def enqueue_many(
 ) -> list[Handle]:
     """Enqueue a task once for each call, as werk.enqueue_many() does.
 
-    There is one time budget for each 250 jobs. Raises the errors of werk.enqueue().
+    There is one time budget for each 250 jobs; it begins after a generator of calls has ended.
+    Raises the errors of werk.enqueue().
     """
+    if isinstance(calls, Iterable) and not isinstance(calls, (list, tuple, str, bytes, Mapping)):
+        calls = await _run(partial(list, calls))
 
     def call() -> list[Handle]:
         from werk.client.enqueue import submit_many
@@ -112,7 +116,7 @@ async def result(
     def timed_out() -> Exception:
         return waiting.timed_out(limit_s)
 
-    waiting, limit_s = await _in_thread(begun, connection, too_late=lambda _: begun())
+    waiting, limit_s = await _run(begun)
     _waits += 1
     try:
         await _first_pause(begin + limit_s)
@@ -204,12 +208,17 @@ async def _in_thread(
         finally:
             link.not_after = float("inf")
 
+    return await _run(in_time)
+
+
+async def _run(call: Callable[[], T]) -> T:
+    """Return what `call` returns in one of our threads, whenever one is free."""
     loop = asyncio.get_running_loop()
     turns = _turns.setdefault(loop, _Turns(IN_FLIGHT))
     turns.users += 1
     try:
         async with turns:
-            return await loop.run_in_executor(_threads, copy_context().run, in_time)
+            return await loop.run_in_executor(_threads, copy_context().run, call)
     finally:
         turns.users -= 1
         if not turns.users:

@@ -175,6 +175,26 @@ def test_many_and_a_client_of_ones_own(connection: redis.Redis) -> None:
     assert [handle.id.encode() for handle in handles] == connection.lrange("rq:queue:low", 0, -1)
 
 
+def test_the_time_of_a_generator_is_not_that_of_redis(connection: redis.Redis) -> None:
+    asked = time.monotonic()
+
+    def slow() -> Iterator[tuple[int]]:
+        yield (1,)
+        wait_until(lambda: time.monotonic() > asked + LIBRARY_BUDGET_S * 1.2)
+        yield (2,)
+
+    assert len(asyncio.run(werk.aio.enqueue_many("sleep", slow()))) == 2
+
+
+def test_calls_that_are_not_a_list_are_refused_as_without_aio(connection: redis.Redis) -> None:
+    for calls in ("text", b"text", {"a": 1}, 5):
+        with pytest.raises(werk.ArgumentError) as plain:
+            werk.enqueue_many("sleep", calls)
+        with pytest.raises(werk.ArgumentError) as ours:
+            asyncio.run(werk.aio.enqueue_many("sleep", calls))
+        assert str(ours.value) == str(plain.value)
+
+
 def test_a_cancelled_call_that_waits_is_not_sent(
     server: Server, connection: redis.Redis, frozen: Callable[[], None]
 ) -> None:
@@ -294,6 +314,10 @@ class Hours(selectors.DefaultSelector):
         return super().select(0)
 
 
+async def at_once(call: Callable[[], Any], *_: object, **__: object) -> Any:
+    return call()
+
+
 @pytest.fixture
 def hours(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
     clock = Hours()
@@ -310,14 +334,12 @@ def test_waits_that_begin_together_do_not_look_together(
     looks: list[tuple[float, str]] = []
     monkeypatch.setattr(Waiting, "look", lambda self: looks.append((hours.time(), self.job_id)))
 
-    async def at_once(call: Callable[[], Any], *_: object, **__: object) -> Any:
-        return call()
-
     async def main() -> list[Any]:
         waits = (werk.aio.result(str(number), timeout_s) for number in range(count))
         return await asyncio.gather(*waits, return_exceptions=True)
 
     monkeypatch.setattr(aio, "_in_thread", at_once)
+    monkeypatch.setattr(aio, "_run", at_once)
     found = hours.run_until_complete(main())
     assert {type(error) for error in found} == {werk.ResultTimeout}
     assert len({job_id for _, job_id in looks}) == count
@@ -336,6 +358,7 @@ def test_a_wait_that_never_got_a_thread_fails_when_its_time_is_over(
         return too_late(werk.RedisUnavailable("not asked"))
 
     monkeypatch.setattr(aio, "_in_thread", never)
+    monkeypatch.setattr(aio, "_run", at_once)
     with pytest.raises(werk.RedisUnavailable, match="not asked"):
         hours.run_until_complete(werk.aio.result("1", timeout_s))
     assert hours.time() == pytest.approx(timeout_s)
