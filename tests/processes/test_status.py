@@ -21,7 +21,7 @@ import roles
 from prometheus_client import parser
 from rq import Queue
 from rq.suspension import resume, suspend
-from support import PYTHONPATH, children, is_gone, run, samples, wait_until
+from support import PYTHONPATH, Process, children, is_gone, run, samples, wait_until
 from workers import ENV, PATIENT, Start, begun, go, horse, leads_group
 
 import werk
@@ -309,18 +309,23 @@ def test_a_container_asks_for_its_own_beat(work: Start, redis_url: str) -> None:
     assert run("werk", "status", "--here", "--typo").returncode == 2
 
 
-def test_a_killed_worker_is_stale_at_once_after_its_lease(
-    work: Start, connection: redis.Redis, light: Link
-) -> None:
-    worker = work()
-    work()
+def two_at_once(work: Start, light: Link) -> list[Process]:
+    """Start two workers, neither of which counts as the successor of the other."""
+    both = [work(), work()]
 
     def have_both_ticked() -> bool:
         found = Snapshot.read(light)
         second = max(own.born for own in found.workers)
         return all(found.time - own.beat_s > second for own in found.workers)
 
-    wait_until(have_both_ticked)  # or the second would count as the successor of the first
+    wait_until(have_both_ticked)
+    return both
+
+
+def test_a_killed_worker_is_stale_at_once_after_its_lease(
+    work: Start, connection: redis.Redis, light: Link
+) -> None:
+    worker, _ = two_at_once(work, light)
     worker.kill()
     wait_until(lambda: says(light, WARNING, "is stale"))
     # and still so when another has rescued what it had
@@ -345,8 +350,8 @@ def test_a_dead_worker_that_was_replaced_is_no_problem(
 
 
 def test_a_worker_replaces_one_dead_worker(work: Start, light: Link) -> None:
-    for _ in range(2):
-        work().kill()
+    for worker in two_at_once(work, light):
+        worker.kill()
     work()
     wait_until(lambda: [w for w in Snapshot.read(light).workers if w.successor])
     wait_until(lambda: says(light, WARNING, "no worker has replaced it"))

@@ -124,6 +124,39 @@ def test_one_worker_replaces_another_whatever_number_of_slots_they_have() -> Non
     assert found["old"] == ""
 
 
+def process(
+    name: str, born: float, silent: float | None = None, queues: str = "default", owes: bool = False
+) -> Slot:
+    """Return the one slot of a worker with these times, in seconds before NOW."""
+    found = slot(name, "")._replace(born=NOW - born, queues=queues.split(), owes=owes)
+    return found if silent is None else found._replace(state="stale", beat_s=silent)
+
+
+@pytest.mark.parametrize(
+    ("slots", "successors"),
+    [
+        ([process("a", 90, 60), process("b", 50, 30), process("c", 20)], "c c -"),
+        ([process("a", 90, 70), process("b", 60, 50), process("c", 40, 30), process("d", 20)],
+         "d d d -"),
+        ([process("a", 90, 60), process("b", 90, 60), process("c", 20)], "c - -"),
+        ([process("a", 90, 60), process("b", 90, 60), process("c", 50, 30), process("d", 20)],
+         "d - d -"),
+        ([process("a", 90, 60), process("b", 90, 60), process("c", 50), process("d", 20)],
+         "c d - -"),
+        ([process("a", 90, 60), process("b", 50, 30)], "- -"),
+        ([process("a", 90, 60), process("b", 50, 30, owes=True)], "- -"),
+        ([process("a", 90, 60), process("b", 50, 30), process("c", 20, queues="low")], "- - -"),
+        ([process("a", 90, 60, "default low"), process("b", 90, 30), process("c", 20),
+          process("d", 25, queues="low default")], "d c - -"),
+    ],
+)  # fmt: skip
+def test_a_worker_that_was_replaced_has_replaced_another(
+    slots: list[Slot], successors: str
+) -> None:
+    found = {own.name: own.successor or "-" for own in succeeded(NOW, group(slots))}
+    assert [*found.values()] == successors.split()
+
+
 @pytest.mark.parametrize(
     ("tables", "named"),
     [

@@ -110,22 +110,23 @@ def group(slots: Sequence[Slot]) -> list[Worker]:
 def succeeded(now: float, workers: Sequence[Worker]) -> list[Worker]:
     """Return the workers, each stale one that owes nothing with its successor.
 
-    A successor has started after the other fell silent, and serves its queues. It replaces one.
+    A successor has started after the other fell silent, and serves its queues. It replaces one:
+    either directly, or as the last in a chain of workers that have replaced each other.
     """
-    free = sorted((own for own in workers if own.is_live), key=lambda own: own.born)
-    found = []
-    for own in sorted(workers, key=lambda own: -own.beat_s):
-        heirs = (
+    heirs = [own for own in workers if own.is_live]  # workers that have not replaced one yet
+    lost = [own for own in workers if not own.is_live and not own.owes]
+    found = [own for own in workers if own.is_live or own.owes]
+    for own in sorted(lost, key=lambda own: own.beat_s):  # an heir comes before the one it replaced
+        fit = [
             other
-            for other in free
-            if other.born > now - own.beat_s
-            and other.kind == own.kind
-            and {*own.queues} <= {*other.queues}
-        )
-        heir = None if own.is_live or own.owes else next(heirs, None)
-        if heir:
-            free.remove(heir)
-            own = own._replace(successor=heir.name)
+            for other in heirs
+            if other.born > now - own.beat_s and other.kind == own.kind
+            if {*own.queues} <= {*other.queues}
+        ]
+        if fit:
+            heir = min(fit, key=lambda other: (len(other.queues), other.born))
+            own = own._replace(successor=heir.successor or heir.name)
+            heirs[heirs.index(heir)] = own
         found.append(own)
     return sorted(found, key=lambda own: own.name)
 
