@@ -524,6 +524,24 @@ def test_up_runs_what_is_in_a_file_now(
         wait_until(lambda: "sung by a job" in process.output())
 
 
+def test_up_goes_on_while_a_process_that_a_job_left_writes_without_end(
+    up: Callable[..., Process], redis_url: str, talk: Path
+) -> None:
+    body = "return subprocess.Popen(['yes'], start_new_session=True).pid"
+    talk.write_text(f"import subprocess\nTASKS = {{'talk': 'talk.talk'}}\ndef talk(): {body}\n")
+    process = up(redis_url, env=in_reach(talk))
+    with client(redis_url) as connection:
+        first = connection.smembers("rq:workers")
+        job = Queue(connection=connection).enqueue("talk.talk")
+        wait_until(lambda: job.get_status() == JobStatus.FINISHED)
+        talk.write_text(f"{talk.read_text()}# changed\n")
+        wait_until(lambda: connection.smembers("rq:workers") - first)
+    assert not is_gone(job.return_value())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    wait_until(lambda: is_gone(job.return_value()))  # nobody reads what it writes
+
+
 def test_up_runs_what_is_in_a_module_that_a_task_imports(
     up: Callable[..., Process], redis_url: str, talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ class _Front:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.stops_asked = 0
         self.restarts = Restarts()  # of the worker
-        self._unfinished: dict[str, bytes] = {}  # lines that children have begun to write
+        self._unfinished: dict[int, bytes] = {}  # by pipe: lines that children have begun to write
         self._selector = selectors.DefaultSelector()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask_to_stop)
@@ -206,23 +206,22 @@ class _Front:
         self.say(name, "stopped")
 
     def _drain(self) -> None:
-        while self._pass_on(0):
-            pass
+        """Print what a child that has ended wrote. A process that its job left may write on."""
+        for _ in range(2):  # what the pipe holds, and its end
+            self._pass_on(0)
 
-    def _pass_on(self, timeout_s: float = PAUSE_S) -> bool:
-        """Print the whole lines that the children have written; return whether there were any."""
-        found = self._selector.select(timeout_s)
-        for key, _ in found:
-            name, data = key.data, os.read(key.fd, PIPE_SIZE)
-            *lines, rest = (self._unfinished.get(name, b"") + data).split(b"\n")
+    def _pass_on(self, timeout_s: float = PAUSE_S) -> None:
+        """Print the whole lines that the children have written."""
+        for key, _ in self._selector.select(timeout_s):
+            data = os.read(key.fd, PIPE_SIZE)
+            *lines, rest = (self._unfinished.get(key.fd, b"") + data).split(b"\n")
             if rest and (not data or len(rest) > PIPE_SIZE):
                 lines, rest = [*lines, rest], b""
-            self._unfinished[name] = rest
+            self._unfinished[key.fd] = rest
             for line in lines:
-                self.say(name, line.decode(errors="replace"))
+                self.say(key.data, line.decode(errors="replace"))
             if not data:
                 self._selector.unregister(key.fileobj)
-        return bool(found)
 
 
 def _watched() -> list[str]:
