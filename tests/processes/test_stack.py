@@ -560,6 +560,26 @@ def test_up_runs_what_is_in_a_module_that_a_task_imports(
         wait_until(lambda: "worker    | sung instead" in process.output())
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [(b"caf\xe9.py", r"caf\udce9.py"), (b"a\nserver | b.py", "a?server | b.py")]
+)
+def test_up_shows_any_name_of_a_changed_file(
+    up: Callable[..., Process],
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: bytes,
+    shown: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path(os.fsdecode(name))
+    file.touch()
+    process = up(redis_url)
+    file.write_text("changed = True\n")
+    wait_until(lambda: process.output().count("*** Listening") == 2 or process.poll() is not None)
+    assert f"worker    | {shown} has changed: restarting\n" in process.output()
+
+
 def test_up_watches_the_nearest_python_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from werk.dev.process import spawn
 from werk.dev.restarts import Restarts
 from werk.dev.server import Server, client_of, who_answers
 from werk.errors import EXIT_CONFIG, ConfigError, RedisUnavailable
+from werk.printable import storable
 from werk.settings import DASHBOARD_PORT, Settings
 from werk.store.address import shown
 from werk.store.connection import link
@@ -123,7 +124,7 @@ class _Front:
 
     def say(self, name: str, line: str) -> None:
         """Print a line of a child. A reader that has exited (`werk up | head`) stops all."""
-        line = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", line)
+        line = storable(re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", "?", line))
         try:
             sys.stdout.buffer.write(f"{name:<9} | {line}\n".encode())
             sys.stdout.buffer.flush()
