@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from werk import __version__
+
 CHANGELOG = "# Changelog\n\n## 1.2.3 - 2026-11-28\n"
 GIT = {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER")
        for what in ("NAME", "EMAIL")}  # fmt: skip
@@ -126,3 +128,21 @@ def test_a_dry_run_builds_a_wheel_that_works() -> None:
     assert usage == "Usage: werk-enqueue [OPTIONS] TASK [ARGS]..."
     assert built.startswith("built and tried: werk-")
     assert kept == "a dry run: nothing is kept"
+
+
+def test_a_release_names_the_files_to_upload(clone: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    git(clone, "clone", "--quiet", str(ROOT), str(own))
+    shutil.copy(ROOT / "bin" / "release", own / "bin" / "release")
+    (own / "bin" / "setup").write_text("#!/bin/sh\n")
+    (own / ".venv").symlink_to(ROOT / ".venv")
+    (own / ".git" / "info" / "exclude").write_text(".venv\n")
+    (own / "CHANGELOG.md").write_text(f"## {__version__} - 2026-11-28\n")
+    commit(own)
+    git(own, "tag", "--force", f"v{__version__}")
+    done = release(own)
+    assert done.returncode == 0, done.stderr
+    files = [f"dist/werk-{__version__}{end}" for end in (".tar.gz", "-py3-none-any.whl")]
+    upload = f"git push origin v{__version__} && twine upload {' '.join(files)}"
+    assert done.stdout.splitlines()[-1] == f"next: {upload}"
+    assert {f"dist/{file.name}" for file in (own / "dist").iterdir()} == {*files}
