@@ -561,7 +561,7 @@ def test_up_runs_what_is_in_a_module_that_a_task_imports(
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [(b"caf\xe9.py", r"caf\udce9.py"), (b"a\nserver | b.py", "a?server | b.py")]
+    ("name", "shown"), [(b"jos\xe9.py", r"jos\udce9.py"), (b"a\nserver | b.py", "a?server | b.py")]
 )
 def test_up_shows_any_name_of_a_changed_file(
     up: Callable[..., Process],
