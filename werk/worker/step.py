@@ -25,7 +25,7 @@ FLUSH_S = 0.5  # between two writes of the worker's state and counters while it 
 IDLE_FLUSH_S = 1.0
 BEFORE_FIRST = 10**9  # so all request numbers have ten digits, and their text order is right
 
-# Words of a request as Redis reads them. Packing each by hiredis made a drain 3 % slower.
+# Words of a request as Redis reads them. hiredis takes a fifth of a horse's instructions for a job.
 _CLAIMING = WORD * 3 + b"%b$1\r\n%d\r\n" + WORD
 _ENDED = WORD * len(Outcome._fields)
 
