@@ -7,7 +7,7 @@ and what to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # the job failed, was cancelled or stopped
@@ -19,6 +19,8 @@ EXIT_CONFIG = 78  # EX_CONFIG
 EXIT_TIMEOUT = 124  # as timeout(1)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells
 
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 _name: Callable[[type], str] = vars(type)["__name__"].__get__  # a metaclass may have its own
 
@@ -34,6 +36,14 @@ def text_of(error: BaseException) -> str:
 def class_of(value: object) -> str:
     """Return the name of the class of a value of users' code."""
     return _name(type(value))
+
+
+def is_a(error: object, *kinds: type[Kind]) -> TypeGuard[Kind]:
+    """Return whether an error is of one of these classes, by its type alone.
+
+    isinstance() also asks the error for its `__class__`, which is user code.
+    """
+    return issubclass(type(error), kinds)
 
 
 def described(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from pkgutil import resolve_name
 from traceback import walk_tb
 from typing import Any, NamedTuple
 
-from werk.errors import ConfigError, WerkError, described
+from werk.errors import ConfigError, WerkError, described, is_a
 
 
 class BrokenMiddleware(WerkError):
@@ -96,8 +96,7 @@ def through(
                 raise BrokenMiddleware(f"{path} called call_next() a second time; call it once")
             return through(rest, subject, innermost, may_hide)
         except BaseException as error:
-            # isinstance() would ask the error for its class, which is user code.
-            if issubclass(type(error), BrokenMiddleware) or not may_hide():
+            if is_a(error, BrokenMiddleware) or not may_hide():
                 kept = error
             raise
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from rq import get_current_job
@@ -56,7 +57,23 @@ class Classless(Exception):
         raise RuntimeError("no class")
 
 
-ERRORS = {"empty": Empty, "untrue": Untrue, "nameless": Nameless, "classless": Classless}
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that takes no attributes, not even a traceback."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+ERRORS = {
+    "empty": Empty,
+    "untrue": Untrue,
+    "nameless": Nameless,
+    "classless": Classless,
+    "frozen": Frozen,
+}
 
 
 def raise_odd(name: str) -> None:

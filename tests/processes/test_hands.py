@@ -86,7 +86,7 @@ class Horse(threading.Thread):
     def perform(self, claim: Claim) -> Outcome:
         self.ran.append(claim.id)
         if self.fails:
-            return failure(claim, ValueError("as asked"), time.time())
+            return failure(claim, "ValueError: as asked", time.time())
         return success(claim, 500, b"", time.time())
 
     def end(self) -> None:

@@ -6,12 +6,14 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 import redis
 from fast_worker import Worker
+from odd_tasks import ERRORS
 from rq.job import Job
 from support import KIT, PYTHONPATH, Process, run, wait_until
 from workers import PATIENT, Start, begun, ended, finished, go, places, reason
@@ -368,6 +370,26 @@ def test_a_traceback_names_the_middleware(
     [job_id] = connection.lrange("rq:queue:default", 0, -1)
     said = f"raised by the middleware around.loses; job {job_id.decode()} is enqueued"
     assert caught.value.__notes__ == [said]
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_odd_error_of_middleware_reaches_its_caller(
+    connection: redis.Redis, sending: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    sending.setenv("WERK_ENQUEUE_MIDDLEWARE", "odd_tasks.raise_asked")
+    sending.setenv("ODD", name)
+    with pytest.raises(ERRORS[name]) as caught:
+        werk.enqueue("note", "1")
+    said = "raised by the middleware odd_tasks.raise_asked; nothing was enqueued"
+    assert getattr(caught.value, "__notes__", [said]) == [said]
+    assert hasattr(caught.value, "__notes__") == (name != "frozen")
+    crontab = tmp_path / "crontab"
+    crontab.write_text("TZ=UTC\n* * * * * note 1\n")
+    with closing(link(Settings.read())) as light:
+        cron = Cron(read(str(crontab), light), light, 300, 1)
+        with pytest.raises(WerkError, match=f"{name.capitalize()}: as asked"):
+            cron.fire(61)
+    assert not connection.exists("rq:queue:default")
 
 
 # --- werk.testing

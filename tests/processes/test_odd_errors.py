@@ -134,7 +134,7 @@ def test_a_module_whose_error_has_no_text_is_one_clear_line(
 # --- an error that denies its class or its truth
 
 FRAMED = {"RQ_WORKER_CLASS": "patched_classes.Around"}
-ODD = ["empty", "untrue", "nameless", "classless"]
+ODD = ["empty", "untrue", "nameless", "classless", "frozen"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,8 @@ def test_an_odd_error_fails_its_job_and_costs_no_horse(
     worker = start("default", **env)
     first = horse(worker)
     job = ended(werk.enqueue("raise_odd", name), "failed")
-    assert ("odd_tasks.Empty: as asked" if name == "empty" else "Error") in reason(job)
+    shown = f"odd_tasks.{name.capitalize()}: as asked"
+    assert (shown if name in ("empty", "frozen") else "Error") in reason(job)
     if name != "classless":  # RQ asks each result for its class, too
         with pytest.raises(werk.ResultNotKept, match=f"odd_tasks.{name.capitalize()}"):
             werk.enqueue("return_odd", name).result(timeout=60)

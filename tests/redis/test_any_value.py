@@ -31,6 +31,7 @@ from werk.ops import actions
 from werk.registry import LONGEST_S
 from werk.store.connection import link_over
 from werk.worker.claim import Claim, Refused
+from werk.worker.executions import STOPPED
 from werk.worker.orders import carry_out
 from werk.worker.outcome import Outcome, deferral, failure, misplaced, success
 from werk.worker.redis_side import Channel, Unusable
@@ -287,7 +288,7 @@ class Fleet:
             _, claim = self.step(finish, True, is_resent=False)
             if claim and claim.id == "z":
                 return
-            finish = failure(claim, Refused("not the one"), time.time()) if claim else None
+            finish = failure(claim, "Refused: not the one", time.time()) if claim else None
         raise AssertionError("the next job is not claimed")
 
     def tick(self) -> None:
@@ -364,7 +365,7 @@ def test_a_finish(fleet: Fleet) -> None:
         finish = dice.choice(
             [
                 lambda: success(fleet.claim, dice.choice([1, 500, 10**9]), value, time.time()),
-                lambda: failure(fleet.claim, ValueError("as asked"), time.time()),
+                lambda: failure(fleet.claim, "ValueError: as asked", time.time()),
                 lambda: deferral(fleet.claim, time.time() + 10, time.time(), ValueError("x")),
             ]
         )()
@@ -453,6 +454,29 @@ def test_an_order_about_a_job_that_is_gone(
     assert not connection.exists("rq:execution:" + fleet.claim.run)
     assert not connection.sismember("rq:worker:w0:executions", fleet.claim.run)
     fleet.check_next()
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "is_stopped", "status"),
+    [("Work-horse terminated unexpectedly", False, "failed"), (STOPPED, True, "stopped")],
+)
+def test_an_order_has_one_reason(
+    fleet: Fleet,
+    connection: redis.Redis,
+    reason: str,
+    is_stopped: bool,
+    status: str,
+    is_raw: bool,
+) -> None:
+    """Whether RQ's code could record it or not: else `werk failed` has two groups of one fault."""
+    connection.hdel("rq:job:a", "retries_left")
+    horse, order = fleet.pair.horse, Order(fleet.claim.run, reason, is_stopped, is_raw=is_raw)
+    horse.plan = Plan(horse.plan.generation, (order,))
+    horse.carry_out_orders()
+    result = Job.fetch("a", connection).latest_result()
+    assert result and result.exc_string == reason
+    assert connection.hget("rq:job:a", "status") == status.encode()
 
 
 def test_a_failure_that_is_kept_for_ever(fleet: Fleet, connection: redis.Redis) -> None:

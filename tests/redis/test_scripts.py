@@ -718,7 +718,7 @@ def test_a_horse_goes_on_in_the_middle_of_a_request_after_a_rescue(
 def test_a_failure_that_rq_cannot_record_is_kept_for_a_month(
     pair: Pair, connection: redis.Redis
 ) -> None:
-    finish = failure(cast(Claim, pair.claim), ValueError("unreadable"), time.time())
+    finish = failure(cast(Claim, pair.claim), "ValueError: unreadable", time.time())
     assert pair.step(finish, False)[0] == b"done"
     now = Contents(connection)
     assert now.places("a") == [("failed", "high")]

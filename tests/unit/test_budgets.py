@@ -43,7 +43,7 @@ RAISED = {
         "on call, cron health, wide characters, what is enqueued after an error, closed stdin",
     ),
     "client": (
-        849,
+        851,
         "conflicts of job ids, functions as names, durations, typed handles, middleware, "
         "calls of crontabs, commands for a shell, expired jobs, errors of middleware",
     ),
@@ -74,8 +74,9 @@ RAISED = {
         "keys, forks, formats of datetimes",
     ),
     "werk": (
-        980,
-        "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers",
+        983,
+        "asyncio, middleware, configure(), durations, log lines in one format, bounded numbers, "
+        "odd errors of users",
     ),
     "web": (
         1048,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from werk import middleware
 from werk.client.options import meta_problem
 from werk.client.prepare import PreparedJob
 from werk.client.result import Handle
-from werk.errors import ArgumentError, WerkError, described
+from werk.errors import ArgumentError, WerkError, described, is_a
 from werk.store.payload import dumps
 
 Send = Callable[[Sequence[PreparedJob]], list[Handle]]
@@ -77,9 +78,10 @@ def _annotate(
         state = f"none of the {len(jobs)} jobs that are sent together was enqueued"
     else:
         state = "nothing was enqueued"
-    if not isinstance(error, WerkError):
+    if not is_a(error, WerkError):
         if path := middleware.raiser(error):
-            error.add_note(f"raised by the middleware {path}; {state}")
+            with suppress(Exception):  # it may take no attributes, such as a frozen dataclass
+                error.add_note(f"raised by the middleware {path}; {state}")
     elif sent:
         error.args = (f"{error}; {state}",)
 

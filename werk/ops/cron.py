@@ -18,7 +18,7 @@ from typing import NoReturn
 from werk import registry
 from werk.client import enqueue as client
 from werk.client.options import Options
-from werk.errors import ArgumentError, RedisUnavailable, WerkError, described
+from werk.errors import ArgumentError, RedisUnavailable, WerkError, described, is_a
 from werk.insistence import insisting
 from werk.log_format import Event, log_to_stderr
 from werk.ops import crontab
@@ -146,7 +146,7 @@ class Cron:
             except RedisUnavailable:
                 raise
             except Exception as error:  # concerns this line alone, such as a key of the wrong type
-                trouble = error if isinstance(error, WerkError) else WerkError(described(error))
+                trouble = error if is_a(error, WerkError) else WerkError(described(error))
                 if self.record:
                     self.record.fail(line, str(trouble))
         self._write_stamps(now)

@@ -6,7 +6,7 @@ import traceback
 
 from rq.timeouts import JobTimeoutException
 
-from werk.errors import Unreadable, described
+from werk.errors import Unreadable, described, is_a
 from werk.store import keys
 from werk.worker.claim import Refused, Unknown
 
@@ -19,12 +19,11 @@ WAITING = keys.key("werk", "gave-up")  # the list of failures that wait for the 
 
 def cause_of(error: BaseException) -> str:
     """Return the cause of a failure with this error."""
-    kind = type(error)  # isinstance() also asks the error itself
-    if issubclass(kind, Unknown):
+    if is_a(error, Unknown):
         return UNKNOWN_TASK
-    if issubclass(kind, Refused | Unreadable):
+    if is_a(error, Refused, Unreadable):
         return REFUSED
-    return TIMEOUT if issubclass(kind, JobTimeoutException) else RAISED
+    return TIMEOUT if is_a(error, JobTimeoutException) else RAISED
 
 
 def shown(error: BaseException) -> str:

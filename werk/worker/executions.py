@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from werk.worker import Worker
 
 UNENDED = "a callback, or RQ's own code after the task, did not end"
-STOPPED = "stopped with werk stop, or RQ's stop-job"
+STOPPED = "Job stopped by user, work-horse terminated."  # as RQ's worker says
 COLD = "stopped by a second signal; the job was put back"
 IGNORED_LIMIT = "rq.timeouts.JobTimeoutException: Task exceeded its time limit"
 

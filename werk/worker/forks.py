@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from werk.errors import is_a
 from werk.worker.log_stream import flush_all
 
 
@@ -23,7 +22,7 @@ def end_copies(pid: int, error: BaseException | None = None) -> None:
         return
     code = 0
     try:
-        if isinstance(error, SystemExit):
+        if is_a(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is not None:
             code = 1
@@ -33,17 +32,18 @@ def end_copies(pid: int, error: BaseException | None = None) -> None:
         os._exit(code & 0xFF)
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """End the copies of this process that user code forks in the context."""
-    pid, error = os.getpid(), None
-    try:
-        yield
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        end_copies(pid, error)
+class alone:
+    """End the copies of this process that user code forks in the context.
+
+    A class, as all contexts that users' errors leave: contextlib's generators assign to
+    `__traceback__`, and an error that is a frozen dataclass is replaced by that.
+    """
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        end_copies(self._pid, error)
 
 
 def outlive_sigterm() -> None:

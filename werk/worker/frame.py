@@ -27,7 +27,7 @@ from rq.job import Job
 
 from werk.errors import described
 from werk.worker.around import CALLS, version_mismatch
-from werk.worker.causes import cause_of
+from werk.worker.causes import cause_of, shown
 from werk.worker.claim import Call, Claim, Late, Unknown
 from werk.worker.forks import end_copies
 from werk.worker.outcome import Outcome, failure, success
@@ -68,18 +68,19 @@ class Frame:
         left = shared.deadline - time.monotonic() if shared.deadline else None
         shared.begin_finish(FINISH_S)  # the time that it takes to read the job is not the task's
         try:
-            with worker.executing(self.claim, job) as (queue, execution):
-                self.enter(job, execution)
-                shared.end_finish()
-                shared.deadline = 0.0 if left is None else time.monotonic() + left
-                runner.resume()
-                worker.execute_job(job, queue)
+            queue, execution = worker.begin_execution(self.claim, job)
+            self.enter(job, execution)
+            shared.end_finish()
+            shared.deadline = 0.0 if left is None else time.monotonic() + left
+            runner.resume()
+            worker.execute_job(job, queue)
         except Unusable:
             raise
         except BaseException as error:
             trouble = error
         finally:
             runner.is_running, worker.frame = False, None
+            worker.end_execution()
         end_copies(runner.pid, trouble)
         try:
             return self.outcome(job, trouble)
@@ -171,7 +172,7 @@ class Frame:
             return recorder.fail(claim, job, trouble)
         outcome = self.plain_success()
         if not outcome and (why_not := self.why_open(trouble)) is not None:
-            ended = failure(claim, why_not, performer.shared.now())
+            ended = failure(claim, shown(why_not), performer.shared.now())
             return recorder.final(ended, cause_of(why_not))
         if trouble is not None:
             facts = {**claim.facts(self.task), "reason": described(trouble)}

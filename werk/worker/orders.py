@@ -56,15 +56,14 @@ def carry_out(order: Order, recorder: Recorder) -> Outcome | None:
     event, level = ("stopped", logging.WARNING) if order.is_stopped else ("failed", logging.ERROR)
     recorder.log.event(event, {**claim.facts(), "reason": order.reason}, level)
     recorder.counters.add_failure(text(claim.task))
-    why = RuntimeError(order.reason)
     cause = TIMEOUT if order.reason.startswith((IGNORED_LIMIT, UNENDED)) else CRASHED
     cause = STOPPED if order.is_stopped else cause
     if order.is_raw:
         status = "stopped" if order.is_stopped else "failed"
         keep_s = recorder.failure_ttl(claim.id)
-        ended = failure(claim, why, recorder.shared.now(), status, keep_s)
+        ended = failure(claim, order.reason, recorder.shared.now(), status, keep_s)
         return recorder.final(ended, cause)
-    return recorder.record(claim, recorder.job(claim.id), record, why, cause)
+    return recorder.record(claim, recorder.job(claim.id), record, order.reason, cause)
 
 
 def _enqueue_dependents(order: Order, recorder: Recorder) -> None:

@@ -80,15 +80,15 @@ def success(claim: Claim, keep_s: int, value: bytes, now: float) -> Outcome:
 
 def failure(
     claim: Claim | Outcome,
-    error: BaseException,
+    reason: str,
     now: float,
     status: str = "failed",
     keep_s: int = FAILURE_TTL_S,
     task: str = "",
 ) -> Outcome:
     """Return a failure, or a stop, that is recorded without RQ's code, which may not even be able
-    to read the record. `task` is its name, if the claim is not known."""
-    reason = shown(error)
+    to read the record. `reason` is the last line of what RQ would store; `task` is its name, if the
+    claim is not known."""
     value = base64.b64encode(zlib.compress(storable(reason).encode()))
     if isinstance(claim, Claim):
         queue, task = claim.origin, text(claim.task)
@@ -111,7 +111,7 @@ def misplaced(outcome: Outcome, now: float, task: str) -> Outcome:
     another type. `task` is the name of the job's task."""
     key = keys.key(outcome.status, text(outcome.queue))
     why = Refused(f"its outcome cannot be recorded: {key} is not a sorted set")
-    return failure(outcome, why, now, task=task)
+    return failure(outcome, shown(why), now, task=task)
 
 
 class Recorder:
@@ -168,26 +168,26 @@ class Recorder:
             return deferral(claim, self.shared.now() + DEFER_S, since, why)
         self.log.event("refused", {**claim.facts(), "reason": why}, logging.ERROR)
         self.counters.add_failure(text(claim.task))
+        reason = described(why)
 
         def record(job: Job, queue: Queue, execution: Execution) -> None:
             job.retries_left = None  # it would be refused again
             job.ended_at = datetime.now(timezone.utc)
-            reason = described(why)
             self.worker.handle_job_failure(job, queue, exc_string=reason, execution=execution)
 
-        return self.record(claim, job, record, why, cause_of(why))
+        return self.record(claim, job, record, reason, cause_of(why))
 
     def record(
         self,
         claim: Claim,
         job: Job,
         record: Record,
-        why: BaseException | None = None,
+        reason: str = "",
         cause: str = "",
     ) -> Outcome | None:
         """Have RQ's code record an outcome. Return None, or a failure if it did not.
 
-        Pass `why` and `cause` if the outcome is a failure that is known before RQ's code runs.
+        Pass `reason` and `cause` if the outcome is a failure that is known before RQ's code runs.
         """
         trouble = self._try_to_record(claim, job, record, cause)
         for _ in range(MOST_UNDONE):
@@ -196,9 +196,9 @@ class Recorder:
             trouble = self._try_to_record(claim, self.job(claim.id), record, cause)
         if trouble is None:
             return None
-        error = trouble if why is None else why
-        ended = failure(claim, error, self.shared.now(), keep_s=self.failure_ttl(claim.id))
-        return self.final(ended, cause or cause_of(error))
+        now, keep_s = self.shared.now(), self.failure_ttl(claim.id)
+        ended = failure(claim, reason or shown(trouble), now, keep_s=keep_s)
+        return self.final(ended, cause or cause_of(trouble))
 
     def failure_ttl(self, job_id: str) -> int:
         """Return how many seconds a failed job is kept; the default if its record is unreadable."""
@@ -224,10 +224,8 @@ class Recorder:
     ) -> BaseException | None:
         """Return why RQ's code did not record an outcome, or None. Raises Unusable."""
         try:
-            with (
-                self.shared.watched(FINISH_S),
-                self.worker.executing(claim, job) as (queue, execution),
-            ):
+            with self.shared.watched(FINISH_S):
+                queue, execution = self.worker.begin_execution(claim, job)
                 self.begin_finish(job)
                 self.worker.cause = cause or self.worker.cause
                 with alone():  # in here, because a copy must not write to the shared state
@@ -242,6 +240,8 @@ class Recorder:
         except BaseException as error:
             self.log.log.debug(Event("unrecorded", job=claim.id), exc_info=True)
             return error
+        finally:
+            self.worker.end_execution()
 
     def begin_finish(self, job: Job) -> None:
         """Note that RQ's code begins to record the outcome of a job and to call its callbacks."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -60,21 +59,20 @@ class RQSide(RQLoop):
 
     # --- recording an outcome
 
-    @contextmanager
-    def executing(self, claim: Claim, job: Job) -> Iterator[tuple[Queue, Execution]]:
-        """Read the job, and let RQ's code know its execution while the context is open."""
+    def begin_execution(self, claim: Claim, job: Job) -> tuple[Queue, Execution]:
+        """Read the job, and let RQ's code know its execution until end_execution()."""
         execution = Execution(claim.execution, claim.id, self.connection, self.name)
         execution.created_at = datetime.fromtimestamp(float(claim.claimed_at), timezone.utc)
-        try:
-            execution._job = load(job)
-            job.redis_server_version = self.server_version()
-            self.executions, self.recorded_run = {execution.id: execution}, claim.run
-            self.has_committed, self._attempt = False, claim.number
-            self._is_final, self.cause = False, RAISED
-            yield self.queue(job.origin), execution
-        finally:
-            self.executions, self.recorded_run = {}, ""
-            self._stopped_job_id, self.not_kept, self._retried = None, "", None
+        execution._job = load(job)
+        job.redis_server_version = self.server_version()
+        self.executions, self.recorded_run = {execution.id: execution}, claim.run
+        self.has_committed, self._attempt = False, claim.number
+        self._is_final, self.cause = False, RAISED
+        return self.queue(job.origin), execution
+
+    def end_execution(self) -> None:
+        self.executions, self.recorded_run = {}, ""
+        self._stopped_job_id, self.not_kept, self._retried = None, "", None
 
     def record_success(
         self, job: Job, queue: Queue, execution: Execution, result: Any, not_kept: str

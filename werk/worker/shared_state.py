@@ -10,8 +10,6 @@ import json
 import mmap
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -72,6 +70,19 @@ class Progress(NamedTuple):
     @property
     def is_busy(self) -> bool:
         return bool(self.run)
+
+
+class Watched:
+    """The context in which the supervisor watches the horse's commands. See forks.alone."""
+
+    def __init__(self, shared: SharedState, seconds: float) -> None:
+        self.shared, self.seconds = shared, seconds
+
+    def __enter__(self) -> None:
+        self.shared.begin_finish(self.seconds)
+
+    def __exit__(self, *error: object) -> None:
+        self.shared.end_finish()
 
 
 class SharedState(ctypes.Structure):
@@ -139,14 +150,9 @@ class SharedState(ctypes.Structure):
     def end_finish(self) -> None:
         self.finishing, self.deadline = 0, 0.0
 
-    @contextmanager
-    def watched(self, seconds: float) -> Iterator[None]:
+    def watched(self, seconds: float) -> Watched:
         """Have the supervisor watch our commands to Redis, as those of RQ's own code."""
-        self.begin_finish(seconds)
-        try:
-            yield
-        finally:
-            self.end_finish()
+        return Watched(self, seconds)
 
     @property
     def reason(self) -> str:
