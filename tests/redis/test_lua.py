@@ -219,7 +219,7 @@ def test_a_finish_moves_a_job_to_where_its_outcome_belongs(
     left = "werk:committed          a:h1_one=6000" if failure else ""  # the dependents, for a tick
     assert lua.changes() == table(f"""{NO_EXECUTION}
         {outcome}:high          a=6500
-        job:a                   status={outcome} ended_at=at:6000 last_heartbeat=at:6000 lives=500
+        job:a                   status={outcome} ended_at=at:6000 lives=500
         job::a:dependencies     lives=500
         {"job:a:dependents      lives=500" if failure else ""}
         results:a               type={kind} worker_name=one execution_id=h1 lives=500

@@ -67,7 +67,7 @@ class Connection:
         if self.deadline is not None:
             self.socket.settimeout(left(self.deadline))
         try:
-            self.socket.sendall(b"".join(map(packed, commands)) + last)  # a single one is no copy
+            self.socket.sendall(b"".join(map(packed, commands)) + last if commands else last)
         except ConnectionError:
             if not self._is_refused():
                 raise  # otherwise receive() returns what Redis replied before it hung up

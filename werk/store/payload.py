@@ -43,12 +43,9 @@ def dumps(value: object) -> bytes:
         raise ArgumentError(f"the value {problem}")
     if type(value) is bytes:
         check_size(len(value))  # a pickle would be a second copy
-    return _pickled(value)
-
-
-def _pickled(value: object) -> bytes:
     data = pickle.dumps(value, 5)
-    check_size(len(data))
+    if len(data) > MAX_BYTES:
+        check_size(len(data))
     return data
 
 
@@ -66,8 +63,9 @@ def write_call(path: str, args: tuple[object, ...], kwargs: dict[str, object]) -
 
     Raises ArgumentError if they are too large.
     """
-    data = _pickled((path, None, args, kwargs))
+    data = pickle.dumps((path, None, args, kwargs), 5)
     if len(data) >= FEW:
+        check_size(len(data))
         if len(data) > MANY and (problem := plain_problem((args, kwargs), depth=MAX_READ_DEPTH)):
             raise ArgumentError(f"the list of arguments {problem}")
         return zlib.compress(data)

@@ -79,6 +79,8 @@ class Horse:
         self.last_job = horse_jobs if max_jobs is None else min(max_jobs, horse_jobs)
         self.is_busy = False  # with a job, until rest() has noticed that it ended
         self.idle_since = time.monotonic()
+        # After a lease, which may have begun a tick before we asked, others may take what we claim.
+        self.late_s = worker.lease_s / 2
 
     def become_child(self) -> None:
         """Make the child its own process: signals, connections, random numbers, log, imports."""
@@ -141,7 +143,8 @@ class Horse:
                 if shared.stop:
                     return Leave.STOPPED  # a job was claimed meanwhile: the supervisor returns it
                 claim = Claim(*claimed, steps.execution, steps.asked_at)  # type: ignore[call-arg]
-                if performer.recorder.is_taken(claim, steps.asked):
+                is_late = time.monotonic() > steps.asked + self.late_s
+                if is_late and performer.recorder.is_taken(claim):
                     continue
                 self.jobs += 1
                 self.is_busy = True

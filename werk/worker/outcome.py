@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import time
 import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -127,16 +126,14 @@ class Recorder:
     ) -> None:
         self.worker, self.shared, self.log, self.counters = worker, shared, log, counters
         self.lazy_class = rq_classes.lazy(worker.job_class, worker)
+        # Returns the job for get_current_job(), which is read from Redis when it is first used.
+        self.job: Callable[[str], Job] = partial(rq_classes.unread, self.lazy_class)
         self.fence = fence
         for version in ((), worker.server_version()):  # read from its file while one can be opened
             script("count_failure", version)
         worker.ask_fence, worker.redis_time = self.ask_fence, shared.now
         webhooks.made_progress = shared.extend_finish
         webhooks.count_failure = counters.add_failed_webhook
-
-    def job(self, job_id: str) -> Job:
-        """Return the job for get_current_job(). It is read from Redis when it is first used."""
-        return rq_classes.unread(self.lazy_class, job_id)
 
     def succeed(
         self, claim: Claim, job: Job, result: Any, not_kept: str | None = None
@@ -253,14 +250,8 @@ class Recorder:
         run = claim.job + f":{claim.execution}".encode()
         return self.worker.connection.zscore(wip, run) is None
 
-    def is_taken(self, claim: Claim, asked: float) -> bool:
-        """Return whether others took a job while the reply to its claim was on the way.
-
-        They do so after a lease, which may have begun a tick before this worker `asked`, on the
-        monotonic clock: it may have been frozen since then.
-        """
-        if time.monotonic() < asked + self.worker.lease_s / 2:
-            return False
+    def is_taken(self, claim: Claim) -> bool:
+        """Return whether others took a job while the reply to its claim was on the way."""
         try:
             with self.shared.watched(FINISH_S):
                 is_taken = self.is_recorded(claim)

@@ -69,10 +69,9 @@ class Performer:
 
     def perform(self, claim: Claim, number: int) -> Outcome | None:
         """Run the horse's job number `number`. Return its outcome, or None if it is recorded."""
-        job_id = claim.job.decode("utf-8", "replace")
-        self.shared.show(number - 1, job_id, claim.execution)
         runner, recorder, log = self.runner, self.recorder, self.log
-        job = recorder.job(job_id)
+        job = recorder.job(job_id := claim.job.decode("utf-8", "replace"))
+        self.shared.show(number - 1, job_id, claim.execution)
         try:
             limit_s, keep_s = claim.limits(self.default_ttl)
             task, path, args, kwargs = runner.read(claim, limit_s)
@@ -100,8 +99,9 @@ class Performer:
             log.ended(claim.facts(task), error, took)
         if error is not None:
             return recorder.fail(claim, job, error)
-        is_plain = not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class
-        value = self.store(result, job, limit_s) if is_plain else None
+        value: bytes | str | None = None
+        if not claim.callbacks and keep_s > 0 and type(job) is recorder.lazy_class:
+            value = stored(self.dumps, result) if self.is_ours else self.store(result, job, limit_s)
         self.counters.add(task, True, took, claim, began, isinstance(value, bytes))
         if not isinstance(value, bytes):
             return recorder.succeed(claim, job, result, value)
@@ -109,12 +109,10 @@ class Performer:
         return success(claim, keep_s, value, runner.ended + self.shared.offset)
 
     def store(self, result: Any, job: Job, limit_s: int) -> bytes | str | None:
-        """Return a result as RQ stores it, or why it cannot be stored; None for a Retry.
+        """Do the same as stored() with RQ's serializer.
 
-        RQ's serializer runs code of the result, which has the job's time limit once more.
+        It runs code of the result, which has the job's time limit once more.
         """
-        if self.is_ours:
-            return stored(self.dumps, result)
         self.runner.arm(limit_s)
         value, error, _ = self.runner.run(stored, (self.dumps, result), {}, job)
         return value if error is None else reason_of(error, result)

@@ -164,7 +164,8 @@ def _ended(
     failure: str,
 ) -> bytes:
     """Return the fields of an outcome as words of a request."""
-    run, how, keep, counted = execution.encode(), status.encode(), b"%d" % keep_s, as_bytes(failure)
+    run, how, keep = execution.encode(), status.encode(), b"%d" % keep_s
+    counted = as_bytes(failure) if failure else b""
     return _ENDED % (
         len(job), job, len(queue), queue, len(run), run, len(how), how, len(keep), keep,
         len(until), until, len(value), value, len(claimed_at), claimed_at, len(counted), counted,

@@ -128,8 +128,7 @@ else
         'werk_deferred', 'worker ' .. WORKER .. ': ' .. why)
       try('HINCRBY', job, 'werk_attempt', -1) -- the task was not tried
     elseif status ~= 'scheduled' and call('EXPIRE', job, keep) == 1 -- the job exists
-      and type(try('HSET', job, 'status', status, 'ended_at', NOW_TEXT, -- and is a hash
-        'last_heartbeat', NOW_TEXT)) == 'number' then
+      and type(try('HSET', job, 'status', status, 'ended_at', NOW_TEXT)) == 'number' then -- a hash
       outcome = 'done'
       local added
       if value == '' then
