@@ -31,6 +31,10 @@ class OrderTest(TestCase):
         callbacks[0]()
         self.assertEqual(len(self.jobs), 1)
 
+    def test_an_order_needs_an_email(self) -> None:
+        self.assertEqual(self.client.post("/orders", {}).status_code, 422)
+        self.assertEqual((Order.objects.count(), self.jobs), (0, []))
+
     def test_a_receipt_is_sent(self) -> None:
         job = self.order()
         self.assertEqual(self.client.get(f"/jobs/{job}").status_code, 202)

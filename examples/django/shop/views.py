@@ -29,8 +29,11 @@ class Unavailable:
 
 @require_POST
 def order(request: HttpRequest) -> JsonResponse:
+    email = request.POST.get("email")
+    if not email:
+        return JsonResponse({"error": "the form has no email"}, status=422)
     with transaction.atomic():
-        order = Order.objects.create(email=request.POST["email"])
+        order = Order.objects.create(email=email)
         once = werk.Options(job_id=f"receipt-{order.pk}")
         job_id = enqueue_on_commit("receipt", order.pk, options=once)
     return JsonResponse({"job": job_id}, status=202)
