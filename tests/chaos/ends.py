@@ -10,7 +10,7 @@ from chaos.causes import CRASHES, FINISH_S, KILLS, LONG_ABSENCES
 from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
-from chaos.records import LOSING, REFUSED, Act, Call, Execution, Fault
+from chaos.records import FAILOVERS, LATE, LOSING, REFUSED, Act, Call, Execution, Fault
 from werk.store.limits import MOST_RESULTS
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
@@ -47,11 +47,13 @@ class Ends:
         if call.answer == "duplicate" and call.twin:
             if job or runs:
                 self._add("enqueued twice", call, "called a duplicate, and enqueued")
+            elif call.twin not in self.history.contents.jobs and not self.history.is_lost(call):
+                self._add("untrue", call, f"called a duplicate of {call.twin}, which Redis lacks")
             return
         if job is None:
             if self.history.is_lost(call):
                 self.not_replicated.append(call.token)
-            elif call.is_known:
+            elif call.is_known or call.answer == "duplicate":  # of itself, tried before
                 self._add("lost", call, "acknowledged; Redis has no such job")
             elif runs:
                 self._add("unexpected", call, "ran, though Redis has no such job")
@@ -100,6 +102,8 @@ class Ends:
                 if act.reply is None:
                     allowed.add("canceled")
             if act.what == "stop" and not (act.reply or "").startswith(REFUSED):
+                if act.reply and not act.reply.startswith(LATE):
+                    return {"stopped"}  # that is what the operator has seen
                 allowed.add("stopped")
         return allowed
 
@@ -183,9 +187,11 @@ class Ends:
 
     def _judge_callbacks(self, call: Call, job: Job, runs: list[Execution]) -> None:
         wanted = {"called": "on_success", "blamed": "on_failure"}.get(call.kind, "")
+        # An outcome that a lost master has forgotten is recorded again, with its callback.
+        most = len(runs) + sum(fault.kind in FAILOVERS for fault in self.history.faults)
         for name in ("on_success", "on_failure"):
             times = self.history.callbacks[call.token, name]
-            if name == wanted and not 1 <= times <= len(runs):
+            if name == wanted and not 1 <= times <= most:
                 self._add("callbacks", call, f"{name} ran {times} times in {len(runs)} runs")
             if name != wanted and times:
                 self._add("callbacks", call, f"{name} ran {times} times")
@@ -224,8 +230,10 @@ class Ends:
                 self._add("untrue", call, f"its caller was given {call_log.results[call.token]!r}")
             if job.status != "finished":
                 self._add("lost", call, "its caller has the result, Redis does not")
-        if call.token in call_log.failures and job.status not in ("failed", "stopped"):
-            self._add("untrue", call, f"its caller was told: {call_log.failures[call.token]}")
+        if told := call_log.failures.get(call.token):
+            is_true = job.status in ("failed", "stopped") and told.startswith("JobFailed")
+            if not is_true and not self.history.is_lost(call):
+                self._add("untrue", call, f"its caller was told: {told}")
 
     # --- what nobody enqueued
 

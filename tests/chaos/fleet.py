@@ -29,6 +29,8 @@ WORKERS = 5
 CALLERS = 3
 START_S = 30.0  # for the first job to run
 LEAVE_S = 10.0  # for a worker that was asked to stop: its jobs take 4 s at most
+STAY_S = 60.0  # for one that was asked during the faults
+MOST_GAVE_UP = 3
 HERE = Path(__file__).parent
 
 COMMANDS = {"werk": ("werk", "worker"), "rq": ("rq", "worker", "--with-scheduler")}
@@ -140,7 +142,8 @@ class Fleet:
         """Ask all workers to stop; they have to, and with exit code 0."""
         for worker in self.workers:
             if worker.is_alive():
-                worker.end_expected = True
+                self._note_who_stayed(worker)
+                worker.expect_end()
                 worker.process.terminate()
         deadline = time.monotonic() + LEAVE_S
         for worker in self.workers:
@@ -191,11 +194,19 @@ class Fleet:
             member.back_at = time.monotonic() + self.chance.uniform(0.1, 2)
         return time.monotonic() >= member.back_at
 
+    def _note_who_stayed(self, worker: Member) -> None:
+        """Note a worker that was asked to stop long ago. It gets a second SIGTERM now."""
+        stayed_s = time.monotonic() - worker.asked_at if worker.asked_at else 0
+        if stayed_s > STAY_S:
+            self.surprises.append(f"{worker.name} was asked to stop {stayed_s:.0f} s ago")
+
     def _note_end(self, member: Member) -> None:
         code = member.process.returncode
         has_begun = member.has_begun or member in self.callers
         if code > 0 and not has_begun and not member.end_expected:
             self.gave_up += 1  # started while Redis was unreachable; the fleet starts it again
+            if self.kind == "werk" and self.gave_up > MOST_GAVE_UP:  # it waits for Redis
+                self.surprises.append(f"{member.name} gave up; see {member.output.log}")
         elif not member.end_expected or code not in self._expected_codes(member):
             how = "when asked to stop" if member.end_expected else "by itself"
             log = member.output.log

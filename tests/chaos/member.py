@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Member:
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0  # how often
         self.clock_s = 0  # by how much the clock of the next process is shifted
-        self.end_expected = False
+        self.asked_at = 0.0  # when it was asked to end, or made to; 0: it was not
         self.is_busy = False  # under a fault that lasts: no other is put on top
         self.back_at = 0.0  # when to start it again
         self.has_begun = False  # to work: it has had a horse
@@ -40,6 +41,13 @@ class Member:
     def worker_name(self) -> str:
         """The name that the process was given, as a worker of RQ."""
         return f"{self.name}.{self.started}"
+
+    @property
+    def end_expected(self) -> bool:
+        return self.asked_at > 0
+
+    def expect_end(self) -> None:
+        self.asked_at = self.asked_at or time.monotonic()
 
     def slots(self, concurrency: int) -> list[str]:
         """Return the names under which RQ knows the slots that were not asked to leave."""
@@ -83,7 +91,7 @@ class Member:
             start_new_session=True,  # Ctrl-C is for us
             preexec_fn=prepare,
         )
-        self.end_expected, self.back_at, self.has_begun = False, 0.0, False
+        self.asked_at, self.back_at, self.has_begun = 0.0, 0.0, False
         self.drained = set()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from chaos.kinds import QUEUES
-from chaos.records import REFUSED, Act, kind_of
+from chaos.records import LATE, REFUSED, Act, kind_of
 from werk.errors import RedisUnavailable, ResultTimeout, WerkError
 from werk.ops import actions, jobs
 from werk.settings import Settings
@@ -34,6 +34,7 @@ class Operators:
         self.acts: list[Act] = []
         self.chance = random.Random(f"{seed} operators")
         self.link: Link = link(Settings.read(settings), BUDGET_S)
+        self.surprises: list[str] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,6 +54,8 @@ class Operators:
                 self.chance.choice(ways)()
             except WerkError:
                 pass  # nothing was asked for yet: it only looked
+            except Exception as error:
+                self.surprises.append(f"an operator was told {error!r}")
         self.link.close()
 
     def _act(self, what: str, target: str, do: Callable[[], str]) -> Act:
@@ -116,7 +119,7 @@ class Operators:
         try:
             return actions.stop(self.link, job_id, STOP_S)
         except ResultTimeout as error:
-            return f"late: {error}"  # the worker was asked, and may still do it
+            return f"{LATE}: {error}"  # the worker was asked, and may still do it
         except RedisUnavailable:
             raise
         except WerkError as error:

@@ -32,7 +32,7 @@ def kill(monkey: Monkey, kind: str) -> bool:
     supervisor = worker.pid if to_supervisor else None
     monkey.note(kind, worker, horses=frozenset(horses), supervisor=supervisor)
     if to_supervisor:
-        worker.end_expected = True
+        worker.expect_end()
         os.kill(worker.pid, signal.SIGKILL)
         monkey.later(GONE_S, lambda: monkey.fleet.note_survivors(worker, horses))
     for pid in horses if kind != "kill -9 supervisor" else ():
@@ -47,7 +47,7 @@ def terminate(monkey: Monkey, kind: str) -> bool:
     worker, _ = found
     horses = worker.horses()
     monkey.note(kind, worker, horses=frozenset(horses), supervisor=worker.pid)
-    worker.end_expected = True
+    worker.expect_end()
     os.kill(worker.pid, signal.SIGTERM)
     for pid in horses if kind == "TERM supervisor and horse" else ():  # as systemd does
         _signal(pid, signal.SIGTERM)
@@ -60,7 +60,7 @@ def terminate_twice(monkey: Monkey, kind: str) -> bool:
         return False
     worker, horse = found
     before = frozenset((horse, *worker.horses()))
-    worker.end_expected = True
+    worker.expect_end()
     fault = monkey.note("TERM supervisor", worker, horses=before, supervisor=worker.pid)
     os.kill(worker.pid, signal.SIGTERM)
     monkey.wait(1.1)
@@ -80,8 +80,8 @@ def drain(monkey: Monkey, kind: str) -> bool:
     worker, _ = found
     count = monkey.fleet.concurrency
     worker.drained.update(jobs.drain(monkey.fleet, worker.slots(count)))
-    worker.end_expected = not worker.slots(count)
-    if worker.end_expected:
+    if not worker.slots(count):
+        worker.expect_end()
         monkey.note(kind, worker, supervisor=worker.pid)
     return worker.end_expected
 
@@ -221,7 +221,7 @@ def shift_clock(monkey: Monkey, kind: str) -> bool:
 
 def _replace(member: Member) -> None:
     """Ask a process to end; fleet.tend starts the next one."""
-    member.end_expected = True
+    member.expect_end()
     os.kill(member.pid, signal.SIGTERM)
 
 
@@ -231,7 +231,7 @@ def kill_caller(monkey: Monkey, kind: str) -> bool:
     if not caller.is_up():
         return False
     monkey.note(kind, caller)
-    caller.end_expected = True
+    caller.expect_end()
     os.kill(caller.pid, signal.SIGKILL)
     return True
 

@@ -12,6 +12,7 @@ CALLBACKS = ("on_success", "on_failure")
 LOSING = ("kill -9 master", "freeze master")
 FAILOVERS = (*LOSING, "SENTINEL FAILOVER")
 REFUSED = "refused"  # how the reply to a stop begins that was not sent to a worker
+LATE = "late"  # of one whose worker has not done it yet
 LOST_S = 1.0  # before the master was lost: what it acknowledged then may not be replicated
 ANSWER_S = 0.1  # from an acknowledgement until it is written down
 
@@ -165,7 +166,8 @@ def _note(call_log: CallLog, what: str, token: str, at: float, entry: dict[str, 
         call.sightings += what == "accepted"
         call.answer = what if call.answer != "accepted" else call.answer
     elif what == "unknown":
-        call_log.calls[token].end = at
+        call = call_log.calls[token]
+        call.end = call.end if call.answer == "accepted" else at  # as acknowledged before
     elif what == "result":
         call_log.results[token] = entry["value"]
     elif what == "failed":

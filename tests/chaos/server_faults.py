@@ -56,8 +56,9 @@ def _stall(monkey: Monkey, kind: str, seconds: tuple[float, float]) -> bool:
 
 def stall_in_a_row(monkey: Monkey, kind: str) -> bool:
     """Stall the server for 8 s of every 20 s, a worker dead since the first."""
-    if not kill(monkey, "kill -9 both") or not _stall(monkey, kind, (STALL_S, STALL_S)):
+    if not monkey.server_is_well or not kill(monkey, "kill -9 both"):
         return False
+    _stall(monkey, kind, (STALL_S, STALL_S))
 
     def again() -> None:
         if not _stall(monkey, kind, (STALL_S, STALL_S)):

@@ -82,16 +82,21 @@ def _judge(fleet: Fleet, monkey: Monkey, operators: Operators, plan: Plan) -> Ve
         fleet.prober.uptime().without(promotions),
         fleet.prober.samples,
         monkey.calms,
-        fleet.surprises,
+        [*fleet.surprises, *operators.surprises],
         fleet.gave_up,
     )
     return Verdict(history, plan.kinds, plan.fewest_jobs)
 
 
 def _drain(monkey: Monkey) -> float:
-    """Wait until no job waits or runs. Return the seconds it took."""
+    """Wait until no job waits or runs, and no dependents of a failed one. Return the seconds.
+
+    A worker that died between a failure and their enqueue leaves a mark for a lease.
+    """
     begin = time.monotonic()
     with monkey.fleet.connection() as connection:
-        while count_open(connection) and time.monotonic() < begin + DRAIN_S:
+        while count_open(connection) or connection.exists("rq:werk:committed"):
+            if time.monotonic() > begin + DRAIN_S:
+                break
             monkey.wait(0.2)
     return time.monotonic() - begin

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from chaos import report
@@ -13,7 +16,7 @@ from chaos.kinds import KINDS as JOBS
 from chaos.leaks import leaks
 from chaos.places import Contents, Job, Result
 from chaos.prober import Sample, Uptime
-from chaos.records import Act, Call, CallLog, Calm, Execution, Fault
+from chaos.records import Act, Call, CallLog, Calm, Execution, Fault, read_call_log
 from chaos.verdict import CATEGORIES, Verdict
 
 HORSE, SUPERVISOR = 11, 10
@@ -377,6 +380,12 @@ def test_callers_must_be_told_the_truth():
     assert found([call()], [job()], [ended()], results={"c0-1-plain": "other"}) == {"untrue"}
     assert found([call()], [job()], [ended()], failures={"c0-1-plain": "it failed"}) == {"untrue"}
     assert found([call()], [job()], [ended()], impossible=["wrong"]) == {"untrue"}
+    parts = [[each] for each in failing()]
+    for told, wrong in (
+        ("JobFailed: ValueError: c0-1-failing has to fail", set()),
+        ("NoSuchJob: no job c0-1-failing", {"untrue"}),
+    ):
+        assert found(*parts, failures={"c0-1-failing": told}) == wrong
     waiting = job(status="queued", places={"queue"})
     assert "lost" in found([call()], [waiting], [ended()], results={"c0-1-plain": "c0-1-plain"})
 
@@ -465,6 +474,9 @@ def test_callbacks_run_for_their_own_jobs_and_once_a_run():
     for callbacks in ({}, {(token, "on_success"): 2}, {(token, "on_failure"): 1}):
         wrong = {"callbacks": Counter(callbacks)}
         assert found([own], [job(token)], [ended(token)], **wrong) == {"callbacks"}
+    lost = [Fault("kill -9 master", "server", 100.9, 103)]  # its outcome is recorded once more
+    again = {"callbacks": Counter({(token, "on_success"): 2}), "faults": lost}
+    assert "callbacks" not in found([own], [job(token)], [ended(token)], **again)
 
 
 def test_a_ping_may_be_lost_only_with_its_horse():
@@ -547,10 +559,37 @@ def test_a_stopped_job_may_end_so():
     assert found(*parts, acts=[act]) == set()
     refused = Act("stop", "c0-1-plain", 100.5, 101, "refused: it does not run")
     assert found(*parts, acts=[refused]) == {"wrong end"}
-    assert found([call()], [job()], [ended()], acts=[act]) == set()
+    late = Act("stop", "c0-1-plain", 100.5, 101, "late: it has not stopped")
+    for undecided in (late, replace(act, reply=None)):
+        assert found([call()], [job()], [ended()], acts=[undecided]) == set()
+
+
+def test_a_job_that_was_stopped_does_not_end_otherwise():
+    act = Act("stop", "c0-1-plain", 100.5, 101, "worker0.1")
+    assert found([call()], [job()], [ended()], acts=[act]) == {"wrong end"}
 
 
 # --- deduplication, dependents, times
+
+
+def test_a_duplicate_is_one_of_a_job_that_exists():
+    assert found([call(answer="duplicate")], [], []) == {"lost"}
+    assert found([call(answer="duplicate")], [job()], [ended()]) == set()
+    first, twin = call("c0-1-single"), call("c0-1-twin", twin="c0-1-single", answer="duplicate")
+    first.answer = "unknown"
+    assert found([first, twin], [], []) == {"untrue"}
+
+
+def test_a_second_try_without_an_answer_does_not_move_the_first_ones_time(tmp_path: Path):
+    log = tmp_path / "calls"
+    entries = [
+        {"what": "try", "token": "c0-1-single", "at": 99.0, "queue": "default"},
+        {"what": "accepted", "token": "c0-1-single", "at": 99.5},
+        {"what": "unknown", "token": "c0-1-single", "at": 105.0},
+    ]
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    [own] = read_call_log(log).calls.values()
+    assert (own.answer, own.end) == ("accepted", 99.5)
 
 
 def test_a_job_that_is_enqueued_twice_is_found():
