@@ -251,6 +251,7 @@ def test_rq_config_and_redis_host(
         ("ERR AUTH <password> called without any password", ConfigError, "the credentials"),
         ("ERR Client sent AUTH, but no password is set", ConfigError, "the credentials"),
         ("NOPERM this user has no permissions", ConfigError, "the credentials"),
+        ("ERR The user executing the script can't run it", ConfigError, "the credentials"),
     ],
 )
 def test_a_name_in_an_error_of_redis_is_no_code(

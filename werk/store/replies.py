@@ -13,6 +13,7 @@ _TRY_AGAIN = {"LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "BUSY", "NOREPLIC
 _FULL = {"OOM", "MISCONF"}
 _REFUSED = {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED"}
 _NO_PASSWORD = ("ERR AUTH ", "ERR Client sent AUTH")  # how the reply begins if none is set
+_IN_A_SCRIPT = "The user executing the script can't"  # NOPERM, for a command of the script
 _TOO_MANY = "max number of clients"
 _CLUSTER = {"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"}
 _CLUSTER_TEXTS = ("same slot", "cluster node", "cluster is down")  # inside a script
@@ -37,7 +38,7 @@ def error_of(reply: hiredis.ReplyError, where: str) -> WerkError:
         return TryAgain(text)
     if code in _FULL:
         return RedisUnavailable(f"Redis at {where} takes no more data: {text}")
-    if code in _REFUSED or text.startswith(_NO_PASSWORD):
+    if code in _REFUSED or text.startswith(_NO_PASSWORD) or _IN_A_SCRIPT in text:
         return ConfigError(f"Redis at {where} refused the credentials or the command: {text}")
     return ConfigError(f"Redis at {where} answered: {text}")
 
