@@ -23,6 +23,7 @@ DOCUMENTED: dict[str, int | None] = {
     r"rq:scheduler-lock:\w+": 2 * 60,
     r"werk:leases|werk:hands|werk:ticked|werk:tallies": None,
     r"werk:ready": 10 * 60,
+    r"werk:fenced": 60,
     r"werk:sent:[\w-]+": 60,
     r"werk:act:\w+": 60,
     r"werk:catalog|werk:serves:\w+": 30 * DAY_S,

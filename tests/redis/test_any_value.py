@@ -47,7 +47,7 @@ HANDS = ["werk:hand:w0:high", "werk:hand:w0:low", "werk:hand:dead:high"]
 SHARED = [
     "suspended", "queues", "workers", "workers:high", "werk:paused", "werk:tallies", "werk:leases",
     "werk:ticked", "werk:gave-up", "werk:catalog", "werk:serves:high", "scheduler-lock:high",
-    "werk:hands", *HANDS, f"werk:failures:{int(time.time()) // 3600}",
+    "werk:fenced", "werk:hands", *HANDS, f"werk:failures:{int(time.time()) // 3600}",
     "rl-keys", "rl:k", "rl:k:allowed", "rl:k:rate_limited", "clean_registries:high",
     *[f"{place}:{queue}" for place in (*PLACES, "wip", "queue") for queue in QUEUES],
 ]  # fmt: skip

@@ -1202,7 +1202,46 @@ def test_a_new_generation_alone_may_claim(lua: Lua) -> None:
     assert lua.fence_generation() == ["a:h1"]
     assert lua.changes() == table("""
         worker:one              werk_horse=new
+        werk:fenced             =1 lives=60
         werk:leases             one=now+15""")
+
+
+def test_a_horse_that_was_idle_is_replaced_without_a_mark(lua: Lua) -> None:
+    assert lua.fence_generation() == []
+    assert "werk:fenced" not in lua.changes()
+
+
+def test_a_request_of_a_dead_horse_claims_nothing(lua: Lua) -> None:
+    """It ends an execution about which the supervisor has not decided yet."""
+    lua.begin()
+    lua.enqueue("b")
+    assert lua.fence_generation() == ["a:h1"]
+    assert lua.step("h2", lua.finish())[:2] == ["done", "fenced"]
+    assert "queue:high" not in lua.changes()
+
+
+@pytest.mark.parametrize("what", ["other", "gone", "rescued"])
+def test_only_an_execution_of_its_worker_proves_that_a_horse_may_claim(lua: Lua, what: str) -> None:
+    """Its job may have ended, or wait for another worker to fail it."""
+    lua.begin(**({"werk_max_crashes": 0} if what == "rescued" else {}))
+    lua.enqueue("b")
+    if what == "rescued":
+        lua.given("ZADD werk:leases 1 one")
+        assert lua.tick("two")[0][:2] == ["fail", "a:h1"]
+        assert "werk:fenced" not in lua.changes()
+    else:
+        lua.given("HSET worker:one werk_horse other")
+    if what == "gone":
+        lua.given("ZREM wip:high a:h1")
+    claimed = lua.step("h2", lua.finish())[1]
+    assert (claimed == "fenced") == (what != "other")
+
+
+def test_a_rescue_that_is_not_over_leaves_a_mark(lua: Lua) -> None:
+    lua.begin()
+    lua.given("ZADD werk:leases 1 one", "DEL queue:high", "SET queue:high x")
+    assert lua.tick("two") == []
+    assert lua.changes()["werk:fenced"] == "=1 lives=60"
 
 
 @pytest.mark.parametrize("name", ["step", "tick", "back", "fence", "fence_generation"])

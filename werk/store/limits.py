@@ -8,6 +8,7 @@ from __future__ import annotations
 LEASE_S = 15  # a worker that is silent for longer counts as dead
 OWNED_S = 90  # RQ leaves an execution alone for this long: 30 s between beats and 60 more
 LISTED_S = OWNED_S + 60  # how long an execution stays in its job's set of executions
+FENCED_S = 60  # how long every horse asks for its generation after one has left a job behind
 DEFER_S = 10  # how long a worker defers a job whose task it does not know
 UNKNOWN_S = 600  # a job of an unknown task fails this long after it was first deferred
 MONTH_S = 30 * 24 * 3600  # how long records without an owner are kept

@@ -24,6 +24,7 @@ _CONSTANTS = {
     "LEASE_S": limits.LEASE_S,
     "OWNED_S": limits.OWNED_S,
     "LISTED_S": limits.LISTED_S,
+    "FENCED_S": limits.FENCED_S,
     "MONTH_S": limits.MONTH_S,
     "FAILURES_KEPT_S": limits.FAILURES_KEPT_S,
     "MOST_GAVE_UP": limits.MOST_GAVE_UP,

@@ -140,5 +140,7 @@ local function fence_generation(worker, generation, lease_s, lists)
   call('ZADD', own(P .. ':werk:leases', 'zset'), redis_time() + lease_s, worker)
   put_back_failures(worker)
   empty_hands(worker, lists)
-  return open_runs(worker)
+  local runs = open_runs(worker)
+  if #runs > 0 then ask_for_generations() end
+  return runs
 end

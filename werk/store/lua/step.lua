@@ -51,7 +51,7 @@ local MOST_ATTEMPTS, DROPS_AT_ONCE = 1000000000, 100
 
 local worker_key = P .. ':worker:' .. WORKER
 local runs, suspended, pauses = worker_key .. ':executions', P .. ':suspended', P .. ':werk:paused'
-local outcome, is_special = 'none', false
+local outcome, is_special, is_current = 'none', false, false
 
 if not ENDED_JOB then
   is_special = call('EXISTS', suspended, pauses) > 0
@@ -78,7 +78,7 @@ else
   if cause then status = 'failed' end
   local set = status == 'stopped' and 'failed' or status -- as in RQ
   local result_type = is_success and '1' or '2' -- rq/results.py
-  is_special = call('EXISTS', suspended, pauses, dependents, dependencies) > 0
+  is_special = call('EXISTS', suspended, pauses, P .. ':werk:fenced', dependents, dependencies) > 0
   if is_special and is_success and call('TYPE', dependents).ok == 'set' and call('EXISTS', job) == 1
     and tonumber(try('ZSCORE', wip, run)) then return {'dependents', '', false, false} end
 
@@ -120,7 +120,9 @@ else
     local executions = P .. ':executions:' .. id
     if is_ours then call('UNLINK', execution_key, executions) -- our job has no other execution
     else call('UNLINK', execution_key); try('ZREM', executions, ENDED_EXECUTION) end
-    try('SREM', runs, run)
+    -- An execution that was still its worker's proves its horse the current one, unless a worker
+    -- still decides about those of a dead one: see ask_for_generations.
+    is_current = try('SREM', runs, run) == 1 and removed == 1 and not is_special
     if not is_ours then -- discarded
     elseif status == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
@@ -185,7 +187,7 @@ if is_resent then -- find the claim that this request made when it was sent befo
 end
 if got then -- claimed before
 elseif WANTS_JOB ~= '1' then got = 'unasked'
-elseif try('HGET', worker_key, 'werk_horse') ~= GENERATION then got = 'fenced'
+elseif not is_current and try('HGET', worker_key, 'werk_horse') ~= GENERATION then got = 'fenced'
 elseif is_special and call('EXISTS', suspended) == 1 then got = 'suspended'
 end
 

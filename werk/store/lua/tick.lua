@@ -76,7 +76,7 @@ local function rescue()
     empty_hands(dead, KEYS)
     watch_hands(dead, clock + lease_s)
     if is_done then call('ZREM', leases, dead)
-    else call('ZADD', leases, clock + TRY_AGAIN_S, dead) end
+    else call('ZADD', leases, clock + TRY_AGAIN_S, dead); ask_for_generations() end
     call('HDEL', its_key, 'werk_horse') -- a frozen worker claims nothing before its next tick
   end
 end
