@@ -17,15 +17,12 @@ from chaos.outputs import Outputs
 from support import wait_until
 
 STAYS = """
-import signal, sys
-asked = []
-def handle(*_):
-    if asked: sys.exit()
-    asked.append(1)
-    print("asked", flush=True)
-signal.signal(signal.SIGTERM, handle)
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("ready", flush=True)
-while True: signal.pause()
+signal.sigwait([signal.SIGTERM])
+print("asked", flush=True)
+signal.sigwait([signal.SIGTERM])
 """
 
 
