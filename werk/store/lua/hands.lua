@@ -131,6 +131,10 @@ local function drop_failures()
   try('HINCRBYFLOAT', P .. ':werk:tallies', 'dropped_give_ups', excess)
 end
 
+-- Have every horse ask for its generation before it claims, for a while. Otherwise it takes an
+-- execution that it ends, and that is still its worker's, as proof that it may claim: see step.lua.
+local function ask_for_generations() call('SET', P .. ':werk:fenced', '1', 'EX', FENCED_S) end
+
 -- Let only this generation of a worker's horses claim jobs, and renew the lease. Put back what the
 -- horse before had in hand. Returns the executions that are open.
 local function fence_generation(worker, generation, lease_s, lists)

@@ -61,10 +61,6 @@ local function queue_of(run, origin)
   end
 end
 
--- Have every horse ask for its generation before it claims, for a while. Otherwise it takes an
--- execution that it ends, and that is still its worker's, as proof that it may claim: see step.lua.
-local function ask_for_generations() call('SET', P .. ':werk:fenced', '1', 'EX', FENCED_S) end
-
 local function redis_time()
   local time = call('TIME')
   return time[1] + time[2] / 1000000
