@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from math import inf
+from typing import NamedTuple
 
 from chaos.records import FAILOVERS, LOSING, LOST_S, Act, Execution, Fault, kind_of
 
@@ -44,6 +45,14 @@ def is_crash(fault: Fault) -> bool:
     """
     is_of_worker = fault.kind in KILLS or fault.kind in LONG_ABSENCES
     return fault.kind == "kill -9 horse" or (is_of_worker and len(fault.horses) == 1)
+
+
+class Rerun(NamedTuple):
+    """An execution after the first of its job, and what explains it, if anything does."""
+
+    again: Execution
+    cause: Fault | None
+    first: Execution | None = None  # which that befell; None: the execution explains itself
 
 
 class Causes:
@@ -80,7 +89,7 @@ class Causes:
         for run in sorted(executions, key=lambda run: run.start):
             self._starts[run.horse].append(run.start)
 
-    def of_reruns(self, runs: Sequence[Execution]) -> list[tuple[Execution, Fault | None]]:
+    def of_reruns(self, runs: Sequence[Execution]) -> list[Rerun]:
         """Return each execution of a job but the first, by start, with what explains it.
 
         What befell one execution explains one more, not two.
@@ -90,12 +99,12 @@ class Causes:
         for again in runs[1:]:
             earlier = [run for run in unused if run.start < again.start]
             if late := self._late_start(earlier, again):
-                found.append((again, late))  # it explains itself, not what befell another
+                found.append(Rerun(again, late))  # it explains itself, not what befell another
                 continue
             run, cause = self._first(earlier, again, retries)
             if run:
                 unused.remove(run)
-            found.append((again, cause))
+            found.append(Rerun(again, cause, run))
         return found
 
     def of_overlaps(
@@ -145,7 +154,7 @@ class Causes:
     def _crash(self, first: Execution, again: Execution) -> Fault | None:
         for fault in self.crashes:
             hit = fault.hits(first.horse, first.supervisor)
-            if hit and fault.begin <= again.start and self._in_hand(first, fault.begin):
+            if hit and fault.begin <= again.start and self.in_hand(first, fault.begin):
                 return fault
         return None
 
@@ -225,9 +234,9 @@ class Causes:
         if fault.kind.startswith("freeze supervisor"):  # its horse goes on
             return run.start <= back and (run.end is None or run.end >= rescue - SLACK_S)
         is_claimed_before = fault.begin <= run.start <= fault.begin + SLACK_S
-        return is_claimed_before or self._in_hand(run, fault.begin)
+        return is_claimed_before or self.in_hand(run, fault.begin)
 
-    def _in_hand(self, run: Execution, at: float) -> bool:
+    def in_hand(self, run: Execution, at: float) -> bool:
         """Return whether a horse had this execution to do, or its outcome to record."""
         starts, latest = self._starts[run.horse], at + LIFELINE_S
         if run.start > latest or starts[bisect_right(starts, latest) - 1] != run.start:

@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from math import inf
 
-from chaos.causes import CRASHES, FINISH_S, KILLS, LONG_ABSENCES
+from chaos.causes import CRASHES, FINISH_S, KILLS, LONG_ABSENCES, Causes
 from chaos.history import History
 from chaos.kinds import KINDS
 from chaos.places import ENDED, FAILED, OF_STATUS, SUCCESSFUL, Job
-from chaos.records import FAILOVERS, LATE, LOSING, REFUSED, Act, Call, Execution, Fault
+from chaos.records import FAILOVERS, LATE, LOSING, REFUSED, Act, Call, Execution
 from werk.store.limits import MOST_RESULTS
 
 TYPE_OF_END = {"finished": SUCCESSFUL, "failed": FAILED, "stopped": FAILED}  # as in RQ
@@ -24,6 +24,7 @@ class Ends:
     """Lines of what must not be, by category; the rest is only counted, or named."""
 
     history: History
+    causes: Causes
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     recovered: int = 0
     not_replicated: list[str] = field(default_factory=list)  # acknowledged, and lost with a master
@@ -210,18 +211,12 @@ class Ends:
     def _was_killed_after(self, runs: list[Execution]) -> bool:
         """RQ sends a ping once, after the commit: a crash in between is the end of it."""
         return any(
-            fault.hits(run.horse, run.supervisor) and self._is_in_finish(fault, run)
+            fault.hits(run.horse, run.supervisor) and self.causes.in_hand(run, fault.begin)
             for fault in self.history.faults
             if fault.kind in CRASHES
             for run in runs
             if run.end
         )
-
-    def _is_in_finish(self, crash: Fault, run: Execution) -> bool:
-        """Return whether the horse was killed before it began its next job."""
-        starts = [other.start for other in self.history.of_horse(run.horse)]
-        following = min((start for start in starts if start > run.start), default=1e99)
-        return run.start <= crash.begin <= min(following, run.last + 60 * FINISH_S)
 
     def _judge_answers(self, call: Call, job: Job) -> None:
         call_log = self.history.call_log

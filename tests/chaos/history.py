@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,10 +30,8 @@ class History:
 
     def __post_init__(self) -> None:
         self.runs: dict[str, list[Execution]] = {}
-        self._by_horse: dict[int, list[Execution]] = defaultdict(list)
         for run in self.executions:
             self.runs.setdefault(run.token, []).append(run)
-            self._by_horse[run.horse].append(run)
         self.origin = min((fault.begin for fault in self.faults), default=0.0)
 
         for act in self.acts:  # what an operator did may be lost like everything else
@@ -47,10 +45,6 @@ class History:
     def runs_of(self, token: str) -> list[Execution]:
         """Return the executions of a job, by start."""
         return self.runs.get(token, [])
-
-    def of_horse(self, horse: int) -> Sequence[Execution]:
-        """Return the executions of a horse, by start."""
-        return self._by_horse[horse]
 
     def since_origin(self, moment: float) -> str:
         """Return a moment as people read it: in seconds since the first fault."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from chaos.causes import RETRIED, UNRECORDED
+from chaos.causes import CRASHES, KILLS, LONG_ABSENCES, RETRIED, UNRECORDED, Rerun
 from chaos.history import History
 from chaos.kinds import RETRY_DELAY_S
 from chaos.prober import Sample
@@ -35,7 +35,7 @@ class Times:
     """Lines of what must not be, by category, and how long re-runs took."""
 
     history: History
-    reruns: Sequence[tuple[Execution, Fault]]  # explained ones, each with its cause
+    reruns: Sequence[Rerun]  # explained ones
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -45,8 +45,8 @@ class Times:
             if act.what == "pause":
                 self.pauses[act.target].append(act)
         self._retries: Counter[str] = Counter()  # so far, of a job
-        for again, cause in self.reruns:
-            self._judge_rerun(again, cause)
+        for rerun in self.reruns:
+            self._judge_rerun(*rerun)
         for call in self.history.call_log.calls.values():
             if call.delay:
                 self._judge_delay(call)
@@ -79,14 +79,16 @@ class Times:
             for times in [self.recoveries[whose]]
         ]
 
-    def _judge_rerun(self, again: Execution, cause: Fault) -> None:
+    def _judge_rerun(self, again: Execution, cause: Fault, first: Execution | None) -> None:
+        """A job runs again within 30 s, whether its worker died or is only absent."""
         if cause.kind == RETRIED:
             self._judge_retry(again, cause)
-        if not cause.kind.startswith("kill"):
+        if first is None or cause.kind not in (*CRASHES, *LONG_ABSENCES):
             return
-        queue = self._queue(again.token)
-        took = self.claimable_between(queue, cause.begin, again.start)
-        self.recoveries[HORSE if cause.kind == "kill -9 horse" else WORKER].append(took)
+        since = max(cause.begin, first.start)  # a horse may begin jobs while it is absent
+        took = self.claimable_between(self._queue(again.token), since, again.start)
+        if cause.kind in KILLS:
+            self.recoveries[HORSE if cause.kind == "kill -9 horse" else WORKER].append(took)
         if took > AGAIN_S:
             at = self.history.since_origin(cause.begin)
             self.found["slow"].append(

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chaos.causes import Causes, is_crash
+from chaos.causes import Causes, Rerun, is_crash
 from chaos.ends import Ends
 from chaos.faults import KINDS
 from chaos.history import History
 from chaos.kinds import KINDS as JOBS
 from chaos.leaks import leaks
-from chaos.records import Execution, Fault, kind_of
+from chaos.records import Execution, kind_of
 from chaos.times import Times
 
 FEWEST_JOBS = 1000
@@ -28,7 +28,7 @@ CATEGORIES = {
     "enqueued twice": "**enqueued twice**",
     "ran again": "**run again, unexplained**",
     "overlapping": "**overlapping**, unexplained",
-    "slow": "**run again later than 30 s of Redis's uptime after a kill**",
+    "slow": "**run again later than 30 s of Redis's uptime after a kill or an absence**",
     "untimely": "**early, late or before their parents**",
     "results": "**wrong results**",
     "callbacks": "**callbacks left out or called wrongly**",
@@ -55,10 +55,10 @@ class Verdict:
         self.causes = Causes(history.faults, history.executions, history.acts)
         uncounted = [fault for fault in history.faults if not is_crash(fault)]
         self._of_fragile = Causes(uncounted, history.executions, history.acts)
-        self._explained: list[tuple[Execution, Fault]] = []
+        self._explained: list[Rerun] = []
         for runs in history.runs.values():
             self._judge_executions(runs)
-        self.ends = Ends(history)
+        self.ends = Ends(history, self.causes)
         self.times = Times(history, self._explained)
         for found in (self.ends.found, self.times.found):
             for category, lines in found.items():
@@ -115,12 +115,12 @@ class Verdict:
 
     def _judge_executions(self, runs: Sequence[Execution]) -> None:
         causes = self._of_fragile if kind_of(runs[0].token) == "fragile" else self.causes
-        for again, cause in causes.of_reruns(runs):
-            if cause is None:
-                self.found["ran again"].append(self._story(runs, again))
+        for rerun in causes.of_reruns(runs):
+            if rerun.cause is None:
+                self.found["ran again"].append(self._story(runs, rerun.again))
                 continue
-            self.reruns[cause.kind] += 1
-            self._explained.append((again, cause))
+            self.reruns[rerun.cause.kind] += 1
+            self._explained.append(rerun)
         for first, second, absence in self.causes.of_overlaps(runs):
             if absence:
                 self.absent_overlaps += 1

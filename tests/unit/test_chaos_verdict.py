@@ -88,7 +88,7 @@ def test_a_crash_of_a_supervisor_explains_a_run_of_what_each_horse_had_in_hand(k
     done = run(90, 91, by=NEIGHBOUR, token="c")  # before the horse went on to b
     causes = Causes([killed], [*first, *again, done])
     for runs in zip(first, again, strict=True):
-        assert causes.of_reruns(runs) == [(runs[1], killed)]
+        assert causes.of_reruns(runs) == [(runs[1], killed, runs[0])]
     assert causes.of_reruns([done, run(116, 117, by=OTHERS, token="c")])[0][1] is None
 
 
@@ -169,7 +169,7 @@ def test_absence_for_longer_than_a_lease_explains_a_run_and_an_overlap(kind):
     absence = fault(kind, 101, 120)
     first, again = run(100, 121), run(101 + LEASE_S, 118, by=OTHERS)
     causes = Causes([absence], [first, again])
-    assert causes.of_reruns([first, again]) == [(again, absence)]
+    assert causes.of_reruns([first, again]) == [(again, absence, first)]
     assert causes.of_overlaps([first, again]) == [(first, again, absence)]
 
 
@@ -206,10 +206,12 @@ def test_only_the_first_start_of_a_horse_that_is_back_is_late():
     absence = fault("cut off from Redis, long", 101, 120)
     done, again = run(117, 118, by=OTHERS), run(120.5, 121)
     other = run(120.1, 120.2, token="c0-2-plain")
-    assert Causes([absence], [done, again]).of_reruns([done, again]) == [(again, absence)]
-    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, None)]
+    assert Causes([absence], [done, again]).of_reruns([done, again]) == [(again, absence, None)]
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, None, None)]
     other.horse = NEIGHBOUR[0]  # which had claimed a job as well
-    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [(again, absence)]
+    assert Causes([absence], [done, other, again]).of_reruns([done, again]) == [
+        (again, absence, None)
+    ]
 
 
 def test_the_horses_of_a_supervisor_that_is_frozen_alone_begin_nothing_late():
@@ -222,7 +224,8 @@ def test_a_late_start_is_no_retry_of_a_failure_meanwhile():
     absence = fault("cut off from Redis, long", 101, 120)
     failed = run(119, 119.1, token=token, raised=True, by=OTHERS)
     runs = [failed, run(120.1, 120.2, token=token), run(121.2, 122, token=token, by=OTHERS)]
-    assert [of.kind for _, of in Causes([absence], runs).of_reruns(runs)] == [absence.kind, RETRIED]
+    reruns = Causes([absence], runs).of_reruns(runs)
+    assert [rerun.cause.kind for rerun in reruns] == [absence.kind, RETRIED]
     assert Causes([], runs).of_reruns(runs)[1][1] is None
     overlapping = [run(119, 121, by=OTHERS), run(120.1, 120.2)]
     assert Causes([absence], overlapping).of_overlaps(overlapping)[0][2] is absence
@@ -487,6 +490,9 @@ def test_a_ping_may_be_lost_only_with_its_horse():
     assert found(*parts) == {"pings"}
     assert found(*parts, faults=[fault("kill -9 horse", 101.02)]) == set()
     assert found(*parts, faults=[fault("TERM supervisor", 101.02)]) == {"pings"}
+    assert found(*parts, faults=[fault("kill -9 horse", 110)]) == {"pings"}  # it was sent by then
+    silent = fault("pause Redis, long", 100.9, 109.5, target="server")  # or it was not committed
+    assert found(*parts, faults=[fault("kill -9 horse", 110), silent]) == set()
     later = ended("c0-2-plain")
     later.start, later.end = 101.01, 101.05  # the horse had gone on: the ping was sent
     calls, jobs = [*parts[0], call("c0-2-plain")], [*parts[1], job("c0-2-plain")]
@@ -657,6 +663,35 @@ def test_a_re_run_is_slow_after_30_s_of_redis_s_uptime(kind):
     assert found(**parts, acts=[pause]) == set()
     elsewhere = Act("pause", "high", 102, 110, "yes")
     assert found(**parts, acts=[elsewhere]) == {"slow"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["freeze supervisor, long", "freeze both, long", "cut off from Redis, long"]
+)
+def test_a_re_run_is_slow_30_s_after_its_worker_was_absent(kind):
+    absence, calls, jobs = fault(kind, 101, 120), [call()], [job()]
+    for start, categories in ((130, set()), (135, {"slow"})):
+        runs = [run(100, 120.5), run(start, start + 1, by=OTHERS)]
+        assert found(calls, jobs, runs, faults=[absence]) == categories
+
+
+def test_a_horse_may_begin_a_job_while_its_supervisor_is_absent():
+    absence = fault("freeze supervisor, long", 101, 150)
+    runs = [run(130, 151), run(140, 141, by=OTHERS)]
+    assert found([call()], [job()], runs, faults=[absence]) == set()
+
+
+def test_a_late_start_comes_when_its_worker_is_back():
+    absence = fault("cut off from Redis, long", 101, 150)
+    runs = [run(117, 118, by=OTHERS), run(150.1, 151)]
+    assert found([call()], [job()], runs, faults=[absence]) == set()
+
+
+def test_a_re_run_is_slow_30_s_after_a_second_term():
+    twice = Fault("TERM twice", "worker0", 101, 101, horses=frozenset({HORSE}))
+    for start, categories in ((130, set()), (135, {"slow"})):
+        runs = [run(100, last=101), run(start, start + 1, by=OTHERS)]
+        assert found([call()], [job()], runs, faults=[twice]) == categories
 
 
 def test_a_silence_counts_when_jobs_were_claimable_redis_up_and_no_fault_near():
