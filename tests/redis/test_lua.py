@@ -1237,6 +1237,22 @@ def test_only_an_execution_of_its_worker_proves_that_a_horse_may_claim(lua: Lua,
     assert (claimed == "fenced") == (what != "other")
 
 
+def test_a_horse_whose_worker_has_expired_claims_nothing(lua: Lua) -> None:
+    """Its supervisor hangs: nobody would watch the job. A horse asks when it writes its state."""
+    lua.begin()
+    lua.enqueue("b")
+    lua.given("DEL worker:one")
+    assert lua.step("h2", lua.finish(), counts="done 0")[:2] == ["done", "fenced"]
+    assert "queue:high" not in lua.changes()
+
+
+def test_what_cannot_be_given_back_yet_leaves_a_mark(lua: Lua) -> None:
+    lua.begin()
+    lua.given("DEL queue:high", "SET queue:high x")
+    assert lua.tick("one", generation="new") == [["later", "a:h1", 0, "one"]]
+    assert lua.changes()["werk:fenced"] == "=1 lives=60"
+
+
 def test_a_rescue_that_is_not_over_leaves_a_mark(lua: Lua) -> None:
     lua.begin()
     lua.given("ZADD werk:leases 1 one", "DEL queue:high", "SET queue:high x")
@@ -1556,3 +1572,14 @@ def test_a_worker_that_is_no_more_is_buried(lua: Lua) -> None:
     )
     assert lua.act("reap", "rq:worker:one", "rq:worker:dead") == ["there", "gone"]
     assert lua.changes() == {"workers": "=rq:worker:one", "workers:high": "=rq:worker:one"}
+
+
+def test_a_worker_that_has_expired_with_a_job_is_not_buried(lua: Lua) -> None:
+    """Others rescue the job when its lease is over."""
+    lua.begin(werk_max_crashes=1)
+    lua.given("DEL worker:one", "SADD workers rq:worker:one", "ZADD werk:leases 1 one")
+    for action in ("is_dead", "reap"):
+        assert lua.act(action, "rq:worker:one") == ["there"]
+    assert lua.changes() == {}
+    assert lua.tick("two")[0][:2] == ["requeued", "a:h1"]
+    assert lua.act("reap", "rq:worker:one") == ["gone"]

@@ -53,7 +53,7 @@ RAISED = {
         "pytest fixtures and what they replace, restarts in werk up, servers of any version",
     ),
     "lua": (
-        1640,
+        1641,
         "any value in any key, outages, fences, final failures, attempts, slots, hands, "
         "pages of jobs, cron health, counts of failures",
     ),

@@ -257,13 +257,13 @@ end
 
 -- Return whether a worker has died, so that its record can be removed. A werk worker has a lease
 -- from its first tick on, which writes werk_clock too. A worker that was only frozen registers
--- again.
+-- again. One with executions keeps its lease, because others rescue them when that is over.
 local function is_dead(worker_key, name)
+  if call('EXISTS', runs_of(name)) == 1 then return false end
   if call('EXISTS', worker_key) == 0 then return true end
   local leases, facts = P .. ':werk:leases', try('HMGET', worker_key, 'werk_lease', 'werk_clock')
   if not facts[1] or not facts[2] or not fits(leases, 'zset') then return false end
-  local until_then = tonumber(try('ZSCORE', leases, name) or '') or 0
-  return until_then < now and call('EXISTS', runs_of(name)) == 0
+  return (tonumber(try('ZSCORE', leases, name) or '') or 0) < now
 end
 
 -- Check again here: the worker may have registered again meanwhile.

@@ -125,6 +125,7 @@ local function check(slot)
     if is_left(run, slot) then
       local what, crashes = give_back(run, slot.name, nil, slot.name, clock)
       event(what, run, crashes, slot.name)
+      if what == 'later' then ask_for_generations() end
     end
   end
 end

@@ -120,9 +120,9 @@ else
     local executions = P .. ':executions:' .. id
     if is_ours then call('UNLINK', execution_key, executions) -- our job has no other execution
     else call('UNLINK', execution_key); try('ZREM', executions, ENDED_EXECUTION) end
-    -- An execution that was still its worker's proves its horse the current one, unless a worker
-    -- still decides about those of a dead one: see ask_for_generations.
-    is_current = try('SREM', runs, run) == 1 and removed == 1 and not is_special
+    -- If it was still its worker's, its horse is the current one, unless a worker decides about
+    -- what a dead one left (ask_for_generations). But its worker may expire: ask now and then.
+    is_current = try('SREM', runs, run) == 1 and removed == 1 and not is_special and COUNTS == ''
     if not is_ours then -- discarded
     elseif status == 'scheduled' and call('TYPE', job).ok == 'hash' then
       outcome = 'done'
