@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from chaos import report
-from chaos.causes import BY_OPERATOR, LEASE_S, RETRIED, Causes
+from chaos.causes import BY_OPERATOR, LEASE_S, LONG_ABSENCES, RETRIED, Causes
 from chaos.faults import KINDS
 from chaos.history import History
 from chaos.kinds import KINDS as JOBS
@@ -162,9 +162,7 @@ def test_what_must_not_cause_a_run_explains_none(kind, target):
     )
 
 
-@pytest.mark.parametrize(
-    "kind", ["freeze supervisor, long", "freeze both, long", "cut off from Redis, long"]
-)
+@pytest.mark.parametrize("kind", LONG_ABSENCES)
 def test_absence_for_longer_than_a_lease_explains_a_run_and_an_overlap(kind):
     absence = fault(kind, 101, 120)
     first, again = run(100, 121), run(101 + LEASE_S, 118, by=OTHERS)
@@ -665,9 +663,7 @@ def test_a_re_run_is_slow_after_30_s_of_redis_s_uptime(kind):
     assert found(**parts, acts=[elsewhere]) == {"slow"}
 
 
-@pytest.mark.parametrize(
-    "kind", ["freeze supervisor, long", "freeze both, long", "cut off from Redis, long"]
-)
+@pytest.mark.parametrize("kind", LONG_ABSENCES)
 def test_a_re_run_is_slow_30_s_after_its_worker_was_absent(kind):
     absence, calls, jobs = fault(kind, 101, 120), [call()], [job()]
     for start, categories in ((130, set()), (135, {"slow"})):
